@@ -1,0 +1,75 @@
+"""Files that are whole or absent."""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from trustq.errors import TrustqError
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Write a file beside `path`, then put it in its place in one step.
+
+    Yields the temporary path. When the block ends well, that file is flushed to the disk and
+    renamed over `path`; when it raises, the file is removed and `path` is as it was. A killed
+    process leaves at most a hidden `.NAME.PID.part`, which the next writer of the same path
+    removes. Raises `TrustqError` where the folder cannot be written to or the disk is full.
+    """
+    path = Path(path)
+    with _explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+    # The suffix stays, because writers choose the format by it.
+    part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        with _explained(path):
+            yield part
+            with open(part, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(part, path)
+            _flush_folder(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        # h5py and DuckDB raise OSErrors of their own without an errno; those pass as they are.
+        if error.errno is None:
+            raise
+        raise TrustqError(
+            f"{path} could not be written: {os.strerror(error.errno).lower()}. "
+            "Nothing was left half-written; free the disk or choose another place."
+        ) from error
+
+
+def _remove_leftovers(path: Path) -> None:
+    pattern = re.compile(rf"\.{re.escape(path.stem)}\.(\d+)\.part{re.escape(path.suffix)}")
+    for other in path.parent.iterdir():
+        if (found := pattern.fullmatch(other.name)) and not _is_alive(int(found[1])):
+            other.unlink(missing_ok=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _flush_folder(folder: Path) -> None:
+    # So that the rename itself survives a power cut.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,274 @@
+"""The manifest: one row an image, with its label, group and split, made once and then read.
+
+Every later step names rows by the manifest's order and checks the digests that its numbers depend
+on.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from trustq import tables
+from trustq.digest import digest_strings
+from trustq.errors import TrustqError
+from trustq.tables import Columns
+
+SPLITS = ("train", "val", "test", "external")
+REQUIRED = ("sample_id", "path", "label", "group_id", "split", "dataset", "domain")
+IMAGE_DIGEST = "image_digest"  # xxh3 of each image file's bytes, where they were read
+
+FORMAT = "trustq.manifest"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Rows of a data set in a fixed order.
+
+    `columns` holds `REQUIRED` and any metadata as equally long arrays; `classes` is the class
+    order; `root` is the folder that `path` is relative to; `split_origin` says how the splits were
+    made.
+    """
+
+    columns: Columns
+    classes: tuple[str, ...]
+    root: Path
+    split_origin: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.columns["sample_id"])
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set, or names joined by `+` where several were combined."""
+        return "+".join(dict.fromkeys(self.columns["dataset"].tolist()))
+
+    @property
+    def label_indices(self) -> np.ndarray:
+        """Labels as int16 indices into `classes`, (n,)."""
+        position = {name: index for index, name in enumerate(self.classes)}
+        return np.array([position[name] for name in self.columns["label"].tolist()], dtype=np.int16)
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Separate digests of ids (their order and image bytes), groups, splits and labels."""
+        ids = self.columns["sample_id"].tolist()
+        images = self.columns.get(IMAGE_DIGEST)
+        return {
+            "ids": digest_strings(ids + ([] if images is None else images.tolist())),
+            "groups": digest_strings(self.columns["group_id"].tolist()),
+            "splits": digest_strings(self.columns["split"].tolist()),
+            "labels": digest_strings([*self.classes, "", *self.columns["label"].tolist()]),
+        }
+
+    def image_path(self, row: int) -> Path:
+        """Where the image of a row is."""
+        return self.root / str(self.columns["path"][row])
+
+
+def make_manifest(
+    columns: Columns,
+    *,
+    classes: Sequence[str],
+    root: Path,
+    split_origin: dict[str, Any] | None = None,
+    source: str,
+) -> Manifest:
+    """Check columns and make a manifest of them; `source` names their origin in errors.
+
+    Raises `TrustqError` that names rows: a missing column, a blank or duplicate id, a label outside
+    `classes`, an unknown split, a group in two splits, a path that leaves the data root.
+    """
+    missing = [name for name in REQUIRED if name not in columns]
+    if missing:
+        raise TrustqError(
+            f"{source}: the manifest lacks {_listed(missing)}; it needs {', '.join(REQUIRED)}."
+        )
+    columns = {
+        name: array.astype(object) if name in REQUIRED else array for name, array in columns.items()
+    }
+    if not len(columns["sample_id"]):
+        raise TrustqError(f"{source}: no rows.")
+    for name in REQUIRED:
+        blank = [row for row, value in enumerate(columns[name].tolist()) if value in (None, "")]
+        if blank:
+            raise TrustqError(f"{source}: {name} is blank in {_rows(blank)}.")
+    _refuse_duplicates(columns["sample_id"].tolist(), source=source)
+    if len(set(classes)) != len(classes):
+        raise TrustqError(f"{source}: the class order {_listed(classes)} repeats a class.")
+    _refuse_unknown(columns, "label", classes, source=source)
+    _refuse_unknown(columns, "split", SPLITS, source=source)
+    split_of: dict[str, str] = {}
+    for group, split in zip(columns["group_id"].tolist(), columns["split"].tolist(), strict=True):
+        if split_of.setdefault(group, split) != split:
+            raise TrustqError(
+                f"{source}: group {group!r} is in both {split_of[group]} and {split}. "
+                "A group (lesion, patient) must lie in one split, or test images leak."
+            )
+    for row, path in enumerate(columns["path"].tolist()):
+        pure = PurePosixPath(path)
+        if pure.is_absolute() or ".." in pure.parts:
+            raise TrustqError(
+                f"{source}: path {path!r} in {_rows([row])} leaves the data root; "
+                "paths are relative to it and contain no '..'."
+            )
+    return Manifest(columns, tuple(classes), Path(root), split_origin or {})
+
+
+def write_manifest(manifest: Manifest, path: Path) -> None:
+    """Write a manifest as Parquet; class order, root, split origin and digests in its footer."""
+    path = Path(path)
+    root = os.path.relpath(manifest.root.resolve(), path.parent.resolve())
+    tables.write_parquet(
+        path,
+        manifest.columns,
+        metadata={
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "classes": list(manifest.classes),
+            "root": root,
+            "split_origin": manifest.split_origin,
+            "digests": manifest.digests,
+        },
+    )
+
+
+def read_manifest(path: Path, *, root: Path | None = None) -> Manifest:
+    """Read a manifest from Parquet, or from CSV with the same columns (classes in sorted order).
+
+    `root` replaces the recorded data root, for images that have moved. Raises `TrustqError` where
+    the file is no manifest, was written by a newer version, or does not match its own digests.
+    """
+    path = Path(path)
+    columns = tables.read_table(path)
+    if not path.name.endswith(".parquet"):
+        if "label" not in columns:
+            raise TrustqError(f"{path}: the manifest lacks label; it needs {', '.join(REQUIRED)}.")
+        classes = sorted({label for label in columns["label"].tolist() if label})
+        return make_manifest(
+            columns,
+            classes=classes,
+            root=root or path.parent,
+            split_origin={"file": path.name},
+            source=str(path),
+        )
+    metadata = tables.read_metadata(path)
+    if metadata.get("format") != FORMAT:
+        raise TrustqError(f"{path} is no manifest of trustq; make one with `trustq data prepare`.")
+    if metadata["format_version"] > FORMAT_VERSION:
+        raise TrustqError(
+            f"{path} has manifest format {metadata['format_version']}; this trustq reads up to "
+            f"{FORMAT_VERSION}. Upgrade trustq."
+        )
+    manifest = make_manifest(
+        columns,
+        classes=metadata["classes"],
+        root=root or path.parent / metadata["root"],
+        split_origin=metadata["split_origin"],
+        source=str(path),
+    )
+    changed = [
+        name for name, value in manifest.digests.items() if metadata["digests"][name] != value
+    ]
+    if changed:
+        raise TrustqError(
+            f"{path}: {_listed(changed)} do not match the digests in its footer, so it was altered "
+            "after it was written. Make it again with `trustq data prepare`."
+        )
+    return manifest
+
+
+@dataclass(frozen=True)
+class Description:
+    """Counts of a manifest: rows by class and split, groups, blanks, groups of mixed label."""
+
+    dataset: str
+    n_rows: int
+    splits: tuple[str, ...]
+    counts: dict[str, tuple[int, ...]]  # class -> rows in each of `splits`
+    groups: tuple[int, ...]  # groups in each of `splits`
+    blanks: dict[str, int]  # metadata column -> rows without a value
+    mixed_groups: tuple[str, ...]  # groups that carry more than one label
+
+
+def describe(manifest: Manifest) -> Description:
+    """Count what is in a manifest."""
+    columns = manifest.columns
+    split = columns["split"]
+    splits = tuple(name for name in SPLITS if (split == name).any())
+    counts = {
+        name: tuple(int(((columns["label"] == name) & (split == s)).sum()) for s in splits)
+        for name in manifest.classes
+    }
+    groups = tuple(len(set(columns["group_id"][split == s].tolist())) for s in splits)
+    blanks = {
+        name: n_blank
+        for name, array in columns.items()
+        if name not in REQUIRED and (n_blank := _count_blanks(array))
+    }
+    return Description(
+        manifest.dataset,
+        len(manifest),
+        splits,
+        counts,
+        groups,
+        blanks,
+        mixed_groups(columns["label"], columns["group_id"]),
+    )
+
+
+def mixed_groups(labels: np.ndarray, groups: np.ndarray) -> tuple[str, ...]:
+    """Groups that carry more than one label, in order of appearance.
+
+    >>> mixed_groups(np.array(["a", "b", "a"]), np.array(["g", "g", "h"]))
+    ('g',)
+    """
+    seen: dict[str, set[str]] = {}
+    for label, group in zip(labels.tolist(), groups.tolist(), strict=True):
+        seen.setdefault(group, set()).add(label)
+    return tuple(group for group, labels_of in seen.items() if len(labels_of) > 1)
+
+
+def _count_blanks(array: np.ndarray) -> int:
+    if isinstance(array, np.ma.MaskedArray):
+        return int(np.ma.getmaskarray(array).sum())
+    if array.dtype.kind == "f":
+        return int(np.isnan(array).sum())
+    return sum(value is None for value in array.tolist())
+
+
+def _refuse_duplicates(ids: list[str], *, source: str) -> None:
+    first: dict[str, int] = {}
+    twice = []
+    for row, sample_id in enumerate(ids):
+        if first.setdefault(sample_id, row) != row:
+            twice.append(f"{sample_id!r} (rows {first[sample_id] + 1} and {row + 1})")
+    if twice:
+        raise TrustqError(f"{source}: sample_id must be unique; repeated: {_listed(twice)}.")
+
+
+def _refuse_unknown(columns: Columns, name: str, known: Sequence[str], *, source: str) -> None:
+    allowed = set(known)
+    strange = [row for row, value in enumerate(columns[name].tolist()) if value not in allowed]
+    if strange:
+        values = list(dict.fromkeys(repr(columns[name][row]) for row in strange))
+        raise TrustqError(
+            f"{source}: {name} {_listed(values)} in {_rows(strange)} is not one of "
+            f"{', '.join(known)}."
+        )
+
+
+def _rows(rows: Sequence[int]) -> str:
+    # Counted from 1, as a person counts the rows of a table below its header.
+    numbers = [str(row + 1) for row in rows]
+    return ("row " if len(rows) == 1 else "rows ") + _listed(numbers)
+
+
+def _listed(items: Sequence[str], most: int = 5) -> str:
+    items = list(map(str, items))
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more

@@ -1,0 +1,187 @@
+"""Label noise of training labels: drawn from a named process, by a seed of its own."""
+
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trustq import tables
+from trustq.digest import digest_array, digest_bytes
+from trustq.errors import TrustqError
+from trustq.seeds import generator
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A label noise process: its text form and row-stochastic matrix (true class to observed)."""
+
+    spec: str
+    matrix: np.ndarray  # (k, k)
+
+
+def parse_noise(spec: str, *, classes: tuple[str, ...]) -> Noise:
+    """Noise from its text form: `none`, `symmetric:RATE`, a packaged name, or `matrix:FILE`.
+
+    A matrix file is TOML with `classes` and `matrix`, or CSV with the true class in its first
+    column and one column per observed class; rows sum to 1. Raises `TrustqError` for another form,
+    a rate outside [0, 1], or a matrix of other classes.
+
+    >>> parse_noise("symmetric:0.2", classes=("a", "b", "c")).matrix[0].round(2).tolist()
+    [0.8, 0.1, 0.1]
+    """
+    kind, _, argument = spec.partition(":")
+    k = len(classes)
+    if spec == "none":
+        return Noise(spec, np.eye(k))
+    if kind == "symmetric":
+        try:
+            rate = float(argument)
+        except ValueError:
+            rate = -1.0
+        if not 0 <= rate <= 1 or k < 2:
+            raise TrustqError(f"Noise {spec!r}: expected a rate from 0 to 1, e.g. symmetric:0.2.")
+        return Noise(spec, (1 - rate) * np.eye(k) + rate * (1 - np.eye(k)) / (k - 1))
+    if kind == "matrix" and argument:
+        return Noise(spec, _matrix_of_file(Path(argument), classes))
+    names = packaged_noise()
+    if spec in names:
+        text = resources.files("trustq.recipes").joinpath(f"noise/{spec}.toml").read_text("utf-8")
+        return Noise(spec, _matrix_of_toml(text, classes, source=f"packaged noise {spec}"))
+    raise TrustqError(
+        f"Unknown label noise {spec!r}; expected none, symmetric:RATE, matrix:FILE or one of the "
+        f"packaged: {', '.join(names)}."
+    )
+
+
+def packaged_noise() -> list[str]:
+    """Names of the packaged noise matrices."""
+    folder = resources.files("trustq.recipes").joinpath("noise")
+    return sorted(
+        f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")
+    )
+
+
+def draw_noise(labels: np.ndarray, *, noise: Noise, seed: int) -> np.ndarray:
+    """Observed labels, (n,), drawn row by row from the matrix row of the true label.
+
+    The same labels in the same order and the same seed give the same draw in every command.
+
+    >>> noise = parse_noise("symmetric:1.0", classes=("a", "b"))
+    >>> draw_noise(np.array([0, 1]), noise=noise, seed=0).tolist()
+    [1, 0]
+    """
+    uniform = generator(seed, "noise").random(len(labels))
+    cumulative = noise.matrix.cumsum(axis=1)[labels]
+    # The last column may end a rounding error below 1.
+    cumulative[:, -1] = 1.0
+    observed = (uniform[:, None] >= cumulative).sum(axis=1)
+    return observed.astype(labels.dtype)
+
+
+@dataclass(frozen=True)
+class Start:
+    """The labels that an experiment starts from, over its training rows."""
+
+    observed: np.ndarray  # (n,) class indices, trusted rows corrected
+    trusted: np.ndarray  # (n,) of bool
+    rate: float  # share of labels that the noise changed, before the trusted start
+
+    @property
+    def digest(self) -> str:
+        """Digest of the draw: equal where two experiments start from the very same labels."""
+        observed = self.observed.astype(np.int64)
+        return digest_bytes((digest_array(observed) + digest_array(self.trusted)).encode())
+
+
+def draw_start(
+    labels: np.ndarray,
+    *,
+    noise: Noise,
+    trusted: float,
+    seed: int,
+    strata: str = "observed",
+) -> Start:
+    """Draw noise, then a trusted start: a share of rows, by image, whose true label is known.
+
+    The trusted rows are stratified by observed labels, since true ones are not known beforehand
+    (`strata="clean"` reproduces studies that used them). Raises `TrustqError` for a share outside
+    [0, 1).
+    """
+    if not 0 <= trusted < 1:
+        raise TrustqError(f"The trusted share is {trusted}, expected at least 0 and below 1.")
+    observed = draw_noise(labels, noise=noise, seed=seed)
+    rate = float((observed != labels).mean()) if len(labels) else 0.0
+    chosen = _stratified_rows(
+        labels if strata == "clean" else observed, round(trusted * len(labels)), seed=seed
+    )
+    observed[chosen] = labels[chosen]
+    return Start(observed, chosen, rate)
+
+
+def _stratified_rows(strata: np.ndarray, n_rows: int, *, seed: int) -> np.ndarray:
+    rng = generator(seed, "trusted")
+    names, counts = np.unique(strata, return_counts=True)
+    share = n_rows * counts / max(len(strata), 1)
+    take = np.floor(share).astype(int)
+    # Largest remainders, so that the parts sum to the whole.
+    take[np.argsort(-(share - take), kind="stable")[: n_rows - take.sum()]] += 1
+    chosen = np.zeros(len(strata), dtype=bool)
+    for name, n in zip(names, take, strict=True):
+        chosen[rng.permutation(np.flatnonzero(strata == name))[:n]] = True
+    return chosen
+
+
+def _matrix_of_file(path: Path, classes: tuple[str, ...]) -> np.ndarray:
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise TrustqError(f"{path}: no such noise matrix file.")
+        return _matrix_of_toml(path.read_text("utf-8"), classes, source=str(path))
+    columns = tables.read_table(path)
+    first, *observed = columns
+    try:
+        rows = [[float(columns[name][i]) for name in observed] for i in range(len(columns[first]))]
+    except (TypeError, ValueError) as error:
+        raise TrustqError(f"{path}: a noise matrix holds numbers; {error}.") from error
+    true = columns[first].tolist()
+    if true != observed:
+        raise TrustqError(
+            f"{path}: the rows are {', '.join(map(str, true))}, the columns {', '.join(observed)}; "
+            "a noise matrix has the same classes in the same order in both."
+        )
+    return _checked_matrix(rows, true, classes, source=str(path))
+
+
+def _matrix_of_toml(text: str, classes: tuple[str, ...], *, source: str) -> np.ndarray:
+    try:
+        values: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise TrustqError(f"{source}: this is not TOML: {error}.") from error
+    if set(values) != {"classes", "matrix"}:
+        raise TrustqError(f"{source}: a noise matrix has the keys classes and matrix.")
+    return _checked_matrix(values["matrix"], values["classes"], classes, source=source)
+
+
+def _checked_matrix(
+    rows: Any, own: list[str], classes: tuple[str, ...], *, source: str
+) -> np.ndarray:
+    if set(own) != set(classes):
+        raise TrustqError(
+            f"{source} is for the classes {', '.join(own)}; these data have {', '.join(classes)}."
+        )
+    try:
+        matrix = np.array(rows, dtype=float)
+    except ValueError:
+        matrix = np.empty(0)
+    if matrix.shape != (len(own), len(own)):
+        raise TrustqError(f"{source}: expected {len(own)} rows of {len(own)} numbers.")
+    if (matrix < 0).any() or np.abs(matrix.sum(axis=1) - 1).max() > 1e-6:
+        worst = int(np.abs(matrix.sum(axis=1) - 1).argmax())
+        raise TrustqError(
+            f"{source}: rows must be probabilities that sum to 1; row {own[worst]} sums to "
+            f"{matrix[worst].sum():.6g}. Rows are true classes, columns observed ones."
+        )
+    order = [own.index(name) for name in classes]
+    return matrix[np.ix_(order, order)]

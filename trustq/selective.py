@@ -1,0 +1,198 @@
+"""Selective prediction: what abstaining on the least confident rows buys.
+
+`wrong` is (n,), true where the prediction is wrong; `confidence` is (n,), higher is surer. A
+threshold cannot split rows of equal confidence, so areas are expectations over their order.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from trustq.errors import TrustqError
+from trustq.probabilities import _log_odds, checked_logits, checked_probs
+
+
+def log_odds_confidence(logits: np.ndarray) -> np.ndarray:
+    """Log-odds of the top class, log p_max - log(1 - p_max), in float64.
+
+    `logits` is (n, k); log-probabilities give the same. Orders rows as the maximum probability
+    does, without its saturation at 1. Lies in [-log(k - 1), inf); 0 is a probability of one half.
+
+    >>> log_odds_confidence(np.array([[0.0, 0.0], [800.0, 0.0]]))
+    array([  0., 800.])
+    """
+    return _log_odds(checked_logits(logits))
+
+
+def max_probability(probs: np.ndarray) -> np.ndarray:
+    """Stored maximum probability of each row, with the ties that its rounding made.
+
+    `probs` is (n, k) with rows that sum to 1. Lies in [1/k, 1].
+
+    >>> max_probability(np.array([[0.5, 0.5], [0.25, 0.75]]))
+    array([0.5 , 0.75])
+    """
+    return checked_probs(probs).max(axis=1)
+
+
+def aurc(wrong: np.ndarray, confidence: np.ndarray) -> float:
+    """Area under the risk-coverage curve: mean over k of the error rate of the k surest rows.
+
+    (1/n) sum_k (1/k) sum_{i<=k} wrong_(i), most confident first, in expectation over the order of
+    ties (convention `exact`). Lies in [0, 1], lower is better. Geifman and El-Yaniv (2017).
+
+    >>> round(aurc(np.array([1, 1, 0, 0]), np.array([0.1, 0.2, 0.8, 0.9])), 7)
+    0.2083333
+    """
+    wrong, confidence = _checked(wrong, confidence)
+    return _aurc(_steps(wrong, confidence))
+
+
+def e_aurc(wrong: np.ndarray, confidence: np.ndarray) -> float:
+    """Excess AURC: `aurc` less that of the finite oracle, which rejects all wrong rows first.
+
+    The oracle is (n_e - n_c (H_n - H_{n_c})) / n for n_e wrong and n_c right rows. Lies in [0, 1],
+    lower is better. Geifman, Uziel and El-Yaniv (2019), with their asymptotic oracle made exact.
+
+    >>> e_aurc(np.array([1, 1, 0, 0]), np.array([0.1, 0.2, 0.8, 0.9]))
+    0.0
+    """
+    wrong, confidence = _checked(wrong, confidence)
+    steps = _steps(wrong, confidence)
+    return _aurc(steps) - _oracle_aurc(steps)
+
+
+def augrc(wrong: np.ndarray, confidence: np.ndarray) -> float:
+    """Area under the generalised risk, P(wrong and accepted), over coverage.
+
+    Equals (1 - AUROC_f) err (1 - err) + err^2 / 2, where AUROC_f, ties at one half, is that of
+    telling right from wrong rows. Lies in [0, 1/2], lower is better. Traub et al. (2024).
+
+    >>> augrc(np.array([1, 1, 0, 0]), np.array([0.1, 0.2, 0.8, 0.9]))
+    0.125
+    """
+    wrong, confidence = _checked(wrong, confidence)
+    return _augrc(_steps(wrong, confidence))
+
+
+def coverage_at(confidence: np.ndarray, *, threshold: float) -> float:
+    """Share of rows whose confidence is at least `threshold` (not "at 50 % coverage").
+
+    Lies in [0, 1].
+
+    >>> coverage_at(np.array([0.4, 0.5, 0.9, 1.0]), threshold=0.5)
+    0.75
+    """
+    return float((_checked_confidence(confidence) >= threshold).mean())
+
+
+def risk_at(wrong: np.ndarray, confidence: np.ndarray, *, threshold: float) -> float:
+    """Error rate of the rows whose confidence is at least `threshold`.
+
+    Lies in [0, 1], lower is better; NaN where no row is kept.
+
+    >>> risk_at(np.array([1, 1, 0, 0]), np.array([0.4, 0.5, 0.9, 1.0]), threshold=0.9)
+    0.0
+    """
+    wrong, confidence = _checked(wrong, confidence)
+    return _risk_of(wrong, confidence >= threshold)
+
+
+class RiskCoverage(NamedTuple):
+    """Points of a risk-coverage curve, one per distinct confidence, (m,) each, surest first."""
+
+    coverage: np.ndarray
+    risk: np.ndarray
+    threshold: np.ndarray
+
+
+def risk_coverage_curve(wrong: np.ndarray, confidence: np.ndarray) -> RiskCoverage:
+    """Coverage and error rate at every threshold that keeps a different set of rows.
+
+    Thresholds fall, so coverage rises, up to 1, where the risk is the error rate.
+
+    >>> curve = risk_coverage_curve(np.array([1, 0, 0, 0]), np.array([0.5, 0.5, 0.9, 0.8]))
+    >>> curve.coverage
+    array([0.25, 0.5 , 1.  ])
+    >>> curve.risk
+    array([0.  , 0.  , 0.25])
+    """
+    wrong, confidence = _checked(wrong, confidence)
+    steps = _steps(wrong, confidence)
+    return RiskCoverage(steps.kept / len(wrong), steps.errors / steps.kept, steps.threshold)
+
+
+class _Steps(NamedTuple):
+    """Counts after each block of equal confidences, surest first."""
+
+    kept: np.ndarray
+    errors: np.ndarray
+    threshold: np.ndarray
+
+
+def _steps(wrong: np.ndarray, confidence: np.ndarray) -> _Steps:
+    order = np.argsort(confidence)[::-1]
+    confidence = confidence[order]
+    last_of_block = np.append(confidence[1:] != confidence[:-1], True)
+    kept = np.flatnonzero(last_of_block) + 1
+    return _Steps(kept, np.cumsum(wrong[order])[kept - 1], confidence[kept - 1])
+
+
+def _aurc(steps: _Steps) -> float:
+    n = steps.kept[-1]
+    kept = np.arange(1, n + 1)
+    errors = steps.errors
+    if len(errors) < n:
+        # In expectation errors grow linearly inside a block: (S + s j / m) / (K + j) at its j-th
+        # row. The closed form in harmonic numbers is the same sum, but loses digits to K H_K.
+        errors = np.interp(kept, np.append(0, steps.kept), np.append(0, errors))
+    return float((errors / kept).mean())
+
+
+def _oracle_aurc(steps: _Steps) -> float:
+    kept = np.arange(1, steps.kept[-1] + 1)
+    # The order in which `_aurc` adds, so that an oracle's excess is 0 and not 1e-17.
+    return float((np.maximum(kept - (steps.kept[-1] - steps.errors[-1]), 0) / kept).mean())
+
+
+def _augrc(steps: _Steps) -> float:
+    # Errors kept against rows kept is a straight line inside a block, so trapezoids are exact.
+    errors = np.append(0, steps.errors)
+    twice_area = np.sum(np.diff(steps.kept, prepend=0) * (errors[1:] + errors[:-1]))
+    return float(twice_area / (2 * float(steps.kept[-1]) ** 2))
+
+
+def _risk_of(wrong: np.ndarray, kept: np.ndarray) -> float:
+    n_kept = np.count_nonzero(kept)
+    return float(np.count_nonzero(wrong & kept) / n_kept) if n_kept else float("nan")
+
+
+def _checked(wrong: np.ndarray, confidence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    confidence = _checked_confidence(confidence)
+    wrong = np.asarray(wrong)
+    if wrong.shape != confidence.shape:
+        raise TrustqError(
+            f"wrong has shape {wrong.shape} and confidence {confidence.shape}: "
+            "pass the same rows in the same order."
+        )
+    if wrong.dtype != bool and not np.isin(wrong, (0, 1)).all():
+        raise TrustqError(
+            "wrong holds values other than 0 and 1: pass predicted != labels, not a loss."
+        )
+    return wrong.astype(bool, copy=False), confidence
+
+
+def _checked_confidence(confidence: np.ndarray) -> np.ndarray:
+    confidence = np.asarray(confidence, dtype=np.float64)
+    if confidence.ndim != 1:
+        raise TrustqError(
+            f"confidence has shape {confidence.shape}, expected (n,): pass one number per row."
+        )
+    if len(confidence) == 0:
+        raise TrustqError("confidence is empty: pass at least one row.")
+    if np.isnan(confidence).any():
+        raise TrustqError(
+            f"confidence is NaN in {np.isnan(confidence).sum()} of {len(confidence)} rows: "
+            "leave these rows out."
+        )
+    return confidence

@@ -1,0 +1,94 @@
+"""Splits and folds that keep every group whole and every class spread."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from trustq.errors import TrustqError
+from trustq.seeds import generator
+
+
+def split_by_group(
+    labels: np.ndarray,
+    groups: np.ndarray,
+    *,
+    fractions: Sequence[float] = (0.70, 0.15, 0.15),
+    seed: int,
+) -> np.ndarray:
+    """Part of each row, (n,) of indices into `fractions`, stratified by label and whole by group.
+
+    A group of several labels counts as its most frequent one. A class with at least as many groups
+    as there are parts has rows in every part.
+
+    >>> part = split_by_group(np.zeros(20, int), np.arange(20), seed=0)
+    >>> np.bincount(part).tolist()
+    [14, 3, 3]
+    """
+    if len(fractions) == 0 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise TrustqError(
+            f"The split fractions {', '.join(map(str, fractions))} must be positive and sum to 1."
+        )
+    return _allot(labels, groups, np.asarray(fractions, float), generator(seed, "splits"))
+
+
+def group_folds(labels: np.ndarray, groups: np.ndarray, *, n_folds: int, seed: int) -> np.ndarray:
+    """Fold of each row, (n,) of 0 to n_folds - 1, stratified by `labels` and whole by group.
+
+    >>> folds = group_folds(np.array([0, 0, 1, 1]), np.array([5, 6, 7, 8]), n_folds=2, seed=0)
+    >>> sorted(folds[:2].tolist()), sorted(folds[2:].tolist())
+    ([0, 1], [0, 1])
+    """
+    n_groups = len(np.unique(groups))
+    if n_folds < 2 or n_groups < n_folds:
+        raise TrustqError(f"{n_groups} groups cannot make {n_folds} folds; 2 to {n_groups} would.")
+    rng = generator(seed, "folds")
+    return _allot(labels, groups, np.full(n_folds, 1 / n_folds), rng)
+
+
+def thin_classes(labels: np.ndarray, groups: np.ndarray, *, n_folds: int) -> dict[int, int]:
+    """Classes that have fewer groups than folds, with their number of groups.
+
+    >>> thin_classes(np.array([0, 0, 1]), np.array([1, 2, 3]), n_folds=2)
+    {1: 1}
+    """
+    pairs = np.unique(np.stack([labels, np.unique(groups, return_inverse=True)[1]]), axis=1)
+    classes, counts = np.unique(pairs[0], return_counts=True)
+    return {int(c): int(n) for c, n in zip(classes, counts, strict=True) if n < n_folds}
+
+
+def _allot(
+    labels: np.ndarray, groups: np.ndarray, fractions: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    group_of_row = np.unique(groups, return_inverse=True)[1]
+    class_of_row = np.unique(labels, return_inverse=True)[1]
+    n_groups, n_classes, n_parts = group_of_row.max() + 1, class_of_row.max() + 1, len(fractions)
+    sizes = np.bincount(group_of_row)
+    counts = np.bincount(
+        group_of_row * n_classes + class_of_row, minlength=n_groups * n_classes
+    ).reshape(n_groups, n_classes)
+    stratum = counts.argmax(axis=1)
+
+    part_of_group = np.empty(n_groups, dtype=np.int64)
+    overall = np.zeros(n_parts)  # rows so far, over all classes
+    order = rng.permutation(n_groups)
+    for c in np.unique(stratum):
+        members = order[stratum[order] == c]
+        # Large groups first, while there is room to balance them; random among equals.
+        members = members[np.argsort(-sizes[members], kind="stable")]
+        want = fractions * sizes[members].sum()
+        have = np.zeros(n_parts)
+        # The last (smallest) groups are kept for parts that would else get none of this class.
+        for position, group in enumerate(members):
+            left = len(members) - position
+            empty = np.flatnonzero(have == 0)
+            if len(members) >= n_parts and left <= len(empty):
+                candidates = empty
+            else:
+                candidates = np.arange(n_parts)
+            missing = (want - have)[candidates]
+            best = candidates[missing >= missing.max() - 1e-9]
+            part = best[np.argmin((overall / fractions)[best])]
+            part_of_group[group] = part
+            have[part] += sizes[group]
+            overall[part] += sizes[group]
+    return part_of_group[group_of_row]

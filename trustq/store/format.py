@@ -1,0 +1,116 @@
+"""The cache format: names, exposures and the in-memory form. `cache/README.md` is its page."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FORMAT = "trustq.cache"
+FORMAT_VERSION = 1
+
+# The first 512 bytes of the file, HDF5's "user block", which HDF5 itself never reads: a line with
+# the digest of all bytes after it. A damaged file is thus known before the HDF5 library parses it.
+USER_BLOCK = 512
+SEAL = b"trustq.cache sealed xxh3_128="
+
+# What the backbone has seen of each row (`seen`), as bits.
+SEEN_OBSERVED = 1  # it was trained on the row's observed label
+SEEN_REFERENCE = 2  # it was trained on the row's reference label
+SEEN_SELECTION = 4  # the row helped to choose the checkpoint
+
+EXPOSURES = {
+    "frozen": "no label of this data set was used",
+    "finetuned-observed": "trained on the observed labels of the rows marked in `seen`",
+    "finetuned-clean": "trained on the reference labels of the rows marked in `seen`",
+    "crossfit": "also holds logits of each row by a model that did not see its group",
+    "unknown": "not stated by whoever imported it",
+}
+
+# Row-aligned datasets that every cache has; features and logits follow.
+ROW_DATASETS = ("sample_id", "split", "group_id", "label", "observed", "trusted", "seen")
+
+# Attributes that change no number and so stay out of `content_digest`.
+INCIDENTAL = ("created", "versions", "seconds")
+
+
+@dataclass
+class Cache:
+    """What a cache file holds, in memory; arrays of n rows in the manifest's order.
+
+    `label` and `observed` are int16 indices into `classes`, -1 where there is none; `seen` is made
+    of the SEEN bits; `features` is (n, d); `logits` is (n, k), or None for a frozen backbone that
+    has no classifier. `extra` holds optional datasets by their path (`history/...`, `fold`,
+    `crossfit_logits`, `classifier/weight`). `path` and the digests are set once it has been written
+    or read.
+    """
+
+    dataset: str
+    classes: tuple[str, ...]
+    exposure: str
+    sample_id: np.ndarray
+    split: np.ndarray
+    group_id: np.ndarray
+    label: np.ndarray
+    observed: np.ndarray
+    trusted: np.ndarray
+    seen: np.ndarray
+    features: np.ndarray
+    logits: np.ndarray | None = None
+    backbone: str = "unknown"
+    weights: str = "unknown"  # "timm:TAG", "file:NAME", "none", or as the importer stated
+    weights_digest: str = ""  # of the checkpoint that made features and logits
+    backbone_seed: int = 0
+    precision: str = "float32"
+    preprocessing: dict[str, Any] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(
+        default_factory=dict
+    )  # resolved; {"name": ..., "extract": {...}}
+    manifest: dict[str, str] = field(default_factory=dict)  # its digests; empty when imported
+    noise: dict[str, Any] = field(default_factory=dict)  # the stored draw: spec, seed, rate, digest
+    versions: dict[str, str] = field(default_factory=dict)
+    created: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    extra: dict[str, np.ndarray] = field(default_factory=dict)
+    path: Path | None = None
+    digest: str = ""
+    content_digest: str = ""
+
+    def __len__(self) -> int:
+        return len(self.sample_id)
+
+    @property
+    def name(self) -> str:
+        """Where this cache came from, for messages."""
+        return str(self.path) if self.path else f"cache of {self.dataset}"
+
+    @property
+    def seen_labels(self) -> np.ndarray:
+        """Rows whose label, observed or reference, the backbone was trained on, (n,) of bool."""
+        return (self.seen & (SEEN_OBSERVED | SEEN_REFERENCE)) != 0
+
+    @property
+    def honest_for_any_noise(self) -> np.ndarray:
+        """Rows of groups of which the backbone was trained on no label, (n,) of bool."""
+        tainted = set(self.group_id[self.seen_labels].tolist())
+        return np.array([group not in tainted for group in self.group_id.tolist()], dtype=bool)
+
+
+# The scalar fields of `Cache` that are stored as root attributes, in the order they are written.
+ATTRIBUTES = (
+    "dataset",
+    "classes",
+    "exposure",
+    "backbone",
+    "weights",
+    "weights_digest",
+    "backbone_seed",
+    "precision",
+    "preprocessing",
+    "recipe",
+    "manifest",
+    "noise",
+    "versions",
+    "created",
+    "seconds",
+)

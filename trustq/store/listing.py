@@ -1,0 +1,40 @@
+"""Find caches by path, folder or pattern, and open whatever can serve as one."""
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+from trustq.errors import TrustqError
+from trustq.store.exchange import import_npz
+from trustq.store.format import Cache
+from trustq.store.read import read_cache
+
+
+def find_caches(patterns: Sequence[str | Path]) -> list[Path]:
+    """Cache files under folders, matching patterns (`cache/*/ce/seed*.h5`) or named outright.
+
+    Raises `TrustqError` for a pattern that matches nothing.
+    """
+    found: list[Path] = []
+    for pattern in map(str, patterns):
+        path = Path(pattern)
+        if path.is_dir():
+            matches = sorted(path.rglob("*.h5"))
+        elif path.is_file():
+            matches = [path]
+        else:
+            matches = sorted(map(Path, glob.glob(pattern, recursive=True)))
+        # Hidden files are those of a writer at work.
+        matches = [match for match in matches if not match.name.startswith(".")]
+        if not matches:
+            raise TrustqError(
+                f"No cache matches {pattern}. `trustq extract` makes caches, `trustq cache import` "
+                "takes features from elsewhere."
+            )
+        found += [match for match in matches if match not in found]
+    return found
+
+
+def open_cache(path: Path) -> Cache:
+    """A cache file, verified, or an npz file of embeddings taken as a cache of unknown exposure."""
+    return import_npz(path) if path.suffix == ".npz" else read_cache(path)

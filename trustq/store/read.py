@@ -1,0 +1,188 @@
+"""Read a cache, verified; refuse one that is damaged, foreign or from another manifest."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from trustq.errors import TrustqError
+from trustq.manifest import Manifest
+from trustq.store.format import (
+    ATTRIBUTES,
+    FORMAT,
+    FORMAT_VERSION,
+    ROW_DATASETS,
+    SEAL,
+    USER_BLOCK,
+    Cache,
+)
+from trustq.store.write import dataset_digest, file_digest, overall_digests
+
+
+def read_cache(path: Path, *, manifest: Manifest | None = None) -> Cache:
+    """Read a cache after checking the digest of its bytes.
+
+    With `manifest`, ids, groups, splits and labels must be those it was written from. Raises
+    `TrustqError` for a missing, truncated, damaged or foreign file, a newer format, a missing
+    dataset, or another manifest.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        attributes = _attributes(file, path)
+        cache = _load(file, attributes, path)
+    if manifest is not None:
+        require_same_manifest(cache, manifest)
+    return cache
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify_cache` found: the overall digest and the datasets that were read."""
+
+    path: Path
+    digest: str
+    datasets: tuple[str, ...]
+
+
+def verify_cache(path: Path) -> Verification:
+    """Check the seal, every dataset's own digest and the two overall digests.
+
+    Raises `TrustqError` that names the first thing that does not hold.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        attributes = _attributes(file, path)
+        expected = json.loads(file.attrs["dataset_digests"])
+        found = {name: dataset_digest(dataset, dataset[()]) for name, dataset in _datasets(file)}
+        for name in expected | found:
+            if expected.get(name) != found.get(name):
+                raise _damaged(path, f"dataset {name} does not match its digest")
+        digest, content_digest = overall_digests(attributes, found)
+        if (digest, content_digest) != (file.attrs["digest"], file.attrs["content_digest"]):
+            raise _damaged(path, "the attributes do not match the overall digest")
+    return Verification(path, digest, tuple(found))
+
+
+def read_attributes(path: Path) -> dict[str, Any]:
+    """Attributes, shapes and digests of a cache without its arrays; its seal is checked."""
+    path = Path(path)
+    with _opened(path) as file:
+        attributes = _attributes(file, path)
+        attributes["digest"] = file.attrs["digest"]
+        attributes["content_digest"] = file.attrs["content_digest"]
+        attributes["datasets"] = {
+            name: f"{dataset.dtype.str}{dataset.shape}" for name, dataset in _datasets(file)
+        }
+        return attributes
+
+
+def require_same_manifest(cache: Cache, manifest: Manifest) -> None:
+    """Raise unless the cache's rows, groups, splits and labels are the manifest's."""
+    expected = manifest.digests
+    for part in ("ids", "groups", "splits", "labels"):
+        found = cache.manifest.get(part, "")
+        if found != expected[part]:
+            raise TrustqError(
+                f"{cache.name} was written from another manifest: its {part} have digest "
+                f"{found[:8] or 'none'}..., expected {expected[part][:8]}....\n"
+                "Extract again, or pass the manifest it was written from."
+            )
+
+
+def _opened(path: Path) -> h5py.File:
+    if not path.is_file():
+        raise TrustqError(f"{path}: no such file. `trustq cache list` shows the caches there are.")
+    with open(path, "rb") as raw:
+        head = raw.read(USER_BLOCK)
+        if not head.startswith(SEAL):
+            raise TrustqError(
+                f"{path} is no trustq cache (it does not begin with {SEAL.decode()!r}).\n"
+                "Features and logits from elsewhere come in with `trustq cache import`."
+            )
+        expected, _, padding = head[len(SEAL) :].partition(b"\n")
+        found = file_digest(raw).encode()
+    if found != expected or padding.strip(b"\0"):
+        raise _damaged(path, f"its bytes have digest {_short(found)}, expected {_short(expected)}")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise _damaged(path, f"HDF5 cannot open it ({error})") from error
+
+
+def _attributes(file: h5py.File, path: Path) -> dict[str, Any]:
+    if file.attrs.get("format") != FORMAT:
+        raise TrustqError(f"{path} has format {file.attrs.get('format')!r}, expected {FORMAT!r}.")
+    version = int(file.attrs["format_version"])
+    if version > FORMAT_VERSION:
+        raise TrustqError(
+            f"{path} has cache format {version}; this trustq reads up to {FORMAT_VERSION}. "
+            "Upgrade trustq."
+        )
+    values: dict[str, Any] = {"format": FORMAT, "format_version": version}
+    for name in ATTRIBUTES:
+        if name not in file.attrs:
+            raise TrustqError(f"{path} lacks the attribute {name}. Extract or import it again.")
+        value = file.attrs[name]
+        if name == "backbone_seed":
+            values[name] = int(value)
+        elif name in _TEXT:
+            values[name] = str(value)
+        else:
+            values[name] = json.loads(value)
+    return values
+
+
+# Attributes stored as plain text; the others, but for backbone_seed, are JSON.
+_TEXT = {"dataset", "exposure", "backbone", "weights", "weights_digest", "precision", "created"}
+
+
+def _load(file: h5py.File, attributes: dict[str, Any], path: Path) -> Cache:
+    arrays = {name: _read(dataset) for name, dataset in _datasets(file)}
+    for name in (*ROW_DATASETS, "features"):
+        if name not in arrays:
+            raise TrustqError(
+                f"{path} lacks the dataset {name}; a cache has {', '.join(ROW_DATASETS)} and "
+                "features. Extract or import it again."
+            )
+    fields = {name: attributes[name] for name in ATTRIBUTES} | {
+        "classes": tuple(attributes["classes"])
+    }
+    rows = {name: arrays.pop(name) for name in ROW_DATASETS}
+    rows["trusted"] = rows["trusted"].astype(bool)
+    return Cache(
+        **fields,
+        **rows,
+        features=arrays.pop("features"),
+        logits=arrays.pop("logits", None),
+        extra=arrays,
+        path=path,
+        digest=str(file.attrs["digest"]),
+        content_digest=str(file.attrs["content_digest"]),
+    )
+
+
+def _datasets(file: h5py.File) -> list[tuple[str, h5py.Dataset]]:
+    found: list[tuple[str, h5py.Dataset]] = []
+    file.visititems(
+        lambda name, item: found.append((name, item)) if isinstance(item, h5py.Dataset) else None
+    )
+    return found
+
+
+def _read(dataset: h5py.Dataset) -> np.ndarray:
+    array = dataset[()]
+    return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
+
+
+def _short(digest: bytes) -> str:
+    return digest[:8].decode("ascii", "replace") + "..."
+
+
+def _damaged(path: Path, what: str) -> TrustqError:
+    return TrustqError(
+        f"{path} is damaged: {what}.\n"
+        "Copy it again from where it was made, or delete it and extract again."
+    )

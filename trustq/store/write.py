@@ -1,0 +1,180 @@
+"""Write a cache: whole or absent, contiguous, every dataset digested, the file sealed."""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import xxhash
+
+from trustq.digest import canonical_json, digest_bytes, digest_json
+from trustq.errors import TrustqError
+from trustq.files import replacing
+from trustq.store.format import (
+    ATTRIBUTES,
+    EXPOSURES,
+    FORMAT,
+    FORMAT_VERSION,
+    INCIDENTAL,
+    ROW_DATASETS,
+    SEAL,
+    USER_BLOCK,
+    Cache,
+)
+
+_BLOCK = 1 << 22  # bytes hashed at a time when sealing
+
+
+def write_cache(path: Path, cache: Cache) -> Cache:
+    """Write a cache that is in memory and return it with `path` and digests set."""
+    rows = {name: getattr(cache, name) for name in ROW_DATASETS}
+    with writing_cache(path, len(cache), {}) as writer:
+        for name, array in rows.items():
+            writer.put(name, array)
+        writer.put("features", cache.features)
+        if cache.logits is not None:
+            writer.put("logits", cache.logits)
+        for name, array in cache.extra.items():
+            writer.put(name, array)
+        writer.finish({name: getattr(cache, name) for name in ATTRIBUTES})
+    return dataclasses.replace(
+        cache, path=Path(path), digest=writer.digest, content_digest=writer.content_digest
+    )
+
+
+@contextmanager
+def writing_cache(
+    path: Path, n_rows: int, streamed: dict[str, tuple[int, str]]
+) -> Iterator["CacheWriter"]:
+    """Open a writer for `path`; the file is there only if the block ends after `finish`.
+
+    `streamed` names datasets that come in row blocks, as (columns, dtype): memory then holds one
+    block, not the data set.
+
+    >>> with writing_cache(path, 2, {"features": (3, "float32")}) as writer:  # doctest: +SKIP
+    ...     writer.append("features", block)
+    ...     writer.finish(attributes)
+    """
+    with replacing(Path(path)) as part:
+        with h5py.File(part, "w", libver="v110", userblock_size=USER_BLOCK) as file:
+            writer = CacheWriter(file, n_rows, streamed)
+            yield writer
+            if not writer.digest:
+                raise RuntimeError("a cache writer was closed without finish()")
+        _seal(part)
+
+
+class CacheWriter:
+    """Puts datasets into an open cache file and keeps their digests; see `writing_cache`."""
+
+    def __init__(self, file: h5py.File, n_rows: int, streamed: dict[str, tuple[int, str]]) -> None:
+        self.digest = ""
+        self.content_digest = ""
+        self._file = file
+        self._n_rows = n_rows
+        self._digests: dict[str, str] = {}
+        self._streams: dict[str, tuple[h5py.Dataset, Any]] = {}
+        self._written = dict.fromkeys(streamed, 0)
+        for name, (n_columns, dtype) in streamed.items():
+            shape = (n_rows, n_columns)
+            dataset = file.create_dataset(
+                name, shape=shape, dtype=np.dtype(dtype).newbyteorder("<")
+            )
+            self._streams[name] = (dataset, xxhash.xxh3_128(_head(dataset)))
+
+    def append(self, name: str, block: np.ndarray) -> None:
+        """Add the next rows, (m, columns), of a streamed dataset."""
+        dataset, state = self._streams[name]
+        block = np.ascontiguousarray(block, dtype=dataset.dtype)
+        start = self._written[name]
+        dataset[start : start + len(block)] = block
+        state.update(block.view(np.uint8).data)
+        self._written[name] = start + len(block)
+
+    def put(self, name: str, array: np.ndarray) -> None:
+        """Add a whole dataset; strings become fixed-length UTF-8, booleans bytes."""
+        if name in ROW_DATASETS + ("features", "logits") and len(array) != self._n_rows:
+            raise TrustqError(f"{name} has {len(array)} rows, the cache {self._n_rows}.")
+        stored = _storable(name, np.asarray(array))
+        dataset = self._file.create_dataset(name, data=stored)
+        self._digests[name] = dataset_digest(dataset, stored)
+
+    def finish(self, attributes: dict[str, Any]) -> None:
+        """Write the attributes of `format.ATTRIBUTES` and the digests; nothing may follow."""
+        for name, (_, state) in self._streams.items():
+            if self._written[name] != self._n_rows:
+                raise RuntimeError(f"{name}: {self._written[name]} of {self._n_rows} rows written")
+            self._digests[name] = state.hexdigest()
+        if attributes["exposure"] not in EXPOSURES:
+            raise TrustqError(
+                f"exposure {attributes['exposure']!r} is not one of {', '.join(EXPOSURES)}."
+            )
+        attributes = {name: attributes[name] for name in ATTRIBUTES}
+        attributes["created"] = attributes["created"] or datetime.now(UTC).isoformat("T", "seconds")
+        attributes |= {"format": FORMAT, "format_version": FORMAT_VERSION}
+        self.digest, self.content_digest = overall_digests(attributes, self._digests)
+        for name, value in attributes.items():
+            self._file.attrs[name] = stored_attribute(value)
+        self._file.attrs["dataset_digests"] = canonical_json(self._digests)
+        self._file.attrs["content_digest"] = self.content_digest
+        self._file.attrs["digest"] = self.digest
+
+
+def stored_attribute(value: Any) -> str | int:
+    """An attribute as it is stored: text and integers as they are, all else as canonical JSON."""
+    if isinstance(value, str | int):
+        return value
+    return canonical_json(value)
+
+
+def overall_digests(attributes: dict[str, Any], datasets: dict[str, str]) -> tuple[str, str]:
+    """The digest over everything, and the one over what changes a number."""
+    stored = {name: stored_attribute(value) for name, value in attributes.items()}
+    content = {name: value for name, value in stored.items() if name not in INCIDENTAL}
+    numbers = {n: d for n, d in datasets.items() if not n.startswith("history/seconds")}
+    return digest_json([stored, datasets]), digest_json([content, numbers])
+
+
+def dataset_digest(dataset: h5py.Dataset, array: np.ndarray) -> str:
+    """Digest of a dataset's dtype, shape and bytes."""
+    return digest_bytes(_head(dataset), np.ascontiguousarray(array).view(np.uint8).data)
+
+
+def _head(dataset: h5py.Dataset) -> bytes:
+    return f"{dataset.dtype.str}{dataset.shape}".encode()
+
+
+def _storable(name: str, array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind in "OU":
+        encoded = [str(text).encode() for text in array.ravel().tolist()]
+        if any(b"\0" in text for text in encoded):
+            raise TrustqError(f"{name} holds a NUL character, which a cache cannot store.")
+        width = max(map(len, encoded), default=1) or 1
+        return np.array(encoded, dtype=h5py.string_dtype("utf-8", width)).reshape(array.shape)
+    if array.dtype.kind == "b":
+        return array.astype(np.uint8)
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+
+
+def _seal(part: Path) -> None:
+    with open(part, "rb+") as file:
+        line = SEAL + file_digest(file).encode() + b"\n"
+        file.seek(0)
+        file.write(line.ljust(USER_BLOCK, b"\0"))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def file_digest(file: Any) -> str:
+    """Digest of a binary file's bytes after the user block."""
+    state = xxhash.xxh3_128()
+    file.seek(USER_BLOCK)
+    buffer = memoryview(bytearray(_BLOCK))
+    while size := file.readinto(buffer):
+        state.update(buffer[:size])
+    return state.hexdigest()
