@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 
-class BoostedHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class BoostedHead(ClassifierMixin, BaseEstimator):
     """XGBoost on features; validation rows, where given, stop it early.
 
     A class that the fit lacked keeps its column, as the objective is told the number of classes.

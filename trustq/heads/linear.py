@@ -15,7 +15,7 @@ from trustq.errors import TrustqError
 ABSENT_LOG_PROBABILITY = np.log(1e-12)
 
 
-class LinearHead(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class LinearHead(ClassifierMixin, BaseEstimator):
     """Logistic regression on features, with a column for every class even if the fit lacked it.
 
     `C` is scikit-learn's inverse penalty. Features are float32 (n, d), best standardised.

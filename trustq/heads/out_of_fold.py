@@ -172,7 +172,7 @@ def _require_whole_groups(training: TrainingRows) -> None:
     for group, fold in zip(training.groups.tolist(), training.fold.tolist(), strict=True):
         if fold_of.setdefault(group, fold) != fold:
             row = int(np.flatnonzero(training.groups == group)[0])
-            name = training.cache.group_id[training.rows[row]]
+            name = str(training.cache.group_id[training.rows[row]])
             raise TrustqError(
                 f"Group {name!r} lies in folds {fold_of[group]} and {fold}: a model would score "
                 "rows of a group it was fitted on. Make folds by group (splits.group_folds)."

@@ -21,7 +21,7 @@ __all__ = [
     "resolved",
 ]
 
-_PARTS = {"extract": ExtractRecipe, "sweep": SweepRecipe}
+_PARTS: dict[str, Any] = {"extract": ExtractRecipe, "sweep": SweepRecipe}
 
 
 def load_recipe(recipe: str = "", *, settings: Sequence[str] = ()) -> Recipe:
@@ -135,7 +135,7 @@ def _checked(part: str, key: str, value: Any, *, where: str) -> Any:
             return tuple(items)
     elif _is(value, kind):
         value = float(value) if kind is float else value
-        choices = _PARTS[part].__dataclass_fields__[key].metadata["choices"]
+        choices = _metadata(part, key)["choices"]
         if choices and value not in choices:
             raise TrustqError(
                 f"{where}: {key} is {value!r}, expected one of {', '.join(choices)}"
@@ -158,6 +158,10 @@ def _named(kind: Any) -> str:
 
 def _fields(part: str) -> dict[str, Any]:
     return get_type_hints(_PARTS[part])
+
+
+def _metadata(part: str, key: str) -> Any:
+    return next(f.metadata for f in dataclasses.fields(_PARTS[part]) if f.name == key)
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:

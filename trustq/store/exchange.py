@@ -37,9 +37,9 @@ def import_npz(
 
     Needs `features`, (n, d), and `labels`, (n,) of indices or class names. Optional: `logits` or
     `probs` (n, k), `sample_ids` (default: row numbers), `groups` (default: every row its own),
-    `split` (default: every row `train`), `observed`, `classes`. `names` maps these to other names in
-    the file; `exposure` is what the user states of the backbone. Raises `TrustqError` for a missing
-    array, unequal lengths, values that are no numbers, or pickled objects.
+    `split` (default: every row `train`), `observed`, `classes`. `names` maps these to other names
+    in the file; `exposure` is what the user states of the backbone. Raises `TrustqError` for a
+    missing array, unequal lengths, values that are no numbers, or pickled objects.
     """
     path = Path(path)
     names = names or {}
@@ -110,8 +110,8 @@ def _load(path: Path, names: dict[str, str]) -> dict[str, np.ndarray]:
 def _floats(path: Path, array: np.ndarray, name: str) -> np.ndarray:
     if array.ndim != 2 or array.dtype.kind not in "fiu":
         raise TrustqError(
-            f"{path}: {name} has shape {array.shape} and type {array.dtype}, expected rows x columns "
-            "of numbers."
+            f"{path}: {name} has shape {array.shape} and type {array.dtype}, expected rows x "
+            "columns of numbers."
         )
     values = array.astype(np.float32)
     if not np.isfinite(values).all():

@@ -147,10 +147,9 @@ def _load(file: h5py.File, attributes: dict[str, Any], path: Path) -> Cache:
                 f"{path} lacks the dataset {name}; a cache has {', '.join(ROW_DATASETS)} and "
                 "features. Extract or import it again."
             )
-    fields = {name: attributes[name] for name in ATTRIBUTES} | {
-        "classes": tuple(attributes["classes"])
-    }
-    rows = {name: arrays.pop(name) for name in ROW_DATASETS}
+    fields: dict[str, Any] = {name: attributes[name] for name in ATTRIBUTES}
+    fields["classes"] = tuple(attributes["classes"])
+    rows: dict[str, Any] = {name: arrays.pop(name) for name in ROW_DATASETS}
     rows["trusted"] = rows["trusted"].astype(bool)
     return Cache(
         **fields,

@@ -1,0 +1,223 @@
+"""Heads and out-of-fold probabilities: right, complete in classes, impossible to fake."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_predict
+from support import make_cache
+
+from trustq.errors import TrustqError
+from trustq.heads import LinearHead, make_head
+from trustq.heads.out_of_fold import (
+    OutOfFold,
+    TrainingRows,
+    accept_in_sample,
+    fit_out_of_fold,
+    read_crossfit,
+)
+from trustq.probabilities import softmax
+from trustq.scoring import SCORES, label_quality
+from trustq.splits import group_folds
+
+
+def training_rows(cache, *, n_folds=4):  # type: ignore[no-untyped-def]
+    rows = np.arange(len(cache))
+    groups = np.unique(cache.group_id, return_inverse=True)[1]
+    fold = group_folds(cache.label, groups, n_folds=n_folds, seed=0)
+    return TrainingRows(cache, rows, groups, fold)
+
+
+@pytest.mark.parametrize("name", ["linear", "xgboost"])
+def test_class_missing_from_fit_keeps_its_column(name: str) -> None:
+    cache = make_cache(k=4)
+    known = cache.label != 2
+    head = make_head(name, n_classes=4)
+    head.fit(cache.features[known], cache.label[known])
+    logits = head.predict_logits(cache.features)
+    assert logits.shape == (len(cache), 4)
+    assert np.isfinite(logits).all()
+    assert softmax(logits)[:, 2].max() < 0.2
+    assert 2 not in head.classes_
+
+
+def test_two_classes_and_one_class_have_all_columns() -> None:
+    cache = make_cache()
+    two = cache.label < 2
+    head = LinearHead(n_classes=3).fit(cache.features[two], cache.label[two])
+    peer = LogisticRegression(solver="newton-cg").fit(cache.features[two], cache.label[two])
+    np.testing.assert_allclose(
+        softmax(head.predict_logits(cache.features))[:, :2],
+        peer.predict_proba(cache.features),
+        atol=1e-6,
+    )
+    one = LinearHead(n_classes=3).fit(cache.features[:2], np.array([1, 1]))
+    assert softmax(one.predict_logits(cache.features))[:, 1].min() > 1 - 1e-9
+
+
+def test_linear_head_follows_the_estimator_contract() -> None:
+    head = LinearHead(n_classes=3, C=0.5)
+    assert clone(head).get_params() == {"n_classes": 3, "C": 0.5, "max_iter": 200}
+    cache = make_cache()
+    assert head.fit(cache.features, cache.label) is head
+
+
+def test_a_fit_that_does_not_converge_is_an_error() -> None:
+    cache = make_cache()
+    with pytest.raises(TrustqError, match="did not converge in 1 iterations at C = 100; choose"):
+        LinearHead(n_classes=3, C=100, max_iter=1).fit(cache.features, cache.label)
+
+
+def test_out_of_fold_equals_a_plain_cross_validation() -> None:
+    cache = make_cache()
+    training = training_rows(cache)
+    out_of_fold = fit_out_of_fold(
+        training, cache.features, cache.label, make=lambda: make_head("linear", n_classes=3)
+    )
+    splits = [
+        (np.flatnonzero(training.fold != f), np.flatnonzero(training.fold == f)) for f in range(4)
+    ]
+    peer = cross_val_predict(
+        LogisticRegression(solver="newton-cg"),
+        cache.features,
+        cache.label,
+        cv=splits,
+        method="predict_proba",
+    )
+    np.testing.assert_allclose(out_of_fold.probs, peer, atol=1e-6)
+
+
+def test_the_label_of_a_row_and_its_relatives_never_reaches_its_own_prediction() -> None:
+    cache = make_cache()
+    training = training_rows(cache)
+
+    def fitted(observed: np.ndarray) -> OutOfFold:
+        make = lambda: make_head("linear", n_classes=3)  # noqa: E731
+        return fit_out_of_fold(training, cache.features, observed, make=make)
+
+    before = fitted(cache.label)
+    changed = cache.label.copy()
+    own = training.groups == training.groups[10]
+    changed[own] = (changed[own] + 1) % 3
+    after = fitted(changed)
+    np.testing.assert_array_equal(before.probs[own], after.probs[own])
+    others = training.fold != training.fold[10]
+    assert np.abs(before.probs[others] - after.probs[others]).max() > 1e-4
+
+
+def test_folds_that_split_a_group_are_refused() -> None:
+    cache = make_cache()
+    training = training_rows(cache)
+    fold = training.fold.copy()
+    fold[0] = (fold[0] + 1) % 4
+    with pytest.raises(TrustqError, match="Group 'g0000' lies in folds . and .: a model would"):
+        fit_out_of_fold(
+            dataclasses.replace(training, fold=fold),
+            cache.features,
+            cache.label,
+            make=lambda: make_head("linear", n_classes=3),
+        )
+
+
+def test_an_out_of_fold_object_cannot_be_made_by_hand() -> None:
+    cache = make_cache()
+    real = accept_in_sample(training_rows(cache), np.zeros((240, 3)), cache.label)
+    fields = {f.name: getattr(real, f.name) for f in dataclasses.fields(real)}
+    fields["_builder"] = None
+    with pytest.raises(TrustqError, match="in-sample probabilities cannot pass as out-of-fold"):
+        OutOfFold(**fields)
+    with pytest.raises(TypeError):
+        label_quality(np.eye(3), cache.label, score="entropy")  # type: ignore[call-arg, arg-type]
+
+
+def test_scores_refuse_labels_or_rows_that_are_not_those_of_the_folds() -> None:
+    cache = make_cache()
+    scored = accept_in_sample(training_rows(cache), np.zeros((240, 3)), cache.label)
+    other = cache.label.copy()
+    other[0] = (other[0] + 1) % 3
+    with pytest.raises(TrustqError, match="belong to other observed labels"):
+        label_quality(scored, other, sample_ids=cache.sample_id, score="entropy")
+    with pytest.raises(TrustqError, match="belong to other sample ids"):
+        label_quality(scored, cache.label, sample_ids=cache.sample_id[::-1], score="entropy")
+    with pytest.raises(TrustqError, match="Unknown score 'x'; there are self_confidence, "):
+        label_quality(scored, cache.label, sample_ids=cache.sample_id, score="x")
+
+
+def test_in_sample_is_marked() -> None:
+    cache = make_cache()
+    scored = accept_in_sample(training_rows(cache), np.zeros((240, 3)), cache.label)
+    assert scored.in_sample and set(scored.fold.tolist()) == {-1}
+
+
+def test_a_row_whose_class_its_fold_lacked_has_no_score() -> None:
+    cache = make_cache()
+    label = cache.label.copy()
+    label[label == 2] = 0
+    label[:2] = 2  # one group alone holds class 2
+    training = training_rows(dataclasses.replace(cache, label=label))
+    scored = fit_out_of_fold(
+        training, cache.features, label, make=lambda: make_head("linear", n_classes=3)
+    )
+    for score in SCORES:
+        quality = label_quality(scored, label, sample_ids=cache.sample_id, score=score)
+        assert np.isnan(quality[:2]).all()
+        assert ((quality[2:] >= 0) & (quality[2:] <= 1)).all()
+
+
+def test_scores_by_hand() -> None:
+    cache = make_cache(n=2, group_size=1, label=np.array([0, 1], np.int16))
+    rows = TrainingRows(cache, np.arange(2), np.arange(2), np.arange(2))
+    probs = np.array([[0.7, 0.2, 0.1], [0.5, 0.3, 0.2]])
+    scored = accept_in_sample(rows, np.log(probs), cache.label)
+
+    def quality(score: str) -> np.ndarray:
+        return label_quality(scored, cache.label, sample_ids=cache.sample_id, score=score)
+
+    np.testing.assert_allclose(quality("self_confidence"), [0.7, 0.3])
+    np.testing.assert_allclose(quality("normalized_margin"), [0.75, 0.4])
+    entropy = -(probs * np.log(probs)).sum(axis=1) / np.log(3)
+    np.testing.assert_allclose(quality("entropy"), 1 - entropy)
+
+
+def test_cleanlab_vectors() -> None:
+    # cleanlab tests/test_filter_count.py, as quoted in the definitions.
+    label = np.array([0, 0, 1, 1, 1, 1, 2, 2, 2, 2], np.int16)
+    probs = np.full((10, 3), 0.1)
+    probs[np.arange(10), label] = 0.8
+    probs[0], probs[1] = (0.9, 0.1, 0), (0.6, 0.2, 0.2)
+    probs[2] = (0.1, 0.0, 0.9)
+    cache = make_cache(n=10, group_size=1, label=label)
+    rows = TrainingRows(cache, np.arange(10), np.arange(10), np.arange(10))
+    scored = accept_in_sample(rows, np.log(np.clip(probs, 1e-300, None)), label)
+    ours = label_quality(scored, label, sample_ids=cache.sample_id, score="self_confidence")
+    np.testing.assert_allclose(ours, [0.9, 0.6, 0, *[0.8] * 7], atol=1e-12)
+    ours = label_quality(scored, label, sample_ids=cache.sample_id, score="normalized_margin")
+    np.testing.assert_allclose(ours, [0.9, 0.7, 0.05, *[0.85] * 7], atol=1e-12)
+
+
+def test_crossfit_comes_only_from_a_verified_cache_with_its_own_labels() -> None:
+    cache = make_cache()
+    training = training_rows(cache)
+    with pytest.raises(TrustqError, match="holds no crossfit logits"):
+        read_crossfit(training, cache.label)
+    extra = {"fold": training.fold, "crossfit_logits": np.zeros((240, 3), np.float32)}
+    cache = dataclasses.replace(cache, extra=extra, observed=cache.label)
+    training = dataclasses.replace(training, cache=cache)
+    with pytest.raises(TrustqError, match="was not read from a verified file"):
+        read_crossfit(training, cache.label)
+    verified = dataclasses.replace(training, cache=dataclasses.replace(cache, digest="d"))
+    assert read_crossfit(verified, cache.label).source == "crossfit"
+    with pytest.raises(TrustqError, match="trained on its stored labels, not on these"):
+        read_crossfit(verified, (cache.label + 1) % 3)
+
+
+def test_folds_read_from_a_cache_must_keep_groups_whole() -> None:
+    cache = make_cache()
+    fold = training_rows(cache).fold.copy()
+    fold[0] = (fold[0] + 1) % 4
+    extra = {"fold": fold, "crossfit_logits": np.zeros((240, 3), np.float32)}
+    cache = dataclasses.replace(cache, extra=extra, observed=cache.label, digest="d")
+    with pytest.raises(TrustqError, match="lies in folds"):
+        read_crossfit(training_rows(cache), cache.label)

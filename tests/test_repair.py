@@ -1,0 +1,378 @@
+"""Repair: purchases, ledgers and exposure rules, on caches whose truth is known."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import make_cache
+
+from trustq.errors import TrustqError
+from trustq.noise import draw_start, parse_noise
+from trustq.recipes import load_recipe
+from trustq.repair import draw_experiment, parse_arm, repair
+from trustq.repair.arms import budget_size, round_sizes
+from trustq.report import repair_curve_figure, repair_table, risk_coverage_figure
+from trustq.results import run_query
+from trustq.store import Cache, read_cache, write_cache
+from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE
+
+ARMS = "none,random,self_confidence,entropy,oracle"
+
+
+def recipe(*settings: str):  # type: ignore[no-untyped-def]
+    base = ["sweep.noise=symmetric:0.3", f"arms={ARMS}", "budgets=20", "regularisation=0.1"]
+    return load_recipe(settings=[*base, *settings])
+
+
+def query(folder: Path, sql: str):  # type: ignore[no-untyped-def]
+    return run_query(folder, sql).rows
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("results")
+    repair([make_cache(n=400)], recipe=recipe("rounds=2", "draws=3"), results=results)
+    return results
+
+
+def test_self_confidence_finds_more_wrong_labels_than_random(finished: Path) -> None:
+    hits = dict(
+        query(finished, "SELECT arm, sum(hits) FROM rounds JOIN cells ON key = cell GROUP BY arm")
+    )
+    assert hits["self_confidence"] > 2 * hits["random"]
+    assert hits["oracle"] == 60
+    assert hits["none"] == 0
+
+
+def test_the_ledger_tells_every_purchase_truly(finished: Path) -> None:
+    assert query(
+        finished,
+        """SELECT count(*), bool_and(label_after = truth), bool_and(hit = (label_before <> truth))
+           FROM queries""",
+    ) == [(4 * 3 * 20, True, True)]
+    # Nothing is bought twice, and the labels table agrees with the ledger.
+    assert query(finished, "SELECT count(DISTINCT cell || sample_id) FROM queries") == [(240,)]
+    assert query(
+        finished,
+        """SELECT bool_and(l.bought_round = q.round AND l.current_label = q.truth
+                           AND l.observed = q.label_before)
+           FROM queries q JOIN labels l USING (cell, sample_id)""",
+    ) == [(True,)]
+    assert query(
+        finished,
+        """SELECT bool_and(current_label = observed) FROM labels WHERE bought_round IS NULL""",
+    ) == [(True,)]
+
+
+def test_scores_are_bought_from_the_lowest_up(finished: Path) -> None:
+    assert query(
+        finished,
+        """SELECT bool_and(quality >= before) FROM (
+             SELECT quality, lag(quality) OVER (PARTITION BY cell, round ORDER BY rank) AS before
+             FROM queries WHERE quality IS NOT NULL)""",
+    ) == [(True,)]
+
+
+def test_round_zero_is_shared_by_all_arms(finished: Path) -> None:
+    assert query(
+        finished,
+        """SELECT count(DISTINCT shared_key), count(DISTINCT figure) FROM figures
+           WHERE round = 0 AND metric = 'nll' AND split = 'test' AND stage = 'uncalibrated'
+             AND draw_seed = 1""",
+    ) == [(1, 1)]
+
+
+def test_an_arm_draws_the_same_whichever_other_arms_run(finished: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    settings = recipe("rounds=2", "draws=3", "arms=random")
+    repair([make_cache(n=400)], recipe=settings, results=alone)
+    ledger = """SELECT cell, round, rank, sample_id FROM queries JOIN cells ON key = cell
+                WHERE arm = 'random' ORDER BY ALL"""
+    assert query(alone, ledger) == query(finished, ledger)
+
+
+def test_a_second_run_adds_nothing_and_a_new_arm_only_itself(tmp_path: Path) -> None:
+    cache, results = make_cache(), tmp_path / "r"
+    first = repair([cache], recipe=recipe("arms=none,random"), results=results)
+    again = repair([cache], recipe=recipe("arms=none,random"), results=results)
+    more = repair([cache], recipe=recipe(), results=results)
+    assert (first.n_new, again.n_new, more.n_new) == (2, 0, 3)
+    assert again.keys == first.keys
+    assert query(results, "SELECT count(*) FROM cells") == [(5,)]
+
+
+def test_the_same_recipe_gives_the_same_numbers(finished: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    repair([make_cache(n=400)], recipe=recipe("rounds=2", "draws=3"), results=again)
+    for table in ("metrics", "queries", "labels", "predictions"):
+        sql = f"SELECT * FROM {table} ORDER BY ALL"
+        assert repr(query(again, sql)) == repr(query(finished, sql)), table
+
+
+def test_validation_and_test_labels_are_never_altered(finished: Path) -> None:
+    cache = make_cache(n=400)
+    truth = {s: cache.classes[c] for s, c in zip(cache.sample_id, cache.label, strict=True)}
+    rows = query(finished, "SELECT DISTINCT sample_id, label, split FROM predictions")
+    assert {split for _, _, split in rows} == {"val", "test"}
+    assert all(truth[sample] == label for sample, label, _ in rows)
+    assert {s for (s,) in query(finished, "SELECT DISTINCT sample_id FROM labels")} == set(
+        cache.sample_id[cache.split == "train"].tolist()
+    )
+
+
+def test_temperature_changes_no_prediction(finished: Path) -> None:
+    assert (
+        query(
+            finished,
+            """SELECT count(DISTINCT figure) FROM figures
+           WHERE metric = 'accuracy' AND is_final GROUP BY key, split, round""",
+        )
+        == [(1,)] * query(finished, "SELECT count(*) FROM cells")[0][0] * 2
+    )
+
+
+def test_clean_labels_are_all_counted(finished: Path) -> None:
+    cache = make_cache(n=400)
+    counted = query(finished, "SELECT DISTINCT n_clean_validation, calibration_labels FROM cells")
+    n = int((cache.split == "val").sum())
+    assert counted == [(n, f"reference labels of {n} validation rows")]
+
+
+def test_trusted_rows_start_right_and_are_not_bought(tmp_path: Path) -> None:
+    results = tmp_path / "r"
+    repair([make_cache()], recipe=recipe("sweep.trusted=0.25"), results=results)
+    n_train = int((make_cache().split == "train").sum())
+    assert query(
+        results,
+        """SELECT bool_and(observed = label AND bought_round IS NULL), count(DISTINCT sample_id)
+           FROM labels l JOIN cells ON key = cell
+           WHERE l.trusted AND sample_id NOT IN
+             (SELECT sample_id FROM queries q WHERE q.cell = key)""",
+    ) == [(True, round(0.25 * n_train))]
+
+
+def test_without_a_split_figures_are_out_of_fold_and_never_calibrated_on_test(
+    tmp_path: Path,
+) -> None:
+    cache = make_cache(exposure="unknown", split=np.array(["train"] * 240))
+    run = repair([cache], recipe=recipe(), results=tmp_path / "r")
+    assert query(tmp_path / "r", "SELECT DISTINCT split, stage FROM metrics") == [
+        ("out_of_fold", "uncalibrated")
+    ]
+    assert query(tmp_path / "r", "SELECT DISTINCT calibrator, calibration_labels FROM cells") == [
+        (None, "none: there are no validation rows")
+    ]
+    assert any("exposure of this cache is unknown" in note for note in run.notes)
+    assert any("There are no test rows" in note for note in run.notes)
+
+
+def test_xgboost_head_and_open_penalty_run(tmp_path: Path) -> None:
+    repair([make_cache()], recipe=recipe("head=xgboost", "trees=5"), results=tmp_path / "r")
+    repair([make_cache()], recipe=recipe("regularisation=auto"), results=tmp_path / "r")
+    heads = query(tmp_path / "r", "SELECT DISTINCT head, selection_digest IS NULL FROM cells")
+    assert sorted(heads) == [("linear", False), ("xgboost", False)]
+
+
+def test_backbone_head_is_the_cached_logits_as_they_are(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    cache = make_cache(logits=rng.standard_normal((240, 3)).astype(np.float32))
+    with pytest.raises(TrustqError, match="--head backbone has no folds to score from"):
+        repair([cache], recipe=recipe("head=backbone"), results=tmp_path / "r")
+    arms = "arms=none,random,self_confidence@in_sample"
+    repair([cache], recipe=recipe("head=backbone", arms), results=tmp_path / "r")
+    test = cache.split == "test"
+    right = float((cache.logits[test].argmax(axis=1) == cache.label[test]).mean())
+    rows = query(
+        tmp_path / "r",
+        """SELECT DISTINCT figure, refit FROM figures
+           WHERE metric = 'accuracy' AND split = 'test'""",
+    )
+    assert rows == [(pytest.approx(right), "none")]
+    assert query(tmp_path / "r", "SELECT arm FROM cells WHERE in_sample") == [
+        ("self_confidence@in_sample",)
+    ]
+
+
+def finetuned(kind: str, **fields: object) -> Cache:
+    base = make_cache(n=400)
+    train = base.split == "train"
+    bit = SEEN_OBSERVED if kind == "finetuned-observed" else SEEN_REFERENCE
+    values: dict[str, object] = {"exposure": kind, "seen": np.where(train, bit, 0).astype(np.uint8)}
+    if kind == "finetuned-observed":
+        noise = parse_noise("symmetric:0.2", classes=base.classes)
+        start = draw_start(base.label[train].astype(int), noise=noise, trusted=0.1, seed=42)
+        observed, trusted = base.observed.copy(), base.trusted.copy()
+        observed[train], trusted[train] = start.observed, start.trusted
+        values |= {"observed": observed, "trusted": trusted}
+        values["noise"] = {
+            "spec": "symmetric:0.2",
+            "trusted": 0.1,
+            "draw_seed": 42,
+            "rate": start.rate,
+            "digest": start.digest,
+        }
+    return dataclasses.replace(base, **(values | fields))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["finetuned-clean", "finetuned-observed"])
+def test_noise_the_backbone_was_not_trained_on_is_refused(kind: str, tmp_path: Path) -> None:
+    cache = finetuned(kind)
+    n = int((cache.split == "train").sum())
+    with pytest.raises(TrustqError) as caught:
+        repair([cache], recipe=recipe(), results=tmp_path / "r")
+    assert str(caught.value) == (
+        f"cache of gauss is {kind}: its backbone was trained on other labels of {n} of the {n} "
+        "training rows (or of their groups), so noise 'symmetric:0.3' put on them now would "
+        "already be known to the features.\nUse its own noise (--noise stored), rows it never saw "
+        "(--rows unseen), a frozen cache, or extract with this noise; --allow-leak runs it all the "
+        "same and marks every row."
+    )
+    assert not (tmp_path / "r").exists()
+    run = repair([cache], recipe=recipe(), results=tmp_path / "r", allow_leak=True)
+    assert query(tmp_path / "r", "SELECT DISTINCT leaky FROM cells") == [(True,)]
+    assert any(note.startswith("LEAKY") for note in run.notes)
+
+
+def test_one_seen_relative_is_enough_to_refuse(tmp_path: Path) -> None:
+    cache = make_cache(exposure="finetuned-clean")
+    seen = np.zeros(240, np.uint8)
+    seen[np.flatnonzero(cache.split == "train")[0]] = SEEN_REFERENCE
+    with pytest.raises(TrustqError, match="trained on other labels of 2 of the"):
+        repair([dataclasses.replace(cache, seen=seen)], recipe=recipe(), results=tmp_path / "r")
+
+
+def test_clean_upper_bound_of_a_clean_backbone_is_allowed(tmp_path: Path) -> None:
+    run = repair(
+        [finetuned("finetuned-clean")],
+        recipe=recipe("sweep.noise=none", "arms=none"),
+        results=tmp_path / "r",
+    )
+    assert run.n_new == 1
+    assert query(tmp_path / "r", "SELECT leaky, backbone_saw_rows FROM cells") == [(False, True)]
+
+
+def test_unseen_rows_of_a_finetuned_cache_take_any_noise(tmp_path: Path) -> None:
+    cache = finetuned("finetuned-clean")
+    repair([cache], recipe=recipe("rows=unseen", "budgets=5"), results=tmp_path / "r")
+    used = {s for (s,) in query(tmp_path / "r", "SELECT DISTINCT sample_id FROM labels")}
+    assert used <= set(cache.sample_id[cache.seen == 0].tolist())
+    assert query(
+        tmp_path / "r", "SELECT DISTINCT leaky, backbone_saw_rows, rows_used FROM cells"
+    ) == [(False, False, "unseen")]
+
+
+def test_stored_noise_starts_from_the_very_same_labels(tmp_path: Path) -> None:
+    cache = write_cache(tmp_path / "a.h5", finetuned("finetuned-observed"))
+    cache = read_cache(tmp_path / "a.h5")
+    settings = recipe("sweep.noise=stored", "sweep.trusted=stored", "arms=none,random")
+    experiment = draw_experiment(cache, sweep=settings.sweep, draw_seed=7)
+    assert experiment.start.digest == cache.noise["digest"]
+    np.testing.assert_array_equal(experiment.start.observed, cache.observed[experiment.rows])
+    np.testing.assert_array_equal(experiment.start.trusted, cache.trusted[experiment.rows])
+    assert experiment.noise == "stored (symmetric:0.2)" and experiment.trusted == 0.1
+    repair([cache], recipe=settings, results=tmp_path / "r")
+    assert query(tmp_path / "r", "SELECT DISTINCT backbone_saw_rows FROM cells") == [(True,)]
+    with pytest.raises(TrustqError, match="with --noise stored the trusted start is its own"):
+        repair(
+            [cache],
+            recipe=recipe("sweep.noise=stored", "sweep.trusted=0.2"),
+            results=tmp_path / "r",
+        )
+
+
+def test_stored_noise_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TrustqError, match="stores no observed labels for 144 of its 144 training"):
+        repair([make_cache()], recipe=recipe("sweep.noise=stored"), results=tmp_path / "r")
+
+
+def test_external_rows_are_predicted_by_the_internal_head(tmp_path: Path) -> None:
+    cache = dataclasses.replace(make_cache(), weights_digest="w")
+    other = make_cache(
+        n=40, seed=9, dataset="other", weights_digest="w", split=np.array(["external"] * 40)
+    )
+    # Another class order outside: labels are matched by name.
+    other = dataclasses.replace(other, classes=("c", "b", "a"), label=2 - other.label)
+    repair([cache], recipe=recipe(), results=tmp_path / "r", externals=[other])
+    rows = query(
+        tmp_path / "r",
+        """SELECT eval_dataset, split, n, min(figure) FROM metrics
+           WHERE metric = 'accuracy' AND split = 'external' GROUP BY ALL""",
+    )
+    assert rows == [("other", "external", 40, pytest.approx(0.8, abs=0.15))]
+    stranger = dataclasses.replace(other, weights_digest="x")
+    with pytest.raises(TrustqError, match="None of the external caches went through the network"):
+        repair([cache], recipe=recipe(), results=tmp_path / "r", externals=[stranger])
+
+
+def test_standardisation_knows_only_training_rows() -> None:
+    cache = make_cache()
+    shifted = cache.features.copy()
+    shifted[cache.split == "test"] += 100
+    sweep = recipe().sweep
+    a = draw_experiment(cache, sweep=sweep, draw_seed=0)
+    b = draw_experiment(dataclasses.replace(cache, features=shifted), sweep=sweep, draw_seed=0)
+    np.testing.assert_array_equal(a.features[a.rows], b.features[b.rows])
+
+
+def test_tables_and_pictures_of_a_run(finished: Path, tmp_path: Path) -> None:
+    keys = [key for (key,) in query(finished, "SELECT key FROM cells")]
+    table = repair_table(finished, keys)
+    assert [row["arm"] for row in table.rows] == [
+        "no repair",
+        "random",
+        "entropy",
+        "self-confidence",
+        "oracle (wrong labels only)",
+    ]
+    assert {row["n"] for row in table.rows} == {3}
+    assert "3 draws x 1 backbones" in table.caption
+    assert table.footer.endswith("Research only, not a medical device.")
+    assert "With n = 3 the smallest sign-flip p there can be is 0.25." in table.footer
+    repair_curve_figure(finished, keys, tmp_path / "curve.png")
+    risk_coverage_figure(finished, keys, tmp_path / "risk.png")
+    for name in ("curve.png", "risk.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(TrustqError, match="There are no accuracy figures on moon rows to draw"):
+        repair_curve_figure(finished, keys, tmp_path / "curve.png", split="moon")
+
+
+def test_arm_grammar() -> None:
+    arm = parse_arm("entropy@in_sample:relabel")
+    assert (arm.score, arm.source, arm.action, arm.text) == (
+        "entropy",
+        "in_sample",
+        "relabel",
+        "entropy@in_sample",
+    )
+    with pytest.raises(TrustqError) as caught:
+        parse_arm("self_confidense")
+    assert str(caught.value) == (
+        "Arm 'self_confidense': unknown score 'self_confidense' (did you mean 'self_confidence'?); "
+        "known: none, random, oracle, self_confidence, normalized_margin, entropy. "
+        "An arm is SCORE[@SOURCE][:ACTION], e.g. self_confidence or entropy@in_sample."
+    )
+    with pytest.raises(TrustqError, match="random uses no probabilities, so it takes no @SOURCE"):
+        parse_arm("random@head")
+
+
+@pytest.mark.parametrize("text", ["-1", "5.5", "120%", "half", ""])
+def test_a_budget_is_a_count_a_share_or_all_wrong(text: str) -> None:
+    with pytest.raises(TrustqError, match="expected a number of labels .64., a share of the train"):
+        budget_size(text, n_rows=100, n_wrong=10)
+
+
+def test_rounds_share_a_budget_without_losing_a_label() -> None:
+    for budget in range(30):
+        for rounds in range(1, 7):
+            sizes = round_sizes(budget, rounds)
+            assert sum(sizes) == budget and max(sizes) - min(sizes) <= 1
+
+
+def test_oracle_stops_when_nothing_is_wrong(tmp_path: Path) -> None:
+    repair([make_cache()], recipe=recipe("budgets=100%", "arms=oracle"), results=tmp_path / "r")
+    assert query(
+        tmp_path / "r",
+        "SELECT n_wrong_left, n_bought = n_wrong_start FROM rounds JOIN cells ON key = cell "
+        "WHERE round = 1".replace("n_bought =", "cells.n_bought ="),
+    ) == [(0, True)]

@@ -1,0 +1,675 @@
+"""The results room: what is written is read, whole cells only, and nothing but reading."""
+
+import itertools
+import json
+import multiprocessing
+import re
+import threading
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trustq.errors import TrustqError
+from trustq.results import (
+    EXAMPLES,
+    TABLES,
+    Result,
+    committed_keys,
+    connect,
+    describe_results,
+    format_result,
+    new_part,
+    run_query,
+    save_query,
+    write_part,
+)
+from trustq.results.schema import COMPARED, COORDINATES, MATCHED, PURCHASE, SETTINGS
+from trustq.results.views import EXACT_UP_TO, _sign_flip_p, derived_views
+from trustq.results.write import mark
+from trustq.stats import sign_flip_test
+from trustq.tables import Columns, write_parquet
+
+
+def columns(rows: list[dict[str, Any]]) -> Columns:
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: np.array([row.get(name) for row in rows], dtype=object) for name in names}
+
+
+def cell(arm: str, draw: int = 0, backbone: int = 1, **settings: Any) -> dict[str, Any]:
+    row = {
+        "recipe": "r",
+        "dataset": "toy",
+        "cache_digest": f"c{backbone}",
+        "backbone_seed": backbone,
+        "draw_seed": draw,
+        "arm": arm,
+        "score": arm,
+        "head": "linear",
+        "budget": "0" if arm == "none" else "64",
+        "n_rounds": 0 if arm == "none" else 2,
+        **settings,
+    }
+    return {"key": "/".join(map(str, row.values())), **row}
+
+
+def metric(of: dict[str, Any], figure: float | None, **other: Any) -> dict[str, Any]:
+    return {
+        "cell": of["key"],
+        "round": 2,
+        "is_final": True,
+        "eval_dataset": "toy",
+        "split": "test",
+        "stage": "uncalibrated",
+        "metric": "accuracy",
+        "figure": figure,
+        **other,
+    }
+
+
+def write(folder: Path, cells: list[dict[str, Any]], part: str = "", **tables: Any) -> None:
+    parts = {name: columns(rows) for name, rows in tables.items()}
+    write_part(folder, {"cells": columns(cells), **parts}, part=part or new_part())
+
+
+def rows(folder: Path, sql: str) -> list[tuple[Any, ...]]:
+    return run_query(folder, sql).rows
+
+
+def one_of_each(folder: Path) -> None:
+    """A part with rows in every table."""
+    first = cell("random", leaky=False, trusted=0.1)
+    key = first["key"]
+    write(
+        folder,
+        [first],
+        "p1",
+        rounds=[{"cell": key, "round": 2, "n_bought": 2, "n_bought_total": 4, "hits_total": 1}],
+        queries=[{"cell": key, "round": 1, "rank": 1, "sample_id": "a", "hit": True}],
+        labels=[{"cell": key, "sample_id": "a", "label": "x", "bought_round": None}],
+        metrics=[metric(first, 0.5, n=3)],
+        predictions=[
+            {
+                "cell": key,
+                "round": 2,
+                "split": "test",
+                "stage": "uncalibrated",
+                "sample_id": sample,
+                "label": "x",
+                "predicted": predicted,
+                "confidence": confidence,
+                "probabilities": [0.25, 0.75],
+            }
+            for sample, predicted, confidence in [("a", "x", 0.9), ("b", "y", 0.8)]
+        ],
+        label_issues=[{"audit": "a1", "sample_id": "a", "quality": 0.01}],
+        samples=[{"dataset": "toy", "sample_id": "a", "metadata": '{"age": 40}'}],
+    )
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for tests that only read."""
+    folder = tmp_path_factory.mktemp("filled")
+    one_of_each(folder)
+    return folder
+
+
+def test_written_is_read(filled: Path) -> None:
+    assert rows(filled, "SELECT arm, leaky, trusted, draw_seed, noise FROM cells") == [
+        ("random", False, 0.1, 0, None)
+    ]
+    assert rows(filled, "SELECT round, figure, n, class_name, is_final FROM metrics") == [
+        (2, 0.5, 3, None, True)
+    ]
+    assert rows(filled, "SELECT probabilities, logits FROM predictions LIMIT 1") == [
+        ([0.25, 0.75], None)
+    ]
+    assert rows(filled, "SELECT metadata FROM samples") == [('{"age": 40}',)]
+    assert rows(filled, "SELECT arm, figure FROM figures") == [("random", 0.5)]
+    counts = {name: n for name, n, _ in describe_results(filled).rows if n is not None}
+    assert counts == {**dict.fromkeys(TABLES, 1), "predictions": 2}
+
+
+def test_arrays_of_numbers_and_lists_are_read_as_written(tmp_path: Path) -> None:
+    first = cell("random")
+    n = 2500
+    figures = np.where(np.arange(n) % 5, np.arange(n) / 7, np.nan)
+    names = np.full(n, None, dtype=object)
+    names[-1] = "late"  # a column that is blank nearly everywhere is still text
+    metrics = {
+        "cell": np.full(n, first["key"]),
+        "round": np.arange(n),
+        "class_name": names,
+        "figure": figures,
+    }
+    predictions = {
+        "cell": np.full(n, first["key"]),
+        "probabilities": np.stack([figures, 1 - figures], axis=1),
+    }
+    tables = {"cells": columns([first]), "metrics": metrics, "predictions": predictions}
+    write_part(tmp_path, tables, part="p")
+    read = rows(tmp_path, "SELECT figure, class_name FROM metrics ORDER BY round")
+    assert [row[0] for row in read] == [None if np.isnan(x) else x for x in figures]
+    assert [row[1] for row in read] == list(names)
+    assert rows(tmp_path, "SELECT max(probabilities[1]) FROM predictions") == [
+        (np.nanmax(figures),)
+    ]
+
+
+def test_every_view_of_an_empty_folder_is_typed(tmp_path: Path) -> None:
+    mark(tmp_path)
+    with connect(tmp_path) as connection:
+        for table, types in TABLES.items():
+            view = connection.table(table)
+            assert dict(zip(view.columns, map(str, view.types), strict=True)) == types
+            assert view.fetchall() == []
+        for name in derived_views():
+            assert connection.table(name).fetchall() == []
+    assert committed_keys(tmp_path) == set()
+
+
+def test_rows_without_their_cell_are_not_seen(tmp_path: Path) -> None:
+    one_of_each(tmp_path)
+    keys = committed_keys(tmp_path)
+    (tmp_path / "cells" / "p1.parquet").unlink()  # as if the writer had been killed before it
+    for name, n, _ in describe_results(tmp_path).rows:
+        assert n is None or n == (1 if name in ("samples", "label_issues") else 0), name
+    assert keys and committed_keys(tmp_path) == set()
+
+
+def test_a_cell_written_twice_counts_once(tmp_path: Path) -> None:
+    twice, once = cell("random"), cell("entropy")
+    write(tmp_path, [twice], "a", metrics=[metric(twice, 0.1)])
+    write(tmp_path, [twice, once], "b", metrics=[metric(twice, 0.2), metric(once, 0.3)])
+    assert rows(tmp_path, "SELECT arm, figure FROM figures ORDER BY arm") == [
+        ("entropy", 0.3),
+        ("random", 0.1),
+    ]
+    assert rows(tmp_path, "SELECT count(*) FROM cells") == [(2,)]
+
+
+def test_a_sample_is_seen_once_as_the_newest_part_has_it(tmp_path: Path) -> None:
+    for part, label in [("p1", "old"), ("p2", "new")]:
+        samples = columns([{"dataset": "toy", "sample_id": "a", "label": label}])
+        write_part(tmp_path, {"samples": samples}, part=part)
+    assert rows(tmp_path, "SELECT sample_id, label FROM samples") == [("a", "new")]
+
+
+def test_parts_of_an_older_schema_are_read(tmp_path: Path) -> None:
+    one_of_each(tmp_path)
+    old = {"key": np.array(["old"], dtype=object), "draw_seed": np.array([7], dtype=np.int64)}
+    write_parquet(tmp_path / "cells" / "p0.parquet", {**old, "dropped": np.array([1])})
+    assert rows(tmp_path, "SELECT key, draw_seed, arm FROM cells WHERE key = 'old'") == [
+        ("old", 7, None)
+    ]
+    with connect(tmp_path) as connection:
+        assert list(map(str, connection.table("cells").types)) == list(TABLES["cells"].values())
+
+
+def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
+    folder = tmp_path / "it's run[1] *?"
+    one_of_each(folder)
+    assert rows(folder, "SELECT arm, figure FROM figures") == [("random", 0.5)]
+
+
+def message(error: pytest.ExceptionInfo[TrustqError]) -> str:
+    return str(error.value)
+
+
+def test_unknown_tables_and_columns_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrustqError) as error:
+        write_part(tmp_path, {"cell": {}}, part="p")
+    assert message(error) == (
+        "Results have no table 'cell', only cells, rounds, queries, labels, metrics, predictions, "
+        "label_issues, samples."
+    )
+    with pytest.raises(TrustqError) as error:
+        write_part(tmp_path, {"samples": columns([{"sample_id": "a", "age": 40}])}, part="p")
+    assert message(error) == (
+        "Table samples has no column 'age', only dataset, sample_id, path, label, group_id, split, "
+        "domain, metadata."
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_parts_that_would_not_be_seen_are_refused(tmp_path: Path) -> None:
+    first = cell("random")
+    with pytest.raises(TrustqError) as error:
+        write_part(tmp_path, {"metrics": columns([metric(first, 0.5)])}, part="p")
+    assert message(error) == (
+        f"Table metrics has rows of cell {first['key']!r}, which is not in table cells of the same "
+        "part: write a cell and its rows together."
+    )
+    with pytest.raises(TrustqError) as error:
+        write_part(tmp_path, {"metrics": {"figure": np.array([0.5])}}, part="p")
+    assert message(error) == "Table metrics needs a column 'cell', the key of each row's cell."
+    with pytest.raises(TrustqError) as error:
+        write(tmp_path, [first, first])
+    assert message(error) == "Every row of table cells needs a key of its own."
+    with pytest.raises(TrustqError) as error:
+        lengths = {"dataset": np.array(["a"]), "path": np.array(["a", "b"])}
+        write_part(tmp_path, {"samples": lengths}, part="p")
+    assert message(error) == (
+        "Columns of table samples differ in length: {'dataset': 1, 'path': 2}."
+    )
+    with pytest.raises(TrustqError) as error:
+        write(tmp_path, [first], "../p")
+    assert message(error) == (
+        "'../p' cannot name a part: use letters, digits, - and _, as new_part() does."
+    )
+
+
+def test_a_part_is_never_overwritten(tmp_path: Path) -> None:
+    one_of_each(tmp_path)
+    with pytest.raises(TrustqError) as error:
+        one_of_each(tmp_path)
+    assert message(error) == (
+        f"{tmp_path}/cells/p1.parquet exists, and parts are never overwritten. "
+        "Write under another name, from new_part()."
+    )
+
+
+def test_a_folder_without_results_says_how_to_make_some(tmp_path: Path) -> None:
+    for folder, found in [
+        (tmp_path / "no", "no such folder"),
+        (tmp_path, "it has no results.json"),
+    ]:
+        with pytest.raises(TrustqError) as error:
+            run_query(folder, "SELECT 1")
+        assert message(error) == (
+            f"{folder} holds no results: {found}. "
+            f"Make some with: trustq repair CACHE --results {folder}"
+        )
+        assert committed_keys(folder) == set()
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    mark(tmp_path)
+    path = tmp_path / "results.json"
+    assert json.loads(path.read_text()) == {"format": "trustq.results", "format_version": 1}
+    path.write_text('{"format": "trustq.results", "format_version": 2}')
+    for use in (connect, committed_keys, one_of_each):
+        with pytest.raises(TrustqError) as error:
+            use(tmp_path)
+        assert message(error) == (
+            f"{tmp_path} holds results of format 2; this trustq knows formats up to 1. "
+            "Upgrade it: pip install --upgrade trustq"
+        )
+    path.write_text("[]")
+    with pytest.raises(TrustqError) as error:
+        connect(tmp_path)
+    assert message(error) == (
+        f"{path} does not say that this folder holds trustq results. Choose another folder."
+    )
+
+
+@pytest.mark.parametrize("table", ["cells", "metrics"])
+def test_a_truncated_part_is_named(tmp_path: Path, table: str) -> None:
+    one_of_each(tmp_path)
+    path = tmp_path / table / "p1.parquet"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(TrustqError) as error:
+        run_query(tmp_path, "SELECT * FROM figures")
+    assert message(error) == (
+        f"{path} is damaged: it is not a whole Parquet file. Delete that part "
+        f"({tmp_path}/*/p1.parquet) and run the same command again; only the cells of that part "
+        "are computed anew."
+    )
+
+
+ONLY_READ = (
+    "Results are only read: a query is one of SELECT, DESCRIBE, SHOW, SUMMARIZE and EXPLAIN."
+)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "COPY (SELECT 1) TO '{folder}/out.parquet'",
+        "EXPLAIN ANALYZE COPY (SELECT 1) TO '{folder}/out.parquet'",
+        "/* a */ -- b\nEXPLAIN ANALYZE COPY (SELECT 1) TO '{folder}/out.parquet'",
+        "ATTACH '{folder}/out.db'",
+        "INSTALL httpfs",
+        "LOAD httpfs",
+        "PRAGMA enable_profiling",
+        "SET threads = 1",
+        "CALL enable_logging(storage = 'file', storage_path = '{folder}')",
+        "EXPORT DATABASE '{folder}/out'",
+        "CREATE TABLE t (i INTEGER)",
+        "INSERT INTO trustq.committed (key) VALUES ('x')",
+        "DELETE FROM trustq.committed",
+        "DROP VIEW cells",
+        "PREPARE a AS SELECT 1",
+    ],
+)
+def test_statements_that_do_more_than_read_are_refused(filled: Path, sql: str) -> None:
+    before = sorted(filled.rglob("*"))
+    with pytest.raises(TrustqError) as error:
+        run_query(filled, sql.format(folder=filled))
+    assert message(error) == ONLY_READ
+    assert sorted(filled.rglob("*")) == before
+
+
+@pytest.mark.parametrize("explain", ["", "EXPLAIN ", "EXPLAIN ANALYZE "])
+@pytest.mark.parametrize("write", ["COPY (SELECT 1) TO '{folder}/o.csv'", "DELETE FROM committed"])
+def test_a_select_that_holds_a_write_is_refused(filled: Path, explain: str, write: str) -> None:
+    sql = f"{explain}WITH a AS ({write.format(folder=filled)}) FROM a"
+    with pytest.raises(TrustqError):  # older DuckDBs say in their own words that they know no such
+        run_query(filled, sql)
+    assert not (filled / "o.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "read_csv('/etc/passwd')",
+        "read_text('/etc/passwd')",
+        "glob('/etc/*')",
+        "'/etc/passwd'",
+        "read_csv('{folder}/../../../../../../../../etc/passwd')",
+        "read_csv('https://example.com/a.csv')",
+        "sniff_csv('/etc/passwd')",
+    ],
+)
+def test_other_files_are_not_read(filled: Path, source: str) -> None:
+    sql = f"FROM {source.format(folder=filled)}"
+    with pytest.raises(
+        TrustqError, match=r"Cannot access file .* disabled by configuration|does not exist"
+    ):
+        run_query(filled, sql)
+    with connect(filled) as connection, pytest.raises(duckdb.Error):
+        connection.execute(sql)
+    with connect(filled) as connection, pytest.raises(duckdb.Error, match="locked"):
+        connection.execute("SET enable_external_access = true")
+
+
+def test_python_variables_are_not_read(tmp_path: Path) -> None:
+    mark(tmp_path)
+    secret = {"a": np.arange(3)}
+    with pytest.raises(TrustqError, match="Table with name secret does not exist"):
+        run_query(tmp_path, "FROM secret")
+    assert len(secret["a"]) == 3
+
+
+def test_errors_are_the_database_s_own_with_their_caret(tmp_path: Path) -> None:
+    mark(tmp_path)
+    for sql in ["SELECT armm FROM cells", "WITH a AS (FROM cells) SELECT armm FROM a"]:
+        with pytest.raises(TrustqError) as error:
+            run_query(tmp_path, sql)
+        assert 'Referenced column "armm" not found' in message(error)
+        line, caret = message(error).splitlines()[-2:]
+        assert line == f"LINE 1: {sql}"
+        assert caret.rstrip("^") == " " * line.index("armm")
+    with pytest.raises(TrustqError) as error:
+        run_query(tmp_path, "SELEC 1")
+    assert message(error).startswith('Parser Error: syntax error at or near "SELEC"')
+    with pytest.raises(TrustqError) as error:
+        run_query(tmp_path, "SELECT error('at run time') FROM range(2)")
+    assert message(error) == "Invalid Input Error: at run time"
+    for sql, n in [("", 0), ("-- nothing", 0), ("SELECT 1; SELECT 2", 2)]:
+        with pytest.raises(TrustqError) as error:
+            run_query(tmp_path, sql)
+        assert message(error) == f"Expected one SQL statement, found {n}."
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 1;",
+        " SELECT ';--x' AS \"é\" ; -- last ;",
+        "-- first\nWITH a AS (SELECT 1) FROM a",
+        "VALUES (1)",
+        "(SELECT 1)",
+        "FROM cells",
+        "DESCRIBE cells",
+        "SHOW TABLES",
+        "SUMMARIZE cells",
+        "EXPLAIN SELECT 1",
+        "EXPLAIN ANALYZE (SELECT 1);",
+        "/* why */ EXPLAIN (FORMAT json) SELECT 1",
+        "FROM (PIVOT cells ON arm IN ('random') USING count(*))",
+    ],
+)
+def test_statements_that_read_are_answered(filled: Path, sql: str) -> None:
+    result = run_query(filled, sql)
+    assert result.rows
+    for format in ("table", "csv", "json", "markdown"):
+        assert format_result(result, format)
+
+
+def test_order_is_kept_and_names_are_distinct(tmp_path: Path) -> None:
+    mark(tmp_path)
+    result = run_query(tmp_path, "SELECT i, -i AS i FROM range(3) t(i) ORDER BY 1 DESC")
+    assert result == Result(["i", "i_1"], [(2, -2), (1, -1), (0, 0)])
+
+
+def test_save_writes_parquet(tmp_path: Path) -> None:
+    one_of_each(tmp_path / "results")
+    out = tmp_path / "out.parquet"
+    save_query(tmp_path / "results", "SELECT arm, figure FROM figures; -- all", out)
+    assert duckdb.sql(f"FROM '{out}'").fetchall() == [("random", 0.5)]
+    with pytest.raises(TrustqError) as error:
+        save_query(tmp_path / "results", "EXPLAIN SELECT 1", out)
+    assert message(error) == "A query plan is text, not a table: leave out the Parquet file."
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["out.parquet"]
+
+
+def test_formats() -> None:
+    result = Result(
+        ["arm", "mean", "names"],
+        [("a|b\n\x1b", 1 / 3, ["x", "y"]), (None, float("nan"), None), ("z" * 70, 12345678.0, [])],
+    )
+    assert format_result(result, "table") == "\n".join(
+        [
+            f"{'arm':60}         mean  names",
+            f"{'-' * 60}  -----------  ------",
+            f"{'a|b  ':60}     0.333333  [x, y]",
+            f"{'':60}          nan",
+            f"{'z' * 59}…  1.23457e+07  []",
+        ]
+    )
+    assert format_result(result, "markdown").splitlines()[:3] == [
+        "| arm | mean | names |",
+        "| --- | ---: | --- |",
+        "| a\\|b   | 0.333333 | [x, y] |",
+    ]
+    assert json.loads(format_result(result, "json"))[:2] == [
+        {"arm": "a|b\n\x1b", "mean": 1 / 3, "names": ["x", "y"]},
+        {"arm": None, "mean": None, "names": None},
+    ]
+    text = format_result(Result(["a", "b"], [(0.1, ["x"]), (None, 'say "hi"')]), "csv")
+    assert text == 'a,b\n0.1,"[""x""]"\n,"say ""hi"""'
+    with pytest.raises(TrustqError) as error:
+        format_result(result, "xml")
+    assert message(error) == "There is no format 'xml', only table, csv, json, markdown."
+
+
+def test_no_column_is_an_sql_keyword(tmp_path: Path) -> None:
+    mark(tmp_path)
+    keywords = {
+        name
+        for (name,) in duckdb.sql(
+            "SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category <> 'unreserved'"
+        ).fetchall()
+    }
+    for name, _, listed in describe_results(tmp_path).rows:
+        assert not keywords & {name, *listed.split(", ")}, name
+
+
+def test_setting_names_are_columns() -> None:
+    assert {*SETTINGS, *MATCHED, *PURCHASE, *COMPARED} <= set(TABLES["cells"])
+    assert set(COORDINATES) <= set(TABLES["metrics"])
+    # Every setting is matched, or its difference is shown.
+    assert set(SETTINGS) <= {*MATCHED, *PURCHASE, *COMPARED, "arm", "arm_title"}
+
+
+def test_examples_run(tmp_path: Path) -> None:
+    one_of_each(tmp_path)
+    with connect(tmp_path) as connection:
+        for _, sql in EXAMPLES:
+            connection.execute(sql)
+    risk = next(sql for title, sql in EXAMPLES if title.startswith("Risk"))
+    assert rows(tmp_path, risk) == [("random", "64", 0.5, 0.0), ("random", "64", 1.0, 0.5)]
+    ledger = next(sql for title, sql in EXAMPLES if title.startswith("Ledger"))
+    write(
+        tmp_path,
+        [first := cell("x", n_bought=4)],
+        rounds=[{"cell": first["key"], "round": 1, "n_bought_total": 4, "hits_total": 1}],
+    )
+    assert rows(tmp_path, ledger) == [("x", "64", 0.25, None, 1)]
+
+
+def test_seeds_average_within_settings(tmp_path: Path) -> None:
+    cells = [cell("random", draw, backbone) for draw in (0, 1, 2) for backbone in (1, 2)]
+    figures = [0.1, 0.2, 0.3, 0.4, 0.5, None]
+    other = cell("random", head="xgboost")
+    metrics = [metric(c, figure) for c, figure in zip(cells, figures, strict=True)]
+    metrics[0]["round"] = 1  # this seed had nothing left to buy
+    write(tmp_path, [*cells, other], metrics=[*metrics, metric(other, 0.9)])
+    read = rows(
+        tmp_path,
+        "SELECT head, mean, sd, n, n_backbone_seeds, n_draw_seeds, n_cells, minimum, maximum "
+        "FROM seeds ORDER BY head",
+    )
+    assert read[0] == ("linear", pytest.approx(0.3), pytest.approx(np.std(figures[:5], ddof=1)),
+                       5, 2, 3, 5, 0.1, 0.5)  # fmt: skip
+    assert read[1] == ("xgboost", 0.9, None, 1, 1, 1, 1, 0.9, 0.9)
+
+
+def test_curves_average_at_each_round(tmp_path: Path) -> None:
+    cells = [cell("random", draw) for draw in (0, 1)]
+    rounds = [
+        {"cell": c["key"], "round": r, "n_bought_total": 32 * r} for c in cells for r in (1, 2)
+    ]
+    metrics = [
+        metric(c, 0.5 + r / 10 + draw / 100, round=r, is_final=r == 2)
+        for draw, c in enumerate(cells)
+        for r in (0, 1, 2)
+    ]
+    write(tmp_path, cells, rounds=rounds, metrics=metrics)
+    read = rows(
+        tmp_path, "SELECT round, is_final, n_bought_total, mean, n FROM curves ORDER BY round"
+    )
+    assert read == [
+        (0, False, 0.0, pytest.approx(0.505), 2),
+        (1, False, 32.0, pytest.approx(0.605), 2),
+        (2, True, 64.0, pytest.approx(0.705), 2),
+    ]
+
+
+def test_paired_averages_within_its_unit(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arms, draws, backbones = ["none", "random", "entropy"], 5, 3
+    figures = rng.normal(size=(len(arms), draws, backbones))
+    cells, metrics = [], []
+    for (a, arm), d, b in itertools.product(enumerate(arms), range(draws), range(backbones)):
+        cells.append(cell(arm, d, b))
+        metrics.append(metric(cells[-1], figures[a, d, b]))
+        metrics.append(metric(cells[-1], 99.0 * a, round=0, is_final=False))
+    write(tmp_path, cells, metrics=metrics)
+    read = rows(
+        tmp_path,
+        "SELECT arm, baseline, unit, budget, n, mean_difference, sd, sign_flip_floor, sign_flip_p, "
+        "differs FROM paired",
+    )
+    assert len(read) == 3 * 2 * 2
+    for arm, baseline, unit, budget, n, mean, sd, floor, p, differs in read:
+        difference = figures[arms.index(arm)] - figures[arms.index(baseline)]
+        units = difference.mean(axis=1 if unit == "draw_seed" else 0)
+        test = sign_flip_test(units)
+        assert (n, budget, differs) == (len(units), "64", ["score"])
+        assert (mean, sd) == pytest.approx((units.mean(), units.std(ddof=1)))
+        assert (p, floor) == pytest.approx((test.p_value, test.floor))
+
+
+def test_paired_pairs_only_what_is_otherwise_equal(tmp_path: Path) -> None:
+    none, small = cell("none"), cell("random", budget="64")
+    large = cell("entropy", budget="128", leaky=True, n_trusted=3)
+    other_head = cell("oracle", head="xgboost")
+    other_draw = cell("oracle", draw=1)
+    other_cache = cell("oracle", cache_digest="another")
+    cells = [none, small, large, other_head, other_draw, other_cache]
+    metrics = [metric(c, i) for i, c in enumerate(cells)]
+    metrics.append(metric(small, 5, class_name="a"))  # has no partner
+    metrics.append(metric(none, None, class_name="a"))
+    write(tmp_path, cells, metrics=metrics)
+    assert rows(
+        tmp_path,
+        "SELECT arm, baseline, budget, mean_difference, differs, leaky FROM paired "
+        "WHERE unit = 'draw_seed' ORDER BY arm, baseline",
+    ) == [
+        ("entropy", "none", "128", 2.0, ["score", "leaky", "n_trusted"], True),
+        ("none", "entropy", "128", -2.0, ["score", "leaky", "n_trusted"], True),
+        ("none", "random", "64", -1.0, ["score"], None),
+        ("random", "none", "64", 1.0, ["score"], None),
+    ]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=EXACT_UP_TO + 2),
+    st.sampled_from([1.0, 0.1, 1e-9]),
+)
+def test_sign_flip_p_equals_brute_force(differences: list[float], scale: float) -> None:
+    d = np.array(differences) * scale
+    with duckdb.connect() as connection:
+        found = connection.execute(
+            f"SELECT CASE WHEN n <= {EXACT_UP_TO} THEN {_sign_flip_p()} END "
+            "FROM (SELECT ?::DOUBLE[] AS d, len(?::DOUBLE[]) AS n)",
+            [d.tolist(), d.tolist()],
+        ).fetchone()
+    assert found is not None
+    if len(d) > EXACT_UP_TO:
+        assert found[0] is None
+        return
+    signs = np.array(list(itertools.product([1, -1], repeat=len(d))))
+    sums = np.abs(signs @ d)
+    assert found[0] == np.mean(sums >= abs(d.sum()) - 1e-9 * np.abs(d).sum())
+
+
+def write_cells(folder: Path, arm: str) -> None:
+    for draw in range(8):
+        one = cell(arm, draw)
+        write(folder, [one], metrics=[metric(one, 0.5, metric=f"m{j}") for j in range(3)])
+
+
+def test_two_writers_and_a_reader_do_not_trip_each_other(tmp_path: Path) -> None:
+    mark(tmp_path)
+    spawn = multiprocessing.get_context("spawn")
+    writers: list[Any] = [
+        spawn.Process(target=_write_cells_by_path, args=(str(Path(__file__)), str(tmp_path))),
+        threading.Thread(target=write_cells, args=(tmp_path, "random")),
+        threading.Thread(target=write_cells, args=(tmp_path, "random")),  # the same cells again
+    ]
+    for writer in writers:
+        writer.start()
+    seen = 0
+    while any(writer.is_alive() for writer in writers):
+        counts = rows(
+            tmp_path, "SELECT count(m.cell) FROM cells c LEFT JOIN metrics m ON m.cell = c.key "
+            "GROUP BY c.key"
+        )  # fmt: skip
+        assert all(n == (3,) for n in counts)
+        assert len(counts) >= seen
+        seen = len(counts)
+    for writer in writers:
+        writer.join()
+    assert writers[0].exitcode == 0
+    assert rows(tmp_path, "SELECT count(*) FROM figures") == [(2 * 8 * 3,)]
+    assert len(committed_keys(tmp_path)) == 16
+
+
+def _write_cells_by_path(file: str, folder: str) -> None:
+    write_cells(Path(folder), "entropy")
+
+
+def test_part_names_are_new_and_sort_by_time() -> None:
+    names = [new_part("sweep") for _ in range(50)]
+    assert len(set(names)) == 50
+    assert [name[:28] for name in names] == sorted(name[:28] for name in names)
+    assert re.fullmatch(r"sweep-\d{8}T\d{12}-[0-9a-f]{8}", names[0])

@@ -1,0 +1,353 @@
+"""The cache: what is written is read; damage, mixing and half-written files are noticed."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as nps
+from support import make_cache
+
+from trustq.errors import TrustqError
+from trustq.manifest import make_manifest
+from trustq.store import (
+    Cache,
+    find_caches,
+    import_npz,
+    read_attributes,
+    read_cache,
+    require_same_manifest,
+    verify_cache,
+    write_cache,
+    writing_cache,
+)
+from trustq.store.format import SEEN_OBSERVED, USER_BLOCK
+
+
+def test_read_returns_what_was_written(tmp_path: Path) -> None:
+    cache = make_cache(
+        logits=np.ones((240, 3), np.float32),
+        noise={"spec": "symmetric:0.2", "rate": 0.19},
+        preprocessing={"size": 64},
+        extra={"history/train_loss": np.arange(3.0), "fold": np.arange(240) % 5},
+    )
+    written = write_cache(tmp_path / "a.h5", cache)
+    read = read_cache(tmp_path / "a.h5")
+    for field in dataclasses.fields(Cache):
+        ours, theirs = getattr(written, field.name), getattr(read, field.name)
+        if isinstance(ours, np.ndarray):
+            np.testing.assert_array_equal(ours, theirs, err_msg=field.name)
+        elif field.name == "extra":
+            assert sorted(ours) == sorted(theirs)
+            for name in ours:
+                np.testing.assert_array_equal(ours[name], theirs[name])
+        elif field.name != "created":
+            assert ours == theirs, field.name
+
+
+texts = st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)), max_size=12)
+
+
+@given(st.data())
+def test_any_shape_dtype_and_unicode_id_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    n, d = data.draw(st.integers(0, 5)), data.draw(st.integers(1, 4))
+    kind = data.draw(st.sampled_from([np.float16, np.float32, np.float64]))
+    features = data.draw(nps.arrays(kind, (n, d), elements=st.floats(-100, 100, width=16)))
+    ids = data.draw(st.lists(texts, min_size=n, max_size=n))
+    cache = make_cache(
+        n=n,
+        group_size=1,
+        sample_id=np.array(ids, dtype=object),
+        group_id=np.array(ids, dtype=object),
+        split=np.array(["train"] * n, dtype=object),
+        features=features,
+    )
+    path = tmp_path_factory.mktemp("property") / "c.h5"
+    write_cache(path, cache)
+    read = read_cache(path)
+    assert read.sample_id.tolist() == ids
+    assert read.features.dtype == kind
+    np.testing.assert_array_equal(read.features, features)
+    verify_cache(path)
+
+
+def test_streamed_rows_equal_whole_arrays(tmp_path: Path) -> None:
+    cache = make_cache()
+    whole = write_cache(tmp_path / "whole.h5", cache)
+    with writing_cache(tmp_path / "streamed.h5", len(cache), {"features": (8, "float32")}) as w:
+        for start in range(0, len(cache), 7):
+            w.append("features", cache.features[start : start + 7])
+        for name in ("sample_id", "split", "group_id", "label", "observed", "trusted", "seen"):
+            w.put(name, getattr(cache, name))
+        w.finish({name: getattr(cache, name) for name in _attribute_names()})
+    assert w.content_digest == whole.content_digest
+    verify_cache(tmp_path / "streamed.h5")
+
+
+def test_every_flipped_byte_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "small.h5"
+    write_cache(path, make_cache(n=6, d=2, logits=np.zeros((6, 3), np.float32)))
+    raw = path.read_bytes()
+    rng = np.random.default_rng(0)
+    places = rng.choice(len(raw), size=min(1000, len(raw)), replace=False)
+    for place in places.tolist():
+        damaged = bytearray(raw)
+        damaged[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        with pytest.raises(TrustqError):
+            verify_cache(path)
+        with pytest.raises(TrustqError):
+            read_cache(path)
+
+
+@pytest.mark.parametrize("name", ["exposure", "classes"])
+def test_a_changed_attribute_fails_though_the_file_was_sealed_anew(
+    tmp_path: Path, name: str
+) -> None:
+    from trustq.store.write import _seal
+
+    path = tmp_path / "a.h5"
+    write_cache(path, make_cache())
+    with h5py.File(path, "r+") as file:
+        value = str(file.attrs[name])
+        file.attrs[name] = value.replace("frozen", "frozem").replace('"a"', '"z"')
+    _seal(path)
+    with pytest.raises(TrustqError) as caught:
+        verify_cache(path)
+    assert str(caught.value) == (
+        f"{path} is damaged: the attributes do not match the overall digest.\n"
+        "Copy it again from where it was made, or delete it and extract again."
+    )
+
+
+def test_a_truncated_file_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    write_cache(path, make_cache())
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(TrustqError, match="is damaged: its bytes have digest .*\nCopy it again"):
+        read_cache(path)
+
+
+def test_a_foreign_hdf5_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.h5"
+    with h5py.File(path, "w") as file:
+        file["features"] = np.zeros(3)
+    with pytest.raises(TrustqError) as caught:
+        read_cache(path)
+    assert str(caught.value) == (
+        f"{path} is no trustq cache (it does not begin with 'trustq.cache sealed xxh3_128=').\n"
+        "Features and logits from elsewhere come in with `trustq cache import`."
+    )
+
+
+def test_a_missing_dataset_is_named(tmp_path: Path) -> None:
+    from trustq.store.write import _seal
+
+    path = tmp_path / "a.h5"
+    write_cache(path, make_cache())
+    with h5py.File(path, "r+") as file:
+        del file["observed"]
+    _seal(path)
+    with pytest.raises(TrustqError) as caught:
+        read_cache(path)
+    assert str(caught.value) == (
+        f"{path} lacks the dataset observed; a cache has sample_id, split, group_id, label, "
+        "observed, trusted, seen and features. Extract or import it again."
+    )
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    from trustq.store.write import _seal
+
+    path = tmp_path / "a.h5"
+    write_cache(path, make_cache())
+    with h5py.File(path, "r+") as file:
+        file.attrs["format_version"] = 99
+    _seal(path)
+    with pytest.raises(TrustqError, match="has cache format 99; this trustq reads up to 1. Upg"):
+        read_cache(path)
+
+
+def test_a_cache_of_another_manifest_is_refused(tmp_path: Path) -> None:
+    ids = np.array(["a", "b"])
+    columns = {
+        "sample_id": ids,
+        "path": ids,
+        "label": np.array(["x", "y"]),
+        "group_id": ids,
+        "split": np.array(["train", "test"]),
+        "dataset": np.array(["d", "d"]),
+        "domain": np.array(["e", "e"]),
+    }
+    manifest = make_manifest(columns, classes=["x", "y"], root=tmp_path, source="m")
+    cache = make_cache(manifest=manifest.digests)
+    require_same_manifest(cache, manifest)
+    columns["label"] = np.array(["y", "y"])
+    other = make_manifest(columns, classes=["x", "y"], root=tmp_path, source="m")
+    with pytest.raises(TrustqError) as caught:
+        require_same_manifest(cache, other)
+    ours, theirs = manifest.digests["labels"][:8], other.digests["labels"][:8]
+    assert str(caught.value) == (
+        f"cache of gauss was written from another manifest: its labels have digest {ours}..., "
+        f"expected {theirs}....\nExtract again, or pass the manifest it was written from."
+    )
+
+
+def test_content_digest_leaves_out_time_and_versions(tmp_path: Path) -> None:
+    a = write_cache(tmp_path / "a.h5", make_cache(created="2020", versions={"trustq": "0"}))
+    b = write_cache(tmp_path / "b.h5", make_cache(created="2021", versions={"trustq": "1"}))
+    c = write_cache(tmp_path / "c.h5", make_cache(exposure="unknown"))
+    assert a.content_digest == b.content_digest != c.content_digest
+    assert a.digest != b.digest
+
+
+KILLED_WRITER = """
+    import os, signal, sys
+    sys.path.insert(0, {tests!r})
+    from support import make_cache
+    from pathlib import Path
+    import h5py
+    from trustq.store import write_cache
+    calls = 0
+    def count(original):
+        def counted(*args, **kwargs):
+            global calls
+            calls += 1
+            if calls == {at}:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args, **kwargs)
+        return counted
+    h5py.Group.create_dataset = count(h5py.Group.create_dataset)
+    os.fsync = count(os.fsync)
+    os.replace = count(os.replace)
+    write_cache(Path({path!r}), make_cache(seed=1, dataset="new"))
+"""
+
+
+@pytest.mark.parametrize("at", [1, 4, 8, 9, 10, 11, 12])
+def test_a_killed_writer_leaves_the_old_file_or_the_new_one(tmp_path: Path, at: int) -> None:
+    path = tmp_path / "a.h5"
+    write_cache(path, make_cache(dataset="old"))
+    tests = str(Path(__file__).parent)
+    code = textwrap.dedent(KILLED_WRITER).format(tests=tests, at=at, path=str(path))
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert process.returncode in (0, -signal.SIGKILL), process.stderr.decode()
+    verify_cache(path)
+    assert read_cache(path).dataset in ("old", "new")
+    assert [p.name for p in find_caches([tmp_path])] == ["a.h5"]
+    write_cache(path, make_cache(dataset="newer"))
+    assert os.listdir(tmp_path) == ["a.h5"]  # the next writer cleared what the killed one left
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+    with (
+        pytest.raises(RuntimeError, match="closed without finish"),
+        writing_cache(tmp_path / "a.h5", 1, {}),
+    ):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(TrustqError, match="could not be written: (file exists|not a directory)"):
+        write_cache(tmp_path / "file" / "a.h5", make_cache())
+
+
+def test_attributes_are_read_without_arrays(tmp_path: Path) -> None:
+    write_cache(tmp_path / "a.h5", make_cache())
+    attributes = read_attributes(tmp_path / "a.h5")
+    assert attributes["exposure"] == "frozen"
+    assert attributes["datasets"]["features"] == "<f4(240, 8)"
+
+
+def test_the_file_opens_without_trustq(tmp_path: Path) -> None:
+    cache = make_cache()
+    write_cache(tmp_path / "a.h5", cache)
+    with h5py.File(tmp_path / "a.h5", "r") as file:
+        assert file.userblock_size == USER_BLOCK
+        assert file["features"].chunks is None and file["features"].compression is None
+        assert file["sample_id"].asstr()[0] == "s0000"
+        assert json.loads(file.attrs["classes"]) == list(cache.classes)
+
+
+def test_rows_beside_a_seen_relative_are_not_honest() -> None:
+    seen = np.zeros(240, np.uint8)
+    seen[0] = SEEN_OBSERVED
+    cache = make_cache(seen=seen)
+    assert not cache.honest_for_any_noise[:2].any()  # row 1 shares row 0's group
+    assert cache.honest_for_any_noise[2:].all()
+
+
+def test_import_gives_missing_arrays_their_stated_meaning(tmp_path: Path) -> None:
+    np.savez(tmp_path / "e.npz", features=np.eye(3), labels=np.array([0, 1, 1]))
+    cache = import_npz(tmp_path / "e.npz")
+    assert cache.sample_id.tolist() == cache.group_id.tolist() == ["0", "1", "2"]
+    assert set(cache.split.tolist()) == {"train"}
+    assert cache.exposure == "unknown"
+    assert cache.classes == ("0", "1")
+    assert cache.observed.tolist() == [-1, -1, -1]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (
+            {"labels": np.zeros(3)},
+            "{path} has no array 'features' for features; it holds labels. "
+            "Name it with --features ARRAY.",
+        ),
+        (
+            {"features": np.eye(3), "labels": np.zeros(2, int)},
+            "{path}: labels has 2 rows, features 3.",
+        ),
+        (
+            {"features": np.eye(3), "labels": np.zeros(3)},
+            "{path}: labels have type float64; expected indices or names.",
+        ),
+        (
+            {"features": np.eye(2), "labels": np.zeros(2, int), "probs": np.full((2, 2), 0.6)},
+            "{path}: probs must be at least 0 and sum to 1 in every row; row 1 sums to 1.2.",
+        ),
+        (
+            {"features": np.full((2, 2), np.nan), "labels": np.zeros(2, int)},
+            "{path}: features holds NaN or infinite values in 2 rows.",
+        ),
+        (
+            {"features": np.eye(2), "labels": np.zeros(2, int), "sample_ids": np.array(["a", "a"])},
+            "{path}: sample_ids must be unique; 1 are repeated.",
+        ),
+    ],
+)
+def test_import_says_what_is_wrong(
+    tmp_path: Path, arrays: dict[str, np.ndarray], message: str
+) -> None:
+    path = tmp_path / "e.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(TrustqError) as caught:
+        import_npz(path)
+    assert str(caught.value) == message.format(path=path)
+
+
+def test_import_never_unpickles(tmp_path: Path) -> None:
+    path = tmp_path / "e.npz"
+    np.savez(path, features=np.eye(2), labels=np.array([{}, {}], dtype=object))
+    with pytest.raises(TrustqError, match="Pickled objects are not loaded"):
+        import_npz(path)
+
+
+def _attribute_names() -> tuple[str, ...]:
+    from trustq.store.format import ATTRIBUTES
+
+    return ATTRIBUTES

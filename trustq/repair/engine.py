@@ -1,0 +1,251 @@
+"""Repair on caches: cells of arm x budget x draw, each run once and recorded."""
+
+import dataclasses
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trustq.digest import digest_json, digest_strings
+from trustq.errors import TrustqError
+from trustq.recipes import Recipe, SweepRecipe
+from trustq.repair.arms import Arm, budget_size, parse_arm
+from trustq.repair.experiment import Experiment, draw_experiment
+from trustq.repair.loop import Loop, Round
+from trustq.repair.record import Recorder
+from trustq.results import committed_keys, new_part, write_part
+from trustq.store import Cache
+
+# Part of every cell's key: raised when a change of code changes a number, so that cells of an older
+# numerics are run again rather than mixed with new ones.
+NUMERICS = 1
+
+
+@dataclass
+class RepairRun:
+    """What a call of `repair` did."""
+
+    keys: list[str] = field(default_factory=list)  # every cell asked for, old and new
+    n_new: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Cell:
+    arm: Arm
+    budget: str
+    key: str
+
+
+def repair(
+    caches: Sequence[Cache],
+    *,
+    recipe: Recipe,
+    results: Path,
+    externals: Sequence[Cache] = (),
+    allow_leak: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> RepairRun:
+    """Run the recipe's arms, budgets and draws on caches and record them under `results`.
+
+    Cells that are there already are left as they are. `externals` are caches of other images by the
+    same networks; `progress` is told cells done and in all. Raises `TrustqError` for an experiment
+    that would not be honest; what was recorded before stays.
+    """
+    sweep = recipe.sweep
+    arms = list(dict.fromkeys(parse_arm(text) for text in sweep.arms))
+    for name in ("draws", "rounds"):
+        if getattr(sweep, name) < 1:
+            raise TrustqError(f"{name} is {getattr(sweep, name)}, expected 1 or more.")
+    run = RepairRun()
+    there = committed_keys(results)
+    total = len(caches) * sweep.draws * _n_cells(arms, sweep)
+    for cache in caches:
+        own = _matching(cache, externals)
+        for draw_seed in range(sweep.draw_seed, sweep.draw_seed + sweep.draws):
+            experiment = draw_experiment(
+                cache, sweep=sweep, draw_seed=draw_seed, allow_leak=allow_leak
+            )
+            shared = _shared_key(experiment, sweep, own)
+            cells = _cells(arms, sweep, shared)
+            run.notes += [note for note in experiment.notes if note not in run.notes]
+            missing = [cell for cell in cells if cell.key not in there]
+            if missing:
+                notes = _run_group(experiment, recipe, own, missing, shared, results)
+                run.notes += [note for note in notes if note not in run.notes]
+            run.keys += [cell.key for cell in cells]
+            run.n_new += len(missing)
+            if progress:
+                progress(len(run.keys), total)
+    return run
+
+
+def _run_group(
+    experiment: Experiment,
+    recipe: Recipe,
+    externals: tuple[Cache, ...],
+    cells: list[_Cell],
+    shared_key: str,
+    results: Path,
+) -> list[str]:
+    """Run the cells of one cache and draw, which share round 0, and write them as one part."""
+    loop = Loop(experiment, recipe.sweep, externals)
+    recorder = Recorder(experiment.cache.classes)
+    notes: list[str] = []
+    started = time.perf_counter()
+    zero = loop.round_zero([cell.arm for cell in cells])
+    shared_seconds = time.perf_counter() - started
+    for cell in cells:
+        started = time.perf_counter()
+        budget = 0
+        if cell.arm.score != "none":
+            n_wrong = experiment.n_wrong
+            budget = budget_size(cell.budget, n_rows=len(experiment.rows), n_wrong=n_wrong)
+        rounds = [zero, *loop.rounds(cell.arm, zero, budget=budget)]
+        seconds = shared_seconds + time.perf_counter() - started
+        recorder.add_cell(_cell_row(cell, loop, recipe, rounds, shared_key, seconds))
+        recorder.add_rounds(cell.key, experiment, rounds, loop.settings)
+        notes += [note for state in rounds for note in state.notes]
+    write_part(results, recorder.tables(), part=new_part("repair"))
+    return notes
+
+
+def _cells(arms: list[Arm], sweep: SweepRecipe, shared_key: str) -> list[_Cell]:
+    cells = []
+    for arm in arms:
+        # No purchase: one cell, whatever the budgets and rounds.
+        for budget in ("0",) if arm.score == "none" else sweep.budgets:
+            rounds = 1 if arm.score == "none" else sweep.rounds
+            key = digest_json(
+                {"shared": shared_key, "arm": arm.text, "budget": budget, "rounds": rounds}
+            )
+            cells.append(_Cell(arm, budget, key))
+    return cells
+
+
+def _n_cells(arms: list[Arm], sweep: SweepRecipe) -> int:
+    return sum(1 if arm.score == "none" else len(sweep.budgets) for arm in arms)
+
+
+def _shared_key(experiment: Experiment, sweep: SweepRecipe, externals: tuple[Cache, ...]) -> str:
+    """Digest of all that changes a number of round 0."""
+    return digest_json(
+        {
+            "numerics": NUMERICS,
+            "cache": experiment.cache.content_digest,
+            "rows": sweep.rows,
+            "noise": [experiment.noise, experiment.noise_digest],
+            "trusted": [experiment.trusted, sweep.trusted_strata],
+            "draw_seed": experiment.draw_seed,
+            "head": [sweep.head, sweep.regularisation, sweep.trees],
+            "folds": sweep.folds,
+            "externals": sorted(cache.content_digest for cache in externals),
+        }
+    )
+
+
+def _cell_row(
+    cell: _Cell,
+    loop: Loop,
+    recipe: Recipe,
+    rounds: list[Round],
+    shared_key: str,
+    seconds: float,
+) -> dict[str, Any]:
+    experiment, sweep = loop.experiment, recipe.sweep
+    cache, arm = experiment.cache, cell.arm
+    validation = experiment.validation
+    digest = digest_strings(cache.sample_id[validation].tolist()) if len(validation) else None
+    uses_validation = bool(len(validation))
+    return {
+        "key": cell.key,
+        "recipe": recipe.name,
+        "dataset": cache.dataset,
+        "cache": str(cache.path or ""),
+        "cache_digest": cache.content_digest,
+        "backbone": cache.backbone,
+        "backbone_seed": cache.backbone_seed,
+        "draw_seed": experiment.draw_seed,
+        "rows_used": sweep.rows,
+        "noise": experiment.noise,
+        "noise_unit": "image",
+        "noise_rate": experiment.start.rate,
+        "buy_unit": "image",
+        "arm": arm.text,
+        "score": arm.score,
+        "source": arm.source if arm.is_scored else None,
+        "action": arm.action,
+        "arm_title": arm.title,
+        "head": sweep.head,
+        "head_settings": json.dumps(loop.settings, sort_keys=True),
+        "refit": "none" if sweep.head == "backbone" else "head",
+        "calibrator": "temperature" if uses_validation else None,
+        "calibration_labels": (
+            f"reference labels of {len(validation)} validation rows"
+            if uses_validation
+            else "none: there are no validation rows"
+        ),
+        "budget": cell.budget,
+        "n_rounds": len(rounds) - 1,
+        "n_folds": sweep.folds,
+        "trusted": experiment.trusted,
+        "trusted_strata": sweep.trusted_strata,
+        "exposure": cache.exposure,
+        "leaky": experiment.leaky,
+        "in_sample": arm.is_scored and arm.source == "in_sample",
+        "backbone_saw_rows": bool(cache.seen_labels[experiment.rows].any()),
+        "n_train": len(experiment.rows),
+        "n_wrong_start": experiment.n_wrong,
+        "n_bought": sum(len(state.purchase.rows) for state in rounds if state.purchase),
+        "n_trusted": int(experiment.start.trusted.sum()),
+        "n_clean_validation": len(validation) if uses_validation else 0,
+        "n_unscored": max(state.n_unscored for state in rounds),
+        "selection_digest": digest if loop.chosen_on == "val" else None,
+        "calibration_digest": digest,
+        "shared_key": shared_key,
+        "threads": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "seconds": seconds,
+        "created": datetime.now(UTC).isoformat("T", "seconds"),
+        "versions": json.dumps(_versions()),
+    }
+
+
+def _versions() -> dict[str, str]:
+    names = ("trustq", "numpy", "scikit-learn", "cleanlab", "xgboost")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def _matching(cache: Cache, externals: Sequence[Cache]) -> tuple[Cache, ...]:
+    """The external caches that came through the same network, with labels in this class order."""
+    own = [other for other in externals if other.weights_digest == cache.weights_digest]
+    if externals and not own:
+        raise TrustqError(
+            f"None of the external caches went through the network of {cache.name}. Make them with "
+            f"`trustq extract OTHER.parquet --with {cache.name}`."
+        )
+    return tuple(_relabelled(other, cache) for other in own)
+
+
+def _relabelled(other: Cache, cache: Cache) -> Cache:
+    if other.seen_labels.any():
+        raise TrustqError(
+            f"{other.name} holds {int(other.seen_labels.sum())} rows that the backbone was trained "
+            "on; they are no external test. Leave them out of its manifest."
+        )
+    strange = set(other.classes) - set(cache.classes)
+    if strange:
+        raise TrustqError(
+            f"{other.name} has classes that {cache.name} lacks: {', '.join(sorted(strange))}."
+        )
+    position = np.array([cache.classes.index(name) for name in other.classes] + [-1])
+    return dataclasses.replace(other, classes=cache.classes, label=position[other.label])

@@ -1,0 +1,158 @@
+"""From rounds to result rows: what a cell leaves behind in the tables."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from trustq.probabilities import softmax
+from trustq.repair.experiment import Experiment
+from trustq.repair.loop import Evaluated, Purchase, Round
+from trustq.results import TABLES
+from trustq.tables import Columns
+
+
+class Recorder:
+    """Collects the rows of a group of cells, table by table."""
+
+    def __init__(self, classes: tuple[str, ...]) -> None:
+        self._names = np.array([*classes, None], dtype=object)  # -1 is no class
+        self._blocks: dict[str, list[Columns]] = {}
+        self._rows: dict[str, list[dict[str, Any]]] = {"cells": [], "rounds": [], "metrics": []}
+
+    def add_cell(self, row: dict[str, Any]) -> None:
+        """Add the cell's own row."""
+        self._rows["cells"].append(row)
+
+    def add_rounds(
+        self, cell: str, experiment: Experiment, rounds: list[Round], settings: dict[str, Any]
+    ) -> None:
+        """Add rounds, ledger, labels, metrics and the last round's predictions of a cell."""
+        bought_round = np.full(len(experiment.rows), -1)
+        n_bought = hits = 0
+        for state in rounds:
+            if state.purchase is not None:
+                bought_round[state.purchase.rows] = state.number
+                self._add_purchase(cell, state, state.purchase, experiment)
+                new_hits = int((state.purchase.before != state.purchase.after).sum())
+                n_new = len(state.purchase.rows)
+            else:
+                new_hits = n_new = 0
+            n_bought, hits = n_bought + n_new, hits + new_hits
+            n_wrong = int((state.current != experiment.labels).sum())
+            self._rows["rounds"].append(
+                {
+                    "cell": cell,
+                    "round": state.number,
+                    "n_bought": n_new,
+                    "n_bought_total": n_bought,
+                    "hits": new_hits,
+                    "hits_total": hits,
+                    "hit_rate": new_hits / n_new if n_new else math.nan,
+                    "noise_left": n_wrong / len(experiment.labels),
+                    "n_wrong_left": n_wrong,
+                    "fit_seconds": state.fit_seconds,
+                    "regularisation": float(settings.get("C", math.nan)),
+                    "temperature": state.temperature,
+                }
+            )
+            for evaluated in state.evaluated:
+                self._add_figures(cell, state.number, state is rounds[-1], evaluated)
+        for evaluated in rounds[-1].evaluated:
+            self._add_predictions(cell, rounds[-1].number, evaluated)
+        start, last = experiment.start, rounds[-1]
+        self._add_block(
+            "labels",
+            cell,
+            sample_id=experiment.sample_ids,
+            label=self._names[experiment.labels],
+            observed=self._names[start.observed],
+            current_label=self._names[last.current],
+            trusted=last.trusted,
+            bought_round=np.ma.masked_equal(bought_round, -1),
+        )
+
+    def tables(self) -> dict[str, Columns]:
+        """All rows as columns, ready to be written."""
+        tables = {name: _columns(name, rows) for name, rows in self._rows.items()}
+        for name, blocks in self._blocks.items():
+            tables[name] = {
+                column: np.ma.concatenate([block[column] for block in blocks])
+                if isinstance(blocks[0][column], np.ma.MaskedArray)
+                else np.concatenate([block[column] for block in blocks])
+                for column in blocks[0]
+            }
+        return tables
+
+    def _add_purchase(
+        self, cell: str, state: Round, purchase: Purchase, experiment: Experiment
+    ) -> None:
+        self._add_block(
+            "queries",
+            cell,
+            round=np.full(len(purchase.rows), state.number),
+            rank=np.arange(1, len(purchase.rows) + 1),
+            sample_id=experiment.sample_ids[purchase.rows],
+            quality=purchase.quality,
+            fold=np.ma.masked_equal(purchase.fold, -1),
+            label_before=self._names[purchase.before],
+            label_after=self._names[purchase.after],
+            truth=self._names[experiment.labels[purchase.rows]],
+            hit=purchase.before != purchase.after,
+        )
+
+    def _add_figures(self, cell: str, number: int, is_final: bool, evaluated: Evaluated) -> None:
+        for stage, figures in evaluated.figures.items():
+            self._rows["metrics"] += [
+                {
+                    "cell": cell,
+                    "round": number,
+                    "is_final": is_final,
+                    "eval_dataset": evaluated.dataset,
+                    "split": evaluated.split,
+                    "stage": stage,
+                    "metric": metric,
+                    "figure": figure,
+                    "n": len(evaluated.labels),
+                }
+                for metric, figure in figures.items()
+            ]
+
+    def _add_predictions(self, cell: str, number: int, evaluated: Evaluated) -> None:
+        n = len(evaluated.labels)
+        for stage, logits in evaluated.logits.items():
+            probs = softmax(logits)
+            self._add_block(
+                "predictions",
+                cell,
+                round=np.full(n, number),
+                eval_dataset=_repeated(evaluated.dataset, n),
+                split=_repeated(evaluated.split, n),
+                stage=_repeated(stage, n),
+                sample_id=evaluated.sample_id,
+                group_id=evaluated.group_id,
+                label=self._names[evaluated.labels],
+                predicted=self._names[logits.argmax(axis=1)],
+                confidence=probs.max(axis=1),
+                probabilities=probs,
+                logits=logits,
+            )
+
+    def _add_block(self, table: str, cell: str, **columns: np.ndarray) -> None:
+        n = len(next(iter(columns.values())))
+        self._blocks.setdefault(table, []).append({"cell": _repeated(cell, n)} | columns)
+
+
+def _repeated(text: str, n: int) -> np.ndarray:
+    return np.full(n, text, dtype=object)
+
+
+def _columns(table: str, rows: list[dict[str, Any]]) -> Columns:
+    columns: Columns = {}
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        if TABLES[table][name] == "VARCHAR":
+            columns[name] = np.array(values, dtype=object)
+        else:
+            columns[name] = np.array(values)
+    return columns

@@ -1,0 +1,139 @@
+"""Figures: what a repair gains per label bought, and what confidence is worth."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trustq.errors import TrustqError
+from trustq.files import replacing
+from trustq.report.tables import DISCLAIMER, arm_order
+from trustq.results import connect
+from trustq.selective import max_probability, risk_coverage_curve
+
+# Okabe and Ito's palette: told apart by the colour-blind; marks and dashes repeat the difference.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_MARKS = ("o", "s", "^", "D", "v", "P", "X")
+
+# The first few rows make a risk of anything from 0 to 1; the axis is scaled by what follows them.
+_STEADY = 0.05
+
+_CURVES = """
+SELECT arm, arm_title, r.n_bought_total AS bought, c.backbone_seed, c.draw_seed, m.figure
+FROM metrics m JOIN rounds r USING (cell, round) JOIN cells c ON c.key = m.cell
+WHERE m.metric = ? AND m.split = ? AND m.stage = 'uncalibrated' AND c.key IN (SELECT unnest(?))
+  AND m.eval_dataset = c.dataset
+ORDER BY ALL
+"""
+_PREDICTIONS = """
+SELECT c.arm, c.arm_title, p.stage, p.predicted <> p.label AS wrong, p.probabilities
+FROM predictions p JOIN cells c ON c.key = p.cell
+WHERE p.split = ? AND c.key IN (SELECT unnest(?)) AND p.eval_dataset = c.dataset
+ORDER BY c.arm_title, p.stage, c.key, p.sample_id
+"""
+
+
+def repair_curve_figure(
+    results: Path, keys: list[str], path: Path, *, metric: str = "accuracy", split: str = "test"
+) -> None:
+    """Draw a metric against labels bought: a line per arm, mean and 95 % interval over seeds.
+
+    `keys` names cells; raises `TrustqError` when they hold no such figures.
+    """
+    from trustq.stats import bootstrap_interval
+
+    with connect(results) as connection:
+        rows = connection.execute(_CURVES, [metric, split, keys]).fetchall()
+    if not rows:
+        raise TrustqError(f"There are no {metric} figures on {split} rows to draw.")
+    figure, axes = _canvas()
+    for index, (arm, title) in enumerate(_arms(row[:2] for row in rows)):
+        own = [row[2:] for row in rows if row[0] == arm]
+        n_seeds = len({row[1:3] for row in own})
+        # Purchases of a share differ by a label or two between draws: points are rounds, at the
+        # mean of what was bought.
+        by_seed: dict[Any, list[tuple[int, float]]] = {}
+        for bought, backbone, draw, value in own:
+            by_seed.setdefault((backbone, draw), []).append((bought, value))
+        runs = [np.array(sorted(run)) for run in by_seed.values()]
+        shortest = min(map(len, runs))
+        stacked = np.stack([run[:shortest] for run in runs])
+        bought, values = stacked[..., 0].mean(axis=0), stacked[..., 1]
+        mean = values.mean(axis=0)
+        style = {"color": _COLOURS[index % 7], "marker": _MARKS[index % 7], "markersize": 5}
+        if len(mean) == 1:
+            axes.axhline(mean[0], color=style["color"], linestyle=":", linewidth=1)
+        axes.plot(bought, mean, label=f"{title} (n = {n_seeds})", linewidth=1.5, **style)
+        if n_seeds > 1:
+            intervals = [bootstrap_interval(column, seed=0) for column in values.T]
+            lower, upper = zip(*intervals, strict=True)
+            axes.fill_between(bought, lower, upper, color=style["color"], alpha=0.12, linewidth=0)
+    axes.set_xlabel("labels bought")
+    axes.set_ylabel(f"{metric.replace('_', ' ')}, {split.replace('_', ' ')} rows")
+    axes.set_title("What repair buys: mean and 95 % interval over seeds and draws")
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def risk_coverage_figure(
+    results: Path, keys: list[str], path: Path, *, split: str = "test"
+) -> None:
+    """Draw selective risk against coverage for each arm, pooled over cells, after temperature.
+
+    Raises `TrustqError` when the cells hold no predictions of that split.
+    """
+    with connect(results) as connection:
+        answer = connection.execute(_PREDICTIONS, [split, keys]).fetchnumpy()
+    if not len(answer["arm"]):
+        raise TrustqError(f"There are no predictions of {split} rows to draw.")
+    arms, titles, stages = answer["arm"], answer["arm_title"], answer["stage"]
+    stage = "calibrated" if (stages == "calibrated").any() else "uncalibrated"
+    figure, axes = _canvas()
+    highest = 0.0
+    for index, (arm, title) in enumerate(_arms(zip(arms, titles, strict=True))):
+        chosen = (arms == arm) & (stages == stage)
+        probs = np.stack(answer["probabilities"][chosen].tolist())
+        wrong = np.asarray(answer["wrong"][chosen], dtype=bool)
+        curve = risk_coverage_curve(wrong, max_probability(probs))
+        highest = max(highest, curve.risk[curve.coverage >= _STEADY].max())
+        axes.plot(
+            curve.coverage,
+            curve.risk,
+            color=_COLOURS[index % 7],
+            marker=_MARKS[index % 7],
+            markevery=0.1,
+            markersize=4,
+            linewidth=1.5,
+            label=f"{title} ({wrong.mean():.1%} wrong at full coverage)",
+        )
+    axes.set_xlim(0, 1.005)
+    axes.set_ylim(0, 1.25 * highest or 1)
+    axes.set_xlabel("coverage: share of rows answered, most confident first")
+    axes.set_ylabel("selective risk: share of answers that are wrong")
+    axes.set_title(f"What confidence is worth: {split.replace('_', ' ')} rows, {stage}, all draws")
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def _arms(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    return sorted(set(pairs), key=lambda pair: arm_order(pair[0]))
+
+
+def _canvas() -> tuple[Any, Any]:
+    # The object interface, so that no window system and no global state is touched.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#DDDDDD", linewidth=0.5)
+    axes.set_axisbelow(True)
+    axes.title.set_fontsize(10)
+    return figure, axes
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.supxlabel(DISCLAIMER, x=0.995, ha="right", fontsize=6, color="#777777")
+    with replacing(Path(path)) as part:
+        figure.savefig(part)

@@ -1,0 +1,28 @@
+"""Results: Parquet parts that any number of writers add to, and SQL over them."""
+
+from trustq.results.examples import EXAMPLES
+from trustq.results.query import (
+    Result,
+    committed_keys,
+    connect,
+    describe_results,
+    run_query,
+    save_query,
+)
+from trustq.results.schema import TABLES
+from trustq.results.show import format_result
+from trustq.results.write import new_part, write_part
+
+__all__ = [
+    "EXAMPLES",
+    "TABLES",
+    "Result",
+    "committed_keys",
+    "connect",
+    "describe_results",
+    "format_result",
+    "new_part",
+    "run_query",
+    "save_query",
+    "write_part",
+]

@@ -1,0 +1,71 @@
+"""Queries to start from, shown by `trustq sql` alone; each runs on any results folder."""
+
+EXAMPLES: tuple[tuple[str, str], ...] = (
+    (
+        "Main table: every arm after repair, mean and sd over seeds",
+        """SELECT head, budget, arm, stage, metric, mean, sd, n
+FROM seeds
+WHERE is_final AND split = 'test' AND class_name IS NULL AND slice_name IS NULL
+    AND metric IN ('accuracy', 'macro_f1', 'ece', 'aurc')
+ORDER BY metric, stage, head, budget, mean DESC""",
+    ),
+    (
+        "Repair curve: accuracy against labels bought",
+        """SELECT arm, budget, n_bought_total, mean, sd, n
+FROM curves
+WHERE metric = 'accuracy' AND split = 'test' AND stage = 'uncalibrated'
+    AND class_name IS NULL AND slice_name IS NULL
+ORDER BY arm, budget, n_bought_total""",
+    ),
+    (
+        "Ledger: what share of the labels each arm bought was wrong",
+        """SELECT c.arm, c.budget, avg(r.hits_total / r.n_bought_total) AS hit_rate,
+    avg(r.noise_left) AS noise_left, count(*) AS n_cells
+FROM rounds r JOIN cells c ON r.cell = c.key
+WHERE r.n_bought_total > 0 AND r.n_bought_total = c.n_bought
+GROUP BY c.arm, c.budget
+ORDER BY hit_rate DESC""",
+    ),
+    (
+        "Paired differences from random purchases, draw by draw",
+        """SELECT arm, budget, metric, stage, n, mean_difference, sd, sign_flip_p, sign_flip_floor,
+    differs
+FROM paired
+WHERE baseline = 'random' AND unit = 'draw_seed' AND split = 'test'
+    AND class_name IS NULL AND slice_name IS NULL
+ORDER BY metric, stage, arm, budget""",
+    ),
+    (
+        "Risk against coverage: error among the most confident predictions",
+        """WITH ranked AS (
+    SELECT p.cell, c.arm, c.budget, p.label <> p.predicted AS wrong,
+        row_number() OVER by_confidence AS n_kept, count(*) OVER (PARTITION BY p.cell) AS n_all,
+        sum((p.label <> p.predicted)::INTEGER) OVER by_confidence AS n_wrong
+    FROM predictions p JOIN cells c ON p.cell = c.key
+    WHERE p.split = 'test' AND p.stage = 'uncalibrated' AND p.round = (
+        SELECT max(m.round) FROM metrics m WHERE m.cell = p.cell AND m.is_final)
+    WINDOW by_confidence AS (
+        PARTITION BY p.cell ORDER BY p.confidence DESC, p.sample_id ROWS UNBOUNDED PRECEDING)
+)
+SELECT arm, budget, ceil(10.0 * n_kept / n_all) / 10 AS coverage,
+    avg(n_wrong / n_kept) AS selective_risk
+FROM ranked
+GROUP BY arm, budget, coverage
+ORDER BY arm, budget, coverage""",
+    ),
+    (
+        "Per class: where the arms differ",
+        """SELECT class_name, metric, arm, budget, mean, sd, n
+FROM seeds
+WHERE is_final AND split = 'test' AND stage = 'uncalibrated' AND class_name IS NOT NULL
+    AND slice_name IS NULL
+ORDER BY class_name, metric, mean DESC""",
+    ),
+    (
+        "Warnings: cells whose figures are not what an honest experiment gives",
+        """SELECT arm, exposure, leaky, in_sample, backbone_saw_rows, count(*) AS n_cells
+FROM cells
+GROUP BY ALL
+ORDER BY n_cells DESC""",
+    ),
+)

@@ -1,0 +1,291 @@
+"""Ask a results folder in SQL: an in-memory DuckDB with one typed view per table."""
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import duckdb
+
+from trustq.errors import TrustqError
+from trustq.files import replacing
+from trustq.results.schema import MARKER, OF_CELLS, TABLES
+from trustq.results.views import derived_views
+from trustq.results.write import check_marker
+from trustq.tables import literal
+
+READABLE = "SELECT, DESCRIBE, SHOW, SUMMARIZE and EXPLAIN"
+
+# EXPLAIN and its options, after any comments.
+_EXPLAIN = re.compile(
+    r"(?:\s|--[^\n]*\n|/\*.*?\*/)*explain\b(?:\s+analyze\b)?(?:\s*\(\s*format\s+\w+\s*\))?",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+class Result(NamedTuple):
+    """The answer to a query: column names, each once, and rows of Python values."""
+
+    columns: list[str]
+    rows: list[tuple[Any, ...]]
+
+
+def connect(folder: Path) -> duckdb.DuckDBPyConnection:
+    """Open a results folder: one typed view per table, and `figures`, `seeds`, `curves`, `paired`.
+
+    The views hold the parts that were there when it was opened, keep to committed cells, and take
+    a cell that two writers both wrote from the part whose name sorts first. A column that a part
+    lacks is NULL; a table without parts is an empty view. The connection reads the results folder
+    and no other file, and its settings are locked. Raises `TrustqError` for a folder without
+    results, results of a newer format and a damaged part.
+    """
+    return _connect(Path(folder), [])
+
+
+def run_query(folder: Path, sql: str) -> Result:
+    """Answer one SELECT-like statement over a results folder.
+
+    Raises `TrustqError` for a statement that could write, and with DuckDB's own message for one
+    that fails.
+    """
+    with connect(folder) as connection:
+        statement = _readable(connection, sql)
+        try:
+            connection.execute(statement)
+            rows = connection.fetchall()
+        except duckdb.Error as error:
+            raise _damaged(Path(folder)) or TrustqError(str(error)) from error
+        names = [column[0] for column in connection.description or []]
+    return Result(_distinct(names), rows)
+
+
+def save_query(folder: Path, sql: str, path: Path) -> None:
+    """Write the answer to one SELECT statement as a Parquet file, whole or not at all.
+
+    Raises `TrustqError` as `run_query` does, and where the file cannot be written.
+    """
+    with replacing(Path(path)) as part, _connect(Path(folder), [part]) as connection:
+        statement = _readable(connection, sql)
+        if _EXPLAIN.match(statement):
+            raise TrustqError("A query plan is text, not a table: leave out the Parquet file.")
+        try:
+            connection.execute(
+                f"COPY (FROM (\n{statement}\n)) TO {literal(str(part.resolve()))} "
+                "(FORMAT parquet, COMPRESSION zstd)"
+            )
+        except duckdb.Error as error:
+            raise _damaged(Path(folder)) or TrustqError(str(error)) from error
+
+
+def describe_results(folder: Path) -> Result:
+    """Every table and view with its columns; `n_rows` is NULL for a view that takes work to count.
+
+    Raises `TrustqError` as `connect` does.
+    """
+    with connect(folder) as connection:
+        rows: list[tuple[Any, ...]] = []
+        for name in (*TABLES, *derived_views()):
+            columns = [column[0] for column in connection.table(name).description]
+            count = None
+            if name in TABLES:
+                found = connection.execute(f"SELECT count(*) FROM {name}").fetchone()
+                count = found[0] if found else 0
+            rows.append((name, count, ", ".join(columns)))
+    return Result(["table_name", "n_rows", "columns"], rows)
+
+
+def committed_keys(folder: Path) -> set[str]:
+    """Keys of the cells that are complete; none where the folder is not there yet.
+
+    Raises `TrustqError` for results of a newer format and a damaged part.
+    """
+    folder = Path(folder)
+    if (folder / MARKER).exists():
+        check_marker(folder / MARKER)
+    files = _parts(folder, "cells")
+    if not files:
+        return set()
+    try:
+        with duckdb.connect() as connection:
+            rows = connection.execute(f"SELECT key FROM {_parquet(files)}").fetchall()
+    except duckdb.Error as error:
+        if damaged := _damaged(folder):
+            raise damaged from error
+        raise
+    return {key for (key,) in rows}
+
+
+def _connect(folder: Path, writable: list[Path]) -> duckdb.DuckDBPyConnection:
+    if not (folder / MARKER).is_file():
+        found = "no such folder" if not folder.is_dir() else f"it has no {MARKER}"
+        raise TrustqError(
+            f"{folder} holds no results: {found}. "
+            f"Make some with: trustq repair CACHE --results {folder}"
+        )
+    check_marker(folder / MARKER)
+    connection = duckdb.connect()
+    try:
+        _create_views(connection, folder.resolve())
+        _lock(connection, folder.resolve(), writable)
+    except duckdb.Error as error:
+        connection.close()
+        if damaged := _damaged(folder):
+            raise damaged from error
+        raise
+    return connection
+
+
+def _create_views(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
+    # Cells are listed first. A writer puts them last, so whatever cell is listed has all its other
+    # rows in the listings that follow. Later parts are not seen: a query is of one moment.
+    files = {table: _parts(folder, table) for table in TABLES}
+    connection.execute("CREATE SCHEMA trustq")
+    # Cells are few and every view joins them, so they are read once. Two racing writers may both
+    # have written a cell; its rows are then those of one part.
+    connection.execute(f"""
+        CREATE TABLE trustq.committed AS
+        SELECT *, parse_filename(filename, true) AS part FROM ({_typed("cells", files["cells"])})
+        QUALIFY row_number() OVER (PARTITION BY key ORDER BY filename) = 1""")
+    columns = ", ".join(TABLES["cells"])
+    connection.execute(f"CREATE VIEW cells AS SELECT {columns} FROM trustq.committed")
+    for table in TABLES:
+        if table == "cells":
+            continue
+        columns = ", ".join(TABLES[table])
+        select = f"SELECT {columns} FROM ({_typed(table, files[table])}) r"
+        if table in OF_CELLS:
+            before = literal(f"{folder / table}/")
+            select += f""" SEMI JOIN
+                (SELECT key, {before} || part || '.parquet' AS filename FROM trustq.committed) c
+                ON r.cell = c.key AND r.filename = c.filename"""
+        if table == "samples":  # a sample once, as the newest part has it
+            select += """ QUALIFY row_number() OVER
+                (PARTITION BY dataset, sample_id ORDER BY filename DESC) = 1"""
+        connection.execute(f"CREATE VIEW {table} AS {select}")
+    for name, select in derived_views().items():
+        connection.execute(f"CREATE VIEW {name} AS {select}")
+
+
+def _parts(folder: Path, table: str) -> list[Path]:
+    # A hidden file is a part that somebody is writing.
+    paths = (folder / table).glob("*.parquet")
+    return sorted(path for path in paths if not path.name.startswith("."))
+
+
+def _typed(table: str, files: list[Path]) -> str:
+    # The empty first half gives every column of the schema, whatever the parts hold.
+    types = {**TABLES[table], "filename": "VARCHAR"}
+    nulls = ", ".join(f"CAST(NULL AS {kind}) AS {name}" for name, kind in types.items())
+    source = f"SELECT {nulls} WHERE false"
+    if files:
+        source += f" UNION ALL BY NAME SELECT * FROM {_parquet(files)}"
+    casts = ", ".join(f"CAST({name} AS {kind}) AS {name}" for name, kind in types.items())
+    return f"SELECT {casts} FROM ({source})"
+
+
+def _parquet(files: list[Path]) -> str:
+    listed = ", ".join(literal(_unglobbed(path)) for path in files)
+    return f"read_parquet([{listed}], union_by_name = true, filename = true)"
+
+
+def _unglobbed(path: Path) -> str:
+    # DuckDB takes every path for a pattern; a folder may be called 'run[1]'.
+    return re.sub(r"([*?\[])", r"[\1]", str(path))
+
+
+def _lock(connection: duckdb.DuckDBPyConnection, folder: Path, writable: list[Path]) -> None:
+    # Patterns are compared with the allowed folders as they are written, so both spellings.
+    folders = ", ".join(sorted({literal(str(folder)), literal(_unglobbed(folder))}))
+    paths = ", ".join(literal(str(path.resolve())) for path in writable)
+    connection.execute(f"SET allowed_directories = [{folders}]")
+    if paths:
+        connection.execute(f"SET allowed_paths = [{paths}]")
+    connection.execute("SET python_enable_replacements = false")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+
+
+def _readable(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
+    """The one statement in `sql`, which cannot write, without its semicolon."""
+    try:
+        statements = duckdb.extract_statements(sql)
+    except duckdb.Error as error:
+        raise TrustqError(str(error)) from error
+    if len(statements) != 1:
+        raise TrustqError(f"Expected one SQL statement, found {len(statements)}.")
+    kind = statements[0].type
+    statement = _without_end(sql)
+    inner = statement
+    if kind == duckdb.StatementType.EXPLAIN and (explain := _EXPLAIN.match(statement)):
+        # EXPLAIN ANALYZE runs its statement, even a COPY.
+        inner = statement[explain.end() :]
+        try:
+            kind = duckdb.extract_statements(inner)[0].type
+        except duckdb.Error as error:
+            raise TrustqError(str(error)) from error
+    if kind != duckdb.StatementType.SELECT:
+        raise TrustqError(f"Results are only read: a query is one of {READABLE}.")
+    if re.search(r"\bwith\b", inner, re.IGNORECASE):
+        _refuse_writes_in_with(connection, inner)
+    return statement
+
+
+def _refuse_writes_in_with(connection: duckdb.DuckDBPyConnection, select: str) -> None:
+    # DuckDB 2 lets a SELECT write, as WITH a AS (COPY ...), but not inside another query.
+    try:
+        connection.execute(f"EXPLAIN FROM (\n{select}\n)")
+        return
+    except duckdb.Error as error:
+        refused = error
+    try:
+        connection.execute(f"EXPLAIN {select}")
+    except duckdb.Error as error:
+        # Simply wrong. The caret belongs under the query as it was typed.
+        as_typed = re.sub(r"(?m)^LINE 1: EXPLAIN (.*\n) {8}", r"LINE 1: \1", str(error))
+        raise TrustqError(as_typed) from error
+    raise TrustqError(f"Results are only read: a query is one of {READABLE}.") from refused
+
+
+def _without_end(sql: str) -> str:
+    # Without the last semicolon, which may have comments after it. Tokens are counted in bytes.
+    data = sql.encode()
+    for offset, kind in reversed(duckdb.tokenize(sql)):
+        if kind == duckdb.token_type.comment:
+            continue
+        if data[offset : offset + 1] != b";":
+            break
+        data = data[:offset]
+    return data.decode().strip()
+
+
+def _damaged(folder: Path) -> TrustqError | None:
+    for table in TABLES:
+        for path in _parts(folder, table):
+            if not _is_whole(path):
+                return TrustqError(
+                    f"{path} is damaged: it is not a whole Parquet file. Delete that part "
+                    f"({folder}/*/{path.name}) and run the same command again; only the cells of "
+                    "that part are computed anew."
+                )
+    return None
+
+
+def _is_whole(path: Path) -> bool:
+    with open(path, "rb") as file:
+        size = file.seek(0, 2)
+        if size < 12:
+            return False
+        file.seek(size - 8)
+        footer, end = int.from_bytes(file.read(4), "little"), file.read(4)
+        file.seek(0)
+        return file.read(4) == b"PAR1" == end and footer + 12 <= size
+
+
+def _distinct(names: list[str]) -> list[str]:
+    distinct: list[str] = []
+    for name in names:
+        again, number = name, 0
+        while again in distinct:
+            number += 1
+            again = f"{name}_{number}"
+        distinct.append(again)
+    return distinct

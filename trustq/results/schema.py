@@ -1,0 +1,231 @@
+"""The result tables as data: table, column, SQL type. There are no other columns."""
+
+FORMAT = "trustq.results"
+FORMAT_VERSION = 1
+
+MARKER = "results.json"  # carries format and version; a folder without it holds no results
+
+_ROW = {  # which evaluation a metric or a prediction belongs to
+    "cell": "VARCHAR",  # cells.key
+    "round": "INTEGER",  # 0 is before any purchase
+    "eval_dataset": "VARCHAR",
+    "split": "VARCHAR",
+    "stage": "VARCHAR",  # 'uncalibrated' or 'calibrated'
+}
+
+TABLES: dict[str, dict[str, str]] = {
+    # One row an experiment: one arm, head and budget on one cache and one draw.
+    "cells": {
+        "key": "VARCHAR",
+        "results_version": "INTEGER",
+        "recipe": "VARCHAR",
+        "dataset": "VARCHAR",
+        "cache": "VARCHAR",  # path
+        "cache_digest": "VARCHAR",
+        "backbone": "VARCHAR",
+        "backbone_seed": "INTEGER",
+        "draw_seed": "INTEGER",
+        "rows_used": "VARCHAR",  # 'split' or 'unseen'
+        "noise": "VARCHAR",
+        "noise_unit": "VARCHAR",
+        "noise_rate": "DOUBLE",  # realised
+        "buy_unit": "VARCHAR",
+        "arm": "VARCHAR",
+        "score": "VARCHAR",
+        "source": "VARCHAR",
+        "action": "VARCHAR",
+        "arm_title": "VARCHAR",
+        "head": "VARCHAR",
+        "head_settings": "VARCHAR",  # JSON
+        "refit": "VARCHAR",  # 'head' or 'backbone'
+        "calibrator": "VARCHAR",
+        "calibration_labels": "VARCHAR",  # which labels were used, or why none
+        "budget": "VARCHAR",  # as asked: '64', '15%', 'all-wrong'
+        "n_rounds": "INTEGER",
+        "n_folds": "INTEGER",
+        "trusted": "DOUBLE",  # fraction asked
+        "trusted_strata": "VARCHAR",
+        "exposure": "VARCHAR",
+        "leaky": "BOOLEAN",
+        "in_sample": "BOOLEAN",
+        "backbone_saw_rows": "BOOLEAN",
+        "n_train": "INTEGER",
+        "n_wrong_start": "INTEGER",
+        "n_bought": "INTEGER",
+        "n_trusted": "INTEGER",
+        "n_clean_validation": "INTEGER",
+        "n_unscored": "INTEGER",
+        "selection_digest": "VARCHAR",
+        "calibration_digest": "VARCHAR",
+        "shared_key": "VARCHAR",
+        "threads": "INTEGER",
+        "seconds": "DOUBLE",
+        "head_bytes": "BIGINT",
+        "microseconds_per_row": "DOUBLE",
+        "created": "VARCHAR",
+        "versions": "VARCHAR",  # JSON
+    },
+    "rounds": {
+        "cell": "VARCHAR",
+        "round": "INTEGER",
+        "n_bought": "INTEGER",  # in this round
+        "n_bought_total": "INTEGER",
+        "hits": "INTEGER",  # bought labels that were wrong
+        "hits_total": "INTEGER",
+        "hit_rate": "DOUBLE",  # the ledger's precision, a word that SQL keeps for itself
+        "noise_left": "DOUBLE",
+        "n_wrong_left": "INTEGER",
+        "fit_seconds": "DOUBLE",
+        "regularisation": "DOUBLE",  # the C chosen, where the head has one
+        "temperature": "DOUBLE",  # fitted on this round's validation logits
+    },
+    # The ledger: every label bought.
+    "queries": {
+        "cell": "VARCHAR",
+        "round": "INTEGER",
+        "rank": "INTEGER",
+        "sample_id": "VARCHAR",
+        "quality": "DOUBLE",  # lower is more suspicious; NULL for random and oracle
+        "fold": "INTEGER",
+        "label_before": "VARCHAR",
+        "label_after": "VARCHAR",
+        "truth": "VARCHAR",
+        "hit": "BOOLEAN",
+    },
+    "labels": {
+        "cell": "VARCHAR",
+        "sample_id": "VARCHAR",
+        "label": "VARCHAR",
+        "observed": "VARCHAR",
+        "current_label": "VARCHAR",
+        "trusted": "BOOLEAN",
+        "bought_round": "INTEGER",
+    },
+    "metrics": {
+        **_ROW,
+        "is_final": "BOOLEAN",
+        "metric": "VARCHAR",
+        "class_name": "VARCHAR",
+        "slice_name": "VARCHAR",
+        "slice_value": "VARCHAR",
+        "figure": "DOUBLE",
+        "n": "INTEGER",  # rows that the figure is of
+    },
+    "predictions": {
+        **_ROW,
+        "sample_id": "VARCHAR",
+        "group_id": "VARCHAR",
+        "label": "VARCHAR",
+        "predicted": "VARCHAR",
+        "confidence": "DOUBLE",
+        "probabilities": "DOUBLE[]",
+        "logits": "DOUBLE[]",
+    },
+    "label_issues": {
+        "audit": "VARCHAR",  # tells two audits of one data set apart
+        "dataset": "VARCHAR",
+        "cache_digest": "VARCHAR",
+        "score": "VARCHAR",
+        "source": "VARCHAR",
+        "rank": "INTEGER",
+        "sample_id": "VARCHAR",
+        "group_id": "VARCHAR",
+        "given": "VARCHAR",
+        "suggested": "VARCHAR",
+        "quality": "DOUBLE",
+        "is_issue": "BOOLEAN",
+    },
+    "samples": {
+        "dataset": "VARCHAR",
+        "sample_id": "VARCHAR",
+        "path": "VARCHAR",
+        "label": "VARCHAR",
+        "group_id": "VARCHAR",
+        "split": "VARCHAR",
+        "domain": "VARCHAR",
+        "metadata": "VARCHAR",  # JSON
+    },
+}
+
+# Tables whose rows belong to a cell and are seen only once that cell is committed.
+OF_CELLS = tuple(table for table, columns in TABLES.items() if "cell" in columns)
+
+# Columns of `cells` that say what was asked, without the two seeds: seeds are averaged within them.
+SETTINGS = (
+    "results_version",
+    "recipe",
+    "dataset",
+    "backbone",
+    "rows_used",
+    "noise",
+    "noise_unit",
+    "buy_unit",
+    "arm",
+    "score",
+    "source",
+    "action",
+    "arm_title",
+    "head",
+    "head_settings",
+    "refit",
+    "calibrator",
+    "calibration_labels",
+    "budget",
+    "n_rounds",
+    "n_folds",
+    "trusted",
+    "trusted_strata",
+    "exposure",
+    "leaky",
+    "in_sample",
+    "backbone_saw_rows",
+)
+
+# What a purchase is; an arm that buys nothing has none of these, so it pairs with any.
+PURCHASE = ("budget", "n_rounds", "buy_unit")
+
+# Equal in both halves of a pair, beside the purchase, the cache and the two seeds.
+MATCHED = (
+    "results_version",
+    "recipe",
+    "dataset",
+    "backbone",
+    "rows_used",
+    "noise",
+    "noise_unit",
+    "head",
+    "head_settings",
+    "refit",
+    "calibrator",
+    "n_folds",
+    "trusted",
+    "trusted_strata",
+)
+
+# What may differ between two arms beside their name; `paired.differs` lists those that do.
+COMPARED = (
+    "score",
+    "source",
+    "action",
+    "calibration_labels",
+    "exposure",
+    "leaky",
+    "in_sample",
+    "backbone_saw_rows",
+    "noise_rate",
+    "n_trusted",
+    "n_clean_validation",
+    "selection_digest",
+    "calibration_digest",
+)
+
+# What tells two figures of one cell and round apart.
+COORDINATES = (
+    "eval_dataset",
+    "split",
+    "stage",
+    "metric",
+    "class_name",
+    "slice_name",
+    "slice_value",
+)

@@ -1,0 +1,134 @@
+"""The derived views, as SQL over the tables: `figures`, `seeds`, `curves`, `paired`."""
+
+from trustq.results.schema import COMPARED, COORDINATES, MATCHED, PURCHASE, SETTINGS, TABLES
+
+EXACT_UP_TO = 12  # differences whose 2^n sign patterns `paired` counts
+TIE_TOLERANCE = 1e-9  # of the sum of sizes, as in `trustq.stats`
+
+
+def derived_views() -> dict[str, str]:
+    """Name and SELECT of each derived view, in an order in which they can be created."""
+    return {"figures": _figures(), "seeds": _seeds(), "curves": _curves(), "paired": _paired()}
+
+
+def _figures() -> str:
+    # Every metric beside all that is known of its cell.
+    own = [name for name in TABLES["metrics"] if name != "cell"]
+    return f"""
+        SELECT {_listed(TABLES["cells"], "c")}, {_listed(own, "m")}
+        FROM metrics m JOIN cells c ON m.cell = c.key"""
+
+
+def _seeds() -> str:
+    # `n_cells` above `n` says that the same seeds were run more than once, as on an older cache.
+    # Final figures belong together even where some seeds ended a round earlier.
+    groups = _listed((*SETTINGS, "is_final", *COORDINATES))
+    return f"""
+        SELECT {groups}, max(round) AS round, {_over_seeds()},
+            min(figure) AS minimum, max(figure) AS maximum
+        FROM figures GROUP BY {groups}, CASE WHEN NOT is_final THEN round END"""
+
+
+def _curves() -> str:
+    # The means at every round. Seeds may have bought different numbers (a budget of 'all-wrong'),
+    # so the labels bought are a mean too.
+    groups = _listed((*SETTINGS, "round", *COORDINATES))
+    bought = "CASE WHEN f.round = 0 THEN 0 ELSE r.n_bought_total END"
+    return f"""
+        SELECT {groups}, bool_and(is_final) AS is_final, avg(bought) AS n_bought_total,
+            {_over_seeds()}
+        FROM (SELECT f.*, {bought} AS bought
+              FROM figures f LEFT JOIN rounds r ON r.cell = f.key AND r.round = f.round)
+        GROUP BY {groups}"""
+
+
+def _over_seeds() -> str:
+    # NULL seeds (an imported cache) count as one seed, hence the structs.
+    def distinct(*names: str) -> str:
+        struct = ", ".join(f"'{name}': {name}" for name in names)
+        return f"count(DISTINCT {{{struct}}}) FILTER (figure IS NOT NULL)"
+
+    return f"""avg(figure) AS mean, stddev_samp(figure) AS sd,
+            {distinct("backbone_seed", "draw_seed")} AS n,
+            {distinct("backbone_seed")} AS n_backbone_seeds,
+            {distinct("draw_seed")} AS n_draw_seeds,
+            count(figure) AS n_cells"""
+
+
+def _paired() -> str:
+    """Final figures of every ordered pair of arms, where all else is the same.
+
+    "All else" is MATCHED, the cache, both seeds and the purchase; an arm with score `none` buys
+    nothing, so it pairs with every purchase and the row has the other arm's budget. One row per
+    unit: over draw seeds (differences averaged over backbones) and over backbone seeds (averaged
+    over draws).
+    """
+    same = " AND ".join(
+        f"a.{name} IS NOT DISTINCT FROM b.{name}"
+        for name in (*MATCHED, "cache_digest", "backbone_seed", "draw_seed")
+    )
+    same_purchase = " AND ".join(f"a.{name} IS NOT DISTINCT FROM b.{name}" for name in PURCHASE)
+    purchase = ", ".join(
+        f"CASE WHEN a.score = 'none' THEN b.{name} ELSE a.{name} END AS {name}" for name in PURCHASE
+    )
+    differing = ", ".join(
+        f"CASE WHEN a.{name} IS DISTINCT FROM b.{name} THEN '{name}' END" for name in COMPARED
+    )
+    names = ", ".join(f"'{name}'" for name in COMPARED)
+    flags = ("leaky", "in_sample", "backbone_saw_rows")
+    either = ", ".join(f"a.{name} OR b.{name} AS {name}" for name in flags)
+    titles = ("arm", "baseline", "arm_title", "baseline_title")
+    same_figure = " AND ".join(f"f.{name} IS NOT DISTINCT FROM g.{name}" for name in COORDINATES)
+    groups = _listed((*MATCHED, *PURCHASE, *titles, "exposure", *flags, *COORDINATES))
+    return f"""
+        WITH cell_pairs AS (
+            SELECT a.key AS cell, b.key AS baseline_cell, a.backbone_seed, a.draw_seed,
+                {_listed(MATCHED, "a")}, {purchase}, a.arm, b.arm AS baseline, a.arm_title,
+                b.arm_title AS baseline_title, a.exposure, {either},
+                [x FOR x IN [{differing}] IF x IS NOT NULL] AS differing
+            FROM cells a JOIN cells b ON {same}
+            WHERE a.arm <> b.arm
+                AND (a.score = 'none' OR b.score = 'none' OR ({same_purchase}))
+        ), final_figures AS MATERIALIZED (
+            SELECT cell, {_listed(COORDINATES)}, figure FROM metrics
+            WHERE is_final AND figure IS NOT NULL
+        ), differences AS (
+            SELECT p.*, {_listed(COORDINATES, "f")}, f.figure - g.figure AS difference
+            FROM cell_pairs p
+            JOIN final_figures f ON f.cell = p.cell
+            JOIN final_figures g ON g.cell = p.baseline_cell AND {same_figure}
+        ), units AS (
+            SELECT {groups}, 'draw_seed' AS unit, draw_seed AS unit_seed,
+                avg(difference) AS difference, list(differing) AS differing
+            FROM differences GROUP BY {groups}, draw_seed
+            UNION ALL
+            SELECT {groups}, 'backbone_seed', backbone_seed, avg(difference), list(differing)
+            FROM differences GROUP BY {groups}, backbone_seed
+        ), tested AS (
+            SELECT {groups}, unit, count(*) AS n, avg(difference) AS mean_difference,
+                stddev_samp(difference) AS sd, list(difference ORDER BY unit_seed) AS d,
+                flatten(flatten(list(differing))) AS differing
+            FROM units GROUP BY {groups}, unit
+        )
+        SELECT {groups}, unit, n, mean_difference, sd, pow(2.0, 1 - n) AS sign_flip_floor,
+            CASE WHEN n <= {EXACT_UP_TO} THEN {_sign_flip_p()} END AS sign_flip_p,
+            [x FOR x IN [{names}] IF list_contains(differing, x)] AS differs
+        FROM tested"""
+
+
+def _sign_flip_p() -> str:
+    # All sign patterns of the list `d`, the first sign held because a pattern and its mirror image
+    # are equally far from 0. The bits of `mask` are the other signs.
+    terms = " + ".join(
+        f"(1 - 2 * ((mask >> {k - 2}) & 1)) * coalesce(d[{k}], 0)"
+        for k in range(2, EXACT_UP_TO + 1)
+    )
+    reach = f"abs(list_sum(d)) - {TIE_TOLERANCE} * list_sum([abs(x) FOR x IN d])"
+    # The range is empty beyond the limit, because both branches of a CASE may be evaluated.
+    patterns = f"range(0, CASE WHEN n <= {EXACT_UP_TO} THEN 1 << (n - 1)::INTEGER ELSE 0 END)"
+    return f"""list_sum([CASE WHEN abs(d[1] + {terms}) >= {reach} THEN 1.0 ELSE 0.0 END
+                FOR mask IN {patterns}]) / pow(2.0, n - 1)"""
+
+
+def _listed(names: tuple[str, ...] | list[str] | dict[str, str], table: str = "") -> str:
+    return ", ".join(f"{table}.{name}" if table else name for name in names)

@@ -1,0 +1,134 @@
+"""Write results: immutable parts, `<table>/<part>.parquet`, that count once their cells do."""
+
+import json
+import re
+import threading
+import uuid
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from trustq.errors import TrustqError
+from trustq.files import replacing
+from trustq.results.schema import FORMAT, FORMAT_VERSION, MARKER, OF_CELLS, TABLES
+from trustq.tables import Columns, write_parquet
+
+_marking = threading.Lock()  # a temporary file is named by process, so threads take turns
+
+
+def write_part(folder: Path, tables: dict[str, Columns], *, part: str) -> None:
+    """Write one group of cells and all rows that belong to them, `cells` last.
+
+    `tables` maps table names of the schema to equally long columns; a column left out is NULL, a
+    table without rows is not written. A part is immutable and its name is used once: see
+    `new_part`. Readers see its rows only when all of it is there. Raises `TrustqError` for a table
+    or column that the schema does not have, for rows of a cell that is not in this part, and for a
+    part that exists.
+    """
+    folder = Path(folder)
+    _check_tables(tables)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", part):
+        raise TrustqError(
+            f"{part!r} cannot name a part: use letters, digits, - and _, as new_part() does."
+        )
+    mark(folder)
+    for table in TABLES:
+        if part_path(folder, table, part).exists():
+            raise TrustqError(
+                f"{part_path(folder, table, part)} exists, and parts are never overwritten. "
+                "Write under another name, from new_part()."
+            )
+    for table in sorted(tables, key=lambda name: name == "cells"):
+        columns = tables[table]
+        n = _n_rows(columns)
+        if n == 0:
+            continue
+        types = TABLES[table]
+        whole = {name: columns.get(name, np.full(n, None, dtype=object)) for name in types}
+        write_parquet(part_path(folder, table, part), whole, types=types)
+
+
+def new_part(prefix: str = "part") -> str:
+    """A part name that nobody else uses; names sort by time, so of two the first was first.
+
+    >>> new_part("sweep").startswith("sweep-2")
+    True
+    """
+    return f"{prefix}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{uuid.uuid4().hex[:8]}"
+
+
+def part_path(folder: Path, table: str, part: str) -> Path:
+    """Where a table's part lies.
+
+    >>> part_path(Path("results"), "cells", "p1").as_posix()
+    'results/cells/p1.parquet'
+    """
+    return folder / table / f"{part}.parquet"
+
+
+def mark(folder: Path) -> None:
+    """Make a folder a results folder, or check that it is one that this version can write to."""
+    path = folder / MARKER
+    with _marking:
+        if not path.exists():
+            text = json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION})
+            with replacing(path) as temporary:
+                temporary.write_text(text + "\n", encoding="utf-8")
+    check_marker(path)
+
+
+def check_marker(path: Path) -> None:
+    """Raise `TrustqError` unless `results.json` names this format in a version that is known."""
+    try:
+        marker = json.loads(path.read_text(encoding="utf-8"))
+        known = marker["format"] == FORMAT
+        version = int(marker["format_version"])
+    except (ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise TrustqError(
+            f"{path} does not say that this folder holds trustq results. Choose another folder."
+        )
+    if version > FORMAT_VERSION:
+        raise TrustqError(
+            f"{path.parent} holds results of format {version}; this trustq knows formats up to "
+            f"{FORMAT_VERSION}. Upgrade it: pip install --upgrade trustq"
+        )
+
+
+def _check_tables(tables: dict[str, Columns]) -> None:
+    for table, columns in tables.items():
+        if table not in TABLES:
+            raise TrustqError(f"Results have no table {table!r}, only {', '.join(TABLES)}.")
+        unknown = [name for name in columns if name not in TABLES[table]]
+        if unknown:
+            raise TrustqError(
+                f"Table {table} has no column {unknown[0]!r}, only {', '.join(TABLES[table])}."
+            )
+        lengths = {name: len(array) for name, array in columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise TrustqError(f"Columns of table {table} differ in length: {lengths}.")
+    keys: list[str] = list(tables.get("cells", {}).get("key", []))
+    if len(set(keys)) < len(keys) or len(keys) != _n_rows(tables.get("cells", {})):
+        raise TrustqError("Every row of table cells needs a key of its own.")
+    for table in OF_CELLS:
+        if table in tables:
+            _check_cells(table, tables[table], keys)
+
+
+def _check_cells(table: str, columns: Columns, keys: Iterable[str]) -> None:
+    # Rows in another part than their cell would never be seen.
+    if "cell" not in columns and _n_rows(columns):
+        raise TrustqError(f"Table {table} needs a column 'cell', the key of each row's cell.")
+    strangers = set(columns.get("cell", [])) - set(keys)
+    if strangers:
+        raise TrustqError(
+            f"Table {table} has rows of cell {min(strangers, key=str)!r}, which is not in table "
+            "cells of the same part: write a cell and its rows together."
+        )
+
+
+def _n_rows(columns: Columns) -> int:
+    return max((len(array) for array in columns.values()), default=0)
