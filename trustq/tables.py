@@ -52,10 +52,16 @@ def write_parquet(
         options.append(f"KV_METADATA {{{pairs}}}")
     with replacing(path) as part, duckdb.connect() as connection:
         connection.register("columns", flat)
-        connection.execute(
-            f"COPY (SELECT {', '.join(select)} FROM columns) TO {literal(str(part))} "
-            f"({', '.join(options)})"
-        )
+        try:
+            connection.execute(
+                f"COPY (SELECT {', '.join(select)} FROM columns) TO {literal(str(part))} "
+                f"({', '.join(options)})"
+            )
+        except duckdb.IOException as error:
+            raise TrustqError(
+                f"{path} could not be written: {_first_line(error)}. "
+                "Nothing was left half-written; free the disk or choose another place."
+            ) from error
 
 
 def read_table(path: Path) -> Columns:
@@ -68,8 +74,10 @@ def read_table(path: Path) -> Columns:
     if not path.is_file():
         raise TrustqError(f"{path}: no such file.")
     name = path.name.lower()
-    if name.endswith((".csv", ".csv.gz")):
-        source = f"read_csv({literal(str(path))}, header = true, all_varchar = true)"
+    if name.endswith((".csv", ".csv.gz")) or "." not in name:  # HAM10000_metadata has no ending
+        # Quotes are told, for DuckDB looks for them in the first 20,480 rows only.
+        options = """header = true, all_varchar = true, quote = '"', escape = '"'"""
+        source = f"read_csv({literal(str(path))}, {options})"
     elif name.endswith(".parquet"):
         source = f"read_parquet({literal(str(path))})"
     else:

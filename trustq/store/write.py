@@ -61,21 +61,85 @@ def writing_cache(
     ...     writer.finish(attributes)
     """
     with replacing(Path(path)) as part:
-        with h5py.File(part, "w", libver="v110", userblock_size=USER_BLOCK) as file:
-            writer = CacheWriter(file, n_rows, streamed)
+        with (
+            _Sink(part) as sink,
+            h5py.File(sink, "w", libver="v110", userblock_size=USER_BLOCK) as file,
+        ):
+            writer = CacheWriter(file, n_rows, streamed, sink)
             yield writer
             if not writer.digest:
                 raise RuntimeError("a cache writer was closed without finish()")
+        sink.require_written()
         _seal(part)
+
+
+class _Sink:
+    """The file that HDF5 writes to; keeps a failed write to itself until `require_written`.
+
+    HDF5 cannot close a file whose disk is full: it prints pages of errors and crashes at exit. So it
+    is told that all went well, and whoever writes asks here.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "wb+", buffering=0)  # noqa: SIM115
+        self._error: OSError | None = None
+
+    def __enter__(self) -> "_Sink":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def require_written(self) -> None:
+        """Raise the first error that a write met."""
+        if self._error is not None:
+            raise self._error
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        done = 0
+        try:
+            while self._error is None and done < len(view):
+                done += self._file.write(view[done:]) or 0
+        except OSError as error:
+            self._error = error
+        if done < len(view):
+            self._file.seek(len(view) - done, os.SEEK_CUR)
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return self._file.truncate(size)
+        except OSError as error:
+            self._error = self._error or error
+            return size or 0
+
+    def readinto(self, buffer: Any) -> int:
+        return self._file.readinto(buffer) or 0
+
+    def read(self, size: int = -1) -> bytes:
+        return self._file.read(size) or b""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 class CacheWriter:
     """Puts datasets into an open cache file and keeps their digests; see `writing_cache`."""
 
-    def __init__(self, file: h5py.File, n_rows: int, streamed: dict[str, tuple[int, str]]) -> None:
+    def __init__(
+        self, file: h5py.File, n_rows: int, streamed: dict[str, tuple[int, str]], sink: _Sink
+    ) -> None:
         self.digest = ""
         self.content_digest = ""
         self._file = file
+        self._sink = sink
         self._n_rows = n_rows
         self._digests: dict[str, str] = {}
         self._streams: dict[str, tuple[h5py.Dataset, Any]] = {}
@@ -93,6 +157,7 @@ class CacheWriter:
         block = np.ascontiguousarray(block, dtype=dataset.dtype)
         start = self._written[name]
         dataset[start : start + len(block)] = block
+        self._sink.require_written()
         state.update(block.view(np.uint8).data)
         self._written[name] = start + len(block)
 
@@ -102,6 +167,7 @@ class CacheWriter:
             raise TrustqError(f"{name} has {len(array)} rows, the cache {self._n_rows}.")
         stored = _storable(name, np.asarray(array))
         dataset = self._file.create_dataset(name, data=stored)
+        self._sink.require_written()
         self._digests[name] = dataset_digest(dataset, stored)
 
     def finish(self, attributes: dict[str, Any]) -> None:

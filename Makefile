@@ -1,0 +1,37 @@
+# `make demo` and `make test` do all the set-up: a fresh machine needs Python 3.11 or newer and make.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test check bench docs clean
+
+demo: $(INSTALLED)
+	$(BIN)/trustq demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q
+
+bench: $(INSTALLED)
+	$(BIN)/python tests/benchmarks/run.py
+
+# Writes what is generated: the command-line reference.
+docs: $(INSTALLED)
+	$(BIN)/python -m trustq.cli.reference > cli/README.md
+
+clean:
+	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# torch and torchvision come from one index in one step, so that their builds fit each other.
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "trustq needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@echo "Installing trustq with torch and timm (about 6 GB the first time) ..."
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@

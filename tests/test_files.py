@@ -1,0 +1,116 @@
+"""Files and tables: whole or absent, and the same again when read."""
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trustq import tables
+from trustq.errors import TrustqError
+from trustq.files import replacing
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with pytest.raises(ValueError, match="stop"), replacing(path) as part:
+        part.write_text("new")
+        raise ValueError("stop")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_leftovers_of_dead_writers_are_cleared_and_of_living_ones_kept(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    gone, kept = tmp_path / f".a.{dead.pid}.part.txt", tmp_path / ".a.1.part.txt"
+    gone.touch()
+    kept.touch()
+    with replacing(tmp_path / "a.txt") as part:
+        part.write_text("new")
+    assert not gone.exists() and kept.exists()
+
+
+FULL_DISK = """
+    import resource, signal, sys
+    from pathlib import Path
+    import numpy as np
+    sys.path.insert(0, {tests!r})
+    from support import make_cache
+    from trustq.errors import TrustqError
+    from trustq.store import write_cache
+    from trustq.tables import write_parquet
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+    for name, write in (
+        ("a.h5", lambda p: write_cache(p, make_cache())),
+        ("a.parquet", lambda p: write_parquet(p, {{"x": np.random.rand(100_000)}})),
+    ):
+        path = Path({folder!r}) / name
+        try:
+            write(path)
+        except TrustqError as error:
+            print(error)
+        assert not path.exists()
+    print(sorted(p.name for p in Path({folder!r}).iterdir()))
+"""
+
+
+def test_a_disk_that_is_full_is_one_clear_error_and_leaves_nothing(tmp_path: Path) -> None:
+    # A limit on the file size stands in for the full disk: the same write fails half-way.
+    tests = str(Path(__file__).parent)
+    code = textwrap.dedent(FULL_DISK).format(tests=tests, folder=str(tmp_path))
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert shown.returncode == 0, shown.stderr
+    lines = shown.stdout.splitlines()
+    assert len(lines) == 3, shown.stdout
+    assert "a.h5 could not be written" in lines[0]
+    assert "a.parquet could not be written" in lines[1]
+    assert lines[2] == "[]"
+
+
+def test_columns_come_back_with_their_blanks(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    columns = {
+        "name": np.array(["ä", None, "it's"], dtype=object),
+        "count": np.ma.masked_array([1, 2, 3], mask=[False, True, False]),
+        "share": np.array([0.5, np.nan, 1.0]),
+        "pair": np.arange(6.0).reshape(3, 2),
+    }
+    tables.write_parquet(path, columns, types={"count": "INTEGER"}, metadata={"note": {"a": [1]}})
+    read = tables.read_table(path)
+    assert read["name"].tolist() == ["ä", None, "it's"]
+    assert read["count"].tolist() == [1, None, 3]
+    assert read["share"].tolist() == [0.5, None, 1.0]
+    assert [list(pair) for pair in read["pair"]] == [[0, 1], [2, 3], [4, 5]]
+    assert tables.read_metadata(path)["note"] == {"a": [1]}
+
+
+def test_csv_is_read_as_text_with_blanks(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("id,age\n001,50\n002,\n")
+    read = tables.read_table(path)
+    assert read["id"].tolist() == ["001", "002"]
+    assert read["age"].tolist() == ["50", None]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.parquet", b"PAR1 no", "a.parquet could not be read: "),
+        ("a.xlsx", b"", "a.xlsx: expected a .parquet, .csv or .csv.gz file."),
+    ],
+)
+def test_a_file_that_is_no_table_says_so(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TrustqError, match=message):
+        tables.read_table(tmp_path / name)
+    with pytest.raises(TrustqError, match="nothing.csv: no such file."):
+        tables.read_table(tmp_path / "nothing.csv")
