@@ -167,7 +167,7 @@ def _matrix_of_toml(text: str, classes: tuple[str, ...], *, source: str) -> np.n
 def _checked_matrix(
     rows: Any, own: list[str], classes: tuple[str, ...], *, source: str
 ) -> np.ndarray:
-    if set(own) != set(classes):
+    if sorted(own) != sorted(classes):
         raise TrustqError(
             f"{source} is for the classes {', '.join(own)}; these data have {', '.join(classes)}."
         )
@@ -177,7 +177,13 @@ def _checked_matrix(
         matrix = np.empty(0)
     if matrix.shape != (len(own), len(own)):
         raise TrustqError(f"{source}: expected {len(own)} rows of {len(own)} numbers.")
-    if (matrix < 0).any() or np.abs(matrix.sum(axis=1) - 1).max() > 1e-6:
+    strange = ~((matrix >= 0) & (matrix <= 1)).all(axis=1)  # NaN too
+    if strange.any():
+        raise TrustqError(
+            f"{source}: rows must be probabilities that sum to 1; row {own[strange.argmax()]} "
+            "holds a number outside 0 to 1."
+        )
+    if np.abs(matrix.sum(axis=1) - 1).max() > 1e-6:
         worst = int(np.abs(matrix.sum(axis=1) - 1).argmax())
         raise TrustqError(
             f"{source}: rows must be probabilities that sum to 1; row {own[worst]} sums to "

@@ -85,8 +85,11 @@ def _allot(
                 candidates = empty
             else:
                 candidates = np.arange(n_parts)
-            missing = (want - have)[candidates]
-            best = candidates[missing >= missing.max() - 1e-9]
+            # The part that is least filled for its share (Sainte-Lague). Filling the one that lacks
+            # most rows gave train every HAM10000 lesion of three and more images, and with them 61
+            # % histology against 36 % in val and test.
+            filled = ((have + sizes[group] / 2) / want)[candidates]
+            best = candidates[filled <= filled.min() + 1e-9]
             part = best[np.argmin((overall / fractions)[best])]
             part_of_group[group] = part
             have[part] += sizes[group]

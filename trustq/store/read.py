@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from trustq.digest import digest_bytes
 from trustq.errors import TrustqError
 from trustq.manifest import Manifest
 from trustq.store.format import (
@@ -19,7 +20,7 @@ from trustq.store.format import (
     USER_BLOCK,
     Cache,
 )
-from trustq.store.write import dataset_digest, file_digest, overall_digests
+from trustq.store.write import dataset_digest, overall_digests
 
 
 def read_cache(path: Path, *, manifest: Manifest | None = None) -> Cache:
@@ -30,9 +31,10 @@ def read_cache(path: Path, *, manifest: Manifest | None = None) -> Cache:
     dataset, or another manifest.
     """
     path = Path(path)
+    raw = _verified_bytes(path)
     with _opened(path) as file:
         attributes = _attributes(file, path)
-        cache = _load(file, attributes, path)
+        cache = _load(file, raw, attributes, path)
     if manifest is not None:
         require_same_manifest(cache, manifest)
     return cache
@@ -53,10 +55,11 @@ def verify_cache(path: Path) -> Verification:
     Raises `TrustqError` that names the first thing that does not hold.
     """
     path = Path(path)
+    raw = _verified_bytes(path)
     with _opened(path) as file:
         attributes = _attributes(file, path)
         expected = json.loads(file.attrs["dataset_digests"])
-        found = {name: dataset_digest(dataset, dataset[()]) for name, dataset in _datasets(file)}
+        found = {name: dataset_digest(d, _bytes_of(d, raw)) for name, d in _datasets(file)}
         for name in expected | found:
             if expected.get(name) != found.get(name):
                 raise _damaged(path, f"dataset {name} does not match its digest")
@@ -69,6 +72,7 @@ def verify_cache(path: Path) -> Verification:
 def read_attributes(path: Path) -> dict[str, Any]:
     """Attributes, shapes and digests of a cache without its arrays; its seal is checked."""
     path = Path(path)
+    _verified_bytes(path)
     with _opened(path) as file:
         attributes = _attributes(file, path)
         attributes["digest"] = file.attrs["digest"]
@@ -92,20 +96,25 @@ def require_same_manifest(cache: Cache, manifest: Manifest) -> None:
             )
 
 
-def _opened(path: Path) -> h5py.File:
+def _verified_bytes(path: Path) -> np.ndarray:
+    """The whole file, read once; its seal is checked before HDF5 parses anything."""
     if not path.is_file():
         raise TrustqError(f"{path}: no such file. `trustq cache list` shows the caches there are.")
-    with open(path, "rb") as raw:
-        head = raw.read(USER_BLOCK)
-        if not head.startswith(SEAL):
-            raise TrustqError(
-                f"{path} is no trustq cache (it does not begin with {SEAL.decode()!r}).\n"
-                "Features and logits from elsewhere come in with `trustq cache import`."
-            )
-        expected, _, padding = head[len(SEAL) :].partition(b"\n")
-        found = file_digest(raw).encode()
+    raw = np.fromfile(path, dtype=np.uint8)
+    head = raw[:USER_BLOCK].tobytes()
+    if not head.startswith(SEAL):
+        raise TrustqError(
+            f"{path} is no trustq cache (it does not begin with {SEAL.decode()!r}).\n"
+            "Features and logits from elsewhere come in with `trustq cache import`."
+        )
+    expected, _, padding = head[len(SEAL) :].partition(b"\n")
+    found = digest_bytes(raw[USER_BLOCK:].data).encode()
     if found != expected or padding.strip(b"\0"):
         raise _damaged(path, f"its bytes have digest {_short(found)}, expected {_short(expected)}")
+    return raw
+
+
+def _opened(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
     except OSError as error:
@@ -139,8 +148,8 @@ def _attributes(file: h5py.File, path: Path) -> dict[str, Any]:
 _TEXT = {"dataset", "exposure", "backbone", "weights", "weights_digest", "precision", "created"}
 
 
-def _load(file: h5py.File, attributes: dict[str, Any], path: Path) -> Cache:
-    arrays = {name: _read(dataset) for name, dataset in _datasets(file)}
+def _load(file: h5py.File, raw: np.ndarray, attributes: dict[str, Any], path: Path) -> Cache:
+    arrays = {name: _decoded(_bytes_of(dataset, raw)) for name, dataset in _datasets(file)}
     for name in (*ROW_DATASETS, "features"):
         if name not in arrays:
             raise TrustqError(
@@ -171,9 +180,21 @@ def _datasets(file: h5py.File) -> list[tuple[str, h5py.Dataset]]:
     return found
 
 
-def _read(dataset: h5py.Dataset) -> np.ndarray:
-    array = dataset[()]
-    return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
+def _bytes_of(dataset: h5py.Dataset, raw: np.ndarray) -> np.ndarray:
+    """A dataset as a view of the file's bytes: contiguous datasets need no second read."""
+    start = dataset.id.get_offset()
+    if start is None:  # no bytes were allotted, or another writer's chunks
+        return np.asarray(dataset[()])
+    return raw[start : start + dataset.nbytes].view(dataset.dtype).reshape(dataset.shape)
+
+
+def _decoded(array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind != "S":
+        return array
+    try:
+        return array.astype("U")  # plain ASCII, five times faster
+    except UnicodeDecodeError:
+        return np.char.decode(array, "utf-8")
 
 
 def _short(digest: bytes) -> str:

@@ -27,6 +27,7 @@ from trustq.store.format import (
     Cache,
 )
 
+_ALIGNED = {"alignment_threshold": 1024, "alignment_interval": 64}  # so that views are aligned
 _BLOCK = 1 << 22  # bytes hashed at a time when sealing
 
 
@@ -63,7 +64,7 @@ def writing_cache(
     with replacing(Path(path)) as part:
         with (
             _Sink(part) as sink,
-            h5py.File(sink, "w", libver="v110", userblock_size=USER_BLOCK) as file,
+            h5py.File(sink, "w", libver="v110", userblock_size=USER_BLOCK, **_ALIGNED) as file,
         ):
             writer = CacheWriter(file, n_rows, streamed, sink)
             yield writer
@@ -76,8 +77,8 @@ def writing_cache(
 class _Sink:
     """The file that HDF5 writes to; keeps a failed write to itself until `require_written`.
 
-    HDF5 cannot close a file whose disk is full: it prints pages of errors and crashes at exit. So it
-    is told that all went well, and whoever writes asks here.
+    HDF5 cannot close a file whose disk is full: it prints pages of errors and crashes at exit. So
+    it is told that all went well, and whoever writes asks here.
     """
 
     def __init__(self, path: Path) -> None:
@@ -229,15 +230,14 @@ def _storable(name: str, array: np.ndarray) -> np.ndarray:
 
 def _seal(part: Path) -> None:
     with open(part, "rb+") as file:
-        line = SEAL + file_digest(file).encode() + b"\n"
+        line = SEAL + _file_digest(file).encode() + b"\n"
         file.seek(0)
         file.write(line.ljust(USER_BLOCK, b"\0"))
         file.flush()
         os.fsync(file.fileno())
 
 
-def file_digest(file: Any) -> str:
-    """Digest of a binary file's bytes after the user block."""
+def _file_digest(file: Any) -> str:
     state = xxhash.xxh3_128()
     file.seek(USER_BLOCK)
     buffer = memoryview(bytearray(_BLOCK))
