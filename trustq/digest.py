@@ -30,7 +30,7 @@ def digest_array(array: np.ndarray) -> str:
     False
     """
     if array.dtype.kind in "OU":
-        return digest_strings(array.ravel().tolist())
+        return digest_strings([str(array.shape), *array.ravel().tolist()])
     head = f"{array.dtype.str}{array.shape}".encode()
     return digest_bytes(head, np.ascontiguousarray(array).view(np.uint8).data)
 

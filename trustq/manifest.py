@@ -23,6 +23,7 @@ IMAGE_DIGEST = "image_digest"  # xxh3 of each image file's bytes, where they wer
 
 FORMAT = "trustq.manifest"
 FORMAT_VERSION = 1
+_FOOTER = ("format_version", "classes", "root", "split_origin", "digests")
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,11 @@ def read_manifest(path: Path, *, root: Path | None = None) -> Manifest:
     metadata = tables.read_metadata(path)
     if metadata.get("format") != FORMAT:
         raise TrustqError(f"{path} is no manifest of trustq; make one with `trustq data prepare`.")
+    absent = [name for name in _FOOTER if name not in metadata]
+    if absent:
+        raise TrustqError(
+            f"{path}: its footer lacks {_listed(absent)}; make it again with `trustq data prepare`."
+        )
     if metadata["format_version"] > FORMAT_VERSION:
         raise TrustqError(
             f"{path} has manifest format {metadata['format_version']}; this trustq reads up to "

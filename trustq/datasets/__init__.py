@@ -1,0 +1,233 @@
+"""Data sets: one adapter a file, from published files to a manifest."""
+
+import importlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trustq.errors import TrustqError
+
+if TYPE_CHECKING:  # numpy and DuckDB stay out of `trustq --help`
+    import numpy as np
+
+    from trustq.datasets.rows import Rows
+    from trustq.manifest import Manifest
+
+FRACTIONS = (0.70, 0.15, 0.15)  # train, val, test
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What `trustq data prepare --list` says of a data set, and the module that reads it.
+
+    The module has `read_rows(root, **options)`. Where `needs_root` is false the images are written,
+    beside the manifest unless a root is given.
+    """
+
+    description: str
+    module: str
+    needs_root: bool = True
+    options: tuple[str, ...] = ()
+
+
+ADAPTERS = {
+    "ham10000": Adapter(
+        "HAM10000, 7 classes of pigmented skin lesions: its metadata CSV or the ISIC 2018 Task 3 "
+        "tables, with the images",
+        "trustq.datasets.ham10000",
+    ),
+    "folder": Adapter(
+        "Any images in one folder per class",
+        "trustq.datasets.folder",
+        options=("group_regex",),
+    ),
+    "csv": Adapter(
+        "Any CSV or Parquet table with paths and labels",
+        "trustq.datasets.table",
+        options=(
+            "table",
+            "id_column",
+            "path_column",
+            "label_column",
+            "group_column",
+            "split_column",
+        ),
+    ),
+    "digits": Adapter(
+        "1,797 real handwritten digits from scikit-learn, written as PNG images; no download",
+        "trustq.datasets.digits",
+        needs_root=False,
+    ),
+}
+
+
+def prepare(
+    name: str,
+    *,
+    out: Path,
+    root: Path | None = None,
+    seed: int = 0,
+    fractions: Sequence[float] = FRACTIONS,
+    splits_file: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
+    **options: Any,
+) -> "Manifest":
+    """Make the manifest of a data set, write it to `out` (Parquet) and return it.
+
+    `name` is one of `ADAPTERS` and `options` are that adapter's; `root` is the folder with the
+    published files. Rows are split by group, stratified by label, into train, val and test of
+    `fractions`, unless the data set or `splits_file` (`sample_id` and `split` of every row) says
+    how. `progress` is called with images read and images in all, `say` with sentences worth
+    reading. Raises `TrustqError` that names rows where files and tables do not fit; then nothing
+    is written.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     len(prepare("digits", out=Path(folder) / "digits.parquet"))
+    1797
+    """
+    from trustq.manifest import IMAGE_DIGEST, make_manifest, mixed_groups, write_manifest
+
+    say = say or (lambda sentence: None)
+    out = Path(out)
+    adapter = _adapter(name, options)
+    if out.suffix != ".parquet":
+        raise TrustqError(f"A manifest is written as Parquet; call it {out.stem}.parquet.")
+    if splits_file is not None and "split_column" in options:
+        raise TrustqError("--splits and --split-column both give the splits; choose one.")
+    if len(fractions) != len(FRACTIONS):
+        raise TrustqError(
+            f"Expected the fractions of train, val and test, such as "
+            f"{', '.join(map(str, FRACTIONS))}; found {', '.join(map(str, fractions))}."
+        )
+    if root is None and adapter.needs_root:
+        raise TrustqError(f"{name} needs --root: the folder with its published files.")
+    root = Path(root) if root is not None else out.with_suffix(".images")
+    if adapter.needs_root and not root.is_dir():
+        raise TrustqError(f"{root}: no such folder.")
+
+    rows: Rows = importlib.import_module(adapter.module).read_rows(root, **options)
+    for note in rows.notes:
+        say(note)
+    columns, split_origin = _with_split(rows, splits_file, fractions=fractions, seed=seed)
+    if "column" in split_origin:
+        say(f"The splits are those of column {split_origin['column']!r}.")
+    manifest = make_manifest(
+        columns,
+        classes=rows.classes,
+        root=rows.root,
+        split_origin=split_origin,
+        source=rows.source,
+    )
+    mixed = mixed_groups(columns["label"], columns["group_id"])
+    if mixed:
+        more = ", ..." if len(mixed) > 5 else ""
+        say(
+            f"Groups that carry more than one label, each kept whole: {len(mixed)} "
+            f"({', '.join(mixed[:5])}{more})."
+        )
+    digests = _image_digests(manifest, progress=progress, source=rows.source)
+    manifest = replace(manifest, columns={**manifest.columns, IMAGE_DIGEST: digests})
+    write_manifest(manifest, out)
+    return manifest
+
+
+def _adapter(name: str, options: Iterable[str]) -> Adapter:
+    if name not in ADAPTERS:
+        raise TrustqError(f"Unknown data set {name!r}; known are {', '.join(ADAPTERS)}.")
+    adapter = ADAPTERS[name]
+    foreign = [option for option in options if option not in adapter.options]
+    if foreign:
+        has = f"its options are {_flags(adapter.options)}" if adapter.options else "it has none"
+        raise TrustqError(f"{_flags(foreign)} is no option of {name}; {has}.")
+    return adapter
+
+
+def _flags(options: Sequence[str]) -> str:
+    return ", ".join("--" + option.replace("_", "-") for option in options)
+
+
+def _with_split(
+    rows: "Rows", splits_file: Path | None, *, fractions: Sequence[float], seed: int
+) -> tuple[dict[str, "np.ndarray"], dict[str, Any]]:
+    import numpy as np
+
+    from trustq.manifest import SPLITS, make_manifest
+    from trustq.splits import split_by_group
+
+    columns = rows.columns
+    if splits_file is not None:
+        split = _split_of_file(Path(splits_file), columns["sample_id"])
+        return {**columns, "split": split}, {"file": Path(splits_file).name}
+    if "split" in columns:
+        return columns, rows.split_origin
+    # Checked as if all were one split, for blank labels and groups cannot be split.
+    one = np.full(len(columns["sample_id"]), SPLITS[0], dtype=object)
+    make_manifest(
+        {**columns, "split": one}, classes=rows.classes, root=rows.root, source=rows.source
+    )
+    part = split_by_group(columns["label"], columns["group_id"], fractions=fractions, seed=seed)
+    split = np.array(SPLITS, dtype=object)[part]
+    return {**columns, "split": split}, {"seed": seed, "fractions": list(fractions)}
+
+
+def _split_of_file(path: Path, sample_ids: "np.ndarray") -> "np.ndarray":
+    import numpy as np
+
+    from trustq.datasets.rows import column, named_rows, texts
+    from trustq.manifest import SPLITS
+    from trustq.tables import read_table
+
+    columns = read_table(path)
+    ids = texts(column(columns, "sample_id", source=str(path)).tolist()).tolist()
+    splits = texts(column(columns, "split", source=str(path)).tolist()).tolist()
+    known = set(sample_ids.tolist())
+    split_of: dict[Any, Any] = dict(zip(ids, splits, strict=True))
+    first = {sample_id: row for row, sample_id in reversed(list(enumerate(ids)))}
+    faults = {
+        f"the split is not one of {', '.join(SPLITS)} in": [
+            row for row, split in enumerate(splits) if split not in SPLITS
+        ],
+        "these data have no sample of": [row for row, i in enumerate(ids) if i not in known],
+        "a sample_id is repeated in": [row for row, i in enumerate(ids) if first[i] != row],
+    }
+    for fault, bad in faults.items():
+        if bad:
+            raise TrustqError(f"{path}: {fault} {named_rows(bad, ids)}.")
+    absent = [row for row, i in enumerate(sample_ids.tolist()) if i not in split_of]
+    if absent:
+        raise TrustqError(
+            f"{path} must give the split of every sample; it has none for "
+            f"{named_rows(absent, sample_ids.tolist())} of the data."
+        )
+    return np.array([split_of[sample_id] for sample_id in sample_ids.tolist()], dtype=object)
+
+
+def _image_digests(
+    manifest: "Manifest", *, progress: Callable[[int, int], None] | None, source: str
+) -> "np.ndarray":
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+
+    from trustq.datasets.rows import named_rows
+    from trustq.digest import digest_bytes
+
+    n = len(manifest)
+    paths = [manifest.image_path(row) for row in range(n)]
+    absent = [row for row, path in enumerate(paths) if not path.is_file()]
+    if absent:
+        raise TrustqError(
+            f"{source}: no image at the path of "
+            f"{named_rows(absent, manifest.columns['path'].tolist())} under {manifest.root}."
+        )
+    digests = np.empty(n, dtype=object)
+    # Threads, since the disk is what is waited for.
+    with ThreadPoolExecutor(8) as pool:
+        for row, digest in enumerate(pool.map(lambda path: digest_bytes(path.read_bytes()), paths)):
+            digests[row] = digest
+            if progress is not None:
+                progress(row + 1, n)
+    return digests

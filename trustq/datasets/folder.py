@@ -1,0 +1,103 @@
+"""Images in one folder per class."""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from trustq.datasets.rows import IMAGE_SUFFIXES, Rows, texts
+from trustq.errors import TrustqError
+
+
+def read_rows(root: Path, *, group_regex: str | None = None) -> Rows:
+    """Rows of the images below `root`, whose folders are the classes, in sorted order.
+
+    Folders inside a class folder are part of the class. Hidden files are ignored; files of other
+    kinds, and images outside any class folder, are ignored and counted. `sample_id` is the path
+    without its ending, or with it where two images would else share one. Every image is its own
+    group, unless `group_regex` finds the group in its path (its first bracket, or all of what it
+    matches). Raises `TrustqError` for a class without images and a path without a group.
+    """
+    folders = sorted(
+        entry.name
+        for entry in os.scandir(root)
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
+    if not folders:
+        raise TrustqError(f"{root} holds no folders; expected one folder of images per class.")
+    paths: list[str] = []
+    labels: list[str] = []
+    n_ignored = sum(
+        not entry.is_dir() and not entry.name.startswith(".") for entry in os.scandir(root)
+    )
+    for folder in folders:
+        images, n_others = _images_below(root, folder)
+        if not images:
+            raise TrustqError(
+                f"{root}: the class folder {folder!r} holds no images "
+                f"({', '.join(suffix[1:] for suffix in IMAGE_SUFFIXES)}). Fill it or remove it."
+            )
+        paths += images
+        labels += [folder] * len(images)
+        n_ignored += n_others
+    ids = [os.path.splitext(path)[0] for path in paths]
+    if len(set(ids)) < len(ids):
+        ids = paths
+    groups = ids if group_regex is None else _groups(paths, group_regex, root=root)
+    n = len(paths)
+    name = root.resolve().name or "folder"
+    notes = []
+    if group_regex is None:
+        notes.append(
+            "Every image is its own group. If several show one subject, say which: --group-regex."
+        )
+    if n_ignored:
+        notes.append(f"Files ignored, being no image of a class folder: {n_ignored}.")
+    return Rows(
+        {
+            "sample_id": texts(ids),
+            "path": texts(paths),
+            "label": texts(labels),
+            "group_id": texts(groups),
+            "dataset": np.full(n, name, dtype=object),
+            "domain": np.full(n, "unknown", dtype=object),
+        },
+        classes=tuple(folders),
+        root=root,
+        source=str(root),
+        notes=tuple(notes),
+    )
+
+
+def _images_below(root: Path, folder: str) -> tuple[list[str], int]:
+    images = []
+    n_others = 0
+    for here, inner, names in os.walk(root / folder):
+        inner[:] = [name for name in inner if not name.startswith(".")]
+        for name in names:
+            if name.startswith("."):
+                continue
+            if name.lower().endswith(IMAGE_SUFFIXES):
+                images.append((Path(here) / name).relative_to(root).as_posix())
+            else:
+                n_others += 1
+    # Sorted, for a folder's own order differs between machines.
+    return sorted(images), n_others
+
+
+def _groups(paths: list[str], pattern: str, *, root: Path) -> list[str]:
+    try:
+        regex = re.compile(pattern)
+    except re.error as error:
+        raise TrustqError(
+            f"--group-regex {pattern!r} is no regular expression: {error}."
+        ) from error
+    groups = []
+    for path in paths:
+        match = regex.search(path)
+        group = match and (match.group(1) if regex.groups else match.group(0))
+        if not group:
+            raise TrustqError(f"{root}: --group-regex {pattern!r} finds no group in {path!r}.")
+        groups.append(group)
+    return groups

@@ -1,0 +1,182 @@
+"""HAM10000: 10,015 dermatoscopic images of pigmented skin lesions, 7 classes.
+
+Tschandl, Rosendahl and Kittler, Sci Data 5, 180161 (2018), doi 10.7910/DVN/DBW86T.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from trustq.datasets.rows import Rows, column, named_rows, texts
+from trustq.errors import TrustqError
+from trustq.tables import Columns, read_table
+
+CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+
+# As in the Harvard Dataverse (first without, since 2020 with a column `dataset`).
+_METADATA = ("HAM10000_metadata.csv", "HAM10000_metadata")
+# As in the ISIC 2018 challenge, Task 3.
+_ONE_HOT = "ISIC2018_Task3_Training_GroundTruth.csv"
+_GROUPINGS = "ISIC2018_Task3_Training_LesionGroupings.csv"
+# In lower case and without underscores, for mirrors spell them differently.
+_IMAGE_FOLDERS = (
+    "images",
+    "ham10000imagespart1",
+    "ham10000imagespart2",
+    "isic2018task3traininginput",
+)
+
+
+def read_rows(root: Path) -> Rows:
+    """Rows of HAM10000 from a folder with its tables and images.
+
+    Reads `HAM10000_metadata.csv` (with or without the column `dataset`, which becomes
+    `acquisition_source`), or else the one-hot labels and lesion groupings of ISIC 2018 Task 3,
+    which hold neither age, sex nor site. The JPEG images lie in `images`, in the two published
+    parts, or in the folder itself. A blank stays a blank and `unknown`, which was published as a
+    word, a word. Raises `TrustqError` that names rows: an unknown label, an image that is not
+    there, a lesion that is not given.
+    """
+    metadata = _found(root, *_METADATA)
+    one_hot = _found(root, _ONE_HOT)
+    if metadata is not None:
+        source = metadata
+        columns = _rows_of_metadata(metadata)
+    elif one_hot is not None:
+        source = one_hot
+        groupings = _found(root, _GROUPINGS)
+        if groupings is None:
+            raise TrustqError(
+                f"{root}: {_ONE_HOT} is there and {_GROUPINGS} is not. Without it images of one "
+                "lesion would fall into several splits; get it from the ISIC 2018 challenge page."
+            )
+        columns = _rows_of_challenge(one_hot, groupings)
+    else:
+        raise TrustqError(f"{root} holds neither {_METADATA[0]} nor {_ONE_HOT}.")
+    n = len(columns["sample_id"])
+    return Rows(
+        {
+            "sample_id": columns["sample_id"],
+            "path": _paths(root, columns["sample_id"].tolist(), source=str(source)),
+            **columns,
+            "dataset": np.full(n, "ham10000", dtype=object),
+            "domain": np.full(n, "dermoscopic", dtype=object),
+        },
+        classes=CLASSES,
+        root=root,
+        source=str(source),
+    )
+
+
+def _found(root: Path, *names: str) -> Path | None:
+    # The challenge's archives unpack into a folder of the file's own name.
+    places = [place for name in names for place in (root / name, root / Path(name).stem / name)]
+    return next((place for place in places if place.is_file()), None)
+
+
+def _rows_of_metadata(path: Path) -> Columns:
+    table = read_table(path)
+
+    def published(name: str) -> np.ndarray:
+        return texts(column(table, name, source=str(path)).tolist())
+
+    ids = published("image_id")
+    columns = {
+        "sample_id": ids,
+        "label": published("dx"),
+        "group_id": published("lesion_id"),
+        "age": _numbers(published("age"), "age", ids=ids.tolist(), source=str(path)),
+        "sex": published("sex"),
+        "site": published("localization"),
+        "label_source": published("dx_type"),
+    }
+    if "dataset" in table:
+        columns["acquisition_source"] = published("dataset")
+    strange = [row for row, label in enumerate(columns["label"]) if label not in CLASSES]
+    if strange:
+        raise TrustqError(
+            f"{path}: dx {columns['label'][strange[0]]!r} in {named_rows(strange, ids.tolist())} "
+            f"is not one of {', '.join(CLASSES)}."
+        )
+    return columns
+
+
+def _rows_of_challenge(one_hot: Path, groupings: Path) -> Columns:
+    table = read_table(one_hot)
+    ids = texts(column(table, "image", source=str(one_hot)).tolist())
+    marks = np.stack(
+        [
+            _numbers(
+                texts(column(table, name.upper(), source=str(one_hot)).tolist()),
+                name.upper(),
+                ids=ids.tolist(),
+                source=str(one_hot),
+            ).filled(0.0)
+            for name in CLASSES
+        ],
+        axis=1,
+    )
+    unclear = np.flatnonzero(((marks != 0) & (marks != 1)).any(axis=1) | (marks.sum(axis=1) != 1))
+    if len(unclear):
+        raise TrustqError(
+            f"{one_hot}: expected one 1 among the classes and 0 elsewhere in "
+            f"{named_rows(unclear.tolist(), ids.tolist())}."
+        )
+    lesions = read_table(groupings)
+    images = column(lesions, "image", source=str(groupings)).tolist()
+    row_of = {image: row for row, image in enumerate(images)}
+    alone = [row for row, sample_id in enumerate(ids.tolist()) if sample_id not in row_of]
+    if alone:
+        raise TrustqError(
+            f"{groupings} gives no lesion for {named_rows(alone, ids.tolist())} of {one_hot.name}."
+        )
+    order = [row_of[sample_id] for sample_id in ids.tolist()]
+    columns = {
+        "sample_id": ids,
+        "label": np.array(CLASSES, dtype=object)[marks.argmax(axis=1)],
+        "group_id": texts(column(lesions, "lesion_id", source=str(groupings))[order].tolist()),
+    }
+    confirmed = lesions.get("diagnosis_confirm_type")
+    if confirmed is not None:
+        columns["label_source"] = texts(confirmed[order].tolist())
+    return columns
+
+
+def _numbers(
+    values: np.ndarray, name: str, *, ids: list[str], source: str
+) -> "np.ma.MaskedArray[tuple[int], np.dtype[np.float64]]":
+    numbers = np.ma.masked_all(len(values), dtype=np.float64)
+    for row, value in enumerate(values.tolist()):
+        if value is None:
+            continue
+        try:
+            numbers[row] = float(value)
+        except ValueError as error:
+            raise TrustqError(
+                f"{source}: {name} {value!r} in {named_rows([row], ids)} is no number."
+            ) from error
+    return numbers
+
+
+def _paths(root: Path, ids: list[str], *, source: str) -> np.ndarray:
+    folders = sorted(
+        entry.name
+        for entry in os.scandir(root)
+        if entry.is_dir() and entry.name.lower().replace("_", "") in _IMAGE_FOLDERS
+    )
+    path_of: dict[str, str] = {}
+    for folder in [*folders, ""]:
+        for entry in os.scandir(root / folder):
+            stem, suffix = os.path.splitext(entry.name)
+            if suffix.lower() == ".jpg":
+                # Mirrors hold the two parts twice, under two spellings: the first one counts.
+                path_of.setdefault(stem, f"{folder}/{entry.name}" if folder else entry.name)
+    absent = [row for row, i in enumerate(ids) if i is not None and i not in path_of]
+    if absent:
+        looked = " and ".join([*folders, "the folder itself"])
+        raise TrustqError(
+            f"{source}: no image {ids[absent[0]]}.jpg under {root} (looked in {looked}), and so "
+            f"for {named_rows(absent, ids)}. Add the images, or take their rows out of the table."
+        )
+    return texts([path_of.get(sample_id) for sample_id in ids])
