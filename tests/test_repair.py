@@ -116,6 +116,7 @@ def test_validation_and_test_labels_are_never_altered(finished: Path) -> None:
     rows = query(finished, "SELECT DISTINCT sample_id, label, split FROM predictions")
     assert {split for _, _, split in rows} == {"val", "test"}
     assert all(truth[sample] == label for sample, label, _ in rows)
+    assert query(finished, "SELECT count(*), count(DISTINCT group_id) FROM samples") == [(400, 200)]
     assert {s for (s,) in query(finished, "SELECT DISTINCT sample_id FROM labels")} == set(
         cache.sample_id[cache.split == "train"].tolist()
     )

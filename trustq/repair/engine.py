@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from trustq.digest import digest_json, digest_strings
+from trustq.digest import digest_array, digest_json, digest_strings
 from trustq.errors import TrustqError
 from trustq.recipes import Recipe, SweepRecipe
 from trustq.repair.arms import Arm, budget_size, parse_arm
 from trustq.repair.experiment import Experiment, draw_experiment
 from trustq.repair.loop import Loop, Round
 from trustq.repair.record import Recorder
-from trustq.results import committed_keys, new_part, write_part
+from trustq.results import committed_keys, new_part, part_path, write_part
 from trustq.store import Cache
 
 # Part of every cell's key: raised when a change of code changes a number, so that cells of an older
@@ -85,6 +85,8 @@ def repair(
             run.n_new += len(missing)
             if progress:
                 progress(len(run.keys), total)
+        for shown in (cache, *own):
+            _write_samples(shown, results)
     return run
 
 
@@ -116,6 +118,20 @@ def _run_group(
         notes += [note for state in rounds for note in state.notes]
     write_part(results, recorder.tables(), part=new_part("repair"))
     return notes
+
+
+def _write_samples(cache: Cache, results: Path) -> None:
+    """Add the rows of a cache to `samples`, once for the same rows."""
+    columns = {
+        "sample_id": cache.sample_id,
+        "label": np.array([*cache.classes, None], dtype=object)[cache.label],
+        "group_id": cache.group_id,
+        "split": cache.split,
+    }
+    part = f"samples-{digest_strings([cache.dataset, *map(digest_array, columns.values())])}"
+    if not part_path(results, "samples", part).exists():
+        dataset = np.full(len(cache), cache.dataset, dtype=object)
+        write_part(results, {"samples": {"dataset": dataset, **columns}}, part=part)
 
 
 def _cells(arms: list[Arm], sweep: SweepRecipe, shared_key: str) -> list[_Cell]:

@@ -11,7 +11,7 @@ from trustq.results.query import (
 )
 from trustq.results.schema import TABLES
 from trustq.results.show import format_result
-from trustq.results.write import new_part, write_part
+from trustq.results.write import new_part, part_path, write_part
 
 __all__ = [
     "EXAMPLES",
@@ -22,6 +22,7 @@ __all__ = [
     "describe_results",
     "format_result",
     "new_part",
+    "part_path",
     "run_query",
     "save_query",
     "write_part",
