@@ -54,12 +54,12 @@ GROUP BY arm, budget, coverage
 ORDER BY arm, budget, coverage""",
     ),
     (
-        "Per class: where the arms differ",
-        """SELECT class_name, metric, arm, budget, mean, sd, n
-FROM seeds
-WHERE is_final AND split = 'test' AND stage = 'uncalibrated' AND class_name IS NOT NULL
-    AND slice_name IS NULL
-ORDER BY class_name, metric, mean DESC""",
+        "Per class: recall of each arm, from the stored predictions",
+        """SELECT label, arm, budget, avg((predicted = label)::INT) AS recall, count(*) AS n
+FROM predictions JOIN cells ON key = cell
+WHERE split IN ('test', 'out_of_fold') AND stage = 'uncalibrated'
+GROUP BY ALL
+ORDER BY label, recall DESC""",
     ),
     (
         "Warnings: cells whose figures are not what an honest experiment gives",

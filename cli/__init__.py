@@ -1,0 +1,65 @@
+"""The command line: each command parses its words, calls the library and prints.
+
+Modules here import heavy libraries inside the commands, so that `trustq --help` starts at once.
+"""
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import trustq
+from trustq.errors import TrustqError
+
+from . import cache, data, demo, extract, repair, sql
+
+
+class _Group(TyperGroup):
+    """Prints a `TrustqError` as a paragraph and exits 1; all else is a bug and escapes."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TrustqError as error:
+            typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=_Group,
+    name="trustq",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"trustq {trustq.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Which labels should be checked, does it pay, and can the model be trusted afterwards?
+
+    One GPU extraction, then fast label-repair and calibration experiments on a CPU, and SQL over
+    their results. Research only, not a medical device.
+
+    Start with: trustq demo
+    """
+
+
+app.command()(demo.demo)
+app.add_typer(data.app, name="data")
+app.command()(extract.extract)
+app.add_typer(cache.app, name="cache")
+app.command()(repair.repair)
+app.command()(sql.sql)

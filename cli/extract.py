@@ -1,0 +1,115 @@
+"""`trustq extract`: the GPU stage."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def extract(
+    manifest: Annotated[Path, typer.Argument(help="Manifest, .parquet or .csv.")],
+    recipe: Annotated[str, typer.Option(help="Packaged recipe or TOML file.")] = "",
+    seeds: Annotated[str, typer.Option(help="Comma-separated backbone seeds.")] = "0",
+    out: Annotated[Path, typer.Option(help="Folder for caches.")] = Path("cache"),
+    name: Annotated[
+        str | None, typer.Option(help="Name for the caches' folder [default: the recipe's].")
+    ] = None,
+    noise: Annotated[
+        str | None,
+        typer.Option(help="Label noise of training labels: none, symmetric:R, reference, ..."),
+    ] = None,
+    trusted: Annotated[
+        float | None, typer.Option(help="Share of training labels clean from the start.")
+    ] = None,
+    mode: Annotated[str | None, typer.Option(help="finetune or frozen.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Any timm model name.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs at most.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the network input.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Start from this .safetensors or .pth file.")
+    ] = None,
+    no_pretrained: Annotated[
+        bool, typer.Option("--no-pretrained", help="Start from random weights.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    root: Annotated[
+        Path | None, typer.Option(help="Where the images are [default: as the manifest says].")
+    ] = None,
+    with_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--with", help="Caches (quoted patterns) whose networks are used, without training."
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any recipe key, e.g. --set batch_size=16.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+) -> None:
+    """Train a backbone once per seed and cache its features and logits.
+
+    A stopped run goes on after its last finished epoch when the same command is given again.
+
+    Example: trustq extract digits.parquet --recipe digits --seeds 0,1
+    """
+    sugar = {
+        "noise": noise,
+        "trusted": trusted,
+        "mode": mode,
+        "backbone": backbone,
+        "epochs": epochs,
+        "image_size": image_size,
+        "weights": weights,
+        "pretrained": "false" if no_pretrained else None,
+    }
+    given = [f"extract.{key}={value}" for key, value in sugar.items() if value is not None]
+    given += settings or []
+    if with_ and (recipe or name or given or seeds != "0"):
+        raise typer.BadParameter(
+            "--with takes everything from the caches; only --out, --device and --root go with it."
+        )
+
+    from trustq.errors import TrustqError
+    from trustq.extraction import extract as train_and_extract
+    from trustq.extraction import extract_with
+    from trustq.manifest import read_manifest
+    from trustq.recipes import load_recipe
+    from trustq.store import find_caches
+
+    try:
+        if with_:
+            caches = find_caches(with_)
+            rows = read_manifest(manifest, root=root)
+            made = extract_with(rows, caches, out=out, device=device)
+        else:
+            chosen = load_recipe(recipe, settings=given)
+            chosen = dataclasses.replace(chosen, name=name or chosen.name)
+            try:
+                wanted = [int(seed) for seed in seeds.split(",")]
+            except ValueError as error:
+                raise TrustqError(
+                    f"--seeds {seeds}: expected whole numbers, e.g. --seeds 42,52."
+                ) from error
+            rows = read_manifest(manifest, root=root)
+            made = train_and_extract(rows, recipe=chosen, seeds=wanted, out=out, device=device)
+    except KeyboardInterrupt as stop:
+        typer.echo(
+            "\nStopped. The same command goes on after the last finished epoch; finished caches "
+            "are kept.",
+            err=True,
+        )
+        raise typer.Exit(130) from stop
+    if as_json:
+        listed = [dataclasses.asdict(cache) | {"path": str(cache.path)} for cache in made]
+        typer.echo(json.dumps(listed, indent=2))
+        return
+    for cache in made:
+        accuracy = ""
+        if cache.val_accuracy is not None:
+            accuracy = f", validation accuracy {cache.val_accuracy:.4f}"
+        typer.echo(
+            f"{cache.path}: {cache.n_rows:,} rows, {cache.n_features} features, "
+            f"exposure {cache.exposure}{accuracy}"
+        )

@@ -1,0 +1,80 @@
+"""What several commands print with: aligned tables and progress on stderr."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+
+def print_table(rows: Sequence[dict[str, Any]]) -> None:
+    """Print dicts as an aligned table; columns are the keys of the first row."""
+    from trustq.results import Result, format_result
+
+    if rows:
+        columns = list(rows[0])
+        result = Result(columns, [tuple(row.get(name) for name in columns) for row in rows])
+        typer.echo(format_result(result, "table"))
+
+
+def print_result(result: Any) -> None:
+    """Print the answer to a query as an aligned table."""
+    from trustq.results import format_result
+
+    typer.echo(format_result(result, "table"))
+
+
+def print_repair_table(table: Any) -> None:
+    """Print a table of arms with its caption above and its warnings below."""
+    typer.echo(table.caption)
+    print_table(table.rows)
+    typer.echo(table.footer)
+
+
+@contextmanager
+def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress line on stderr with rate and time left; yields what to call with (done, total).
+
+    Where stderr is no terminal, a line is printed about every tenth of the way.
+    """
+    import time
+
+    if not sys.stderr.isatty():
+        started, last = time.monotonic(), [-1]
+
+        def say(done: int, total: int) -> None:
+            tenth = 10 * done // max(total, 1)
+            if tenth > last[0]:
+                last[0] = tenth
+                seconds = time.monotonic() - started
+                left = f", {seconds * (total - done) / done:.0f} s left" if tenth else ""
+                typer.echo(f"{what}: {done} of {total} {unit}{left}", err=True)
+
+        yield say
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(f"{unit}, {{task.fields[rate]}}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None, rate="")
+        started = time.monotonic()
+
+        def show(done: int, total: int) -> None:
+            rate = done / max(time.monotonic() - started, 1e-9)
+            bar.update(task, completed=done, total=total, rate=f"{rate:.1f}/s")
+
+        yield show

@@ -1,0 +1,198 @@
+"""The command line: light, documented, and the three journeys of a new user."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+from support import make_cache
+from trustq.cli import app
+from trustq.cli.reference import reference
+from typer.testing import CliRunner
+
+from trustq.results import EXAMPLES
+from trustq.splits import split_by_group
+from trustq.store import read_cache, write_cache
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = ("torch", "timm", "torchvision", "netcal")
+
+
+def run(*words: str | Path):  # type: ignore[no-untyped-def]
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def loaded_after(code: str) -> set[str]:
+    """Top-level modules that a fresh process has loaded after some code."""
+    code += "\nimport sys; print('\\n' + ' '.join({name.split('.')[0] for name in sys.modules}))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(shown.stdout.splitlines()[-1].split())
+
+
+def command(words: list[str]) -> str:
+    return (
+        "from typer.testing import CliRunner\nfrom trustq.cli import app\n"
+        f"r = CliRunner().invoke(app, {words!r})\nassert r.exit_code == 0, r.output"
+    )
+
+
+def test_help_loads_nothing_heavy() -> None:
+    loaded = loaded_after(command(["--help"]))
+    assert not loaded & {*HEAVY, "numpy", "duckdb", "sklearn", "h5py", "matplotlib"}
+
+
+def test_no_cpu_command_imports_torch(tmp_path: Path) -> None:
+    cache, results = tmp_path / "c.h5", tmp_path / "r"
+    write_cache(cache, make_cache())
+    np.savez(tmp_path / "e.npz", features=np.eye(4), labels=np.array([0, 0, 1, 1]))
+    manifest = str(tmp_path / "m.parquet")
+    digits = ["data", "prepare", "digits", "--root", str(tmp_path / "images"), "--out", manifest]
+    arms = ["--arms", "none,random,self_confidence"]
+    commands = [
+        digits,
+        ["data", "describe", manifest],
+        ["cache", "list", str(tmp_path)],
+        ["cache", "info", str(cache)],
+        ["cache", "verify", str(cache)],
+        ["cache", "import", str(tmp_path / "e.npz"), "--out", str(tmp_path / "e.h5")],
+        ["repair", str(cache), *arms, "--results", str(results)],
+        ["repair", str(cache), *arms, "--head", "xgboost", "--results", str(results)],
+        ["sql", "--results", str(results)],
+        ["sql", "SELECT count(*) FROM cells", "--results", str(results)],
+    ]
+    loaded = loaded_after("\n".join(command(words) for words in commands))
+    assert {"h5py", "duckdb", "cleanlab"} <= loaded
+    assert not loaded & set(HEAVY)
+
+
+def test_the_reference_is_what_the_commands_say() -> None:
+    assert (ROOT / "cli" / "README.md").read_text("utf-8") == reference(), (
+        "cli/README.md is stale; run `make docs`."
+    )
+
+
+def test_every_help_page_has_an_example() -> None:
+    for section in reference().split("\n## ")[2:]:
+        if "Commands:" not in section:
+            assert "Example: trustq" in section, section
+
+
+def test_embeddings_to_a_table_with_nothing_else_stated(tmp_path: Path) -> None:
+    digits = load_digits()
+    np.savez(tmp_path / "mine.npz", features=digits.data[:600], labels=digits.target[:600])
+    shown = run("repair", tmp_path / "mine.npz", "--results", tmp_path / "r")
+    assert shown.exit_code == 0, shown.output
+    assert "No noise was stated and none is stored: simulated symmetric:0.2." in shown.stderr
+    assert "The exposure of this cache is unknown" in shown.stderr
+    assert "self-confidence" in shown.stdout
+    assert "Research only, not a medical device." in shown.stdout
+    answer = run(
+        "sql",
+        "SELECT arm, hits_total FROM cells JOIN rounds ON key = cell AND round = n_rounds",
+        "--results",
+        tmp_path / "r",
+        "--format",
+        "json",
+    )
+    hits = {row["arm"]: row["hits_total"] for row in json.loads(answer.stdout)}
+    assert hits["self_confidence"] > hits["random"]
+
+
+def test_other_names_and_exposure_come_by_option(tmp_path: Path) -> None:
+    np.savez(tmp_path / "e.npz", train_x=np.eye(4), y_true=np.array(["a", "a", "b", "b"]))
+    shown = run(
+        *("cache", "import", tmp_path / "e.npz", "--out", tmp_path / "e.h5"),
+        *("--features", "train_x", "--labels", "y_true", "--exposure", "frozen"),
+    )
+    assert shown.exit_code == 0, shown.output
+    cache = read_cache(tmp_path / "e.h5")
+    assert (cache.exposure, cache.classes) == ("frozen", ("a", "b"))
+    again = run("cache", "import", tmp_path / "e.npz", "--out", tmp_path / "e.h5")
+    assert again.exit_code == 1
+    assert again.stderr == (
+        f"Error: {tmp_path / 'e.h5'} is there already; delete it or choose another name.\n"
+    )
+
+
+def test_repair_by_self_confidence_beats_random_over_20_draws(tmp_path: Path) -> None:
+    # Raw pixels of real digits; the demo shows the same on features of a frozen network.
+    digits = load_digits()
+    part = split_by_group(digits.target, np.arange(len(digits.target)), seed=0)
+    split = np.array(["train", "val", "test"])[part]
+    np.savez(tmp_path / "d.npz", features=digits.data, labels=digits.target, split=split)
+    shown = run(
+        *("repair", tmp_path / "d.npz", "--noise", "symmetric:0.2", "--budget", "15%"),
+        *("--draws", "20", "--arms", "none,random,self_confidence", "--json"),
+        *("--set", "regularisation=0.1", "--results", tmp_path / "r"),
+    )
+    assert shown.exit_code == 0, shown.output
+    arms = {row["arm"]: row for row in json.loads(shown.stdout)["arms"]}
+    row = arms["self-confidence"]
+    assert row["n"] == 20
+    assert float(row["gain_over_random"].split()[0]) > 0
+    assert row["p_random"] < 0.05
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["repair", "nothing.h5"], "Error: No cache matches nothing.h5."),
+        (["repair", "{cache}", "--arms", "best"], "Error: Arm 'best': unknown score 'best'"),
+        (["repair", "{cache}", "--noise", "loud"], "Error: Unknown label noise 'loud'"),
+        (["repair", "{cache}", "--set", "fold=3"], "Error: --set fold=3: unknown key 'fold'"),
+        (["cache", "verify", "{text}"], "is no trustq cache"),
+        (["sql", "SELECT 1", "--results", "nowhere"], "nowhere holds no results: no such folder"),
+        (["data", "prepare", "ham", "--out", "m.parquet"], "known are ham10000"),
+    ],
+)
+def test_bad_input_is_a_paragraph_and_exit_1(
+    tmp_path: Path, words: list[str], message: str
+) -> None:
+    write_cache(tmp_path / "c.h5", make_cache())
+    (tmp_path / "text.h5").write_text("hello")
+    names = {"cache": str(tmp_path / "c.h5"), "text": str(tmp_path / "text.h5")}
+    shown = run(*(word.format(**names) for word in words))
+    assert shown.exit_code == 1, shown.output
+    assert message in shown.stderr
+    assert "Traceback" not in shown.output
+
+
+def readme_commands(start: str) -> list[list[str]]:
+    text = (ROOT / "README.md").read_text("utf-8")
+    blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines() if line.startswith(start)]
+    return [shlex.split(line, comments=True)[1:] for line in lines]
+
+
+def test_every_query_of_the_readme_and_of_trustq_sql_runs(tmp_path: Path) -> None:
+    write_cache(tmp_path / "c.h5", make_cache())
+    results = tmp_path / "r"
+    shown = run("repair", tmp_path / "c.h5", "--results", results, "--draws", "2")
+    assert shown.exit_code == 0, shown.output
+    queries = readme_commands("trustq sql")
+    assert len(queries) >= 4
+    for words in queries:
+        if "--out" in words:
+            words[words.index("--out") + 1] = str(tmp_path / "out.csv")
+        answer = run(*words, "--results", results)
+        assert answer.exit_code == 0, (words, answer.output)
+        assert "--out" in words or len(answer.stdout.splitlines()) > 2, words
+    for title, query in EXAMPLES:
+        answer = run("sql", query, "--results", results)
+        assert answer.exit_code == 0, (title, answer.output)
+
+
+def test_every_command_of_the_readme_has_only_options_that_exist() -> None:
+    commands = readme_commands("trustq ")
+    assert len(commands) > 8
+    for words in commands:
+        flags = {word for word in words if word.startswith("--")}
+        own = [word for word in words if not word.startswith("-")]
+        depth = 2 if own[0] in ("data", "cache") else 1
+        page = run(*own[:depth], "--help").output
+        assert all(re.search(rf"{flag}\b", page) for flag in flags), words

@@ -1,0 +1,62 @@
+"""The device that a run computes on, and the number type it trains in."""
+
+from dataclasses import dataclass
+
+import torch
+
+from trustq.errors import TrustqError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name, or with `auto` the fastest there is.
+
+    Raises `TrustqError` where it is unknown or not there.
+    """
+    there = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    if name == "auto":
+        name = next(device for device, is_there in there.items() if is_there)
+    if name not in there:
+        raise TrustqError(f"--device {name}: expected one of {', '.join(DEVICES)}.")
+    if not there[name]:
+        found = ", ".join(device for device, is_there in there.items() if is_there)
+        raise TrustqError(
+            f"--device {name}: torch {torch.__version__} finds none here, only {found}.\n"
+            "Leave --device out to take the fastest there is, or install a torch build for it."
+        )
+    # Float32 convolutions on CUDA are TF32 by default, with 10 bits: cached features would differ
+    # from one machine to the next.
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device(name)
+
+
+@dataclass(frozen=True)
+class MixedPrecision:
+    """How a training step computes: in `dtype` where it is not float32, scaled where that is half.
+
+    Validation and the dump are float32 always, so that a cached logit is what validation saw.
+    """
+
+    dtype: torch.dtype
+
+    @classmethod
+    def of_recipe(cls, amp: str, device: torch.device) -> "MixedPrecision":
+        """Mixed on CUDA unless the recipe says off; elsewhere it gains little or is not whole."""
+        if amp == "off" or device.type != "cuda":
+            return cls(torch.float32)
+        return cls(torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
+
+    @property
+    def is_on(self) -> bool:
+        """Whether steps compute in less than float32."""
+        return self.dtype != torch.float32
+
+    @property
+    def needs_scaler(self) -> bool:
+        """Whether gradients would underflow without a scaler."""
+        return self.dtype == torch.float16

@@ -1,0 +1,340 @@
+"""Networks: whether their weights can be had, making them, loading and saving checkpoints."""
+
+import difflib
+import json
+import os
+import socket
+import threading
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trustq.digest import digest_bytes
+from trustq.errors import TrustqError
+from trustq.files import replacing
+from trustq.recipes import ExtractRecipe
+
+if TYPE_CHECKING:
+    import torch
+
+PROBE_SECONDS = 1.0  # a name server that does not answer must not hold up the error
+
+_CHECKPOINT_KEY = "trustq"  # in a checkpoint's metadata
+
+
+def require_weights(recipe: ExtractRecipe) -> None:
+    """Raise `TrustqError` where a recipe's starting weights cannot be had; needs no torch.
+
+    Pretrained weights must be in the hub's cache or the hub in reach. Takes a second at most, so
+    that being offline is known before torch is imported.
+    """
+    if recipe.weights or not recipe.pretrained:
+        return
+    try:
+        from huggingface_hub import constants
+    except ImportError:
+        return  # comes with timm; a missing extra is told by whoever imports that
+    cache = Path(constants.HF_HUB_CACHE)
+    if any(_has_snapshot(folder) for folder in _hub_folders(cache, recipe.backbone)):
+        return
+    if not constants.HF_HUB_OFFLINE and _hub_answers(constants.ENDPOINT):
+        return
+    raise TrustqError(
+        f"The pretrained weights of {recipe.backbone} are not in {cache}, and the hub that has "
+        "them cannot be reached from here.\n"
+        "Give a file with --weights FILE, train from scratch with --no-pretrained "
+        "(--set pretrained=false), or run where there is a network."
+    )
+
+
+def digest_weights_file(path: Path) -> str:
+    """Digest of a weights file's bytes; raises `TrustqError` where there is none."""
+    if not path.is_file():
+        raise TrustqError(f"--weights {path}: no such file.")
+    return digest_bytes(path.read_bytes())
+
+
+@dataclass
+class Network:
+    """A backbone that is ready to run.
+
+    `n_features` is the width of what enters the classifier; `n_logits` is 0 without one; `config`
+    is what timm records of its input; `weights` says what it started from.
+    """
+
+    model: "torch.nn.Module"
+    n_features: int
+    n_logits: int
+    config: dict[str, Any]
+    weights: str
+
+    def classifier_parameters(self) -> list["torch.nn.Parameter"]:
+        """Parameters of the classifier; none without one."""
+        if not self.n_logits:
+            return []
+        classifier = self.model.get_classifier()  # type: ignore[operator]
+        # Distilled transformers have a pair of classifiers.
+        parts = classifier if isinstance(classifier, tuple) else (classifier,)
+        return [parameter for part in parts for parameter in part.parameters()]
+
+
+def make_network(
+    backbone: str, *, n_classes: int, image_size: int, pretrained: bool = False
+) -> Network:
+    """A timm model with `n_classes` outputs (0: no classifier), tried on one blank image.
+
+    Random parts come from torch's current seed. Raises `TrustqError` for an unknown name, without
+    pretrained weights, or for a size that the model does not take.
+    """
+    import timm
+    import torch
+
+    _require_known(backbone)
+    config = _pretrained_config(backbone, pretrained)
+    options: dict[str, Any] = {"num_classes": n_classes}
+    if config.get("fixed_input_size"):
+        options["img_size"] = image_size
+    try:
+        model = timm.create_model(backbone, pretrained=pretrained, **options)
+        model.eval()
+        with torch.inference_mode():
+            blank = torch.zeros(1, 3, image_size, image_size)
+            features, logits = forward(model, blank, with_logits=n_classes > 0)
+        if features.ndim != 2:
+            raise ValueError(f"its features have shape {tuple(features.shape[1:])}, not one vector")
+    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise TrustqError(
+            f"{backbone} cannot be run on images of {image_size} pixels: {_first_line(error)}.\n"
+            "Try another --image-size, or another backbone."
+        ) from error
+    except Exception as error:
+        if not pretrained:
+            raise
+        raise TrustqError(
+            f"The pretrained weights of {backbone} could not be fetched: {_first_line(error)}.\n"
+            "Give a file with --weights FILE, train from scratch with --no-pretrained, or try "
+            "again."
+        ) from error
+    found = dict(getattr(model, "pretrained_cfg", None) or config)
+    tag = ".".join(part for part in (found.get("architecture", ""), found.get("tag", "")) if part)
+    return Network(
+        model,
+        n_features=int(features.shape[1]),
+        n_logits=0 if logits is None else int(logits.shape[1]),
+        config=found,
+        weights=f"timm:{tag or backbone}" if pretrained else "none",
+    )
+
+
+def forward(
+    model: Any, images: "torch.Tensor", *, with_logits: bool
+) -> tuple["torch.Tensor", "torch.Tensor | None"]:
+    """Features before the classifier, (b, d), and its logits, (b, k), of one pass."""
+    maps = model.forward_features(images)
+    features = model.forward_head(maps, pre_logits=True)
+    return features, model.forward_head(maps) if with_logits else None
+
+
+def load_start(network: Network, path: Path) -> list[str]:
+    """Load a weights file into a network and return the classifier's keys that were left out.
+
+    A classifier for other classes is left out. Raises `TrustqError` where the file cannot be read
+    without running code in it, or its other keys are not the network's.
+    """
+    state = _read_tensors(path)
+    own = network.model.state_dict()
+    stems = network.config.get("classifier") or ()
+    stems = (stems,) if isinstance(stems, str) else tuple(stems)
+
+    def of_classifier(key: str) -> bool:
+        return any(key.startswith(f"{stem}.") for stem in stems)
+
+    def fits(key: str) -> bool:
+        return key in state and key in own and state[key].shape == own[key].shape
+
+    dropped = [key for key in state if of_classifier(key) and not fits(key)]
+    missing = [key for key in own if key not in state and not of_classifier(key)]
+    strange = [key for key in state if key not in own and key not in dropped]
+    differing = [
+        f"{key} ({_shape(state[key])} instead of {_shape(own[key])})"
+        for key in state
+        if key in own and not fits(key) and key not in dropped
+    ]
+    named = {"missing": missing, "unknown": strange, "of another shape": differing}
+    problems = [f"{what}: {_listed(keys)}" for what, keys in named.items() if keys]
+    if problems:
+        raise TrustqError(
+            f"--weights {path} does not fit the backbone; {'; '.join(problems)}.\n"
+            "Name the backbone that the file was made with, or use another file."
+        )
+    network.model.load_state_dict(
+        {key: value for key, value in state.items() if key not in dropped}, strict=False
+    )
+    network.weights = f"file:{path.name}"
+    return dropped
+
+
+def digest_weights(model: "torch.nn.Module") -> str:
+    """Digest of a model's tensors: names, types, shapes and bytes."""
+    parts: list[bytes | memoryview] = []
+    for name, tensor in sorted(_plain_tensors(model).items()):
+        parts.append(f"{name}:{tensor.dtype}{list(tensor.shape)}".encode())
+        parts.append(_bytes_of(tensor))
+    return digest_bytes(*parts)
+
+
+def save_checkpoint(path: Path, model: "torch.nn.Module", about: dict[str, Any]) -> None:
+    """Write a model's tensors as safetensors, with what is needed to use them in its metadata."""
+    from safetensors.torch import save
+
+    # As bytes: safetensors' own file writer makes files that only their owner may read.
+    content = save(_plain_tensors(model), metadata={_CHECKPOINT_KEY: json.dumps(about)})
+    with replacing(path) as part:
+        part.write_bytes(content)
+
+
+def load_checkpoint(path: Path, model: "torch.nn.Module", *, digest: str) -> None:
+    """Load the checkpoint of a cache into a model, which then has exactly that digest."""
+    if not path.is_file():
+        raise TrustqError(
+            f"{path}: no such file. It holds the network of the cache beside it; copy it there, or "
+            "extract again."
+        )
+    state = _read_tensors(path)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise TrustqError(
+            f"{path} holds another network than the cache beside it. Copy the right one there, or "
+            "extract again."
+        ) from error
+    found = digest_weights(model)
+    if found != digest:
+        raise TrustqError(
+            f"{path} has digest {found[:8]}..., but the cache beside it was made by "
+            f"{digest[:8]}.... Copy the right checkpoint there, or extract again."
+        )
+
+
+def _hub_folders(cache: Path, backbone: str) -> list[Path]:
+    # models--<owner>--<backbone>.<tag>, as the hub's client names them.
+    if not cache.is_dir() or not backbone.replace("_", "").replace(".", "").isalnum():
+        return []
+    pattern = f"models--*--{backbone}" + ("" if "." in backbone else ".*")
+    return list(cache.glob(pattern))
+
+
+def _has_snapshot(folder: Path) -> bool:
+    return any(folder.glob("snapshots/*/*.*"))
+
+
+def _hub_answers(endpoint: str) -> bool:
+    address = urllib.parse.urlsplit(endpoint)
+    proxy = urllib.request.getproxies().get(address.scheme)
+    if proxy and not urllib.request.proxy_bypass(address.hostname or ""):
+        address = urllib.parse.urlsplit(proxy if "//" in proxy else f"//{proxy}")
+    port = address.port or (80 if address.scheme == "http" else 443)
+    answered = threading.Event()
+
+    def connect() -> None:
+        try:
+            socket.create_connection((address.hostname or "", port), PROBE_SECONDS).close()
+            answered.set()
+        except (OSError, UnicodeError):
+            pass
+
+    # In a thread that is left behind, for looking a name up has no time limit of its own.
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    return answered.is_set()
+
+
+def _require_known(backbone: str) -> None:
+    import timm
+
+    # Names with a scheme or a path would make timm fetch or read something else.
+    if "/" not in backbone and ":" not in backbone and timm.is_model(backbone):
+        return
+    every = timm.list_models()
+    close = difflib.get_close_matches(backbone.split(".")[0], every, n=3, cutoff=0.5)
+    nearest = f"; the nearest are {', '.join(close)}" if close else ""
+    raise TrustqError(f"timm has no model {backbone!r}{nearest}.")
+
+
+def _pretrained_config(backbone: str, pretrained: bool) -> dict[str, Any]:
+    import timm
+
+    try:
+        config = timm.get_pretrained_cfg(backbone)
+    except RuntimeError as error:
+        tags = timm.list_pretrained(f"{backbone.split('.')[0]}.*")
+        raise TrustqError(
+            f"timm has no weights {backbone!r}; of this model it has {', '.join(tags) or 'none'}."
+        ) from error
+    values = config.to_dict() if config is not None else {}
+    if pretrained and not any(values.get(key) for key in ("hf_hub_id", "url", "file")):
+        raise TrustqError(
+            f"timm has no pretrained weights for {backbone}. Give a file with --weights FILE, or "
+            "train from scratch with --no-pretrained."
+        )
+    return values
+
+
+def _read_tensors(path: Path) -> dict[str, "torch.Tensor"]:
+    import torch
+
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        # weights_only: a stranger's file must not run code.
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise TrustqError(
+            f"{path} could not be read as tensors: {_first_line(error)}.\n"
+            "Expected .safetensors, or .pth that holds tensors and nothing else."
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    if not isinstance(state, dict) or not all(torch.is_tensor(t) for t in state.values()):
+        raise TrustqError(f"{path}: expected a dictionary of tensors.")
+    return {str(key).removeprefix("module."): tensor for key, tensor in state.items()}
+
+
+def _plain_tensors(model: "torch.nn.Module") -> dict[str, "torch.Tensor"]:
+    import torch
+
+    # Copies in plain row order: safetensors refuses shared memory, and channels-last is a matter
+    # of speed that must not change a digest.
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def _bytes_of(tensor: "torch.Tensor") -> memoryview:
+    import torch
+
+    view: memoryview = tensor.reshape(-1).view(torch.uint8).numpy().data
+    return view
+
+
+def _shape(tensor: "torch.Tensor") -> str:
+    return "x".join(map(str, tensor.shape)) or "one number"
+
+
+def _listed(items: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(items[:most]) + more
+
+
+def _first_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
