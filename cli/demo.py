@@ -14,8 +14,8 @@ def demo(
 ) -> None:
     """Run the whole flow on handwritten digits, on a CPU.
 
-    Nothing is downloaded. Images, two frozen and two noise-trained networks, repair with three arms, pictures and SQL; a
-    minute or two on two cores.
+    Images, two frozen and two noise-trained networks, repair with three arms, pictures and SQL;
+    nothing is downloaded. A minute or two on two cores.
 
     Example: trustq demo
     """

@@ -84,7 +84,7 @@ def extract(
             rows = read_manifest(manifest, root=root)
             made = extract_with(rows, caches, out=out, device=device)
         else:
-            chosen = load_recipe(recipe, settings=given)
+            chosen = load_recipe(recipe, settings=given, part="extract")
             chosen = dataclasses.replace(chosen, name=name or chosen.name)
             try:
                 wanted = [int(seed) for seed in seeds.split(",")]

@@ -82,7 +82,7 @@ def repair(
         "rows": rows,
     }
     given = [f"sweep.{key}={value}" for key, value in sugar.items() if value is not None]
-    chosen = load_recipe(recipe, settings=[*given, *(settings or [])])
+    chosen = load_recipe(recipe, settings=[*given, *(settings or [])], part="sweep")
     opened = [open_cache(path) for path in find_caches(caches)]
     outside = [open_cache(path) for path in find_caches(external or [])]
     with progress("repair", "cells") as report:

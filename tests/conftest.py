@@ -1,5 +1,12 @@
 """What several test files need: shared real data, hypothesis without a clock."""
 
+import os
+
+# Small problems gain nothing from a second thread, and on a busy machine threads that spin while
+# they wait cost a hundredfold. Before numpy is imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 from pathlib import Path
 
 import hypothesis

@@ -222,7 +222,7 @@ def test_augmentation_depends_on_seed_epoch_and_row_only(images: Path) -> None:
     from trustq.extraction.images import Augmentation
 
     image = Image.open(images / "01.png").convert("RGB")
-    augment = Augmentation(5, True, True, 15.0, 0.1)
+    augment = Augmentation(5, True, True, True, 15.0, 0.1)
 
     def seen_as(augmentation: Augmentation, epoch: int, row: int) -> bytes:
         return augmentation(image, epoch, row).tobytes()
@@ -230,7 +230,7 @@ def test_augmentation_depends_on_seed_epoch_and_row_only(images: Path) -> None:
     assert seen_as(augment, 1, 2) == seen_as(augment, 1, 2)
     different = {seen_as(augment, 1, 2), seen_as(augment, 2, 2), seen_as(augment, 1, 3)}
     assert len({*different, seen_as(replace(augment, seed=6), 1, 2)}) == 4
-    off = Augmentation(5, False, False, 0.0, 0.0)
+    off = Augmentation(5, False, False, False, 0.0, 0.0)
     assert seen_as(off, 1, 2) == image.tobytes()
 
 

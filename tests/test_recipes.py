@@ -106,6 +106,16 @@ def test_settings_come_over_the_file_and_are_resolved(tmp_path: Path) -> None:
     assert plain["name"] == "mine" and plain["extract"]["batch_size"] == 32
 
 
+def test_a_command_means_its_own_part_where_both_have_the_key() -> None:
+    for_extract = load_recipe(settings=["noise=none"], part="extract")
+    for_repair = load_recipe(settings=["noise=none"], part="sweep")
+    assert (for_extract.extract.noise, for_extract.sweep.noise) == ("none", "auto")
+    assert (for_repair.extract.noise, for_repair.sweep.noise) == ("none", "none")
+    assert (
+        load_recipe("ce-noisy", settings=["noise=none"], part="sweep").extract.noise == "reference"
+    )
+
+
 def test_every_setting_says_what_it_means() -> None:
     import dataclasses
 

@@ -83,6 +83,7 @@ class Augmentation:
     seed: int
     horizontal_flip: bool
     vertical_flip: bool
+    transpose: bool
     rotation: float  # degrees at most
     colour_jitter: float  # share at most
 
@@ -93,6 +94,7 @@ class Augmentation:
             seed,
             recipe.horizontal_flip,
             recipe.vertical_flip,
+            recipe.transpose,
             recipe.rotation,
             recipe.colour_jitter,
         )
@@ -100,12 +102,14 @@ class Augmentation:
     def __call__(self, image: Image.Image, epoch: int, row: int) -> Image.Image:
         """The image as it looks in one epoch."""
         # All numbers are drawn always, so that switching one part off leaves the others alone.
-        flips_and_turn = generator(self.seed, "augment", epoch, row).random(6)
-        left_right, up_down, turn, *colours = flips_and_turn.tolist()
+        draws = generator(self.seed, "augment", epoch, row).random(7).tolist()
+        left_right, up_down, turn, *colours, diagonal = draws
         if self.horizontal_flip and left_right < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.vertical_flip and up_down < 0.5:
             image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+        if self.transpose and diagonal < 0.5:
+            image = image.transpose(Image.Transpose.TRANSPOSE)
         if self.rotation:
             degrees = (2 * turn - 1) * self.rotation
             image = image.rotate(degrees, Image.Resampling.BILINEAR)

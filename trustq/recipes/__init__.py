@@ -24,10 +24,13 @@ __all__ = [
 _PARTS: dict[str, Any] = {"extract": ExtractRecipe, "sweep": SweepRecipe}
 
 
-def load_recipe(recipe: str = "", *, settings: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    recipe: str = "", *, settings: Sequence[str] = (), part: str | None = None
+) -> Recipe:
     """Read a recipe by packaged name or TOML path, then apply `key=value` settings.
 
-    A setting's key may name its part (`extract.epochs=3`); without one it must be of one part only.
+    A setting's key may name its part (`extract.epochs=3`). Without one it is of the part that has
+    it; where both do (`noise`), of `part`.
     Raises `TrustqError` with file, line, key, what was expected and the nearest known key.
 
     >>> load_recipe("ce-noisy", settings=["epochs=3"]).extract.epochs
@@ -41,16 +44,18 @@ def load_recipe(recipe: str = "", *, settings: Sequence[str] = ()) -> Recipe:
     lines = _lines_of_keys(text)
     name = values.pop("name", name)
     parts: dict[str, dict[str, Any]] = {"extract": {}, "sweep": {}}
-    for part, content in values.items():
-        where = f"{origin}, line {lines.get((part,), 1)}"
-        if part not in _PARTS or not isinstance(content, dict):
-            raise TrustqError(f"{where}: unknown key {part!r}{_nearest(part, ['name', *_PARTS])}.")
+    for table, content in values.items():
+        where = f"{origin}, line {lines.get((table,), 1)}"
+        if table not in _PARTS or not isinstance(content, dict):
+            raise TrustqError(
+                f"{where}: unknown key {table!r}{_nearest(table, ['name', *_PARTS])}."
+            )
         for key, value in content.items():
-            where = f"{origin}, line {lines.get((part, key), 1)}"
-            parts[part][key] = _checked(part, key, value, where=where)
+            where = f"{origin}, line {lines.get((table, key), 1)}"
+            parts[table][key] = _checked(table, key, value, where=where)
     for text in settings:
-        part, key, value = _setting(text)
-        parts[part][key] = value
+        owner, key, value = _setting(text, part)
+        parts[owner][key] = value
     return Recipe(
         name=name, extract=ExtractRecipe(**parts["extract"]), sweep=SweepRecipe(**parts["sweep"])
     )
@@ -93,7 +98,7 @@ def _read(recipe: str) -> tuple[str, str, str]:
     return text, f"packaged recipe {recipe}", recipe
 
 
-def _setting(text: str) -> tuple[str, str, Any]:
+def _setting(text: str, preferred: str | None) -> tuple[str, str, Any]:
     name, equals, raw = text.partition("=")
     where = f"--set {text}"
     if not equals:
@@ -102,6 +107,8 @@ def _setting(text: str) -> tuple[str, str, Any]:
     if part and part not in _PARTS:
         raise TrustqError(f"{where}: unknown part {part!r}{_nearest(part, list(_PARTS))}.")
     owners = [part] if part else [p for p in _PARTS if key in _fields(p)]
+    if preferred in owners:
+        owners = [preferred]
     if len(owners) > 1:
         raise TrustqError(
             f"{where}: {key} is in several parts; say {' or '.join(f'{p}.{key}' for p in owners)}."

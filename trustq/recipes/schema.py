@@ -39,6 +39,9 @@ class ExtractRecipe:
     )
     horizontal_flip: bool = setting(True, "flip half of the training images left to right")
     vertical_flip: bool = setting(True, "flip half of the training images upside down")
+    transpose: bool = setting(
+        False, "swap rows and columns of half of them: with both flips, all 8"
+    )
     rotation: float = setting(15.0, "training images are rotated by up to this many degrees")
     colour_jitter: float = setting(0.1, "brightness, contrast and saturation vary by this share")
     amp: str = setting("auto", "mixed precision where the device has it, or never", "auto", "off")

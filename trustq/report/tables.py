@@ -84,7 +84,8 @@ def _arm_rows(cells: list[Row], figures: list[Row]) -> list[Row]:
         figure = np.nan if row["figure"] is None else row["figure"]
         by_seed.setdefault(_seeds(row), {})[row["stage"], row["metric"]] = figure
     rows = []
-    order = sorted(values, key=lambda entry: (arm_order(entry[0]), entry[1]))
+    bought = {(cell["arm"], cell["budget"]): cell["bought"] for cell in cells}
+    order = sorted(values, key=lambda pair: (arm_order(pair[0]), bought[pair]))
     for arm, budget in order:
         by_seed = values[arm, budget]
         own = _of(cells, ("arm", "budget"), (arm, budget))
