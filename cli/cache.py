@@ -107,8 +107,8 @@ def import_file(
     exposure: Annotated[
         str,
         typer.Option(
-            help="What the backbone saw of these labels: frozen, finetuned-observed, "
-            "finetuned-clean, crossfit or unknown."
+            help="What the backbone saw of these labels: frozen, finetuned-observed (on "
+            "`observed`), finetuned-clean or unknown."
         ),
     ] = "unknown",
     dataset: Annotated[str, typer.Option(help="Name of the data set [default: the file's].")] = "",

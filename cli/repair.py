@@ -100,6 +100,6 @@ def repair(
     typer.echo(f"{run.n_new} cells run, {old} were there already; results in {results}\n", err=True)
     table = repair_table(results, run.keys)
     if as_json:
-        typer.echo(json.dumps({"notes": run.notes, "arms": table.rows}, indent=2))
+        typer.echo(json.dumps({"notes": run.notes, "arms": table.records}, indent=2))
         return
     print_repair_table(table)

@@ -132,10 +132,10 @@ def test_repair_by_self_confidence_beats_random_over_20_draws(tmp_path: Path) ->
     )
     assert shown.exit_code == 0, shown.output
     arms = {row["arm"]: row for row in json.loads(shown.stdout)["arms"]}
-    row = arms["self-confidence"]
-    assert row["n"] == 20
-    assert float(row["gain_over_random"].split()[0]) > 0
-    assert row["p_random"] < 0.05
+    gain = arms["self_confidence"]["accuracy_gain_over_random"]
+    assert (gain["unit"], gain["n"]) == ("draw", 20)
+    assert gain["mean"] > 0 and gain["lower"] > 0
+    assert gain["p"] < 0.05
 
 
 @pytest.mark.parametrize(

@@ -121,28 +121,38 @@ def test_folds_that_split_a_group_are_refused() -> None:
         )
 
 
-def test_an_out_of_fold_object_cannot_be_made_by_hand() -> None:
+def test_an_out_of_fold_object_cannot_be_made_copied_or_altered_by_hand() -> None:
     cache = make_cache()
     real = accept_in_sample(training_rows(cache), np.zeros((240, 3)), cache.label)
     fields = {f.name: getattr(real, f.name) for f in dataclasses.fields(real)}
-    fields["_builder"] = None
     with pytest.raises(TrustqError, match="in-sample probabilities cannot pass as out-of-fold"):
         OutOfFold(**fields)
+    with pytest.raises((TrustqError, ValueError), match="in-sample prob|InitVar"):
+        dataclasses.replace(real, source="head")
+    with pytest.raises(ValueError, match="read-only"):
+        real.probs[0] = 1
+    with pytest.raises(AttributeError):
+        real.source = "head"  # type: ignore[misc]
     with pytest.raises(TypeError):
         label_quality(np.eye(3), cache.label, score="entropy")  # type: ignore[call-arg, arg-type]
 
 
 def test_scores_refuse_labels_or_rows_that_are_not_those_of_the_folds() -> None:
     cache = make_cache()
-    scored = accept_in_sample(training_rows(cache), np.zeros((240, 3)), cache.label)
+    training = training_rows(cache)
+    scored = accept_in_sample(training, np.zeros((240, 3)), cache.label)
     other = cache.label.copy()
     other[0] = (other[0] + 1) % 3
+    turned = dataclasses.replace(training, rows=training.rows[::-1])
+    regrouped = dataclasses.replace(training, groups=training.groups[::-1])
     with pytest.raises(TrustqError, match="belong to other observed labels"):
-        label_quality(scored, other, sample_ids=cache.sample_id, score="entropy")
+        label_quality(scored, other, training=training, score="entropy")
     with pytest.raises(TrustqError, match="belong to other sample ids"):
-        label_quality(scored, cache.label, sample_ids=cache.sample_id[::-1], score="entropy")
+        label_quality(scored, cache.label, training=turned, score="entropy")
+    with pytest.raises(TrustqError, match="belong to other groups"):
+        label_quality(scored, cache.label, training=regrouped, score="entropy")
     with pytest.raises(TrustqError, match="Unknown score 'x'; there are self_confidence, "):
-        label_quality(scored, cache.label, sample_ids=cache.sample_id, score="x")
+        label_quality(scored, cache.label, training=training, score="x")
 
 
 def test_in_sample_is_marked() -> None:
@@ -161,7 +171,7 @@ def test_a_row_whose_class_its_fold_lacked_has_no_score() -> None:
         training, cache.features, label, make=lambda: make_head("linear", n_classes=3)
     )
     for score in SCORES:
-        quality = label_quality(scored, label, sample_ids=cache.sample_id, score=score)
+        quality = label_quality(scored, label, training=training, score=score)
         assert np.isnan(quality[:2]).all()
         assert ((quality[2:] >= 0) & (quality[2:] <= 1)).all()
 
@@ -173,7 +183,7 @@ def test_scores_by_hand() -> None:
     scored = accept_in_sample(rows, np.log(probs), cache.label)
 
     def quality(score: str) -> np.ndarray:
-        return label_quality(scored, cache.label, sample_ids=cache.sample_id, score=score)
+        return label_quality(scored, cache.label, training=rows, score=score)
 
     np.testing.assert_allclose(quality("self_confidence"), [0.7, 0.3])
     np.testing.assert_allclose(quality("normalized_margin"), [0.75, 0.4])
@@ -191,9 +201,9 @@ def test_cleanlab_vectors() -> None:
     cache = make_cache(n=10, group_size=1, label=label)
     rows = TrainingRows(cache, np.arange(10), np.arange(10), np.arange(10))
     scored = accept_in_sample(rows, np.log(np.clip(probs, 1e-300, None)), label)
-    ours = label_quality(scored, label, sample_ids=cache.sample_id, score="self_confidence")
+    ours = label_quality(scored, label, training=rows, score="self_confidence")
     np.testing.assert_allclose(ours, [0.9, 0.6, 0, *[0.8] * 7], atol=1e-12)
-    ours = label_quality(scored, label, sample_ids=cache.sample_id, score="normalized_margin")
+    ours = label_quality(scored, label, training=rows, score="normalized_margin")
     np.testing.assert_allclose(ours, [0.9, 0.7, 0.05, *[0.85] * 7], atol=1e-12)
 
 

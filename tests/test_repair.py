@@ -302,8 +302,96 @@ def test_external_rows_are_predicted_by_the_internal_head(tmp_path: Path) -> Non
     )
     assert rows == [("other", "external", 40, pytest.approx(0.8, abs=0.15))]
     stranger = dataclasses.replace(other, weights_digest="x")
-    with pytest.raises(TrustqError, match="None of the external caches went through the network"):
+    with pytest.raises(
+        TrustqError, match="None of the external caches is known to be of the network"
+    ):
         repair([cache], recipe=recipe(), results=tmp_path / "r", externals=[stranger])
+
+
+def test_the_rows_of_training_are_no_external_test(tmp_path: Path) -> None:
+    cache = dataclasses.replace(make_cache(), weights_digest="w")
+    with pytest.raises(TrustqError, match="so it is no external test"):
+        repair([cache], recipe=recipe(), results=tmp_path / "r", externals=[cache])
+
+
+def test_test_rows_that_the_backbone_was_trained_on_are_refused(tmp_path: Path) -> None:
+    cache = make_cache(exposure="finetuned-clean")
+    seen = np.where(cache.split == "test", SEEN_REFERENCE, 0).astype(np.uint8)
+    cache = dataclasses.replace(cache, seen=seen)
+    with pytest.raises(TrustqError, match="so their figures would be in-sample"):
+        repair([cache], recipe=recipe(), results=tmp_path / "r")
+
+
+def test_stored_noise_on_a_backbone_that_saw_the_truth_is_refused(tmp_path: Path) -> None:
+    base = make_cache(n=400)
+    train = base.split == "train"
+    observed = np.where(train, (base.label + 1) % 3, -1).astype(np.int16)
+    cache = finetuned("finetuned-clean", observed=observed)
+    with pytest.raises(TrustqError, match="trained on other labels of"):
+        repair([cache], recipe=recipe("sweep.noise=stored"), results=tmp_path / "r")
+
+
+def test_a_trusted_start_of_stored_labels_knows_only_observed_ones() -> None:
+    base = make_cache(n=400)
+    train = np.flatnonzero(base.split == "train")
+    observed = np.full(400, -1, dtype=np.int16)
+    # Half of class 0 is observed as class 1.
+    wrong = base.label[train] == 0
+    wrong &= np.arange(len(train)) % 2 == 0
+    observed[train] = np.where(wrong, 1, base.label[train])
+    cache = dataclasses.replace(base, observed=observed)
+    sweep = recipe("sweep.noise=stored", "sweep.trusted=0.5").sweep
+    experiment = draw_experiment(cache, sweep=sweep, draw_seed=3)
+    for c in range(3):
+        rows = observed[train] == c
+        share = experiment.start.trusted[rows].sum() / rows.sum()
+        assert abs(share - 0.5) < 1 / rows.sum() + 1e-9
+    assert experiment.start.rate == pytest.approx(wrong.mean())
+
+
+def test_partly_observed_labels_are_an_error(tmp_path: Path) -> None:
+    cache = make_cache()
+    observed = np.where(np.arange(240) % 7 == 0, -1, cache.label).astype(np.int16)
+    cache = dataclasses.replace(cache, observed=observed)
+    with pytest.raises(TrustqError, match="stores observed labels for 123 of its 144 training"):
+        repair([cache], recipe=recipe("sweep.noise=auto"), results=tmp_path / "r")
+
+
+def test_unseen_rows_of_unknown_exposure_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrustqError, match="its exposure is unknown, so which rows"):
+        repair(
+            [make_cache(exposure="unknown")], recipe=recipe("rows=unseen"), results=tmp_path / "r"
+        )
+
+
+def test_caches_that_a_table_could_not_tell_apart_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrustqError, match="their rows could not be told apart"):
+        repair([make_cache(), make_cache(seed=1)], recipe=recipe(), results=tmp_path / "r")
+
+
+def test_seeds_and_pairs_stay_together_whatever_penalty_each_draw_chose(tmp_path: Path) -> None:
+    settings = recipe("regularisation=auto", "draws=6", "rounds=4", "budgets=100%,100%")
+    repair([make_cache()], recipe=settings, results=tmp_path / "r")
+    rows = query(
+        tmp_path / "r",
+        """SELECT arm, n, n_cells FROM seeds WHERE metric = 'accuracy' AND split = 'test'
+             AND stage = 'calibrated' AND is_final ORDER BY arm""",
+    )
+    assert rows == [(arm, 6, 6) for arm in sorted(ARMS.split(","))]
+    pairs = query(
+        tmp_path / "r",
+        """SELECT DISTINCT n FROM paired WHERE unit = 'draw_seed' AND metric = 'accuracy'""",
+    )
+    assert pairs == [(6,)]
+
+
+@pytest.mark.parametrize(
+    "setting", ["draw_seed=-1", "draw_seed=5000000000", "regularisation=nan", "trees=0"]
+)
+def test_a_setting_out_of_range_is_refused_before_work(setting: str, tmp_path: Path) -> None:
+    with pytest.raises(TrustqError, match=setting.split("=")[0]):
+        repair([make_cache()], recipe=recipe(setting), results=tmp_path / "r")
+    assert not (tmp_path / "r").exists()
 
 
 def test_standardisation_knows_only_training_rows() -> None:

@@ -64,7 +64,7 @@ def test_any_shape_dtype_and_unicode_id_comes_back(
     n, d = data.draw(st.integers(0, 5)), data.draw(st.integers(1, 4))
     kind = data.draw(st.sampled_from([np.float16, np.float32, np.float64]))
     features = data.draw(nps.arrays(kind, (n, d), elements=st.floats(-100, 100, width=16)))
-    ids = data.draw(st.lists(texts, min_size=n, max_size=n))
+    ids = data.draw(st.lists(texts, min_size=n, max_size=n, unique=True))
     cache = make_cache(
         n=n,
         group_size=1,
@@ -306,7 +306,7 @@ def test_import_gives_missing_arrays_their_stated_meaning(tmp_path: Path) -> Non
         (
             {"labels": np.zeros(3)},
             "{path} has no array 'features' for features; it holds labels. "
-            "Name it with --features ARRAY.",
+            "Name it with `trustq cache import {path} --features ARRAY`.",
         ),
         (
             {"features": np.eye(3), "labels": np.zeros(2, int)},
@@ -328,6 +328,33 @@ def test_import_gives_missing_arrays_their_stated_meaning(tmp_path: Path) -> Non
             {"features": np.eye(2), "labels": np.zeros(2, int), "sample_ids": np.array(["a", "a"])},
             "{path}: sample_ids must be unique; 1 are repeated.",
         ),
+        (
+            {"features": np.eye(2), "labels": np.array(["a", "b"]), "logits": np.eye(2)},
+            "{path}: labels are names, so the order of the 2 columns of logits or probs is not "
+            "known. Add an array `classes` with the names in that order.",
+        ),
+        (
+            {"features": np.eye(2), "labels": np.array([0, 2]), "logits": np.eye(2)},
+            "{path}: labels run from 0 to 2, but there are 2 classes, counted from 0 (-1 = none).",
+        ),
+        (
+            {
+                "features": np.eye(2),
+                "labels": np.zeros(2, int),
+                "groups": np.array(["g", "g"]),
+                "split": np.array(["train", "test"]),
+            },
+            "{path}: group 'g' is in both train and test. A group (lesion, patient) must lie in "
+            "one split, or test images leak.",
+        ),
+        (
+            {"features": np.eye(2), "labels": np.zeros(2, int), "groups": np.array([0.0, np.nan])},
+            "{path}: groups have type float64; expected texts or integers.",
+        ),
+        (
+            {"features": np.eye(2), "labels": np.zeros((2, 1), int)},
+            "{path}: labels has shape (2, 1), expected 1 axes.",
+        ),
     ],
 )
 def test_import_says_what_is_wrong(
@@ -340,10 +367,34 @@ def test_import_says_what_is_wrong(
     assert str(caught.value) == message.format(path=path)
 
 
+def test_import_takes_unsigned_and_sparse_labels(tmp_path: Path) -> None:
+    np.savez(tmp_path / "e.npz", features=np.eye(3), labels=np.array([7, 40000, 7], np.uint16))
+    cache = import_npz(tmp_path / "e.npz")
+    assert cache.classes == ("7", "40000")
+    assert cache.label.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("exposure", ["crossfit", "finetuned-observed"])
+def test_an_exposure_that_the_arrays_cannot_back_is_refused(tmp_path: Path, exposure: str) -> None:
+    np.savez(tmp_path / "e.npz", features=np.eye(3), labels=np.array([0, 1, 1]))
+    with pytest.raises(TrustqError, match="--exposure"):
+        import_npz(tmp_path / "e.npz", exposure=exposure)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"hello"])
+def test_an_npz_that_is_none_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "e.npz"
+    path.write_bytes(content)
+    with pytest.raises(TrustqError, match="is no whole npz file|is damaged"):
+        import_npz(path)
+
+
 def test_import_never_unpickles(tmp_path: Path) -> None:
     path = tmp_path / "e.npz"
     np.savez(path, features=np.eye(2), labels=np.array([{}, {}], dtype=object))
-    with pytest.raises(TrustqError, match="Pickled objects are not loaded"):
+    with pytest.raises(
+        TrustqError, match="no whole npz file of plain arrays .pickled objects are not loaded"
+    ):
         import_npz(path)
 
 

@@ -103,13 +103,8 @@ def make_manifest(
         raise TrustqError(f"{source}: the class order {_listed(classes)} repeats a class.")
     _refuse_unknown(columns, "label", classes, source=source)
     _refuse_unknown(columns, "split", SPLITS, source=source)
-    split_of: dict[str, str] = {}
-    for group, split in zip(columns["group_id"].tolist(), columns["split"].tolist(), strict=True):
-        if split_of.setdefault(group, split) != split:
-            raise TrustqError(
-                f"{source}: group {group!r} is in both {split_of[group]} and {split}. "
-                "A group (lesion, patient) must lie in one split, or test images leak."
-            )
+    groups, splits = columns["group_id"].tolist(), columns["split"].tolist()
+    require_whole_groups(groups, splits, source=source)
     for row, path in enumerate(columns["path"].tolist()):
         pure = PurePosixPath(path)
         if pure.is_absolute() or ".." in pure.parts:
@@ -237,6 +232,17 @@ def mixed_groups(labels: np.ndarray, groups: np.ndarray) -> tuple[str, ...]:
     for label, group in zip(labels.tolist(), groups.tolist(), strict=True):
         seen.setdefault(group, set()).add(label)
     return tuple(group for group, labels_of in seen.items() if len(labels_of) > 1)
+
+
+def require_whole_groups(groups: Sequence[str], splits: Sequence[str], *, source: str) -> None:
+    """Raise `TrustqError` when a group lies in two splits."""
+    split_of: dict[str, str] = {}
+    for group, split in zip(groups, splits, strict=True):
+        if split_of.setdefault(group, split) != split:
+            raise TrustqError(
+                f"{source}: group {group!r} is in both {split_of[group]} and {split}. "
+                "A group (lesion, patient) must lie in one split, or test images leak."
+            )
 
 
 def _count_blanks(array: np.ndarray) -> int:

@@ -41,8 +41,10 @@ def parse_noise(spec: str, *, classes: tuple[str, ...]) -> Noise:
             rate = float(argument)
         except ValueError:
             rate = -1.0
-        if not 0 <= rate <= 1 or k < 2:
+        if not 0 <= rate <= 1:
             raise TrustqError(f"Noise {spec!r}: expected a rate from 0 to 1, e.g. symmetric:0.2.")
+        if k < 2:
+            raise TrustqError(f"Noise {spec!r} needs two classes or more; there is one.")
         return Noise(spec, (1 - rate) * np.eye(k) + rate * (1 - np.eye(k)) / (k - 1))
     if kind == "matrix" and argument:
         return Noise(spec, _matrix_of_file(Path(argument), classes))
@@ -110,15 +112,25 @@ def draw_start(
     (`strata="clean"` reproduces studies that used them). Raises `TrustqError` for a share outside
     [0, 1).
     """
+    observed = draw_noise(labels, noise=noise, seed=seed)
+    return trust_some(labels, observed, trusted=trusted, seed=seed, strata=strata)
+
+
+def trust_some(
+    labels: np.ndarray, observed: np.ndarray, *, trusted: float, seed: int, strata: str = "observed"
+) -> Start:
+    """Correct a share of observed labels, drawn by image as `draw_start` does.
+
+    >>> trust_some(np.array([0, 1]), np.array([1, 1]), trusted=0.0, seed=0).rate
+    0.5
+    """
     if not 0 <= trusted < 1:
         raise TrustqError(f"The trusted share is {trusted}, expected at least 0 and below 1.")
-    observed = draw_noise(labels, noise=noise, seed=seed)
     rate = float((observed != labels).mean()) if len(labels) else 0.0
     chosen = _stratified_rows(
         labels if strata == "clean" else observed, round(trusted * len(labels)), seed=seed
     )
-    observed[chosen] = labels[chosen]
-    return Start(observed, chosen, rate)
+    return Start(np.where(chosen, labels, observed), chosen, rate)
 
 
 def _stratified_rows(strata: np.ndarray, n_rows: int, *, seed: int) -> np.ndarray:

@@ -5,22 +5,22 @@ from collections.abc import Callable
 import numpy as np
 
 from trustq.errors import TrustqError
-from trustq.heads.out_of_fold import OutOfFold
+from trustq.heads.out_of_fold import OutOfFold, TrainingRows
 
 
 def label_quality(
-    out_of_fold: OutOfFold, observed: np.ndarray, *, sample_ids: np.ndarray, score: str
+    out_of_fold: OutOfFold, observed: np.ndarray, *, training: TrainingRows, score: str
 ) -> np.ndarray:
     """Quality of each observed label, (n,) in [0, 1], lower = more suspicious, NaN = no score.
 
-    `observed` and `sample_ids` must be those that `out_of_fold` was made from, or `TrustqError` is
+    `observed` and `training` must be those that `out_of_fold` was made from, or `TrustqError` is
     raised. A row has no score when its class was absent from the training part of its fold.
     `self_confidence` and `normalized_margin` are cleanlab's (Northcutt et al. 2021); `entropy`
     looks at no label and finds uncertain images rather than wrong labels.
     """
     if score not in SCORES:
         raise TrustqError(f"Unknown score {score!r}; there are {', '.join(SCORES)}.")
-    out_of_fold.require(sample_ids=sample_ids, observed=observed)
+    out_of_fold.require(training, observed)
     quality = np.full(len(observed), np.nan)
     known = out_of_fold.scorable
     if known.any():

@@ -40,7 +40,10 @@ def group_folds(labels: np.ndarray, groups: np.ndarray, *, n_folds: int, seed: i
     """
     n_groups = len(np.unique(groups))
     if n_folds < 2 or n_groups < n_folds:
-        raise TrustqError(f"{n_groups} groups cannot make {n_folds} folds; 2 to {n_groups} would.")
+        raise TrustqError(
+            f"{n_groups} groups cannot make {n_folds} folds: folds are whole groups, at least 2 "
+            "folds, and no more than groups (--set folds=N)."
+        )
     rng = generator(seed, "folds")
     return _allot(labels, groups, np.full(n_folds, 1 / n_folds), rng)
 

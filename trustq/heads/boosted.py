@@ -55,6 +55,7 @@ class BoostedHead(ClassifierMixin, BaseEstimator):
             "subsample": 0.8,
             "colsample_bytree": 0.8,
             "seed": self.seed,
+            "nthread": 1,  # sums, and so trees, depend on the number of threads
             "verbosity": 0,
         }
         stop: dict[str, Any] = {}

@@ -6,7 +6,7 @@ in-sample and mark them so.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 
 import numpy as np
 
@@ -39,25 +39,29 @@ class OutOfFold:
     cache_digest: str
     exposure: str
     backbone_saw_rows: bool
-    _builder: object = None
+    builder: InitVar[object] = None
 
-    def __post_init__(self) -> None:
-        if self._builder is not _BUILDER:
+    def __post_init__(self, builder: object) -> None:
+        if builder is not _BUILDER:
             raise TrustqError(
                 "An OutOfFold is built by fit_out_of_fold, read_crossfit or accept_in_sample: "
                 "in-sample probabilities cannot pass as out-of-fold ones."
             )
+        for array in (self.logits, self.probs, self.fold, self.scorable):
+            array.setflags(write=False)
 
     @property
     def in_sample(self) -> bool:
         """Whether the rows were scored by a model that was fitted on them."""
         return self.source == "in_sample"
 
-    def require(self, *, sample_ids: np.ndarray, observed: np.ndarray) -> None:
-        """Raise unless these are the rows, in order, with the labels the folds were fitted on."""
+    def require(self, training: "TrainingRows", observed: np.ndarray) -> None:
+        """Raise unless these are the rows, groups and labels that the folds were fitted on."""
         for name, found, expected in (
-            ("sample ids", digest_strings(sample_ids.tolist()), self.rows_digest),
+            ("sample ids", _digest_ids(training), self.rows_digest),
             ("observed labels", _digest_labels(observed), self.observed_digest),
+            ("groups", _digest_labels(training.groups), self.groups_digest),
+            ("cache content", training.cache.content_digest, self.cache_digest),
         ):
             if found != expected:
                 raise TrustqError(
@@ -154,16 +158,16 @@ def _build(
     return OutOfFold(
         logits=logits,
         probs=softmax(logits),
-        fold=fold,
+        fold=fold.copy(),
         scorable=scorable,
         source=source,
-        rows_digest=digest_strings(cache.sample_id[rows].tolist()),
+        rows_digest=_digest_ids(training),
         observed_digest=_digest_labels(observed),
         groups_digest=_digest_labels(training.groups),
         cache_digest=cache.content_digest,
         exposure=cache.exposure,
         backbone_saw_rows=source != "crossfit" and bool(cache.seen_labels[rows].any()),
-        _builder=_BUILDER,
+        builder=_BUILDER,
     )
 
 
@@ -177,6 +181,10 @@ def _require_whole_groups(training: TrainingRows) -> None:
                 f"Group {name!r} lies in folds {fold_of[group]} and {fold}: a model would score "
                 "rows of a group it was fitted on. Make folds by group (splits.group_folds)."
             )
+
+
+def _digest_ids(training: TrainingRows) -> str:
+    return digest_strings(training.cache.sample_id[training.rows].tolist())
 
 
 def _digest_labels(labels: np.ndarray) -> str:

@@ -87,7 +87,10 @@ def _read(recipe: str) -> tuple[str, str, str]:
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
             raise TrustqError(f"{path}: no such recipe file.")
-        return path.read_text("utf-8"), str(path), path.stem
+        try:
+            return path.read_text("utf-8"), str(path), path.stem
+        except UnicodeDecodeError as error:
+            raise TrustqError(f"{path}: this is not TOML; it is no UTF-8 text.") from error
     known = packaged()
     if recipe not in known:
         raise TrustqError(

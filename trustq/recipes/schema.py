@@ -71,7 +71,7 @@ class SweepRecipe:
     budgets: tuple[str, ...] = setting(("5%",), "labels bought: a number, a share, or all-wrong")
     rounds: int = setting(1, "equal parts in which a budget is bought")
     draws: int = setting(1, "draws of noise, folds and purchases per cache")
-    draw_seed: int = setting(0, "first draw seed; with stored noise the cache's own comes first")
+    draw_seed: int = setting(0, "first draw seed; stored noise stays, folds and purchases change")
     folds: int = setting(5, "folds for out-of-fold scores")
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from trustq.digest import digest_array, digest_json, digest_strings
 from trustq.errors import TrustqError
@@ -23,10 +23,18 @@ from trustq.repair.loop import Loop, Round
 from trustq.repair.record import Recorder
 from trustq.results import committed_keys, new_part, part_path, write_part
 from trustq.store import Cache
+from trustq.store.format import SEEN_SELECTION
 
 # Part of every cell's key: raised when a change of code changes a number, so that cells of an older
 # numerics are run again rather than mixed with new ones.
 NUMERICS = 1
+
+# Sums depend on how many threads share them; one thread makes a cell the same on any machine load
+# and leaves the other cores to other cells.
+THREADS = 1
+
+
+_LAST_SEED = 2**31 - 1  # seeds are stored as 32-bit integers
 
 
 @dataclass
@@ -61,10 +69,9 @@ def repair(
     that would not be honest; what was recorded before stays.
     """
     sweep = recipe.sweep
+    _check(sweep)
+    _require_distinct(caches)
     arms = list(dict.fromkeys(parse_arm(text) for text in sweep.arms))
-    for name in ("draws", "rounds"):
-        if getattr(sweep, name) < 1:
-            raise TrustqError(f"{name} is {getattr(sweep, name)}, expected 1 or more.")
     run = RepairRun()
     there = committed_keys(results)
     total = len(caches) * sweep.draws * _n_cells(arms, sweep)
@@ -81,6 +88,7 @@ def repair(
             if missing:
                 notes = _run_group(experiment, recipe, own, missing, shared, results)
                 run.notes += [note for note in notes if note not in run.notes]
+            there |= {cell.key for cell in missing}
             run.keys += [cell.key for cell in cells]
             run.n_new += len(missing)
             if progress:
@@ -99,6 +107,18 @@ def _run_group(
     results: Path,
 ) -> list[str]:
     """Run the cells of one cache and draw, which share round 0, and write them as one part."""
+    with threadpool_limits(THREADS):
+        return _run_cells(experiment, recipe, externals, cells, shared_key, results)
+
+
+def _run_cells(
+    experiment: Experiment,
+    recipe: Recipe,
+    externals: tuple[Cache, ...],
+    cells: list[_Cell],
+    shared_key: str,
+    results: Path,
+) -> list[str]:
     loop = Loop(experiment, recipe.sweep, externals)
     recorder = Recorder(experiment.cache.classes)
     notes: list[str] = []
@@ -128,9 +148,12 @@ def _write_samples(cache: Cache, results: Path) -> None:
         "group_id": cache.group_id,
         "split": cache.split,
     }
-    part = f"samples-{digest_strings([cache.dataset, *map(digest_array, columns.values())])}"
-    if not part_path(results, "samples", part).exists():
+    digest = digest_strings([cache.dataset, *map(digest_array, columns.values())])
+    parts = part_path(results, "samples", "any").parent
+    if not any(parts.glob(f"samples-*-{digest}.parquet")):
         dataset = np.full(len(cache), cache.dataset, dtype=object)
+        # Named by time first, since of two parts with a sample the newest is shown.
+        part = f"{new_part('samples')}-{digest}"
         write_part(results, {"samples": {"dataset": dataset, **columns}}, part=part)
 
 
@@ -138,7 +161,7 @@ def _cells(arms: list[Arm], sweep: SweepRecipe, shared_key: str) -> list[_Cell]:
     cells = []
     for arm in arms:
         # No purchase: one cell, whatever the budgets and rounds.
-        for budget in ("0",) if arm.score == "none" else sweep.budgets:
+        for budget in ("0",) if arm.score == "none" else dict.fromkeys(sweep.budgets):
             rounds = 1 if arm.score == "none" else sweep.rounds
             key = digest_json(
                 {"shared": shared_key, "arm": arm.text, "budget": budget, "rounds": rounds}
@@ -148,7 +171,32 @@ def _cells(arms: list[Arm], sweep: SweepRecipe, shared_key: str) -> list[_Cell]:
 
 
 def _n_cells(arms: list[Arm], sweep: SweepRecipe) -> int:
-    return sum(1 if arm.score == "none" else len(sweep.budgets) for arm in arms)
+    return sum(1 if arm.score == "none" else len(set(sweep.budgets)) for arm in arms)
+
+
+def _check(sweep: SweepRecipe) -> None:
+    for name in ("draws", "rounds", "trees"):
+        if getattr(sweep, name) < 1:
+            raise TrustqError(f"{name} is {getattr(sweep, name)}, expected 1 or more.")
+    if not 0 <= sweep.draw_seed <= _LAST_SEED - sweep.draws:
+        raise TrustqError(
+            f"draw_seed is {sweep.draw_seed}; seeds are whole numbers from 0 to {_LAST_SEED}."
+        )
+
+
+def _require_distinct(caches: Sequence[Cache]) -> None:
+    """Raise when two caches would be told apart by nothing in a table."""
+    names: dict[tuple[Any, ...], Cache] = {}
+    for cache in caches:
+        name = (cache.dataset, cache.recipe.get("name"), cache.backbone, cache.backbone_seed)
+        other = names.setdefault(name, cache)
+        if other.content_digest != cache.content_digest:
+            raise TrustqError(
+                f"{other.name} and {cache.name} are different, but both are data set "
+                f"{cache.dataset!r}, recipe {name[1]!r}, seed {cache.backbone_seed}, so their rows "
+                "could not be told apart. Run them with separate --results, or name the data sets "
+                "(`trustq cache import --dataset`)."
+            )
 
 
 def _shared_key(experiment: Experiment, sweep: SweepRecipe, externals: tuple[Cache, ...]) -> str:
@@ -158,10 +206,10 @@ def _shared_key(experiment: Experiment, sweep: SweepRecipe, externals: tuple[Cac
             "numerics": NUMERICS,
             "cache": experiment.cache.content_digest,
             "rows": sweep.rows,
-            "noise": [experiment.noise, experiment.noise_digest],
+            "noise": [experiment.noise, experiment.noise_process, experiment.start.digest],
             "trusted": [experiment.trusted, sweep.trusted_strata],
             "draw_seed": experiment.draw_seed,
-            "head": [sweep.head, sweep.regularisation, sweep.trees],
+            "head": [sweep.head, _head_settings(sweep)],
             "folds": sweep.folds,
             "externals": sorted(cache.content_digest for cache in externals),
         }
@@ -181,17 +229,23 @@ def _cell_row(
     validation = experiment.validation
     digest = digest_strings(cache.sample_id[validation].tolist()) if len(validation) else None
     uses_validation = bool(len(validation))
+    # Clean labels that chose the backbone's checkpoint were paid for as well.
+    chose_checkpoint = np.flatnonzero(cache.seen & SEEN_SELECTION)
+    trained_on = digest_strings(experiment.sample_ids.tolist())
     return {
         "key": cell.key,
+        "results_version": NUMERICS,
         "recipe": recipe.name,
         "dataset": cache.dataset,
         "cache": str(cache.path or ""),
+        "cache_recipe": str(cache.recipe.get("name", "")),
         "cache_digest": cache.content_digest,
         "backbone": cache.backbone,
         "backbone_seed": cache.backbone_seed,
         "draw_seed": experiment.draw_seed,
         "rows_used": sweep.rows,
         "noise": experiment.noise,
+        "noise_process": experiment.noise_process,
         "noise_unit": "image",
         "noise_rate": experiment.start.rate,
         "buy_unit": "image",
@@ -201,7 +255,7 @@ def _cell_row(
         "action": arm.action,
         "arm_title": arm.title,
         "head": sweep.head,
-        "head_settings": json.dumps(loop.settings, sort_keys=True),
+        "head_settings": json.dumps(_head_settings(sweep), sort_keys=True),
         "refit": "none" if sweep.head == "backbone" else "head",
         "calibrator": "temperature" if uses_validation else None,
         "calibration_labels": (
@@ -210,7 +264,8 @@ def _cell_row(
             else "none: there are no validation rows"
         ),
         "budget": cell.budget,
-        "n_rounds": len(rounds) - 1,
+        "n_rounds": sweep.rounds if arm.score != "none" else 0,
+        "n_rounds_done": len(rounds) - 1,
         "n_folds": sweep.folds,
         "trusted": experiment.trusted,
         "trusted_strata": sweep.trusted_strata,
@@ -222,18 +277,25 @@ def _cell_row(
         "n_wrong_start": experiment.n_wrong,
         "n_bought": sum(len(state.purchase.rows) for state in rounds if state.purchase),
         "n_trusted": int(experiment.start.trusted.sum()),
-        "n_clean_validation": len(validation) if uses_validation else 0,
+        "n_clean_validation": len(set(validation.tolist()) | set(chose_checkpoint.tolist())),
         "n_unscored": max(state.n_unscored for state in rounds),
-        "selection_digest": digest if loop.chosen_on == "val" else None,
+        "selection_digest": {"val": digest, "train": trained_on}.get(loop.chosen_on),
         "calibration_digest": digest,
         "shared_key": shared_key,
-        "threads": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
+        "threads": THREADS,
         "seconds": seconds,
         "created": datetime.now(UTC).isoformat("T", "seconds"),
         "versions": json.dumps(_versions()),
     }
+
+
+def _head_settings(sweep: SweepRecipe) -> dict[str, Any]:
+    """What was asked of the head; other settings do not concern it."""
+    settings: dict[str, dict[str, Any]] = {
+        "linear": {"regularisation": sweep.regularisation},
+        "xgboost": {"trees": sweep.trees},
+    }
+    return settings.get(sweep.head, {})
 
 
 def _versions() -> dict[str, str]:
@@ -243,21 +305,35 @@ def _versions() -> dict[str, str]:
 
 def _matching(cache: Cache, externals: Sequence[Cache]) -> tuple[Cache, ...]:
     """The external caches that came through the same network, with labels in this class order."""
-    own = [other for other in externals if other.weights_digest == cache.weights_digest]
+    own = [
+        other
+        for other in externals
+        if other.weights_digest and other.weights_digest == cache.weights_digest
+    ]
     if externals and not own:
         raise TrustqError(
-            f"None of the external caches went through the network of {cache.name}. Make them with "
-            f"`trustq extract OTHER.parquet --with {cache.name}`."
+            f"None of the external caches is known to be of the network of {cache.name}. Make them "
+            f"with `trustq extract OTHER.parquet --with {cache.name}`."
         )
+    own.sort(key=lambda other: other.content_digest)
+    names = [other.dataset for other in own]
+    if len(set(names)) < len(names):
+        raise TrustqError(f"Two external caches are of data set {sorted(names)[0]!r}; give one.")
     return tuple(_relabelled(other, cache) for other in own)
 
 
 def _relabelled(other: Cache, cache: Cache) -> Cache:
-    if other.seen_labels.any():
+    shared = set(other.group_id.tolist()) & set(cache.group_id.tolist())
+    shared |= set(other.sample_id.tolist()) & set(cache.sample_id.tolist())
+    if other.seen_labels.any() or (other.dataset == cache.dataset and shared):
+        n_seen = int(other.seen_labels.sum())
         raise TrustqError(
-            f"{other.name} holds {int(other.seen_labels.sum())} rows that the backbone was trained "
-            "on; they are no external test. Leave them out of its manifest."
+            f"{other.name} holds rows of {cache.name} ({len(shared)} ids or groups; {n_seen} rows "
+            "that the backbone was trained on), so it is no external test. Leave them out of its "
+            "manifest."
         )
+    if not (other.label >= 0).any():
+        raise TrustqError(f"{other.name} has no labelled row to evaluate.")
     strange = set(other.classes) - set(cache.classes)
     if strange:
         raise TrustqError(

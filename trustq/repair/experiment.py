@@ -7,10 +7,11 @@ import numpy as np
 from trustq.digest import digest_array
 from trustq.errors import TrustqError
 from trustq.heads.out_of_fold import TrainingRows
-from trustq.noise import Start, draw_start, parse_noise
+from trustq.noise import Start, draw_start, parse_noise, trust_some
 from trustq.recipes import SweepRecipe
 from trustq.splits import group_folds, split_by_group, thin_classes
 from trustq.store import Cache
+from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE
 
 UNSEEN_SPLIT_SEED = 0  # `--rows unseen` re-splits once per cache, not once per draw
 
@@ -25,7 +26,7 @@ class Experiment:
     labels: np.ndarray  # (n,) reference labels of the training rows
     start: Start
     noise: str  # as reported, e.g. "stored (symmetric:0.2)"
-    noise_digest: str  # what of the noise changes numbers
+    noise_process: str | None  # digest of the noise matrix; None for stored labels
     trusted: float  # share asked for
     leaky: bool
     validation: np.ndarray  # positions in the cache
@@ -75,19 +76,20 @@ def draw_experiment(
             "repair of them cannot be simulated."
         )
     spec = _noise_spec(cache, rows, sweep, notes)
-    start, noise, noise_digest, trusted = _start(cache, rows, labels, spec, sweep, draw_seed)
-    leaky = _require_honest(cache, rows, spec, start.observed, allow_leak=allow_leak)
+    begun = _begin(cache, rows, labels, spec, sweep, draw_seed)
+    start = begun.start
+    held_out = np.flatnonzero(np.isin(split, ("val", "test", "external")) & (cache.label >= 0))
+    leaky = _require_honest(cache, rows, spec, allow_leak=allow_leak)
+    leaky |= _require_unseen_evaluation(cache, held_out, allow_leak=allow_leak)
     if leaky:
-        notes.append(
-            "LEAKY: the backbone was trained on other labels of these rows (--allow-leak)."
-        )
+        notes.append("LEAKY: the backbone was trained on labels of these rows (--allow-leak).")
     if cache.exposure == "unknown":
         notes.append(
             "The exposure of this cache is unknown: whether its backbone saw these labels was not "
             "stated, so every figure may be optimistic."
         )
     groups = np.unique(cache.group_id[rows], return_inverse=True)[1]
-    if cache.exposure == "unknown" and len(groups) == groups.max(initial=0) + 1:
+    if len(groups) == groups.max(initial=0) + 1:
         notes.append("Every row is its own group: relatives of a row may be in other folds.")
     fold = group_folds(start.observed, groups, n_folds=sweep.folds, seed=draw_seed)
     for c, n_groups in thin_classes(start.observed, groups, n_folds=sweep.folds).items():
@@ -111,9 +113,9 @@ def draw_experiment(
         training=TrainingRows(cache, rows, groups, fold),
         labels=labels,
         start=start,
-        noise=noise,
-        noise_digest=noise_digest,
-        trusted=trusted,
+        noise=begun.noise,
+        noise_process=begun.process,
+        trusted=begun.trusted,
         leaky=leaky,
         validation=validation,
         evaluation=evaluation,
@@ -127,14 +129,20 @@ def draw_experiment(
 def _splits(cache: Cache, sweep: SweepRecipe, notes: list[str]) -> np.ndarray:
     if sweep.rows == "split":
         return cache.split
+    if cache.exposure == "unknown":
+        raise TrustqError(
+            f"{cache.name}: its exposure is unknown, so which rows its backbone has not seen is "
+            "unknown too. State it with `trustq cache import --exposure`."
+        )
     # Groups of which the backbone saw no label are honest for any noise; they are split anew.
-    unseen = np.flatnonzero(cache.honest_for_any_noise & (cache.label >= 0))
+    honest = cache.honest_for_any_noise & (cache.label >= 0) & (cache.split != "external")
+    unseen = np.flatnonzero(honest)
     if not len(unseen):
         raise TrustqError(
             f"{cache.name}: the backbone was trained on a label of every group, so no rows are "
             "unseen. Extract with fewer training rows, or use --noise stored."
         )
-    split = np.full(len(cache), "", dtype="<U8")
+    split = np.where(cache.split == "external", "external", "").astype("<U8")
     part = split_by_group(cache.label[unseen], cache.group_id[unseen], seed=UNSEEN_SPLIT_SEED)
     split[unseen] = np.array(["train", "val", "test"])[part]
     notes.append(f"{len(unseen)} of {len(cache)} rows are unseen and were split anew, 70/15/15.")
@@ -144,57 +152,60 @@ def _splits(cache: Cache, sweep: SweepRecipe, notes: list[str]) -> np.ndarray:
 def _noise_spec(cache: Cache, rows: np.ndarray, sweep: SweepRecipe, notes: list[str]) -> str:
     if sweep.noise != "auto":
         return sweep.noise
-    if (cache.observed[rows] >= 0).all() and (cache.observed[rows] != cache.label[rows]).any():
+    there = cache.observed[rows] >= 0
+    if there.all() and (cache.observed[rows] != cache.label[rows]).any():
         return "stored"
+    if there.any() and not there.all():
+        raise TrustqError(
+            f"{cache.name} stores observed labels for {int(there.sum())} of its {len(rows)} "
+            "training rows. Give all of them, or choose a noise, e.g. --noise symmetric:0.2."
+        )
     notes.append("No noise was stated and none is stored: simulated symmetric:0.2.")
     return "symmetric:0.2"
 
 
-def _start(
+@dataclass(frozen=True)
+class _Beginning:
+    start: Start
+    noise: str  # as reported
+    process: str | None  # digest of the noise process; None for stored labels
+    trusted: float
+
+
+def _begin(
     cache: Cache,
     rows: np.ndarray,
     labels: np.ndarray,
     spec: str,
     sweep: SweepRecipe,
     draw_seed: int,
-) -> tuple[Start, str, str, float]:
-    """Observed labels and trusted rows, with the noise's name, its digest and the trusted share."""
-    share = _share(sweep.trusted)
+) -> _Beginning:
+    share, strata = _share(sweep.trusted), sweep.trusted_strata
     if spec != "stored":
         if sweep.trusted == "stored":
             raise TrustqError("--trusted stored goes with --noise stored: both are of one draw.")
         noise = parse_noise(spec, classes=cache.classes)
-        start = draw_start(
-            labels, noise=noise, trusted=share, seed=draw_seed, strata=sweep.trusted_strata
-        )
-        return start, spec, digest_array(noise.matrix), share
+        start = draw_start(labels, noise=noise, trusted=share, seed=draw_seed, strata=strata)
+        return _Beginning(start, spec, digest_array(noise.matrix), share)
     observed = cache.observed[rows].astype(np.int64)
     if (observed < 0).any():
         raise TrustqError(
             f"{cache.name} stores no observed labels for {int((observed < 0).sum())} of its "
             f"{len(rows)} training rows. Choose a noise, e.g. --noise symmetric:0.2."
         )
-    stored = cache.trusted[rows].copy()
-    spec_of_cache = cache.noise.get("spec", "of the file")
-    if sweep.trusted not in ("stored", "auto"):
-        if stored.any():
-            raise TrustqError(
-                f"{cache.name} was trained with {int(stored.sum())} trusted labels; with --noise "
-                "stored the trusted start is its own (--trusted stored)."
-            )
-        if not np.isclose(share, 0):
-            drawn = draw_start(
-                labels,
-                noise=parse_noise("none", classes=cache.classes),
-                trusted=share,
-                seed=draw_seed,
-            )
-            stored = drawn.trusted
-            observed[stored] = labels[stored]
-    rate = float(cache.noise.get("rate", (observed != labels).mean()))
-    start = Start(observed, stored, rate)
-    share = share if share else float(cache.noise.get("trusted", 0.0))
-    return start, f"stored ({spec_of_cache})", start.digest, share
+    name = f"stored ({cache.noise.get('spec', 'of the file')})"
+    stored = cache.trusted[rows]
+    if sweep.trusted in ("stored", "auto"):
+        rate = float(cache.noise.get("rate", (observed != labels).mean()))
+        start = Start(observed, stored.copy(), rate)
+        return _Beginning(start, name, None, float(cache.noise.get("trusted", 0.0)))
+    if stored.any():
+        raise TrustqError(
+            f"{cache.name} was trained with {int(stored.sum())} trusted labels; with --noise "
+            "stored the trusted start is its own (--trusted stored)."
+        )
+    start = trust_some(labels, observed, trusted=share, seed=draw_seed, strata=strata)
+    return _Beginning(start, name, None, share)
 
 
 def _share(trusted: str) -> float:
@@ -208,24 +219,44 @@ def _share(trusted: str) -> float:
         ) from None
 
 
-def _require_honest(
-    cache: Cache, rows: np.ndarray, spec: str, observed: np.ndarray, *, allow_leak: bool
-) -> bool:
-    """Whether the labels differ from those the backbone was trained on; refused unless allowed."""
-    tainted = ~cache.honest_for_any_noise[rows]
-    if spec == "stored" or not tainted.any():
-        return False
-    saw = np.where(cache.observed[rows] >= 0, cache.observed[rows], cache.label[rows])
-    if spec == "none" and np.array_equal(saw[tainted], observed[tainted]):
-        return False  # the clean upper bound, on a backbone of the same clean labels
-    if allow_leak:
-        return True
+def _require_honest(cache: Cache, rows: np.ndarray, spec: str, *, allow_leak: bool) -> bool:
+    """Whether the backbone was trained on other labels of these rows; refused unless allowed."""
+    tainted = _tainted(cache, rows, spec)
+    if not tainted.any() or allow_leak:
+        return bool(tainted.any())
     raise TrustqError(
         f"{cache.name} is {cache.exposure}: its backbone was trained on other labels of "
         f"{int(tainted.sum())} of the {len(rows)} training rows (or of their groups), so noise "
         f"{spec!r} put on them now would already be known to the features.\n"
         "Use its own noise (--noise stored), rows it never saw (--rows unseen), a frozen cache, or "
         "extract with this noise; --allow-leak runs it all the same and marks every row."
+    )
+
+
+def _tainted(cache: Cache, rows: np.ndarray, spec: str) -> np.ndarray:
+    seen, observed, label = cache.seen[rows], cache.observed[rows], cache.label[rows]
+    saw_truth = (seen & SEEN_REFERENCE) != 0
+    saw_observed = (seen & SEEN_OBSERVED) != 0
+    if spec == "stored":
+        # Honest for what the backbone was trained on; not where it was given the truth instead.
+        return np.asarray(saw_truth & (observed != label))
+    tainted = ~cache.honest_for_any_noise[rows]
+    if spec == "none":
+        # The clean upper bound, where the backbone was trained on the same clean labels.
+        same = np.where(saw_observed, observed == label, True)
+        return np.asarray(tainted & ~(same & (saw_truth | saw_observed)))
+    return np.asarray(tainted)
+
+
+def _require_unseen_evaluation(cache: Cache, held_out: np.ndarray, *, allow_leak: bool) -> bool:
+    """Whether rows to be evaluated or calibrated on, or their groups, were trained on."""
+    known = ~cache.honest_for_any_noise[held_out]
+    if not known.any() or allow_leak:
+        return bool(known.any())
+    raise TrustqError(
+        f"{cache.name}: its backbone was trained on {int(known.sum())} of the {len(held_out)} "
+        "validation, test and external rows (or on others of their groups), so their figures would "
+        "be in-sample. Leave them out, or --allow-leak runs it all the same and marks every row."
     )
 
 

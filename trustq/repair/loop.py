@@ -50,8 +50,14 @@ class Purchase:
     rows: np.ndarray  # positions among the training rows
     quality: np.ndarray  # NaN where the arm has no score
     fold: np.ndarray
-    before: np.ndarray
+    before: np.ndarray  # labels
     after: np.ndarray
+
+    def first(self, n: int) -> "Purchase":
+        """The first n."""
+        return Purchase(
+            self.rows[:n], self.quality[:n], self.fold[:n], self.before[:n], self.after[:n]
+        )
 
 
 @dataclass(frozen=True)
@@ -95,11 +101,11 @@ class Loop:
         """Spend a budget in the recipe's rounds, from round 0 on; stops when nothing is left."""
         state = zero
         for number, size in enumerate(round_sizes(budget, self.sweep.rounds), start=1):
-            rows, quality, n_unscored = self._ranked(arm, state, number, zero)
-            rows, quality = rows[:size], quality[:size]
-            if not len(rows):
+            ranked, n_unscored = self._ranked(arm, state, number, zero)
+            chosen = ranked.first(size)
+            if not len(chosen.rows):
                 return
-            state = self._bought(state, number, rows, quality, n_unscored, arm, budget)
+            state = self._bought(state, number, chosen, n_unscored, arm)
             yield state
 
     @property
@@ -108,26 +114,14 @@ class Loop:
         return not set(self.experiment.evaluation) & {"test", "external"}
 
     def _bought(
-        self,
-        state: Round,
-        number: int,
-        rows: np.ndarray,
-        quality: np.ndarray,
-        n_unscored: int,
-        arm: Arm,
-        budget: int,
+        self, state: Round, number: int, chosen: Purchase, n_unscored: int, arm: Arm
     ) -> Round:
         started = time.perf_counter()
         current, trusted = state.current.copy(), state.trusted.copy()
         # The simulated expert: always right, and always says so.
-        current[rows] = self.experiment.labels[rows]
-        trusted[rows] = True
-        fold = (
-            state.out_of_fold.fold[rows]
-            if arm.is_scored and arm.source == "head" and state.out_of_fold is not None
-            else np.full(len(rows), -1)
-        )
-        purchase = Purchase(rows, quality, fold, state.current[rows], current[rows])
+        current[chosen.rows] = self.experiment.labels[chosen.rows]
+        trusted[chosen.rows] = True
+        purchase = replace(chosen, after=current[chosen.rows])
         head = self._fit(current)
         more = number < self.sweep.rounds and arm.is_scored and arm.source == "head"
         out_of_fold = self._out_of_fold(current) if more or self._audits else None
@@ -136,46 +130,43 @@ class Loop:
         )
         return self._measured(after, started)
 
-    def _ranked(
-        self, arm: Arm, state: Round, number: int, zero: Round
-    ) -> tuple[np.ndarray, np.ndarray, int]:
-        """Candidates in buying order with their quality, and how many had no score."""
+    def _ranked(self, arm: Arm, state: Round, number: int, zero: Round) -> tuple[Purchase, int]:
+        """Candidates in buying order, and how many had no score."""
         experiment = self.experiment
         candidates = np.flatnonzero(~state.trusted)
         if arm.score == "none":
-            return candidates[:0], np.empty(0), 0
+            return _purchase(state, candidates[:0]), 0
         if arm.score == "oracle":
             candidates = candidates[state.current[candidates] != experiment.labels[candidates]]
         if not arm.is_scored:
             rng = generator(experiment.draw_seed, arm.score, number)
             # Drawn over all rows, so that a purchase does not shift the draw of the others.
             position = rng.random(len(experiment.labels))[candidates]
-            ranked = candidates[np.argsort(position, kind="stable")]
-            return ranked, np.full(len(ranked), np.nan), 0
+            return _purchase(state, candidates[np.argsort(position, kind="stable")]), 0
+        scored, labels = self._scored(arm, state, zero)
+        quality = label_quality(scored, labels, training=experiment.training, score=arm.score)
+        n_unscored = int(np.isnan(quality[candidates]).sum())
+        candidates = candidates[~np.isnan(quality[candidates])]
+        # Equal scores are bought in the order of their ids, whatever the order of rows.
+        order = np.lexsort((experiment.sample_ids[candidates], quality[candidates]))
+        candidates = candidates[order]
+        return _purchase(state, candidates, quality, scored.fold), n_unscored
+
+    def _scored(self, arm: Arm, state: Round, zero: Round) -> tuple[OutOfFold, np.ndarray]:
+        """The probabilities that an arm scores by, and the labels that they belong to."""
+        training = self.experiment.training
         if arm.source == "crossfit":
             # Models that never saw the group; unbought rows keep the labels they were scored with.
-            scored, labels = read_crossfit(experiment.training, zero.current), zero.current
-        elif arm.source == "in_sample":
-            logits = self._logits(state.head, experiment.cache, experiment.rows)
-            scored, labels = (
-                accept_in_sample(experiment.training, logits, state.current),
-                state.current,
+            return read_crossfit(training, zero.current), zero.current
+        if arm.source == "in_sample":
+            logits = self._logits(state.head, self.experiment.cache, training.rows)
+            return accept_in_sample(training, logits, state.current), state.current
+        if state.out_of_fold is None:
+            raise TrustqError(
+                "--head backbone has no folds to score from: its logits of training rows are "
+                f"in-sample. Use {arm.score}@crossfit, {arm.score}@in_sample or another head."
             )
-        else:
-            if state.out_of_fold is None:
-                raise TrustqError(
-                    "--head backbone has no folds to score from: its logits of training rows are "
-                    f"in-sample. Use {arm.score}@crossfit, {arm.score}@in_sample or another head."
-                )
-            scored, labels = state.out_of_fold, state.current
-        quality = label_quality(scored, labels, sample_ids=experiment.sample_ids, score=arm.score)[
-            candidates
-        ]
-        known = np.isfinite(quality)
-        candidates, n_unscored, quality = candidates[known], int((~known).sum()), quality[known]
-        # Equal scores are bought in the order of their ids, whatever the order of rows.
-        order = np.lexsort((experiment.sample_ids[candidates], quality))
-        return candidates[order], quality[order], n_unscored
+        return state.out_of_fold, state.current
 
     def _choose_head(self) -> Head | None:
         """Fit round 0, choosing the linear penalty where the recipe leaves it open."""
@@ -206,7 +197,7 @@ class Loop:
                 # No clean labels to choose by: out-of-fold log loss on the observed ones.
                 loss = _log_loss(self._fitted_folds(observed).logits, observed)
                 tried.append((loss, c, self._fit(observed)))
-        self.chosen_on = "val" if len(experiment.validation) else "observed, out of fold"
+        self.chosen_on = "val" if len(experiment.validation) else "train"
         _, c, head = min(tried, key=lambda entry: entry[0])
         self.settings = {"C": c}
         return head
@@ -301,12 +292,28 @@ class Loop:
         )
 
 
+def _purchase(
+    state: Round,
+    rows: np.ndarray,
+    quality: np.ndarray | None = None,
+    fold: np.ndarray | None = None,
+) -> Purchase:
+    before = state.current[rows]
+    return Purchase(
+        rows,
+        np.full(len(rows), np.nan) if quality is None else quality[rows],
+        np.full(len(rows), -1) if fold is None else fold[rows],
+        before,
+        before,
+    )
+
+
 def _number(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = -1.0
-    if value <= 0:
+    if not 0 < value < np.inf:
         raise TrustqError(f"regularisation is {text!r}, expected auto or a number above 0.")
     return value
 

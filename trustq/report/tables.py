@@ -7,17 +7,19 @@ from typing import Any
 
 import numpy as np
 
+from trustq.errors import TrustqError
 from trustq.results import connect
-from trustq.stats import paired_summary
+from trustq.stats import paired_summary, sign_flip_test
 
 DISCLAIMER = "Research only, not a medical device."
 
-_SETTING = ("dataset", "recipe", "exposure", "noise", "head", "rows_used")
+_SETTING = ("dataset", "cache_recipe", "exposure", "noise", "noise_process", "head", "rows_used")
 _CELLS = f"""
 SELECT {", ".join(_SETTING)}, arm, arm_title, budget, backbone_seed, draw_seed, cache_digest,
        leaky, in_sample, backbone_saw_rows, n_train, n_wrong_start, noise_rate, n_trusted,
-       n_clean_validation, r.n_bought_total AS bought, r.hits_total AS hits
-FROM cells c JOIN rounds r ON r.cell = c.key AND r.round = c.n_rounds
+       n_clean_validation, selection_digest, calibration_digest,
+       r.n_bought_total AS bought, r.hits_total AS hits
+FROM cells c JOIN rounds r ON r.cell = c.key AND r.round = c.n_rounds_done
 WHERE key IN (SELECT unnest(?)) ORDER BY ALL
 """
 _FIGURES = f"""
@@ -38,81 +40,109 @@ Seeds = tuple[int, int]  # backbone, draw
 
 @dataclass(frozen=True)
 class RepairTable:
-    """One table of arms for people and scripts."""
+    """One table of arms: `rows` as people read them, `records` as scripts do."""
 
     caption: str
     rows: list[Row]
     footer: str
+    records: list[Row]
 
 
 def repair_table(results: Path, keys: list[str]) -> RepairTable:
     """Figures of cells by arm and budget, averaged over seeds, with paired intervals of accuracy.
 
-    Figures are of held-out rows (out of fold where there are none), after temperature where there
-    is one (`ece_raw` is before it). Differences are to random purchases and to no repair, paired by
-    draw (averaged over backbones) or by backbone (averaged over draws), whichever are more; the
-    caption says which.
+    Figures are of held-out rows (out of fold where there are none). In `rows` they are after
+    temperature where there is one (`ece_raw` is before it); `records` have both, uncalibrated
+    first. Differences are to random purchases and to no repair, paired by draw (averaged over
+    backbones) or by backbone (averaged over draws), whichever are more; the caption says which.
+    Raises `TrustqError` when two cells would fall on one place of the table.
     """
     with connect(results) as connection:
         cells = _rows(connection.execute(_CELLS, [keys]))
         figures = _rows(connection.execute(_FIGURES, [keys]))
-    settings = _distinct(cells, _SETTING)
-    captions, rows = [], []
-    for setting in settings:
+    captions, records = [], []
+    for setting in _distinct(cells, _SETTING):
         own = _of(cells, _SETTING, setting)
         found = _of(figures, _SETTING, setting)
         captions.append(_caption(own))
-        evaluations = _distinct(found, ("eval_dataset", "split"))
-        for evaluation in evaluations:
-            lead: Row = {}
-            if len(settings) > 1:
-                lead |= {"recipe": own[0]["recipe"], "exposure": own[0]["exposure"]}
-            if len(evaluations) > 1:
-                lead["evaluated_on"] = " ".join(evaluation)
-            arms = _arm_rows(own, _of(found, ("eval_dataset", "split"), evaluation))
-            rows += [lead | row for row in arms]
-    if not any(row["marks"] for row in rows):
-        rows = [{name: value for name, value in row.items() if name != "marks"} for row in rows]
-    return RepairTable("\n\n".join(captions) + "\n", rows, _footer(cells))
+        for evaluation in _distinct(found, ("eval_dataset", "split")):
+            of = dict(zip(_SETTING, setting, strict=True))
+            of |= dict(zip(("evaluated_on", "split"), evaluation, strict=True))
+            arms = _arm_records(own, _of(found, ("eval_dataset", "split"), evaluation))
+            records += [of | record for record in arms]
+    return RepairTable("\n\n".join(captions) + "\n", _shown(records), _footer(cells), records)
 
 
-def _arm_rows(cells: list[Row], figures: list[Row]) -> list[Row]:
+def _arm_records(cells: list[Row], figures: list[Row]) -> list[Row]:
     # arm, budget -> seeds -> (stage, metric) -> figure
     values: dict[Any, dict[Seeds, dict[tuple[str, str], float]]] = {}
     for row in figures:
-        by_seed = values.setdefault((row["arm"], row["budget"]), {})
-        figure = np.nan if row["figure"] is None else row["figure"]
-        by_seed.setdefault(_seeds(row), {})[row["stage"], row["metric"]] = figure
-    rows = []
+        of_seeds = values.setdefault((row["arm"], row["budget"]), {}).setdefault(_seeds(row), {})
+        place = (row["stage"], row["metric"])
+        if place in of_seeds:
+            raise TrustqError(
+                f"Two cells of arm {row['arm']} have the same data set, recipe and seeds, though "
+                "they are of different caches; ask for one of them, or use another --results."
+            )
+        of_seeds[place] = np.nan if row["figure"] is None else row["figure"]
+    records = []
     bought = {(cell["arm"], cell["budget"]): cell["bought"] for cell in cells}
-    order = sorted(values, key=lambda pair: (arm_order(pair[0]), bought[pair]))
-    for arm, budget in order:
+    for arm, budget in sorted(values, key=lambda pair: (arm_order(pair[0]), bought[pair])):
         by_seed = values[arm, budget]
         own = _of(cells, ("arm", "budget"), (arm, budget))
-        calibrated = ("calibrated", "ece") in next(iter(by_seed.values()))
-        stage = "calibrated" if calibrated else "uncalibrated"
-        row = {
-            "arm": own[0]["arm_title"],
+        record: Row = {
+            "arm": arm,
+            "arm_title": own[0]["arm_title"],
             "budget": budget,
             "n": len(by_seed),
-            "bought": round(float(np.mean([cell["bought"] for cell in own])), 1),
-            "hits": round(float(np.mean([cell["hits"] for cell in own])), 1),
+            "bought": float(np.mean([cell["bought"] for cell in own])),
+            "hits": float(np.mean([cell["hits"] for cell in own])),
         }
-        row |= {metric: _mean(by_seed, stage, metric) for metric in _SHOWN}
-        row["ece_raw"] = _mean(by_seed, "uncalibrated", "ece") if calibrated else None
+        for stage in ("uncalibrated", "calibrated"):
+            there = all((stage, "ece") in found for found in by_seed.values())
+            record[stage] = (
+                {metric: _mean(by_seed, stage, metric) for metric in _SHOWN} if there else None
+            )
         for baseline in ("random", "none"):
             other = values.get((baseline, budget)) or values.get((baseline, "0"))
-            if other is not None and arm not in (baseline, "none"):
-                row |= _difference(by_seed, other, baseline)
-            else:
-                row |= {f"gain_over_{baseline}": None, f"p_{baseline}": None}
-        flags = {
-            "leaky": "leaky",
-            "in_sample": "in-sample",
-            "backbone_saw_rows": "backbone saw rows",
+            compared = other is not None and arm not in (baseline, "none")
+            gain = _difference(by_seed, other) if compared and other else None
+            record[f"accuracy_gain_over_{baseline}"] = gain
+        record["marks"] = [m for name, m in _MARKS.items() if any(cell[name] for cell in own)]
+        if own[0]["exposure"] == "unknown":
+            record["marks"].append("exposure unknown")
+        records.append(record)
+    return records
+
+
+def _shown(records: list[Row]) -> list[Row]:
+    """Records as the rows of a table; what is equal in all of them is left to the caption."""
+    names = [*_SETTING, "evaluated_on", "split"]
+    telling = [name for name in names if len({record[name] for record in records}) > 1]
+    rows = []
+    for record in records:
+        row = {name: record[name] for name in telling} | {
+            "arm": record["arm_title"],
+            "budget": record["budget"],
+            "n": record["n"],
+            "bought": round(record["bought"], 1),
+            "hits": round(record["hits"], 1),
         }
-        row["marks"] = ", ".join(t for f, t in flags.items() if any(cell[f] for cell in own))
+        figures = record["calibrated"] or record["uncalibrated"]
+        row |= {name: round(figure, 4) for name, figure in figures.items()}
+        row["ece_raw"] = round(record["uncalibrated"]["ece"], 4)
+        for baseline in ("random", "none"):
+            gain = record[f"accuracy_gain_over_{baseline}"]
+            row[f"gain_over_{baseline}"] = row[f"p_{baseline}"] = None
+            if gain:
+                row[f"gain_over_{baseline}"] = f"{gain['mean']:+.4f}" + (
+                    "" if gain["p"] is None else f" [{gain['lower']:+.4f}, {gain['upper']:+.4f}]"
+                )
+                row[f"p_{baseline}"] = gain["p"] and float(f"{gain['p']:.2g}")
+        row["marks"] = ", ".join(record["marks"])
         rows.append(row)
+    if not any(row["marks"] for row in rows):
+        rows = [{name: value for name, value in row.items() if name != "marks"} for row in rows]
     return rows
 
 
@@ -122,13 +152,13 @@ def arm_order(arm: str) -> tuple[int, str]:
 
 
 def _mean(by_seed: dict[Seeds, Any], stage: str, metric: str) -> float:
-    return round(float(np.mean([figures[stage, metric] for figures in by_seed.values()])), 4)
+    return float(np.mean([figures[stage, metric] for figures in by_seed.values()]))
 
 
-def _difference(by_seed: dict[Seeds, Any], other: dict[Seeds, Any], baseline: str) -> Row:
+def _difference(by_seed: dict[Seeds, Any], other: dict[Seeds, Any]) -> Row | None:
     shared = sorted(set(by_seed) & set(other))
     if not shared:
-        return {f"gain_over_{baseline}": None, f"p_{baseline}": None}
+        return None
     position = _unit_position(shared)
     units = sorted({seeds[position] for seeds in shared})
 
@@ -139,14 +169,18 @@ def _difference(by_seed: dict[Seeds, Any], other: dict[Seeds, Any], baseline: st
         )
 
     ours, theirs = averaged(by_seed), averaged(other)
+    record: Row = {"unit": ("backbone", "draw")[position], "n": len(units)}
     if len(units) < 2:
-        return {
-            f"gain_over_{baseline}": f"{(ours - theirs).mean():+.4f}",
-            f"p_{baseline}": None,
-        }
-    summary = paired_summary(ours, theirs, seed=0)
-    interval = f"{summary.mean:+.4f} [{summary.lower:+.4f}, {summary.upper:+.4f}]"
-    return {f"gain_over_{baseline}": interval, f"p_{baseline}": float(f"{summary.p_value:.2g}")}
+        none = dict.fromkeys(("lower", "upper", "p", "p_floor"))
+        return record | {"mean": float((ours - theirs).mean())} | none
+    found = paired_summary(ours, theirs, seed=0)
+    return record | {
+        "mean": found.mean,
+        "lower": found.lower,
+        "upper": found.upper,
+        "p": found.p_value,
+        "p_floor": found.floor,
+    }
 
 
 def _caption(cells: list[Row]) -> str:
@@ -157,7 +191,7 @@ def _caption(cells: list[Row]) -> str:
     )
     unit = "backbones" if _unit_position(pairs) == 0 else "draws"
     return (
-        f"{first['dataset']}, recipe {first['recipe']}: exposure {first['exposure']}, noise "
+        f"{first['dataset']}, recipe {first['cache_recipe']}: exposure {first['exposure']}, noise "
         f"{first['noise']} ({rate:.1%} realised), head {first['head']}\n"
         f"{first['n_train']} training labels, {wrong:.0f} wrong at the start; clean labels besides "
         f"those bought: {first['n_trusted']} trusted, {first['n_clean_validation']} validation\n"
@@ -172,9 +206,14 @@ def _footer(cells: list[Row]) -> str:
     n = len({pair[position] for pair in pairs})
     lines = []
     if n > 1:
-        lines.append(f"With n = {n} the smallest sign-flip p there can be is {2 / 2**n:.2g}.")
+        floor = sign_flip_test(np.ones(n), seed=0).floor
+        lines.append(f"With n = {n} the smallest sign-flip p there can be is {floor:.2g}.")
     if n > 1 and position == 1:
         lines.append("Draws share their backbones: they are not independent trainings.")
+    if any(
+        c["selection_digest"] and c["selection_digest"] == c["calibration_digest"] for c in cells
+    ):
+        lines.append("The head's settings and the temperature use the same validation labels.")
     lines.append(DISCLAIMER)
     return "\n".join(lines)
 

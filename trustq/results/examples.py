@@ -5,7 +5,7 @@ EXAMPLES: tuple[tuple[str, str], ...] = (
         "Main table: every arm after repair, mean and sd over seeds",
         """SELECT head, budget, arm, stage, metric, mean, sd, n
 FROM seeds
-WHERE is_final AND split = 'test' AND class_name IS NULL AND slice_name IS NULL
+WHERE is_final AND split IN ('test', 'out_of_fold') AND class_name IS NULL AND slice_name IS NULL
     AND metric IN ('accuracy', 'macro_f1', 'ece', 'aurc')
 ORDER BY metric, stage, head, budget, mean DESC""",
     ),
@@ -13,7 +13,7 @@ ORDER BY metric, stage, head, budget, mean DESC""",
         "Repair curve: accuracy against labels bought",
         """SELECT arm, budget, n_bought_total, mean, sd, n
 FROM curves
-WHERE metric = 'accuracy' AND split = 'test' AND stage = 'uncalibrated'
+WHERE metric = 'accuracy' AND split IN ('test', 'out_of_fold') AND stage = 'uncalibrated'
     AND class_name IS NULL AND slice_name IS NULL
 ORDER BY arm, budget, n_bought_total""",
     ),
@@ -31,7 +31,7 @@ ORDER BY hit_rate DESC""",
         """SELECT arm, budget, metric, stage, n, mean_difference, sd, sign_flip_p, sign_flip_floor,
     differs
 FROM paired
-WHERE baseline = 'random' AND unit = 'draw_seed' AND split = 'test'
+WHERE baseline = 'random' AND unit = 'draw_seed' AND split IN ('test', 'out_of_fold')
     AND class_name IS NULL AND slice_name IS NULL
 ORDER BY metric, stage, arm, budget""",
     ),
@@ -42,7 +42,7 @@ ORDER BY metric, stage, arm, budget""",
         row_number() OVER by_confidence AS n_kept, count(*) OVER (PARTITION BY p.cell) AS n_all,
         sum((p.label <> p.predicted)::INTEGER) OVER by_confidence AS n_wrong
     FROM predictions p JOIN cells c ON p.cell = c.key
-    WHERE p.split = 'test' AND p.stage = 'uncalibrated' AND p.round = (
+    WHERE p.split IN ('test', 'out_of_fold') AND p.stage = 'uncalibrated' AND p.round = (
         SELECT max(m.round) FROM metrics m WHERE m.cell = p.cell AND m.is_final)
     WINDOW by_confidence AS (
         PARTITION BY p.cell ORDER BY p.confidence DESC, p.sample_id ROWS UNBOUNDED PRECEDING)

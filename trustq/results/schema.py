@@ -21,12 +21,14 @@ TABLES: dict[str, dict[str, str]] = {
         "recipe": "VARCHAR",
         "dataset": "VARCHAR",
         "cache": "VARCHAR",  # path
+        "cache_recipe": "VARCHAR",  # name of the recipe that the cache was extracted by
         "cache_digest": "VARCHAR",
         "backbone": "VARCHAR",
         "backbone_seed": "INTEGER",
         "draw_seed": "INTEGER",
         "rows_used": "VARCHAR",  # 'split' or 'unseen'
         "noise": "VARCHAR",
+        "noise_process": "VARCHAR",  # digest of its matrix, for a file may change; NULL when stored
         "noise_unit": "VARCHAR",
         "noise_rate": "DOUBLE",  # realised
         "buy_unit": "VARCHAR",
@@ -36,12 +38,13 @@ TABLES: dict[str, dict[str, str]] = {
         "action": "VARCHAR",
         "arm_title": "VARCHAR",
         "head": "VARCHAR",
-        "head_settings": "VARCHAR",  # JSON
+        "head_settings": "VARCHAR",  # JSON, as asked; the penalty chosen is in `rounds`
         "refit": "VARCHAR",  # 'head' or 'backbone'
         "calibrator": "VARCHAR",
         "calibration_labels": "VARCHAR",  # which labels were used, or why none
         "budget": "VARCHAR",  # as asked: '64', '15%', 'all-wrong'
-        "n_rounds": "INTEGER",
+        "n_rounds": "INTEGER",  # as asked
+        "n_rounds_done": "INTEGER",  # an arm ends early when it finds nothing to buy
         "n_folds": "INTEGER",
         "trusted": "DOUBLE",  # fraction asked
         "trusted_strata": "VARCHAR",
@@ -153,11 +156,12 @@ OF_CELLS = tuple(table for table, columns in TABLES.items() if "cell" in columns
 # Columns of `cells` that say what was asked, without the two seeds: seeds are averaged within them.
 SETTINGS = (
     "results_version",
-    "recipe",
     "dataset",
+    "cache_recipe",
     "backbone",
     "rows_used",
     "noise",
+    "noise_process",
     "noise_unit",
     "buy_unit",
     "arm",
@@ -187,11 +191,12 @@ PURCHASE = ("budget", "n_rounds", "buy_unit")
 # Equal in both halves of a pair, beside the purchase, the cache and the two seeds.
 MATCHED = (
     "results_version",
-    "recipe",
     "dataset",
+    "cache_recipe",
     "backbone",
     "rows_used",
     "noise",
+    "noise_process",
     "noise_unit",
     "head",
     "head_settings",

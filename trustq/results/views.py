@@ -3,6 +3,8 @@
 from trustq.results.schema import COMPARED, COORDINATES, MATCHED, PURCHASE, SETTINGS, TABLES
 
 EXACT_UP_TO = 12  # differences whose 2^n sign patterns `paired` counts
+EXACT_LIMIT = 20  # beyond it `trustq.stats` draws sign patterns at random
+REPLICATES = 9999
 TIE_TOLERANCE = 1e-9  # of the sum of sizes, as in `trustq.stats`
 
 
@@ -65,7 +67,7 @@ def _paired() -> str:
     """
     same = " AND ".join(
         f"a.{name} IS NOT DISTINCT FROM b.{name}"
-        for name in (*MATCHED, "cache_digest", "backbone_seed", "draw_seed")
+        for name in (*MATCHED, "cache_digest", "backbone_seed", "draw_seed", "shared_key")
     )
     same_purchase = " AND ".join(f"a.{name} IS NOT DISTINCT FROM b.{name}" for name in PURCHASE)
     purchase = ", ".join(
@@ -110,7 +112,9 @@ def _paired() -> str:
                 flatten(flatten(list(differing))) AS differing
             FROM units GROUP BY {groups}, unit
         )
-        SELECT {groups}, unit, n, mean_difference, sd, pow(2.0, 1 - n) AS sign_flip_floor,
+        SELECT {groups}, unit, n, mean_difference, sd,
+            CASE WHEN n <= {EXACT_LIMIT} THEN pow(2.0, 1 - n) ELSE {1 / (REPLICATES + 1)} END
+                AS sign_flip_floor,
             CASE WHEN n <= {EXACT_UP_TO} THEN {_sign_flip_p()} END AS sign_flip_p,
             [x FOR x IN [{names}] IF list_contains(differing, x)] AS differs
         FROM tested"""

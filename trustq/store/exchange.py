@@ -1,16 +1,21 @@
 """Caches from features and logits that were made elsewhere."""
 
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from trustq import __version__
-from trustq.digest import digest_bytes
+from trustq.digest import digest_bytes, digest_json
 from trustq.errors import TrustqError
-from trustq.manifest import SPLITS
+from trustq.manifest import SPLITS, require_whole_groups
 from trustq.probabilities import logits_from_probs
 from trustq.store.format import EXPOSURES, SEEN_OBSERVED, SEEN_REFERENCE, Cache
+
+# What a user can state; a crossfit needs folds and logits that only `trustq extract` makes.
+IMPORTABLE = tuple(name for name in EXPOSURES if name != "crossfit")
 
 # The arrays of an npz file, by their names in the design; other names by option.
 ARRAYS = (
@@ -43,45 +48,62 @@ def import_npz(
     """
     path = Path(path)
     names = names or {}
+    if exposure not in IMPORTABLE:
+        raise TrustqError(f"--exposure {exposure}: expected one of {', '.join(IMPORTABLE)}.")
     arrays = _load(path, names)
-    if exposure not in EXPOSURES:
-        raise TrustqError(f"--exposure {exposure}: expected one of {', '.join(EXPOSURES)}.")
     features = _floats(path, arrays["features"], "features")
     n = len(features)
+    if not n:
+        raise TrustqError(f"{path}: features has no rows.")
     for name, array in arrays.items():
+        wanted = 2 if name in ("features", "logits", "probs") else 1
+        if array.ndim != wanted:
+            raise TrustqError(f"{path}: {name} has shape {array.shape}, expected {wanted} axes.")
         if name != "classes" and len(array) != n:
             raise TrustqError(f"{path}: {name} has {len(array)} rows, features {n}.")
-    given = _texts(arrays["classes"]) if "classes" in arrays else None
-    width = next((arrays[a].shape[1] for a in ("logits", "probs") if a in arrays), None)
-    classes, label = _classes(path, arrays["labels"], given, width)
+    logits = _logits(path, arrays)
+    classes, label = _labels(path, arrays, logits)
     observed = np.full(n, -1, dtype=np.int16)
     if "observed" in arrays:
-        observed = _classes(path, arrays["observed"], list(classes), None)[1]
-    split = np.array(_texts(arrays["split"]) if "split" in arrays else ["train"] * n)
+        by_value = (
+            logits is None and "classes" not in arrays and arrays["labels"].dtype.kind in "iu"
+        )
+        read = _values if by_value and arrays["observed"].dtype.kind in "iu" else _indices
+        observed = read(path, arrays["observed"], classes, "observed")
+    split = np.array(_texts(path, arrays, "split") or ["train"] * n)
+    ids = _texts(path, arrays, "sample_ids") or [str(i) for i in range(n)]
+    groups = _texts(path, arrays, "groups") or ids
     strange = sorted(set(split.tolist()) - set(SPLITS))
     if strange:
         raise TrustqError(f"{path}: split {', '.join(strange)}; expected {', '.join(SPLITS)}.")
-    ids = _texts(arrays["sample_ids"]) if "sample_ids" in arrays else [str(i) for i in range(n)]
     if len(set(ids)) != n:
         raise TrustqError(f"{path}: sample_ids must be unique; {n - len(set(ids))} are repeated.")
+    require_whole_groups(groups, split.tolist(), source=str(path))
+    if exposure == "finetuned-observed" and (observed[split == "train"] < 0).any():
+        raise TrustqError(
+            f"{path}: --exposure finetuned-observed needs the labels that the backbone was trained "
+            "on: an array `observed` (or --observed ARRAY), for every training row."
+        )
+    dataset = dataset or path.stem
     return Cache(
-        dataset=dataset or path.stem,
+        dataset=dataset,
         classes=classes,
         exposure=exposure,
         sample_id=np.array(ids),
         split=split,
-        group_id=np.array(_texts(arrays["groups"]) if "groups" in arrays else ids),
+        group_id=np.array(groups),
         label=label,
         observed=observed,
         trusted=np.zeros(n, dtype=bool),
         seen=_seen(exposure, split),
         features=features,
-        logits=_logits(path, arrays),
+        logits=logits,
         weights="as imported",
         recipe={"name": "import", "file": path.name, "exposure": "as stated by the user"},
         versions={"trustq": __version__},
+        path=path,
         # In memory it has no file of its own to be verified against; its content stands for it.
-        content_digest=digest_bytes(path.read_bytes(), exposure.encode(), repr(names).encode()),
+        content_digest=digest_json([digest_bytes(path.read_bytes()), dataset, exposure, names]),
     )
 
 
@@ -89,20 +111,22 @@ def _load(path: Path, names: dict[str, str]) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise TrustqError(f"{path}: no such file.")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             there = list(file.files)
             chosen = {name: names.get(name, name) for name in ARRAYS}
             arrays = {name: file[key] for name, key in chosen.items() if key in there}
-    except (ValueError, OSError, AttributeError) as error:
+    except (AttributeError, EOFError, OSError, TypeError, ValueError, zlib.error) as error:
         raise TrustqError(
-            f"{path} could not be read as npz arrays ({error}). Pickled objects are not loaded."
+            f"{path} is no whole npz file of plain arrays (pickled objects are not loaded)."
         ) from error
+    except zipfile.BadZipFile as error:
+        raise TrustqError(f"{path} is damaged: {error}. Copy it again.") from error
     for name in ARRAYS:
         required = name in ("features", "labels") or name in names
         if required and name not in arrays:
             raise TrustqError(
                 f"{path} has no array {chosen[name]!r} for {name}; it holds {', '.join(there)}. "
-                f"Name it with --{name.replace('_', '-')} ARRAY."
+                f"Name it with `trustq cache import {path} --{name.replace('_', '-')} ARRAY`."
             )
     return arrays
 
@@ -120,34 +144,86 @@ def _floats(path: Path, array: np.ndarray, name: str) -> np.ndarray:
     return values
 
 
-def _texts(array: np.ndarray) -> list[str]:
+def _texts(path: Path, arrays: dict[str, np.ndarray], name: str) -> list[str]:
+    """An array of names as texts; empty when the array is not there."""
+    if name not in arrays:
+        return []
+    array = arrays[name]
     if array.dtype.kind == "S":
-        array = np.char.decode(array, "utf-8")
-    return [str(value) for value in array.tolist()]
+        try:
+            array = np.char.decode(array, "utf-8")
+        except UnicodeDecodeError as error:
+            raise TrustqError(f"{path}: {name} are not UTF-8 ({error}).") from error
+    if array.dtype.kind not in "iuUb":
+        raise TrustqError(f"{path}: {name} have type {array.dtype}; expected texts or integers.")
+    texts = [str(value) for value in array.tolist()]
+    if "" in texts:
+        raise TrustqError(f"{path}: {name} is blank in row {texts.index('') + 1}.")
+    return texts
 
 
-def _classes(
-    path: Path, labels: np.ndarray, given: list[str] | None, width: int | None
+def _labels(
+    path: Path, arrays: dict[str, np.ndarray], logits: np.ndarray | None
 ) -> tuple[tuple[str, ...], np.ndarray]:
     """Class order and labels as indices, -1 for none."""
-    if labels.dtype.kind in "iu":
-        top = int(labels.max(initial=-1))
-        classes = given or [str(i) for i in range(max(top + 1, width or 0))]
-        if top >= len(classes) or int(labels.min(initial=0)) < -1:
+    labels, width = arrays["labels"], None if logits is None else logits.shape[1]
+    if "classes" in arrays:
+        classes = tuple(_texts(path, arrays, "classes"))
+        if len(set(classes)) != len(classes):
+            raise TrustqError(f"{path}: classes repeat a name: {', '.join(classes)}.")
+    elif labels.dtype.kind in "US":
+        if width is not None:
             raise TrustqError(
-                f"{path}: labels run from {labels.min()} to {top}, but there are {len(classes)} "
-                "classes, counted from 0 (-1 = none)."
+                f"{path}: labels are names, so the order of the {width} columns of logits or probs "
+                "is not known. Add an array `classes` with the names in that order."
             )
-        return tuple(classes), labels.astype(np.int16)
-    if labels.dtype.kind not in "US":
+        classes = tuple(sorted(set(_texts(path, arrays, "labels"))))
+    elif labels.dtype.kind in "iu":
+        # With columns of logits, indices count them; else the values that occur are the classes.
+        if width is None:
+            classes = tuple(str(v) for v in np.unique(labels).tolist() if v != -1)
+            _require_few(path, classes)
+            return classes, _values(path, labels, classes, "labels")
+        classes = tuple(str(i) for i in range(width))
+    else:
         raise TrustqError(f"{path}: labels have type {labels.dtype}; expected indices or names.")
-    texts = _texts(labels)
-    classes = given or sorted(set(texts))
-    position = {name: index for index, name in enumerate(classes)}
+    _require_few(path, classes)
+    if width is not None and width != len(classes):
+        raise TrustqError(f"{path}: {width} columns of logits or probs for {len(classes)} classes.")
+    return classes, _indices(path, labels, classes, "labels")
+
+
+def _values(path: Path, labels: np.ndarray, classes: tuple[str, ...], name: str) -> np.ndarray:
+    """Integers whose values are the classes' names, as indices; -1 is none."""
+    position = {text: index for index, text in enumerate(classes)} | {"-1": -1}
+    strange = sorted({str(value) for value in labels.tolist()} - set(position))
+    if strange or any(text.startswith("-") for text in classes):
+        raise TrustqError(f"{path}: {name} {', '.join(strange[:5] or classes[:5])} are no classes.")
+    return np.array([position[str(value)] for value in labels.tolist()], dtype=np.int16)
+
+
+def _indices(path: Path, labels: np.ndarray, classes: tuple[str, ...], name: str) -> np.ndarray:
+    if labels.dtype.kind in "iu":
+        values = labels.astype(np.int64)
+        if values.min() < -1 or values.max() >= len(classes):
+            raise TrustqError(
+                f"{path}: {name} run from {values.min()} to {values.max()}, but there are "
+                f"{len(classes)} classes, counted from 0 (-1 = none)."
+            )
+        return values.astype(np.int16)
+    if labels.dtype.kind not in "US":
+        raise TrustqError(f"{path}: {name} have type {labels.dtype}; expected indices or names.")
+    texts = _texts(path, {name: labels}, name)
+    position = {text: index for index, text in enumerate(classes)}
     strange = sorted(set(texts) - set(classes))
     if strange:
-        raise TrustqError(f"{path}: labels {', '.join(strange[:5])} are not among its classes.")
-    return tuple(classes), np.array([position[text] for text in texts], dtype=np.int16)
+        raise TrustqError(f"{path}: {name} {', '.join(strange[:5])} are not among its classes.")
+    return np.array([position[text] for text in texts], dtype=np.int16)
+
+
+def _require_few(path: Path, classes: tuple[str, ...]) -> None:
+    if len(classes) >= 2**15:
+        raise TrustqError(f"{path}: {len(classes)} classes; a cache holds fewer than 32,768.")
 
 
 def _logits(path: Path, arrays: dict[str, np.ndarray]) -> np.ndarray | None:

@@ -13,6 +13,7 @@ from trustq.errors import TrustqError
 from trustq.manifest import Manifest
 from trustq.store.format import (
     ATTRIBUTES,
+    EXPOSURES,
     FORMAT,
     FORMAT_VERSION,
     ROW_DATASETS,
@@ -34,6 +35,7 @@ def read_cache(path: Path, *, manifest: Manifest | None = None) -> Cache:
     raw = _verified_bytes(path)
     with _opened(path) as file:
         attributes = _attributes(file, path)
+        _verify(file, raw, attributes, path)
         cache = _load(file, raw, attributes, path)
     if manifest is not None:
         require_same_manifest(cache, manifest)
@@ -58,15 +60,9 @@ def verify_cache(path: Path) -> Verification:
     raw = _verified_bytes(path)
     with _opened(path) as file:
         attributes = _attributes(file, path)
-        expected = json.loads(file.attrs["dataset_digests"])
-        found = {name: dataset_digest(d, _bytes_of(d, raw)) for name, d in _datasets(file)}
-        for name in expected | found:
-            if expected.get(name) != found.get(name):
-                raise _damaged(path, f"dataset {name} does not match its digest")
-        digest, content_digest = overall_digests(attributes, found)
-        if (digest, content_digest) != (file.attrs["digest"], file.attrs["content_digest"]):
-            raise _damaged(path, "the attributes do not match the overall digest")
-    return Verification(path, digest, tuple(found))
+        found = _verify(file, raw, attributes, path)
+        cache = _load(file, raw, attributes, path)
+    return Verification(path, cache.digest, tuple(found))
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
@@ -148,14 +144,29 @@ def _attributes(file: h5py.File, path: Path) -> dict[str, Any]:
 _TEXT = {"dataset", "exposure", "backbone", "weights", "weights_digest", "precision", "created"}
 
 
-def _load(file: h5py.File, raw: np.ndarray, attributes: dict[str, Any], path: Path) -> Cache:
-    arrays = {name: _decoded(_bytes_of(dataset, raw)) for name, dataset in _datasets(file)}
+def _verify(
+    file: h5py.File, raw: np.ndarray, attributes: dict[str, Any], path: Path
+) -> dict[str, str]:
+    expected = json.loads(file.attrs["dataset_digests"])
+    found = {name: dataset_digest(d, _bytes_of(d, raw)) for name, d in _datasets(file)}
     for name in (*ROW_DATASETS, "features"):
-        if name not in arrays:
+        if name not in found:
             raise TrustqError(
                 f"{path} lacks the dataset {name}; a cache has {', '.join(ROW_DATASETS)} and "
                 "features. Extract or import it again."
             )
+    for name in expected | found:
+        if expected.get(name) != found.get(name):
+            raise _damaged(path, f"dataset {name} does not match its digest")
+    digests = overall_digests(attributes, found)
+    if digests != (file.attrs["digest"], file.attrs["content_digest"]):
+        raise _damaged(path, "the attributes do not match the overall digest")
+    return found
+
+
+def _load(file: h5py.File, raw: np.ndarray, attributes: dict[str, Any], path: Path) -> Cache:
+    arrays = {name: _decoded(_bytes_of(dataset, raw)) for name, dataset in _datasets(file)}
+    _require_sound(arrays, attributes, path)
     fields: dict[str, Any] = {name: attributes[name] for name in ATTRIBUTES}
     fields["classes"] = tuple(attributes["classes"])
     rows: dict[str, Any] = {name: arrays.pop(name) for name in ROW_DATASETS}
@@ -170,6 +181,28 @@ def _load(file: h5py.File, raw: np.ndarray, attributes: dict[str, Any], path: Pa
         digest=str(file.attrs["digest"]),
         content_digest=str(file.attrs["content_digest"]),
     )
+
+
+def _require_sound(arrays: dict[str, np.ndarray], attributes: dict[str, Any], path: Path) -> None:
+    """Raise when a file that is whole does not mean what a cache means."""
+    n, k = len(arrays["sample_id"]), len(attributes["classes"])
+    sized = [name for name in (*ROW_DATASETS, "features", "logits") if name in arrays]
+    faults = {
+        "its exposure is not a known one": attributes["exposure"] not in EXPOSURES,
+        "its datasets have different numbers of rows": any(len(arrays[m]) != n for m in sized),
+        "its sample ids repeat": len(set(arrays["sample_id"].tolist())) != n,
+        "its labels are not indices of its classes": any(
+            arrays[m].size and not -1 <= arrays[m].min() <= arrays[m].max() < k
+            for m in ("label", "observed")
+        ),
+        "its logits have not one column a class": "logits" in arrays
+        and arrays["logits"].shape != (n, k),
+    }
+    for fault, is_there in faults.items():
+        if is_there:
+            raise TrustqError(
+                f"{path}: {fault}, so it was not written by trustq. Extract it again."
+            )
 
 
 def _datasets(file: h5py.File) -> list[tuple[str, h5py.Dataset]]:
