@@ -37,3 +37,68 @@ def make_cache(
         "content_digest": f"in memory {seed}",
     }
     return Cache(**(values | fields))  # type: ignore[arg-type]
+
+
+def simulated_study(
+    seed: int,
+    *,
+    n_seeds: int = 10,
+    n_lesions: int = 200,
+    gain: float = 0.15,
+    seed_sd: float = 0.15,
+    lesion_sd: float = 0.5,
+    replicates: int = 1000,
+) -> dict[str, bool]:
+    """Whether 95 % intervals of a simulated study hold the true difference of accuracy.
+
+    Two arms, `n_seeds` paired trainings, lesions of one to four images. Which images an arm gets
+    right depends on the lesion (shared by arms), on how the arms differ on the lesion, and on the
+    training. The truth is the mean over infinitely many lesions and trainings.
+    Intervals: `crossed`; `nested` redraws the lesions for every seed; `naive` takes every image
+    of every training for an independent row; `seeds` resamples trainings alone.
+    """
+    from scipy.stats import norm
+
+    from trustq.bootstrap import crossed_figures
+
+    rng = np.random.default_rng([seed, 6])
+    sizes = rng.integers(1, 5, n_lesions)
+    lesion = np.repeat(np.arange(n_lesions), sizes)
+    n = len(lesion)
+    easy = rng.normal(0, 1.0, n_lesions)[lesion]  # shared by the arms
+    own = rng.normal(0, lesion_sd, (2, n_lesions))[:, lesion]  # arm by lesion
+    trained = rng.normal(0, seed_sd, (2, n_seeds))  # arm by training
+    offset = np.array([0.8 + gain, 0.8])
+    latent = easy + own[:, None] + trained[:, :, None] + offset[:, None, None]
+    right = latent + rng.normal(size=(2, n_seeds, n)) > 0
+    spread = np.sqrt(2 + lesion_sd**2 + seed_sd**2)
+    truth = float(np.diff(norm.cdf(offset[::-1] / spread))[0])
+
+    labels = np.zeros(n, dtype=int)
+    probs = np.where(right[..., None], [0.8, 0.2], [0.2, 0.8])
+    found = crossed_figures(
+        labels, *probs, groups=lesion, seed=seed, figures=("accuracy",), replicates=replicates
+    )["accuracy"]
+
+    of_lesion = np.stack([[np.bincount(lesion, weights=s) for s in arm] for arm in right])
+    difference = of_lesion[0] - of_lesion[1]  # (seeds, lesions), in images
+    nested, naive, seeds = [], [], []
+    rows = (right[0].astype(float) - right[1]).ravel()
+    for _ in range(replicates):
+        drawn = rng.integers(0, n_lesions, (n_seeds, n_lesions))
+        chosen = rng.integers(0, n_seeds, n_seeds)
+        sums = np.take_along_axis(difference[chosen], drawn, axis=1).sum(axis=1)
+        nested.append((sums / sizes[drawn].sum(axis=1)).mean())
+        naive.append(rows[rng.integers(0, len(rows), len(rows))].mean())
+        seeds.append(difference[chosen].sum(axis=1).mean() / n)
+
+    def holds(replicated: list[float]) -> bool:
+        lower, upper = np.quantile(replicated, [0.025, 0.975])
+        return bool(lower <= truth <= upper)
+
+    return {
+        "crossed": bool(found.lower <= truth <= found.upper),
+        "nested": holds(nested),
+        "naive": holds(naive),
+        "seeds": holds(seeds),
+    }
