@@ -102,3 +102,41 @@ def simulated_study(
         "naive": holds(naive),
         "seeds": holds(seeds),
     }
+
+
+def guarantee_draw(
+    seed: int, *, n_groups: int, largest: int, risk: float = 0.05, delta: float = 0.1
+) -> dict[str, tuple[bool, float]]:
+    """Whether the true risk of the chosen threshold exceeds `risk`, and its coverage, by method.
+
+    Confidence c is uniform, a row is wrong with probability (1 - c)^1.5 / 2, so the rows from t up
+    have risk (1 - t)^1.5 / 5. Rows of one group (1 to `largest` of them) have nearly one confidence
+    and are right or wrong together in nine of ten cases.
+    """
+    from trustq.guarantee import risk_guarantee
+    from trustq.selective import coverage_at_risk
+
+    rng = np.random.default_rng([seed, n_groups, largest])
+    groups = np.repeat(np.arange(n_groups), rng.integers(1, largest + 1, n_groups))
+    n = len(groups)
+    confidence = (rng.random(n_groups)[groups] + 0.02 * rng.random(n)) % 1
+    luck = np.where(rng.random(n) < 0.9, rng.random(n_groups)[groups], rng.random(n))
+    wrong = luck < (1 - confidence) ** 1.5 / 2
+
+    options = {"risk": risk, "delta": delta}
+    found = {
+        "sgr, groups": risk_guarantee(wrong, confidence, groups=groups, seed=seed, **options),
+        "fixed-sequence, groups": risk_guarantee(
+            wrong, confidence, groups=groups, seed=seed, method="fixed-sequence", **options
+        ),
+        "sgr, rows": risk_guarantee(wrong, confidence, **options),
+        "fixed-sequence, rows": risk_guarantee(
+            wrong, confidence, method="fixed-sequence", **options
+        ),
+        "empirical risk": coverage_at_risk(wrong, confidence, risk=risk),
+    }
+    answer = {}
+    for name, chosen in found.items():
+        true_risk = (1 - min(chosen.threshold, 1.0)) ** 1.5 / 5
+        answer[name] = (bool(true_risk > risk), float(chosen.coverage))
+    return answer
