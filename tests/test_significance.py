@@ -1,15 +1,13 @@
 """Significance tables: the published one reproduced, the forms they are printed in."""
 
 import csv
-import importlib.util
 import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
-from typer.testing import CliRunner
+from support_cli import invoke
 
 from trustq.errors import TrustqError
 from trustq.significance import (
@@ -38,15 +36,6 @@ EXTERNAL = {
 METRICS = ["test_cal_macro_f1", "test_cal_accuracy"]
 
 
-def command(module):
-    """A command module as an app of its own, without the installed entry point."""
-    path = ROOT / "cli" / f"{module}.py"
-    spec = importlib.util.spec_from_file_location(f"cli_{module}", path)
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
 def published_arguments():
     return [
         f"{evaluation}:{name}={REFERENCE / file}.csv"
@@ -58,7 +47,7 @@ def published_arguments():
 @needs_reference
 def test_the_command_reproduces_every_row_of_the_published_table():
     arguments = ["significance", *published_arguments(), "--metrics", ",".join(METRICS)]
-    answer = CliRunner().invoke(command("export").app, [*arguments, "--format", "csv"])
+    answer = invoke("export", [*arguments, "--format", "csv"])
     assert answer.exit_code == 0, answer.output
     found = {
         (row["evaluation"], f"{row['a']} vs {row['b']}".lower(), row["metric"]): row
@@ -134,9 +123,7 @@ def test_json_has_null_for_what_is_not_defined(tmp_path):
     for name, value in (("a", 0.5), ("b", 0.25)):
         (tmp_path / f"{name}.csv").write_text(f"seed,accuracy,note\n7,{value},x\n")
     arguments = [f"{name}={tmp_path / name}.csv" for name in ("a", "b")]
-    answer = CliRunner().invoke(
-        command("export").app, ["significance", *arguments, "--metrics", "accuracy", "--json"]
-    )
+    answer = invoke("export", ["significance", *arguments, "--metrics", "accuracy", "--json"])
     (row,) = json.loads(answer.stdout)
     assert (row["difference"], row["lower"], row["p_value"], row["floor"]) == (0.25, None, 1, 1)
 
@@ -243,9 +230,5 @@ def test_bad_tables_are_refused(tmp_path):
         ),
         (["repair.csv"], "'repair.csv' is not of the form NAME=FILE, e.g. Repair=repair.csv."),
     ):
-        answer = CliRunner().invoke(command("export").app, ["significance", *arguments])
+        answer = invoke("export", ["significance", *arguments])
         assert isinstance(answer.exception, TrustqError) and str(answer.exception) == message
-
-
-def test_the_app_is_a_typer_app():
-    assert isinstance(command("export").app, typer.Typer)

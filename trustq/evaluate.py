@@ -1,6 +1,6 @@
 """Everything about one set of predictions: calibration, selection, classes, slices, conditions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from trustq.class_metrics import (
 )
 from trustq.errors import TrustqError
 from trustq.guarantee import risk_guarantee
-from trustq.metrics import summarise
+from trustq.metrics import expected_calibration_error, summarise
 from trustq.predictions import Predictions
 from trustq.probabilities import logits_from_probs, softmax
 from trustq.selective import (
@@ -90,9 +90,12 @@ def evaluate(
     if missing:
         raise TrustqError(f"There is no column {', '.join(missing)} to slice by.")
     before = _stage("uncalibrated", test.labels, test.given)
-    fitted, after, reason = _calibrated(test, validation, folds, calibrator, seed)
+    fitted, apply, reason = _calibrator(test, validation, folds, calibrator, seed)
+    after = None
+    if apply is not None:
+        after = _stage("calibrated", test.labels, _as_stored(apply(_logits(test)), test))
     stages = (before,) if after is None else (before, after)
-    notes = list(test.notes)
+    notes = [*test.notes, *_shared_groups(test, validation)]
     report: dict[str, Any] = {
         "source": test.source,
         "n": len(test),
@@ -116,8 +119,9 @@ def evaluate(
                 row._asdict()
                 for row in slice_figures(
                     test.labels,
-                    age_bands(test.columns[name])[0] if name == ages else test.columns[name],
+                    test.columns[name],
                     **before.given,
+                    ages=name == ages,
                     groups=test.groups,
                     seed=seed,
                     replicates=min(replicates, 1000),
@@ -126,7 +130,7 @@ def evaluate(
             for name in dict.fromkeys((*slices, *([ages] if ages else [])))
         },
         "gaps": _gaps(test, before, chosen, slices, ages),
-        "conditions": _conditions(test, before, seed, replicates),
+        "conditions": _conditions(test, before, apply, seed, replicates),
         "notes": notes,
     }
     return Evaluation(report, test, stages, chosen)
@@ -196,6 +200,15 @@ def _rows(
     return test, validation, where
 
 
+def _shared_groups(test: Predictions, validation: Predictions | None) -> list[str]:
+    if validation is None or test.groups is None or validation.groups is None:
+        return []
+    shared = int(np.isin(test.groups, validation.groups).sum())
+    if not shared:
+        return []
+    return [f"{shared} test rows share a group with calibration rows, which flatters calibration"]
+
+
 def _stage(name: str, labels: np.ndarray, given: dict[str, Any]) -> Stage:
     if "logits" in given:
         probs = softmax(given["logits"])
@@ -211,42 +224,49 @@ def _logits(rows: Predictions) -> np.ndarray:
     return rows.logits if rows.logits is not None else logits_from_probs(rows.of_rows())
 
 
-def _calibrated(
+def _calibrator(
     test: Predictions,
     validation: Predictions | None,
     folds: int | None,
     name: str,
     seed: int,
-) -> tuple[dict[str, Any] | None, Stage | None, str | None]:
-    """What was fitted, the predictions after it, and why there are none."""
-    logits = _logits(test)
+) -> tuple[dict[str, Any] | None, Callable[[np.ndarray], np.ndarray] | None, str | None]:
+    """What was fitted, its map of logits of the test rows, and why there is none."""
     described: dict[str, Any] = {"name": name, "labels_used": "clean"}
     if folds is not None:
         groups = np.arange(len(test)) if test.groups is None else test.groups
         fold = group_folds(test.labels, groups, n_folds=folds, seed=seed)
-        calibrated = np.empty(logits.shape)
-        temperatures: list[float] = []
-        for held in range(folds):
-            fitted = make_calibrator(name).fit(logits[fold != held], test.labels[fold != held])
-            calibrated[fold == held] = fitted.transform(logits[fold == held])
-            if hasattr(fitted, "temperature_"):
-                temperatures.append(fitted.temperature_)
+        logits = _logits(test)
+        fitted = [
+            _fitted(name, logits[fold != held], test.labels[fold != held]) for held in range(folds)
+        ]
         described |= {"fitted_on": f"{folds} folds by group, cross-fitted", "n": len(test)}
-        if temperatures:
-            described["temperature"] = float(np.mean(temperatures))
     elif validation is not None:
-        fitted = make_calibrator(name).fit(_logits(validation), validation.labels)
-        calibrated = fitted.transform(logits)
+        fold = np.zeros(len(test), dtype=int)
+        fitted = [_fitted(name, _logits(validation), validation.labels)]
         described |= {"fitted_on": "validation rows", "n": len(validation)}
-        if hasattr(fitted, "temperature_"):
-            described["temperature"] = fitted.temperature_
     else:
         return None, None, NO_CALIBRATION
-    given = {"logits": calibrated}
-    if test.logits is None:
-        # What softmax rounded stays rounded, so rank by probability as before.
-        given = {"probs": _stage("", test.labels, given).probs}
-    return described, _stage("calibrated", test.labels, given), None
+    if name == "temperature":
+        described["temperature"] = float(np.mean([own.temperature_ for own in fitted]))
+
+    def apply(logits: np.ndarray) -> np.ndarray:
+        calibrated = np.empty(logits.shape)
+        for held, own in enumerate(fitted):
+            calibrated[fold == held] = own.transform(logits[fold == held])
+        return calibrated
+
+    return described, apply, None
+
+
+def _fitted(name: str, logits: np.ndarray, labels: np.ndarray) -> Any:
+    calibrator: Any = make_calibrator(name)
+    return calibrator.fit(logits, labels)
+
+
+def _as_stored(logits: np.ndarray, test: Predictions) -> dict[str, Any]:
+    # What softmax rounded in a stored probability stays rounded: rank by probability as before.
+    return {"logits": logits} if test.logits is not None else {"probs": softmax(logits)}
 
 
 def _figures(test: Predictions, stage: Stage, seed: int, replicates: int) -> dict[str, Any]:
@@ -357,9 +377,18 @@ def _gaps(
     return gaps
 
 
-def _conditions(test: Predictions, stage: Stage, seed: int, replicates: int) -> dict[str, Any]:
-    """Figures of other probabilities of the same rows, and their paired differences."""
-    found = {}
+def _conditions(
+    test: Predictions,
+    stage: Stage,
+    apply: Callable[[np.ndarray], np.ndarray] | None,
+    seed: int,
+    replicates: int,
+) -> dict[str, Any]:
+    """Figures of other probabilities of the same rows, and their paired differences.
+
+    `ece_calibrated` is after the calibrator of the evaluated predictions: calibration under shift.
+    """
+    found: dict[str, Any] = {}
     for name, probs in test.conditions.items():
         rows = compare_figures(
             test.labels, probs, stage.probs, groups=test.groups, seed=seed, replicates=replicates
@@ -369,4 +398,9 @@ def _conditions(test: Predictions, stage: Stage, seed: int, replicates: int) -> 
             | {"lower": row.lower, "upper": row.upper}
             for figure, row in rows.items()
         }
+        if apply is not None:
+            calibrated = softmax(apply(logits_from_probs(probs)))
+            found[name]["ece_calibrated"] = {
+                "value": expected_calibration_error(test.labels, calibrated)
+            }
     return found

@@ -31,13 +31,15 @@ def slice_figures(
     logits: np.ndarray | None = None,
     probs: np.ndarray | None = None,
     groups: np.ndarray | None = None,
+    ages: bool = False,
     seed: int,
     replicates: int = 1000,
 ) -> list[SliceFigures]:
     """Figures of every slice of the rows, with 95 % bootstrap intervals over groups.
 
-    `labels` is (n,), `values` (n,) any column, blanks included: see `slice_names`. macro_f1
-    averages the classes present in the slice, so slices of other classes do not compare by it.
+    `labels` is (n,), `values` (n,) any column, blanks included: see `slice_names`, or,
+    with `ages`, `age_bands`. macro_f1 averages the classes present in the slice, so slices of other
+    classes do not compare by it.
 
     >>> probs = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
     >>> rows = slice_figures(np.array([0, 1, 1]), np.array(["f", "f", None]), probs=probs, seed=0)
@@ -45,7 +47,7 @@ def slice_figures(
     [('f', 2, 1.0), ('unknown', 1, 0.0)]
     """
     labels = np.asarray(labels)
-    names, order = slice_names(values)
+    names, order = (age_bands if ages else slice_names)(values)
     if len(names) != len(labels):
         raise TrustqError(
             f"values has {len(names)} rows and labels has {len(labels)}: "

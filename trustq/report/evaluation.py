@@ -234,6 +234,8 @@ def _condition_lines(report: dict[str, Any]) -> list[str]:
                 f"{figure} {own['value']:.3f} ({own['difference']:+.3f} "
                 f"[{own['lower']:+.3f}, {own['upper']:+.3f}])"
             )
+        if "ece_calibrated" in figures:
+            cells.append(f"ece after the calibrator {figures['ece_calibrated']['value']:.3f}")
         lines.append(f"  {name[:24]:24} " + "  ".join(cells))
     return lines
 
@@ -269,9 +271,11 @@ def _draw_reliability(found: Evaluation, path: Path) -> None:
         width = 1 / ECE_BINS / (2 * len(found.stages))
         middle = (edges[:-1] + edges[1:]) / 2 + (index - (len(found.stages) - 1) / 2) * width
         counts.bar(middle, n, width=width, color=_COLOURS[index], alpha=0.25)
-    axes.plot([0, 1], [0, 1], color="#777777", linestyle=":", linewidth=1, label="calibrated")
+    axes.plot([0, 1], [0, 1], color="#777777", linestyle=":", linewidth=1, label="perfect")
     # Counts stay below the points: a fifth of the height.
-    counts.set_ylim(0, 5 * max(1, counts.get_ylim()[1]))
+    highest = max(1, round(counts.dataLim.y1))
+    counts.set_ylim(0, 5 * highest)
+    counts.set_yticks([0, highest])
     counts.set_ylabel("rows in bin (bars)", color="#777777")
     counts.spines[["top"]].set_visible(False)
     counts.tick_params(colors="#777777")
@@ -341,7 +345,7 @@ def _draw_confusion(found: Evaluation, path: Path) -> None:
     axes.set_yticks(range(k), rows, fontsize=7)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true (rows)")
-    axes.set_title(f"Where each class goes, {stage.name}: {found.report['source']}")
+    axes.set_title(f"Confusion, {stage.name}: {found.report['source']}")
     _save(figure, path)
 
 
