@@ -17,6 +17,10 @@ def evaluate(
     calibrator: Annotated[
         str, typer.Option(help="temperature, vector, netcal-beta, sklearn-isotonic, ...")
     ] = "temperature",
+    noise: Annotated[
+        str | None,
+        typer.Option(help="Calibration labels are noisy, as in trustq repair: symmetric:0.2, ..."),
+    ] = None,
     positive: Annotated[
         str | None, typer.Option(help="Classes that count as one: mel,bcc,akiec.")
     ] = None,
@@ -59,6 +63,7 @@ def evaluate(
     """
     from trustq.errors import TrustqError
     from trustq.evaluate import evaluate as run
+    from trustq.noise import parse_noise
     from trustq.predictions import read_predictions
     from trustq.report.evaluation import evaluation_page, write_evaluation
     from trustq.report.text import to_json
@@ -92,8 +97,11 @@ def evaluate(
     other = None
     if calibrate_on is not None:
         other = read_predictions(calibrate_on, names=names, meta=meta or [], normalise=normalize)
+    matrix = None if noise is None else parse_noise(noise, classes=predictions.classes).matrix
     found = run(
         predictions,
+        labels_used="clean" if noise is None else "noisy",
+        noise_matrix=matrix,
         calibrate_on=other,
         folds=folds,
         calibrator=calibrator,

@@ -297,3 +297,17 @@ def test_bad_requests_are_refused(monkeypatch):
         "The beta calibrator is netcal's, which is not installed: "
         "pip install 'trustq[calibration]'."
     )
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_temperature_equals_that_of_netcal(scale):
+    scaling = pytest.importorskip("netcal.scaling")
+    logits, labels = simulated(n=2000, k=4, scale=scale)
+    peer = scaling.TemperatureScaling()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        peer.fit(softmax(logits), labels)
+    # netcal fits the factor of the logits.
+    inverse = float(np.ravel(peer.temperature)[0])
+    ours = TemperatureScaling().fit(logits, labels).temperature_
+    assert 1 / ours == pytest.approx(inverse, abs=5e-3)

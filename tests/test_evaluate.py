@@ -87,6 +87,33 @@ def test_calibration_on_another_data_set_is_fitted_there():
     ]
 
 
+def test_calibration_on_noisy_labels_is_refused_or_corrected(tmp_path):
+    rows = simulated(n=3000)
+    held = rows.split == "val"
+    flipped = held & (np.random.default_rng(0).random(3000) < 0.3)
+    noisy = replace(rows, labels=np.where(flipped, (rows.labels + 1) % 3, rows.labels))
+    cyclic = 0.7 * np.eye(3) + 0.3 * np.roll(np.eye(3), 1, axis=1)
+    with pytest.raises(TrustqError, match="^TemperatureScaling was given labels known to be noisy"):
+        evaluate(noisy, labels_used="noisy", replicates=10)
+    with pytest.raises(TrustqError) as error:
+        evaluate(noisy, noise_matrix=cyclic, calibrator="vector", replicates=10)
+    assert str(error.value) == "A noise matrix corrects temperature scaling, not vector."
+    fitted = [
+        evaluate(*arguments, replicates=10, **options).report["calibrator"]
+        for arguments, options in (
+            ([rows], {}),
+            ([noisy], {"labels_used": "noisy", "noise_matrix": cyclic}),
+            ([noisy], {}),
+        )
+    ]
+    clean, corrected, plain = (own["temperature"] for own in fitted)
+    assert corrected == pytest.approx(clean, rel=0.15) and plain > 1.5 * clean
+    assert [own["labels_used"] for own in fitted] == ["clean", "noisy, corrected", "clean"]
+    path = save(tmp_path / "p.npz", noisy)
+    answer = invoke("evaluate", [path, "--noise", "symmetric:0.3", "--replicates", 10, "--json"])
+    assert json.loads(answer.stdout)["calibrator"]["labels_used"] == "noisy, corrected"
+
+
 def test_slices_gaps_and_conditions_are_reported():
     rows = simulated(
         columns={

@@ -8,6 +8,7 @@ import numpy as np
 
 from trustq.aurc_conventions import all_conventions
 from trustq.bootstrap import compare_figures, figure_intervals
+from trustq.calibration import NoiseAwareTemperature
 from trustq.calibration_error import calibration_errors
 from trustq.calibrators import make_calibrator
 from trustq.class_metrics import (
@@ -69,6 +70,8 @@ def evaluate(
     calibrate_on: Predictions | None = None,
     folds: int | None = None,
     calibrator: str = "temperature",
+    labels_used: str = "clean",
+    noise_matrix: np.ndarray | None = None,
     positive: Sequence[str] = (),
     slices: Sequence[str] = (),
     ages: str | None = None,
@@ -80,8 +83,10 @@ def evaluate(
     Test rows are those of split `test` (or `external`) where there is a split, else all. The
     calibrator is fitted on `calibrate_on`, on split `val`, or, with `folds`, by group-wise
     cross-fitting; else calibrated figures are None, with the reason. Thresholds (Sens@95Spec,
-    operating points, guarantee) come from validation rows, so not from `folds`. `positive` names
-    the classes that count as one; `slices` and `ages` columns of the predictions. Errors: no test
+    operating points, guarantee) come from validation rows, so not from `folds`. Calibration labels
+    known to be noisy (`labels_used="noisy"`) are refused without a `noise_matrix`, (k, k) of true
+    to observed class, with which temperature scaling is corrected. `positive` names the classes
+    that count as one; `slices` and `ages` columns of the predictions. Errors: no test
     rows, an unknown class or column, calibration rows among the test rows.
     """
     test, validation, where = _rows(predictions, calibrate_on, folds)
@@ -90,7 +95,18 @@ def evaluate(
     if missing:
         raise TrustqError(f"There is no column {', '.join(missing)} to slice by.")
     before = _stage("uncalibrated", test.labels, test.given)
-    fitted, apply, reason = _calibrator(test, validation, folds, calibrator, seed)
+    if noise_matrix is not None and calibrator != "temperature":
+        raise TrustqError(f"A noise matrix corrects temperature scaling, not {calibrator}.")
+
+    def fit(logits: np.ndarray, labels: np.ndarray) -> Any:
+        own: Any = make_calibrator(calibrator)
+        if noise_matrix is not None:
+            own = NoiseAwareTemperature(noise_matrix)
+        return own.fit(logits, labels, labels_used=labels_used)
+
+    fitted, apply, reason = _calibrator(test, validation, folds, fit, seed)
+    if fitted is not None:
+        fitted = {"name": calibrator} | fitted
     after = None
     if apply is not None:
         after = _stage("calibrated", test.labels, _as_stored(apply(_logits(test)), test))
@@ -228,26 +244,25 @@ def _calibrator(
     test: Predictions,
     validation: Predictions | None,
     folds: int | None,
-    name: str,
+    fit: Callable[[np.ndarray, np.ndarray], Any],
     seed: int,
 ) -> tuple[dict[str, Any] | None, Callable[[np.ndarray], np.ndarray] | None, str | None]:
     """What was fitted, its map of logits of the test rows, and why there is none."""
-    described: dict[str, Any] = {"name": name, "labels_used": "clean"}
+    described: dict[str, Any]
     if folds is not None:
         groups = np.arange(len(test)) if test.groups is None else test.groups
         fold = group_folds(test.labels, groups, n_folds=folds, seed=seed)
         logits = _logits(test)
-        fitted = [
-            _fitted(name, logits[fold != held], test.labels[fold != held]) for held in range(folds)
-        ]
-        described |= {"fitted_on": f"{folds} folds by group, cross-fitted", "n": len(test)}
+        fitted = [fit(logits[fold != held], test.labels[fold != held]) for held in range(folds)]
+        described = {"fitted_on": f"{folds} folds by group, cross-fitted", "n": len(test)}
     elif validation is not None:
         fold = np.zeros(len(test), dtype=int)
-        fitted = [_fitted(name, _logits(validation), validation.labels)]
-        described |= {"fitted_on": "validation rows", "n": len(validation)}
+        fitted = [fit(_logits(validation), validation.labels)]
+        described = {"fitted_on": "validation rows", "n": len(validation)}
     else:
         return None, None, NO_CALIBRATION
-    if name == "temperature":
+    described["labels_used"] = fitted[0].labels_used_
+    if hasattr(fitted[0], "temperature_"):
         described["temperature"] = float(np.mean([own.temperature_ for own in fitted]))
 
     def apply(logits: np.ndarray) -> np.ndarray:
@@ -257,11 +272,6 @@ def _calibrator(
         return calibrated
 
     return described, apply, None
-
-
-def _fitted(name: str, logits: np.ndarray, labels: np.ndarray) -> Any:
-    calibrator: Any = make_calibrator(name)
-    return calibrator.fit(logits, labels)
 
 
 def _as_stored(logits: np.ndarray, test: Predictions) -> dict[str, Any]:

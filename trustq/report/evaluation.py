@@ -120,8 +120,8 @@ def _calibrator_line(report: dict[str, Any]) -> str:
     temperature = f", T = {fitted['temperature']:.4f}" if "temperature" in fitted else ""
     where = report["validation"] if report["n_validation"] else fitted["fitted_on"]
     return (
-        f"Calibrated by {fitted['name']} on {fitted['n']} rows ({where}), labels taken for clean"
-        f"{temperature}; this changes the order of confidences, so AURC may move either way"
+        f"Calibrated by {fitted['name']} on {fitted['n']} rows ({where}), labels "
+        f"{fitted['labels_used']}{temperature}; this changes the order of confidences, so AURC may move either way"
     )
 
 
