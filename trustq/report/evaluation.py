@@ -121,7 +121,8 @@ def _calibrator_line(report: dict[str, Any]) -> str:
     where = report["validation"] if report["n_validation"] else fitted["fitted_on"]
     return (
         f"Calibrated by {fitted['name']} on {fitted['n']} rows ({where}), labels "
-        f"{fitted['labels_used']}{temperature}; this changes the order of confidences, so AURC may move either way"
+        f"{fitted['labels_used']}{temperature}; this changes the order of "
+        "confidences, so AURC may move either way"
     )
 
 
