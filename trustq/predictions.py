@@ -101,7 +101,6 @@ def read_predictions(
     is_table = path.suffix != ".npz"
     notes: list[str] = []
     ids = _find(raw, names.get("sample_ids"), ID_COLUMNS, path, "sample_ids")
-    n = len(next(iter(raw.values()))) if is_table else None
     for table in meta:
         if ids is None:
             raise TrustqError(f"{path} has no ids to join {table} by: name them (--sample-ids).")
@@ -111,7 +110,6 @@ def read_predictions(
     k = scores.shape[1]
     if classes is not None and len(classes) != k:
         raise TrustqError(f"{path} has {k} columns of {kind} and {len(classes)} classes.")
-    n = len(scores) if n is None else n
     labels, classes = _labels(path, raw, names, classes, k)
     if normalise is not None:
         scores, kind = _normalised(scores, normalise), "probs"
