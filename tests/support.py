@@ -37,3 +37,106 @@ def make_cache(
         "content_digest": f"in memory {seed}",
     }
     return Cache(**(values | fields))  # type: ignore[arg-type]
+
+
+def simulated_study(
+    seed: int,
+    *,
+    n_seeds: int = 10,
+    n_lesions: int = 200,
+    gain: float = 0.15,
+    seed_sd: float = 0.15,
+    lesion_sd: float = 0.5,
+    replicates: int = 1000,
+) -> dict[str, bool]:
+    """Whether 95 % intervals of a simulated study hold the true difference of accuracy.
+
+    Two arms, `n_seeds` paired trainings, lesions of one to four images. Which images an arm gets
+    right depends on the lesion (shared by arms), on how the arms differ on the lesion, and on the
+    training. The truth is the mean over infinitely many lesions and trainings.
+    Intervals: `crossed`; `nested` redraws the lesions for every seed; `naive` takes every image
+    of every training for an independent row; `seeds` resamples trainings alone.
+    """
+    from scipy.stats import norm
+
+    from trustq.bootstrap import crossed_figures
+
+    rng = np.random.default_rng([seed, 6])
+    sizes = rng.integers(1, 5, n_lesions)
+    lesion = np.repeat(np.arange(n_lesions), sizes)
+    n = len(lesion)
+    easy = rng.normal(0, 1.0, n_lesions)[lesion]  # shared by the arms
+    own = rng.normal(0, lesion_sd, (2, n_lesions))[:, lesion]  # arm by lesion
+    trained = rng.normal(0, seed_sd, (2, n_seeds))  # arm by training
+    offset = np.array([0.8 + gain, 0.8])
+    latent = easy + own[:, None] + trained[:, :, None] + offset[:, None, None]
+    right = latent + rng.normal(size=(2, n_seeds, n)) > 0
+    spread = np.sqrt(2 + lesion_sd**2 + seed_sd**2)
+    truth = float(np.diff(norm.cdf(offset[::-1] / spread))[0])
+
+    labels = np.zeros(n, dtype=int)
+    probs = np.where(right[..., None], [0.8, 0.2], [0.2, 0.8])
+    found = crossed_figures(
+        labels, *probs, groups=lesion, seed=seed, figures=("accuracy",), replicates=replicates
+    )["accuracy"]
+
+    of_lesion = np.stack([[np.bincount(lesion, weights=s) for s in arm] for arm in right])
+    difference = of_lesion[0] - of_lesion[1]  # (seeds, lesions), in images
+    nested, naive, seeds = [], [], []
+    rows = (right[0].astype(float) - right[1]).ravel()
+    for _ in range(replicates):
+        drawn = rng.integers(0, n_lesions, (n_seeds, n_lesions))
+        chosen = rng.integers(0, n_seeds, n_seeds)
+        sums = np.take_along_axis(difference[chosen], drawn, axis=1).sum(axis=1)
+        nested.append((sums / sizes[drawn].sum(axis=1)).mean())
+        naive.append(rows[rng.integers(0, len(rows), len(rows))].mean())
+        seeds.append(difference[chosen].sum(axis=1).mean() / n)
+
+    def holds(replicated: list[float]) -> bool:
+        lower, upper = np.quantile(replicated, [0.025, 0.975])
+        return bool(lower <= truth <= upper)
+
+    return {
+        "crossed": bool(found.lower <= truth <= found.upper),
+        "nested": holds(nested),
+        "naive": holds(naive),
+        "seeds": holds(seeds),
+    }
+
+
+def guarantee_draw(
+    seed: int, *, n_groups: int, largest: int, risk: float = 0.05, delta: float = 0.1
+) -> dict[str, tuple[bool, float]]:
+    """Whether the true risk of the chosen threshold exceeds `risk`, and its coverage, by method.
+
+    Confidence c is uniform, a row is wrong with probability (1 - c)^1.5 / 2, so the rows from t up
+    have risk (1 - t)^1.5 / 5. Rows of one group (1 to `largest` of them) have nearly one confidence
+    and are right or wrong together in nine of ten cases.
+    """
+    from trustq.guarantee import risk_guarantee
+    from trustq.selective import coverage_at_risk
+
+    rng = np.random.default_rng([seed, n_groups, largest])
+    groups = np.repeat(np.arange(n_groups), rng.integers(1, largest + 1, n_groups))
+    n = len(groups)
+    confidence = (rng.random(n_groups)[groups] + 0.02 * rng.random(n)) % 1
+    luck = np.where(rng.random(n) < 0.9, rng.random(n_groups)[groups], rng.random(n))
+    wrong = luck < (1 - confidence) ** 1.5 / 2
+
+    options = {"risk": risk, "delta": delta}
+    found = {
+        "sgr, groups": risk_guarantee(wrong, confidence, groups=groups, seed=seed, **options),
+        "fixed-sequence, groups": risk_guarantee(
+            wrong, confidence, groups=groups, seed=seed, method="fixed-sequence", **options
+        ),
+        "sgr, rows": risk_guarantee(wrong, confidence, **options),
+        "fixed-sequence, rows": risk_guarantee(
+            wrong, confidence, method="fixed-sequence", **options
+        ),
+        "empirical risk": coverage_at_risk(wrong, confidence, risk=risk),
+    }
+    answer = {}
+    for name, chosen in found.items():
+        true_risk = (1 - min(chosen.threshold, 1.0)) ** 1.5 / 5
+        answer[name] = (bool(true_risk > risk), float(chosen.coverage))
+    return answer

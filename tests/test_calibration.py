@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import NotFittedError
 
-from trustq.calibration import DegenerateCalibrationWarning, TemperatureScaling
+from trustq.calibration import MANY_ROWS, DegenerateCalibrationWarning, TemperatureScaling
 from trustq.errors import TrustqError
 from trustq.metrics import summarise
 from trustq.probabilities import log_softmax, logits_from_probs, softmax
@@ -108,6 +108,32 @@ def test_temperature_recovers_a_known_scale(scale):
     logits, labels = simulated(n=20_000, scale=scale)
     found = TemperatureScaling().fit(logits, labels).temperature_
     assert found == pytest.approx(scale, rel=0.03)
+
+
+@pytest.mark.parametrize("scale", [0.05, 1.0, 40.0])
+def test_many_rows_are_solved_as_exactly_as_few(scale):
+    logits, labels = simulated(n=MANY_ROWS, scale=scale)
+    found = TemperatureScaling().fit(logits, labels).temperature_
+    low, high = -np.log(found) - 1, -np.log(found) + 1
+    while high - low > 1e-10:  # bisection on the slope
+        middle = (low + high) / 2
+        weights = softmax(np.exp(middle) * logits)
+        gap = (weights * logits).sum(axis=1) - logits[np.arange(len(labels)), labels]
+        low, high = (low, middle) if gap.mean() > 0 else (middle, high)
+    assert np.log(found) == pytest.approx(-low, abs=1e-8)
+
+
+def test_many_rows_without_a_minimum_have_their_answer():
+    logits = np.tile([[1.0, 0.0], [0.0, 3.0]], (MANY_ROWS // 2, 1))
+    labels = np.tile([1, 0], MANY_ROWS // 2)
+    labels[0] = 0
+    with pytest.warns(DegenerateCalibrationWarning) as caught:
+        scaler = TemperatureScaling().fit(logits, labels)
+    assert scaler.temperature_ == 1000
+    assert str(caught[0].message) == (
+        "the NLL still falls at the largest temperature, as with chance predictions "
+        "(T = 1000, 20000 rows)"
+    )
 
 
 def test_scaling_the_logits_scales_the_temperature():

@@ -15,6 +15,7 @@ from sklearn.metrics import (
 )
 
 from trustq import metrics, selective
+from trustq.calibration_error import calibration_errors
 from trustq.errors import TrustqError
 from trustq.metrics import summarise
 from trustq.probabilities import log_softmax, logits_from_probs, softmax
@@ -337,3 +338,19 @@ def test_predictions_of_other_rows_are_refused():
         assert str(error.value) == (
             "labels has 2 rows and predicted has 1: pass the same rows in the same order."
         )
+
+
+@unhurried
+@given(st.integers(0, 10_000))
+def test_a_class_of_zero_probability_changes_only_what_counts_classes(seed):
+    labels, logits = simulated(n=40, k=4, seed=seed)
+    probs = softmax(logits)
+    wider = np.hstack([probs, np.zeros((40, 1))])
+    once, again = summarise(labels, probs=probs), summarise(labels, probs=wider)
+    # Not even macro_auroc: the class has no rows, so it is named and left out.
+    assert again.figures == pytest.approx(once.figures, abs=1e-12, nan_ok=True)
+    assert again.left_out == (*once.left_out, 4)
+    errors, wider_errors = (calibration_errors(labels, p) for p in (probs, wider))
+    # The classwise error is a mean over classes, of which the new one is perfect.
+    errors["ece_classwise"] *= 4 / 5
+    assert wider_errors == pytest.approx(errors, abs=1e-9)

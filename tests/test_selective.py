@@ -15,11 +15,14 @@ from trustq.selective import (
     augrc,
     aurc,
     coverage_at,
+    coverage_at_risk,
     e_aurc,
     log_odds_confidence,
     max_probability,
     risk_at,
+    risk_at_coverage,
     risk_coverage_curve,
+    thin_curve,
 )
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -250,3 +253,61 @@ def test_bad_rows_are_refused(wrong, confidence, message):
         with pytest.raises(TrustqError) as error:
             figure(np.array(wrong), np.array(confidence))
         assert str(error.value) == message
+
+
+@unhurried
+@given(rows, st.sampled_from([0.0, 0.2, 0.5, 1.0]))
+def test_coverage_at_risk_is_the_largest_selection_that_keeps_it(drawn, risk):
+    wrong, confidence = arrays(drawn)
+    found = coverage_at_risk(wrong, confidence, risk=risk)
+    selections = [(np.mean(confidence >= t), wrong[confidence >= t].mean()) for t in confidence]
+    passing = [c for c, r in selections if r <= risk + 1e-12]
+    assert found.coverage == pytest.approx(max(passing, default=0.0))
+    if passing:
+        assert found.risk == risk_at(wrong, confidence, threshold=found.threshold) <= risk + 1e-12
+    else:
+        assert found.threshold == np.inf and np.isnan(found.risk)
+
+
+@unhurried
+@given(rows, st.sampled_from([0.0, 0.2, 0.5, 0.7, 1.0]))
+def test_risk_at_coverage_is_that_of_the_smallest_selection_that_covers_it(drawn, coverage):
+    wrong, confidence = arrays(drawn)
+    found = risk_at_coverage(wrong, confidence, coverage=coverage)
+    selections = [np.mean(confidence >= t) for t in confidence]
+    assert found.coverage == min(c for c in selections if c >= coverage - 1e-9)
+    assert found.risk == risk_at(wrong, confidence, threshold=found.threshold)
+
+
+def test_a_thinned_curve_is_part_of_the_curve_and_keeps_its_ends():
+    wrong, confidence = simulated(decimals=9)
+    curve = risk_coverage_curve(wrong, confidence)
+    thin = thin_curve(curve, points=50)
+    assert 40 <= len(thin.coverage) <= 50
+    points = set(zip(*curve, strict=True))
+    assert set(zip(*thin, strict=True)) <= points
+    assert thin.coverage[0] == curve.coverage[0] and thin.coverage[-1] == 1
+    assert thin_curve(curve, points=10_000) is curve
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda w, c: coverage_at_risk(w, c, risk=5),
+            "risk is 5, expected a share between 0 and 1: pass 0.05.",
+        ),
+        (
+            lambda w, c: risk_at_coverage(w, c, coverage=-0.1),
+            "coverage is -0.1, expected a share between 0 and 1: pass 0.05.",
+        ),
+        (
+            lambda w, c: thin_curve(risk_coverage_curve(w, c), points=1),
+            "points is 1, expected at least 2: a curve has two ends.",
+        ),
+    ],
+)
+def test_bad_shares_are_refused(call, message):
+    with pytest.raises(TrustqError) as error:
+        call(np.array([0, 1]), np.array([0.5, 0.6]))
+    assert str(error.value) == message

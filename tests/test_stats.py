@@ -6,10 +6,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import permutation_test
+from scipy.stats import binomtest, permutation_test
 
 from trustq.errors import TrustqError
-from trustq.stats import bootstrap_interval, paired_summary, sign_flip_test
+from trustq.stats import (
+    bootstrap_interval,
+    effect_size,
+    holm,
+    mcnemar_test,
+    paired_summary,
+    probability_of_superiority,
+    share_interval,
+    sign_flip_test,
+)
 
 unhurried = settings(deadline=None)  # a busy machine is no failure
 
@@ -157,3 +166,105 @@ def test_bad_differences_are_refused():
         with pytest.raises(TrustqError) as error:
             call()
         assert str(error.value) == message
+
+
+@unhurried
+@given(st.lists(st.sampled_from([0.001, 0.01, 0.02, 0.03, 0.04, 0.2, 0.9]), min_size=1, max_size=9))
+def test_holm_equals_its_definition(drawn):
+    p = np.array(drawn)
+    adjusted, order = holm(p), np.argsort(p, kind="stable")
+    for position, at in enumerate(order):
+        steps = [min(1, (len(p) - j) * p[order[j]]) for j in range(position + 1)]
+        assert adjusted[at] == pytest.approx(max(steps))
+    assert np.all(adjusted >= p)
+    shuffled = np.random.default_rng(0).permutation(len(p))
+    assert holm(p[shuffled]) == pytest.approx(adjusted[shuffled])
+
+
+@unhurried
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_mcnemar_equals_the_binomial_test_of_scipy(drawn):
+    a, b = np.array(drawn).T
+    found = mcnemar_test(a, b)
+    assert found.only_a_right == np.sum(~a & b) and found.only_b_right == np.sum(a & ~b)
+    n = found.only_a_right + found.only_b_right
+    expected = binomtest(found.only_a_right, n).pvalue if n else 1.0
+    assert found.p_value == pytest.approx(expected, rel=1e-9)
+    assert mcnemar_test(b, a).p_value == found.p_value
+
+
+def test_effect_size_interval_covers_the_true_effect():
+    rng = np.random.default_rng(8)
+    found = [effect_size(rng.normal(0.8, 1, 6)) for _ in range(400)]
+    assert np.mean([e.value for e in found]) == pytest.approx(0.8, abs=0.07)  # unbiased by J
+    # The bounds carry J too, so they are those of the effect to within that factor.
+    covered = np.mean([e.lower / 0.8408 <= 0.8 <= e.upper / 0.8408 for e in found])
+    assert covered == pytest.approx(0.95, abs=0.03)
+
+
+def test_effect_size_does_not_depend_on_units_and_turns_with_the_sign():
+    differences = np.array([0.3, -0.1, 0.4, 0.2, 0.25])
+    once, scaled, turned = (effect_size(f * differences) for f in (1, 1000, -1))
+    assert scaled == pytest.approx(once)
+    assert turned == pytest.approx((-once.value, -once.upper, -once.lower, 5), abs=1e-8)
+
+
+@pytest.mark.parametrize("spread", [1e-3, 1e-5, 1e-8])
+def test_effect_size_of_nearly_equal_differences_is_large_and_finite(spread):
+    found = effect_size(1 + spread * np.array([1, -1, 0.5, -0.5, 0.25]))
+    assert 0 < found.lower < found.value < found.upper < np.inf
+
+
+@pytest.mark.parametrize("differences", [[0.5], [0.5, 0.1], [0.1 + 0.2, 0.3, 0.3], [0.0] * 4])
+def test_effect_size_without_spread_is_undefined(differences):
+    found = effect_size(np.array(differences))
+    assert np.isnan(found[:3]).all() and found.n == len(differences)
+
+
+def test_superiority_counts_wins_and_half_of_the_ties():
+    found = probability_of_superiority(np.array([1, 0.1 + 0.2, 0, 5]), np.array([0, 0.3, 1, 4]))
+    assert found.value == 2.5 / 4
+    always = probability_of_superiority(np.ones(5), np.zeros(5))
+    assert always[:3] == pytest.approx((1.0, *share_interval(5, 5)))
+    assert always.lower < 0.6
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 10), (3, 10), (10, 10), (1, 1), (40, 200)])
+def test_share_interval_equals_that_of_scipy(k, n):
+    expected = binomtest(k, n).proportion_ci(method="wilson")
+    assert share_interval(k, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_bad_families_and_flags_are_refused():
+    bad = [
+        (
+            lambda: holm(np.array([0.1, 1.2])),
+            "p_values lies in [0.1, 1.2], expected [0, 1]: pass p-values, not statistics.",
+        ),
+        (
+            lambda: holm(np.array([0.1, np.nan])),
+            "p_values is NaN or infinite in 1 of 2 units, first in 1: "
+            "leave these units out of both arms.",
+        ),
+        (
+            lambda: mcnemar_test(np.array([0, 1]), np.array([1])),
+            "wrong_a has 2 rows and wrong_b has 1: pass the same rows in the same order.",
+        ),
+        (
+            lambda: mcnemar_test(np.array([0, 3]), np.array([1, 0])),
+            "wrong_a holds values other than 0 and 1: pass predicted != labels, not a loss.",
+        ),
+        (
+            lambda: mcnemar_test(np.array([]), np.array([])),
+            "wrong_a has shape (0,), expected (n,) with n >= 1: pass one flag per row.",
+        ),
+        (
+            lambda: share_interval(3, 2),
+            "share_interval was given 3 of 2: pass a count and its total.",
+        ),
+    ]
+    for call, message in bad:
+        with pytest.raises(TrustqError) as error:
+            call()
+        assert str(error.value) == message
+    assert np.isnan(share_interval(0, 0)).all()

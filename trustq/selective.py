@@ -122,6 +122,63 @@ def risk_coverage_curve(wrong: np.ndarray, confidence: np.ndarray) -> RiskCovera
     return RiskCoverage(steps.kept / len(wrong), steps.errors / steps.kept, steps.threshold)
 
 
+def thin_curve(curve: RiskCoverage, *, points: int = 200) -> RiskCoverage:
+    """At most `points` points of a curve, evenly spread over coverage, both ends among them.
+
+    For drawing; figures are computed from the full curve.
+
+    >>> curve = risk_coverage_curve(np.arange(1000) % 3 == 0, np.arange(1000))
+    >>> thin_curve(curve, points=5).coverage.tolist()
+    [0.001, 0.251, 0.501, 0.751, 1.0]
+    """
+    if points < 2:
+        raise TrustqError(f"points is {points}, expected at least 2: a curve has two ends.")
+    if len(curve.coverage) <= points:
+        return curve
+    wanted = np.linspace(curve.coverage[0], 1, points)
+    # Rounded, so that 0.2502 and the float 0.251 just below it find the same point.
+    at = np.unique(curve.coverage.round(12).searchsorted(wanted.round(12)))
+    return RiskCoverage(*(values[np.minimum(at, len(values) - 1)] for values in curve))
+
+
+class Selection(NamedTuple):
+    """What a threshold keeps: rows with confidence >= threshold, their share and error rate."""
+
+    threshold: float
+    coverage: float
+    risk: float
+
+
+def coverage_at_risk(wrong: np.ndarray, confidence: np.ndarray, *, risk: float) -> Selection:
+    """The largest selection whose error rate on these rows is at most `risk`.
+
+    Coverage 0, an infinite threshold and risk NaN where no threshold does. This is what these rows
+    show, and in half of all samples the true risk is higher: for a promise see `risk_guarantee`.
+
+    >>> coverage_at_risk(np.array([0, 0, 1, 0, 1]), np.array([0.9, 0.8, 0.7, 0.6, 0.5]), risk=0.25)
+    Selection(threshold=0.6, coverage=0.8, risk=0.25)
+    """
+    wrong, confidence = _checked(wrong, confidence)
+    _check_share(risk, "risk")
+    return _coverage_at_risk(_steps(wrong, confidence), risk)
+
+
+def risk_at_coverage(wrong: np.ndarray, confidence: np.ndarray, *, coverage: float) -> Selection:
+    """The smallest selection that a threshold can make and that covers at least `coverage`.
+
+    Rows of equal confidence stay together, so the coverage may be larger than asked.
+
+    >>> risk_at_coverage(np.array([0, 0, 1, 0]), np.array([0.9, 0.7, 0.7, 0.6]), coverage=0.5)
+    Selection(threshold=0.7, coverage=0.75, risk=0.3333333333333333)
+    """
+    wrong, confidence = _checked(wrong, confidence)
+    _check_share(coverage, "coverage")
+    steps = _steps(wrong, confidence)
+    # A little slack, so that .7 of 10 rows is 7 of them and not 8.
+    at = int(np.searchsorted(steps.kept, max(coverage * len(wrong) - 1e-9 * len(wrong), 1)))
+    return _selection(steps, min(at, len(steps.kept) - 1))
+
+
 class _Steps(NamedTuple):
     """Counts after each block of equal confidences, surest first."""
 
@@ -160,6 +217,25 @@ def _augrc(steps: _Steps) -> float:
     errors = np.append(0, steps.errors)
     twice_area = np.sum(np.diff(steps.kept, prepend=0) * (errors[1:] + errors[:-1]))
     return float(twice_area / (2 * float(steps.kept[-1]) ** 2))
+
+
+def _coverage_at_risk(steps: _Steps, risk: float) -> Selection:
+    passing = np.flatnonzero(steps.errors <= risk * steps.kept * (1 + 1e-12))
+    if not len(passing):
+        return Selection(float("inf"), 0.0, float("nan"))
+    return _selection(steps, int(passing[-1]))
+
+
+def _selection(steps: _Steps, at: int) -> Selection:
+    kept = steps.kept[at]
+    return Selection(
+        float(steps.threshold[at]), float(kept / steps.kept[-1]), float(steps.errors[at] / kept)
+    )
+
+
+def _check_share(share: float, name: str) -> None:
+    if not 0 <= share <= 1:
+        raise TrustqError(f"{name} is {share}, expected a share between 0 and 1: pass 0.05.")
 
 
 def _risk_of(wrong: np.ndarray, kept: np.ndarray) -> float:

@@ -1,0 +1,121 @@
+"""`trustq evaluate`: calibration, selective and class figures of any predictions."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def evaluate(
+    file: Annotated[Path, typer.Argument(help="npz, CSV, Parquet, or a cache (.h5).")],
+    calibrate_on: Annotated[
+        Path | None, typer.Option(help="Fit the calibrator on this file's rows.")
+    ] = None,
+    calibrate: Annotated[
+        str | None, typer.Option(help="cv:5 = cross-fit by group on the evaluated rows.")
+    ] = None,
+    calibrator: Annotated[
+        str, typer.Option(help="temperature, vector, netcal-beta, sklearn-isotonic, ...")
+    ] = "temperature",
+    noise: Annotated[
+        str | None,
+        typer.Option(help="Calibration labels are noisy, as in trustq repair: symmetric:0.2, ..."),
+    ] = None,
+    positive: Annotated[
+        str | None, typer.Option(help="Classes that count as one: mel,bcc,akiec.")
+    ] = None,
+    slices: Annotated[
+        str | None, typer.Option(help="Columns to slice by, separated by commas.")
+    ] = None,
+    ages: Annotated[str | None, typer.Option(help="Column of ages, in bands of years.")] = None,
+    meta: Annotated[
+        list[Path] | None, typer.Option(help="Table to join by id; may be given again.")
+    ] = None,
+    conditions: Annotated[
+        str | None,
+        typer.Option(help="More probability arrays of the same rows in the npz, or all."),
+    ] = None,
+    labels: Annotated[str | None, typer.Option(help="Name of the labels.")] = None,
+    probs: Annotated[
+        str | None, typer.Option(help="Name of the probabilities; of a table, a,b,c.")
+    ] = None,
+    logits: Annotated[str | None, typer.Option(help="Name of the logits.")] = None,
+    sample_ids: Annotated[str | None, typer.Option(help="Name of the ids.")] = None,
+    groups: Annotated[str | None, typer.Option(help="Name of the groups.")] = None,
+    split: Annotated[str | None, typer.Option(help="Name of the split.")] = None,
+    classes: Annotated[
+        str | None, typer.Option(help="Class names in column order a,b,c, or their array.")
+    ] = None,
+    normalize: Annotated[str | None, typer.Option(help="Rows to sum 1: l1 or softmax.")] = None,
+    of_class: Annotated[
+        str | None, typer.Option(help="Class of the precision-recall picture.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the page, JSON, curves, errors and pictures.")
+    ] = None,
+    replicates: Annotated[int, typer.Option(help="Bootstrap replicates.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of bootstrap and folds.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the page.")] = False,
+) -> None:
+    """Evaluate predictions: calibration, selection, classes and slices on one page.
+
+    Example: trustq evaluate predictions.npz --calibrate cv:5 --out evaluation/
+    """
+    from trustq.errors import TrustqError
+    from trustq.evaluate import evaluate as run
+    from trustq.noise import parse_noise
+    from trustq.predictions import read_predictions
+    from trustq.report.evaluation import evaluation_page, write_evaluation
+    from trustq.report.text import to_json
+
+    folds = None
+    if calibrate is not None:
+        kind, _, number = calibrate.partition(":")
+        if kind != "cv" or not number.isdigit() or int(number) < 2:
+            raise TrustqError(f"--calibrate {calibrate}: expected cv:K with K folds, e.g. cv:5.")
+        folds = int(number)
+    given = {
+        "labels": labels,
+        "probs": probs,
+        "logits": logits,
+        "sample_ids": sample_ids,
+        "groups": groups,
+        "split": split,
+        "classes": classes,
+    }
+    names = {name: value for name, value in given.items() if value is not None}
+    wanted = _listed(slices)
+    columns = list(dict.fromkeys([*wanted, *([ages] if ages else [])]))
+    predictions = read_predictions(
+        file,
+        names=names,
+        columns=columns,
+        meta=meta or [],
+        conditions=_listed(conditions),
+        normalise=normalize,
+    )
+    other = None
+    if calibrate_on is not None:
+        other = read_predictions(calibrate_on, names=names, meta=meta or [], normalise=normalize)
+    matrix = None if noise is None else parse_noise(noise, classes=predictions.classes).matrix
+    found = run(
+        predictions,
+        labels_used="clean" if noise is None else "noisy",
+        noise_matrix=matrix,
+        calibrate_on=other,
+        folds=folds,
+        calibrator=calibrator,
+        positive=_listed(positive),
+        slices=wanted,
+        ages=ages,
+        seed=seed,
+        replicates=replicates,
+    )
+    if out is not None:
+        for path in write_evaluation(found, out, of_class=of_class):
+            typer.echo(f"wrote {path}", err=True)
+    typer.echo(to_json(found.report) if json else evaluation_page(found))
+
+
+def _listed(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]

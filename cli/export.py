@@ -1,0 +1,81 @@
+"""`trustq export`: tables of results for papers and other programs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Tables of results for papers and other programs.", no_args_is_help=True)
+
+
+@app.callback()
+def export() -> None:
+    """Tables of results for papers and other programs."""
+
+
+@app.command()
+def significance(
+    tables: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[EVALUATION:]NAME=FILE...",
+            help="Seed tables (CSV or Parquet, one row per seed). The first of each evaluation is "
+            "compared with its others. None: the arms of --results.",
+        ),
+    ] = None,
+    metrics: Annotated[
+        str, typer.Option(help="Columns to compare, separated by commas.")
+    ] = "macro_f1,accuracy",
+    results: Annotated[Path, typer.Option(help="Folder of result tables.")] = Path("results"),
+    arms: Annotated[
+        str | None, typer.Option(help="Arms of --results, the compared one first: a,b,c.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Evaluated rows of --results.")] = "test",
+    stage: Annotated[str, typer.Option(help="calibrated or uncalibrated.")] = "calibrated",
+    format: Annotated[str, typer.Option(help="markdown, csv or latex.")] = "markdown",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    out: Annotated[Path | None, typer.Option(help="File to write instead of printing.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+) -> None:
+    """Compare arms over seeds: difference, interval, sign-flip p with its floor, Holm, effect.
+
+    Example: trustq export significance Repair=repair.csv None=no-repair.csv --metrics accuracy
+    """
+    from dataclasses import asdict
+
+    from trustq.errors import TrustqError
+    from trustq.files import replacing
+    from trustq.report.text import to_json
+    from trustq.significance import (
+        format_significance,
+        read_seed_table,
+        results_seed_tables,
+        significance,
+    )
+
+    wanted = [name.strip() for name in metrics.split(",") if name.strip()]
+    if tables:
+        read = []
+        for given in tables:
+            name, equals, file = given.partition("=")
+            if not equals or not name or not file:
+                raise TrustqError(
+                    f"{given!r} is not of the form NAME=FILE, e.g. Repair=repair.csv."
+                )
+            evaluation, _, arm = name.rpartition(":")
+            read.append(read_seed_table(Path(file), arm=arm, evaluation=evaluation))
+    elif arms:
+        names = [name.strip() for name in arms.split(",")]
+        read = results_seed_tables(results, arms=names, metrics=wanted, split=split, stage=stage)
+    else:
+        raise TrustqError(
+            "There is nothing to compare: name two seed tables (Repair=repair.csv "
+            "None=no-repair.csv), or arms of a results folder (--arms self_confidence,none)."
+        )
+    rows = significance(read, metrics=wanted, seed=seed)
+    text = to_json([asdict(row) for row in rows]) if json else format_significance(rows, format)
+    if out is None:
+        typer.echo(text)
+    else:
+        with replacing(out) as part:
+            part.write_text(text + "\n", encoding="utf-8")

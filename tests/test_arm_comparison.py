@@ -1,0 +1,101 @@
+"""Two arms of a results folder: figures of stored predictions, paired by seeds and groups."""
+
+import numpy as np
+import pytest
+
+from trustq.arm_comparison import compare_arms
+from trustq.bootstrap import crossed_figures
+from trustq.errors import TrustqError
+from trustq.probabilities import softmax
+from trustq.results import new_part, write_part
+from trustq.stats import sign_flip_test
+
+CLASSES = np.array(["nv", "mel", "bcc"])  # not in alphabetical order
+
+
+def columns(rows):
+    return {key: np.array([row[key] for row in rows]) for key in rows[0]}
+
+
+def write(folder, *, arms=("entropy", "none"), draws=(1, 2, 3, 4, 5), n=60, **changes):
+    """Predictions of `entropy`, better than those of `none`; returns labels, groups and arrays."""
+    rng = np.random.default_rng(0)
+    labels, groups = rng.integers(0, 3, n), np.array([f"g{i // 3:02d}" for i in range(n)])
+    ids = np.array([f"s{i:03d}" for i in range(n)])
+    cells, blocks, stored = [], [], {arm: [] for arm in arms}
+    for arm in arms:
+        for draw in draws:
+            logits = rng.normal(size=(n, 3))
+            logits[np.arange(n), labels] += 2.0 if arm == "entropy" else 1.0
+            probs = softmax(logits)
+            stored[arm].append(probs)
+            key = f"{arm}-{draw}"
+            cell = {"key": key, "arm": arm, "arm_title": arm, "score": arm, "dataset": "d"}
+            cell |= {"backbone_seed": 7, "draw_seed": draw, "head": "linear", "budget": "64"}
+            cells.append(cell | changes.get(key, {}))
+            blocks.append(
+                {
+                    "cell": np.full(n, key),
+                    "eval_dataset": np.full(n, "d"),
+                    "split": np.full(n, "test"),
+                    "stage": np.full(n, "calibrated"),
+                    "sample_id": np.array([f"x{i}" for i in ids]) if key == "none-9" else ids,
+                    "group_id": groups,
+                    "label": CLASSES[labels],
+                    "predicted": CLASSES[probs.argmax(axis=1)],
+                    "probabilities": probs,
+                }
+            )
+    predictions = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+    write_part(folder, {"cells": columns(cells), "predictions": predictions}, part=new_part())
+    return labels, groups, {arm: np.stack(probs) for arm, probs in stored.items()}
+
+
+def test_one_call_compares_two_arms_from_their_predictions(tmp_path):
+    labels, groups, probs = write(tmp_path)
+    found = compare_arms(tmp_path, "entropy", "none", replicates=200)
+    assert (found.n, found.n_groups, len(found.seeds)) == (60, 20, 5)
+    expected = crossed_figures(
+        labels, probs["entropy"], probs["none"], groups=groups, seed=0, replicates=200
+    )
+    for name, row in expected.items():
+        assert found.figures[name].crossed == pytest.approx(row, abs=1e-12)
+    right = [(one.argmax(axis=2) == labels).mean(axis=1) for one in probs.values()]
+    test = sign_flip_test(right[0] - right[1])
+    accuracy = found.figures["accuracy"]
+    assert accuracy.sign_flip == test and accuracy.sign_flip.floor == 0.0625
+    assert accuracy.p_holm >= test.p_value and accuracy.superiority.value > 0.5
+    assert found.notes == (
+        "5 draws share 1 trained backbones: they are not independent trainings, "
+        "and the interval does not cover other trainings",
+    )
+
+
+def test_what_cannot_be_paired_is_refused(tmp_path):
+    write(tmp_path / "one", draws=(1, 2))
+    write(tmp_path / "heads", draws=(1,), **{"none-1": {"head": "xgboost"}})
+    write(tmp_path / "rows", draws=(9,))
+    write(tmp_path / "budgets", draws=(1, 2), **{"none-2": {"draw_seed": 1, "budget": "128"}})
+    write(tmp_path / "seeds", draws=(1,), **{"none-1": {"draw_seed": 2}})
+    bad = [
+        (
+            ("one", "random"),
+            f"{tmp_path}/one has no stored calibrated predictions of arm 'random' on test rows.",
+        ),
+        (
+            ("heads", "none"),
+            "The cells of entropy and none have several values of head: linear, xgboost. "
+            "Keep one setting in a results folder to compare its arms.",
+        ),
+        (("rows", "none"), "Cell none-9 was evaluated on other rows than entropy-9."),
+        (
+            ("budgets", "none"),
+            "Arm 'none' has several cells of backbone seed 7 and draw 1, of budgets 64 and 128: "
+            "name a budget.",
+        ),
+        (("seeds", "none"), "entropy and none share no pair of seeds: nothing is paired."),
+    ]
+    for (folder, other), message in bad:
+        with pytest.raises(TrustqError) as error:
+            compare_arms(tmp_path / folder, "entropy", other, replicates=10)
+        assert str(error.value) == message

@@ -1,0 +1,365 @@
+"""`trustq evaluate` and `trustq compare`: the page, JSON, files and pictures, and bad input."""
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from support_cli import invoke
+
+from trustq.compare import NO_SIGN_FLIP, compare_models
+from trustq.errors import TrustqError
+from trustq.evaluate import evaluate
+from trustq.metrics import summarise
+from trustq.predictions import Predictions, read_predictions
+from trustq.probabilities import softmax
+from trustq.report.evaluation import evaluation_page, write_evaluation
+from trustq.stats import mcnemar_test
+
+
+def simulated(n=300, k=3, seed=0, scale=3.0, **fields):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(n, k)) * 2
+    labels = (logits + rng.gumbel(size=(n, k))).argmax(axis=1)
+    part = np.where(np.arange(n) % 3 == 0, "val", "test")
+    values = {
+        "source": "p.npz",
+        "classes": ("a", "b", "c")[:k],
+        "labels": labels,
+        "logits": scale * logits,
+        "probs": None,
+        "sample_ids": np.array([f"s{i}" for i in range(n)]),
+        "has_ids": True,
+        "groups": np.array([f"g{i // 6}" for i in range(n)]),
+        "split": part,
+    }
+    return Predictions(**(values | fields))
+
+
+def save(path, rows, **arrays):
+    given = {"labels": rows.labels, "logits": rows.logits, "sample_ids": rows.sample_ids}
+    np.savez(path, **given, groups=rows.groups, split=rows.split, classes=rows.classes, **arrays)
+    return path
+
+
+def test_figures_are_of_test_rows_and_the_temperature_of_validation_rows():
+    rows = simulated()
+    found = evaluate(rows, replicates=50).report
+    test = rows.split == "test"
+    expected = summarise(rows.labels[test], logits=rows.logits[test]).figures
+    uncalibrated = found["uncalibrated"]["figures"]
+    assert {name: uncalibrated[name]["value"] for name in expected} == expected
+    assert (found["n"], found["n_validation"]) == (200, 100)
+    assert found["calibrator"]["temperature"] == pytest.approx(3, rel=0.4)
+    assert found["calibrated"]["figures"]["ece"]["value"] < uncalibrated["ece"]["value"]
+    assert list(found).index("uncalibrated") < list(found).index("calibrated")
+
+
+def test_without_validation_rows_nothing_is_fitted():
+    found = evaluate(simulated(split=None), replicates=20)
+    assert found.report["calibrated"] is None and found.report["guarantee"] is None
+    assert "never fitted on the rows it is judged on" in found.report["calibrated_reason"]
+    assert "No calibrated figures: there are no validation rows" in evaluation_page(found)
+
+
+def test_cross_fitting_keeps_groups_whole_and_gives_no_thresholds():
+    found = evaluate(simulated(split=None), folds=5, positive=["a"], replicates=20).report
+    assert found["calibrator"]["fitted_on"] == "5 folds by group, cross-fitted"
+    assert (
+        found["calibrated"]["figures"]["nll"]["value"]
+        < (found["uncalibrated"]["figures"]["nll"]["value"])
+    )
+    assert found["positive"]["reason"] == (
+        "thresholds come from validation rows, and there are none"
+    )
+
+
+def test_calibration_on_another_data_set_is_fitted_there():
+    other = simulated(
+        seed=5, scale=1.0, split=None, sample_ids=np.array([f"o{i}" for i in range(300)])
+    )
+    found = evaluate(simulated(split=None), calibrate_on=other, replicates=20).report
+    # Fitted where the logits are calibrated, reported where they are three times too sharp.
+    assert found["calibrator"]["temperature"] == pytest.approx(1, rel=0.3)
+    assert found["notes"] == [
+        "300 test rows share a group with calibration rows, which flatters calibration"
+    ]
+
+
+def test_calibration_on_noisy_labels_is_refused_or_corrected(tmp_path):
+    rows = simulated(n=3000)
+    held = rows.split == "val"
+    flipped = held & (np.random.default_rng(0).random(3000) < 0.3)
+    noisy = replace(rows, labels=np.where(flipped, (rows.labels + 1) % 3, rows.labels))
+    cyclic = 0.7 * np.eye(3) + 0.3 * np.roll(np.eye(3), 1, axis=1)
+    with pytest.raises(TrustqError, match="^TemperatureScaling was given labels known to be noisy"):
+        evaluate(noisy, labels_used="noisy", replicates=10)
+    with pytest.raises(TrustqError) as error:
+        evaluate(noisy, noise_matrix=cyclic, calibrator="vector", replicates=10)
+    assert str(error.value) == "A noise matrix corrects temperature scaling, not vector."
+    fitted = [
+        evaluate(*arguments, replicates=10, **options).report["calibrator"]
+        for arguments, options in (
+            ([rows], {}),
+            ([noisy], {"labels_used": "noisy", "noise_matrix": cyclic}),
+            ([noisy], {}),
+        )
+    ]
+    clean, corrected, plain = (own["temperature"] for own in fitted)
+    assert corrected == pytest.approx(clean, rel=0.15) and plain > 1.5 * clean
+    assert [own["labels_used"] for own in fitted] == ["clean", "noisy, corrected", "clean"]
+    path = save(tmp_path / "p.npz", noisy)
+    answer = invoke("evaluate", [path, "--noise", "symmetric:0.3", "--replicates", 10, "--json"])
+    assert json.loads(answer.stdout)["calibrator"]["labels_used"] == "noisy, corrected"
+
+
+def test_slices_gaps_and_conditions_are_reported():
+    rows = simulated(
+        columns={
+            "sex": np.array(["f", "m", None] * 100, dtype=object),
+            "age": np.linspace(0, 90, 300),
+        },
+        conditions={"blurred": softmax(simulated(seed=3).logits)},
+    )
+    found = evaluate(rows, slices=["sex"], ages="age", positive=["b", "c"], replicates=30)
+    report = found.report
+    assert [row["value"] for row in report["slices"]["sex"]] == ["m", "unknown"]
+    assert [row["value"] for row in report["slices"]["age"]] == ["<30", "30-50", "50-70", "70+"]
+    assert sum(row["n"] for row in report["slices"]["age"]) == report["n"]
+    assert set(report["gaps"]) == {"sex", "age"}
+    assert report["positive"]["sens_at_95_spec"]["n_positive"] > 0
+    assert len(report["positive"]["operating_points"]) == 5
+    assert report["conditions"]["blurred"]["accuracy"]["difference"] < -0.2
+    page = evaluation_page(found)
+    for part in ("Sens@95Spec", "Equalised odds by sex, without unknown", "Slices of age"):
+        assert part in page
+
+
+@pytest.mark.parametrize("of_class", [None, "b"])
+def test_everything_is_written_and_errors_are_sorted(tmp_path, of_class):
+    found = evaluate(simulated(), replicates=20)
+    paths = write_evaluation(found, tmp_path / "out", of_class=of_class)
+    assert [path.name for path in paths] == [
+        "page.txt",
+        "report.json",
+        "curves.csv",
+        "errors.csv",
+        "reliability.png",
+        "risk_coverage.png",
+        "confusion.png",
+        "precision_recall.png",
+    ]
+    assert all(path.stat().st_size > 200 for path in paths)
+    with open(tmp_path / "out" / "errors.csv", newline="") as file:
+        errors = list(csv.DictReader(file))
+    assert len(errors) == found.stages[-1].wrong.sum()
+    confidence = [float(row["confidence"]) for row in errors]
+    assert confidence == sorted(confidence, reverse=True)
+    assert all(row["truth"] != row["top_1"] for row in errors)
+    assert confidence == [float(row["probability_1"]) for row in errors]
+    with open(tmp_path / "out" / "curves.csv", newline="") as file:
+        curves = list(csv.DictReader(file))
+    assert {row["stage"] for row in curves} == {"uncalibrated", "calibrated"}
+    assert len(curves) == 400  # every threshold of two stages
+
+
+def test_the_command_prints_a_page_or_json(tmp_path):
+    path = save(tmp_path / "p.npz", simulated())
+    page = invoke("evaluate", [path, "--replicates", 20, "--out", tmp_path / "out"])
+    assert page.exit_code == 0, page.exception
+    assert "top-label, 15 bins of equal width, L1" in page.stdout
+    assert "AURC by convention" in page.stdout and "Research only" in page.stdout
+    assert (tmp_path / "out" / "page.txt").read_text() == page.stdout
+    answer = invoke("evaluate", [path, "--replicates", 20, "--json"])
+    report = json.loads(answer.stdout)
+    assert report["uncalibrated"]["figures"]["accuracy"]["value"] > 0.5
+    assert report["ranking"] == "log_odds"
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        simulated(n=1, split=None, groups=None),
+        simulated(labels=np.zeros(300, int), split=None),
+        simulated(labels=simulated().logits.argmax(axis=1), split=None),
+        simulated(labels=simulated().logits.argmin(axis=1), split=None),
+    ],
+    ids=["one row", "one class", "all right", "all wrong"],
+)
+def test_degenerate_rows_have_a_page_and_pictures(tmp_path, rows):
+    found = evaluate(rows, positive=["a"], replicates=20)
+    assert len(evaluation_page(found)) > 500
+    write_evaluation(found, tmp_path)
+    json.loads((tmp_path / "report.json").read_text())
+
+
+def test_bad_evaluations_are_refused(tmp_path):
+    rows = simulated()
+    bad = [
+        ({"slices": ["sex"]}, "There is no column sex to slice by."),
+        ({"positive": ["d"]}, "d: no such class; there are a, b, c."),
+        (
+            {"calibrator": "platt"},
+            "calibrator 'platt' is unknown: expected one of temperature, vector, "
+            "netcal-isotonic, netcal-beta, netcal-histogram, netcal-bbq, netcal-enir, "
+            "sklearn-sigmoid, sklearn-isotonic, sklearn-temperature.",
+        ),
+        (
+            {"calibrate_on": simulated(split=None)},
+            "200 of 300 calibration rows are test rows too, e.g. s1: calibrate on other rows.",
+        ),
+        (
+            {"calibrate_on": rows, "folds": 5},
+            "Calibrate on a file or by cross-fitting, not both.",
+        ),
+        (
+            {"calibrate_on": replace(rows, classes=("x", "y", "z"))},
+            "p.npz has the classes x, y, z and p.npz a, b, c: calibrate on the same classes.",
+        ),
+    ]
+    for options, message in bad:
+        with pytest.raises(TrustqError) as error:
+            evaluate(rows, **options)
+        assert str(error.value) == message
+    with pytest.raises(TrustqError) as error:
+        evaluate(simulated(split=np.full(300, "train")))
+    assert str(error.value) == "p.npz has no rows of split test, only train."
+    path = save(tmp_path / "p.npz", rows)
+    answer = invoke("evaluate", [path, "--calibrate", "5"])
+    assert str(answer.exception) == "--calibrate 5: expected cv:K with K folds, e.g. cv:5."
+
+
+def test_models_are_joined_by_id_whatever_their_order():
+    a, b = simulated(split=None), simulated(split=None)
+    b = replace(b, logits=b.logits + np.random.default_rng(1).normal(size=b.logits.shape) * 4)
+    found = compare_models({"A": a, "B": b}, replicates=100)
+    shuffled = b.take(np.random.default_rng(2).permutation(300))
+    assert compare_models({"A": a, "B": shuffled}, replicates=100) == found
+    (pair,) = found.pairs
+    assert pair.figures["accuracy"].difference == pytest.approx(
+        np.mean(a.logits.argmax(axis=1) == a.labels) - np.mean(b.logits.argmax(axis=1) == a.labels)
+    )
+    wrong = [one.logits.argmax(axis=1) != one.labels for one in (a, b)]
+    assert pair.mcnemar == mcnemar_test(*wrong)
+    assert (found.n, found.n_groups) == (300, 50)
+    fewer = compare_models({"A": a, "B": b.take(np.arange(200))}, replicates=20)
+    assert fewer.n == 200
+    assert fewer.notes[0] == ("rows that not all models have were left out: 100 of A, 0 of B")
+
+
+def test_three_models_are_a_family():
+    models = {name: simulated(seed=0, split=None) for name in "ABC"}
+    for seed, name in enumerate("BC", start=1):
+        noise = np.random.default_rng(seed).normal(size=(300, 3)) * 5
+        models[name] = replace(models[name], logits=models[name].logits + noise)
+    found = compare_models(models, replicates=20)
+    assert [(pair.a, pair.b) for pair in found.pairs] == [("A", "B"), ("A", "C")]
+    smallest = min(pair.mcnemar.p_value for pair in found.pairs)
+    assert min(pair.p_holm for pair in found.pairs) == pytest.approx(2 * smallest)
+
+
+def test_the_compare_command_says_why_there_is_no_sign_flip_test(tmp_path):
+    a = save(tmp_path / "a.npz", simulated())
+    b = save(tmp_path / "b.npz", simulated(), blurred=softmax(simulated(seed=1).logits))
+    page = invoke("compare", [f"A={a}", f"B={b}", "--replicates", 50])
+    assert page.exit_code == 0, page.exception
+    assert NO_SIGN_FLIP in page.stdout
+    assert "0 rows only A has right, 0 only B; exact p = 1" in page.stdout
+    answer = invoke(
+        "compare", [f"A={a}", f"B={b}", f"C={a}", "--replicates", 50, "--json", "--same-rows"]
+    )
+    found = json.loads(answer.stdout)
+    assert found["sign_flip"] is None and len(found["pairs"]) == 2
+
+
+def test_bad_comparisons_are_refused(tmp_path):
+    a = simulated(split=None)
+    other = replace(a, labels=(a.labels + 1) % 3)
+    bad = [
+        ({"A": a}, {}, "One model cannot be compared: pass two, as A=a.npz B=b.npz."),
+        (
+            {"A": a, "B": replace(a, has_ids=False)},
+            {},
+            "B (p.npz) has no ids to be joined by: name them (--sample-ids), or say that all files "
+            "have the same rows in the same order (--same-rows).",
+        ),
+        (
+            {"A": a, "B": other},
+            {},
+            f"A and B have other labels in 300 of 300 rows, first s0: {'abc'[a.labels[0]]} and "
+            f"{'abc'[other.labels[0]]}. These are not the same rows, or one file is older.",
+        ),
+        (
+            {"A": a, "B": replace(a, classes=("a", "c", "b"))},
+            {},
+            "A has the classes a, b, c and B a, c, b: "
+            "give both the same classes in the same order.",
+        ),
+        (
+            {"A": a, "B": a.take(np.arange(9))},
+            {"same_rows": True},
+            "--same-rows needs as many rows in every file: A 300, B 9.",
+        ),
+        (
+            {"A": a, "B": replace(a, sample_ids=np.array([f"t{i}" for i in range(300)]))},
+            {},
+            "The models share no id, e.g. s0 in A and t0 in B.",
+        ),
+    ]
+    for models, options, message in bad:
+        with pytest.raises(TrustqError) as error:
+            compare_models(models, **options)
+        assert str(error.value) == message
+    path = save(tmp_path / "a.npz", a.take(np.arange(9)) if a.split is not None else simulated())
+    for arguments, message in (
+        ([path], f"'{path}' is not of the form NAME=FILE, e.g. A=a.npz."),
+        ([f"A={path}", f"A={path}"], "Two models are called A: give each a name of its own."),
+    ):
+        answer = invoke("compare", arguments)
+        assert str(answer.exception) == message
+
+
+NAMES = {"labels": "dx", "probs": "MEL,NV,BCC,AKIEC,BKL,DF,VASC", "groups": "lesion_id"}
+
+
+def test_public_predictions_have_their_published_accuracy(shared_data):
+    derma = shared_data / "predictions_dermamnist" / "dermamnist_test_predictions.npz"
+    for array, accuracy in (("ConvNeXtBase", 0.8948), ("ViTBase", 0.9057)):
+        rows = read_predictions(derma, names={"labels": "y_true", "probs": array})
+        found = evaluate(rows, replicates=10).report["uncalibrated"]["figures"]
+        assert found["accuracy"]["value"] == pytest.approx(accuracy, abs=5e-5)
+    shifts = shared_data / "predictions_ham10000_shifts" / "densenet_predictions.npz"
+    rows = read_predictions(
+        shifts, names={"labels": "y_true", "probs": "clean"}, conditions=["all"]
+    )
+    report = evaluate(rows, folds=5, replicates=50).report
+    assert report["uncalibrated"]["figures"]["accuracy"]["value"] == pytest.approx(0.8277, abs=5e-5)
+    accuracies = [own["accuracy"]["value"] for own in report["conditions"].values()]
+    assert len(accuracies) == 14 and min(accuracies) == pytest.approx(0.667, abs=5e-4)
+    assert max(accuracies) == pytest.approx(0.822, abs=5e-4)
+
+
+def test_public_predictions_are_joined_to_lesions_and_skin_tone(shared_data):
+    folder = shared_data / "predictions_ham10000_mobilenet"
+    meta = [folder / "metadata.csv", shared_data / "ham10000" / "HAM10000_metadata.csv"]
+    rows = read_predictions(
+        folder / "predictions_01DataShift00Compare41.csv",
+        names=NAMES,
+        meta=meta,
+        columns=["estimated_ita", "age"],
+    )
+    found = evaluate(rows, slices=["estimated_ita"], ages="age", replicates=20).report
+    assert (found["n"], found["n_groups"]) == (2927, 2684)
+    accuracy = found["uncalibrated"]["figures"]["accuracy"]["value"]
+    assert accuracy == pytest.approx(0.725, abs=5e-4)
+    assert len(found["slices"]["estimated_ita"]) == 4
+    models = {
+        name: read_predictions(
+            folder / f"predictions_03DataShift{name}RP.csv", names=NAMES, meta=meta
+        )
+        for name in ("01", "03")
+    }
+    (pair,) = compare_models(models, replicates=50).pairs
+    assert pair.figures["accuracy"].a == pytest.approx(0.590, abs=5e-4)
+    assert pair.figures["accuracy"].b == pytest.approx(0.668, abs=1e-3)

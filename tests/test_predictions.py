@@ -1,0 +1,202 @@
+"""Reading predictions: every form gives the same rows, and what is wrong is said in full."""
+
+import numpy as np
+import pytest
+from support import make_cache
+
+from trustq.errors import TrustqError
+from trustq.predictions import read_predictions
+from trustq.probabilities import softmax
+from trustq.store import write_cache
+from trustq.tables import write_parquet
+
+
+def simulated(n=12, k=3, seed=0):
+    rng = np.random.default_rng(seed)
+    return np.arange(n) % k, softmax(rng.normal(size=(n, k))), np.array([f"s{i}" for i in range(n)])
+
+
+def write_csv(path, header, rows):
+    lines = [",".join(header), *(",".join(map(str, row)) for row in rows)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_npz_csv_and_parquet_give_the_same_predictions(tmp_path):
+    labels, probs, ids = simulated()
+    groups = np.array([f"g{i // 2}" for i in range(12)])
+    names = np.array(["a", "b", "c"])
+    np.savez(
+        tmp_path / "p.npz", labels=labels, probs=probs, sample_ids=ids, groups=groups, classes=names
+    )
+    header = ["sample_ids", "labels", "groups", "prob_a", "prob_b", "prob_c"]
+    columns = [ids, names[labels], groups, *probs.T]
+    write_csv(tmp_path / "p.csv", header, zip(*columns, strict=True))
+    write_parquet(tmp_path / "p.parquet", dict(zip(header, columns, strict=True)))
+    for ending in ("npz", "csv", "parquet"):
+        found = read_predictions(tmp_path / f"p.{ending}")
+        assert found.classes == ("a", "b", "c") and found.notes == ()
+        assert np.array_equal(found.labels, labels) and found.logits is None
+        assert found.of_rows() == pytest.approx(probs, abs=1e-12)
+        assert found.sample_ids.tolist() == ids.tolist()
+        assert found.groups.tolist() == groups.tolist()
+
+
+def test_a_cache_gives_the_logits_of_its_labelled_rows(tmp_path):
+    logits = np.random.default_rng(0).normal(size=(240, 3)).astype(np.float32)
+    cache = make_cache(logits=logits, label=np.arange(240).astype(np.int16) % 4 - 1)
+    write_cache(tmp_path / "c.h5", cache)
+    found = read_predictions(tmp_path / "c.h5")
+    kept = np.arange(240) % 4 > 0
+    assert np.array_equal(found.logits, logits[kept].astype(float))
+    assert found.notes == ("exposure frozen",)
+
+
+def test_metadata_is_joined_by_id_with_or_without_an_ending(tmp_path):
+    _, probs, _ = simulated(n=3)
+    write_csv(
+        tmp_path / "p.csv",
+        ["image", "A", "B", "C"],
+        [(f"x{i}.jpg", *row) for i, row in enumerate(probs)],
+    )
+    write_csv(
+        tmp_path / "m.csv",
+        ["image_id", "dx", "lesion_id", "age"],
+        [("x2", "c", "L1", 50), ("x0", "a", "L1", ""), ("x1", "b", "", 20), ("x9", "a", "L9", 1)],
+    )
+    found = read_predictions(
+        tmp_path / "p.csv",
+        names={"labels": "dx", "probs": "A,B,C"},
+        meta=[tmp_path / "m.csv"],
+        columns=["age"],
+    )
+    assert found.labels.tolist() == [0, 1, 2] and found.classes == ("A", "B", "C")
+    # A row without a group is a group of its own.
+    assert found.groups.tolist() == ["L1", "row x1.jpg", "L1"]
+    assert found.columns["age"].tolist() == [None, "20", "50"]
+
+
+def test_other_names_conditions_and_normalisation(tmp_path):
+    labels, probs, _ = simulated()
+    path = tmp_path / "p.npz"
+    np.savez(path, y_true=labels.astype(np.uint8), clean=3 * probs, blur=probs, noise=probs[::-1])
+    options = {"names": {"labels": "y_true", "probs": "clean"}, "normalise": "l1"}
+    found = read_predictions(path, **options, conditions=["blur"])
+    assert found.of_rows() == pytest.approx(probs)
+    assert found.notes == (
+        "rows were normalised (l1)",
+        "no groups: every row counts as independent, so intervals may be too narrow",
+        "no ids: rows are named by their number",
+    )
+    assert list(found.conditions) == ["blur"]
+    every = read_predictions(path, **options, conditions=["all"])
+    assert list(every.conditions) == ["blur", "noise"]
+    logits = read_predictions(path, names={"labels": "y_true", "logits": "blur"})
+    assert np.array_equal(logits.logits, probs)
+    as_softmax = {"names": {"labels": "y_true", "probs": "blur"}, "normalise": "softmax"}
+    assert read_predictions(path, **as_softmax).of_rows() == pytest.approx(softmax(probs))
+
+
+def save(tmp_path, **arrays):
+    labels, probs, ids = simulated()
+    np.savez(tmp_path / "p.npz", **({"labels": labels, "probs": probs, "sample_ids": ids} | arrays))
+    return tmp_path / "p.npz"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (
+            {"probs": np.tile([2.0, -1.0, 0.0], (12, 1))},
+            "probs lies in [-1, 2], expected [0, 1]: pass probabilities, or pass these numbers as "
+            "logits. For scores of another kind: --normalize l1, --normalize softmax, or --logits "
+            "NAME.",
+        ),
+        (
+            {"probs": np.full((12, 3), 0.3)},
+            "probs row 0 sums to 0.9, expected 1: normalise the rows, or pass logits. For scores "
+            "of another kind: --normalize l1, --normalize softmax, or --logits NAME.",
+        ),
+        (
+            {"probs": np.full((12, 3), np.nan)},
+            "probs has NaN or infinite values in 12 of 12 rows, first in row 0: leave these rows "
+            "out, or clip log-probabilities of zero. For scores of another kind: --normalize l1, "
+            "--normalize softmax, or --logits NAME.",
+        ),
+        (
+            {"sample_ids": np.array(["a", "b", "a", "c", "a"] + list("defghij"))},
+            "sample_ids must be unique; 2 are repeated, e.g. 'a'.",
+        ),
+        ({"sample_ids": np.array(["a"])}, "sample_ids has 1 rows, labels 12."),
+        ({"groups": np.array(["a"])}, "groups has 1 rows, labels 12."),
+        ({"classes": np.array(["a", "b"])}, "has 3 columns of probs and 2 classes."),
+        (
+            {"labels": np.array(["a", "b"] * 6), "classes": np.array(["b", "c", "d"])},
+            "a among the labels; the classes are b, c, d. Leave out rows without a label.",
+        ),
+        (
+            {"labels": np.array(["a", "b"] * 6)},
+            "labels name 2 classes and there are 3 columns: give the class order (classes, or "
+            "--classes a,b,c).",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(tmp_path, arrays, message):
+    path = save(tmp_path, **arrays)
+    with pytest.raises(TrustqError) as error:
+        read_predictions(path)
+    assert str(error.value).removeprefix(f"{path}: ").removeprefix(f"{path} ") == message
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        (
+            {"labels": np.arange(12)},
+            "labels holds class 11, but probs has columns for 0 to 2: "
+            "give every class its column, in class order.",
+        ),
+        (
+            {"labels": np.full(12, -1)},
+            "labels holds -1, expected class indices from 0: leave out the rows without a label.",
+        ),
+        (
+            {"labels": np.array([0, 1])},
+            "labels has 2 rows and probs has 12: pass the same rows in the same order.",
+        ),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(tmp_path, arrays, message):
+    with pytest.raises(TrustqError) as error:
+        read_predictions(save(tmp_path, **arrays))
+    assert str(error.value) == message
+
+
+def test_missing_names_are_listed(tmp_path):
+    path = save(tmp_path)
+    bad = [
+        (
+            {"names": {"labels": "y"}},
+            f"{path} has no y for labels; it has labels, probs, sample_ids.",
+        ),
+        ({"columns": ["age"]}, f"{path} has no age; it has labels, probs, sample_ids."),
+        ({"normalise": "l2"}, "--normalize l2: expected l1 or softmax."),
+    ]
+    for options, message in bad:
+        with pytest.raises(TrustqError) as error:
+            read_predictions(path, **options)
+        assert str(error.value) == message
+    with pytest.raises(TrustqError) as error:
+        read_predictions(tmp_path / "none.npz")
+    assert str(error.value) == f"{tmp_path}/none.npz: no such file."
+    np.savez(tmp_path / "q.npz", labels=np.arange(3))
+    with pytest.raises(TrustqError) as error:
+        read_predictions(tmp_path / "q.npz")
+    assert str(error.value) == (
+        f"{tmp_path}/q.npz has no array probs or logits; it has labels. Name them with --probs."
+    )
+
+
+def test_pickled_objects_are_not_loaded(tmp_path):
+    np.savez(tmp_path / "p.npz", labels=np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(TrustqError, match="Pickled objects are not loaded.$"):
+        read_predictions(tmp_path / "p.npz")

@@ -1,0 +1,234 @@
+"""Significance tables: the published one reproduced, the forms they are printed in."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support_cli import invoke
+
+from trustq.errors import TrustqError
+from trustq.significance import (
+    SeedTable,
+    format_significance,
+    read_seed_table,
+    results_seed_tables,
+    significance,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT.parent / "shared" / "reference" / "trustquerynet"
+needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="no ../shared/reference")
+
+INTERNAL = {
+    "Repair": "repair",
+    "No repair": "no-repair",
+    "Random repair": "random-repair",
+    "GCE no repair": "gce-no-repair",
+}
+EXTERNAL = {
+    "Repair": "repair-external-isic2019-test",
+    "No repair": "no-repair-external-isic2019-test",
+    "Random repair": "random-repair-external-isic2019-test",
+}
+METRICS = ["test_cal_macro_f1", "test_cal_accuracy"]
+
+
+def published_arguments():
+    return [
+        f"{evaluation}:{name}={REFERENCE / file}.csv"
+        for evaluation, files in (("internal", INTERNAL), ("external", EXTERNAL))
+        for name, file in files.items()
+    ]
+
+
+@needs_reference
+def test_the_command_reproduces_every_row_of_the_published_table():
+    arguments = ["significance", *published_arguments(), "--metrics", ",".join(METRICS)]
+    answer = invoke("export", [*arguments, "--format", "csv"])
+    assert answer.exit_code == 0, answer.output
+    found = {
+        (row["evaluation"], f"{row['a']} vs {row['b']}".lower(), row["metric"]): row
+        for row in csv.DictReader(io.StringIO(answer.stdout))
+    }
+    with open(REFERENCE / "paired_significance.csv", newline="") as file:
+        published = list(csv.DictReader(file))
+    assert len(published) == len(found) == 10
+    for row in published:
+        own = found[row["split"], row["comparison"].lower(), row["metric_key"]]
+        assert int(own["n"]) == int(row["n_pairs"]) and own["seeds"] == row["shared_seeds"]
+        for mine, theirs, close in (
+            ("mean_a", "lhs_mean", 1e-12),
+            ("mean_b", "rhs_mean", 1e-12),
+            ("difference", "mean_difference", 1e-12),
+            ("p_value", "p_value", 1e-12),
+            ("lower", "ci_lower", 2e-3),
+            ("upper", "ci_upper", 2e-3),
+        ):
+            assert float(own[mine]) == pytest.approx(float(row[theirs]), abs=close), (mine, row)
+        assert float(own["floor"]) == 2 / 2 ** int(own["n"])
+        # The smallest raw p is .1875, so ten tests leave nothing.
+        assert float(own["p_holm"]) == 1.0
+
+
+def tables(n=3):
+    rng = np.random.default_rng(0)
+    figures = {arm: dict(enumerate(rng.random(n))) for arm in ("a", "b|x", "c_1")}
+    return [SeedTable(arm, "", {"accuracy": own}) for arm, own in figures.items()]
+
+
+def test_only_shared_seeds_are_paired():
+    a = SeedTable("a", "", {"accuracy": {1: 0.5, 2: 0.6, 9: 0.9}})
+    b = SeedTable("b", "", {"accuracy": {2: 0.5, 1: 0.3, 3: 0.0}})
+    (row,) = significance([a, b], metrics=["accuracy"])
+    assert (row.n, row.seeds) == (2, "1,2")
+    assert row.difference == pytest.approx(0.15)
+    assert np.isnan(row.effect)
+
+
+def test_arms_are_paired_within_their_evaluation_and_holm_is_over_all():
+    there = [SeedTable(t.arm, "there", t.figures) for t in tables(6)]
+    rows = significance([*tables(6), *there], metrics=["accuracy"])
+    assert [(row.evaluation, row.a, row.b) for row in rows] == [
+        ("", "a", "b|x"),
+        ("", "a", "c_1"),
+        ("there", "a", "b|x"),
+        ("there", "a", "c_1"),
+    ]
+    smallest = min(rows, key=lambda row: row.p_value)
+    assert smallest.p_holm == pytest.approx(min(1, 4 * smallest.p_value))
+
+
+def test_markdown_and_latex_escape_names_and_state_the_floor():
+    rows = significance(tables(), metrics=["accuracy"])
+    markdown, latex = (format_significance(rows, form) for form in ("markdown", "latex"))
+    assert "| a - b\\|x | accuracy | 3 |" in markdown
+    assert "no comparison can have a p below 0.25" in markdown
+    assert "Holm over the 2 rows of this table" in markdown
+    assert r"a - c\_1 & accuracy & 3" in latex and r"95 \% interval" in latex
+    columns = latex.splitlines()[0].count("l") + latex.splitlines()[0].count("r")
+    assert latex.splitlines()[2].count("&") == latex.splitlines()[4].count("&") == 9
+    assert latex.startswith(r"\begin{tabular}{llrrrrrrrr}") and columns
+
+
+def test_csv_gives_every_number_back():
+    rows = significance(tables(), metrics=["accuracy"])
+    read = list(csv.DictReader(io.StringIO(format_significance(rows, "csv"))))
+    assert [float(row["difference"]) for row in read] == [row.difference for row in rows]
+
+
+def test_json_has_null_for_what_is_not_defined(tmp_path):
+    for name, value in (("a", 0.5), ("b", 0.25)):
+        (tmp_path / f"{name}.csv").write_text(f"seed,accuracy,note\n7,{value},x\n")
+    arguments = [f"{name}={tmp_path / name}.csv" for name in ("a", "b")]
+    answer = invoke("export", ["significance", *arguments, "--metrics", "accuracy", "--json"])
+    (row,) = json.loads(answer.stdout)
+    assert (row["difference"], row["lower"], row["p_value"], row["floor"]) == (0.25, None, 1, 1)
+
+
+def test_arms_of_a_results_folder_are_compared_over_draws(tmp_path):
+    write_results(tmp_path)
+    found = results_seed_tables(tmp_path, arms=["entropy", "none"], metrics=["accuracy"])
+    assert [table.arm for table in found] == ["Entropy", "None"]
+    (row,) = significance(found, metrics=["accuracy"])
+    assert (row.n, row.seeds) == (3, "1,2,3")
+    assert row.difference == pytest.approx(0.1)
+    with pytest.raises(TrustqError) as error:
+        results_seed_tables(tmp_path, arms=["random"])
+    assert str(error.value) == (
+        f"{tmp_path} has no final calibrated figures of arm 'random' on test rows."
+    )
+
+
+def write_results(folder):
+    from trustq.results import new_part, write_part
+
+    cells, metrics = [], []
+    for arm, gain in (("entropy", 0.1), ("none", 0.0)):
+        for backbone in (5, 6):
+            for draw in (1, 2, 3):
+                key = f"{arm}-{backbone}-{draw}"
+                cells.append(
+                    {
+                        "key": key,
+                        "arm": arm,
+                        "arm_title": arm.title(),
+                        "score": arm,
+                        "budget": "0" if arm == "none" else "64",
+                        "dataset": "d",
+                        "backbone_seed": backbone,
+                        "draw_seed": draw,
+                    }
+                )
+                metrics.append(
+                    {
+                        "cell": key,
+                        "round": 0,
+                        "is_final": True,
+                        "eval_dataset": "d",
+                        "split": "test",
+                        "stage": "calibrated",
+                        "metric": "accuracy",
+                        "figure": 0.5 + gain + draw / 100 + backbone / 100,
+                        "n": 10,
+                    }
+                )
+    written = {
+        name: {key: np.array([row[key] for row in rows]) for key in rows[0]}
+        for name, rows in (("metrics", metrics), ("cells", cells))
+    }
+    write_part(folder, written, part=new_part())
+
+
+def test_bad_tables_are_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("run,accuracy\n1,0.5\n")
+    (tmp_path / "b.csv").write_text("seed,accuracy\n1,0.5\n1,0.6\n")
+    one = tables()[:1]
+    other = SeedTable("z", "", {"accuracy": {99: 0.1}})
+    bad = [
+        (
+            lambda: read_seed_table(tmp_path / "a.csv", arm="a"),
+            f"{tmp_path}/a.csv has no column seed; it has run, accuracy: "
+            "a seed table has one row per seed.",
+        ),
+        (
+            lambda: read_seed_table(tmp_path / "b.csv", arm="b"),
+            f"{tmp_path}/b.csv: seed must hold whole numbers, each once.",
+        ),
+        (
+            lambda: significance(one, metrics=["accuracy"]),
+            "a has no other arm to be compared with: pass at least two.",
+        ),
+        (
+            lambda: significance(tables(), metrics=["f1"]),
+            "a has no figures of f1; it has accuracy.",
+        ),
+        (
+            lambda: significance([*one, other], metrics=["accuracy"]),
+            "a and z share no seed of accuracy: nothing is paired.",
+        ),
+        (
+            lambda: significance([], metrics=["accuracy"]),
+            "There is nothing to compare: pass two seed tables and a metric.",
+        ),
+        (
+            lambda: format_significance(significance(tables(), metrics=["accuracy"]), "html"),
+            "format is 'html': expected one of markdown, csv, latex.",
+        ),
+    ]
+    for call, message in bad:
+        with pytest.raises(TrustqError) as error:
+            call()
+        assert str(error.value) == message
+    for arguments, message in (
+        (
+            [],
+            "There is nothing to compare: name two seed tables (Repair=repair.csv "
+            "None=no-repair.csv), or arms of a results folder (--arms self_confidence,none).",
+        ),
+        (["repair.csv"], "'repair.csv' is not of the form NAME=FILE, e.g. Repair=repair.csv."),
+    ):
+        answer = invoke("export", ["significance", *arguments])
+        assert isinstance(answer.exception, TrustqError) and str(answer.exception) == message

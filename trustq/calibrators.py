@@ -1,0 +1,209 @@
+"""Calibrators of other libraries in the form of `trustq.calibration`, and all of them by name.
+
+netcal's and scikit-learn's work class by class and normalise, so predicted classes may change (2
+to 4 % of rows when tried): report accuracy after them.
+"""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+
+from trustq.calibration import Calibrator, TemperatureScaling, VectorScaling
+from trustq.errors import TrustqError
+from trustq.probabilities import PROBABILITY_FLOOR, _log_softmax
+
+NETCAL_METHODS = ("isotonic", "beta", "histogram", "bbq", "enir")
+SKLEARN_METHODS = ("sigmoid", "isotonic", "temperature")
+NAMES = (
+    "temperature",
+    "vector",
+    *(f"netcal-{method}" for method in NETCAL_METHODS),
+    *(f"sklearn-{method}" for method in SKLEARN_METHODS),
+)
+
+
+def make_calibrator(name: str, *, accept_noisy: bool = False) -> Calibrator:
+    """A calibrator by its name on the command line: one of `NAMES`.
+
+    >>> make_calibrator("netcal-beta")
+    NetcalCalibration(method='beta')
+    """
+    if name not in NAMES:
+        raise TrustqError(f"calibrator {name!r} is unknown: expected one of {', '.join(NAMES)}.")
+    library, _, method = name.partition("-")
+    if library == "netcal":
+        return NetcalCalibration(method, accept_noisy=accept_noisy)
+    if library == "sklearn":
+        return SklearnCalibration(method, accept_noisy=accept_noisy)
+    kind = TemperatureScaling if name == "temperature" else VectorScaling
+    return kind(accept_noisy=accept_noisy)
+
+
+class _OfProbabilities(Calibrator):
+    """A calibrator that maps probabilities to probabilities."""
+
+    def transform(self, logits: np.ndarray) -> np.ndarray:
+        """Logarithms of the calibrated probabilities, clipped at 1e-12, (n, k)."""
+        return np.log(np.maximum(self.predict_proba(logits), PROBABILITY_FLOOR))
+
+    def predict_proba(self, logits: np.ndarray) -> np.ndarray:
+        """Calibrated probabilities, (n, k); uniform where no class has any."""
+        probs = np.maximum(self._map(self._checked_transform(logits)), 0.0)
+        sums = probs.sum(axis=1, keepdims=True)
+        uniform = 1 / probs.shape[1]
+        return np.where(sums > 0, probs / np.where(sums > 0, sums, 1.0), uniform)
+
+    def _map(self, logits: np.ndarray) -> np.ndarray:
+        raise NotImplementedError(f"{type(self).__name__} must say how it maps probabilities.")
+
+
+class NetcalCalibration(_OfProbabilities):
+    """A binning or scaling method of netcal, class by class: isotonic, beta, histogram, BBQ, ENIR.
+
+    `method` is one of isotonic, beta, histogram (15 bins), bbq and enir. A class without fitting
+    rows gets probability 0. Needs `pip install 'trustq[calibration]'`, which brings torch.
+    Küppers et al. (2020).
+    """
+
+    model_: Any
+    _noun = "calibrator"
+
+    def __init__(self, method: str, *, accept_noisy: bool = False) -> None:
+        self.method = method
+        self.accept_noisy = accept_noisy
+
+    def fit(
+        self, logits: np.ndarray, labels: np.ndarray, *, labels_used: str = "clean"
+    ) -> "NetcalCalibration":
+        """Fit on rows that trained nothing; returns the estimator."""
+        if self.method not in NETCAL_METHODS:
+            raise TrustqError(
+                f"method is {self.method!r}: expected one of {', '.join(NETCAL_METHODS)}."
+            )
+        logits, labels = self._checked_fit(logits, labels, labels_used)
+        _two_classes(labels, "netcal")
+        model = _netcal_model(self.method)
+        with _quiet(), _one_torch_thread():
+            model.fit(np.exp(_log_softmax(logits)), labels)
+        self.model_ = model
+        return self
+
+    def _map(self, logits: np.ndarray) -> np.ndarray:
+        with _quiet():
+            probs = np.asarray(self.model_.transform(np.exp(_log_softmax(logits))), dtype=float)
+        # Of two classes netcal returns the second alone.
+        probs = np.nan_to_num(probs)
+        return np.stack([1 - probs, probs], axis=1) if probs.ndim == 1 else probs
+
+
+class SklearnCalibration(_OfProbabilities):
+    """scikit-learn's CalibratedClassifierCV on given logits: sigmoid, isotonic or temperature.
+
+    sigmoid (Platt) and isotonic are one-vs-rest and normalised; temperature needs scikit-learn 1.8.
+    A class without fitting rows gets probability 0. Platt (1999); Zadrozny and Elkan (2002).
+    """
+
+    model_: Any
+    _noun = "calibrator"
+
+    def __init__(self, method: str, *, accept_noisy: bool = False) -> None:
+        self.method = method
+        self.accept_noisy = accept_noisy
+
+    def fit(
+        self, logits: np.ndarray, labels: np.ndarray, *, labels_used: str = "clean"
+    ) -> "SklearnCalibration":
+        """Fit on rows that trained nothing; returns the estimator."""
+        from sklearn.calibration import CalibratedClassifierCV
+        from sklearn.frozen import FrozenEstimator
+
+        if self.method not in SKLEARN_METHODS:
+            raise TrustqError(
+                f"method is {self.method!r}: expected one of {', '.join(SKLEARN_METHODS)}."
+            )
+        logits, labels = self._checked_fit(logits, labels, labels_used)
+        _two_classes(labels, "scikit-learn")
+        # One split whose test part is everything, because the logits are already out of sample.
+        rows = np.arange(len(labels))
+        frozen = FrozenEstimator(_Logits().fit(logits, labels))
+        self.model_ = CalibratedClassifierCV(frozen, method=self.method, cv=[(rows, rows)])
+        self.model_.fit(logits, labels)
+        self.classes_ = np.unique(labels)
+        return self
+
+    def _map(self, logits: np.ndarray) -> np.ndarray:
+        probs = np.zeros(logits.shape)
+        probs[:, self.classes_] = self.model_.predict_proba(logits)
+        return probs
+
+
+class _Logits(ClassifierMixin, BaseEstimator):
+    """A classifier whose decision function is its input."""
+
+    def fit(self, logits: np.ndarray, labels: np.ndarray) -> "_Logits":
+        self.classes_ = np.unique(labels)
+        return self
+
+    def decision_function(self, logits: np.ndarray) -> np.ndarray:
+        chosen = _log_softmax(logits)[:, self.classes_]
+        return chosen[:, 1] - chosen[:, 0] if chosen.shape[1] == 2 else chosen
+
+    def predict(self, logits: np.ndarray) -> np.ndarray:
+        return self.classes_[logits[:, self.classes_].argmax(axis=1)]
+
+
+def _two_classes(labels: np.ndarray, library: str) -> None:
+    if (labels == labels[0]).all():
+        raise TrustqError(
+            f"Every fitting row has label {labels[0]}, but {library}'s calibrators compare a class "
+            "with the others: pass rows of two classes, or use temperature scaling."
+        )
+
+
+def _netcal_model(method: str) -> Any:
+    try:
+        from netcal import binning, scaling
+    except ImportError as error:
+        raise TrustqError(
+            f"The {method} calibrator is netcal's, which is not installed: "
+            "pip install 'trustq[calibration]'."
+        ) from error
+    makers = {
+        "isotonic": binning.IsotonicRegression,
+        "beta": scaling.BetaCalibration,
+        "histogram": lambda: binning.HistogramBinning(bins=15),
+        "bbq": binning.BBQ,
+        "enir": binning.ENIR,
+    }
+    return makers[method]()
+
+
+@contextlib.contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    # netcal's beta calibration is thousands of tiny steps: .5 s on one thread, 15 s on two when
+    # both cores were busy.
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    # netcal prints its progress, and its libraries warn of their own deprecations.
+    with (
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,217 @@
+"""Two or more models on the same rows: figures, paired differences and McNemar's test."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trustq.bootstrap import FIGURES, REPLICATES, Comparison, compare_figures
+from trustq.errors import TrustqError
+from trustq.predictions import Predictions
+from trustq.stats import McNemar, holm, mcnemar_test
+
+NO_SIGN_FLIP = (
+    "One run of each model gives no sign-flip test: the smallest p that one difference can have is "
+    "1. These intervals are about other images of other groups, not about other trainings; for "
+    "those, compare five and more seeds of each (trustq export significance)."
+)
+
+
+@dataclass(frozen=True)
+class PairComparison:
+    """One model against the first: paired differences, McNemar and Holm over all pairs."""
+
+    a: str
+    b: str
+    figures: dict[str, Comparison]
+    mcnemar: McNemar
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class ModelComparison:
+    """Every other model against the first one, on the rows that all share."""
+
+    models: tuple[str, ...]
+    classes: tuple[str, ...]
+    n: int
+    n_groups: int
+    ranking: str
+    pairs: tuple[PairComparison, ...]
+    notes: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: differences are a minus b."""
+        return {
+            "models": list(self.models),
+            "classes": list(self.classes),
+            "n": self.n,
+            "n_groups": self.n_groups,
+            "ranking": self.ranking,
+            "pairs": [
+                {
+                    "a": pair.a,
+                    "b": pair.b,
+                    "figures": {name: row._asdict() for name, row in pair.figures.items()},
+                    "mcnemar": pair.mcnemar._asdict() | {"p_holm": pair.p_holm},
+                }
+                for pair in self.pairs
+            ],
+            "sign_flip": None,
+            "notes": list(self.notes),
+        }
+
+
+def compare_models(
+    models: dict[str, Predictions],
+    *,
+    same_rows: bool = False,
+    seed: int = 0,
+    replicates: int = REPLICATES,
+) -> ModelComparison:
+    """Compare every model with the first, a - b, on the rows that all models have.
+
+    Rows are joined by id, or by position with `same_rows`. Differences of accuracy, macro-F1, NLL,
+    Brier, ECE, AURC and AUGRC have 95 % paired bootstrap intervals over groups; McNemar is adjusted
+    by Holm over the pairs. Where one model has logits and another probabilities, all are ranked by
+    probability. Errors: fewer than two models, no ids, no common row, other classes or labels.
+    """
+    if len(models) < 2:
+        raise TrustqError("One model cannot be compared: pass two, as A=a.npz B=b.npz.")
+    names, (first, *others) = tuple(models), list(models.values())
+    rows = _common_rows(names, list(models.values()), same_rows)
+    joined = [one.take(own) for one, own in zip(models.values(), rows, strict=True)]
+    for name, one, own in zip(names[1:], others, joined[1:], strict=True):
+        _check_same_truth(names[0], name, first, one, joined[0], own)
+    notes = list(dict.fromkeys(note for one in models.values() for note in one.notes))
+    dropped = [f"{len(one) - len(rows[0])} of {name}" for name, one in models.items()]
+    if any(len(one) != len(rows[0]) for one in models.values()):
+        notes.append(f"rows that not all models have were left out: {', '.join(dropped)}")
+    groups = next((one.groups for one in joined if one.groups is not None), None)
+    if groups is not None:
+        notes = [note for note in notes if not note.startswith("no groups")]
+    by_logits = all(one.logits is not None for one in joined)
+    scores = [one.logits if by_logits else one.of_rows() for one in joined]
+    labels, wrong = joined[0].labels, []
+    for score in scores:
+        assert score is not None
+        wrong.append(score.argmax(axis=1) != labels)
+    tests = [mcnemar_test(wrong[0], other) for other in wrong[1:]]
+    adjusted = holm(np.array([test.p_value for test in tests]))
+    pairs = []
+    for j, test in enumerate(tests, start=1):
+        a, b = scores[0], scores[j]
+        assert a is not None and b is not None
+        figures = compare_figures(
+            labels,
+            a,
+            b,
+            kind="logits" if by_logits else "probs",
+            groups=groups,
+            seed=seed,
+            figures=FIGURES,
+            replicates=replicates,
+        )
+        pairs.append(PairComparison(names[0], names[j], figures, test, float(adjusted[j - 1])))
+    notes.append(NO_SIGN_FLIP)
+    return ModelComparison(
+        models=names,
+        classes=first.classes,
+        n=len(labels),
+        n_groups=len(labels) if groups is None else len(np.unique(groups)),
+        ranking="log_odds" if by_logits else "probability",
+        pairs=tuple(pairs),
+        notes=tuple(notes),
+    )
+
+
+def comparison_page(found: ModelComparison) -> str:
+    """The comparison as text: one table per pair, conventions beside the figures."""
+    groups = "" if found.n_groups == found.n else f" of {found.n_groups} groups"
+    lines = [
+        f"{found.n} rows{groups}, {len(found.classes)} classes; differences with 95 % paired "
+        "bootstrap intervals"
+    ]
+    for pair in found.pairs:
+        lines += ["", f"{pair.a} - {pair.b}"]
+        width = max(len(pair.a), len(pair.b), 8)
+        lines.append(f"  {'':10}{pair.a:>{width}}  {pair.b:>{width}}  difference")
+        for name, row in pair.figures.items():
+            mark = "" if row.lower <= 0 <= row.upper or row.lower != row.lower else "  *"
+            lines.append(
+                f"  {name:10}{row.a:>{width}.4f}  {row.b:>{width}.4f}  {row.difference:+.4f} "
+                f"[{row.lower:+.4f}, {row.upper:+.4f}]{mark}"
+            )
+        test = pair.mcnemar
+        lines.append(
+            f"  McNemar: {test.only_a_right} rows only {pair.a} has right, {test.only_b_right} "
+            f"only {pair.b}; exact p = {test.p_value:.3g}, Holm {pair.p_holm:.3g}"
+            + ("" if found.n_groups == found.n else " (takes rows for independent)")
+        )
+    lines += [
+        "",
+        "* the interval leaves out 0, not adjusted for their number. ECE: 15 bins of equal width, "
+        f"L1; AURC: exact with ties; ranked by {found.ranking}; macro_f1 over the classes in the "
+        "truth.",
+    ]
+    return "\n".join(
+        [*lines, *(f"Note: {note}." if note[-1] != "." else note for note in found.notes)]
+    )
+
+
+def _common_rows(
+    names: Sequence[str], models: Sequence[Predictions], same_rows: bool
+) -> list[np.ndarray]:
+    if same_rows:
+        lengths = {len(one) for one in models}
+        if len(lengths) > 1:
+            counts = ", ".join(
+                f"{name} {len(one)}" for name, one in zip(names, models, strict=True)
+            )
+            raise TrustqError(f"--same-rows needs as many rows in every file: {counts}.")
+        return [np.arange(len(models[0]))] * len(models)
+    for name, one in zip(names, models, strict=True):
+        if not one.has_ids:
+            raise TrustqError(
+                f"{name} ({one.source}) has no ids to be joined by: name them (--sample-ids), or "
+                "say that all files have the same rows in the same order (--same-rows)."
+            )
+    shared = set(models[0].sample_ids.tolist())
+    for one in models[1:]:
+        shared &= set(one.sample_ids.tolist())
+    if not shared:
+        raise TrustqError(
+            f"The models share no id, e.g. {models[0].sample_ids[0]} in {names[0]} and "
+            f"{models[1].sample_ids[0]} in {names[1]}."
+        )
+    order = [i for i in models[0].sample_ids.tolist() if i in shared]
+    found = []
+    for one in models:
+        position = {key: row for row, key in enumerate(one.sample_ids.tolist())}
+        found.append(np.array([position[key] for key in order]))
+    return found
+
+
+def _check_same_truth(
+    a: str,
+    b: str,
+    whole_a: Predictions,
+    whole_b: Predictions,
+    own_a: Predictions,
+    own_b: Predictions,
+) -> None:
+    if whole_a.classes != whole_b.classes:
+        raise TrustqError(
+            f"{a} has the classes {', '.join(whole_a.classes)} and {b} "
+            f"{', '.join(whole_b.classes)}: give both the same classes in the same order."
+        )
+    differing = np.flatnonzero(own_a.labels != own_b.labels)
+    if len(differing):
+        at = int(differing[0])
+        raise TrustqError(
+            f"{a} and {b} have other labels in {len(differing)} of {len(own_a)} rows, first "
+            f"{own_a.sample_ids[at]}: {whole_a.classes[own_a.labels[at]]} and "
+            f"{whole_b.classes[own_b.labels[at]]}. These are not the same rows, or one file is "
+            "older."
+        )

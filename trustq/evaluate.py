@@ -1,0 +1,416 @@
+"""Everything about one set of predictions: calibration, selection, classes, slices, conditions."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trustq.aurc_conventions import all_conventions
+from trustq.bootstrap import compare_figures, figure_intervals
+from trustq.calibration import NoiseAwareTemperature
+from trustq.calibration_error import calibration_errors
+from trustq.calibrators import make_calibrator
+from trustq.class_metrics import (
+    class_figures,
+    equalised_odds_gaps,
+    macro_auprc,
+    operating_points,
+    positive_score,
+    sensitivity_at_specificity,
+)
+from trustq.errors import TrustqError
+from trustq.guarantee import risk_guarantee
+from trustq.metrics import expected_calibration_error, summarise
+from trustq.predictions import Predictions
+from trustq.probabilities import logits_from_probs, softmax
+from trustq.selective import (
+    Selection,
+    coverage_at_risk,
+    log_odds_confidence,
+    risk_at_coverage,
+    risk_coverage_curve,
+)
+from trustq.slices import age_bands, slice_figures, slice_names
+from trustq.splits import group_folds
+
+NO_CALIBRATION = (
+    "there are no validation rows, and a calibrator is never fitted on the rows it is judged on: "
+    "add a split column, --calibrate-on FILE or --calibrate cv:5"
+)
+RISK, DELTA = 0.05, 0.1  # of the selections and the guarantee that are shown
+COVERAGES = (0.9, 0.8, 0.7)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Predictions before or after calibration, as the figures take them."""
+
+    name: str
+    given: dict[str, Any]  # logits or probs, as keyword
+    probs: np.ndarray
+    confidence: np.ndarray  # what ranks the rows
+    top: np.ndarray  # the largest probability
+    wrong: np.ndarray
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found: `report` for JSON and the page, the rest for curves and pictures."""
+
+    report: dict[str, Any]
+    rows: Predictions
+    stages: tuple[Stage, ...]
+    positive: tuple[int, ...]
+
+
+def evaluate(
+    predictions: Predictions,
+    *,
+    calibrate_on: Predictions | None = None,
+    folds: int | None = None,
+    calibrator: str = "temperature",
+    labels_used: str = "clean",
+    noise_matrix: np.ndarray | None = None,
+    positive: Sequence[str] = (),
+    slices: Sequence[str] = (),
+    ages: str | None = None,
+    seed: int = 0,
+    replicates: int = 2000,
+) -> Evaluation:
+    """Figures of the test rows, before and after calibration on other rows.
+
+    Test rows are those of split `test` (or `external`) where there is a split, else all. The
+    calibrator is fitted on `calibrate_on`, on split `val`, or, with `folds`, by group-wise
+    cross-fitting; else calibrated figures are None, with the reason. Thresholds (Sens@95Spec,
+    operating points, guarantee) come from validation rows, so not from `folds`. Calibration labels
+    known to be noisy (`labels_used="noisy"`) are refused without a `noise_matrix`, (k, k) of true
+    to observed class, with which temperature scaling is corrected. `positive` names the classes
+    that count as one; `slices` and `ages` columns of the predictions. Errors: no test
+    rows, an unknown class or column, calibration rows among the test rows.
+    """
+    test, validation, where = _rows(predictions, calibrate_on, folds)
+    chosen = _positive(test.classes, positive)
+    missing = [name for name in (*slices, *([ages] if ages else [])) if name not in test.columns]
+    if missing:
+        raise TrustqError(f"There is no column {', '.join(missing)} to slice by.")
+    before = _stage("uncalibrated", test.labels, test.given)
+    if noise_matrix is not None and calibrator != "temperature":
+        raise TrustqError(f"A noise matrix corrects temperature scaling, not {calibrator}.")
+
+    def fit(logits: np.ndarray, labels: np.ndarray) -> Any:
+        own: Any = make_calibrator(calibrator)
+        if noise_matrix is not None:
+            own = NoiseAwareTemperature(noise_matrix)
+        return own.fit(logits, labels, labels_used=labels_used)
+
+    fitted, apply, reason = _calibrator(test, validation, folds, fit, seed)
+    if fitted is not None:
+        fitted = {"name": calibrator} | fitted
+    after = None
+    if apply is not None:
+        after = _stage("calibrated", test.labels, _as_stored(apply(_logits(test)), test))
+    stages = (before,) if after is None else (before, after)
+    notes = [*test.notes, *_shared_groups(test, validation)]
+    report: dict[str, Any] = {
+        "source": test.source,
+        "n": len(test),
+        "n_groups": len(test) if test.groups is None else len(np.unique(test.groups)),
+        "classes": list(test.classes),
+        "n_validation": 0 if validation is None else len(validation),
+        "validation": where,
+        "ranking": "probability" if test.logits is None else "log_odds",
+        "calibrator": fitted,
+        "calibrated_reason": reason,
+        "uncalibrated": _figures(test, before, seed, replicates),
+        "calibrated": None if after is None else _figures(test, after, seed, replicates),
+        "guarantee": _guarantee(test, before, validation, seed),
+        "per_class": [
+            row._asdict() | {"class": test.classes[row.label]}
+            for row in class_figures(test.labels, before.probs)
+        ],
+        "positive": _positive_report(test, before, validation, chosen),
+        "slices": {
+            name: [
+                row._asdict()
+                for row in slice_figures(
+                    test.labels,
+                    test.columns[name],
+                    **before.given,
+                    ages=name == ages,
+                    groups=test.groups,
+                    seed=seed,
+                    replicates=min(replicates, 1000),
+                )
+            ]
+            for name in dict.fromkeys((*slices, *([ages] if ages else [])))
+        },
+        "gaps": _gaps(test, before, chosen, slices, ages),
+        "conditions": _conditions(test, before, apply, seed, replicates),
+        "notes": notes,
+    }
+    return Evaluation(report, test, stages, chosen)
+
+
+def error_rows(found: Evaluation) -> dict[str, np.ndarray]:
+    """Wrong rows as columns, the most confident first: id, truth, top three, confidence.
+
+    Of the calibrated predictions where there are any.
+    """
+    stage, test = found.stages[-1], found.rows
+    wrong = np.flatnonzero(stage.wrong)
+    # Ties in file order, so that the file is the same each time.
+    wrong = wrong[np.argsort(-stage.confidence[wrong], kind="stable")]
+    ranked = np.argsort(-stage.probs[wrong], axis=1, kind="stable")[:, :3]
+    classes = np.array(test.classes)
+    columns = {"sample_id": test.sample_ids[wrong], "truth": classes[test.labels[wrong]]}
+    for place in range(ranked.shape[1]):
+        columns[f"top_{place + 1}"] = classes[ranked[:, place]]
+        columns[f"probability_{place + 1}"] = stage.probs[wrong, ranked[:, place]]
+    return columns | {"confidence": stage.top[wrong]}
+
+
+def curve_rows(found: Evaluation) -> dict[str, np.ndarray]:
+    """Risk-coverage curves of every stage at full resolution, as columns."""
+    parts = []
+    for stage in found.stages:
+        curve = risk_coverage_curve(stage.wrong, stage.confidence)
+        parts.append((np.full(len(curve.risk), stage.name), *curve))
+    stages, coverage, risk, threshold = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return {"stage": stages, "coverage": coverage, "risk": risk, "threshold": threshold}
+
+
+def _rows(
+    predictions: Predictions, calibrate_on: Predictions | None, folds: int | None
+) -> tuple[Predictions, Predictions | None, str]:
+    """Test rows, validation rows, and where the latter are from."""
+    if calibrate_on is not None and folds is not None:
+        raise TrustqError("Calibrate on a file or by cross-fitting, not both.")
+    test, validation, where = predictions, None, "none"
+    if predictions.split is not None:
+        tested = np.isin(predictions.split, ("test", "external"))
+        if not tested.any():
+            found = ", ".join(sorted(set(predictions.split.tolist())))
+            raise TrustqError(f"{predictions.source} has no rows of split test, only {found}.")
+        test = predictions.take(np.flatnonzero(tested))
+        held = np.flatnonzero(predictions.split == "val")
+        if len(held) and folds is None and calibrate_on is None:
+            validation, where = predictions.take(held), f"split val of {predictions.source}"
+    if calibrate_on is not None:
+        validation, where = calibrate_on, calibrate_on.source
+        if calibrate_on.split is not None and (calibrate_on.split == "val").any():
+            validation = calibrate_on.take(np.flatnonzero(calibrate_on.split == "val"))
+            where = f"split val of {calibrate_on.source}"
+        if validation.classes != test.classes:
+            raise TrustqError(
+                f"{calibrate_on.source} has the classes {', '.join(validation.classes)} and "
+                f"{test.source} {', '.join(test.classes)}: calibrate on the same classes."
+            )
+        if validation.has_ids and test.has_ids:
+            shared = np.isin(validation.sample_ids, test.sample_ids)
+            if shared.any():
+                raise TrustqError(
+                    f"{shared.sum()} of {len(shared)} calibration rows are test rows too, e.g. "
+                    f"{validation.sample_ids[shared][0]}: calibrate on other rows."
+                )
+    return test, validation, where
+
+
+def _shared_groups(test: Predictions, validation: Predictions | None) -> list[str]:
+    if validation is None or test.groups is None or validation.groups is None:
+        return []
+    shared = int(np.isin(test.groups, validation.groups).sum())
+    if not shared:
+        return []
+    return [f"{shared} test rows share a group with calibration rows, which flatters calibration"]
+
+
+def _stage(name: str, labels: np.ndarray, given: dict[str, Any]) -> Stage:
+    if "logits" in given:
+        probs = softmax(given["logits"])
+        confidence = log_odds_confidence(given["logits"])
+        wrong = given["logits"].argmax(axis=1) != labels
+    else:
+        probs = given["probs"]
+        confidence, wrong = probs.max(axis=1), probs.argmax(axis=1) != labels
+    return Stage(name, given, probs, confidence, probs.max(axis=1), wrong)
+
+
+def _logits(rows: Predictions) -> np.ndarray:
+    return rows.logits if rows.logits is not None else logits_from_probs(rows.of_rows())
+
+
+def _calibrator(
+    test: Predictions,
+    validation: Predictions | None,
+    folds: int | None,
+    fit: Callable[[np.ndarray, np.ndarray], Any],
+    seed: int,
+) -> tuple[dict[str, Any] | None, Callable[[np.ndarray], np.ndarray] | None, str | None]:
+    """What was fitted, its map of logits of the test rows, and why there is none."""
+    described: dict[str, Any]
+    if folds is not None:
+        groups = np.arange(len(test)) if test.groups is None else test.groups
+        fold = group_folds(test.labels, groups, n_folds=folds, seed=seed)
+        logits = _logits(test)
+        fitted = [fit(logits[fold != held], test.labels[fold != held]) for held in range(folds)]
+        described = {"fitted_on": f"{folds} folds by group, cross-fitted", "n": len(test)}
+    elif validation is not None:
+        fold = np.zeros(len(test), dtype=int)
+        fitted = [fit(_logits(validation), validation.labels)]
+        described = {"fitted_on": "validation rows", "n": len(validation)}
+    else:
+        return None, None, NO_CALIBRATION
+    described["labels_used"] = fitted[0].labels_used_
+    if hasattr(fitted[0], "temperature_"):
+        described["temperature"] = float(np.mean([own.temperature_ for own in fitted]))
+
+    def apply(logits: np.ndarray) -> np.ndarray:
+        calibrated = np.empty(logits.shape)
+        for held, own in enumerate(fitted):
+            calibrated[fold == held] = own.transform(logits[fold == held])
+        return calibrated
+
+    return described, apply, None
+
+
+def _as_stored(logits: np.ndarray, test: Predictions) -> dict[str, Any]:
+    # What softmax rounded in a stored probability stays rounded: rank by probability as before.
+    return {"logits": logits} if test.logits is not None else {"probs": softmax(logits)}
+
+
+def _figures(test: Predictions, stage: Stage, seed: int, replicates: int) -> dict[str, Any]:
+    summary = summarise(test.labels, **stage.given)
+    intervals = figure_intervals(
+        test.labels, **stage.given, groups=test.groups, seed=seed, replicates=replicates
+    )
+    figures: dict[str, Any] = {
+        # macro_f1 over the classes in truth or prediction; its interval over those in the truth.
+        name: {"value": value}
+        | (
+            {"lower": intervals[name].lower, "upper": intervals[name].upper}
+            if name in intervals
+            else {}
+        )
+        for name, value in summary.figures.items()
+    }
+    auprc = macro_auprc(test.labels, stage.probs)
+    figures["macro_auprc"] = {"value": auprc.value}
+    areas = all_conventions(stage.wrong, stage.top)
+    # The reference of published figures: ranked by probability, whatever the default ranking.
+    spread = max(areas.values()) - min(areas.values())
+    picks: dict[str, Selection] = {
+        f"coverage_at_risk_{RISK:g}": coverage_at_risk(stage.wrong, stage.confidence, risk=RISK)
+    }
+    for coverage in COVERAGES:
+        picks[f"risk_at_coverage_{coverage:g}"] = risk_at_coverage(
+            stage.wrong, stage.confidence, coverage=coverage
+        )
+    return {
+        "figures": figures,
+        "left_out": [test.classes[c] for c in summary.left_out],
+        "calibration_errors": calibration_errors(test.labels, stage.probs),
+        "aurc_conventions": areas | {"spread": spread},
+        "selections": {name: pick._asdict() for name, pick in picks.items()},
+    }
+
+
+def _guarantee(
+    test: Predictions, stage: Stage, validation: Predictions | None, seed: int
+) -> dict[str, Any] | None:
+    if validation is None:
+        return None
+    on = _stage("", validation.labels, validation.given)
+    # Uncalibrated: these rows fitted the calibrator, so its confidences would break the promise.
+    confidence, own = (on.confidence, stage.confidence)
+    if validation.logits is None or test.logits is None:
+        confidence, own = on.top, stage.top
+    found = risk_guarantee(
+        on.wrong, confidence, risk=RISK, delta=DELTA, groups=validation.groups, seed=seed
+    )
+    kept = own >= found.threshold
+    return found._asdict() | {
+        "test_coverage": float(kept.mean()),
+        "test_risk": float(stage.wrong[kept].mean()) if kept.any() else float("nan"),
+    }
+
+
+def _positive(classes: tuple[str, ...], wanted: Sequence[str]) -> tuple[int, ...]:
+    position = {name.lower(): index for index, name in enumerate(classes)}
+    strange = [name for name in wanted if name.lower() not in position]
+    if strange:
+        raise TrustqError(f"{', '.join(strange)}: no such class; there are {', '.join(classes)}.")
+    return tuple(position[name.lower()] for name in wanted)
+
+
+def _positive_report(
+    test: Predictions, stage: Stage, validation: Predictions | None, chosen: tuple[int, ...]
+) -> dict[str, Any] | None:
+    if not chosen:
+        return None
+    report: dict[str, Any] = {
+        "classes": [test.classes[c] for c in chosen],
+        "sens_at_95_spec": None,
+        "operating_points": None,
+        "reason": None,
+    }
+    if validation is None:
+        return report | {"reason": "thresholds come from validation rows, and there are none"}
+    truth, score = np.isin(test.labels, chosen), positive_score(stage.probs, chosen)
+    on: dict[str, Any] = {
+        "validation_positive": np.isin(validation.labels, chosen),
+        "validation_score": positive_score(validation.of_rows(), chosen),
+    }
+    point = sensitivity_at_specificity(truth, score, **on)
+    points = operating_points(truth, score, **on)
+    return report | {
+        "sens_at_95_spec": point._asdict(),
+        "operating_points": [point._asdict() for point in points],
+    }
+
+
+def _gaps(
+    test: Predictions,
+    stage: Stage,
+    chosen: tuple[int, ...],
+    slices: Sequence[str],
+    ages: str | None,
+) -> dict[str, Any]:
+    if not chosen:
+        return {}
+    truth = np.isin(test.labels, chosen)
+    called = np.isin(stage.probs.argmax(axis=1), chosen)
+    gaps = {}
+    for name in dict.fromkeys((*slices, *([ages] if ages else []))):
+        bands = age_bands if name == ages else slice_names
+        gaps[name] = equalised_odds_gaps(truth, called, bands(test.columns[name])[0])._asdict()
+    return gaps
+
+
+def _conditions(
+    test: Predictions,
+    stage: Stage,
+    apply: Callable[[np.ndarray], np.ndarray] | None,
+    seed: int,
+    replicates: int,
+) -> dict[str, Any]:
+    """Figures of other probabilities of the same rows, and their paired differences.
+
+    `ece_calibrated` is after the calibrator of the evaluated predictions: calibration under shift.
+    """
+    found: dict[str, Any] = {}
+    for name, probs in test.conditions.items():
+        rows = compare_figures(
+            test.labels, probs, stage.probs, groups=test.groups, seed=seed, replicates=replicates
+        )
+        found[name] = {
+            figure: {"value": row.a, "difference": row.difference}
+            | {"lower": row.lower, "upper": row.upper}
+            for figure, row in rows.items()
+        }
+        if apply is not None:
+            calibrated = softmax(apply(logits_from_probs(probs)))
+            found[name]["ece_calibrated"] = {
+                "value": expected_calibration_error(test.labels, calibrated)
+            }
+    return found

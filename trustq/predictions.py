@@ -1,0 +1,371 @@
+"""Predictions from anywhere: npz arrays, CSV or Parquet columns, or a cache, as one object."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trustq.class_metrics import slice_name
+from trustq.errors import TrustqError
+from trustq.probabilities import _log_softmax, checked_labels, checked_logits, checked_probs
+from trustq.tables import read_table
+
+NORMALISATIONS = ("l1", "softmax")
+ID_COLUMNS = ("sample_ids", "sample_id", "image_id", "image", "isic_id", "id")
+_IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Labels and predictions of n rows; `logits` or `probs`, whichever was stored.
+
+    `columns` holds metadata by name, blanks as None; `conditions` other probabilities of the same
+    rows (corruptions, other models); `notes` says what was missing and what stands in for it.
+    """
+
+    source: str
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    logits: np.ndarray | None
+    probs: np.ndarray | None
+    sample_ids: np.ndarray
+    has_ids: bool
+    groups: np.ndarray | None = None
+    split: np.ndarray | None = None
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+    conditions: dict[str, np.ndarray] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def given(self) -> dict[str, np.ndarray]:
+        """`logits` or `probs`, as keyword for the functions that take either."""
+        return {"logits": self.logits} if self.logits is not None else {"probs": self.of_rows()}
+
+    def of_rows(self) -> np.ndarray:
+        """Probabilities, (n, k)."""
+        if self.probs is not None:
+            return self.probs
+        assert self.logits is not None
+        return np.exp(_log_softmax(self.logits))
+
+    def take(self, rows: np.ndarray) -> "Predictions":
+        """The same predictions of some rows, by position."""
+
+        def of(array: np.ndarray | None) -> Any:
+            return None if array is None else array[rows]
+
+        return replace(
+            self,
+            labels=self.labels[rows],
+            logits=of(self.logits),
+            probs=of(self.probs),
+            sample_ids=self.sample_ids[rows],
+            groups=of(self.groups),
+            split=of(self.split),
+            columns={name: column[rows] for name, column in self.columns.items()},
+            conditions={name: probs[rows] for name, probs in self.conditions.items()},
+        )
+
+
+def read_predictions(
+    path: Path,
+    *,
+    names: dict[str, str] | None = None,
+    columns: Sequence[str] = (),
+    meta: Sequence[Path] = (),
+    conditions: Sequence[str] = (),
+    normalise: str | None = None,
+) -> Predictions:
+    """Predictions of an npz, CSV or Parquet file, or of a cache (.h5).
+
+    Arrays, or table columns, are `labels`, `logits` or `probs` (in tables `logit_<class>`,
+    `prob_<class>`), and if there are any `sample_ids`, `groups`, `split`, `classes`; `names` maps
+    these to other names in the file, for probabilities of a table a list separated by commas.
+    `columns` are further ones to keep. Tables in `meta` are joined by id, with or without the
+    ending of an image file, and may bring any of these. `conditions` names more arrays of
+    probabilities in an npz (`["all"]`: every one of that shape). `normalise` is l1 or softmax.
+    No ids: row numbers. No groups: every row its own. Errors: a file of another kind, what is
+    named and not there, ids twice, rows that do not sum to 1, labels of no class.
+    """
+    path, names = Path(path), dict(names or {})
+    if normalise is not None and normalise not in NORMALISATIONS:
+        raise TrustqError(f"--normalize {normalise}: expected l1 or softmax.")
+    if path.suffix in (".h5", ".hdf5"):
+        return _of_cache(path)
+    raw = _npz(path) if path.suffix == ".npz" else dict(read_table(path))
+    is_table = path.suffix != ".npz"
+    notes: list[str] = []
+    ids = _find(raw, names.get("sample_ids"), ID_COLUMNS, path, "sample_ids")
+    for table in meta:
+        if ids is None:
+            raise TrustqError(f"{path} has no ids to join {table} by: name them (--sample-ids).")
+        raw |= _joined(Path(table), _keys(ids), names, [*raw])
+    kind, scores, titles = _scores(path, raw, names, is_table)
+    classes = _class_names(raw, names, titles)
+    k = scores.shape[1]
+    if classes is not None and len(classes) != k:
+        raise TrustqError(f"{path} has {k} columns of {kind} and {len(classes)} classes.")
+    labels, classes = _labels(path, raw, names, classes, k)
+    if normalise is not None:
+        scores, kind = _normalised(scores, normalise), "probs"
+        notes.append(f"rows were normalised ({normalise})")
+    scores = checked_logits(scores) if kind == "logits" else _checked_probs_of(path, scores)
+    labels = checked_labels(labels, len(scores), k, beside=kind)
+    groups = _find(raw, names.get("groups"), ("groups", "group_id", "lesion_id"), path, "groups")
+    split = _find(raw, names.get("split"), ("split",), path, "split")
+    kept = {name: _column(path, raw, name) for name in columns}
+    more = _conditions(path, raw, conditions, scores.shape, {names.get("probs", "probs")})
+    for name, array in {"groups": groups, "split": split, **kept, **more}.items():
+        if array is not None and len(array) != len(labels):
+            raise TrustqError(f"{path}: {name} has {len(array)} rows, labels {len(labels)}.")
+    if groups is None:
+        notes.append("no groups: every row counts as independent, so intervals may be too narrow")
+    if ids is None:
+        notes.append("no ids: rows are named by their number")
+    return Predictions(
+        source=path.name,
+        classes=classes,
+        labels=labels,
+        logits=scores if kind == "logits" else None,
+        probs=scores if kind == "probs" else None,
+        sample_ids=_unique_ids(path, ids, len(labels)),
+        has_ids=ids is not None,
+        groups=None if groups is None else _group_names(groups, ids),
+        split=None if split is None else np.array(_texts(split)),
+        columns=kept,
+        conditions=more,
+        notes=tuple(notes),
+    )
+
+
+def _of_cache(path: Path) -> Predictions:
+    from trustq.store import read_cache
+
+    cache = read_cache(path)
+    if cache.logits is None:
+        raise TrustqError(
+            f"{path} holds features and no logits: fit a head with trustq repair, or import logits."
+        )
+    labelled = cache.label >= 0
+    found = Predictions(
+        source=path.name,
+        classes=cache.classes,
+        labels=cache.label.astype(np.intp),
+        logits=checked_logits(cache.logits),
+        probs=None,
+        sample_ids=cache.sample_id,
+        has_ids=True,
+        groups=cache.group_id,
+        split=cache.split,
+        notes=(f"exposure {cache.exposure}",),
+    )
+    return found.take(np.flatnonzero(labelled))
+
+
+def _npz(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise TrustqError(f"{path}: no such file.")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (ValueError, OSError, AttributeError) as error:
+        raise TrustqError(
+            f"{path} could not be read as npz arrays ({error}). Pickled objects are not loaded."
+        ) from error
+
+
+def _find(
+    raw: dict[str, np.ndarray],
+    asked: str | None,
+    usual: Sequence[str],
+    path: Path,
+    what: str,
+) -> np.ndarray | None:
+    if asked is not None:
+        return _column(path, raw, asked, what)
+    return next((raw[name] for name in usual if name in raw), None)
+
+
+def _column(path: Path, raw: dict[str, np.ndarray], name: str, what: str = "") -> np.ndarray:
+    if name not in raw:
+        wanted = f"{name} for {what}" if what else name
+        raise TrustqError(f"{path} has no {wanted}; it has {', '.join(raw)}.")
+    return raw[name]
+
+
+def _joined(
+    table: Path, keys: list[str], names: dict[str, str], taken: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Columns of a metadata table in the order of `keys`; None where it lacks the id."""
+    columns = read_table(table)
+    candidates = [names.get("sample_ids", ""), *ID_COLUMNS]
+    by = next((name for name in candidates if name in columns), None)
+    if by is None:
+        raise TrustqError(
+            f"{table} has no column of ids; it has {', '.join(columns)}: "
+            f"call it one of {', '.join(ID_COLUMNS)}."
+        )
+    theirs = _keys(columns[by])
+    position = {key: row for row, key in enumerate(theirs)}
+    if len(position) < len(theirs):
+        raise TrustqError(f"{table}: {by} must be unique to be joined by.")
+    rows = [position.get(key) for key in keys]
+    if not any(row is not None for row in rows):
+        raise TrustqError(f"{table} shares no id with the predictions, e.g. {keys[0]!r}.")
+    return {
+        name: np.array([None if r is None else column[r] for r in rows], dtype=object)
+        for name, column in columns.items()
+        if name not in taken
+    }
+
+
+def _keys(ids: np.ndarray) -> list[str]:
+    keys = []
+    for text in _texts(ids):
+        ending = next((e for e in _IMAGE_ENDINGS if text.lower().endswith(e)), "")
+        keys.append(text.removesuffix(text[len(text) - len(ending) :]) if ending else text)
+    return keys
+
+
+def _scores(
+    path: Path, raw: dict[str, np.ndarray], names: dict[str, str], is_table: bool
+) -> tuple[str, np.ndarray, list[str] | None]:
+    """`logits` or `probs`, the (n, k) array, and the classes that its columns name."""
+    for kind, prefix in (("logits", "logit_"), ("probs", "prob_")):
+        if is_table:
+            if kind in names:
+                chosen = [name.strip() for name in names[kind].split(",")]
+                titles = [name.removeprefix(prefix) for name in chosen]
+            else:
+                chosen = [name for name in raw if name.startswith(prefix)]
+                titles = [name.removeprefix(prefix) for name in chosen]
+            if chosen:
+                parts = [_numbers(path, _column(path, raw, name), name) for name in chosen]
+                return kind, np.stack(parts, axis=1), titles
+        elif (name := names.get(kind, kind)) in raw or kind in names:
+            return kind, _column(path, raw, name, kind), None
+    wanted = "columns prob_<class> or logit_<class>" if is_table else "array probs or logits"
+    raise TrustqError(f"{path} has no {wanted}; it has {', '.join(raw)}. Name them with --probs.")
+
+
+def _numbers(path: Path, column: np.ndarray, name: str) -> np.ndarray:
+    try:
+        return np.array([float(value) for value in column.tolist()])
+    except (TypeError, ValueError) as error:
+        raise TrustqError(f"{path}: {name} holds something that is no number ({error}).") from error
+
+
+def _class_names(
+    raw: dict[str, np.ndarray], names: dict[str, str], titles: list[str] | None
+) -> tuple[str, ...] | None:
+    if titles is not None:
+        return tuple(titles)
+    given = names.get("classes", "classes")
+    if given in raw:
+        return tuple(_texts(raw[given]))
+    return tuple(part.strip() for part in given.split(",")) if "," in given else None
+
+
+def _labels(
+    path: Path,
+    raw: dict[str, np.ndarray],
+    names: dict[str, str],
+    classes: tuple[str, ...] | None,
+    k: int,
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    column = _column(path, raw, names.get("labels", "labels"), "labels")
+    if column.ndim != 1:
+        raise TrustqError(f"{path}: labels has shape {column.shape}, expected (n,).")
+    if column.dtype.kind in "iu":
+        return column.astype(np.intp), classes or tuple(map(str, range(k)))
+    texts = [slice_name(value) for value in column.tolist()]
+    if classes is None or not set(texts) & {*classes, *(c.upper() for c in classes)}:
+        # A CSV holds class indices as text.
+        if all(text.isdigit() for text in texts):
+            return np.array(texts, dtype=np.intp), classes or tuple(map(str, range(k)))
+        if classes is None:
+            classes = tuple(sorted(set(texts)))
+            if len(classes) != k:
+                raise TrustqError(
+                    f"{path}: labels name {len(classes)} classes and there are {k} columns: "
+                    "give the class order (classes, or --classes a,b,c)."
+                )
+    # Names may differ in case between two files that are joined.
+    position = {name.lower(): index for index, name in enumerate(classes)}
+    strange = sorted({text for text in texts if text.lower() not in position})
+    if strange:
+        raise TrustqError(
+            f"{path}: {', '.join(strange[:5])} among the labels; the classes are "
+            f"{', '.join(classes)}. Leave out rows without a label."
+        )
+    return np.array([position[text.lower()] for text in texts], dtype=np.intp), classes
+
+
+def _normalised(scores: np.ndarray, how: str) -> np.ndarray:
+    if how == "softmax":
+        return np.exp(_log_softmax(checked_logits(scores)))
+    scores = checked_logits(scores)
+    sums = scores.sum(axis=1, keepdims=True)
+    if scores.min() < 0 or sums.min() <= 0:
+        raise TrustqError("--normalize l1 needs numbers >= 0 with a positive sum in every row.")
+    return scores / sums
+
+
+def _checked_probs_of(path: Path, scores: np.ndarray) -> np.ndarray:
+    try:
+        return checked_probs(scores)
+    except TrustqError as error:
+        raise TrustqError(
+            f"{path}: {error} For scores of another kind: --normalize l1, --normalize softmax, or "
+            "--logits NAME."
+        ) from error
+
+
+def _conditions(
+    path: Path,
+    raw: dict[str, np.ndarray],
+    wanted: Sequence[str],
+    shape: tuple[int, ...],
+    used: set[str],
+) -> dict[str, np.ndarray]:
+    if list(wanted) == ["all"]:
+        wanted = [name for name, array in raw.items() if array.shape == shape and name not in used]
+    found = {}
+    for name in wanted:
+        found[name] = _checked_probs_of(path, _column(path, raw, name))
+        if found[name].shape != shape:
+            raise TrustqError(f"{path}: {name} has shape {found[name].shape}, expected {shape}.")
+    return found
+
+
+def _unique_ids(path: Path, ids: np.ndarray | None, n: int) -> np.ndarray:
+    if ids is None:
+        return np.array([str(row) for row in range(n)])
+    texts = _texts(ids)
+    if len(texts) != n:
+        raise TrustqError(f"{path}: sample_ids has {len(texts)} rows, labels {n}.")
+    if len(set(texts)) != n:
+        repeated = next(text for text in texts if texts.count(text) > 1)
+        raise TrustqError(
+            f"{path}: sample_ids must be unique; {n - len(set(texts))} are repeated, "
+            f"e.g. {repeated!r}."
+        )
+    return np.array(texts)
+
+
+def _group_names(groups: np.ndarray, ids: np.ndarray | None) -> np.ndarray:
+    """Names of groups; a row without one is a group of its own."""
+    names = [slice_name(group) for group in groups.tolist()]
+    own = _texts(ids) if ids is not None else [str(row) for row in range(len(names))]
+    return np.array([f"row {i}" if g == "unknown" else g for g, i in zip(names, own, strict=True)])
+
+
+def _texts(array: np.ndarray) -> list[str]:
+    if array.dtype.kind == "S":
+        array = np.char.decode(array, "utf-8")
+    return [str(value) for value in array.tolist()]

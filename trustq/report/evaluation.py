@@ -1,0 +1,393 @@
+"""The page and the pictures of one evaluation."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trustq.calibration_error import CONVENTIONS
+from trustq.class_metrics import positive_score
+from trustq.evaluate import Evaluation, _positive, curve_rows, error_rows
+from trustq.files import replacing
+from trustq.metrics import ECE_BINS
+from trustq.report.figures import _COLOURS, _canvas, _save
+from trustq.report.tables import DISCLAIMER
+from trustq.report.text import to_json
+from trustq.selective import risk_coverage_curve, thin_curve
+from trustq.stats import share_interval
+
+_SHOWN = {
+    "accuracy": "share right",
+    "balanced_accuracy": "mean recall of the classes in the truth",
+    "macro_f1": "classes in truth or prediction",
+    "macro_auroc": "one-vs-rest, ties at one half",
+    "macro_auprc": "average precision, one-vs-rest",
+    "nll": "nats",
+    "brier": "0 to 2",
+    "ece": "top-label, 15 bins of equal width, L1",
+    "augrc": "headline selective figure; 0 to .5",
+    "aurc": "exact, with ties",
+    "e_aurc": "less the finite oracle",
+    "coverage_at_0_5": "confidence >= .5",
+    "risk_at_0_5": "confidence >= .5",
+}
+
+
+def evaluation_page(found: Evaluation) -> str:
+    """One page of text: what was evaluated, every figure beside its convention, what to know."""
+    report = found.report
+    n_groups = "" if report["n_groups"] == report["n"] else f" of {report['n_groups']} groups"
+    lines = [
+        f"{report['source']}: {report['n']} rows{n_groups}, {len(report['classes'])} classes, "
+        f"ranked by {report['ranking']}",
+        _calibrator_line(report),
+        "",
+        f"{'':18}{'uncalibrated':>30}  {'calibrated':>30}",
+    ]
+    for name, meaning in _SHOWN.items():
+        cells = [_cell(report[s], name) for s in ("uncalibrated", "calibrated")]
+        lines.append(f"{name:18}{cells[0]:>30}  {cells[1]:>30}  {meaning}")
+    for stage in ("uncalibrated", "calibrated"):
+        if report[stage] is None:
+            continue
+        own = report[stage]
+        areas = ", ".join(f"{k} {v:.6f}" for k, v in own["aurc_conventions"].items())
+        lines += ["", f"AURC by convention, ranked by probability, {stage}: {areas}"]
+        lines.append("Other calibration errors: " + _errors(own["calibration_errors"]))
+        lines += [_selection(name, pick) for name, pick in own["selections"].items()]
+    lines += ["", *_class_lines(report)]
+    for part in (_guarantee_lines, _positive_lines, _slice_lines, _condition_lines):
+        if own_lines := part(report):
+            lines += ["", *own_lines]
+    if report["uncalibrated"]["left_out"]:
+        left_out = ", ".join(report["uncalibrated"]["left_out"])
+        lines += ["", f"macro_auroc leaves out {left_out}: no rows of both outcomes."]
+    lines += [
+        "",
+        "Intervals: 95 % percentile bootstrap over groups; of shares of one class, Wilson's.",
+    ]
+    lines += [f"Note: {note}." for note in report["notes"]]
+    return "\n".join([*lines, DISCLAIMER])
+
+
+def write_evaluation(found: Evaluation, folder: Path, *, of_class: str | None = None) -> list[Path]:
+    """Write page.txt, report.json, curves.csv, errors.csv and the pictures; returns their paths."""
+    texts = {
+        "page.txt": evaluation_page(found),
+        "report.json": to_json(found.report),
+        "curves.csv": _csv(curve_rows(found)),
+        "errors.csv": _csv(error_rows(found)),
+    }
+    paths = []
+    for name, text in texts.items():
+        paths.append(folder / name)
+        with replacing(paths[-1]) as part:
+            part.write_text(text + "\n", encoding="utf-8")
+    return paths + draw_evaluation(found, folder, of_class=of_class)
+
+
+def draw_evaluation(found: Evaluation, folder: Path, *, of_class: str | None = None) -> list[Path]:
+    """Reliability, risk-coverage, confusion and precision-recall pictures; returns their paths.
+
+    Precision-recall is of `of_class`, else of the positive set, else of the rarest class that has
+    rows.
+    """
+    paths = [folder / f"{name}.png" for name in ("reliability", "risk_coverage", "confusion")]
+    _draw_reliability(found, paths[0])
+    _draw_risk_coverage(found, paths[1])
+    _draw_confusion(found, paths[2])
+    chosen, title = _chosen(found, of_class)
+    if chosen:
+        paths.append(folder / "precision_recall.png")
+        _draw_precision_recall(found, chosen, title, paths[3])
+    return paths
+
+
+def _csv(columns: dict[str, np.ndarray]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
+    return text.getvalue().rstrip("\n")
+
+
+def _calibrator_line(report: dict[str, Any]) -> str:
+    fitted = report["calibrator"]
+    if fitted is None:
+        return f"No calibrated figures: {report['calibrated_reason']}."
+    temperature = f", T = {fitted['temperature']:.4f}" if "temperature" in fitted else ""
+    where = report["validation"] if report["n_validation"] else fitted["fitted_on"]
+    return (
+        f"Calibrated by {fitted['name']} on {fitted['n']} rows ({where}), labels "
+        f"{fitted['labels_used']}{temperature}; this changes the order of "
+        "confidences, so AURC may move either way"
+    )
+
+
+def _cell(stage: dict[str, Any] | None, name: str) -> str:
+    if stage is None:
+        return "-"
+    row = stage["figures"][name]
+    if "lower" in row:
+        return f"{row['value']:.4f} [{row['lower']:.4f}, {row['upper']:.4f}]"
+    return f"{row['value']:.4f}"
+
+
+def _errors(errors: dict[str, float]) -> str:
+    return "; ".join(
+        f"{name} {value:.4f} ({CONVENTIONS[name]})"
+        for name, value in errors.items()
+        if name != "ece"
+    )
+
+
+def _selection(name: str, pick: dict[str, float]) -> str:
+    return (
+        f"{name}: coverage {pick['coverage']:.3f}, risk {pick['risk']:.4f}, "
+        f"threshold {pick['threshold']:.4g} (what these rows show, no promise)"
+    )
+
+
+def _class_lines(report: dict[str, Any]) -> list[str]:
+    lines = [f"{'class':14}{'n':>6}  {'recall':23}  {'precision':23}  {'f1':5}  {'auroc':5}  auprc"]
+    for row in report["per_class"]:
+        recall, precision = (
+            f"{row[name]:.3f} [{row[name + '_interval'].lower:.3f}, "
+            f"{row[name + '_interval'].upper:.3f}]"
+            for name in ("recall", "precision")
+        )
+        lines.append(
+            f"{row['class'][:14]:14}{row['n']:6}  {recall:23}  {precision:23}  {row['f1']:.3f}  "
+            f"{row['auroc']:.3f}  {row['auprc']:.3f}"
+        )
+    return lines
+
+
+def _guarantee_lines(report: dict[str, Any]) -> list[str]:
+    found = report["guarantee"]
+    if found is None:
+        return []
+    promise = f"Guarantee ({found['method']}): P(risk of {found['unit']} > {found['risk']:g}) <= "
+    if found["coverage"] == 0:
+        return [
+            f"{promise}{found['delta']:g} holds for no threshold on {found['n']} rows: abstain."
+        ]
+    return [
+        f"{promise}{found['delta']:g} with uncalibrated confidence >= {found['threshold']:.6g}, "
+        f"from {found['n']} validation rows that must not have chosen the model; on test "
+        f"rows coverage {found['test_coverage']:.3f}, risk {found['test_risk']:.4f}"
+    ]
+
+
+def _positive_lines(report: dict[str, Any]) -> list[str]:
+    found = report["positive"]
+    if found is None:
+        return []
+    title = f"Positive = {', '.join(found['classes'])} (sum of probabilities)"
+    if found["reason"]:
+        lines = [f"{title}: {found['reason']}."]
+    else:
+        lines = [title + ", thresholds from validation rows"]
+        at = [("Sens@95Spec", found["sens_at_95_spec"])]
+        at += [(f"sensitivity {p['target']:g}", p) for p in found["operating_points"]]
+        for name, point in at:
+            low, high = point["sensitivity_interval"]
+            lines.append(
+                f"  {name:17} threshold {point['threshold']:.4f}: sensitivity "
+                f"{point['sensitivity']:.3f} [{low:.3f}, {high:.3f}], specificity "
+                f"{point['specificity']:.3f} ({point['n_positive']} positive, "
+                f"{point['n_negative']} negative)"
+            )
+    for name, gaps in report["gaps"].items():
+        out = f", without {', '.join(gaps['left_out'])}" if gaps["left_out"] else ""
+        lines.append(
+            f"  Equalised odds by {name}{out}: gaps of sensitivity {gaps['sensitivity']:.3f}, "
+            f"specificity {gaps['specificity']:.3f}, F1 {gaps['f1']:.3f}; largest "
+            f"{gaps['largest']:.3f}"
+        )
+    return lines
+
+
+def _slice_lines(report: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, rows in report["slices"].items():
+        lines.append(f"Slices of {name} (uncalibrated)")
+        for row in rows:
+            cells = []
+            for figure in ("accuracy", "ece", "augrc"):
+                own = row["figures"][figure]
+                cells.append(f"{figure} {own.value:.3f} [{own.lower:.3f}, {own.upper:.3f}]")
+            lines.append(f"  {row['value'][:22]:22} n = {row['n']:5}  " + "  ".join(cells))
+    return lines
+
+
+def _condition_lines(report: dict[str, Any]) -> list[str]:
+    if not report["conditions"]:
+        return []
+    lines = ["Conditions on the same rows; difference to the evaluated predictions, paired"]
+    for name, figures in report["conditions"].items():
+        cells = []
+        for figure in ("accuracy", "ece", "augrc"):
+            own = figures[figure]
+            cells.append(
+                f"{figure} {own['value']:.3f} ({own['difference']:+.3f} "
+                f"[{own['lower']:+.3f}, {own['upper']:+.3f}])"
+            )
+        if "ece_calibrated" in figures:
+            cells.append(f"ece after the calibrator {figures['ece_calibrated']['value']:.3f}")
+        lines.append(f"  {name[:24]:24} " + "  ".join(cells))
+    return lines
+
+
+def _draw_reliability(found: Evaluation, path: Path) -> None:
+    figure, axes = _canvas()
+    edges = np.arange(ECE_BINS + 1) / ECE_BINS
+    counts = axes.twinx()
+    for index, stage in enumerate(found.stages):
+        bins = edges[1:-1].searchsorted(stage.top, "left")
+        n = np.bincount(bins, minlength=ECE_BINS)
+        used = np.flatnonzero(n)
+        confidence = np.bincount(bins, weights=stage.top, minlength=ECE_BINS)[used] / n[used]
+        right = np.bincount(bins, weights=~stage.wrong, minlength=ECE_BINS)[used]
+        share = right / n[used]
+        bounds = np.array(
+            [share_interval(int(k), int(m)) for k, m in zip(right, n[used], strict=True)]
+        )
+        shift = (0.004, -0.004)[index]
+        ece = found.report[stage.name]["figures"]["ece"]["value"]
+        axes.errorbar(
+            confidence + shift,
+            share,
+            # A share of 1 may exceed its upper bound by rounding.
+            yerr=np.maximum(np.abs(bounds.T - share), 0),
+            color=_COLOURS[index],
+            marker="os"[index],
+            markersize=4,
+            linewidth=1.2,
+            elinewidth=0.8,
+            label=f"{stage.name}, ECE {ece:.3f}",
+        )
+        width = 1 / ECE_BINS / (2 * len(found.stages))
+        middle = (edges[:-1] + edges[1:]) / 2 + (index - (len(found.stages) - 1) / 2) * width
+        counts.bar(middle, n, width=width, color=_COLOURS[index], alpha=0.25)
+    axes.plot([0, 1], [0, 1], color="#777777", linestyle=":", linewidth=1, label="perfect")
+    # Counts stay below the points: a fifth of the height.
+    highest = max(1, round(counts.dataLim.y1))
+    counts.set_ylim(0, 5 * highest)
+    counts.set_yticks([0, highest])
+    counts.set_ylabel("rows in bin (bars)", color="#777777")
+    counts.spines[["top"]].set_visible(False)
+    counts.tick_params(colors="#777777")
+    axes.set_xlim(0, 1.01)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("confidence: mean largest probability of the bin")
+    axes.set_ylabel("share right, with 95 % interval")
+    axes.set_title(f"Reliability, {ECE_BINS} bins of equal width: {found.report['source']}")
+    axes.legend(frameon=False, loc="upper left")
+    _save(figure, path)
+
+
+def _draw_risk_coverage(found: Evaluation, path: Path) -> None:
+    figure, axes = _canvas()
+    highest = 0.0
+    for index, stage in enumerate(found.stages):
+        own = found.report[stage.name]
+        curve = thin_curve(risk_coverage_curve(stage.wrong, stage.confidence), points=400)
+        steady = curve.risk[curve.coverage >= 0.05]
+        highest = max(highest, float(steady.max()) if len(steady) else float(curve.risk.max()))
+        axes.plot(
+            curve.coverage,
+            curve.risk,
+            color=_COLOURS[index],
+            linestyle=("-", "--")[index],
+            linewidth=1.5,
+            label=f"{stage.name}, AUGRC {own['figures']['augrc']['value']:.4f}",
+        )
+        picks = own["selections"].values()
+        axes.scatter(
+            [pick["coverage"] for pick in picks],
+            [pick["risk"] for pick in picks],
+            color=_COLOURS[index],
+            marker="os"[index],
+            s=22,
+            zorder=3,
+            label=None if index else "risk .05; coverage .9, .8, .7",
+        )
+    axes.set_xlim(0, 1.005)
+    axes.set_ylim(0, 1.25 * highest or 1)
+    axes.set_xlabel("coverage: share of rows answered, most confident first")
+    axes.set_ylabel("selective risk: share of answers that are wrong")
+    axes.set_title(f"What confidence is worth: {found.report['source']}")
+    axes.legend(frameon=False, loc="upper left")
+    _save(figure, path)
+
+
+def _draw_confusion(found: Evaluation, path: Path) -> None:
+    figure, axes = _canvas()
+    stage, classes = found.stages[-1], found.rows.classes
+    k = len(classes)
+    predicted = stage.probs.argmax(axis=1)
+    counts = np.bincount(found.rows.labels * k + predicted, minlength=k * k).reshape(k, k)
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = counts / np.maximum(totals, 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.grid(False)
+    if k <= 20:
+        for row in range(k):
+            for column in range(k):
+                if counts[row, column]:
+                    colour = "white" if shares[row, column] > 0.55 else "black"
+                    text = f"{shares[row, column]:.0%}\n{counts[row, column]}"
+                    axes.text(column, row, text, ha="center", va="center", fontsize=6, color=colour)
+    axes.set_xticks(range(k), classes, rotation=45, ha="right", fontsize=7)
+    rows = [f"{name} ({n})" for name, n in zip(classes, totals[:, 0], strict=True)]
+    axes.set_yticks(range(k), rows, fontsize=7)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true (rows)")
+    axes.set_title(f"Confusion, {stage.name}: {found.report['source']}")
+    _save(figure, path)
+
+
+def _chosen(found: Evaluation, of_class: str | None) -> tuple[list[int], str]:
+    classes = found.rows.classes
+    if of_class is not None:
+        return list(_positive(classes, [of_class])), of_class
+    if found.positive:
+        return list(found.positive), "+".join(classes[c] for c in found.positive)
+    counts = np.bincount(found.rows.labels, minlength=len(classes))
+    usable = np.flatnonzero((counts > 0) & (counts < len(found.rows)))
+    if not len(usable):
+        return [], ""
+    rarest = int(usable[np.argmin(counts[usable])])
+    return [rarest], classes[rarest]
+
+
+def _draw_precision_recall(found: Evaluation, chosen: list[int], title: str, path: Path) -> None:
+    figure, axes = _canvas()
+    truth = np.isin(found.rows.labels, chosen)
+    for index, stage in enumerate(found.stages):
+        score = positive_score(stage.probs, chosen)
+        order = np.argsort(-score, kind="stable")
+        last = np.append(np.diff(score[order]) != 0, True)
+        hits, called = np.cumsum(truth[order])[last], np.flatnonzero(last) + 1
+        recall, precision = hits / max(truth.sum(), 1), hits / called
+        area = float((np.diff(recall, prepend=0) * precision).sum())
+        axes.step(
+            recall,
+            precision,
+            where="pre",
+            color=_COLOURS[index],
+            linestyle=("-", "--")[index],
+            linewidth=1.5,
+            label=f"{stage.name}, average precision {area:.3f}",
+        )
+    axes.axhline(truth.mean(), color="#777777", linestyle=":", linewidth=1, label="chance")
+    axes.set_xlim(0, 1.01)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("recall")
+    axes.set_ylabel("precision")
+    axes.set_title(f"Precision and recall of {title} ({truth.sum()} of {len(truth)} rows)")
+    axes.legend(frameon=False, loc="lower left")
+    _save(figure, path)

@@ -1,0 +1,308 @@
+"""Tables of paired comparisons over seeds, with the floor of each test and Holm over the family."""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trustq.errors import TrustqError
+from trustq.results import connect
+from trustq.results.schema import MATCHED
+from trustq.stats import effect_size, holm, paired_summary, probability_of_superiority
+from trustq.tables import read_table
+
+FORMATS = ("markdown", "csv", "latex")
+METRICS = ("macro_f1", "accuracy")
+
+_FIGURES = f"""
+SELECT {", ".join(MATCHED)}, eval_dataset, score, budget, arm, arm_title, backbone_seed, draw_seed,
+       metric, figure
+FROM figures
+WHERE is_final AND class_name IS NULL AND slice_name IS NULL AND split = ? AND stage = ?
+  AND metric IN (SELECT unnest(?)) AND arm IN (SELECT unnest(?))
+ORDER BY ALL
+"""
+
+
+@dataclass(frozen=True)
+class SeedTable:
+    """Figures of one arm on one evaluation: metric -> seed -> figure."""
+
+    arm: str
+    evaluation: str  # which rows were evaluated, e.g. internal or external; arms pair within it
+    figures: dict[str, dict[int, float]]
+
+
+@dataclass(frozen=True)
+class Significance:
+    """One comparison of two arms by one metric, a minus b, over the seeds that both have."""
+
+    evaluation: str
+    metric: str
+    a: str
+    b: str
+    n: int
+    seeds: str
+    mean_a: float
+    mean_b: float
+    difference: float
+    sd: float
+    lower: float
+    upper: float
+    p_value: float
+    floor: float
+    p_holm: float
+    effect: float
+    effect_lower: float
+    effect_upper: float
+    superiority: float
+
+
+def significance(
+    tables: Sequence[SeedTable], *, metrics: Sequence[str], seed: int = 0
+) -> list[Significance]:
+    """Compare the first arm of every evaluation with each of its other arms, by each metric.
+
+    Differences are paired by seed: mean, sd, 95 % percentile bootstrap over seeds alone (10,000
+    replicates, which with so few units is for reproducing tables: see `trustq.bootstrap`), exact
+    sign-flip p with its floor, Hedges' g and P(a > b). `p_holm` is over all rows of the answer:
+    they are the family. Errors: an evaluation with one arm, a metric or seed that is not there.
+
+    >>> a = SeedTable("repair", "test", {"accuracy": {1: 0.8, 2: 0.7, 3: 0.9}})
+    >>> b = SeedTable("none", "test", {"accuracy": {1: 0.7, 2: 0.5, 3: 0.6}})
+    >>> (row,) = significance([a, b], metrics=["accuracy"])
+    >>> round(row.difference, 6), row.p_value, row.floor
+    (0.2, 0.25, 0.25)
+    """
+    if not tables or not metrics:
+        raise TrustqError("There is nothing to compare: pass two seed tables and a metric.")
+    rows = []
+    for evaluation in dict.fromkeys(table.evaluation for table in tables):
+        first, *others = [table for table in tables if table.evaluation == evaluation]
+        if not others:
+            where = f" on {evaluation!r}" if evaluation else ""
+            raise TrustqError(
+                f"{first.arm} has no other arm{where} to be compared with: pass at least two."
+            )
+        rows += [_compared(first, other, metric, seed) for metric in metrics for other in others]
+    adjusted = holm(np.array([row["p_value"] for row in rows]))
+    return [Significance(**row, p_holm=float(p)) for row, p in zip(rows, adjusted, strict=True)]
+
+
+def read_seed_table(path: Path, *, arm: str, evaluation: str = "") -> SeedTable:
+    """Figures of one arm from a CSV or Parquet file with a column `seed` and one per metric.
+
+    Columns that hold no number are left out, and so are blanks. Errors: no `seed`, or one twice.
+    """
+    columns = read_table(path)
+    if "seed" not in columns:
+        raise TrustqError(
+            f"{path} has no column seed; it has {', '.join(columns)}: "
+            "a seed table has one row per seed."
+        )
+    seeds = [_number(value) for value in columns.pop("seed").tolist()]
+    if any(seed is None or seed != int(seed) for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise TrustqError(f"{path}: seed must hold whole numbers, each once.")
+    figures = {}
+    for name, column in columns.items():
+        values = [_number(value) for value in column.tolist()]
+        found = {
+            int(seed): value
+            for seed, value in zip(seeds, values, strict=True)
+            if seed is not None and value is not None
+        }
+        if found:
+            figures[name] = found
+    return SeedTable(arm, evaluation, figures)
+
+
+def results_seed_tables(
+    results: Path,
+    *,
+    arms: Sequence[str],
+    metrics: Sequence[str] = METRICS,
+    split: str = "test",
+    stage: str = "calibrated",
+) -> list[SeedTable]:
+    """Final figures of arms in a results folder, one table per arm and setting, first arm first.
+
+    A setting is all that was asked but the arm and the seeds; an arm that buys nothing belongs to
+    every budget. Units are draw seeds (figures averaged over backbones) or backbone seeds (averaged
+    over draws), whichever are more. Errors: an arm without figures.
+    """
+    with connect(results) as connection:
+        answer = connection.execute(_FIGURES, [split, stage, list(metrics), list(arms)])
+        names = [column[0] for column in answer.description or []]
+        rows = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+    for arm in arms:
+        if not any(row["arm"] == arm for row in rows):
+            raise TrustqError(
+                f"{results} has no final {stage} figures of arm {arm!r} on {split} rows."
+            )
+    settings = (*MATCHED, "eval_dataset")
+    varying = [name for name in settings if len({row[name] for row in rows}) > 1]
+
+    def setting(row: dict[str, Any]) -> str:
+        return ", ".join(f"{name} {row[name]}" for name in varying)
+
+    tables = []
+    for place, grouped in groupby(sorted(rows, key=setting), key=setting):
+        own = list(grouped)
+        budgets = sorted({row["budget"] for row in own if row["score"] != "none"}) or [None]
+        for budget in budgets:
+            where = ", ".join(filter(None, [place, f"budget {budget}" if len(budgets) > 1 else ""]))
+            chosen = [row for row in own if row["score"] == "none" or row["budget"] == budget]
+            unit = _unit(chosen)
+            for arm in arms:
+                of_arm = [row for row in chosen if row["arm"] == arm]
+                if of_arm:
+                    figures = _by_unit(of_arm, unit)
+                    tables.append(SeedTable(of_arm[0]["arm_title"], where, figures))
+    return tables
+
+
+def format_significance(rows: Sequence[Significance], format: str) -> str:
+    """The table as Markdown, CSV (every column, full precision) or LaTeX (booktabs).
+
+    Markdown and LaTeX end with what the reader must know: the floor, the family and the interval.
+    """
+    if format not in FORMATS:
+        raise TrustqError(f"format is {format!r}: expected one of {', '.join(FORMATS)}.")
+    if not rows:
+        raise TrustqError("There are no comparisons to print.")
+    if format == "csv":
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(asdict(rows[0])), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
+        return text.getvalue().rstrip("\n")
+    head = ["evaluation", "comparison", "metric", "n", "difference", "95 % interval"]
+    head += ["p", "floor", "Holm p", "g", "P(a > b)"]
+    cells = [_cells(row) for row in rows]
+    if not any(row.evaluation for row in rows):
+        head, cells = head[1:], [row[1:] for row in cells]
+    lines = [_note(rows)]
+    if format == "markdown":
+        table = [head, ["---"] * len(head), *cells]
+        body = ["| " + " | ".join(_markdown(text) for text in row) + " |" for row in table]
+        return "\n".join([*body, "", *lines])
+    body = [" & ".join(map(_latex, row)) + r" \\" for row in (head, *cells)]
+    return "\n".join(
+        [
+            rf"\begin{{tabular}}{{{'l' * (len(head) - 8)}{'r' * 8}}}",
+            r"\toprule",
+            body[0],
+            r"\midrule",
+            *body[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            *(f"% {line}" for line in lines),
+        ]
+    )
+
+
+def _compared(a: SeedTable, b: SeedTable, metric: str, seed: int) -> dict[str, Any]:
+    for table in (a, b):
+        if metric not in table.figures:
+            raise TrustqError(
+                f"{table.arm} has no figures of {metric}; it has {', '.join(table.figures)}."
+            )
+    shared = sorted(set(a.figures[metric]) & set(b.figures[metric]))
+    if not shared:
+        raise TrustqError(f"{a.arm} and {b.arm} share no seed of {metric}: nothing is paired.")
+    of_a, of_b = (np.array([table.figures[metric][s] for s in shared]) for table in (a, b))
+    paired = paired_summary(of_a, of_b, seed=seed)
+    effect = effect_size(of_a - of_b)
+    return {
+        "evaluation": a.evaluation,
+        "metric": metric,
+        "a": a.arm,
+        "b": b.arm,
+        "n": paired.n,
+        "seeds": ",".join(map(str, shared)),
+        "mean_a": float(of_a.mean()),
+        "mean_b": float(of_b.mean()),
+        "difference": paired.mean,
+        "sd": paired.sd,
+        "lower": paired.lower,
+        "upper": paired.upper,
+        "p_value": paired.p_value,
+        "floor": paired.floor,
+        "effect": effect.value,
+        "effect_lower": effect.lower,
+        "effect_upper": effect.upper,
+        "superiority": probability_of_superiority(of_a, of_b).value,
+    }
+
+
+def _unit(rows: Iterable[dict[str, Any]]) -> str:
+    rows = list(rows)
+    n_backbones, n_draws = (len({row[u] for row in rows}) for u in ("backbone_seed", "draw_seed"))
+    return "backbone_seed" if n_backbones > n_draws else "draw_seed"
+
+
+def _by_unit(rows: Sequence[dict[str, Any]], unit: str) -> dict[str, dict[int, float]]:
+    values: dict[str, dict[int, list[float]]] = {}
+    for row in rows:
+        if row["figure"] is not None:
+            by_seed = values.setdefault(row["metric"], {})
+            # An imported cache has no backbone seed: it is one seed, called 0.
+            by_seed.setdefault(row[unit] or 0, []).append(row["figure"])
+    return {
+        metric: {seed: float(np.mean(figures)) for seed, figures in by_seed.items()}
+        for metric, by_seed in values.items()
+    }
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if np.isfinite(number) else None
+
+
+def _cells(row: Significance) -> list[str]:
+    return [
+        row.evaluation,
+        f"{row.a} - {row.b}",
+        row.metric,
+        str(row.n),
+        f"{row.difference:+.4f}",
+        f"[{row.lower:+.4f}, {row.upper:+.4f}]",
+        f"{row.p_value:.3g}",
+        f"{row.floor:.3g}",
+        f"{row.p_holm:.3g}",
+        f"{row.effect:+.2f}",
+        f"{row.superiority:.2f}",
+    ]
+
+
+def _note(rows: Sequence[Significance]) -> str:
+    floor = min(row.floor for row in rows)
+    reach = (
+        f"no comparison can have a p below {floor:.3g}"
+        if floor > 0.05
+        else f"the smallest p there can be is {floor:.3g}"
+    )
+    return (
+        "p: exact two-sided sign-flip over paired seeds; floor: the smallest p that n seeds can "
+        f"give ({reach}); Holm over the {len(rows)} rows of this table; interval: 95 % percentile "
+        "bootstrap over seeds alone; g: Hedges' standardised mean difference."
+    )
+
+
+def _markdown(text: str) -> str:
+    return text.replace("|", r"\|")
+
+
+def _latex(text: str) -> str:
+    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    special |= {character: "\\" + character for character in "&%$#_{}"}
+    special |= {"<": r"\textless{}", ">": r"\textgreater{}"}
+    return "".join(special.get(character, character) for character in text)
