@@ -12,70 +12,20 @@ import warnings
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Literal
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
-from threadpoolctl import ThreadpoolController
 
 from trustq.errors import TrustqError
 from trustq.heads.quasi_newton import Minimiser
+from trustq.heads.shared import SharedFeatures, one_blas_thread
 
 # Columns of one tile. BLAS gains little beyond (one core: 8 columns 50 GFLOP/s, 32 109, 96 147).
 TILE_COLUMNS = 32
 COLUMN_MULTIPLE = 8  # products of 35 columns took longer than of 40
-ROWS_PER_BLOCK = 4096  # float32 sums run over so many rows, float64 ones over the blocks
-EXACT_SIZE = 1 << 16  # features with fewer entries are solved in float64, which costs nothing there
 MAX_EVALUATIONS = 2000
 ABSENT = -1e30  # logit of a class that a problem lacks: its probability is exactly 0
-
-
-class SharedFeatures:
-    """Features that any number of fits share: centred, turned to the axes of their Gram matrix.
-
-    `features` is (n, d), finite, best standardised: the penalty is on their own units. Holds two
-    float32 copies, by row and by column (float64 below 65,536 entries). Raises `TrustqError` for
-    features that are no finite matrix.
-
-    >>> SharedFeatures(np.arange(6.0).reshape(3, 2)).shape
-    (3, 2)
-    """
-
-    def __init__(self, features: np.ndarray) -> None:
-        features = np.asarray(features)
-        if features.ndim != 2 or 0 in features.shape:
-            raise TrustqError(
-                f"features has shape {features.shape}, expected (n, d), neither of them 0."
-            )
-        self.shape: tuple[int, int] = (features.shape[0], features.shape[1])
-        n, d = self.shape
-        self.dtype = np.float64 if features.size <= EXACT_SIZE else np.float32
-        self._center = features.mean(axis=0, dtype=np.float64)
-        if not np.isfinite(self._center).all():
-            raise TrustqError(
-                "features hold NaN or infinite values in "
-                f"{int((~np.isfinite(features)).any(axis=1).sum())} of {n} rows."
-            )
-        n_blocks = -(-n // ROWS_PER_BLOCK)
-        edges = np.linspace(0, n, n_blocks + 1).astype(int)
-        self._blocks = [slice(int(a), int(b)) for a, b in zip(edges, edges[1:], strict=False)]
-        with one_blas_thread():
-            gram = np.zeros((d, d))
-            for rows in self._blocks:
-                centred = self._centred(features[rows])
-                gram += centred.T @ centred
-            sizes, axes = np.linalg.eigh(gram)
-            # Centred rows span at most n - 1 directions; along the others nothing can be learned.
-            rank = min(d, n)
-            self._sizes = np.maximum(sizes[-rank:], 0)
-            self._axes = axes[:, -rank:]
-            turn = self._axes.astype(self.dtype)
-            self._by_row = [self._centred(features[rows]) @ turn for rows in self._blocks]
-            self._by_column = [np.ascontiguousarray(block.T) for block in self._by_row]
-
-    def _centred(self, rows: np.ndarray) -> np.ndarray:
-        return (rows - self._center).astype(self.dtype)
 
 
 @dataclass(frozen=True)
@@ -176,20 +126,6 @@ def fit_multinomial(
         return _collected(shared, problems)
 
 
-def one_blas_thread():  # type: ignore[no-untyped-def]
-    """Context in which BLAS uses one thread, so that threads and processes never multiply.
-
-    Two threads that share two cores with others were seen to wait 12 ms for each other in products
-    of .5 ms; and sums over one thread have the same bits whatever the number of cores.
-    """
-    return _controller().limit(limits=1, user_api="blas")
-
-
-@cache
-def _controller() -> ThreadpoolController:
-    return ThreadpoolController()
-
-
 def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
@@ -286,7 +222,7 @@ class _Problem:
         if k == 0:
             raise TrustqError("All weights of a problem are 0: it has no rows to fit.")
         if k == 1:
-            self.solution = np.zeros((1, len(self._shared._sizes) + 1))
+            self.solution = np.zeros((1, len(self._shared.sizes) + 1))
             self.converged = True
             return None
         # scikit-learn fits one column for two classes, which halves |coef|^2 at equal logits.
@@ -295,7 +231,7 @@ class _Problem:
         bend = float((share * (1 - share)).mean())
         # The Hessian, were all probabilities the shares: nearly the identity at this scale.
         bends = np.append(
-            bend * total / self._shared.shape[0] * self._shared._sizes + self.ridge, bend * total
+            bend * total / self._shared.shape[0] * self._shared.sizes + self.ridge, bend * total
         )
         self.scale = 1 / np.sqrt(bends)
         start = self._first_point(np.log(share)) if self.solution is None else self.solution
@@ -308,15 +244,15 @@ class _Problem:
 
     def _first_point(self, log_share: np.ndarray) -> np.ndarray:
         log_share = log_share - log_share.mean()
-        point = np.zeros((len(log_share), len(self._shared._sizes) + 1))
+        point = np.zeros((len(log_share), len(self._shared.sizes) + 1))
         point[:, -1] = log_share
         if self._start is not None:
             coef, intercept = (each[self.present] for each in self._start)
             known = np.isfinite(intercept)
             if known.any():
                 coef, intercept = coef[known], intercept[known]
-                point[known, :-1] = coef @ self._shared._axes
-                point[known, -1] = intercept + coef @ self._shared._center
+                point[known, :-1] = coef @ self._shared.axes
+                point[known, -1] = intercept + coef @ self._shared.center
                 # A class that is new stands to the others as its share does.
                 point[~known, -1] += (point[known, -1] - log_share[known]).mean()
                 point -= point.mean(axis=0)
@@ -351,14 +287,14 @@ class _Tile:
     def __init__(self, shared: SharedFeatures, n_classes: int, dtype: type[np.floating]) -> None:
         self._shared, self._dtype = shared, dtype
         padded = -(-n_classes // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
-        n, n_axes = shared.shape[0], len(shared._sizes)
+        n, n_axes = shared.shape[0], len(shared.sizes)
         self.n_slots = max(1, TILE_COLUMNS // padded)
         self._targets = np.zeros((self.n_slots, padded, n), dtype)
         self._mass = np.zeros((self.n_slots, n), dtype)
         self._weights = np.zeros((self.n_slots, padded, n_axes), dtype)
         self._intercepts = np.full((self.n_slots, padded, 1), ABSENT, dtype)
         self._intercepts[:, 0] = 0  # an empty slot has one class
-        longest = max(len(block) for block in shared._by_row)
+        longest = max(len(block) for block in shared.by_row)
         self._wide = [np.empty(self.n_slots * padded * longest, dtype) for _ in range(2)]
         self._narrow = [np.empty(self.n_slots * longest, dtype) for _ in range(3)]
         self.active: list[tuple[_Problem, Minimiser] | None] = [None] * self.n_slots
@@ -403,7 +339,7 @@ class _Tile:
         losses = np.zeros(slots)
         gradients = np.zeros((slots, padded, n_axes + 1))
         for rows, by_row, by_column in zip(
-            shared._blocks, shared._by_row, shared._by_column, strict=True
+            shared.blocks, shared.by_row, shared.by_column, strict=True
         ):
             m = len(by_row)
             targets, mass = self._targets[:, :, rows], self._mass[:, rows]
@@ -488,9 +424,9 @@ def _collected(shared: SharedFeatures, problems: list[_Problem]) -> MultinomialF
     intercept = np.full((p, k), -np.inf)
     for i, problem in enumerate(problems):
         assert problem.solution is not None
-        own = problem.solution[:, :-1] @ shared._axes.T
+        own = problem.solution[:, :-1] @ shared.axes.T
         coef[i, problem.present] = own
-        intercept[i, problem.present] = problem.solution[:, -1] - own @ shared._center
+        intercept[i, problem.present] = problem.solution[:, -1] - own @ shared.center
     return MultinomialFits(
         coef=coef,
         intercept=intercept,

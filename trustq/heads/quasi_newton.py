@@ -25,8 +25,8 @@ class Minimiser:
     >>> while not minimiser.done:
     ...     x = minimiser.trial
     ...     minimiser.tell(1 + x @ x, 2 * x)
-    >>> minimiser.converged, np.abs(minimiser.point).max() < 1e-6
-    (True, True)
+    >>> minimiser.converged, minimiser.point.round(6).tolist()
+    (True, [0.0, 0.0])
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Minimiser:
             self._remember(self.trial - self.point, gradient - self._gradient)
         self.point, self.value, self._gradient = self.trial, value, gradient
         self.decrease = 0.5 * float(gradient @ gradient)
-        self.converged = self.decrease <= self._tolerance * abs(value)
+        self.converged = bool(self.decrease <= self._tolerance * abs(value))
         self.done = self.converged or self.n_evaluations >= self._max_evaluations
         if not self.done:
             self._direction = self._quasi_newton_direction()
