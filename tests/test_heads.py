@@ -64,7 +64,12 @@ def test_two_classes_and_one_class_have_all_columns() -> None:
 
 def test_linear_head_follows_the_estimator_contract() -> None:
     head = LinearHead(n_classes=3, C=0.5)
-    assert clone(head).get_params() == {"n_classes": 3, "C": 0.5, "max_iter": 2000, "class_weight": None}
+    assert clone(head).get_params() == {
+        "n_classes": 3,
+        "C": 0.5,
+        "max_iter": 2000,
+        "class_weight": None,
+    }
     cache = make_cache()
     assert head.fit(cache.features, cache.label) is head
 

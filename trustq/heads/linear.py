@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 
 from trustq.errors import TrustqError
@@ -54,26 +54,8 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         """Fit on (n, d) features and (n,) class indices; raises `TrustqError` if not converged."""
         weights = None if sample_weight is None else np.asarray(sample_weight)[None]
         shared = features if isinstance(features, SharedFeatures) else SharedFeatures(features)
-        fits = self._solve(shared, np.asarray(labels)[None], self.C, weights, None)
-        return self._take(fits, 0)
-
-    def fit_many(
-        self,
-        features: SharedFeatures,
-        labels: np.ndarray,
-        *,
-        used: np.ndarray,
-        start: Sequence[Any] | None = None,
-        **_: Any,
-    ) -> list[Self]:
-        """Heads with these settings for p label sets at once, all on the same features.
-
-        `labels` and `used`, which rows each may learn from, are (p, n). `start` holds p heads
-        fitted earlier on the same features. Raises `TrustqError` if one does not converge.
-        """
-        solutions = None if start is None else _solutions(start)
-        fits = self._solve(features, labels, self.C, used, solutions)
-        return [clone(self)._take(fits, i) for i in range(len(fits))]
+        fit_together([self], shared, np.asarray(labels)[None], used=weights)
+        return self
 
     def predict_logits(self, features: np.ndarray) -> np.ndarray:
         """Logits, (n, n_classes) of float64."""
@@ -90,39 +72,51 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         """Class indices, (n,)."""
         return self.predict_logits(features).argmax(axis=1)
 
-    def _solve(
-        self,
-        features: SharedFeatures,
-        labels: np.ndarray,
-        penalties: float | Sequence[float],
-        weights: np.ndarray | None,
-        start: MultinomialFits | None,
-    ) -> MultinomialFits:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # told below, by its own C
-            fits = fit_multinomial(
-                features,
-                labels,
-                n_classes=self.n_classes,
-                penalties=penalties,
-                weights=weights,
-                class_weights=self.class_weight,
-                start=start,
-                max_evaluations=self.max_iter,
-            )
-        if not fits.converged.all():
-            c = np.broadcast_to(penalties, len(fits))[fits.converged.argmin()]
-            raise TrustqError(
-                f"The linear head did not converge in {self.max_iter} iterations at C = {c:g}; "
-                "choose a smaller C (--set regularisation=0.01)."
-            )
-        return fits
-
     def _take(self, fits: MultinomialFits, i: int) -> Self:
         self.coef_, self.intercept_ = fits.coef[i], fits.intercept[i]
         self.classes_ = np.flatnonzero(fits.present[i])
         self.n_evaluations_ = int(fits.n_evaluations[i])
         return self
+
+
+def fit_together(
+    heads: Sequence[LinearHead],
+    features: SharedFeatures,
+    labels: np.ndarray,
+    *,
+    used: np.ndarray | None = None,
+    start: Sequence[LinearHead] | None = None,
+) -> None:
+    """Fit p heads at once, each with its own `C` on its own labels of the same features.
+
+    `labels` is (p, n) of class indices; `used`, (p, n), says which rows a head learns from, or
+    weighs them. `start` holds p heads fitted earlier on the same features. All else that the heads
+    are set to must be the same; raises `TrustqError` if not, or if one does not converge.
+    """
+    settings = [head.get_params() | {"C": None} for head in heads]
+    if any(own != settings[0] for own in settings):
+        raise TrustqError("Heads that are fitted together may differ in C alone.")
+    penalties = [head.C for head in heads]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # told below, by its own C
+        fits = fit_multinomial(
+            features,
+            labels,
+            n_classes=heads[0].n_classes,
+            penalties=penalties,
+            weights=used,
+            class_weights=heads[0].class_weight,
+            start=None if start is None else _solutions(start),
+            max_evaluations=heads[0].max_iter,
+        )
+    if not fits.converged.all():
+        raise TrustqError(
+            f"The linear head did not converge in {heads[0].max_iter} iterations at C = "
+            f"{penalties[int(fits.converged.argmin())]:g}; choose a smaller C "
+            "(--set regularisation=0.01)."
+        )
+    for i, head in enumerate(heads):
+        head._take(fits, i)
 
 
 class PenaltyPath(NamedTuple):
@@ -155,11 +149,8 @@ def fit_penalty_path(
     1.0
     """
     shared = features if isinstance(features, SharedFeatures) else SharedFeatures(features)
-    label_sets = np.broadcast_to(labels, (len(penalties), len(labels)))
-    fits = LinearHead(n_classes=n_classes)._solve(shared, label_sets, penalties, None, None)
-    heads = [
-        LinearHead(n_classes=n_classes, C=c)._take(fits, i) for i, c in enumerate(penalties)
-    ]
+    heads = [LinearHead(n_classes=n_classes, C=c) for c in penalties]
+    fit_together(heads, shared, np.broadcast_to(labels, (len(heads), len(labels))))
     rows, truth = np.arange(len(validation[1])), validation[1].astype(np.int64)
     log_losses = np.array(
         [-log_softmax(head.predict_logits(validation[0]))[rows, truth].mean() for head in heads]

@@ -140,7 +140,11 @@ def _check(
     start: MultinomialFits | None,
 ) -> int:
     n, d = shared.shape
-    if labels.ndim not in (2, 3) or labels.shape[1] != n or labels.shape[2:] not in ((), (n_classes,)):
+    if (
+        labels.ndim not in (2, 3)
+        or labels.shape[1] != n
+        or labels.shape[2:] not in ((), (n_classes,))
+    ):
         raise TrustqError(
             f"labels has shape {labels.shape}, expected (p, {n}) of class indices or (p, {n}, "
             f"{n_classes}) of soft labels: one set of labels a problem, for the same {n} rows."
@@ -368,9 +372,8 @@ class _Tile:
         return losses, gradients
 
 
-def _solve(
-    shared: SharedFeatures, problems: list[_Problem], n_classes: int, threads: int
-) -> None:
+def _solve(shared: SharedFeatures, problems: list[_Problem], n_classes: int, threads: int) -> None:
+    shared.prepare()
     _run(shared, problems, n_classes, threads, shared.dtype)
     stalled = [problem for problem in problems if problem.stalled]
     if stalled and shared.dtype == np.float32:

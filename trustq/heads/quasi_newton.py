@@ -80,9 +80,7 @@ class Minimiser:
         rise = value - self.value - self._step * self._slope
         best = -self._slope * self._step**2 / (2 * rise) if math.isfinite(rise) else 0.0
         self._step = min(max(best, 0.1 * self._step), 0.5 * self._step)
-        self.done = (
-            self._step < SHORTEST_STEP or self.n_evaluations >= self._max_evaluations
-        )
+        self.done = self._step < SHORTEST_STEP or self.n_evaluations >= self._max_evaluations
         self.trial = self.point + self._step * self._direction
 
     def _remember(self, move: np.ndarray, change: np.ndarray) -> None:

@@ -42,6 +42,10 @@ class SharedFeatures:
         edges = np.linspace(0, len(features), n_blocks + 1).astype(int).tolist()
         self.blocks = [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
 
+    def prepare(self) -> None:
+        """Make the turned rows now, before threads could make them twice."""
+        self.by_column  # noqa: B018
+
     @property
     def sizes(self) -> np.ndarray:
         """Squared lengths of the axes, ascending, (axes,)."""
@@ -94,5 +98,3 @@ def one_blas_thread() -> AbstractContextManager[Any]:
 @cache
 def _controller() -> ThreadpoolController:
     return ThreadpoolController()
-
-

@@ -16,6 +16,8 @@ import numpy as np
 
 from trustq.digest import digest_json, digest_strings
 from trustq.errors import TrustqError
+from trustq.heads import SharedFeatures
+from trustq.heads.shared import one_blas_thread
 from trustq.recipes import Recipe, SweepRecipe
 from trustq.repair.arms import Arm, budget_size, parse_arm
 from trustq.repair.experiment import Experiment, draw_experiment
@@ -26,7 +28,7 @@ from trustq.store import Cache
 
 # Part of every cell's key: raised when a change of code changes a number, so that cells of an older
 # numerics are run again rather than mixed with new ones.
-NUMERICS = 1
+NUMERICS = 2
 
 
 @dataclass
@@ -70,16 +72,23 @@ def repair(
     total = len(caches) * sweep.draws * _n_cells(arms, sweep)
     for cache in caches:
         own = _matching(cache, externals)
+        shared: SharedFeatures | None = None
         for draw_seed in range(sweep.draw_seed, sweep.draw_seed + sweep.draws):
             experiment = draw_experiment(
                 cache, sweep=sweep, draw_seed=draw_seed, allow_leak=allow_leak
             )
-            shared = _shared_key(experiment, sweep, own)
-            cells = _cells(arms, sweep, shared)
+            shared_key = _shared_key(experiment, sweep, own)
+            cells = _cells(arms, sweep, shared_key)
             run.notes += [note for note in experiment.notes if note not in run.notes]
             missing = [cell for cell in cells if cell.key not in there]
             if missing:
-                notes = _run_group(experiment, recipe, own, missing, shared, results)
+                features = experiment.features[experiment.rows]
+                if shared is None or not np.array_equal(shared.features, features):
+                    shared = SharedFeatures(features)  # once for all draws on the same rows
+                loop = Loop(experiment, sweep, own, shared)
+                # One thread: the solver has its own, and small products gain nothing from two.
+                with one_blas_thread():
+                    notes = _run_group(loop, recipe, missing, shared_key, results)
                 run.notes += [note for note in notes if note not in run.notes]
             run.keys += [cell.key for cell in cells]
             run.n_new += len(missing)
@@ -89,15 +98,10 @@ def repair(
 
 
 def _run_group(
-    experiment: Experiment,
-    recipe: Recipe,
-    externals: tuple[Cache, ...],
-    cells: list[_Cell],
-    shared_key: str,
-    results: Path,
+    loop: Loop, recipe: Recipe, cells: list[_Cell], shared_key: str, results: Path
 ) -> list[str]:
     """Run the cells of one cache and draw, which share round 0, and write them as one part."""
-    loop = Loop(experiment, recipe.sweep, externals)
+    experiment = loop.experiment
     recorder = Recorder(experiment.cache.classes)
     notes: list[str] = []
     started = time.perf_counter()
