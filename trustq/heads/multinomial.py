@@ -12,7 +12,7 @@ import warnings
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -26,6 +26,13 @@ TILE_COLUMNS = 32
 COLUMN_MULTIPLE = 8  # products of 35 columns took longer than of 40
 MAX_EVALUATIONS = 2000
 ABSENT = -1e30  # logit of a class that a problem lacks: its probability is exactly 0
+
+
+class Curvature(NamedTuple):
+    """What a solver learned of the Hessian: steps in the weights, changes of the gradient."""
+
+    steps: np.ndarray  # (pairs, present classes, axes + 1)
+    changes: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,7 @@ class MultinomialFits:
     decrease: np.ndarray
     n_evaluations: np.ndarray
     converged: np.ndarray
+    curvature: tuple["Curvature | None", ...]  # None: nothing was solved
 
     def __len__(self) -> int:
         return len(self.coef)
@@ -106,6 +114,7 @@ def fit_multinomial(
             weights=None if weights is None else weights[i],
             class_weights=class_weights,
             start=None if start is None else (start.coef[i], start.intercept[i]),
+            curvature=None if start is None else start.curvature[i],
             tolerance=tolerance,
             max_evaluations=max_evaluations,
         )
@@ -182,10 +191,12 @@ class _Problem:
         weights: np.ndarray | None,
         class_weights: np.ndarray | Literal["balanced"] | None,
         start: tuple[np.ndarray, np.ndarray] | None,
+        curvature: Curvature | None,
         tolerance: float,
         max_evaluations: int,
     ) -> None:
         self._shared = shared
+        self.curvature = curvature
         self._labels, self._weights, self._class_weights = labels, weights, class_weights
         self._start = start
         self._n_classes, self._penalty = n_classes, penalty
@@ -239,8 +250,15 @@ class _Problem:
         )
         self.scale = 1 / np.sqrt(bends)
         start = self._first_point(np.log(share)) if self.solution is None else self.solution
+        pairs = None
+        if self.curvature is not None and self.curvature.steps.shape[1:] == start.shape:
+            pairs = (
+                (self.curvature.steps / self.scale).reshape(-1, start.size),
+                (self.curvature.changes * self.scale).reshape(-1, start.size),
+            )
         return Minimiser(
             (start / self.scale).ravel(),
+            pairs=pairs,
             tolerance=self._tolerance,
             max_evaluations=self._max_evaluations - self.n_evaluations,
             dtype=dtype,
@@ -278,6 +296,9 @@ class _Problem:
             self.value, self.decrease = minimiser.value, minimiser.decrease
             self.n_evaluations += minimiser.n_evaluations
             self.converged = minimiser.converged
+            steps, changes = (each.reshape(-1, *self.solution.shape) for each in minimiser.pairs)
+            scale = self.scale.astype(steps.dtype)
+            self.curvature = Curvature(steps * scale, changes / scale)
 
     @property
     def stalled(self) -> bool:
@@ -438,4 +459,5 @@ def _collected(shared: SharedFeatures, problems: list[_Problem]) -> MultinomialF
         decrease=np.array([problem.decrease for problem in problems]),
         n_evaluations=np.array([problem.n_evaluations for problem in problems]),
         converged=np.array([problem.converged for problem in problems]),
+        curvature=tuple(problem.curvature for problem in problems),
     )

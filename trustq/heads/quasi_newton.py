@@ -16,8 +16,8 @@ SHORTEST_STEP = 2.0**-20
 class Minimiser:
     """Minimises a smooth convex function whose Hessian is nearly the identity at the scale given.
 
-    Variables are (m,) float64 in coordinates that the caller preconditioned, so that half the
-    squared gradient estimates the distance to the minimum's value. It stops (`done`) when that is
+    Variables are (m,) float64 in coordinates that the caller preconditioned. It stops (`done`) when
+    the estimated distance to the minimum (`decrease`, half of gradient times quasi-Newton step) is
     at most `tolerance` times the value, after `max_evaluations`, or where no step descends any
     more; only the first sets `converged`.
 
@@ -36,6 +36,7 @@ class Minimiser:
         tolerance: float,
         max_evaluations: int,
         dtype: type[np.floating] = np.float64,
+        pairs: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> None:
         self.trial = start.copy()
         self.point = start
@@ -54,6 +55,16 @@ class Minimiser:
         self._changes = np.zeros((MEMORY, len(start)), dtype)  # of the gradient over each move
         self._moves_changes = np.zeros((MEMORY, MEMORY))
         self._changes_changes = np.zeros((MEMORY, MEMORY))
+        if pairs is not None:
+            self._n_pairs = n = len(pairs[0])
+            self._moves[:n], self._changes[:n] = pairs
+            self._moves_changes[:n, :n] = np.triu(self._moves[:n] @ self._changes[:n].T)
+            self._changes_changes[:n, :n] = self._changes[:n] @ self._changes[:n].T
+
+    @property
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Latest moves and the gradient's changes over them, two (pairs, m) arrays."""
+        return self._moves[: self._n_pairs], self._changes[: self._n_pairs]
 
     def tell(self, value: float, gradient: np.ndarray) -> None:
         """Take value and gradient at `trial`, and set the next trial or `done`."""
@@ -66,14 +77,14 @@ class Minimiser:
         if self.n_evaluations > 1:
             self._remember(self.trial - self.point, gradient - self._gradient)
         self.point, self.value, self._gradient = self.trial, value, gradient
-        self.decrease = 0.5 * float(gradient @ gradient)
+        self._direction = self._quasi_newton_direction()
+        self._slope = float(self._direction @ gradient)
+        # What a whole step would gain, were the function the parabola that the pairs describe.
+        self.decrease = -0.5 * self._slope
         self.converged = bool(self.decrease <= self._tolerance * abs(value))
         self.done = self.converged or self.n_evaluations >= self._max_evaluations
-        if not self.done:
-            self._direction = self._quasi_newton_direction()
-            self._slope = float(self._direction @ gradient)
-            self._step = 1.0
-            self.trial = self.point + self._direction
+        self._step = 1.0
+        self.trial = self.point + self._direction
 
     def _shorten(self, value: float) -> None:
         # The minimum of the parabola through both values and the slope, kept within bounds.
