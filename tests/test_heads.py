@@ -10,11 +10,12 @@ from sklearn.model_selection import cross_val_predict
 from support import make_cache
 
 from trustq.errors import TrustqError
-from trustq.heads import LinearHead, make_head
+from trustq.heads import LinearHead, SharedFeatures, make_head
 from trustq.heads.out_of_fold import (
     OutOfFold,
     TrainingRows,
     accept_in_sample,
+    fit_folds,
     fit_out_of_fold,
     read_crossfit,
 )
@@ -231,3 +232,40 @@ def test_folds_read_from_a_cache_must_keep_groups_whole() -> None:
     cache = dataclasses.replace(cache, extra=extra, observed=cache.label, digest="d")
     with pytest.raises(TrustqError, match="lies in folds"):
         read_crossfit(training_rows(cache), cache.label)
+
+
+def test_boosted_folds_on_shared_bins_are_those_from_scratch() -> None:
+    cache = make_cache()
+    training = training_rows(cache)
+    other = np.roll(cache.label, 7).astype(np.int64)
+    make = lambda: make_head("xgboost", n_classes=3, trees=8)  # noqa: E731
+    fits = fit_folds(
+        training, cache.features, np.array([cache.label, other]), make=[make, make], whole=True
+    )
+    for fit, labels in zip(fits, (cache.label, other), strict=True):
+        assert fit.out_of_fold is not None and fit.head is not None
+        for f in range(4):
+            weight = (training.fold != f).astype(np.float32)
+            scratch = make().fit(SharedFeatures(cache.features), labels, sample_weight=weight)
+            np.testing.assert_allclose(
+                softmax(scratch.predict_logits(cache.features[weight == 0])),
+                fit.out_of_fold.probs[weight == 0],
+                atol=1e-6,
+            )
+
+
+def test_many_label_sets_at_once_are_the_bits_of_each_alone() -> None:
+    cache = make_cache(n=480)
+    training = training_rows(cache)
+    other = np.roll(cache.label, 7).astype(np.int64)
+    makes = [lambda c=c: make_head("linear", n_classes=3, C=c) for c in (0.1, 10.0)]
+    together = fit_folds(
+        training, cache.features, np.array([cache.label, other]), make=makes, whole=True
+    )
+    for fit, labels, make in zip(together, (cache.label, other), makes, strict=True):
+        alone = fit_out_of_fold(training, cache.features, labels, make=make)
+        assert fit.out_of_fold is not None
+        np.testing.assert_array_equal(fit.out_of_fold.logits, alone.logits)
+        whole = make().fit(cache.features, labels)
+        assert fit.head is not None
+        np.testing.assert_array_equal(fit.head.coef_, whole.coef_)

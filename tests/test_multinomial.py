@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from trustq.errors import TrustqError
 from trustq.heads import SharedFeatures, fit_multinomial, fit_penalty_path
 from trustq.heads.multinomial import MultinomialFits
+from trustq.heads.shared import one_blas_thread
 
 
 def problem(
@@ -61,7 +62,7 @@ def assert_as_good_as_scikit_learn(
         if len(np.unique(labels[used])) < 3:
             continue  # scikit-learn's form for two classes has its own test
         peer = LogisticRegression(C=penalty, tol=1e-6, max_iter=10_000)
-        with may_stop_early():
+        with may_stop_early(), one_blas_thread():
             peer.fit(features[used].astype(np.float64), labels[used], sample_weight=weight[used])
         coef, intercept = np.zeros_like(fits.coef[i]), np.full(k, -1e30)
         coef[peer.classes_], intercept[peer.classes_] = peer.coef_, peer.intercept_

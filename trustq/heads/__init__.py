@@ -26,11 +26,15 @@ __all__ = [
 
 
 class Head(Protocol):
-    """What a head can do; `fit` may be given `validation=(features, labels)` for early stopping."""
+    """What a head can do.
+
+    `fit` may be given `validation=(features, labels)` for early stopping and `sample_weight`, which
+    is 0 for rows that the head must not learn from.
+    """
 
     classes_: np.ndarray  # classes that the fit saw
 
-    def fit(self, features: np.ndarray, labels: np.ndarray, **options: Any) -> Any:
+    def fit(self, features: np.ndarray | SharedFeatures, labels: np.ndarray, **options: Any) -> Any:
         """Fit on (n, d) features and (n,) class indices."""
 
     def predict_logits(self, features: np.ndarray) -> np.ndarray:
@@ -64,7 +68,8 @@ def fit_heads(
     """Fit p heads of one kind, each on its own labels and rows of the same features.
 
     `labels` is (p, n) of class indices and `used`, (p, n), True where a head may learn from the
-    row. Linear heads are solved together, from `start`, p heads fitted earlier, where given.
+    row. Boosted heads share their bins; linear heads are solved together, from `start`, p heads
+    fitted earlier, where given.
     `validation`, features and labels of other rows, is for heads that stop early. Raises
     `TrustqError` for a fit that fails.
 
@@ -81,4 +86,4 @@ def fit_heads(
         fit_together(linear, features, labels, used=used, start=begun)
         return
     for head, own, rows in zip(heads, labels, used, strict=True):
-        head.fit(features.features[rows], own[rows], validation=validation)
+        head.fit(features, own, sample_weight=rows, validation=validation)

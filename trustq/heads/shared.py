@@ -19,7 +19,8 @@ class SharedFeatures:
     `features` is (n, d) of finite numbers, best standardised, for penalties are on their units. It
     is kept, not copied; what fits need of it is made when first asked for: for linear heads the
     rows turned to the axes of their Gram matrix, by row and by column, float32 (float64 below
-    65,536 entries). Raises `TrustqError` for features that are no finite matrix.
+    65,536 entries), for boosted ones their bins. Raises `TrustqError` for features that are no
+    finite matrix.
 
     >>> SharedFeatures(np.arange(6.0).reshape(3, 2)).shape
     (3, 2)
@@ -67,6 +68,13 @@ class SharedFeatures:
     def by_column(self) -> list[np.ndarray]:
         """The same, an (axes, rows) array a block: products forward read it in order."""
         return [np.ascontiguousarray(block.T) for block in self.by_row]
+
+    @cached_property
+    def bins(self) -> Any:
+        """The features in XGBoost's bins, a `QuantileDMatrix` whose labels are replaced per fit."""
+        import xgboost
+
+        return xgboost.QuantileDMatrix(self.features)
 
     @cached_property
     def _spectrum(self) -> tuple[np.ndarray, np.ndarray]:
