@@ -7,6 +7,7 @@ in-sample and mark them so.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -74,6 +75,11 @@ class TrainingRows:
     rows: np.ndarray  # (n,) positions in the cache
     groups: np.ndarray  # (n,) group of each row, as integers
     fold: np.ndarray  # (n,)
+
+    @cached_property
+    def rows_digest(self) -> str:
+        """Digest of the rows' sample ids, in order."""
+        return digest_strings(self.cache.sample_id[self.rows].tolist())
 
 
 @dataclass(frozen=True)
@@ -218,7 +224,7 @@ def _build(
         fold=fold,
         scorable=scorable,
         source=source,
-        rows_digest=digest_strings(cache.sample_id[rows].tolist()),
+        rows_digest=training.rows_digest,
         observed_digest=_digest_labels(observed),
         groups_digest=_digest_labels(training.groups),
         cache_digest=cache.content_digest,
@@ -229,15 +235,17 @@ def _build(
 
 
 def _require_whole_groups(training: TrainingRows) -> None:
-    fold_of: dict[int, int] = {}
-    for group, fold in zip(training.groups.tolist(), training.fold.tolist(), strict=True):
-        if fold_of.setdefault(group, fold) != fold:
-            row = int(np.flatnonzero(training.groups == group)[0])
-            name = str(training.cache.group_id[training.rows[row]])
-            raise TrustqError(
-                f"Group {name!r} lies in folds {fold_of[group]} and {fold}: a model would score "
-                "rows of a group it was fitted on. Make folds by group (splits.group_folds)."
-            )
+    _, first, group = np.unique(training.groups, return_index=True, return_inverse=True)
+    fold_of_group = training.fold[first]
+    split = np.flatnonzero(fold_of_group[group] != training.fold)
+    if len(split):
+        row = int(split[0])
+        name = str(training.cache.group_id[training.rows[row]])
+        raise TrustqError(
+            f"Group {name!r} lies in folds {fold_of_group[group[row]]} and {training.fold[row]}: a "
+            "model would score rows of a group it was fitted on. Make folds by group "
+            "(splits.group_folds)."
+        )
 
 
 def _digest_labels(labels: np.ndarray) -> str:

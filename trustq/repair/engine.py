@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache as remember
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,7 @@ def _cell_row(
     }
 
 
+@remember  # reading the metadata of five packages takes 20 ms
 def _versions() -> dict[str, str]:
     names = ("trustq", "numpy", "scikit-learn", "cleanlab", "xgboost")
     return {"python": platform.python_version()} | {name: version(name) for name in names}
