@@ -37,12 +37,17 @@ def main() -> None:
     parser.add_argument("--labels", default="noisy,clean")
     parser.add_argument("--penalties", default="1,0.01")
     parser.add_argument("--peer-threads", type=int, default=2)
+    parser.add_argument("--only", default="", help="grid, boosted or growth: that alone")
     options = parser.parse_args()
     file = DATA / "convnext_atto_64px.npz"
     if not file.is_file():
         sys.exit(f"skipped: the real features are not there ({file.name} in ../shared/data)")
     features, clean, noisy, folds = load(file)
     used = np.array([folds != f for f in range(N_FOLDS)])
+    if options.only:
+        part = {"grid": grid, "boosted": boosted, "growth": growth}[options.only]
+        part(features, noisy, used, options)
+        return
     for name in options.labels.split(","):
         labels = {"clean": clean, "noisy": noisy}[name]
         for penalty in map(float, options.penalties.split(",")):
@@ -109,8 +114,8 @@ def compare(
     solutions: dict[str, Solutions] = {}
     for repeat in range(options.repeats):
         for key, solve in solvers.items():
-            if key == "lbfgs float64" and repeat >= 2 or key != "trustq" and repeat >= 3:
-                continue  # minutes each: two or three suffice beside five of the quick ones
+            if key == "lbfgs float64" and repeat >= 1 or key != "trustq" and repeat >= 3:
+                continue  # a minute each, and more on a busy machine
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", ConvergenceWarning)
                 began, used_before = time.perf_counter(), time.process_time()
@@ -176,6 +181,129 @@ def refit(
         f"{warm / cold:.2f}",
         f"evaluations {fits.n_evaluations.mean():.1f} / {evaluations.mean():.1f}",
     )
+
+
+def grid(
+    features: np.ndarray, labels: np.ndarray, used: np.ndarray, options: argparse.Namespace
+) -> None:
+    """8 penalties x 5 label sets at 6,542 x 768, and one label set against warm newton-cg."""
+    rng = np.random.default_rng(2)
+    mixed = np.maximum(features @ rng.standard_normal((320, 448)).astype(np.float32) / 18, 0)
+    wide = np.hstack([features, (mixed - mixed.mean(axis=0)) / mixed.std(axis=0)])
+    sets = np.array([labels, *(rng.permuted(labels[:, None], axis=0)[:, 0] for _ in range(4))])
+    for i in range(1, 5):  # four more draws of noise: a tenth of the labels permuted
+        sets[i] = np.where(rng.random(len(labels)) < 0.1, sets[i], labels)
+    penalties = np.logspace(-4, 0, 8)
+
+    def ours(n_sets: int) -> Solutions:
+        fits = fit_multinomial(
+            wide,
+            np.repeat(sets[:n_sets], 8, axis=0),
+            n_classes=N_CLASSES,
+            penalties=np.tile(penalties, n_sets),
+        )
+        return list(zip(fits.coef, fits.intercept, strict=True))
+
+    def newton() -> Solutions:
+        model = LogisticRegression(solver="newton-cg", warm_start=True, max_iter=5000)
+        found = []
+        with threadpool_limits(options.peer_threads, user_api="blas"):
+            for c in penalties:
+                model.set_params(C=c).fit(wide, labels)
+                found.append((model.coef_.copy(), model.intercept_.copy()))
+        return found
+
+    runs = {
+        "trustq, 5 label sets": lambda: ours(5),
+        "trustq, 1 label set": lambda: ours(1),
+        "newton-cg float32 warm, 1 label set": newton,
+    }
+    found: dict[str, Solutions] = {}
+    base = (1.0, 1.0)
+    for key, run in runs.items():
+        walls, processors = [], []
+        for _ in range(1 if "newton" in key else options.repeats):
+            began, before = time.perf_counter(), time.process_time()
+            found[key] = run()
+            walls.append(time.perf_counter() - began)
+            processors.append(time.process_time() - before)
+        times = (statistics.median(walls), statistics.median(processors))
+        if key == "trustq, 1 label set":
+            base = times
+        ratio = f"{times[0] / base[0]:.1f} / {times[1] / base[1]:.1f}" if "newton" in key else ""
+        everywhere = np.vstack([np.ones(len(labels), bool)])
+        objectives = [
+            score(wide, labels, everywhere, c, [solution])[0][0]
+            for c, solution in zip(penalties, found[key][:8], strict=True)
+        ]
+        write(
+            "8 penalties at 6,542 x 768",
+            key,
+            f"{times[0]:.2f}",
+            f"{times[1]:.2f}",
+            ratio,
+            f"objectives sum to {sum(objectives):.3f}",
+        )
+
+
+def boosted(
+    features: np.ndarray, labels: np.ndarray, used: np.ndarray, options: argparse.Namespace
+) -> None:
+    """Five folds of boosted heads: bins shared against bins made anew for every fit."""
+    from trustq.heads import BoostedHead
+
+    shared = SharedFeatures(features)
+    seconds: dict[str, list[float]] = {"shared bins": [], "from scratch": []}
+    probs: dict[str, list[np.ndarray]] = {"shared bins": [], "from scratch": []}
+    for key in seconds:
+        for rows in used:
+            before = time.process_time()
+            head = BoostedHead(n_classes=N_CLASSES, trees=5)
+            own = shared if key == "shared bins" else SharedFeatures(features)
+            head.fit(own, labels, sample_weight=rows)
+            seconds[key].append(time.process_time() - before)
+            probs[key].append(head.predict_logits(features[~rows]))
+    off = max(np.abs(a - b).max() for a, b in zip(*probs.values(), strict=True))
+    ours, scratch = (sum(times) for times in seconds.values())
+    cells = (f"{ours:.2f} / {scratch:.2f}", f"{scratch / ours:.2f}", f"logits differ by {off:.1e}")
+    write("boosted, 5 trees, five folds", "trustq / XGBoost from scratch", "", *cells)
+
+
+def growth(
+    features: np.ndarray, labels: np.ndarray, used: np.ndarray, options: argparse.Namespace
+) -> None:
+    """Seconds against rows (real ones with noise of their own), problems, features and classes."""
+    rng = np.random.default_rng(3)
+
+    def made(n: int, d: int) -> np.ndarray:
+        rows = features[rng.integers(len(features), size=n)]
+        rows = rows @ rng.standard_normal((320, d)).astype(np.float32) / 18 if d != 320 else rows
+        return rows + 0.3 * rng.standard_normal((n, d)).astype(np.float32)
+
+    usual = {"n": 6542, "p": 5, "d": 320, "K": 7}
+    for axis, values in (
+        ("n", (1000, 6542, 30_000, 100_000)),
+        ("p", (1, 10, 50, 200)),
+        ("d", (64, 320, 768, 1536)),
+        ("K", (2, 7, 30, 100)),
+    ):
+        for value in values:
+            size = usual | {axis: value}
+            rows = made(size["n"], size["d"])
+            own = (
+                (rows[:, :1] > 0) * 1 if size["K"] == 2 else rng.integers(size["K"], size=len(rows))
+            )
+            sets = np.broadcast_to(own.reshape(1, -1), (size["p"], len(rows)))
+            began, before = time.perf_counter(), time.process_time()
+            fits = fit_multinomial(rows, sets, n_classes=size["K"], penalties=0.01)
+            write(
+                ", ".join(f"{k} = {v:,}" for k, v in size.items()),
+                "trustq",
+                f"{time.perf_counter() - began:.2f}",
+                f"{time.process_time() - before:.2f}",
+                "",
+                f"evaluations {fits.n_evaluations.mean():.0f}",
+            )
 
 
 def score(

@@ -6,6 +6,7 @@ then solved several at a time in tiles of one fixed width, so that each evaluati
 product forward and one back, and no problem's bits depend on which others are solved beside it.
 """
 
+import multiprocessing
 import os
 import threading
 import warnings
@@ -21,8 +22,9 @@ from trustq.errors import TrustqError
 from trustq.heads.quasi_newton import Minimiser
 from trustq.heads.shared import SharedFeatures, one_blas_thread
 
-# Columns of one tile. BLAS gains little beyond (one core: 8 columns 50 GFLOP/s, 32 109, 96 147).
-TILE_COLUMNS = 32
+# Columns of one tile, about. BLAS gains from wider ones (one core: 8 columns 50 GFLOP/s, 32 109, 96
+# 147), but slots run empty: five folds of 7 classes took 131 ms at 24, 178 at 32, 235 at 48.
+TILE_COLUMNS = 24
 COLUMN_MULTIPLE = 8  # products of 35 columns took longer than of 40
 MAX_EVALUATIONS = 2000
 ABSENT = -1e30  # logit of a class that a problem lacks: its probability is exactly 0
@@ -87,9 +89,10 @@ def fit_multinomial(
     keeps its column. `class_weights`, (k,), or `balanced`, multiply the weights by label. `start`,
     p earlier solutions, changes the time, and the answer within `tolerance`: the largest estimated
     distance to the minimum, relative to it (default 1e-8, and 1e-13 for small features, see
-    `SharedFeatures`). `threads` share the problems (default: the cores there are); neither they
-    nor the other problems change a bit of a solution. Warns with a `ConvergenceWarning` that names
-    problems that did not converge; raises `TrustqError` for input that is no problem.
+    `SharedFeatures`). `threads` share the problems (default: the cores there are, one in a child
+    process); neither they nor the other problems change a bit of a solution. Warns with a
+    `ConvergenceWarning` that names problems that did not converge; raises `TrustqError` for input
+    that is no problem.
 
     >>> features = np.array([[0.0], [1.0], [2.0], [3.0]])
     >>> labels = np.array([[0, 0, 1, 1], [0, 1, 1, 1]])
@@ -136,6 +139,8 @@ def fit_multinomial(
 
 
 def _cores() -> int:
+    if multiprocessing.parent_process() is not None:
+        return 1  # one of several processes, which have the other cores
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -313,7 +318,7 @@ class _Tile:
         self._shared, self._dtype = shared, dtype
         padded = -(-n_classes // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
         n, n_axes = shared.shape[0], len(shared.sizes)
-        self.n_slots = max(1, TILE_COLUMNS // padded)
+        self.n_slots = max(1, round(TILE_COLUMNS / padded))
         self._targets = np.zeros((self.n_slots, padded, n), dtype)
         self._mass = np.zeros((self.n_slots, n), dtype)
         self._weights = np.zeros((self.n_slots, padded, n_axes), dtype)
