@@ -36,7 +36,10 @@ def exact_peer() -> LogisticRegression:
     return LogisticRegression(solver="newton-cholesky", tol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["linear", "xgboost"])
+HEADS = ["linear", "balanced", "xgboost", "knn", "lda", "mlp", "majority"]
+
+
+@pytest.mark.parametrize("name", HEADS)
 def test_class_missing_from_fit_keeps_its_column(name: str) -> None:
     cache = make_cache(k=4)
     known = cache.label != 2
@@ -46,6 +49,9 @@ def test_class_missing_from_fit_keeps_its_column(name: str) -> None:
     assert logits.shape == (len(cache), 4)
     assert np.isfinite(logits).all()
     assert softmax(logits)[:, 2].max() < 0.2
+    if name != "majority":
+        right = head.predict(cache.features[known]) == cache.label[known]
+        assert right.mean() > 0.8
     assert 2 not in head.classes_
 
 
@@ -269,3 +275,24 @@ def test_many_label_sets_at_once_are_the_bits_of_each_alone() -> None:
         whole = make().fit(cache.features, labels)
         assert fit.head is not None
         np.testing.assert_array_equal(fit.head.coef_, whole.coef_)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_label_without_weight_reaches_no_prediction(name: str) -> None:
+    cache = make_cache()
+    used = np.arange(240) % 3 > 0
+    other = np.where(used, cache.label, (cache.label + 1) % 3)
+    logits = []
+    for labels in (cache.label, other):
+        head = make_head(name, n_classes=3)
+        head.fit(SharedFeatures(cache.features), labels, sample_weight=used)
+        logits.append(head.predict_logits(cache.features))
+    np.testing.assert_array_equal(*logits)
+
+
+def test_heads_that_take_no_weights_say_so() -> None:
+    cache = make_cache()
+    with pytest.raises(TrustqError, match="The knn head takes weights of 0 and 1 alone."):
+        make_head("knn", n_classes=3).fit(
+            cache.features, cache.label, sample_weight=np.full(240, 0.5)
+        )

@@ -1,18 +1,21 @@
 """Heads: classifiers on cached features, as scikit-learn estimators with every class's column."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
 from trustq.errors import TrustqError
 from trustq.heads.boosted import BoostedHead
+from trustq.heads.classic import ClassicHead
 from trustq.heads.linear import LinearHead, PenaltyPath, fit_penalty_path, fit_together
 from trustq.heads.multinomial import MultinomialFits, fit_multinomial
 from trustq.heads.shared import SharedFeatures
 
 __all__ = [
     "BoostedHead",
+    "ClassicHead",
     "Head",
     "LinearHead",
     "MultinomialFits",
@@ -41,7 +44,12 @@ class Head(Protocol):
         """Logits, (n, n_classes) of float64."""
 
 
-_HEADS: dict[str, Any] = {"linear": LinearHead, "xgboost": BoostedHead}
+_HEADS: dict[str, Any] = {
+    "linear": LinearHead,
+    "balanced": partial(LinearHead, class_weight="balanced"),
+    "xgboost": BoostedHead,
+    **{kind: partial(ClassicHead, kind=kind) for kind in ("knn", "lda", "mlp", "majority")},
+}
 
 
 def make_head(name: str, *, n_classes: int, **settings: Any) -> Head:
