@@ -114,7 +114,7 @@ def compare(
     solutions: dict[str, Solutions] = {}
     for repeat in range(options.repeats):
         for key, solve in solvers.items():
-            if key == "lbfgs float64" and repeat >= 1 or key != "trustq" and repeat >= 3:
+            if key == "lbfgs float64" and repeat >= 1 or key != "trustq" and repeat >= 2:
                 continue  # a minute each, and more on a busy machine
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", ConvergenceWarning)
