@@ -10,11 +10,12 @@ from sklearn.model_selection import cross_val_predict
 from support import make_cache
 
 from trustq.errors import TrustqError
-from trustq.heads import LinearHead, make_head
+from trustq.heads import LinearHead, SharedFeatures, make_head
 from trustq.heads.out_of_fold import (
     OutOfFold,
     TrainingRows,
     accept_in_sample,
+    fit_folds,
     fit_out_of_fold,
     read_crossfit,
 )
@@ -30,7 +31,15 @@ def training_rows(cache, *, n_folds=4):  # type: ignore[no-untyped-def]
     return TrainingRows(cache, rows, groups, fold)
 
 
-@pytest.mark.parametrize("name", ["linear", "xgboost"])
+def exact_peer() -> LogisticRegression:
+    # At its default tolerance newton-cg is 2e-5 off in probability.
+    return LogisticRegression(solver="newton-cholesky", tol=1e-10)
+
+
+HEADS = ["linear", "balanced", "xgboost", "knn", "lda", "mlp", "majority"]
+
+
+@pytest.mark.parametrize("name", HEADS)
 def test_class_missing_from_fit_keeps_its_column(name: str) -> None:
     cache = make_cache(k=4)
     known = cache.label != 2
@@ -40,6 +49,9 @@ def test_class_missing_from_fit_keeps_its_column(name: str) -> None:
     assert logits.shape == (len(cache), 4)
     assert np.isfinite(logits).all()
     assert softmax(logits)[:, 2].max() < 0.2
+    if name != "majority":
+        right = head.predict(cache.features[known]) == cache.label[known]
+        assert right.mean() > 0.8
     assert 2 not in head.classes_
 
 
@@ -47,7 +59,7 @@ def test_two_classes_and_one_class_have_all_columns() -> None:
     cache = make_cache()
     two = cache.label < 2
     head = LinearHead(n_classes=3).fit(cache.features[two], cache.label[two])
-    peer = LogisticRegression(solver="newton-cg").fit(cache.features[two], cache.label[two])
+    peer = exact_peer().fit(cache.features[two].astype(np.float64), cache.label[two])
     np.testing.assert_allclose(
         softmax(head.predict_logits(cache.features))[:, :2],
         peer.predict_proba(cache.features),
@@ -59,7 +71,12 @@ def test_two_classes_and_one_class_have_all_columns() -> None:
 
 def test_linear_head_follows_the_estimator_contract() -> None:
     head = LinearHead(n_classes=3, C=0.5)
-    assert clone(head).get_params() == {"n_classes": 3, "C": 0.5, "max_iter": 200}
+    assert clone(head).get_params() == {
+        "n_classes": 3,
+        "C": 0.5,
+        "max_iter": 2000,
+        "class_weight": None,
+    }
     cache = make_cache()
     assert head.fit(cache.features, cache.label) is head
 
@@ -80,8 +97,8 @@ def test_out_of_fold_equals_a_plain_cross_validation() -> None:
         (np.flatnonzero(training.fold != f), np.flatnonzero(training.fold == f)) for f in range(4)
     ]
     peer = cross_val_predict(
-        LogisticRegression(solver="newton-cg"),
-        cache.features,
+        exact_peer(),
+        cache.features.astype(np.float64),
         cache.label,
         cv=splits,
         method="predict_proba",
@@ -231,3 +248,61 @@ def test_folds_read_from_a_cache_must_keep_groups_whole() -> None:
     cache = dataclasses.replace(cache, extra=extra, observed=cache.label, digest="d")
     with pytest.raises(TrustqError, match="lies in folds"):
         read_crossfit(training_rows(cache), cache.label)
+
+
+def test_boosted_folds_on_shared_bins_are_those_from_scratch() -> None:
+    cache = make_cache()
+    training = training_rows(cache)
+    other = np.roll(cache.label, 7).astype(np.int64)
+    make = lambda: make_head("xgboost", n_classes=3, trees=8)  # noqa: E731
+    fits = fit_folds(
+        training, cache.features, np.array([cache.label, other]), make=[make, make], whole=True
+    )
+    for fit, labels in zip(fits, (cache.label, other), strict=True):
+        assert fit.out_of_fold is not None and fit.head is not None
+        for f in range(4):
+            weight = (training.fold != f).astype(np.float32)
+            scratch = make().fit(SharedFeatures(cache.features), labels, sample_weight=weight)
+            np.testing.assert_allclose(
+                softmax(scratch.predict_logits(cache.features[weight == 0])),
+                fit.out_of_fold.probs[weight == 0],
+                atol=1e-6,
+            )
+
+
+def test_many_label_sets_at_once_are_the_bits_of_each_alone() -> None:
+    cache = make_cache(n=480)
+    training = training_rows(cache)
+    other = np.roll(cache.label, 7).astype(np.int64)
+    makes = [lambda c=c: make_head("linear", n_classes=3, C=c) for c in (0.1, 10.0)]
+    together = fit_folds(
+        training, cache.features, np.array([cache.label, other]), make=makes, whole=True
+    )
+    for fit, labels, make in zip(together, (cache.label, other), makes, strict=True):
+        alone = fit_out_of_fold(training, cache.features, labels, make=make)
+        assert fit.out_of_fold is not None
+        np.testing.assert_array_equal(fit.out_of_fold.logits, alone.logits)
+        whole = make().fit(cache.features, labels)
+        assert fit.head is not None
+        np.testing.assert_array_equal(fit.head.coef_, whole.coef_)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_label_without_weight_reaches_no_prediction(name: str) -> None:
+    cache = make_cache()
+    used = np.arange(240) % 3 > 0
+    other = np.where(used, cache.label, (cache.label + 1) % 3)
+    logits = []
+    for labels in (cache.label, other):
+        head = make_head(name, n_classes=3)
+        head.fit(SharedFeatures(cache.features), labels, sample_weight=used)
+        logits.append(head.predict_logits(cache.features))
+    np.testing.assert_array_equal(*logits)
+
+
+def test_heads_that_take_no_weights_say_so() -> None:
+    cache = make_cache()
+    with pytest.raises(TrustqError, match="The knn head takes weights of 0 and 1 alone."):
+        make_head("knn", n_classes=3).fit(
+            cache.features, cache.label, sample_weight=np.full(240, 0.5)
+        )

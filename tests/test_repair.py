@@ -92,6 +92,16 @@ def test_an_arm_draws_the_same_whichever_other_arms_run(finished: Path, tmp_path
     assert query(alone, ledger) == query(finished, ledger)
 
 
+def test_an_arms_figures_are_the_same_bits_whichever_other_arms_run(
+    finished: Path, tmp_path: Path
+) -> None:
+    settings = recipe("rounds=2", "draws=3", "arms=self_confidence")
+    repair([make_cache(n=400)], recipe=settings, results=tmp_path / "alone")
+    figures = """SELECT key, round, split, stage, metric, figure FROM figures
+                 WHERE arm = 'self_confidence' ORDER BY ALL"""
+    assert repr(query(tmp_path / "alone", figures)) == repr(query(finished, figures))
+
+
 def test_a_second_run_adds_nothing_and_a_new_arm_only_itself(tmp_path: Path) -> None:
     cache, results = make_cache(), tmp_path / "r"
     first = repair([cache], recipe=recipe("arms=none,random"), results=results)

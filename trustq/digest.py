@@ -41,12 +41,10 @@ def digest_strings(strings: Iterable[str | None]) -> str:
     >>> digest_strings(["ab", "c"]) == digest_strings(["a", "bc"])
     False
     """
-    state = xxhash.xxh3_128()
-    for string in strings:
-        data = b"" if string is None else str(string).encode()
-        state.update(b"-" if string is None else b"%d:" % len(data))
-        state.update(data)
-    return state.hexdigest()
+    encoded = (None if string is None else str(string).encode() for string in strings)
+    # One update for all: a call per string took three times as long.
+    parts = [b"-" if data is None else b"%d:%b" % (len(data), data) for data in encoded]
+    return xxhash.xxh3_128_hexdigest(b"".join(parts))
 
 
 def digest_json(value: Any) -> str:

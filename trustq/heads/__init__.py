@@ -1,29 +1,55 @@
 """Heads: classifiers on cached features, as scikit-learn estimators with every class's column."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
 from trustq.errors import TrustqError
 from trustq.heads.boosted import BoostedHead
-from trustq.heads.linear import LinearHead
+from trustq.heads.classic import ClassicHead
+from trustq.heads.linear import LinearHead, PenaltyPath, fit_penalty_path, fit_together
+from trustq.heads.multinomial import MultinomialFits, fit_multinomial
+from trustq.heads.shared import SharedFeatures
 
-__all__ = ["BoostedHead", "Head", "LinearHead", "make_head"]
+__all__ = [
+    "BoostedHead",
+    "ClassicHead",
+    "Head",
+    "LinearHead",
+    "MultinomialFits",
+    "PenaltyPath",
+    "SharedFeatures",
+    "fit_heads",
+    "fit_multinomial",
+    "fit_penalty_path",
+    "make_head",
+]
 
 
 class Head(Protocol):
-    """What a head can do; `fit` may be given `validation=(features, labels)` for early stopping."""
+    """What a head can do.
+
+    `fit` may be given `validation=(features, labels)` for early stopping and `sample_weight`, which
+    is 0 for rows that the head must not learn from.
+    """
 
     classes_: np.ndarray  # classes that the fit saw
 
-    def fit(self, features: np.ndarray, labels: np.ndarray, **options: Any) -> Any:
+    def fit(self, features: np.ndarray | SharedFeatures, labels: np.ndarray, **options: Any) -> Any:
         """Fit on (n, d) features and (n,) class indices."""
 
     def predict_logits(self, features: np.ndarray) -> np.ndarray:
         """Logits, (n, n_classes) of float64."""
 
 
-_HEADS: dict[str, Any] = {"linear": LinearHead, "xgboost": BoostedHead}
+_HEADS: dict[str, Any] = {
+    "linear": LinearHead,
+    "balanced": partial(LinearHead, class_weight="balanced"),
+    "xgboost": BoostedHead,
+    **{kind: partial(ClassicHead, kind=kind) for kind in ("knn", "lda", "mlp", "majority")},
+}
 
 
 def make_head(name: str, *, n_classes: int, **settings: Any) -> Head:
@@ -36,3 +62,36 @@ def make_head(name: str, *, n_classes: int, **settings: Any) -> Head:
         raise TrustqError(f"Unknown head {name!r}; there are {', '.join(_HEADS)}.")
     head: Head = _HEADS[name](n_classes=n_classes, **settings)
     return head
+
+
+def fit_heads(
+    heads: Sequence[Head],
+    features: SharedFeatures,
+    labels: np.ndarray,
+    *,
+    used: np.ndarray,
+    start: Sequence[Head] | None = None,
+    validation: tuple[np.ndarray, np.ndarray] | None = None,
+) -> None:
+    """Fit p heads of one kind, each on its own labels and rows of the same features.
+
+    `labels` is (p, n) of class indices and `used`, (p, n), True where a head may learn from the
+    row. Boosted heads share their bins; linear heads are solved together, from `start`, p heads
+    fitted earlier, where given.
+    `validation`, features and labels of other rows, is for heads that stop early. Raises
+    `TrustqError` for a fit that fails.
+
+    >>> features = SharedFeatures(np.array([[0.0], [1.0], [2.0], [3.0]]))
+    >>> heads = [make_head("linear", n_classes=2) for _ in range(2)]
+    >>> used = np.array([[True, True, True, True], [True, False, True, True]])
+    >>> fit_heads(heads, features, np.array([[0, 0, 1, 1], [0, 0, 1, 1]]), used=used)
+    >>> [head.predict(features.features).tolist() for head in heads]
+    [[0, 0, 1, 1], [0, 1, 1, 1]]
+    """
+    linear = [head for head in heads if isinstance(head, LinearHead)]
+    if len(linear) == len(heads):
+        begun = None if start is None else [head for head in start if isinstance(head, LinearHead)]
+        fit_together(linear, features, labels, used=used, start=begun)
+        return
+    for head, own, rows in zip(heads, labels, used, strict=True):
+        head.fit(features, own, sample_weight=rows, validation=validation)

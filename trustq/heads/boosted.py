@@ -5,11 +5,14 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 
+from trustq.heads.shared import SharedFeatures
+
 
 class BoostedHead(ClassifierMixin, BaseEstimator):
     """XGBoost on features; validation rows, where given, stop it early.
 
-    A class that the fit lacked keeps its column, as the objective is told the number of classes.
+    Bin edges come from all rows of the features, of which a fit may learn from some. A class that
+    the fit lacked keeps its column, as the objective is told the number of classes.
 
     >>> features = np.repeat(np.eye(3), 8, axis=0)
     >>> head = BoostedHead(n_classes=3, trees=5).fit(features, np.repeat([0, 1, 2], 8))
@@ -36,16 +39,25 @@ class BoostedHead(ClassifierMixin, BaseEstimator):
 
     def fit(
         self,
-        features: np.ndarray,
+        features: np.ndarray | SharedFeatures,
         labels: np.ndarray,
         *,
+        sample_weight: np.ndarray | None = None,
         validation: tuple[np.ndarray, np.ndarray] | None = None,
         **_: Any,
     ) -> Self:
-        """Fit on (n, d) features and (n,) class indices; `validation` holds both of other rows."""
+        """Fit on (n, d) features and (n,) class indices; `validation` holds both of other rows.
+
+        `sample_weight`, (n,), is 0 for rows that the fit must not learn from. Shared features are
+        binned once, whatever is fitted on them.
+        """
         import xgboost
 
-        self.classes_ = np.unique(labels)
+        shared = features if isinstance(features, SharedFeatures) else SharedFeatures(features)
+        weights = np.ones(len(labels)) if sample_weight is None else np.asarray(sample_weight)
+        weights = weights.astype(np.float32)
+        self.classes_ = np.unique(labels[weights > 0])
+        shared.bins.set_info(label=labels, weight=weights)
         parameters = {
             "objective": "multi:softprob",
             "num_class": self.n_classes,
@@ -65,9 +77,7 @@ class BoostedHead(ClassifierMixin, BaseEstimator):
                 "early_stopping_rounds": self.patience,
                 "verbose_eval": False,
             }
-        self.booster_ = xgboost.train(
-            parameters, xgboost.DMatrix(features, labels), num_boost_round=self.trees, **stop
-        )
+        self.booster_ = xgboost.train(parameters, shared.bins, num_boost_round=self.trees, **stop)
         best = self.booster_.best_iteration if stop else self.trees - 1
         self.n_trees_ = best + 1
         return self

@@ -5,14 +5,15 @@ themselves, or read them from a verified cache, or are told outright that the pr
 in-sample and mark them so.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import InitVar, dataclass
+from functools import cached_property
 
 import numpy as np
 
 from trustq.digest import digest_array, digest_strings
 from trustq.errors import TrustqError
-from trustq.heads import Head
+from trustq.heads import Head, SharedFeatures, fit_heads
 from trustq.probabilities import softmax
 from trustq.store import Cache
 
@@ -58,7 +59,7 @@ class OutOfFold:
     def require(self, training: "TrainingRows", observed: np.ndarray) -> None:
         """Raise unless these are the rows, groups and labels that the folds were fitted on."""
         for name, found, expected in (
-            ("sample ids", _digest_ids(training), self.rows_digest),
+            ("sample ids", training.rows_digest, self.rows_digest),
             ("observed labels", _digest_labels(observed), self.observed_digest),
             ("groups", _digest_labels(training.groups), self.groups_digest),
             ("cache content", training.cache.content_digest, self.cache_digest),
@@ -79,10 +80,24 @@ class TrainingRows:
     groups: np.ndarray  # (n,) group of each row, as integers
     fold: np.ndarray  # (n,)
 
+    @cached_property
+    def rows_digest(self) -> str:
+        """Digest of the rows' sample ids, in order."""
+        return digest_strings(self.cache.sample_id[self.rows].tolist())
+
+
+@dataclass(frozen=True)
+class FoldFit:
+    """What the folds of one label set gave: their probabilities, their heads, one of all rows."""
+
+    out_of_fold: OutOfFold | None  # None: no folds were asked for
+    fold_heads: tuple[Head, ...]
+    head: Head | None  # fitted on all rows; None where it was not asked for
+
 
 def fit_out_of_fold(
     training: TrainingRows,
-    features: np.ndarray,
+    features: np.ndarray | SharedFeatures,
     observed: np.ndarray,
     *,
     make: Callable[[], Head],
@@ -93,16 +108,68 @@ def fit_out_of_fold(
     `features` is (n, d) and `observed` (n,), in the order of `training.rows`. `validation`, rows of
     other groups, is for heads that stop early. Raises `TrustqError` when a fold splits a group.
     """
+    fit = fit_folds(training, features, observed[None], make=[make], validation=validation)[0]
+    assert fit.out_of_fold is not None
+    return fit.out_of_fold
+
+
+def fit_folds(
+    training: TrainingRows,
+    features: np.ndarray | SharedFeatures,
+    label_sets: np.ndarray,
+    *,
+    make: Sequence[Callable[[], Head]],
+    folds: bool = True,
+    whole: bool = False,
+    start: Sequence[FoldFit] | None = None,
+    validation: tuple[np.ndarray, np.ndarray] | None = None,
+) -> list[FoldFit]:
+    """Out-of-fold probabilities of many label sets at once: all their folds are fitted together.
+
+    `label_sets` is (s, n), in the order of `training.rows`, and `make` makes the heads of each.
+    With `whole` a head of all rows is fitted beside each set's `folds`. `start` holds s earlier
+    fits, with the same folds, that heads start from; it must know no more than the new fit, or
+    labels would leak into the last bits. Raises `TrustqError` when a fold splits a group.
+    """
     _require_whole_groups(training)
-    n_classes = len(training.cache.classes)
-    logits = np.full((len(observed), n_classes), np.nan)
+    shared = features if isinstance(features, SharedFeatures) else SharedFeatures(features)
+    held_out = [training.fold == f for f in np.unique(training.fold)] if folds else []
+    used = [~rows for rows in held_out] + [np.ones(len(training.rows), dtype=bool)] * whole
+    heads = [[make_one() for _ in used] for make_one in make]
+    fit_heads(
+        [head for own in heads for head in own],
+        shared,
+        np.repeat(label_sets, len(used), axis=0),
+        used=np.tile(np.array(used), (len(heads), 1)),
+        start=None if start is None else [head for fit in start for head in _heads(fit, folds)],
+        validation=validation,
+    )
+    fits = []
+    for own, observed in zip(heads, label_sets, strict=True):
+        out_of_fold = None
+        if folds:
+            out_of_fold = _predicted(training, shared.features, observed, held_out, own)
+        fits.append(FoldFit(out_of_fold, tuple(own[: len(held_out)]), own[-1] if whole else None))
+    return fits
+
+
+def _heads(fit: FoldFit, folds: bool) -> list[Head]:
+    heads = list(fit.fold_heads) if folds else []
+    return heads + ([] if fit.head is None else [fit.head])
+
+
+def _predicted(
+    training: TrainingRows,
+    features: np.ndarray,
+    observed: np.ndarray,
+    held_out: list[np.ndarray],
+    heads: list[Head],
+) -> OutOfFold:
+    logits = np.full((len(observed), len(training.cache.classes)), np.nan)
     scorable = np.zeros(len(observed), dtype=bool)
-    for fold in np.unique(training.fold):
-        held_out = training.fold == fold
-        head = make()
-        head.fit(features[~held_out], observed[~held_out], validation=validation)
-        logits[held_out] = head.predict_logits(features[held_out])
-        scorable[held_out] = np.isin(observed[held_out], head.classes_)
+    for rows, head in zip(held_out, heads, strict=False):  # a head of all rows may be the last
+        logits[rows] = head.predict_logits(features[rows])
+        scorable[rows] = np.isin(observed[rows], head.classes_)
     return _build(training, logits, observed, training.fold, scorable, source="head")
 
 
@@ -161,7 +228,7 @@ def _build(
         fold=fold.copy(),
         scorable=scorable,
         source=source,
-        rows_digest=_digest_ids(training),
+        rows_digest=training.rows_digest,
         observed_digest=_digest_labels(observed),
         groups_digest=_digest_labels(training.groups),
         cache_digest=cache.content_digest,
@@ -172,19 +239,17 @@ def _build(
 
 
 def _require_whole_groups(training: TrainingRows) -> None:
-    fold_of: dict[int, int] = {}
-    for group, fold in zip(training.groups.tolist(), training.fold.tolist(), strict=True):
-        if fold_of.setdefault(group, fold) != fold:
-            row = int(np.flatnonzero(training.groups == group)[0])
-            name = str(training.cache.group_id[training.rows[row]])
-            raise TrustqError(
-                f"Group {name!r} lies in folds {fold_of[group]} and {fold}: a model would score "
-                "rows of a group it was fitted on. Make folds by group (splits.group_folds)."
-            )
-
-
-def _digest_ids(training: TrainingRows) -> str:
-    return digest_strings(training.cache.sample_id[training.rows].tolist())
+    _, first, group = np.unique(training.groups, return_index=True, return_inverse=True)
+    fold_of_group = training.fold[first]
+    split = np.flatnonzero(fold_of_group[group] != training.fold)
+    if len(split):
+        row = int(split[0])
+        name = str(training.cache.group_id[training.rows[row]])
+        raise TrustqError(
+            f"Group {name!r} lies in folds {fold_of_group[group[row]]} and {training.fold[row]}: a "
+            "model would score rows of a group it was fitted on. Make folds by group "
+            "(splits.group_folds)."
+        )
 
 
 def _digest_labels(labels: np.ndarray) -> str:

@@ -2,20 +2,23 @@
 
 import dataclasses
 import json
+import os
 import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache as remember
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_limits
 
 from trustq.digest import digest_array, digest_json, digest_strings
 from trustq.errors import TrustqError
+from trustq.heads import SharedFeatures
+from trustq.heads.shared import one_blas_thread
 from trustq.recipes import Recipe, SweepRecipe
 from trustq.repair.arms import Arm, budget_size, parse_arm
 from trustq.repair.experiment import Experiment, draw_experiment
@@ -27,12 +30,7 @@ from trustq.store.format import SEEN_SELECTION
 
 # Part of every cell's key: raised when a change of code changes a number, so that cells of an older
 # numerics are run again rather than mixed with new ones.
-NUMERICS = 1
-
-# Sums depend on how many threads share them; one thread makes a cell the same on any machine load
-# and leaves the other cores to other cells.
-THREADS = 1
-
+NUMERICS = 2
 
 _LAST_SEED = 2**31 - 1  # seeds are stored as 32-bit integers
 
@@ -77,16 +75,23 @@ def repair(
     total = len(caches) * sweep.draws * _n_cells(arms, sweep)
     for cache in caches:
         own = _matching(cache, externals)
+        shared: SharedFeatures | None = None
         for draw_seed in range(sweep.draw_seed, sweep.draw_seed + sweep.draws):
             experiment = draw_experiment(
                 cache, sweep=sweep, draw_seed=draw_seed, allow_leak=allow_leak
             )
-            shared = _shared_key(experiment, sweep, own)
-            cells = _cells(arms, sweep, shared)
+            shared_key = _shared_key(experiment, sweep, own)
+            cells = _cells(arms, sweep, shared_key)
             run.notes += [note for note in experiment.notes if note not in run.notes]
             missing = [cell for cell in cells if cell.key not in there]
             if missing:
-                notes = _run_group(experiment, recipe, own, missing, shared, results)
+                features = experiment.features[experiment.rows]
+                if shared is None or not np.array_equal(shared.features, features):
+                    shared = SharedFeatures(features)  # once for all draws on the same rows
+                loop = Loop(experiment, sweep, own, shared)
+                # One thread: the solver has its own, and small products gain nothing from two.
+                with one_blas_thread():
+                    notes = _run_group(loop, recipe, missing, shared_key, results)
                 run.notes += [note for note in notes if note not in run.notes]
             there |= {cell.key for cell in missing}
             run.keys += [cell.key for cell in cells]
@@ -99,27 +104,10 @@ def repair(
 
 
 def _run_group(
-    experiment: Experiment,
-    recipe: Recipe,
-    externals: tuple[Cache, ...],
-    cells: list[_Cell],
-    shared_key: str,
-    results: Path,
+    loop: Loop, recipe: Recipe, cells: list[_Cell], shared_key: str, results: Path
 ) -> list[str]:
     """Run the cells of one cache and draw, which share round 0, and write them as one part."""
-    with threadpool_limits(THREADS):
-        return _run_cells(experiment, recipe, externals, cells, shared_key, results)
-
-
-def _run_cells(
-    experiment: Experiment,
-    recipe: Recipe,
-    externals: tuple[Cache, ...],
-    cells: list[_Cell],
-    shared_key: str,
-    results: Path,
-) -> list[str]:
-    loop = Loop(experiment, recipe.sweep, externals)
+    experiment = loop.experiment
     recorder = Recorder(experiment.cache.classes)
     notes: list[str] = []
     started = time.perf_counter()
@@ -282,7 +270,7 @@ def _cell_row(
         "selection_digest": {"val": digest, "train": trained_on}.get(loop.chosen_on),
         "calibration_digest": digest,
         "shared_key": shared_key,
-        "threads": THREADS,
+        "threads": os.cpu_count(),
         "seconds": seconds,
         "created": datetime.now(UTC).isoformat("T", "seconds"),
         "versions": json.dumps(_versions()),
@@ -298,6 +286,7 @@ def _head_settings(sweep: SweepRecipe) -> dict[str, Any]:
     return settings.get(sweep.head, {})
 
 
+@remember  # reading the metadata of five packages takes 20 ms
 def _versions() -> dict[str, str]:
     names = ("trustq", "numpy", "scikit-learn", "cleanlab", "xgboost")
     return {"python": platform.python_version()} | {name: version(name) for name in names}

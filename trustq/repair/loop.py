@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -10,11 +10,12 @@ import numpy as np
 
 from trustq.calibration import DegenerateCalibrationWarning, TemperatureScaling
 from trustq.errors import TrustqError
-from trustq.heads import Head, make_head
+from trustq.heads import Head, SharedFeatures, make_head
 from trustq.heads.out_of_fold import (
+    FoldFit,
     OutOfFold,
     accept_in_sample,
-    fit_out_of_fold,
+    fit_folds,
     read_crossfit,
 )
 from trustq.metrics import summarise
@@ -68,13 +69,22 @@ class Round:
     current: np.ndarray  # (n,) labels of the training rows now
     trusted: np.ndarray  # (n,) rows whose label is known to be right
     purchase: Purchase | None
-    head: Head | None  # None: the backbone's own logits
-    out_of_fold: OutOfFold | None
+    fit: FoldFit  # no head in it: the backbone's own logits
     evaluated: tuple[Evaluated, ...]
     temperature: float
     fit_seconds: float
     n_unscored: int = 0
     notes: tuple[str, ...] = ()
+
+    @property
+    def head(self) -> Head | None:
+        """The head fitted on all training rows; None: the backbone's own logits."""
+        return self.fit.head
+
+    @property
+    def out_of_fold(self) -> OutOfFold | None:
+        """Predictions of the training rows by heads that did not see them."""
+        return self.fit.out_of_fold
 
 
 @dataclass
@@ -84,17 +94,21 @@ class Loop:
     experiment: Experiment
     sweep: SweepRecipe
     externals: tuple[Cache, ...] = ()
+    shared: SharedFeatures | None = None  # of the training rows, where another loop made them
     settings: dict[str, Any] = field(default_factory=dict)  # of the head
     chosen_on: str = ""  # labels that chose a setting or stopped the fit
+
+    def __post_init__(self) -> None:
+        if self.shared is None:
+            self.shared = SharedFeatures(self.experiment.features[self.experiment.rows])
 
     def round_zero(self, arms: list[Arm]) -> Round:
         """Fit and measure on the labels as they are at the start, once for all arms."""
         started = time.perf_counter()
-        head = self._choose_head()
         wanted = any(arm.is_scored and arm.source == "head" for arm in arms)
+        fit = self._first_fit(folds=wanted or self._audits)
         start = self.experiment.start
-        out_of_fold = self._out_of_fold(start.observed) if wanted or self._audits else None
-        state = Round(0, start.observed, start.trusted, None, head, out_of_fold, (), np.nan, 0.0)
+        state = Round(0, start.observed, start.trusted, None, fit, (), np.nan, 0.0)
         return self._measured(state, started)
 
     def rounds(self, arm: Arm, zero: Round, *, budget: int) -> Iterator[Round]:
@@ -122,12 +136,9 @@ class Loop:
         current[chosen.rows] = self.experiment.labels[chosen.rows]
         trusted[chosen.rows] = True
         purchase = replace(chosen, after=current[chosen.rows])
-        head = self._fit(current)
         more = number < self.sweep.rounds and arm.is_scored and arm.source == "head"
-        out_of_fold = self._out_of_fold(current) if more or self._audits else None
-        after = Round(
-            number, current, trusted, purchase, head, out_of_fold, (), np.nan, 0.0, n_unscored
-        )
+        fit = self._fit(current, folds=more or self._audits, start=state.fit)
+        after = Round(number, current, trusted, purchase, fit, (), np.nan, 0.0, n_unscored)
         return self._measured(after, started)
 
     def _ranked(self, arm: Arm, state: Round, number: int, zero: Round) -> tuple[Purchase, int]:
@@ -168,7 +179,7 @@ class Loop:
             )
         return state.out_of_fold, state.current
 
-    def _choose_head(self) -> Head | None:
+    def _first_fit(self, *, folds: bool) -> FoldFit:
         """Fit round 0, choosing the linear penalty where the recipe leaves it open."""
         experiment, sweep = self.experiment, self.sweep
         observed = experiment.start.observed
@@ -177,51 +188,75 @@ class Loop:
                 raise TrustqError(f"{experiment.cache.name} holds no logits for --head backbone.")
             if self._audits:
                 raise TrustqError(f"{experiment.cache.name} has no test rows for --head backbone.")
-            return None
-        if sweep.head == "xgboost":
+        elif sweep.head == "xgboost":
             self.settings = {"trees": sweep.trees}
             self.chosen_on = "val" if len(experiment.validation) else ""
-            return self._fit(observed)
-        if sweep.regularisation != "auto":
+        elif sweep.regularisation != "auto":
             self.settings = {"C": _number(sweep.regularisation)}
-            return self._fit(observed)
-        tried: list[tuple[float, float, Head | None]] = []
-        for c in REGULARISATION_GRID:
-            self.settings = {"C": c}
-            if len(experiment.validation):
-                head = self._fit(observed)
-                logits = self._logits(head, experiment.cache, experiment.validation)
-                loss = _log_loss(logits, experiment.cache.label[experiment.validation])
-                tried.append((loss, c, head))
+        else:
+            return self._chosen_fit(observed, folds=folds)
+        return self._fit(observed, folds=folds)
+
+    def _chosen_fit(self, observed: np.ndarray, *, folds: bool) -> FoldFit:
+        """Fit with every penalty of the grid at once and keep the best."""
+        experiment = self.experiment
+        has_validation = bool(len(experiment.validation))
+        fits = self._fits(
+            np.repeat(observed[None], len(REGULARISATION_GRID), axis=0),
+            [{"C": c} for c in REGULARISATION_GRID],
+            folds=not has_validation,
+        )
+        losses = []
+        for fit in fits:
+            if has_validation:
+                logits = self._logits(fit.head, experiment.cache, experiment.validation)
+                losses.append(_log_loss(logits, experiment.cache.label[experiment.validation]))
             else:
                 # No clean labels to choose by: out-of-fold log loss on the observed ones.
-                loss = _log_loss(self._fitted_folds(observed).logits, observed)
-                tried.append((loss, c, self._fit(observed)))
-        self.chosen_on = "val" if len(experiment.validation) else "train"
-        _, c, head = min(tried, key=lambda entry: entry[0])
-        self.settings = {"C": c}
-        return head
+                assert fit.out_of_fold is not None
+                losses.append(_log_loss(fit.out_of_fold.logits, observed))
+        self.chosen_on = "val" if has_validation else "train"
+        best = int(np.argmin(losses))
+        self.settings = {"C": REGULARISATION_GRID[best]}
+        if not folds or fits[best].out_of_fold is not None:
+            return fits[best]
+        # The folds start anew: the head of all rows knows the labels that they must not know.
+        of_folds = self._fits(observed[None], [self.settings], folds=True, whole=False)[0]
+        return replace(of_folds, head=fits[best].head)
 
-    def _make(self) -> Head:
-        return make_head(
-            self.sweep.head, n_classes=len(self.experiment.cache.classes), **self.settings
-        )
-
-    def _fit(self, labels: np.ndarray) -> Head | None:
+    def _fit(self, labels: np.ndarray, *, folds: bool, start: FoldFit | None = None) -> FoldFit:
         if self.sweep.head == "backbone":
-            return None
-        head = self._make()
-        features = self.experiment.features[self.experiment.rows]
-        head.fit(features, labels, validation=self._validation)
-        return head
+            return FoldFit(None, (), None)
+        # Without this set's folds there is nothing for them to start from, and the reverse.
+        usable = start is not None and bool(start.fold_heads) >= folds
+        return self._fits(
+            labels[None], [self.settings], folds=folds, start=[start] if start and usable else None
+        )[0]
 
-    def _out_of_fold(self, labels: np.ndarray) -> OutOfFold | None:
-        return None if self.sweep.head == "backbone" else self._fitted_folds(labels)
+    def _fits(
+        self,
+        label_sets: np.ndarray,
+        settings: list[dict[str, Any]],
+        *,
+        folds: bool,
+        whole: bool = True,
+        start: list[FoldFit] | None = None,
+    ) -> list[FoldFit]:
+        assert self.shared is not None
 
-    def _fitted_folds(self, labels: np.ndarray) -> OutOfFold:
-        features = self.experiment.features[self.experiment.rows]
-        return fit_out_of_fold(
-            self.experiment.training, features, labels, make=self._make, validation=self._validation
+        def maker(own: dict[str, Any]) -> Callable[[], Head]:
+            n_classes = len(self.experiment.cache.classes)
+            return lambda: make_head(self.sweep.head, n_classes=n_classes, **own)
+
+        return fit_folds(
+            self.experiment.training,
+            self.shared,
+            label_sets,
+            make=[maker(own) for own in settings],
+            folds=folds,
+            whole=whole,
+            start=start,
+            validation=self._validation,
         )
 
     @property

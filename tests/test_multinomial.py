@@ -1,0 +1,296 @@
+"""The batched logistic regression: scikit-learn's answer, whatever the data and the company."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from trustq.errors import TrustqError
+from trustq.heads import SharedFeatures, fit_multinomial, fit_penalty_path
+from trustq.heads.multinomial import MultinomialFits
+from trustq.heads.shared import one_blas_thread
+
+
+def problem(
+    n: int = 200, d: int = 6, k: int = 4, *, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.random.Generator]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(k, size=n)
+    return rng.standard_normal((n, d)) + 1.5 * np.eye(k, d)[labels], labels, rng
+
+
+def objective(
+    features: np.ndarray,
+    targets: np.ndarray,
+    coef: np.ndarray,
+    intercept: np.ndarray,
+    penalty: float,
+) -> float:
+    """Sum of losses + |coef|^2 / (2 C) in float64, written apart from the solver."""
+    logits = features.astype(np.float64) @ coef.T + intercept
+    top = logits.max(axis=1)
+    log_sum = top + np.log(np.exp(logits - top[:, None]).sum(axis=1))
+    finite = np.where(targets > 0, logits, 0)
+    losses = targets.sum(axis=1) * log_sum - (targets * finite).sum(axis=1)
+    return float(losses.sum() + (coef**2).sum() / (2 * penalty))
+
+
+@contextmanager
+def may_stop_early() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
+
+
+def assert_as_good_as_scikit_learn(
+    fits: MultinomialFits,
+    features: np.ndarray,
+    label_sets: np.ndarray,
+    weights: np.ndarray,
+    penalties: np.ndarray,
+) -> None:
+    k = fits.coef.shape[1]
+    for i, (labels, weight, penalty) in enumerate(zip(label_sets, weights, penalties, strict=True)):
+        used = weight > 0
+        if len(np.unique(labels[used])) < 3:
+            continue  # scikit-learn's form for two classes has its own test
+        peer = LogisticRegression(C=penalty, tol=1e-6, max_iter=10_000)
+        with may_stop_early(), one_blas_thread():
+            peer.fit(features[used].astype(np.float64), labels[used], sample_weight=weight[used])
+        coef, intercept = np.zeros_like(fits.coef[i]), np.full(k, -1e30)
+        coef[peer.classes_], intercept[peer.classes_] = peer.coef_, peer.intercept_
+        targets = np.eye(k)[labels] * weight[:, None]
+        theirs = objective(features, targets, coef, intercept, penalty)
+        own = np.maximum(fits.intercept[i], -1e30)
+        ours = objective(features, targets, fits.coef[i], own, penalty)
+        assert ours <= theirs * (1 + 1e-5) + 1e-9, (i, penalty)
+
+
+def test_folds_label_sets_and_penalties_match_scikit_learn() -> None:
+    features, labels, rng = problem()
+    label_sets = np.array([labels, rng.integers(4, size=200), labels, np.roll(labels, 3), labels])
+    weights = (rng.integers(5, size=200) != np.arange(5)[:, None]).astype(float)
+    weights[4] = rng.random(200)
+    penalties = np.array([1e-3, 0.1, 1.0, 10.0, 100.0])
+    fits = fit_multinomial(features, label_sets, n_classes=4, penalties=penalties, weights=weights)
+    assert fits.converged.all()
+    assert_as_good_as_scikit_learn(fits, features, label_sets, weights, penalties)
+
+
+def test_float32_is_never_worse_than_scikit_learn() -> None:
+    features, labels, rng = problem(n=2500, d=40)
+    features = features.astype(np.float32)
+    assert SharedFeatures(features).dtype == np.float32
+    label_sets = np.array([labels, np.where(rng.random(2500) < 0.3, 0, labels)] * 2)
+    penalties = np.array([1e-4, 1e-2, 1.0, 1e3])
+    fits = fit_multinomial(features, label_sets, n_classes=4, penalties=penalties)
+    weights = np.ones((4, 2500))
+    assert fits.converged.all()
+    assert_as_good_as_scikit_learn(fits, features, label_sets, weights, penalties)
+
+
+@pytest.mark.parametrize(("n", "d", "k"), [(60, 5, 3), (2500, 40, 4), (1000, 67, 9), (700, 96, 33)])
+def test_company_threads_and_place_change_no_bit(n: int, d: int, k: int) -> None:
+    features, labels, rng = problem(n, d, k)
+    label_sets = np.array([labels] + [rng.integers(k, size=n) for _ in range(6)])
+    penalties = 10.0 ** np.arange(-3, 4)
+    shared = SharedFeatures(features.astype(np.float32))
+    options = {"n_classes": k, "tolerance": 1e-6}
+    together = fit_multinomial(shared, label_sets, penalties=penalties, threads=2, **options)
+    back = slice(None, None, -1)
+    turned = fit_multinomial(
+        shared, label_sets[back], penalties=penalties[back], threads=1, **options
+    )
+    np.testing.assert_array_equal(together.coef, turned.coef[back])
+    for i in range(7):
+        alone = fit_multinomial(shared, label_sets[[i]], penalties=penalties[i], **options)
+        np.testing.assert_array_equal(alone.coef[0], together.coef[i])
+        np.testing.assert_array_equal(alone.intercept[0], together.intercept[i])
+
+
+def test_rows_without_weight_change_no_bit() -> None:
+    features, labels, rng = problem(n=2500, d=40)
+    weights = (rng.random((1, 2500)) < 0.8).astype(float)
+    other = np.where(weights[0] > 0, labels, rng.integers(4, size=2500))
+    a = fit_multinomial(features, labels[None], n_classes=4, weights=weights)
+    b = fit_multinomial(features, other[None], n_classes=4, weights=weights)
+    np.testing.assert_array_equal(a.coef, b.coef)
+
+
+def test_two_classes_are_scikit_learns_binary_form() -> None:
+    features, labels, _ = problem(k=2)
+    fits = fit_multinomial(features, labels[None], n_classes=3, penalties=0.3)
+    peer = LogisticRegression(C=0.3, solver="newton-cholesky", tol=1e-10).fit(features, labels)
+    np.testing.assert_allclose(fits.coef[0, 1] - fits.coef[0, 0], peer.coef_[0], atol=1e-6)
+    assert fits.present.tolist() == [[True, True, False]]
+    assert np.isneginf(fits.intercept[0, 2]) and not fits.coef[0, 2].any()
+
+
+def test_soft_labels_are_the_weighted_hard_ones() -> None:
+    features, labels, rng = problem()
+    soft = 0.8 * np.eye(4)[labels] + 0.2 * rng.dirichlet(np.ones(4), size=200)
+    fits = fit_multinomial(features, soft[None], n_classes=4)
+    repeated, hard = np.repeat(features, 4, axis=0), np.tile(np.arange(4), 200)
+    peer = fit_multinomial(repeated, hard[None], n_classes=4, weights=soft.reshape(1, -1))
+    np.testing.assert_allclose(fits.coef, peer.coef, atol=1e-6)
+    hard_fits = fit_multinomial(features, np.eye(4)[labels][None], n_classes=4)
+    np.testing.assert_array_equal(
+        hard_fits.coef, fit_multinomial(features, labels[None], n_classes=4).coef
+    )
+
+
+def test_class_weights_are_scikit_learns() -> None:
+    features, labels, _ = problem()
+    labels[labels == 3] = 0
+    peer = LogisticRegression(class_weight="balanced", solver="newton-cholesky", tol=1e-10)
+    peer.fit(features, labels)
+    fits = fit_multinomial(features, labels[None], n_classes=4, class_weights="balanced")
+    np.testing.assert_allclose(fits.coef[0, :3], peer.coef_, atol=1e-6)
+    factors = 200 / (3 * np.bincount(labels, minlength=4)[:3])
+    same = fit_multinomial(
+        features, labels[None], n_classes=4, class_weights=np.append(factors, 5.0)
+    )
+    np.testing.assert_allclose(same.coef, fits.coef, atol=1e-9)
+
+
+def test_a_start_near_the_answer_saves_time_and_changes_little() -> None:
+    features, labels, rng = problem(n=2500, d=40)
+    shared = SharedFeatures(features)
+    first = fit_multinomial(shared, labels[None], n_classes=4)
+    changed = labels.copy()
+    changed[rng.choice(2500, size=25, replace=False)] = 1
+    cold = fit_multinomial(shared, changed[None], n_classes=4)
+    warm = fit_multinomial(shared, changed[None], n_classes=4, start=first)
+    assert warm.n_evaluations[0] < cold.n_evaluations[0]
+    assert abs(warm.objective[0] / cold.objective[0] - 1) < 1e-6
+    again = fit_multinomial(shared, labels[None], n_classes=4, start=first)
+    assert again.n_evaluations[0] == 1
+
+
+def test_a_class_that_comes_or_goes_may_start_from_a_fit_without_it() -> None:
+    features, labels, _ = problem()
+    without = np.where(labels == 3, 0, labels)
+    first = fit_multinomial(features, without[None], n_classes=4)
+    grown = fit_multinomial(features, labels[None], n_classes=4, start=first)
+    cold = fit_multinomial(features, labels[None], n_classes=4)
+    np.testing.assert_allclose(grown.coef, cold.coef, atol=1e-4)
+    shrunk = fit_multinomial(features, without[None], n_classes=4, start=cold)
+    np.testing.assert_allclose(shrunk.coef, first.coef, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("penalty", [1e-6, 1.0, 1e6])
+def test_stress_is_finite_and_converged_or_warned_of(penalty: float, dtype: type) -> None:
+    features, labels, rng = problem(n=300, d=8)
+    apart = features + 40 * np.eye(4, 8)[labels]
+    twins = np.hstack([features, features, np.full((300, 3), 7.0), np.zeros((300, 1))])
+    wide = rng.standard_normal((300, 700))
+    weights = np.ones((1, 300))
+    weights[0, labels == 2] = 0
+    one_row = np.where(labels == 3, 0, labels)
+    one_row[0] = 3
+    for case, own, weight in (
+        (apart, labels, None),
+        (twins, labels, None),
+        (wide, labels, None),
+        (features, labels, weights),
+        (features, one_row, None),
+        (features * 1e-4, labels, None),
+        (features * 1e4, labels, None),
+    ):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            fits = fit_multinomial(
+                case.astype(dtype), own[None], n_classes=4, penalties=penalty, weights=weight
+            )
+        assert np.isfinite(fits.coef).all() and np.isfinite(fits.objective).all()
+        assert fits.converged.all() or [w.category for w in caught] == [ConvergenceWarning]
+        assert len(caught) == (not fits.converged.all())
+
+
+def test_a_hundred_classes() -> None:
+    features, labels, _ = problem(n=3000, d=120, k=100)
+    fits = fit_multinomial(features.astype(np.float32), labels[None], n_classes=100, penalties=0.1)
+    assert fits.converged.all()
+    weights = np.ones((1, 3000))
+    assert_as_good_as_scikit_learn(fits, features, labels[None], weights, np.array([0.1]))
+
+
+def test_a_fit_that_stops_early_says_which_and_by_how_much() -> None:
+    features, labels, _ = problem()
+    with pytest.warns(ConvergenceWarning) as caught:
+        fits = fit_multinomial(
+            features, np.array([labels] * 2), n_classes=4, penalties=[1, 5], max_evaluations=3
+        )
+    assert not fits.converged.any()
+    text = str(caught[0].message)
+    assert text.startswith("2 of 2 logistic regressions (problem 0 first, C = 1) stopped above the")
+
+
+def test_a_path_chooses_by_log_loss_on_validation() -> None:
+    features, labels, _ = problem(n=400, d=40)
+    path = fit_penalty_path(
+        features[:60],
+        labels[:60],
+        n_classes=4,
+        penalties=[1e-6, 0.1, 1e6],
+        validation=(features[60:], labels[60:]),
+    )
+    assert path.best.C == 0.1 and path.best is path.heads[1]
+    assert path.log_losses.argmin() == 1
+
+
+@settings(max_examples=40)
+@given(
+    n=st.integers(8, 60),
+    d=st.integers(1, 12),
+    k=st.integers(3, 6),
+    exponent=st.floats(-4, 3),
+    seed=st.integers(0, 10_000),
+)
+def test_any_small_problem_is_as_good_as_scikit_learn(
+    n: int, d: int, k: int, exponent: float, seed: int
+) -> None:
+    features, labels, rng = problem(n, d, k, seed=seed)
+    labels[:3] = [0, 1, 2]
+    weights = np.ones((2, n))
+    weights[1, 3:] = rng.integers(3, size=n - 3)
+    label_sets, penalties = np.array([labels] * 2), np.full(2, 10.0**exponent)
+    fits = fit_multinomial(features, label_sets, n_classes=k, penalties=penalties, weights=weights)
+    assert_as_good_as_scikit_learn(fits, features, label_sets, weights, penalties)
+
+
+def test_input_that_is_no_problem_is_refused() -> None:
+    features, labels, _ = problem(n=10)
+    for options, message in (
+        ({"labels": labels[None, :9]}, r"labels has shape \(1, 9\), expected \(p, 10\) of class"),
+        ({"labels": labels[None] + 1.5}, "labels holds float64, expected integers"),
+        ({"labels": labels[None] + 4}, "labels lies in 4 to 7, expected 0 to 3."),
+        ({"penalties": 0}, "penalties holds 0, expected finite numbers above 0."),
+        ({"weights": np.ones((1, 3))}, r"weights has shape \(1, 3\), expected \(1, 10\)."),
+        ({"weights": -np.ones((1, 10))}, "weights holds negative, infinite or NaN values."),
+        ({"weights": np.zeros((1, 10))}, "All weights of a problem are 0"),
+    ):
+        with pytest.raises(TrustqError, match=message):
+            fit_multinomial(features, **({"labels": labels[None], "n_classes": 4} | options))
+    features[3, 2] = np.nan
+    with pytest.raises(TrustqError, match="features of 1 rows hold NaN or infinite values."):
+        fit_multinomial(features, labels[None], n_classes=4)
+
+
+def test_folds_of_real_features_are_as_good_as_scikit_learns(shared_data: Path) -> None:
+    file = np.load(shared_data / "ham10000_features" / "convnext_atto_64px.npz", allow_pickle=False)
+    rows = np.flatnonzero(file["split"] == 0)[::8]
+    features = file["features"][rows].astype(np.float32)
+    features = (features - features.mean(axis=0)) / features.std(axis=0)
+    labels = file["labels"][rows].astype(np.int64)
+    fits = fit_multinomial(features, labels[None], n_classes=7, penalties=0.01)
+    weights = np.ones((1, len(rows)))
+    assert_as_good_as_scikit_learn(fits, features, labels[None], weights, np.array([0.01]))

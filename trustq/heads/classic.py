@@ -1,0 +1,98 @@
+"""Heads that scikit-learn already has, with every class's column and logits."""
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+
+from trustq.errors import TrustqError
+from trustq.heads.linear import ABSENT_LOG_PROBABILITY
+from trustq.heads.shared import SharedFeatures, one_blas_thread
+
+SMOOTHING = 1e-3  # share of the prior mixed into probabilities: k neighbours alone give zeros
+
+
+class ClassicHead(ClassifierMixin, BaseEstimator):
+    """One of scikit-learn's classifiers as a head: `knn`, `lda`, `mlp` or `majority`.
+
+    `knn` is 15 neighbours by votes, `lda` linear discriminants of shrunk covariance, `mlp` one
+    layer of 256 with early stopping on a tenth of its rows, `majority` the shares of the classes.
+    Features are float32 (n, d), best standardised; probabilities are mixed with .1 % of the prior.
+
+    >>> features = np.repeat(np.eye(3), 20, axis=0)
+    >>> head = ClassicHead(kind="knn", n_classes=4).fit(features, np.repeat([0, 1, 3], 20))
+    >>> head.predict(np.eye(3)).tolist()
+    [0, 1, 3]
+    """
+
+    def __init__(self, *, n_classes: int, kind: str, seed: int = 0) -> None:
+        self.n_classes = n_classes
+        self.kind = kind
+        self.seed = seed
+
+    def fit(
+        self,
+        features: np.ndarray | SharedFeatures,
+        labels: np.ndarray,
+        *,
+        sample_weight: np.ndarray | None = None,
+        **_: Any,
+    ) -> Self:
+        """Fit on (n, d) features and (n,) class indices; `sample_weight`, 0 or 1, leaves rows out.
+
+        Raises `TrustqError` for other weights, which neighbours and networks do not take.
+        """
+        matrix = features.features if isinstance(features, SharedFeatures) else features
+        used = np.ones(len(labels), dtype=bool)
+        if sample_weight is not None:
+            used = np.asarray(sample_weight) != 0
+            if not (np.asarray(sample_weight)[used] == 1).all():
+                raise TrustqError(f"The {self.kind} head takes weights of 0 and 1 alone.")
+        self.classes_, counts = np.unique(labels[used], return_counts=True)
+        self.prior_ = counts / counts.sum()
+        self.model_ = None
+        if len(self.classes_) > 1 and self.kind != "majority":
+            with one_blas_thread():
+                self.model_ = _MODELS[self.kind](self.seed).fit(matrix[used], labels[used])
+        return self
+
+    def predict_logits(self, features: np.ndarray) -> np.ndarray:
+        """Logits, (n, n_classes) of float64: log-probabilities."""
+        probs = np.broadcast_to(self.prior_, (len(features), len(self.prior_)))
+        if self.model_ is not None:
+            with one_blas_thread():
+                own = np.asarray(self.model_.predict_proba(features), dtype=np.float64)
+            probs = (1 - SMOOTHING) * own + SMOOTHING * self.prior_
+        logits = np.full((len(features), self.n_classes), ABSENT_LOG_PROBABILITY)
+        logits[:, self.classes_] = np.log(probs)
+        return logits
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Class indices, (n,)."""
+        return self.predict_logits(features).argmax(axis=1)
+
+
+def _neighbours(_: int) -> Any:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    return KNeighborsClassifier(n_neighbors=15, algorithm="brute")
+
+
+def _discriminants(_: int) -> Any:
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    return LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+
+
+def _network(seed: int) -> Any:
+    from sklearn.neural_network import MLPClassifier
+
+    return MLPClassifier((256,), early_stopping=True, random_state=seed)
+
+
+_MODELS: dict[str, Callable[[int], Any]] = {
+    "knn": _neighbours,
+    "lda": _discriminants,
+    "mlp": _network,
+}

@@ -1,0 +1,468 @@
+"""Multinomial logistic regression for many label sets, folds and penalties on one feature matrix.
+
+The unit of work is not one fit but many that share their features. What depends on features alone
+is done once: centring, Gram matrix, its axes, on which every problem is nearly round. Problems are
+then solved several at a time in tiles of one fixed width, so that each evaluation is one wide
+product forward and one back, and no problem's bits depend on which others are solved beside it.
+"""
+
+import multiprocessing
+import os
+import threading
+import warnings
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+
+from trustq.errors import TrustqError
+from trustq.heads.quasi_newton import Minimiser
+from trustq.heads.shared import SharedFeatures, one_blas_thread
+
+# Columns of one tile, about. BLAS gains from wider ones (one core: 8 columns 50 GFLOP/s, 32 109, 96
+# 147), but slots run empty: five folds of 7 classes took 131 ms at 24, 178 at 32, 235 at 48.
+TILE_COLUMNS = 24
+COLUMN_MULTIPLE = 8  # products of 35 columns took longer than of 40
+MAX_EVALUATIONS = 2000
+ABSENT = -1e30  # logit of a class that a problem lacks: its probability is exactly 0
+
+
+class Curvature(NamedTuple):
+    """What a solver learned of the Hessian: steps in the weights, changes of the gradient."""
+
+    steps: np.ndarray  # (pairs, present classes, axes + 1)
+    changes: np.ndarray
+
+
+@dataclass(frozen=True)
+class MultinomialFits:
+    """Solutions of p problems, with what a warm start needs.
+
+    `coef` is (p, k, d) and `intercept` (p, k), float64, 0 and -inf where the problem lacked the
+    class (`present`, (p, k)). `objective` is sum of weighted losses + |coef|^2 / (2 C);
+    `decrease`, (p,), estimates how far above its minimum it is.
+    """
+
+    coef: np.ndarray
+    intercept: np.ndarray
+    present: np.ndarray
+    objective: np.ndarray
+    decrease: np.ndarray
+    n_evaluations: np.ndarray
+    converged: np.ndarray
+    curvature: tuple["Curvature | None", ...]  # None: nothing was solved
+
+    def __len__(self) -> int:
+        return len(self.coef)
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """Logits of (m, d) features by every problem, (p, m, k), -inf for a class it lacked."""
+        p, k, d = self.coef.shape
+        weights = self.coef.reshape(p * k, d).astype(features.dtype)
+        with one_blas_thread():
+            flat = (features @ weights.T).astype(np.float64)
+        return flat.reshape(-1, p, k).transpose(1, 0, 2) + self.intercept[:, None]
+
+
+def fit_multinomial(
+    features: np.ndarray | SharedFeatures,
+    labels: np.ndarray,
+    *,
+    n_classes: int,
+    penalties: float | Sequence[float] | np.ndarray = 1.0,
+    weights: np.ndarray | None = None,
+    class_weights: np.ndarray | Literal["balanced"] | None = None,
+    start: MultinomialFits | None = None,
+    tolerance: float | None = None,
+    max_evaluations: int = MAX_EVALUATIONS,
+    threads: int | None = None,
+) -> MultinomialFits:
+    """Fit p multinomial logistic regressions with an L2 penalty on the same rows.
+
+    `labels` is (p, n) of class indices, or (p, n, k) of soft labels; `weights`, (p, n), at least 0,
+    makes folds with 0 and 1. `penalties`, (p,) or one, is scikit-learn's C: the objective is
+    sum of losses + |coef|^2 / (2 C), intercepts free, and a problem of two classes counts its
+    penalty as scikit-learn's binary form does. A class without weight is left out of a problem and
+    keeps its column. `class_weights`, (k,), or `balanced`, multiply the weights by label. `start`,
+    p earlier solutions, changes the time, and the answer within `tolerance`: the largest estimated
+    distance to the minimum, relative to it (default 1e-8, and 1e-13 for small features, see
+    `SharedFeatures`). `threads` share the problems (default: the cores there are, one in a child
+    process); neither they nor the other problems change a bit of a solution. Warns with a
+    `ConvergenceWarning` that names problems that did not converge; raises `TrustqError` for input
+    that is no problem.
+
+    >>> features = np.array([[0.0], [1.0], [2.0], [3.0]])
+    >>> labels = np.array([[0, 0, 1, 1], [0, 1, 1, 1]])
+    >>> fits = fit_multinomial(features, labels, n_classes=2, penalties=[1.0, 10.0])
+    >>> fits.logits(features).argmax(axis=2).tolist()
+    [[0, 0, 1, 1], [0, 1, 1, 1]]
+    """
+    shared = features if isinstance(features, SharedFeatures) else SharedFeatures(features)
+    labels = np.asarray(labels)
+    p = _check(shared, labels, n_classes, weights, start)
+    penalties = np.broadcast_to(np.asarray(penalties, dtype=np.float64), (p,))
+    if not (np.isfinite(penalties) & (penalties > 0)).all():
+        raise TrustqError(f"penalties holds {penalties.min():g}, expected finite numbers above 0.")
+    if tolerance is None:
+        tolerance = 1e-13 if shared.dtype == np.float64 else 1e-8
+    problems = [
+        _Problem(
+            shared,
+            labels[i],
+            n_classes=n_classes,
+            penalty=1 / float(penalties[i]),
+            weights=None if weights is None else weights[i],
+            class_weights=class_weights,
+            start=None if start is None else (start.coef[i], start.intercept[i]),
+            curvature=None if start is None else start.curvature[i],
+            tolerance=tolerance,
+            max_evaluations=max_evaluations,
+        )
+        for i in range(p)
+    ]
+    _solve(shared, problems, n_classes, threads or _cores())
+    unsolved = [i for i, problem in enumerate(problems) if not problem.converged]
+    if unsolved:
+        worst = max(problems[i].decrease / problems[i].value for i in unsolved)
+        warnings.warn(
+            f"{len(unsolved)} of {p} logistic regressions (problem {unsolved[0]} first, C = "
+            f"{penalties[unsolved[0]]:g}) stopped above the tolerance {tolerance:g}: "
+            f"{worst:.2g} of the objective is left.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+    with one_blas_thread():
+        return _collected(shared, problems)
+
+
+def _cores() -> int:
+    if multiprocessing.parent_process() is not None:
+        return 1  # one of several processes, which have the other cores
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _check(
+    shared: SharedFeatures,
+    labels: np.ndarray,
+    n_classes: int,
+    weights: np.ndarray | None,
+    start: MultinomialFits | None,
+) -> int:
+    n, d = shared.shape
+    if (
+        labels.ndim not in (2, 3)
+        or labels.shape[1] != n
+        or labels.shape[2:] not in ((), (n_classes,))
+    ):
+        raise TrustqError(
+            f"labels has shape {labels.shape}, expected (p, {n}) of class indices or (p, {n}, "
+            f"{n_classes}) of soft labels: one set of labels a problem, for the same {n} rows."
+        )
+    p = len(labels)
+    if labels.ndim == 2 and not np.issubdtype(labels.dtype, np.integer):
+        raise TrustqError(f"labels holds {labels.dtype}, expected integers: pass class indices.")
+    low, high = (labels.min(), labels.max()) if p else (0, 0)
+    if labels.ndim == 2 and (low < 0 or high >= n_classes):
+        raise TrustqError(f"labels lies in {low} to {high}, expected 0 to {n_classes - 1}.")
+    if labels.ndim == 3 and not (low >= 0 and np.isfinite(high)):
+        raise TrustqError(f"soft labels lie in {low:g} to {high:g}, expected finite, at least 0.")
+    if weights is not None:
+        if weights.shape != (p, n):
+            raise TrustqError(f"weights has shape {weights.shape}, expected {(p, n)}.")
+        if not (weights.min(initial=0) >= 0 and np.isfinite(weights.max(initial=0))):
+            raise TrustqError("weights holds negative, infinite or NaN values.")
+    if start is not None and start.coef.shape != (p, n_classes, d):
+        raise TrustqError(
+            f"start holds solutions of shape {start.coef.shape}, expected {(p, n_classes, d)}."
+        )
+    return p
+
+
+class _Problem:
+    """One label set, weights and penalty; its arrays exist only while it is being solved."""
+
+    def __init__(
+        self,
+        shared: SharedFeatures,
+        labels: np.ndarray,
+        *,
+        n_classes: int,
+        penalty: float,
+        weights: np.ndarray | None,
+        class_weights: np.ndarray | Literal["balanced"] | None,
+        start: tuple[np.ndarray, np.ndarray] | None,
+        curvature: Curvature | None,
+        tolerance: float,
+        max_evaluations: int,
+    ) -> None:
+        self._shared = shared
+        self.curvature = curvature
+        self._labels, self._weights, self._class_weights = labels, weights, class_weights
+        self._start = start
+        self._n_classes, self._penalty = n_classes, penalty
+        self._tolerance, self._max_evaluations = tolerance, max_evaluations
+        self.present = np.zeros(n_classes, dtype=bool)
+        self.solution: np.ndarray | None = None  # (present classes, axes + intercept)
+        self.value = 0.0
+        self.decrease = 0.0
+        self.n_evaluations = 0
+        self.converged = False
+
+    def targets(self) -> np.ndarray:
+        """Weight of every class in every row, (k, n) float64."""
+        k, n = self._n_classes, self._shared.shape[0]
+        targets = np.zeros((k, n))
+        if self._labels.ndim == 2:
+            targets[:] = self._labels.T
+        else:
+            targets[self._labels, np.arange(n)] = 1
+        if self._weights is not None:
+            targets *= self._weights
+        if isinstance(self._class_weights, str):
+            of_class = targets.sum(axis=1)
+            present = of_class > 0
+            # As scikit-learn's: mean weight one over the classes that are there.
+            factors = np.where(present, of_class.sum() / (present.sum() * of_class.clip(1e-300)), 0)
+            targets *= factors[:, None]
+        elif self._class_weights is not None:
+            targets *= np.asarray(self._class_weights, dtype=np.float64)[:, None]
+        return targets
+
+    def begin(self, targets: np.ndarray, dtype: type[np.floating]) -> Minimiser | None:
+        """Set scale and start; None where there is nothing to solve."""
+        of_class = targets.sum(axis=1)
+        total = float(of_class.sum())
+        self.present = of_class > 0
+        k = int(self.present.sum())
+        if k == 0:
+            raise TrustqError("All weights of a problem are 0: it has no rows to fit.")
+        if k == 1:
+            self.solution = np.zeros((1, len(self._shared.sizes) + 1))
+            self.converged = True
+            return None
+        # scikit-learn fits one column for two classes, which halves |coef|^2 at equal logits.
+        self.ridge = self._penalty * (2 if k == 2 else 1)
+        share = of_class[self.present] / total
+        bend = float((share * (1 - share)).mean())
+        # The Hessian, were all probabilities the shares: nearly the identity at this scale.
+        bends = np.append(
+            bend * total / self._shared.shape[0] * self._shared.sizes + self.ridge, bend * total
+        )
+        self.scale = 1 / np.sqrt(bends)
+        start = self._first_point(np.log(share)) if self.solution is None else self.solution
+        pairs = None
+        if self.curvature is not None and self.curvature.steps.shape[1:] == start.shape:
+            pairs = (
+                (self.curvature.steps / self.scale).reshape(-1, start.size),
+                (self.curvature.changes * self.scale).reshape(-1, start.size),
+            )
+        return Minimiser(
+            (start / self.scale).ravel(),
+            pairs=pairs,
+            tolerance=self._tolerance,
+            max_evaluations=self._max_evaluations - self.n_evaluations,
+            dtype=dtype,
+        )
+
+    def _first_point(self, log_share: np.ndarray) -> np.ndarray:
+        log_share = log_share - log_share.mean()
+        point = np.zeros((len(log_share), len(self._shared.sizes) + 1))
+        point[:, -1] = log_share
+        if self._start is not None:
+            coef, intercept = (each[self.present] for each in self._start)
+            known = np.isfinite(intercept)
+            if known.any():
+                coef, intercept = coef[known], intercept[known]
+                point[known, :-1] = coef @ self._shared.axes
+                point[known, -1] = intercept + coef @ self._shared.center
+                # A class that is new stands to the others as its share does.
+                point[~known, -1] += (point[known, -1] - log_share[known]).mean()
+                point -= point.mean(axis=0)
+        return point
+
+    def weights_at(self, point: np.ndarray) -> np.ndarray:
+        """Coefficients and intercepts, (present classes, axes + 1), of a minimiser's point."""
+        return point.reshape(-1, len(self.scale)) * self.scale
+
+    def tell(self, minimiser: Minimiser, loss: float, gradient: np.ndarray) -> None:
+        """Add the penalty and hand the evaluation on; keep the solution when it is done."""
+        weights = self.weights_at(minimiser.trial)[:, :-1]
+        value = loss + 0.5 * self.ridge * float(np.vdot(weights, weights))
+        gradient = gradient[self.present]
+        gradient[:, :-1] += self.ridge * weights
+        minimiser.tell(value, (gradient * self.scale).ravel())
+        if minimiser.done:
+            self.solution = self.weights_at(minimiser.point)
+            self.value, self.decrease = minimiser.value, minimiser.decrease
+            self.n_evaluations += minimiser.n_evaluations
+            self.converged = minimiser.converged
+            steps, changes = (each.reshape(-1, *self.solution.shape) for each in minimiser.pairs)
+            scale = self.scale.astype(steps.dtype)
+            self.curvature = Curvature(steps * scale, changes / scale)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether rounding stopped it before its tolerance."""
+        return not self.converged and self.n_evaluations < self._max_evaluations
+
+
+class _Tile:
+    """Slots for a fixed number of problems, evaluated together; one thread's own."""
+
+    def __init__(self, shared: SharedFeatures, n_classes: int, dtype: type[np.floating]) -> None:
+        self._shared, self._dtype = shared, dtype
+        padded = -(-n_classes // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
+        n, n_axes = shared.shape[0], len(shared.sizes)
+        self.n_slots = max(1, round(TILE_COLUMNS / padded))
+        self._targets = np.zeros((self.n_slots, padded, n), dtype)
+        self._mass = np.zeros((self.n_slots, n), dtype)
+        self._weights = np.zeros((self.n_slots, padded, n_axes), dtype)
+        self._intercepts = np.full((self.n_slots, padded, 1), ABSENT, dtype)
+        self._intercepts[:, 0] = 0  # an empty slot has one class
+        longest = max(len(block) for block in shared.by_row)
+        self._wide = [np.empty(self.n_slots * padded * longest, dtype) for _ in range(2)]
+        self._narrow = [np.empty(self.n_slots * longest, dtype) for _ in range(3)]
+        self.active: list[tuple[_Problem, Minimiser] | None] = [None] * self.n_slots
+
+    def load(self, slot: int, problem: _Problem) -> bool:
+        """Put a problem in a slot; False where it needs no solving."""
+        targets = problem.targets()
+        minimiser = problem.begin(targets, self._dtype)
+        if minimiser is None:
+            return False
+        self._targets[slot, : len(targets)] = targets
+        self._mass[slot] = targets.sum(axis=0)
+        self._weights[slot] = 0
+        self._intercepts[slot] = ABSENT
+        self.active[slot] = (problem, minimiser)
+        return True
+
+    def advance(self) -> None:
+        """Evaluate every slot's trial and tell it; slots that are done become free."""
+        for slot, entry in enumerate(self.active):
+            if entry is not None:
+                problem, minimiser = entry
+                weights = problem.weights_at(minimiser.trial)
+                present = np.flatnonzero(problem.present)
+                self._weights[slot, present] = weights[:, :-1]
+                self._intercepts[slot, present, 0] = weights[:, -1]
+        losses, gradients = self._evaluate()
+        for slot, entry in enumerate(self.active):
+            if entry is not None:
+                problem, minimiser = entry
+                k = len(problem.present)
+                problem.tell(minimiser, float(losses[slot]), gradients[slot, :k])
+                if minimiser.done:
+                    self.active[slot] = None
+                    self._mass[slot] = 0
+                    self._targets[slot] = 0
+
+    def _evaluate(self) -> tuple[np.ndarray, np.ndarray]:
+        """Losses, (slots,), and gradients, (slots, padded classes, axes + 1), in float64."""
+        shared, (slots, padded, n_axes) = self._shared, self._weights.shape
+        flat = self._weights.reshape(slots * padded, n_axes)
+        losses = np.zeros(slots)
+        gradients = np.zeros((slots, padded, n_axes + 1))
+        for rows, by_row, by_column in zip(
+            shared.blocks, shared.by_row, shared.by_column, strict=True
+        ):
+            m = len(by_row)
+            targets, mass = self._targets[:, :, rows], self._mass[:, rows]
+            # Everything is written over and over into the same arrays: fresh ones of this size are
+            # fresh pages, which cost more than the arithmetic.
+            wide, spare = (each[: slots * padded * m] for each in self._wide)
+            top, sums, of_label = (each[: slots * m].reshape(slots, m) for each in self._narrow)
+            logits, spare = (each.reshape(slots, padded, m) for each in (wide, spare))
+            columns = by_column.astype(self._dtype, copy=False)
+            np.matmul(flat, columns, out=wide.reshape(slots * padded, m))
+            logits += self._intercepts
+            np.max(logits, axis=1, out=top)
+            logits -= top[:, None]
+            np.sum(np.multiply(logits, targets, out=spare), axis=1, out=of_label)
+            probs = np.exp(logits, out=logits)
+            np.sum(probs, axis=1, out=sums)
+            loss = np.log(sums, out=top)
+            loss *= mass
+            loss -= of_label
+            losses += loss.sum(axis=1, dtype=np.float64)
+            probs *= np.divide(mass, sums, out=sums)[:, None]
+            residuals = np.subtract(probs, targets, out=probs)
+            products = wide.reshape(slots * padded, m) @ by_row.astype(self._dtype, copy=False)
+            gradients[:, :, :-1] += products.reshape(slots, padded, n_axes)
+            gradients[:, :, -1] += residuals.sum(axis=2)
+        return losses, gradients
+
+
+def _solve(shared: SharedFeatures, problems: list[_Problem], n_classes: int, threads: int) -> None:
+    shared.prepare()
+    _run(shared, problems, n_classes, threads, shared.dtype)
+    stalled = [problem for problem in problems if problem.stalled]
+    if stalled and shared.dtype == np.float32:
+        # Rounding of float32 hides what is left to descend: go on in float64, at twice the price.
+        _run(shared, stalled, n_classes, threads, np.float64)
+
+
+def _run(
+    shared: SharedFeatures,
+    problems: list[_Problem],
+    n_classes: int,
+    threads: int,
+    dtype: type[np.floating],
+) -> None:
+    waiting = deque(problems)
+    failures: list[BaseException] = []
+    n_workers = max(1, min(threads, len(problems)))
+    share = -(-len(problems) // n_workers)  # so that the first thread does not take all
+
+    def work() -> None:
+        try:
+            tile = _Tile(shared, n_classes, dtype)
+            while not failures:
+                for slot in range(min(tile.n_slots, share)):
+                    while tile.active[slot] is None and waiting:
+                        try:
+                            problem = waiting.popleft()
+                        except IndexError:
+                            break  # another thread was faster
+                        tile.load(slot, problem)
+                if not any(tile.active):
+                    return
+                tile.advance()
+        except BaseException as failure:  # raised in the caller's thread
+            failures.append(failure)
+
+    with one_blas_thread():
+        others = [threading.Thread(target=work) for _ in range(n_workers - 1)]
+        for thread in others:
+            thread.start()
+        work()
+        for thread in others:
+            thread.join()
+    if failures:
+        raise failures[0]
+
+
+def _collected(shared: SharedFeatures, problems: list[_Problem]) -> MultinomialFits:
+    p, k = len(problems), problems[0]._n_classes if problems else 0
+    coef = np.zeros((p, k, shared.shape[1]))
+    intercept = np.full((p, k), -np.inf)
+    for i, problem in enumerate(problems):
+        assert problem.solution is not None
+        own = problem.solution[:, :-1] @ shared.axes.T
+        coef[i, problem.present] = own
+        intercept[i, problem.present] = problem.solution[:, -1] - own @ shared.center
+    return MultinomialFits(
+        coef=coef,
+        intercept=intercept,
+        present=np.array([problem.present for problem in problems]).reshape(p, k),
+        objective=np.array([problem.value for problem in problems]),
+        decrease=np.array([problem.decrease for problem in problems]),
+        n_evaluations=np.array([problem.n_evaluations for problem in problems]),
+        converged=np.array([problem.converged for problem in problems]),
+        curvature=tuple(problem.curvature for problem in problems),
+    )

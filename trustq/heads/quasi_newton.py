@@ -1,0 +1,132 @@
+"""One minimisation by limited-memory BFGS, as a state machine that is told values and gradients.
+
+Whoever holds many minimisations evaluates their `trial` points together and hands each its own
+value and gradient; no state is shared, so that company changes no bits.
+"""
+
+import math
+
+import numpy as np
+
+MEMORY = 16  # pairs kept; on HAM10000 features 16 needs 5 % fewer evaluations than 10, 80 as many
+ACCEPTED_RISE = 1e-6  # relative; a full step that rises by less has met rounding, not a wall
+SHORTEST_STEP = 2.0**-20
+
+
+class Minimiser:
+    """Minimises a smooth convex function whose Hessian is nearly the identity at the scale given.
+
+    Variables are (m,) float64 in coordinates that the caller preconditioned. It stops (`done`) when
+    the estimated distance to the minimum (`decrease`, half of gradient times quasi-Newton step) is
+    at most `tolerance` times the value, after `max_evaluations`, or where no step descends any
+    more; only the first sets `converged`.
+
+    >>> minimiser = Minimiser(np.array([3.0, 1.0]), tolerance=1e-12, max_evaluations=50)
+    >>> while not minimiser.done:
+    ...     x = minimiser.trial
+    ...     minimiser.tell(1 + x @ x, 2 * x)
+    >>> minimiser.converged, minimiser.point.round(6).tolist()
+    (True, [0.0, 0.0])
+    """
+
+    def __init__(
+        self,
+        start: np.ndarray,
+        *,
+        tolerance: float,
+        max_evaluations: int,
+        dtype: type[np.floating] = np.float64,
+        pairs: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> None:
+        self.trial = start.copy()
+        self.point = start
+        self.value = math.nan
+        self.decrease = math.inf  # estimate of the value's distance to its minimum
+        self.n_evaluations = 0
+        self.done = self.converged = False
+        self._tolerance = tolerance
+        self._max_evaluations = max_evaluations
+        self._gradient = np.empty(0)
+        self._direction = np.empty(0)
+        self._slope = 0.0
+        self._step = 1.0
+        self._n_pairs = 0
+        self._moves = np.zeros((MEMORY, len(start)), dtype)
+        self._changes = np.zeros((MEMORY, len(start)), dtype)  # of the gradient over each move
+        self._moves_changes = np.zeros((MEMORY, MEMORY))
+        self._changes_changes = np.zeros((MEMORY, MEMORY))
+        if pairs is not None:
+            self._n_pairs = n = len(pairs[0])
+            self._moves[:n], self._changes[:n] = pairs
+            self._moves_changes[:n, :n] = np.triu(self._moves[:n] @ self._changes[:n].T)
+            self._changes_changes[:n, :n] = self._changes[:n] @ self._changes[:n].T
+
+    @property
+    def pairs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Latest moves and the gradient's changes over them, two (pairs, m) arrays."""
+        return self._moves[: self._n_pairs], self._changes[: self._n_pairs]
+
+    def tell(self, value: float, gradient: np.ndarray) -> None:
+        """Take value and gradient at `trial`, and set the next trial or `done`."""
+        self.n_evaluations += 1
+        if self.n_evaluations > 1 and not (
+            math.isfinite(value) and value <= self.value + ACCEPTED_RISE * abs(self.value)
+        ):
+            self._shorten(value)
+            return
+        if self.n_evaluations > 1:
+            self._remember(self.trial - self.point, gradient - self._gradient)
+        self.point, self.value, self._gradient = self.trial, value, gradient
+        self._direction = self._quasi_newton_direction()
+        self._slope = float(self._direction @ gradient)
+        # What a whole step would gain, were the function the parabola that the pairs describe.
+        self.decrease = -0.5 * self._slope
+        self.converged = bool(self.decrease <= self._tolerance * abs(value))
+        self.done = self.converged or self.n_evaluations >= self._max_evaluations
+        self._step = 1.0
+        self.trial = self.point + self._direction
+
+    def _shorten(self, value: float) -> None:
+        # The minimum of the parabola through both values and the slope, kept within bounds.
+        rise = value - self.value - self._step * self._slope
+        best = -self._slope * self._step**2 / (2 * rise) if math.isfinite(rise) else 0.0
+        self._step = min(max(best, 0.1 * self._step), 0.5 * self._step)
+        self.done = self._step < SHORTEST_STEP or self.n_evaluations >= self._max_evaluations
+        self.trial = self.point + self._step * self._direction
+
+    def _remember(self, move: np.ndarray, change: np.ndarray) -> None:
+        product = float(move @ change)
+        if product <= 1e-10 * math.sqrt(float(move @ move) * float(change @ change)):
+            return  # rounding: a convex function has no such pair
+        if self._n_pairs == MEMORY:
+            # Only pairs of one problem move, and 16 rows of them.
+            for rows in (self._moves, self._changes):
+                rows[:-1] = rows[1:]
+            for square in (self._moves_changes, self._changes_changes):
+                square[:-1, :-1] = square[1:, 1:]
+            self._n_pairs -= 1
+        i = self._n_pairs
+        self._moves[i], self._changes[i] = move, change
+        self._n_pairs = n = i + 1
+        latest = self._changes[i]
+        self._moves_changes[:n, i] = self._moves[:n] @ latest
+        self._changes_changes[:n, i] = self._changes_changes[i, :n] = self._changes[:n] @ latest
+
+    def _quasi_newton_direction(self) -> np.ndarray:
+        """Minus the inverse Hessian times the gradient: compact form of Byrd et al. (1994)."""
+        n = self._n_pairs
+        if n == 0:
+            return -self._gradient
+        gradient = self._gradient.astype(self._moves.dtype)
+        moves, changes = self._moves[:n], self._changes[:n]
+        triangle = self._moves_changes[:n, :n]  # the lower half is never written
+        squares = self._changes_changes[:n, :n]
+        scale = triangle[-1, -1] / squares[-1, -1]
+        inverse = np.linalg.inv(triangle)
+        along = inverse @ (moves @ gradient).astype(np.float64)
+        middle = triangle.diagonal() * along + scale * (squares @ along)
+        middle = inverse.T @ (middle - scale * (changes @ gradient).astype(np.float64))
+        direction = scale * self._gradient
+        direction += middle.astype(moves.dtype) @ moves
+        direction -= (scale * along).astype(moves.dtype) @ changes
+        return -direction
