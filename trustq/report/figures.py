@@ -50,28 +50,33 @@ def repair_curve_figure(
     figure, axes = _canvas()
     for index, (arm, title) in enumerate(_arms(row[:2] for row in rows)):
         own = [row[2:] for row in rows if row[0] == arm]
-        n_seeds = len({row[1:3] for row in own})
+        n_backbones, n_draws = (len({row[i] for row in own}) for i in (1, 2))
         # Purchases of a share differ by a label or two between draws: points are rounds, at the
         # mean of what was bought.
         by_seed: dict[Any, list[tuple[int, float]]] = {}
         for bought, backbone, draw, value in own:
             by_seed.setdefault((backbone, draw), []).append((bought, value))
-        runs = [np.array(sorted(run)) for run in by_seed.values()]
-        shortest = min(map(len, runs))
-        stacked = np.stack([run[:shortest] for run in runs])
+        shortest = min(map(len, by_seed.values()))
+        # The interval is over draws, each averaged over backbones, or the reverse, as in tables.
+        position = 0 if n_backbones > n_draws else 1
+        units: dict[int, list[np.ndarray]] = {}
+        for seeds, run in by_seed.items():
+            units.setdefault(seeds[position], []).append(np.array(sorted(run)[:shortest], float))
+        stacked = np.stack([np.mean(runs, axis=0) for runs in units.values()])
         bought, values = stacked[..., 0].mean(axis=0), stacked[..., 1]
         mean = values.mean(axis=0)
+        n_units, of = len(units), ("backbones", "draws")[position]
         style = {"color": _COLOURS[index % 7], "marker": _MARKS[index % 7], "markersize": 5}
         if len(mean) == 1:
             axes.axhline(mean[0], color=style["color"], linestyle=":", linewidth=1)
-        axes.plot(bought, mean, label=f"{title} (n = {n_seeds})", linewidth=1.5, **style)
-        if n_seeds > 1:
+        axes.plot(bought, mean, label=f"{title} (n = {n_units} {of})", linewidth=1.5, **style)
+        if n_units > 1:
             intervals = [bootstrap_interval(column, seed=0) for column in values.T]
             lower, upper = zip(*intervals, strict=True)
             axes.fill_between(bought, lower, upper, color=style["color"], alpha=0.12, linewidth=0)
     axes.set_xlabel("labels bought")
     axes.set_ylabel(f"{metric.replace('_', ' ')}, {split.replace('_', ' ')} rows")
-    axes.set_title("What repair buys: mean and 95 % interval over seeds and draws")
+    axes.set_title("What repair buys: mean and 95 % bootstrap interval")
     axes.legend(frameon=False)
     _save(figure, path)
 
