@@ -32,7 +32,10 @@ def repair(
             "normalized_margin, entropy; sources head, crossfit, in_sample."
         ),
     ] = None,
-    head: Annotated[str | None, typer.Option(help="linear, xgboost or backbone.")] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(help="linear, balanced, xgboost, knn, lda, mlp, majority or backbone."),
+    ] = None,
     budget: Annotated[
         str | None, typer.Option(help="Comma-separated labels to buy: 64, 5%, all-wrong.")
     ] = None,

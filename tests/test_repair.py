@@ -185,6 +185,17 @@ def test_xgboost_head_and_open_penalty_run(tmp_path: Path) -> None:
     assert sorted(heads) == [("linear", False), ("xgboost", False)]
 
 
+@pytest.mark.parametrize("head", ["balanced", "knn", "lda", "mlp", "majority"])
+def test_every_other_head_repairs_too(head: str, tmp_path: Path) -> None:
+    settings = recipe(f"head={head}", "arms=none,self_confidence")
+    repair([make_cache()], recipe=settings, results=tmp_path / "r")
+    rows = query(
+        tmp_path / "r",
+        "SELECT min(figure) FROM metrics WHERE metric = 'accuracy' AND split = 'test'",
+    )
+    assert rows[0][0] > (0.15 if head == "majority" else 0.5)
+
+
 def test_backbone_head_is_the_cached_logits_as_they_are(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     cache = make_cache(logits=rng.standard_normal((240, 3)).astype(np.float32))

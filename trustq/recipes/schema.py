@@ -65,7 +65,11 @@ class SweepRecipe:
     arms: tuple[str, ...] = setting(
         ("none", "random", "self_confidence", "oracle"), "SCORE[@SOURCE][:ACTION]"
     )
-    head: str = setting("linear", "classifier on the features", "linear", "xgboost", "backbone")
+    head: str = setting(
+        "linear",
+        "classifier on features; balanced: linear, class weights; backbone: cached logits",
+        *("linear", "balanced", "xgboost", "knn", "lda", "mlp", "majority", "backbone"),
+    )
     regularisation: str = setting("auto", "linear: scikit-learn's C; auto = chosen on validation")
     trees: int = setting(200, "xgboost: trees at most; validation stops them earlier")
     budgets: tuple[str, ...] = setting(("5%",), "labels bought: a number, a share, or all-wrong")

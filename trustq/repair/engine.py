@@ -281,6 +281,7 @@ def _head_settings(sweep: SweepRecipe) -> dict[str, Any]:
     """What was asked of the head; other settings do not concern it."""
     settings: dict[str, dict[str, Any]] = {
         "linear": {"regularisation": sweep.regularisation},
+        "balanced": {"regularisation": sweep.regularisation},
         "xgboost": {"trees": sweep.trees},
     }
     return settings.get(sweep.head, {})

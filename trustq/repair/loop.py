@@ -191,10 +191,10 @@ class Loop:
         elif sweep.head == "xgboost":
             self.settings = {"trees": sweep.trees}
             self.chosen_on = "val" if len(experiment.validation) else ""
-        elif sweep.regularisation != "auto":
+        elif sweep.head in ("linear", "balanced"):
+            if sweep.regularisation == "auto":
+                return self._chosen_fit(observed, folds=folds)
             self.settings = {"C": _number(sweep.regularisation)}
-        else:
-            return self._chosen_fit(observed, folds=folds)
         return self._fit(observed, folds=folds)
 
     def _chosen_fit(self, observed: np.ndarray, *, folds: bool) -> FoldFit:
