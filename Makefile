@@ -19,6 +19,8 @@ check: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python tests/benchmarks/run.py
+	$(BIN)/python tests/benchmarks/bench_stats.py --out tests/benchmarks/results_stats.md
+	$(BIN)/python tests/benchmarks/bench_heads.py --repeats 3 --peers newton --labels noisy
 
 # Writes what is generated: the command-line reference.
 docs: $(INSTALLED)
