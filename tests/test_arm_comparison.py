@@ -1,12 +1,18 @@
 """Two arms of a results folder: figures of stored predictions, paired by seeds and groups."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+from support import make_cache
 
 from trustq.arm_comparison import compare_arms
 from trustq.bootstrap import crossed_figures
 from trustq.errors import TrustqError
 from trustq.probabilities import softmax
+from trustq.recipes import load_recipe
+from trustq.repair import repair
 from trustq.results import new_part, write_part
 from trustq.stats import sign_flip_test
 
@@ -32,6 +38,7 @@ def write(folder, *, arms=("entropy", "none"), draws=(1, 2, 3, 4, 5), n=60, **ch
             key = f"{arm}-{draw}"
             cell = {"key": key, "arm": arm, "arm_title": arm, "score": arm, "dataset": "d"}
             cell |= {"backbone_seed": 7, "draw_seed": draw, "head": "linear", "budget": "64"}
+            cell["classes"] = json.dumps(CLASSES.tolist())
             cells.append(cell | changes.get(key, {}))
             blocks.append(
                 {
@@ -99,3 +106,14 @@ def test_what_cannot_be_paired_is_refused(tmp_path):
         with pytest.raises(TrustqError) as error:
             compare_arms(tmp_path / folder, "entropy", other, replicates=10)
         assert str(error.value) == message
+
+
+def test_the_columns_of_classes_that_no_arm_predicts_are_known(tmp_path: Path) -> None:
+    # Class names that sort otherwise than their columns, and a head that predicts one of them.
+    cache = make_cache(classes=("z", "y", "x"))
+    settings = ["sweep.noise=symmetric:0.2", "arms=none,random", "head=majority", "draws=5"]
+    repair([cache], recipe=load_recipe(settings=settings), results=tmp_path / "r")
+    found = compare_arms(tmp_path / "r", "random", "none", stage="uncalibrated", replicates=50)
+    test = cache.split == "test"
+    shares = np.bincount(cache.label[test], minlength=3) / test.sum()
+    assert np.isclose(found.figures["accuracy"].crossed.b, shares).any()

@@ -1,5 +1,6 @@
 """Two arms of a results folder, compared in one call from their stored predictions."""
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from trustq.stats import (
 
 _PREDICTIONS = f"""
 SELECT c.arm, c.backbone_seed, c.draw_seed, c.key, c.budget, p.sample_id, p.group_id, p.label,
-       p.predicted, p.probabilities, {", ".join(f"c.{name}" for name in MATCHED)}
+       p.probabilities, c.classes, {", ".join(f"c.{name}" for name in MATCHED)}
 FROM predictions p JOIN cells c ON c.key = p.cell
 WHERE c.arm IN (?, ?) AND p.split = ? AND p.stage = ? AND p.eval_dataset = coalesce(?, c.dataset)
   AND (? IS NULL OR c.budget = ? OR c.score = 'none')
@@ -97,7 +98,7 @@ def compare_arms(
                     f"Cell {own[pair]['key']} was evaluated on other rows than {first['key']}."
                 )
     probs = np.stack([_probs([own[pair] for pair in shared]) for own in cells])
-    labels = _labels(first["label"], [own[pair] for own in cells for pair in shared], probs)
+    labels = _labels(first["label"], [own[pair] for own in cells for pair in shared])
     groups = first["group_id"]
     crossed = crossed_figures(
         labels, *probs, groups=groups, seed=seed, figures=FIGURES, replicates=replicates
@@ -153,22 +154,12 @@ def _probs(cells: list[dict[str, Any]]) -> np.ndarray:
     return np.stack([np.stack(cell["probabilities"].tolist()) for cell in cells])
 
 
-def _labels(names: np.ndarray, cells: list[dict[str, Any]], probs: np.ndarray) -> np.ndarray:
-    """Labels as columns of the probabilities, which are stored in class order without names.
-
-    What a cell predicted is the name of its largest column, so predictions name the columns.
-    """
-    stacked = probs.reshape(-1, *probs.shape[2:])
-    position: dict[str, int] = {}
-    for cell, own in zip(cells, stacked, strict=True):
-        position |= dict(zip(cell["predicted"].tolist(), own.argmax(axis=1).tolist(), strict=True))
-    unseen = sorted(set(names.tolist()) - set(position))
-    free = sorted(set(range(probs.shape[-1])) - set(position.values()))
-    if len(unseen) > 1:
-        raise TrustqError(
-            f"No cell ever predicts {', '.join(unseen)}, so their columns cannot be told apart."
-        )
-    position |= dict(zip(unseen, free, strict=False))
+def _labels(names: np.ndarray, cells: list[dict[str, Any]]) -> np.ndarray:
+    """Labels as columns of the probabilities, whose order the cells name."""
+    orders = {str(cell["classes"][0]) for cell in cells}
+    if len(orders) > 1:
+        raise TrustqError(f"The cells have different classes: {' and '.join(sorted(orders))}.")
+    position = {name: index for index, name in enumerate(json.loads(orders.pop()))}
     return np.array([position[name] for name in names.tolist()])
 
 

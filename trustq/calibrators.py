@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
+from threadpoolctl import threadpool_limits
 
 from trustq.calibration import Calibrator, TemperatureScaling, VectorScaling
 from trustq.errors import TrustqError
@@ -88,7 +89,9 @@ class NetcalCalibration(_OfProbabilities):
         logits, labels = self._checked_fit(logits, labels, labels_used)
         _two_classes(labels, "netcal")
         model = _netcal_model(self.method)
-        with _quiet(), _one_torch_thread():
+        # netcal's beta calibration is thousands of tiny steps: .5 s on one thread, 15 s on two when
+        # both cores were busy.
+        with _quiet(), threadpool_limits(limits=1):
             model.fit(np.exp(_log_softmax(logits)), labels)
         self.model_ = model
         return self
@@ -181,20 +184,6 @@ def _netcal_model(method: str) -> Any:
         "enir": binning.ENIR,
     }
     return makers[method]()
-
-
-@contextlib.contextmanager
-def _one_torch_thread() -> Iterator[None]:
-    # netcal's beta calibration is thousands of tiny steps: .5 s on one thread, 15 s on two when
-    # both cores were busy.
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

@@ -225,6 +225,7 @@ def _cell_row(
         "results_version": NUMERICS,
         "recipe": recipe.name,
         "dataset": cache.dataset,
+        "classes": json.dumps(cache.classes, ensure_ascii=False),
         "cache": str(cache.path or ""),
         "cache_recipe": str(cache.recipe.get("name", "")),
         "cache_digest": cache.content_digest,

@@ -20,6 +20,7 @@ TABLES: dict[str, dict[str, str]] = {
         "results_version": "INTEGER",
         "recipe": "VARCHAR",
         "dataset": "VARCHAR",
+        "classes": "VARCHAR",  # JSON list; the order of probabilities and logits
         "cache": "VARCHAR",  # path
         "cache_recipe": "VARCHAR",  # name of the recipe that the cache was extracted by
         "cache_digest": "VARCHAR",
