@@ -102,6 +102,38 @@ def dump(
         writer.finish(attributes())
 
 
+def predict(
+    network: Network,
+    manifest: Manifest,
+    rows: np.ndarray,
+    *,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    workers: int,
+    progress: Progress,
+    what: str,
+) -> np.ndarray:
+    """Logits of some rows, (m, k) of float32, as `dump` would write them."""
+    images = ImageLoader(
+        manifest,
+        evaluation_batches(rows, batch_size=_BLOCK),
+        preprocessing=preprocessing,
+        workers=n_workers(workers),
+        device=device,
+    )
+    blocks = []
+    with progress.images(what, len(rows)) as show:
+        done = 0
+        passes = _passes(network, images, preprocessing=preprocessing, device=device)
+        for block, features, logits in passes:
+            assert logits is not None
+            _require_finite(manifest, block, features, logits)
+            blocks.append(logits.numpy())
+            done += len(block)
+            show(done, "")
+    return np.concatenate(blocks)
+
+
 def _passes(
     network: Network, images: ImageLoader, *, preprocessing: Preprocessing, device: torch.device
 ) -> Iterator[tuple[np.ndarray, torch.Tensor, torch.Tensor | None]]:
