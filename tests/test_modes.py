@@ -123,6 +123,19 @@ def test_crossfit_goes_on_within_the_fold_it_was_stopped_in(
     assert sorted(left) == ["seed5.h5", "seed5.safetensors"]
 
 
+def test_a_kill_between_the_cache_and_the_clearing_up_leaves_nothing_in_the_end(
+    manifest: Manifest, crossfitted: Any, tmp_path: Path
+) -> None:
+    made = extract_one(manifest, tiny(*CROSSFIT), tmp_path)
+    folder = made.path.parent
+    for name in (".seed5.resume.pt", ".seed5.fold0.npz", ".seed5.fold2.resume.pt"):
+        (folder / name).write_bytes(b"left")
+    (folder / ".seed55.resume.pt").write_bytes(b"of another seed")
+    assert extract_one(manifest, tiny(*CROSSFIT), tmp_path).digest == made.digest
+    left = sorted(path.name for path in folder.iterdir())
+    assert left == [".seed55.resume.pt", "seed5.h5", "seed5.safetensors"]
+
+
 def test_a_damaged_fold_is_told_and_trained_anew(
     manifest: Manifest, crossfitted: Any, tmp_path: Path
 ) -> None:

@@ -58,7 +58,7 @@ def crossfit(
     for fold in range(n_folds):
         held_out = np.flatnonzero(rows.fold == fold)
         mark = digest_json([identity, "fold", fold])
-        done = _read(kept_fold(target, seed, fold), mark, progress)
+        done = _read(_kept(target, seed, fold), mark, progress)
         if done is None:
             progress.say(f"{target}: fold {fold + 1} of {n_folds}, {len(held_out):,} rows held out")
             # A seed of its own, for a network that starts and shuffles as the full one does would
@@ -90,7 +90,7 @@ def crossfit(
                 what=f"held-out rows of fold {fold + 1}",
             )
             done = _Fold(scored, trained.history.arrays, trained.seconds)
-            _write(kept_fold(target, seed, fold), mark, done)
+            _write(_kept(target, seed, fold), mark, done)
             resume.unlink(missing_ok=True)
         logits[held_out] = done.logits
         seconds += done.seconds
@@ -98,7 +98,7 @@ def crossfit(
     return datasets | {"crossfit_logits": logits}, seconds
 
 
-def kept_fold(target: Path, seed: int, fold: int) -> Path:
+def _kept(target: Path, seed: int, fold: int) -> Path:
     """Where a finished fold waits for its cache."""
     return target.with_name(f".seed{seed}.fold{fold}.npz")
 

@@ -108,6 +108,8 @@ def extract(
         for job in jobs:
             if not job.is_there:
                 _train_and_dump(job, manifest, recipe, chosen, progress)
+    for job in jobs:
+        _clear_workings(job)
     return [_extracted(job) for job in jobs]
 
 
@@ -328,7 +330,7 @@ def _require_readable(manifest: Manifest) -> None:
 def _train_and_dump(
     job: _Job, manifest: Manifest, recipe: Recipe, device: "torch.device", progress: Progress
 ) -> None:
-    from trustq.extraction.crossfit import crossfit, kept_fold
+    from trustq.extraction.crossfit import crossfit
     from trustq.extraction.images import Preprocessing
     from trustq.extraction.train import train
 
@@ -398,9 +400,6 @@ def _train_and_dump(
         extra=extra,
         progress=progress,
     )
-    resume.unlink(missing_ok=True)
-    for fold in range(int(job.rows.fold.max()) + 1):
-        kept_fold(job.target, job.seed, fold).unlink(missing_ok=True)
 
 
 def _dump_with(job: _Job, manifest: Manifest, device: "torch.device", progress: Progress) -> None:
@@ -465,6 +464,13 @@ def _dump(
         progress=progress,
         what=f"features of seed {job.seed}",
     )
+
+
+def _clear_workings(job: _Job) -> None:
+    """Remove what a training keeps to go on from, also after a kill just behind the last step."""
+    for pattern in ("resume.pt", "fold*.npz", "fold*.resume.pt"):
+        for path in job.target.parent.glob(f".seed{job.seed}.{pattern}"):
+            path.unlink(missing_ok=True)
 
 
 def _checkpoint_of(cache: Path) -> Path:
