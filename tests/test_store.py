@@ -22,7 +22,7 @@ from trustq.manifest import make_manifest
 from trustq.store import (
     Cache,
     find_caches,
-    import_npz,
+    import_cache,
     read_attributes,
     read_cache,
     require_same_manifest,
@@ -292,7 +292,7 @@ def test_rows_beside_a_seen_relative_are_not_honest() -> None:
 
 def test_import_gives_missing_arrays_their_stated_meaning(tmp_path: Path) -> None:
     np.savez(tmp_path / "e.npz", features=np.eye(3), labels=np.array([0, 1, 1]))
-    cache = import_npz(tmp_path / "e.npz")
+    cache = import_cache(tmp_path / "e.npz")
     assert cache.sample_id.tolist() == cache.group_id.tolist() == ["0", "1", "2"]
     assert set(cache.split.tolist()) == {"train"}
     assert cache.exposure == "unknown"
@@ -318,7 +318,8 @@ def test_import_gives_missing_arrays_their_stated_meaning(tmp_path: Path) -> Non
         ),
         (
             {"features": np.eye(2), "labels": np.zeros(2, int), "probs": np.full((2, 2), 0.6)},
-            "{path}: probs must be at least 0 and sum to 1 in every row; row 1 sums to 1.2.",
+            "{path}: probs must be at least 0 and sum to 1 in every row; row 1 sums to 1.2. "
+            "For other scores: --normalize l1 or softmax.",
         ),
         (
             {"features": np.full((2, 2), np.nan), "labels": np.zeros(2, int)},
@@ -363,13 +364,13 @@ def test_import_says_what_is_wrong(
     path = tmp_path / "e.npz"
     np.savez(path, **arrays)
     with pytest.raises(TrustqError) as caught:
-        import_npz(path)
+        import_cache(path)
     assert str(caught.value) == message.format(path=path)
 
 
 def test_import_takes_unsigned_and_sparse_labels(tmp_path: Path) -> None:
     np.savez(tmp_path / "e.npz", features=np.eye(3), labels=np.array([7, 40000, 7], np.uint16))
-    cache = import_npz(tmp_path / "e.npz")
+    cache = import_cache(tmp_path / "e.npz")
     assert cache.classes == ("7", "40000")
     assert cache.label.tolist() == [0, 1, 0]
 
@@ -378,7 +379,7 @@ def test_import_takes_unsigned_and_sparse_labels(tmp_path: Path) -> None:
 def test_an_exposure_that_the_arrays_cannot_back_is_refused(tmp_path: Path, exposure: str) -> None:
     np.savez(tmp_path / "e.npz", features=np.eye(3), labels=np.array([0, 1, 1]))
     with pytest.raises(TrustqError, match="--exposure"):
-        import_npz(tmp_path / "e.npz", exposure=exposure)
+        import_cache(tmp_path / "e.npz", exposure=exposure)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"hello"])
@@ -386,7 +387,7 @@ def test_an_npz_that_is_none_is_one_clear_error(tmp_path: Path, content: bytes) 
     path = tmp_path / "e.npz"
     path.write_bytes(content)
     with pytest.raises(TrustqError, match="is no whole npz file|is damaged"):
-        import_npz(path)
+        import_cache(path)
 
 
 def test_import_never_unpickles(tmp_path: Path) -> None:
@@ -395,7 +396,7 @@ def test_import_never_unpickles(tmp_path: Path) -> None:
     with pytest.raises(
         TrustqError, match="no whole npz file of plain arrays .pickled objects are not loaded"
     ):
-        import_npz(path)
+        import_cache(path)
 
 
 def _attribute_names() -> tuple[str, ...]:
