@@ -12,9 +12,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as nps
 from support import make_cache
 
 from trustq.errors import TrustqError
@@ -52,34 +49,6 @@ def test_read_returns_what_was_written(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(ours[name], theirs[name])
         elif field.name != "created":
             assert ours == theirs, field.name
-
-
-texts = st.text(st.characters(blacklist_characters="\0", blacklist_categories=("Cs",)), max_size=12)
-
-
-@given(st.data())
-def test_any_shape_dtype_and_unicode_id_comes_back(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    n, d = data.draw(st.integers(0, 5)), data.draw(st.integers(1, 4))
-    kind = data.draw(st.sampled_from([np.float16, np.float32, np.float64]))
-    features = data.draw(nps.arrays(kind, (n, d), elements=st.floats(-100, 100, width=16)))
-    ids = data.draw(st.lists(texts, min_size=n, max_size=n, unique=True))
-    cache = make_cache(
-        n=n,
-        group_size=1,
-        sample_id=np.array(ids, dtype=object),
-        group_id=np.array(ids, dtype=object),
-        split=np.array(["train"] * n, dtype=object),
-        features=features,
-    )
-    path = tmp_path_factory.mktemp("property") / "c.h5"
-    write_cache(path, cache)
-    read = read_cache(path)
-    assert read.sample_id.tolist() == ids
-    assert read.features.dtype == kind
-    np.testing.assert_array_equal(read.features, features)
-    verify_cache(path)
 
 
 def test_streamed_rows_equal_whole_arrays(tmp_path: Path) -> None:

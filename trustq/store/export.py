@@ -48,11 +48,14 @@ def export_cache(path: Path, cache: Cache) -> tuple[str, ...]:
     left_out: tuple[str, ...] = ()
     if path.suffix == ".parquet":
         left_out = tuple(name for name, a in arrays.items() if not _fits_table(name, a, len(cache)))
-        write = _write_table
+        arrays = {name: array for name, array in arrays.items() if name not in left_out}
+    statement = statement_of(cache, arrays)
+    if path.suffix == ".parquet":
+        _write_table(path, arrays, cache.classes, statement)
+    elif path.suffix == ".npz":
+        _write_npz(path, arrays, cache.classes, statement)
     else:
-        write = _write_npz if path.suffix == ".npz" else _write_safetensors
-    kept = {name: array for name, array in arrays.items() if name not in left_out}
-    write(path, kept, cache.classes, statement_of(cache, kept))
+        _write_safetensors(path, arrays, statement)
     return left_out
 
 
@@ -97,7 +100,7 @@ def _write_npz(
 
 
 def _write_safetensors(
-    path: Path, arrays: dict[str, np.ndarray], _: tuple[str, ...], statement: dict[str, Any]
+    path: Path, arrays: dict[str, np.ndarray], statement: dict[str, Any]
 ) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file

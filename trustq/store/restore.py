@@ -86,7 +86,7 @@ def _array(
         columns = [raw.get(f"logit_{title}") for title in classes]
         if any(column is None for column in columns):
             return None
-        return np.stack([np.asarray(c) for c in columns], axis=1).astype(dtype).reshape(shape)
+        return np.stack([_with_nan(c) for c in columns], axis=1).astype(dtype).reshape(shape)
     array = raw.get(exported)
     if array is None:
         return None
@@ -94,12 +94,18 @@ def _array(
         position = {title: index for index, title in enumerate(classes)} | {None: -1}
         array = np.array([position[title] for title in array.tolist()])
     if array.dtype == object and dtype.kind != "S":  # a list column
-        array = np.stack(array.tolist()) if len(array) else np.zeros(shape)
+        lists = [_with_nan(row) for row in array.tolist()]
+        array = np.stack(lists) if lists else np.zeros(shape)
     if array.dtype == np.uint8 and dtype.kind == "S":  # texts as bytes
         array = np.ascontiguousarray(array).reshape(-1).view(dtype)
     if dtype.kind == "S":
         return array.reshape(shape)
-    return array.astype(dtype).reshape(shape)
+    return _with_nan(array).astype(dtype).reshape(shape)
+
+
+def _with_nan(column: Any) -> np.ndarray:
+    """A table's numbers, where DuckDB wrote NaN as NULL."""
+    return np.ma.filled(column, np.nan) if np.ma.isMaskedArray(column) else np.asarray(column)
 
 
 def _altered(path: Path, what: str) -> TrustqError:
