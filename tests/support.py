@@ -93,17 +93,23 @@ def simulated_study(
 
     of_lesion = np.stack([[np.bincount(lesion, weights=s) for s in arm] for arm in right])
     difference = of_lesion[0] - of_lesion[1]  # (trainings, lesions), in images
-    rows = (right[0].astype(float) - right[1]).ravel()
-    replicated: dict[str, list[float]] = {"percentile": [], "nested": [], "naive": [], "seeds": []}
-    for _ in range(replicates):
-        lesions = rng.integers(0, n_lesions, (n_seeds, n_lesions))
-        chosen = rng.integers(0, n_seeds, n_seeds)
-        sums = np.take_along_axis(difference[chosen], lesions, axis=1).sum(axis=1)
-        replicated["nested"].append((sums / sizes[lesions].sum(axis=1)).mean())
-        once = difference[chosen][:, lesions[0]].sum() / n_seeds
-        replicated["percentile"].append(once / sizes[lesions[0]].sum())
-        replicated["naive"].append(rows[rng.integers(0, len(rows), len(rows))].mean())
-        replicated["seeds"].append(difference[chosen].sum(axis=1).mean() / n)
+    chosen = rng.integers(0, n_seeds, (replicates, n_seeds))
+
+    def redrawn() -> np.ndarray:
+        """Differences of every training, (replicates, trainings), on lesions drawn anew."""
+        drawn = rng.integers(0, n_lesions, (replicates, n_lesions))
+        drawn += n_lesions * np.arange(replicates)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(float)
+        return np.asarray((counts @ difference.T) / (counts @ sizes)[:, None])
+
+    nested = [np.take_along_axis(redrawn(), column[:, None], axis=1) for column in chosen.T]
+    rows, times = np.unique(right[0].astype(int) - right[1], return_counts=True)
+    replicated = {
+        "percentile": np.take_along_axis(redrawn(), chosen, axis=1).mean(axis=1),
+        "nested": np.mean(nested, axis=0),
+        "naive": rng.multinomial(times.sum(), times / times.sum(), replicates) @ rows / times.sum(),
+        "seeds": (difference.sum(axis=1) / n)[chosen].mean(axis=1),
+    }
     for name, drawn in replicated.items():
         lower, upper = np.quantile(drawn, [0.025, 0.975])
         intervals[name] = (lower, upper)

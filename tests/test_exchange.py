@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import resource
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -732,11 +733,34 @@ def test_a_folder_that_cannot_be_written_to_is_one_clear_error(tmp_path: Path, e
         "choose another place."
         for reason in ("file exists", "not a directory")
     }
-    if os.geteuid() == 0:
-        return  # who may write everywhere
-    folder = tmp_path / "kept"
-    folder.mkdir(mode=0o555)
-    with pytest.raises(TrustqError) as caught:
-        write(folder / f"a{ending}", trained())
-    assert "could not be written: permission denied. Nothing" in str(caught.value)
-    assert os.listdir(folder) == []
+
+
+@contextmanager
+def anybody() -> Iterator[None]:
+    """Run as a user who may not write everywhere, which root may."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("ending", [".h5", *FORMS])
+def test_a_read_only_folder_is_one_clear_error_and_stays_empty(ending: str) -> None:
+    # Outside of pytest's folders, which only their owner may enter.
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o555)
+        target = Path(folder) / f"a{ending}"
+        write = write_cache if ending == ".h5" else export_cache
+        with anybody(), pytest.raises(TrustqError) as caught:
+            write(target, trained())
+        message = str(caught.value)
+        assert message.startswith(f"{target} could not be written: ")
+        assert "permission denied" in message.lower()
+        assert message.endswith(
+            "Nothing was left half-written; free the disk or choose another place."
+        )
+        assert os.listdir(folder) == []
+        os.chmod(folder, 0o755)

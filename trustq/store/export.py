@@ -48,7 +48,7 @@ def export_cache(path: Path, cache: Cache) -> tuple[str, ...]:
     left_out: tuple[str, ...] = ()
     if path.suffix == ".parquet":
         left_out = tuple(name for name, a in arrays.items() if not _fits_table(name, a, len(cache)))
-        arrays = {name: array for name, array in arrays.items() if name not in left_out}
+        arrays = {name: _one_nan(a) for name, a in arrays.items() if name not in left_out}
     statement = statement_of(cache, arrays)
     if path.suffix == ".parquet":
         _write_table(path, arrays, cache.classes, statement)
@@ -102,8 +102,7 @@ def _write_npz(
 def _write_safetensors(
     path: Path, arrays: dict[str, np.ndarray], statement: dict[str, Any]
 ) -> None:
-    from safetensors import SafetensorError
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     tensors = {}
     for name, array in arrays.items():
@@ -115,13 +114,8 @@ def _write_safetensors(
     # One key, for the order of several differs from run to run.
     metadata = {STATEMENT: json.dumps(statement)}
     with replacing(path) as part:
-        try:
-            save_file(tensors, part, metadata=metadata)
-        except SafetensorError as error:
-            raise TrustqError(
-                f"{path} could not be written: {error}. "
-                "Nothing was left half-written; free the disk or choose another place."
-            ) from error
+        # As bytes, for the library's own writer makes files that nobody else may read.
+        part.write_bytes(save(tensors, metadata=metadata))
 
 
 def _write_table(
@@ -156,6 +150,13 @@ def _fits_table(name: str, array: np.ndarray, n: int) -> bool:
     if name.startswith(("history/", "classifier/")):
         return False
     return array.ndim in (1, 2) and len(array) == n
+
+
+def _one_nan(array: np.ndarray) -> np.ndarray:
+    """Numbers with the usual NaN for each of the many that there are; SQL knows one."""
+    if array.dtype.kind != "f":
+        return array
+    return np.where(np.isnan(array), array.dtype.type(np.nan), array)
 
 
 def _plain(array: np.ndarray) -> np.ndarray:
