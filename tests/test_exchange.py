@@ -272,6 +272,14 @@ def test_features_are_a_list_column_or_columns_of_a_prefix(tmp_path: Path) -> No
 Y = {"labels": "y"}
 
 
+def test_arrays_that_only_share_a_name_are_left_alone(tmp_path: Path) -> None:
+    images, folds = np.zeros((4, 2, 2)), np.array([0, 1, 0, 1])
+    labels = np.array([0, 1, 1, 0])
+    np.savez(tmp_path / "e.npz", features=FEATURES, labels=labels, image=images, folds=folds)
+    cache = import_cache(tmp_path / "e.npz")
+    assert cache.sample_id.tolist() == ["0", "1", "2", "3"] and cache.extra == {}
+
+
 def test_an_npy_gets_ids_from_a_list_and_the_rest_from_a_manifest(tmp_path: Path) -> None:
     np.save(tmp_path / "clip.npy", FEATURES)
     (tmp_path / "ids.txt").write_text("d.jpg\nc.jpg\nb.jpg\na.jpg\n")
@@ -408,9 +416,9 @@ def base() -> dict[str, object]:
         ),
         (
             "e.npz",
-            base() | {"folds": np.arange(3)},
+            base() | {"crossfit_logits": np.eye(3, 2)},
             {},
-            "{path} has folds alone: folds and crossfit_logits belong together.",
+            "{path} has crossfit_logits and no folds, which say what each row saw.",
         ),
         (
             "e.npz",

@@ -111,17 +111,23 @@ class PredictionSums(FigureSums):
             "label": (k, labels, once),
             "predicted": (k, predicted, once),
         }
-        blocks, self.slices, start = [], {}, 0
-        for part, (height, row, weight) in parts.items():
-            blocks.append(sparse.csr_matrix((weight, (row, codes)), shape=(height, n_groups)))
-            self.slices[part] = slice(start, start + height)
-            start += height
+        self.slices, height = {}, 0
+        where = []
+        for part, (n_sums, row, _) in parts.items():
+            self.slices[part] = slice(height, height + n_sums)
+            where.append(row + height)
+            height += n_sums
+        # One matrix of all parts: with one each a comparison of ten seeds took twice as long.
+        entries = np.concatenate([weight for _, _, weight in parts.values()])
+        columns = np.tile(codes, len(parts))
+        self.matrix = sparse.csr_matrix(
+            (entries, (np.concatenate(where), columns)), shape=(height, n_groups)
+        )
+        self.n_linear = height
         self.areas = None
         if {"aurc", "augrc"} & set(names):
             self.areas = AreaSums(~right, rank_by, codes, n_groups)
-            blocks.append(self.areas.matrix)
-        self.n_linear = start
-        self.matrix = sparse.vstack(blocks, format="csr")
+            self.matrix = sparse.vstack([self.matrix, self.areas.matrix], format="csr")
 
     def figures(self, sums: np.ndarray) -> np.ndarray:
         part = {name: sums[where] for name, where in self.slices.items()}

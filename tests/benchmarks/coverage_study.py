@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support import simulated_study
 
-STUDIES = 1000
+STUDIES = 500
 NAMES = ("crossed", "percentile", "nested", "naive", "seeds")
 
 
@@ -23,7 +23,7 @@ def main() -> None:
     for n_seeds in (10, 5, 3):
         for seed_sd in (0, 0.15, 0.6):
             studies = [
-                simulated_study(seed, n_seeds=n_seeds, seed_sd=seed_sd, replicates=500)
+                simulated_study(seed, n_seeds=n_seeds, seed_sd=seed_sd, replicates=300)
                 for seed in range(STUDIES)
             ]
             cells = [

@@ -28,7 +28,7 @@ ARRAYS = {
     "groups": ("groups", "group_id", "lesion_id"),
     "split": ("split",),
     "observed": ("observed",),
-    "folds": ("folds", "fold"),
+    "folds": ("folds",),
     "crossfit_logits": ("crossfit_logits",),
     "classes": ("classes",),
 }
@@ -214,9 +214,16 @@ def _joined(
 def _find(
     sources: Sequence[dict[str, np.ndarray]], names: dict[str, str], name: str
 ) -> np.ndarray | None:
-    """An array by the name asked for, or by one of its usual names; of the first that has it."""
+    """An array by the name asked for, or by one of its usual names; of the first that has it.
+
+    Only its own name may have the wrong shape: an npz's `image` may well be images and not ids.
+    """
     wanted = (names[name],) if name in names else ARRAYS[name]
-    return next((source[own] for source in sources for own in wanted if own in source), None)
+    for source in sources:
+        for own in wanted:
+            if own in source and (own == wanted[0] or source[own].ndim == 1):
+                return source[own]
+    return None
 
 
 def _matrix_columns(

@@ -277,14 +277,14 @@ def _logits(path: Path, arrays: dict[str, np.ndarray], normalise: str | None) ->
 
 
 def _crossfit(path: Path, arrays: dict[str, np.ndarray], k: int) -> dict[str, np.ndarray]:
-    """Folds, -1 for rows of none, and the logits of each row by the model of its fold."""
-    there = [name for name in ("folds", "crossfit_logits") if name in arrays]
-    if not there:
+    """Folds, -1 for rows of none, and the logits of each row by the model of its fold.
+
+    Folds without logits are of some other cross-validation, and not taken.
+    """
+    if "crossfit_logits" not in arrays:
         return {}
-    if len(there) == 1:
-        raise TrustqError(
-            f"{path} has {there[0]} alone: folds and crossfit_logits belong together."
-        )
+    if "folds" not in arrays:
+        raise TrustqError(f"{path} has crossfit_logits and no folds, which say what each row saw.")
     folds, logits = arrays["folds"], arrays["crossfit_logits"]
     if folds.dtype.kind not in "iu":
         raise TrustqError(f"{path}: folds have type {folds.dtype}; expected whole numbers.")
