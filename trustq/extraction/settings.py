@@ -70,5 +70,10 @@ def require_agreeing(manifest: Manifest, *, recipe: ExtractRecipe) -> None:
                     f"Leave them out, --set {key}=0, or take one of the losses "
                     f"{', '.join(SOFT_LABEL_LOSSES)}."
                 )
+    if recipe.loss == "logit_adjusted" and recipe.sampling != "none":
+        raise TrustqError(
+            f"sampling={recipe.sampling} evens out the classes already; loss=logit_adjusted would "
+            "do so a second time, by counts that the draws no longer have. Choose one of them."
+        )
     if recipe.sampling == "domain_balanced":
         require_columns(manifest, recipe=recipe)

@@ -83,7 +83,9 @@ class ExtractRecipe:
     trained_stages: int = setting(
         -1, "train the last stages only, this many; 0 = the head only, -1 = everything"
     )
-    compile: bool = setting(False, "train through torch.compile; the dump stays uncompiled")
+    compile: bool = setting(
+        False, "train through torch.compile (tests trace only); the dump stays uncompiled"
+    )
     horizontal_flip: bool = setting(True, "flip half of the training images left to right")
     vertical_flip: bool = setting(True, "flip half of the training images upside down")
     transpose: bool = setting(
