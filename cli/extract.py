@@ -73,6 +73,9 @@ def extract(
     A stopped run goes on after its last finished epoch when the same command is given again. Seeds
     are shared out among processes that torchrun started, one GPU each.
 
+    Recipe keys are tested on a CPU. Not tested is what needs a GPU: amp=auto there, channels-last
+    and pinned memory, and the code that compile=true makes.
+
     Example: trustq extract digits.parquet --recipe digits --seeds 0,1
     """
     sugar = {

@@ -37,16 +37,21 @@ def evaluate(
     *,
     preprocessing: Preprocessing,
     device: torch.device,
-) -> tuple[float, float]:
-    """Mean log loss and accuracy on a loader's rows, from their entries in `labels`, (n,)."""
+) -> tuple[float, float, np.ndarray]:
+    """Mean log loss and accuracy on a loader's m rows, from their entries in `labels`, (n,).
+
+    Also returns the rows' logits, (m, k), in the loader's order.
+    """
     loss, hits, n = 0.0, 0, 0
+    blocks = []
     for rows, _, logits in _passes(network, images, preprocessing=preprocessing, device=device):
         assert logits is not None
         targets = torch.from_numpy(labels[rows])
         loss += float(cross_entropy(logits, targets, reduction="sum"))
         hits += int((logits.argmax(dim=1) == targets).sum())
         n += len(rows)
-    return loss / n, hits / n
+        blocks.append(logits.numpy())
+    return loss / n, hits / n, np.concatenate(blocks)
 
 
 def dump(

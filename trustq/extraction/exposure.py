@@ -9,6 +9,7 @@ import numpy as np
 
 from trustq.errors import TrustqError
 from trustq.extraction.observed import read_observed
+from trustq.extraction.settings import require_agreeing
 from trustq.manifest import SPLITS, Manifest
 from trustq.noise import draw_start, parse_noise
 from trustq.recipes import ExtractRecipe
@@ -167,6 +168,7 @@ def require_trainable(manifest: Manifest, *, recipe: ExtractRecipe) -> None:
             f"trusted={recipe.trusted:g} have nothing to draw. Leave one of them out."
         )
     parse_noise(recipe.noise, classes=manifest.classes)
+    require_agreeing(manifest, recipe=recipe)
     split, labels = manifest.columns["split"], manifest.columns["label"]
     train = _trained_on(manifest, recipe.train_on)
     found = ", ".join(f"{n:,} {name}" for name in SPLITS if (n := int((split == name).sum())))

@@ -6,6 +6,7 @@ process remembers: the number of processes, or a resumed run, changes no pixel.
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ from trustq.seeds import generator
 
 Key = tuple[int, int]  # (epoch, row); an epoch of EVALUATION leaves the image as it is
 EVALUATION = -1
+
+# More than any training has epochs: a row that is drawn again in an epoch looks as in another one.
+_AGAIN = 1 << 32
 
 _LISTED = 20  # unreadable images that an error names; the rest are counted
 _HEADERS = 256  # headers that a thread reads at a time
@@ -179,13 +183,22 @@ def n_workers(recipe_workers: int) -> int:
 class TrainingBatches:
     """Sampler of one epoch's batches, shuffled by (seed, epoch); set `epoch` before each pass.
 
-    A last batch of a single row joins the one before it, for batch norm needs two.
+    With `weights`, (m,) that sum to 1, as many rows are drawn with replacement instead. A last
+    batch of a single row joins the one before it, for batch norm needs two.
     """
 
-    def __init__(self, rows: np.ndarray, *, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        rows: np.ndarray,
+        *,
+        batch_size: int,
+        seed: int,
+        weights: np.ndarray | None = None,
+    ) -> None:
         self.epoch = 0
         self._rows = rows
         self._seed = seed
+        self._weights = weights
         n = len(rows)
         starts = list(range(0, n, batch_size))
         if len(starts) > 1 and n - starts[-1] == 1:
@@ -195,10 +208,29 @@ class TrainingBatches:
     def __len__(self) -> int:
         return len(self._bounds)
 
+    @property
+    def sizes(self) -> list[int]:
+        """Rows in each batch of an epoch."""
+        return [stop - start for start, stop in self._bounds]
+
     def __iter__(self) -> Iterator[list[Key]]:
-        order = generator(self._seed, "shuffle", self.epoch).permutation(self._rows).tolist()
+        keys = self._keys()
         for start, stop in self._bounds:
-            yield [(self.epoch, row) for row in order[start:stop]]
+            yield keys[start:stop]
+
+    def _keys(self) -> list[Key]:
+        if self._weights is None:
+            order = generator(self._seed, "shuffle", self.epoch).permutation(self._rows)
+            return [(self.epoch, row) for row in order.tolist()]
+        drawn = generator(self._seed, "sample", self.epoch).choice(
+            self._rows, len(self._rows), p=self._weights
+        )
+        times: Counter[int] = Counter()
+        keys = []
+        for row in drawn.tolist():
+            keys.append((self.epoch + times[row] * _AGAIN, row))
+            times[row] += 1
+        return keys
 
 
 def evaluation_batches(rows: np.ndarray, *, batch_size: int) -> list[list[Key]]:

@@ -42,11 +42,49 @@ class ExtractRecipe:
     batch_size: int = setting(32, "images per step")
     learning_rate: float = setting(1e-4, "peak learning rate of the backbone")
     head_learning_rate: float = setting(0.0, "peak learning rate of the classifier; 0 = the same")
-    weight_decay: float = setting(1e-4, "AdamW weight decay")
-    label_smoothing: float = setting(0.05, "label smoothing of the cross-entropy, 0 to 1")
+    weight_decay: float = setting(1e-4, "weight decay of all but biases and norms")
+    label_smoothing: float = setting(0.05, "label smoothing of the cross-entropies, 0 to 1")
     patience: int = setting(0, "stop after this many epochs without a better checkpoint; 0 = never")
     checkpoint: str = setting(
-        "best", "epoch kept: lowest validation loss, or the last", "best", "last"
+        "best",
+        "epoch kept: lowest validation loss, the last, or best validation macro_f1, macro_auroc, "
+        "ece",
+        *("best", "last", "macro_f1", "macro_auroc", "ece"),
+    )
+    loss: str = setting(
+        "ce",
+        "cross-entropy, generalised, symmetric, focal, or adjusted by observed label counts",
+        *("ce", "gce", "sce", "focal", "logit_adjusted"),
+    )
+    gce_q: float = setting(0.7, "gce: 1 = mean absolute error, near 0 = cross-entropy")
+    sce_alpha: float = setting(0.1, "sce: weight of the cross-entropy")
+    sce_beta: float = setting(1.0, "sce: weight of the reverse cross-entropy")
+    focal_gamma: float = setting(2.0, "focal: power of the probability that is missing")
+    logit_tau: float = setting(1.0, "logit_adjusted: share of the log priors that is added")
+    mixup: float = setting(0.0, "alpha of MixUp, by batch; 0 = none; with cutmix, half each")
+    cutmix: float = setting(0.0, "alpha of CutMix, by batch; 0 = none")
+    sampling: str = setting(
+        "none",
+        "rows of an epoch: each once, or drawn: classes equal, or domains equal and cells in them",
+        *("none", "class_balanced", "domain_balanced"),
+    )
+    sampling_domain: str = setting("domain", "domain_balanced: column of the domains")
+    sampling_group: str = setting(
+        "", "domain_balanced: column that, with the label, makes the cells, e.g. skin_tone"
+    )
+    optimizer: str = setting("adamw", "AdamW, or gradient descent with momentum", "adamw", "sgd")
+    momentum: float = setting(0.9, "sgd: momentum")
+    layer_decay: float = setting(1.0, "rate of a layer as a share of the next one's; 1 = the same")
+    clip_norm: float = setting(0.0, "gradients are scaled down to this norm; 0 = never")
+    accumulate: int = setting(1, "batches whose gradients make one step")
+    ema: float = setting(
+        0.0, "decay of the moving average of weights that is kept, once warm; 0 = none"
+    )
+    trained_stages: int = setting(
+        -1, "train the last stages only, this many; 0 = the head only, -1 = everything"
+    )
+    compile: bool = setting(
+        False, "train through torch.compile (tests trace only); the dump stays uncompiled"
     )
     horizontal_flip: bool = setting(True, "flip half of the training images left to right")
     vertical_flip: bool = setting(True, "flip half of the training images upside down")
@@ -55,7 +93,12 @@ class ExtractRecipe:
     )
     rotation: float = setting(15.0, "training images are rotated by up to this many degrees")
     colour_jitter: float = setting(0.1, "brightness, contrast and saturation vary by this share")
-    amp: str = setting("auto", "mixed precision where the device has it, or never", "auto", "off")
+    amp: str = setting(
+        "auto",
+        "mixed precision of training steps: on CUDA (bf16, else fp16; not tested there), never, or "
+        "this",
+        *("auto", "off", "bf16", "fp16"),
+    )
     workers: int = setting(-1, "image loading processes; -1 = one less than cores, 8 at most")
 
 
