@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from trustq import __version__
 from trustq.digest import digest_json
 from trustq.errors import TrustqError
+from trustq.extraction.augment import Augmentation
 from trustq.extraction.exposure import (
     Rows,
     require_trainable,
@@ -24,6 +25,7 @@ from trustq.extraction.exposure import (
     rows_of_training,
 )
 from trustq.extraction.progress import Progress, StderrProgress
+from trustq.extraction.views import require_dumpable
 from trustq.extraction.weights import (
     Network,
     digest_weights,
@@ -35,7 +37,7 @@ from trustq.extraction.weights import (
     save_checkpoint,
 )
 from trustq.manifest import Manifest
-from trustq.recipes import Recipe, resolved
+from trustq.recipes import ExtractRecipe, Recipe, resolved
 from trustq.seeds import generator
 from trustq.store import read_attributes
 
@@ -79,6 +81,8 @@ def extract(
     if not seeds or min(seeds) < 0:
         raise TrustqError("Seeds are whole numbers from 0, at least one, e.g. --seeds 42,52.")
     require_trainable(manifest, recipe=recipe.extract)
+    require_dumpable(recipe.extract)
+    Augmentation.of_recipe(recipe.extract, seed=0)  # raises for what cannot be
     folder = Path(out) / _folder_name(manifest.dataset) / _folder_name(recipe.name)
     jobs = []
     for seed in dict.fromkeys(seeds):
@@ -94,7 +98,8 @@ def extract(
             "manifest": manifest.digests,
             "noise": rows.noise,
         }
-        jobs.append(_Job(seed, target, rows, attributes, _is_there(target, attributes, progress)))
+        is_there = _is_there(target, attributes, progress)
+        jobs.append(_Job(seed, target, rows, attributes, is_there, recipe.extract))
     if not all(job.is_there for job in jobs):
         require_weights(recipe.extract)
         chosen = _ready(manifest, device)
@@ -109,14 +114,19 @@ def extract_with(
     caches: Sequence[Path],
     *,
     out: Path,
+    name: str = "",
+    views: Sequence[str] = (),
+    passes: int = 0,
+    maps: bool = False,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> list[Extracted]:
-    """Send other images through the networks of caches, with their preprocessing, untrained.
+    """Send other images, or more views, through the networks of caches, untrained.
 
-    Writes `<out>/<dataset>/<recipe name>/seed<S>.h5` for each cache, whose checkpoint must lie
-    beside it. Labels index the cache's classes; rows that the network has seen keep their marks.
-    Raises `TrustqError` for a missing or foreign checkpoint and for classes that the cache lacks.
+    Writes `<out>/<dataset>/<name or the recipe's>/seed<S>.h5` for each cache, whose checkpoint must
+    lie beside it. Labels index the cache's classes; rows that the network has seen keep their
+    marks. `views`, `passes` and `maps` are those of the new cache, whatever the old one has. Raises
+    `TrustqError` for a missing or foreign checkpoint and for classes that the cache lacks.
     """
     progress = progress or StderrProgress()
     jobs = []
@@ -129,19 +139,30 @@ def extract_with(
                 "must go through; copy it there, or extract again."
             )
         rows = rows_elsewhere(manifest, source=source, attributes=theirs)
-        name = theirs["recipe"].get("name", source.parent.name)
-        folder = Path(out) / _folder_name(manifest.dataset) / _folder_name(name)
+        asked = {"views": list(views), "passes": passes, "maps": maps}
+        settings = _settings_of(theirs["recipe"], asked)
+        require_dumpable(settings)
+        own_name = name or theirs["recipe"].get("name", source.parent.name)
+        folder = Path(out) / _folder_name(manifest.dataset) / _folder_name(own_name)
         target = folder / f"seed{theirs['backbone_seed']}.h5"
         kept = ("classes", "backbone", "backbone_seed", "weights", "weights_digest")
+        if target.resolve() == source.resolve():
+            raise TrustqError(
+                f"The new cache would replace {source} itself. Give it a name of its own with "
+                "--name, or another --out."
+            )
+        recipe = theirs["recipe"] | {"with": theirs["content_digest"]}
+        if "extract" in recipe:
+            recipe["extract"] = recipe["extract"] | asked
         attributes = {key: theirs[key] for key in (*kept, "preprocessing")} | {
             "dataset": manifest.dataset,
             "exposure": rows.exposure,
-            "recipe": theirs["recipe"] | {"with": theirs["content_digest"]},
+            "recipe": recipe,
             "manifest": manifest.digests,
             "noise": rows.noise,
         }
         is_there = _is_there(target, attributes, progress)
-        job = _Job(theirs["backbone_seed"], target, rows, attributes, is_there, source)
+        job = _Job(theirs["backbone_seed"], target, rows, attributes, is_there, settings, source)
         if n_shared := int((rows.seen > 0).sum()):
             progress.say(
                 f"{n_shared:,} of {len(manifest):,} rows share an id or a group with rows that the "
@@ -166,6 +187,7 @@ class _Job:
     rows: Rows
     attributes: dict[str, Any]  # known before the network is
     is_there: bool
+    settings: ExtractRecipe
     source: Path | None = None
 
 
@@ -176,6 +198,22 @@ def _recipe_attribute(recipe: Recipe) -> dict[str, Any]:
     if recipe.extract.weights:
         values["weights_file"] = digest_weights_file(Path(recipe.extract.weights))
     return values
+
+
+def _settings_of(recipe: dict[str, Any], asked: dict[str, Any]) -> ExtractRecipe:
+    """A cache's stored settings with others in their place; what it does not state is default."""
+    stored = recipe.get("extract", {}) | asked
+    known = [field.name for field in fields(ExtractRecipe)]
+    values: dict[str, Any] = {name: stored[name] for name in known if name in stored}
+    listed = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    return ExtractRecipe(**(values | listed))
+
+
+def _completed(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A stored recipe with the keys that came later, at the defaults by which it was made."""
+    if "extract" not in recipe:
+        return recipe
+    return recipe | {"extract": resolved(Recipe(), "extract")["extract"] | recipe["extract"]}
 
 
 def _folder_name(name: str) -> str:
@@ -192,7 +230,7 @@ def _is_there(target: Path, attributes: dict[str, Any], progress: Progress) -> b
         return False
     found = read_attributes(target)
     parts = {
-        "recipe": found["recipe"] == attributes["recipe"],
+        "recipe": _completed(found["recipe"]) == _completed(attributes["recipe"]),
         "manifest": found["manifest"] == attributes["manifest"],
         "noise": found["noise"].get("digest") == attributes["noise"].get("digest"),
     }
@@ -201,7 +239,7 @@ def _is_there(target: Path, attributes: dict[str, Any], progress: Progress) -> b
         progress.say(f"{target} is there already, from the same recipe and manifest.")
         return True
     ours, theirs = (digest_json(values[differing[0]]) for values in (attributes, found))
-    settings = _differing_settings(found["recipe"], attributes["recipe"])
+    settings = _differing_settings(_completed(found["recipe"]), attributes["recipe"])
     raise TrustqError(
         f"{target} was written from another {' and '.join(differing)} ({differing[0]} digest "
         f"{theirs[:8]}..., expected {ours[:8]}...{settings}).\n"
@@ -249,6 +287,7 @@ def _train_and_dump(
 ) -> None:
     import torch
 
+    from trustq.extraction.dump import Further
     from trustq.extraction.images import Preprocessing
     from trustq.extraction.train import train
 
@@ -260,13 +299,20 @@ def _train_and_dump(
         n_classes=0 if frozen else len(manifest.classes),
         image_size=settings.image_size,
         pretrained=settings.pretrained and not settings.weights,
+        drop_rate=settings.drop_rate,
     )
     if settings.weights:
         dropped = load_start(network, Path(settings.weights))
         if dropped and not frozen:
             progress.say(f"{settings.weights}: left out {', '.join(dropped)} (other classes).")
     _place(network, device)
-    preprocessing = Preprocessing.of_config(network.config, settings.image_size)
+    preprocessing = Preprocessing.of_config(
+        network.config,
+        settings.image_size,
+        interpolation=settings.interpolation,
+        aspect=settings.aspect,
+    )
+    Further.of_recipe(settings, network, size=preprocessing.size)  # told now, not after training
     progress.say(f"{job.target}: {settings.backbone} from {network.weights} on {device.type}")
     resume = job.target.with_name(f".seed{job.seed}.resume.pt")
     extra: dict[str, np.ndarray] = {}
@@ -314,6 +360,7 @@ def _dump_with(job: _Job, manifest: Manifest, device: "torch.device", progress: 
         job.attributes["backbone"],
         n_classes=0 if job.attributes["exposure"] == "frozen" else len(job.attributes["classes"]),
         image_size=job.attributes["preprocessing"]["size"],
+        drop_rate=job.settings.drop_rate,
     )
     checkpoint = _checkpoint_of(job.source)
     load_checkpoint(checkpoint, network.model, digest=job.attributes["weights_digest"])
@@ -338,7 +385,7 @@ def _dump(
     import timm
     import torch
 
-    from trustq.extraction.dump import PRECISION, dump
+    from trustq.extraction.dump import PRECISION, Further, dump
     from trustq.extraction.images import Preprocessing
 
     started = time.monotonic()
@@ -357,18 +404,20 @@ def _dump(
     def finished() -> dict[str, Any]:
         return attributes | {"seconds": seconds | {"dump": round(time.monotonic() - started, 3)}}
 
+    preprocessing = Preprocessing.of_attribute(attributes["preprocessing"])
     dump(
         job.target,
         network,
         manifest,
         job.rows,
-        preprocessing=Preprocessing.of_attribute(attributes["preprocessing"]),
+        preprocessing=preprocessing,
         device=device,
         workers=workers,
         attributes=finished,
         extra=extra,
         progress=progress,
         what=f"features of seed {job.seed}",
+        further=Further.of_recipe(job.settings, network, size=preprocessing.size),
     )
 
 
