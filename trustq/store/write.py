@@ -12,9 +12,10 @@ import h5py
 import numpy as np
 import xxhash
 
-from trustq.digest import canonical_json, digest_bytes, digest_json
+from trustq.digest import canonical_json, digest_json
 from trustq.errors import TrustqError
 from trustq.files import replacing
+from trustq.store.extra import dataset_digest
 from trustq.store.format import (
     ATTRIBUTES,
     EXPOSURES,
@@ -189,7 +190,7 @@ class CacheWriter:
         stored = _storable(name, np.asarray(array))
         dataset = self._file.create_dataset(name, data=stored)
         self._sink.require_written()
-        self._digests[name] = dataset_digest(dataset, stored)
+        self._digests[name] = dataset_digest(dataset.dtype.str, dataset.shape, stored)
 
     def finish(self, attributes: dict[str, Any]) -> None:
         """Write the attributes of `format.ATTRIBUTES` and the digests; nothing may follow."""
@@ -223,11 +224,6 @@ def overall_digests(attributes: dict[str, Any], datasets: dict[str, str]) -> tup
     content = {name: value for name, value in stored.items() if name not in INCIDENTAL}
     numbers = {n: d for n, d in datasets.items() if not n.startswith("history/seconds")}
     return digest_json([stored, datasets]), digest_json([content, numbers])
-
-
-def dataset_digest(dataset: h5py.Dataset, array: np.ndarray) -> str:
-    """Digest of a dataset's dtype, shape and bytes."""
-    return digest_bytes(_head(dataset), np.ascontiguousarray(array).view(np.uint8).data)
 
 
 def _head(dataset: h5py.Dataset) -> bytes:
