@@ -304,7 +304,8 @@ def _mean_about(values: np.ndarray, reach: int) -> np.ndarray:
 
 
 def _field_blur(image: Image.Image, strength: int, rng: np.random.Generator) -> Image.Image:
-    return pixels.blur(image, (0.003, 0.006, 0.01)[strength - 1] * min(image.size))
+    # Half a pixel at least: Pillow takes less for none.
+    return pixels.blur(image, max(0.5, (0.003, 0.006, 0.01)[strength - 1] * min(image.size)))
 
 
 def _light(image: Image.Image, strength: int, rng: np.random.Generator) -> Image.Image:
