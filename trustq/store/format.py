@@ -103,8 +103,10 @@ class Cache:
     @property
     def views(self) -> tuple[str, ...]:
         """Names of the views that it holds."""
-        names = [name.split("/") for name in self.extra]
-        return tuple(parts[1] for parts in names if parts[0] == "views" and parts[-1] == "features")
+        paths = [name.split("/") for name in self.extra]
+        return tuple(
+            sorted(path[1] for path in paths if path[0] == "views" and path[-1] == "features")
+        )
 
     def view(self, name: str) -> "Cache":
         """The same rows as a view shows them: its features and logits, loaded and verified.
