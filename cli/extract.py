@@ -23,7 +23,18 @@ def extract(
     trusted: Annotated[
         float | None, typer.Option(help="Share of training labels clean from the start.")
     ] = None,
-    mode: Annotated[str | None, typer.Option(help="finetune or frozen.")] = None,
+    observed: Annotated[
+        Path | None,
+        typer.Option(help="Train on the labels of this table: sample_id,label; blank = dropped."),
+    ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(help="finetune, frozen, or crossfit: also one network a fold of groups."),
+    ] = None,
+    train_on: Annotated[
+        str | None,
+        typer.Option(help="Split to train on, or a share of its groups: train:0.5."),
+    ] = None,
     backbone: Annotated[str | None, typer.Option(help="Any timm model name.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs at most.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the network input.")] = None,
@@ -37,6 +48,15 @@ def extract(
     root: Annotated[
         Path | None, typer.Option(help="Where the images are [default: as the manifest says].")
     ] = None,
+    stage: Annotated[
+        Path | None, typer.Option(help="Copy the images to this local folder first.")
+    ] = None,
+    skip_unreadable: Annotated[
+        bool,
+        typer.Option(
+            "--skip-unreadable", help="Leave out images that cannot be decoded, and record them."
+        ),
+    ] = False,
     with_: Annotated[
         list[str] | None,
         typer.Option(
@@ -57,7 +77,8 @@ def extract(
 ) -> None:
     """Train a backbone once per seed and cache its features and logits.
 
-    A stopped run goes on after its last finished epoch when the same command is given again.
+    A stopped run goes on after its last finished epoch when the same command is given again. Seeds
+    are shared out among processes that torchrun started, one GPU each.
 
     Later views of the same images come from the same networks: --with CACHE --views corruptions
     --name NAME.
@@ -67,7 +88,9 @@ def extract(
     sugar = {
         "noise": noise,
         "trusted": trusted,
+        "observed": observed,
         "mode": mode,
+        "train_on": train_on,
         "backbone": backbone,
         "epochs": epochs,
         "image_size": image_size,
@@ -76,7 +99,7 @@ def extract(
     }
     given = [f"extract.{key}={value}" for key, value in sugar.items() if value is not None]
     given += settings or []
-    if with_ and (recipe or given or seeds != "0"):
+    if with_ and (recipe or given or seeds != "0" or stage or skip_unreadable):
         raise typer.BadParameter(
             "--with takes everything else from the caches; only --out, --name, --device, --root, "
             "--views and --passes go with it."
@@ -114,7 +137,15 @@ def extract(
                     f"--seeds {seeds}: expected whole numbers, e.g. --seeds 42,52."
                 ) from error
             rows = read_manifest(manifest, root=root)
-            made = train_and_extract(rows, recipe=chosen, seeds=wanted, out=out, device=device)
+            made = train_and_extract(
+                rows,
+                recipe=chosen,
+                seeds=wanted,
+                out=out,
+                device=device,
+                stage_to=stage,
+                skip_unreadable=skip_unreadable,
+            )
     except KeyboardInterrupt as stop:
         typer.echo(
             "\nStopped. The same command goes on after the last finished epoch; finished caches "

@@ -9,10 +9,11 @@ from trustq.errors import TrustqError
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, *, index: int | None = None) -> torch.device:
     """The device of that name, or with `auto` the fastest there is.
 
-    Raises `TrustqError` where it is unknown or not there.
+    `index` is the GPU of this process, where a launcher started several. Raises `TrustqError` where
+    the device is unknown or not there.
     """
     there = {
         "cuda": torch.cuda.is_available(),
@@ -32,6 +33,13 @@ def choose_device(name: str) -> torch.device:
     # Float32 convolutions on CUDA are TF32 by default, with 10 bits: cached features would differ
     # from one machine to the next.
     torch.backends.cudnn.allow_tf32 = False
+    if name == "cuda" and index is not None:
+        if index >= (n_gpus := torch.cuda.device_count()):
+            raise TrustqError(
+                f"Process {index} of this machine has no GPU of its own: there are {n_gpus}. Start "
+                f"as many processes as GPUs, e.g. torchrun --nproc-per-node {n_gpus}."
+            )
+        return torch.device(name, index)
     return torch.device(name)
 
 

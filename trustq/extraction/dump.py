@@ -167,6 +167,38 @@ def dump(
         writer.finish(attributes())
 
 
+def predict(
+    network: Network,
+    manifest: Manifest,
+    rows: np.ndarray,
+    *,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    workers: int,
+    progress: Progress,
+    what: str,
+) -> np.ndarray:
+    """Logits of some rows, (m, k) of float32, as `dump` would write them."""
+    images = ImageLoader(
+        manifest,
+        evaluation_batches(rows, batch_size=_BLOCK),
+        preprocessing=preprocessing,
+        workers=n_workers(workers),
+        device=device,
+    )
+    blocks = []
+    with progress.images(what, len(rows)) as show:
+        done = 0
+        passes = _passes(network, images, preprocessing=preprocessing, device=device)
+        for block in passes:
+            assert block.logits is not None
+            _require_finite(manifest, block)
+            blocks.append(block.logits.numpy())
+            done += len(block.rows)
+            show(done, "")
+    return np.concatenate(blocks)
+
+
 def _passes(
     network: Network,
     images: ImageLoader,

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from trustq.errors import TrustqError
 from trustq.extraction.augment import WHOLE, Augmentation, Box
 from trustq.extraction.corruptions import Corruption
+from trustq.extraction.progress import Progress
 from trustq.manifest import Manifest
 from trustq.seeds import generator
 
@@ -142,6 +143,23 @@ def require_readable(manifest: Manifest) -> None:
         f"{len(problems):,} of {n:,} images cannot be read:{listed}{more}\n"
         "Put them back, or leave their rows out of the manifest; nothing was extracted."
     )
+
+
+def decoding_problems(manifest: Manifest, *, progress: Progress) -> dict[int, str]:
+    """Rows whose image cannot be decoded to its last byte, and why.
+
+    Every image is decoded once, by threads, for Pillow lets go of the interpreter meanwhile.
+    """
+    n = len(manifest)
+    problems: dict[int, str] = {}
+    with ThreadPoolExecutor(_MOST_WORKERS) as pool, progress.images("decode", n) as show:
+        # In blocks, so that results do not pile up before they are looked at.
+        for start in range(0, n, _HEADERS):
+            rows = range(start, min(start + _HEADERS, n))
+            found = pool.map(lambda row: _decoding_problem(manifest, row), rows)
+            problems |= {row: text for row, text in zip(rows, found, strict=True) if text}
+            show(rows.stop, f"{len(problems):,} unreadable")
+    return problems
 
 
 def n_workers(recipe_workers: int) -> int:
@@ -312,6 +330,15 @@ def _header_problem(manifest: Manifest, row: int) -> str | None:
     except Exception as error:
         return f"{path}: {_reason(error)}"
     return None if width and height else f"{path}: it has no pixels"
+
+
+def _decoding_problem(manifest: Manifest, row: int) -> str | None:
+    try:
+        with Image.open(manifest.image_path(row)) as image:
+            image.load()
+    except Exception as error:
+        return _reason(error)
+    return None
 
 
 def _reason(error: Exception) -> str:

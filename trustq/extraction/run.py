@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,25 +24,30 @@ from trustq.extraction.exposure import (
     rows_elsewhere,
     rows_of_training,
 )
+from trustq.extraction.launch import own_share
 from trustq.extraction.progress import Progress, StderrProgress
+from trustq.extraction.staging import stage
 from trustq.extraction.views import require_dumpable
 from trustq.extraction.weights import (
     Network,
     digest_weights,
     digest_weights_file,
     load_checkpoint,
-    load_start,
     make_network,
+    place,
     require_weights,
     save_checkpoint,
+    start_network,
 )
 from trustq.manifest import Manifest
 from trustq.recipes import ExtractRecipe, Recipe, resolved
-from trustq.seeds import generator
 from trustq.store import read_attributes
 
 if TYPE_CHECKING:
     import torch
+
+
+_LISTED = 20  # images that are told by name
 
 
 @dataclass(frozen=True)
@@ -64,15 +69,20 @@ def extract(
     seeds: Sequence[int],
     out: Path,
     device: str = "auto",
+    stage_to: Path | None = None,
+    skip_unreadable: bool = False,
     progress: Progress | None = None,
 ) -> list[Extracted]:
     """Train one network per seed as the recipe says and cache its features of every image.
 
     Writes `<out>/<dataset>/<recipe name>/seed<S>.h5` and the network beside it. A cache that is
     there from the same recipe and manifest is left as it is; a training that was stopped goes on
-    after its last finished epoch. Raises `TrustqError`, before time is spent where that can be, for
-    a cache of another recipe, rows that cannot be trained on, images that cannot be read, weights
-    that cannot be had, and a device that is not there.
+    after its last finished epoch. `stage_to` is a local folder that images are copied to first.
+    With `skip_unreadable` every image is decoded first; rows whose image cannot be are left out and
+    recorded in the cache as `skipped`. Where `torchrun` started several processes, each takes its
+    share of the seeds, and only those are returned. Raises `TrustqError`, before time is spent
+    where that can be, for a cache of another recipe, rows that cannot be trained on, images that
+    cannot be read, weights that cannot be had, and a device that is not there.
 
     >>> extract(manifest, recipe=load_recipe("small-cpu"), seeds=[0], out=Path("cache"))
     ... # doctest: +SKIP
@@ -83,12 +93,43 @@ def extract(
     require_trainable(manifest, recipe=recipe.extract)
     require_dumpable(recipe.extract)
     Augmentation.of_recipe(recipe.extract, seed=0)  # raises for what cannot be
+    own_seeds, gpu = own_share(seeds, os.environ)
     folder = Path(out) / _folder_name(manifest.dataset) / _folder_name(recipe.name)
-    jobs = []
-    for seed in dict.fromkeys(seeds):
+    jobs = _training_jobs(manifest, recipe, own_seeds, folder, progress, skipped=None)
+    if not all(job.is_there for job in jobs):
+        require_weights(recipe.extract)
+        chosen = _torch_device(device, gpu)
+        if stage_to is not None:
+            manifest = stage(manifest, stage_to, progress=progress)
+        if skip_unreadable:
+            manifest, skipped = _without_unreadable(manifest, progress)
+            require_trainable(manifest, recipe=recipe.extract)
+            there = [job for job in jobs if job.is_there]
+            seeds = [job.seed for job in jobs if not job.is_there]
+            jobs = there + _training_jobs(manifest, recipe, seeds, folder, progress, skipped)
+        else:
+            _require_readable(manifest)
+        for job in jobs:
+            if not job.is_there:
+                _train_and_dump(job, manifest, recipe, chosen, progress)
+    for job in jobs:
+        _clear_workings(job)
+    return [_extracted(job) for job in jobs]
+
+
+def _training_jobs(
+    manifest: Manifest,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    folder: Path,
+    progress: Progress,
+    skipped: "_Skipped | None",
+) -> list["_Job"]:
+    jobs: list[_Job] = []
+    for seed in seeds:
         rows = rows_of_training(manifest, recipe=recipe.extract, seed=seed)
         target = folder / f"seed{seed}.h5"
-        attributes = {
+        attributes: dict[str, Any] = {
             "dataset": manifest.dataset,
             "classes": manifest.classes,
             "exposure": rows.exposure,
@@ -98,15 +139,40 @@ def extract(
             "manifest": manifest.digests,
             "noise": rows.noise,
         }
+        extra: dict[str, np.ndarray] = {}
+        if skipped is not None and len(skipped.sample_id):
+            # What is left is another manifest; whose part it is, a second run must know.
+            attributes["recipe"]["skipped_of"] = skipped.manifest
+            extra = {"skipped/sample_id": skipped.sample_id, "skipped/reason": skipped.reason}
         is_there = _is_there(target, attributes, progress)
-        jobs.append(_Job(seed, target, rows, attributes, is_there, recipe.extract))
-    if not all(job.is_there for job in jobs):
-        require_weights(recipe.extract)
-        chosen = _ready(manifest, device)
-        for job in jobs:
-            if not job.is_there:
-                _train_and_dump(job, manifest, recipe, chosen, progress)
-    return [_extracted(job) for job in jobs]
+        for note in () if is_there or jobs else rows.notes:
+            progress.say(note)
+        jobs.append(_Job(seed, target, rows, attributes, is_there, recipe.extract, extra=extra))
+    return jobs
+
+
+@dataclass(frozen=True)
+class _Skipped:
+    sample_id: np.ndarray
+    reason: np.ndarray
+    manifest: dict[str, str]  # digests of the whole one
+
+
+def _without_unreadable(manifest: Manifest, progress: Progress) -> tuple[Manifest, _Skipped]:
+    from trustq.extraction.images import decoding_problems
+
+    problems = decoding_problems(manifest, progress=progress)
+    if len(problems) == len(manifest):
+        _require_readable(manifest)
+        raise TrustqError(f"None of the {len(manifest):,} images can be decoded.")
+    rows = np.array(sorted(problems), dtype=np.int64)
+    for row in rows[:_LISTED]:
+        progress.say(f"left out: {manifest.image_path(row)}: {problems[row]}")
+    if len(rows) > _LISTED:
+        progress.say(f"left out: {len(rows) - _LISTED:,} more, listed in the cache as skipped.")
+    left = manifest.subset(np.setdiff1d(np.arange(len(manifest)), rows))
+    reasons = np.array([problems[row] for row in rows.tolist()], dtype=object)
+    return left, _Skipped(manifest.columns["sample_id"][rows], reasons, manifest.digests)
 
 
 def extract_with(
@@ -151,9 +217,10 @@ def extract_with(
                 f"The new cache would replace {source} itself. Give it a name of its own with "
                 "--name, or another --out."
             )
-        recipe = theirs["recipe"] | {"with": theirs["content_digest"]}
-        if "extract" in recipe:
-            recipe["extract"] = recipe["extract"] | asked
+        recipe = theirs["recipe"] | {
+            "with": theirs["content_digest"],
+            "extract": theirs["recipe"].get("extract", {}) | asked,
+        }
         attributes = {key: theirs[key] for key in (*kept, "preprocessing")} | {
             "dataset": manifest.dataset,
             "exposure": rows.exposure,
@@ -173,7 +240,8 @@ def extract_with(
     if twice := next((path for path in targets if targets.count(path) > 1), None):
         raise TrustqError(f"Two of the caches would be written to {twice}; run them apart.")
     if not all(job.is_there for job in jobs):
-        chosen = _ready(manifest, device)
+        chosen = _torch_device(device)
+        _require_readable(manifest)
         for job in jobs:
             if not job.is_there:
                 _dump_with(job, manifest, chosen, progress)
@@ -189,6 +257,7 @@ class _Job:
     is_there: bool
     settings: ExtractRecipe
     source: Path | None = None
+    extra: dict[str, np.ndarray] = field(default_factory=dict)  # further datasets, known before
 
 
 def _recipe_attribute(recipe: Recipe) -> dict[str, Any]:
@@ -197,23 +266,19 @@ def _recipe_attribute(recipe: Recipe) -> dict[str, Any]:
     del values["extract"]["workers"]
     if recipe.extract.weights:
         values["weights_file"] = digest_weights_file(Path(recipe.extract.weights))
+    if recipe.extract.observed:
+        # The labels themselves are in the noise attribute's digest, whatever the file is called.
+        values["extract"]["observed"] = Path(recipe.extract.observed).name
     return values
 
 
 def _settings_of(recipe: dict[str, Any], asked: dict[str, Any]) -> ExtractRecipe:
     """A cache's stored settings with others in their place; what it does not state is default."""
     stored = recipe.get("extract", {}) | asked
-    known = [field.name for field in fields(ExtractRecipe)]
+    known = [key.name for key in fields(ExtractRecipe)]
     values: dict[str, Any] = {name: stored[name] for name in known if name in stored}
     listed = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     return ExtractRecipe(**(values | listed))
-
-
-def _completed(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A stored recipe with the keys that came later, at the defaults by which it was made."""
-    if "extract" not in recipe:
-        return recipe
-    return recipe | {"extract": resolved(Recipe(), "extract")["extract"] | recipe["extract"]}
 
 
 def _folder_name(name: str) -> str:
@@ -229,20 +294,28 @@ def _is_there(target: Path, attributes: dict[str, Any], progress: Progress) -> b
     if not target.exists():
         return False
     found = read_attributes(target)
+    # An older trustq had fewer settings; what it did is what the defaults of the new ones do.
+    settings = resolved(Recipe(), "extract")["extract"] | found["recipe"].get("extract", {})
+    settings = {name: settings.get(name) for name in attributes["recipe"]["extract"]}
+    theirs = found["recipe"] | {"extract": settings}
+    whole = theirs.pop("skipped_of", None)
+    ours = {name: value for name, value in attributes["recipe"].items() if name != "skipped_of"}
+    is_same = found["manifest"] == attributes["manifest"]
     parts = {
-        "recipe": _completed(found["recipe"]) == _completed(attributes["recipe"]),
-        "manifest": found["manifest"] == attributes["manifest"],
-        "noise": found["noise"].get("digest") == attributes["noise"].get("digest"),
+        "recipe": theirs == ours,
+        "manifest": is_same or whole == attributes["manifest"],
+        # A draw over the rows that were left cannot be compared with one over all of them.
+        "noise": found["noise"].get("digest") == attributes["noise"].get("digest") or not is_same,
     }
     differing = [name for name, same in parts.items() if not same]
     if not differing:
         progress.say(f"{target} is there already, from the same recipe and manifest.")
         return True
-    ours, theirs = (digest_json(values[differing[0]]) for values in (attributes, found))
-    settings = _differing_settings(_completed(found["recipe"]), attributes["recipe"])
+    expected, there = (digest_json(values[differing[0]]) for values in (attributes, found))
+    changed = _differing_settings(theirs, ours)
     raise TrustqError(
         f"{target} was written from another {' and '.join(differing)} ({differing[0]} digest "
-        f"{theirs[:8]}..., expected {ours[:8]}...{settings}).\n"
+        f"{there[:8]}..., expected {expected[:8]}...{changed}).\n"
         "Give this run a name of its own with --name or --out, or delete that file."
     )
 
@@ -254,7 +327,7 @@ def _differing_settings(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
     return f"; it has {', '.join(pairs[:3])}{more}" if pairs else ""
 
 
-def _ready(manifest: Manifest, device: str) -> "torch.device":
+def _torch_device(name: str, gpu: int | None = None) -> "torch.device":
     # Before torch loads its OpenMP: threads that wait by spinning made a training on two shared
     # cores 20 times slower (45 s an epoch instead of 2 s).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -275,37 +348,36 @@ def _ready(manifest: Manifest, device: str) -> "torch.device":
             "Install both together from the same index, e.g. both for CUDA or both for the CPU."
         ) from error
     from trustq.extraction.device import choose_device
+
+    return choose_device(name, index=gpu)
+
+
+def _require_readable(manifest: Manifest) -> None:
     from trustq.extraction.images import require_readable
 
-    chosen = choose_device(device)
     require_readable(manifest)
-    return chosen
 
 
 def _train_and_dump(
     job: _Job, manifest: Manifest, recipe: Recipe, device: "torch.device", progress: Progress
 ) -> None:
-    import torch
-
+    from trustq.extraction.crossfit import crossfit
     from trustq.extraction.dump import Further
     from trustq.extraction.images import Preprocessing
     from trustq.extraction.train import train
 
     settings = recipe.extract
     frozen = settings.mode == "frozen"
-    torch.manual_seed(int(generator(job.seed, "init").integers(2**63)))
-    network = make_network(
-        settings.backbone,
-        n_classes=0 if frozen else len(manifest.classes),
-        image_size=settings.image_size,
-        pretrained=settings.pretrained and not settings.weights,
-        drop_rate=settings.drop_rate,
-    )
-    if settings.weights:
-        dropped = load_start(network, Path(settings.weights))
-        if dropped and not frozen:
-            progress.say(f"{settings.weights}: left out {', '.join(dropped)} (other classes).")
-    _place(network, device)
+
+    def make(seed: int) -> Network:
+        n_classes = 0 if frozen else len(manifest.classes)
+        network, left_out = start_network(settings, n_classes=n_classes, seed=seed)
+        if left_out and not frozen:
+            progress.say(f"{settings.weights}: left out {', '.join(left_out)} (other classes).")
+        place(network, device)
+        return network
+
+    network = make(job.seed)
     preprocessing = Preprocessing.of_config(
         network.config,
         settings.image_size,
@@ -314,26 +386,41 @@ def _train_and_dump(
     )
     Further.of_recipe(settings, network, size=preprocessing.size)  # told now, not after training
     progress.say(f"{job.target}: {settings.backbone} from {network.weights} on {device.type}")
+    identity = digest_json([job.attributes[name] for name in ("recipe", "manifest", "noise")])
     resume = job.target.with_name(f".seed{job.seed}.resume.pt")
-    extra: dict[str, np.ndarray] = {}
+    extra = dict(job.extra)
     seconds: dict[str, float] = {}
+    if job.rows.is_crossfit:
+        datasets, folds_seconds = crossfit(
+            job.target,
+            manifest,
+            job.rows,
+            make=make,
+            recipe=settings,
+            seed=job.seed,
+            preprocessing=preprocessing,
+            device=device,
+            identity=identity,
+            progress=progress,
+        )
+        extra |= datasets
+        seconds["crossfit"] = round(folds_seconds, 3)
     if not frozen:
         trained = train(
             network,
             manifest,
             job.rows.observed,
+            validation=job.rows.validation,
             recipe=settings,
             seed=job.seed,
             preprocessing=preprocessing,
             device=device,
             resume=resume,
-            identity=digest_json(
-                [job.attributes[name] for name in ("recipe", "manifest", "noise")]
-            ),
+            identity=identity,
             progress=progress,
         )
         seconds["training"] = round(trained.seconds, 3)
-        extra = {f"history/{name}": array for name, array in trained.history.arrays.items()}
+        extra |= {f"history/{name}": array for name, array in trained.history.arrays.items()}
     attributes = job.attributes | {
         "weights": network.weights,
         "weights_digest": digest_weights(network.model),
@@ -351,7 +438,6 @@ def _train_and_dump(
         extra=extra,
         progress=progress,
     )
-    resume.unlink(missing_ok=True)
 
 
 def _dump_with(job: _Job, manifest: Manifest, device: "torch.device", progress: Progress) -> None:
@@ -364,7 +450,7 @@ def _dump_with(job: _Job, manifest: Manifest, device: "torch.device", progress: 
     )
     checkpoint = _checkpoint_of(job.source)
     load_checkpoint(checkpoint, network.model, digest=job.attributes["weights_digest"])
-    _place(network, device)
+    place(network, device)
     progress.say(f"{job.target}: the network of {checkpoint} on {device.type}")
     _dump(
         job, network, manifest, device=device, workers=-1, seconds={}, extra={}, progress=progress
@@ -421,12 +507,11 @@ def _dump(
     )
 
 
-def _place(network: Network, device: "torch.device") -> None:
-    import torch
-
-    network.model.to(device)
-    if device.type == "cuda":
-        network.model.to(memory_format=torch.channels_last)
+def _clear_workings(job: _Job) -> None:
+    """Remove what a training keeps to go on from, also after a kill just behind the last step."""
+    for pattern in ("resume.pt", "fold*.npz", "fold*.resume.pt"):
+        for path in job.target.parent.glob(f".seed{job.seed}.{pattern}"):
+            path.unlink(missing_ok=True)
 
 
 def _checkpoint_of(cache: Path) -> Path:

@@ -65,6 +65,7 @@ def train(
     manifest: Manifest,
     observed: np.ndarray,
     *,
+    validation: np.ndarray,
     recipe: ExtractRecipe,
     seed: int,
     preprocessing: Preprocessing,
@@ -75,7 +76,8 @@ def train(
 ) -> Trained:
     """Train on the rows whose `observed` label, (n,), is not -1; the chosen weights stay in place.
 
-    Validation is on the rows of split `val` with their reference labels. After each epoch the state
+    `validation` holds positions of rows that judge each epoch by their reference labels. After each
+    epoch the state
     goes to `resume`; a state of the same `identity` that is there is gone on from. Raises
     `TrustqError` for a loss that is not finite and for images that cannot be decoded.
     """
@@ -83,6 +85,7 @@ def train(
         network,
         manifest,
         observed,
+        validation,
         recipe=recipe,
         seed=seed,
         preprocessing=preprocessing,
@@ -123,6 +126,7 @@ class _Run:
         network: Network,
         manifest: Manifest,
         observed: np.ndarray,
+        validation: np.ndarray,
         *,
         recipe: ExtractRecipe,
         seed: int,
@@ -136,7 +140,7 @@ class _Run:
         self._preprocessing = preprocessing
         self._observed = torch.from_numpy(observed.astype(np.int64))
         self._train_rows = np.flatnonzero(observed >= 0)
-        self._val_rows = np.flatnonzero(manifest.columns["split"] == "val")
+        self._val_rows = validation
         self._labels = manifest.label_indices.astype(np.int64)
         workers = n_workers(recipe.workers)
         self._batches = TrainingBatches(self._train_rows, batch_size=recipe.batch_size, seed=seed)

@@ -16,6 +16,7 @@ from trustq.digest import digest_bytes
 from trustq.errors import TrustqError
 from trustq.files import replacing
 from trustq.recipes import ExtractRecipe
+from trustq.seeds import generator
 
 if TYPE_CHECKING:
     import torch
@@ -135,6 +136,34 @@ def make_network(
         config=found,
         weights=f"timm:{tag or backbone}" if pretrained else "none",
     )
+
+
+def start_network(recipe: ExtractRecipe, *, n_classes: int, seed: int) -> tuple[Network, list[str]]:
+    """The network that a recipe starts from, its random parts drawn by `seed`.
+
+    Also returns the classifier's keys that a weights file holds for other classes. Raises
+    `TrustqError` as `make_network` and `load_start` do.
+    """
+    import torch
+
+    torch.manual_seed(int(generator(seed, "init").integers(2**63)))
+    network = make_network(
+        recipe.backbone,
+        n_classes=n_classes,
+        image_size=recipe.image_size,
+        pretrained=recipe.pretrained and not recipe.weights,
+        drop_rate=recipe.drop_rate,
+    )
+    return network, load_start(network, Path(recipe.weights)) if recipe.weights else []
+
+
+def place(network: Network, device: "torch.device") -> None:
+    """Move a network to a device, in the memory layout that is fast there."""
+    import torch
+
+    network.model.to(device)
+    if device.type == "cuda":
+        network.model.to(memory_format=torch.channels_last)
 
 
 def forward(

@@ -17,7 +17,18 @@ def setting(default: Any, meaning: str, *choices: str) -> Any:
 class ExtractRecipe:
     """The `[extract]` part: how a backbone is trained and dumped."""
 
-    mode: str = setting("finetune", "train the backbone, or leave it", "finetune", "frozen")
+    mode: str = setting(
+        "finetune",
+        "train the backbone, leave it, or also train one for each fold of groups",
+        *("finetune", "frozen", "crossfit"),
+    )
+    crossfit_folds: int = setting(5, "crossfit: networks, each blind to one fold of groups")
+    train_on: str = setting(
+        "train", "split to train on, or a share of its groups: train:0.5; the rest stays unseen"
+    )
+    observed: str = setting(
+        "", "train on the labels of this file (sample_id,label); blank = the row is dropped"
+    )
     backbone: str = setting("convnext_tiny", "any timm model name")
     pretrained: bool = setting(True, "start from timm's pretrained weights")
     weights: str = setting("", "start from this file (.safetensors, .pth) instead")
