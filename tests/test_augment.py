@@ -244,7 +244,7 @@ def test_skin_tone_draws_lie_in_their_ranges_and_fall_to_seven_images_in_ten() -
     np.testing.assert_allclose(most, (15, 5, 8), atol=0.7)
     image = Image.new("RGB", (4, 4), (150, 120, 110))
     bridge = Bridging.of_names(["skin_tone"], seed=0)
-    changed = [bridge(image, 0, row).tobytes() != image.tobytes() for row in range(300)]
+    changed = [bridge.add(image, 0, row).tobytes() != image.tobytes() for row in range(300)]
     assert np.mean(changed) == pytest.approx(0.7, abs=0.08)
 
 
@@ -252,9 +252,9 @@ def test_an_effect_draws_the_same_whichever_others_are_listed() -> None:
     image = skin()
     alone = Bridging.of_names(["hair:1"], seed=0)
     both = Bridging.of_names(["ruler:0.0001", "hair:1"], seed=0)
-    assert alone(image, 2, 5).tobytes() == both(image, 2, 5).tobytes()
-    assert alone(image, 2, 5).tobytes() != alone(image, 3, 5).tobytes()
-    assert alone(image, 2, 5).tobytes() != replace(alone, seed=1)(image, 2, 5).tobytes()
+    assert alone.add(image, 2, 5).tobytes() == both.add(image, 2, 5).tobytes()
+    assert alone.add(image, 2, 5).tobytes() != alone.add(image, 3, 5).tobytes()
+    assert alone.add(image, 2, 5).tobytes() != replace(alone, seed=1).add(image, 2, 5).tobytes()
 
 
 def test_a_strength_is_drawn_where_none_is_named() -> None:
@@ -262,7 +262,9 @@ def test_a_strength_is_drawn_where_none_is_named() -> None:
     drawn = Bridging.of_names(["jpeg:1"], seed=0)
     fixed = [Bridging.of_names([f"jpeg-{i}:1"], seed=0) for i in (1, 2, 3)]
     found = [
-        [bridge(image, 0, row).tobytes() for bridge in fixed].index(drawn(image, 0, row).tobytes())
+        [bridge.add(image, 0, row).tobytes() for bridge in fixed].index(
+            drawn.add(image, 0, row).tobytes()
+        )
         for row in range(12)
     ]
     assert set(found) == {0, 1, 2}
@@ -309,6 +311,14 @@ def test_bridging_is_part_of_the_augmentation() -> None:
     augment = augmentation("bridging=ruler:1")
     assert augment(image, 0, 0).tobytes() != image.tobytes()
     assert augmentation()(image, 0, 0).tobytes() == image.tobytes()
+
+
+def test_removals_see_the_image_before_it_is_turned() -> None:
+    image = apply("hair", skin(224, 224))
+    turn = ("rotation=90.0", "bridging=remove_hair:1")
+    turned = replace(augmentation(*turn), bridging=None)
+    removed = apply("remove_hair", image)
+    assert augmentation(*turn)(image, 0, 0).tobytes() == turned(removed, 0, 0).tobytes()
 
 
 @pytest.mark.parametrize(

@@ -577,3 +577,17 @@ def test_a_cache_of_before_these_keys_is_still_the_recipe_s(
     assert not made[0].is_new
     with pytest.raises(TrustqError, match="it has aspect 'squash', not 'pad'"):
         extract_one(manifest, tiny("mode=frozen", "aspect=pad"), tmp_path)
+
+
+def test_a_view_of_the_same_images_is_no_external_test(tmp_path: Path) -> None:
+    from trustq.repair import repair
+
+    cache = make_cache(weights_digest="w")
+    views = {
+        "views/blur-1/features": cache.features + np.float32(0.1),
+        "views/blur-1/parameters": np.array(["{}"]),
+    }
+    cache = replace(cache, extra=views)
+    recipe = load_recipe(settings=["noise=symmetric:0.2"], part="sweep")
+    with pytest.raises(TrustqError, match="holds rows of cache of gauss"):
+        repair([cache], recipe=recipe, results=tmp_path, externals=[cache.view("blur-1")])

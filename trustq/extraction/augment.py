@@ -75,6 +75,8 @@ class Augmentation:
     def __call__(self, image: Image.Image, epoch: int, row: int) -> Image.Image:
         """The cropped and resized image as it looks in one epoch."""
         left_right, up_down, turn, *colours, diagonal, hue = self._draws(epoch, row)[:8]
+        if self.bridging is not None:
+            image = self.bridging.remove(image, epoch, row)
         if self.horizontal_flip and left_right < 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self.vertical_flip and up_down < 0.5:
@@ -93,7 +95,7 @@ class Augmentation:
 
             image = adjust_hue(image, (2 * hue - 1) * self.hue_jitter)
         if self.bridging is not None:
-            image = self.bridging(image, epoch, row)
+            image = self.bridging.add(image, epoch, row)
         return image
 
     def _draws(self, epoch: int, row: int) -> list[float]:

@@ -28,6 +28,7 @@ class Effect:
     meaning: str
     strengths: int = 0
     probability: float = _PROBABILITY
+    removes: bool = False  # acts on the image as it was taken, before it is turned
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Bridging:
 
     @classmethod
     def of_names(cls, names: Sequence[str], seed: int) -> "Bridging":
-        """From `NAME[-STRENGTH][:PROBABILITY]`, applied in that order.
+        """From `NAME[-STRENGTH][:PROBABILITY]`, applied in that order, removals first.
 
         Raises `TrustqError` for an unknown name, a strength that it does not have and a probability
         outside 0 to 1.
@@ -49,12 +50,21 @@ class Bridging:
         """
         return cls(seed, tuple(_parse(name) for name in names))
 
-    def __call__(self, image: Image.Image, epoch: int, row: int) -> Image.Image:
-        """The image with the effects that fall to it in one epoch."""
+    def remove(self, image: Image.Image, epoch: int, row: int) -> Image.Image:
+        """The image without what falls to it to lose in one epoch; before flips and rotation."""
+        return self._applied(image, epoch, row, removes=True)
+
+    def add(self, image: Image.Image, epoch: int, row: int) -> Image.Image:
+        """The image with the other effects that fall to it; after flips and rotation."""
+        return self._applied(image, epoch, row, removes=False)
+
+    def _applied(self, image: Image.Image, epoch: int, row: int, *, removes: bool) -> Image.Image:
         for name, strength, probability in self.items:
+            effect = EFFECTS[name]
+            if effect.removes != removes:
+                continue
             rng = generator(self.seed, f"bridge {name}", epoch, row)
             if rng.random() < probability:
-                effect = EFFECTS[name]
                 if effect.strengths and not strength:
                     strength = int(rng.integers(1, effect.strengths + 1))
                 image = effect.apply(image, strength, rng)
@@ -352,11 +362,15 @@ def _radii(size: tuple[int, int]) -> np.ndarray:
 
 EFFECTS: dict[str, Effect] = {
     "vignette": Effect(_vignette, "dark round border"),
-    "remove_vignette": Effect(_remove_vignette, "brightens a dark border, mirrors a black one"),
+    "remove_vignette": Effect(
+        _remove_vignette, "brightens a dark border, mirrors a black one", removes=True
+    ),
     "ruler": Effect(_ruler, "ticks along an edge"),
     "bubbles": Effect(_bubbles, "bubbles of gel"),
     "hair": Effect(_hair, "dark curved hairs"),
-    "remove_hair": Effect(_remove_hair, "fills thin dark lines from the skin about them"),
+    "remove_hair": Effect(
+        _remove_hair, "fills thin dark lines from the skin about them", removes=True
+    ),
     "blur": Effect(_field_blur, "the whole field out of focus", 3),
     "light": Effect(_light, "brightness up or down by 10, 20 or 30 %", 3),
     "cast": Effect(_cast, "a colour cast of 8, 16 or 25 levels", 3),

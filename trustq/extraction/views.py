@@ -102,16 +102,12 @@ def require_dumpable(recipe: ExtractRecipe) -> None:
         )
 
 
-def turned(
-    images: "torch.Tensor", symmetry: tuple[bool, bool, bool], *, back: bool = False
-) -> "torch.Tensor":
-    """Images (b, c, s, s) under a symmetry, or back from it."""
+def turned(images: "torch.Tensor", symmetry: tuple[bool, bool, bool]) -> "torch.Tensor":
+    """Images (b, c, s, s) under a symmetry: transposed, then flipped."""
     transpose, left_right, upside_down = symmetry
-    dims = [axis for axis, flip in ((3, left_right), (2, upside_down)) if flip]
-    if transpose and not back:
+    if transpose:
         images = images.transpose(2, 3)
-    images = images.flip(dims) if dims else images
-    return images.transpose(2, 3) if transpose and back else images
+    return images.flip([axis for axis, flip in ((3, left_right), (2, upside_down)) if flip])
 
 
 def averaged(
