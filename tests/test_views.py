@@ -591,3 +591,14 @@ def test_a_view_of_the_same_images_is_no_external_test(tmp_path: Path) -> None:
     recipe = load_recipe(settings=["noise=symmetric:0.2"], part="sweep")
     with pytest.raises(TrustqError, match="holds rows of cache of gauss"):
         repair([cache], recipe=recipe, results=tmp_path, externals=[cache.view("blur-1")])
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (5, 0), (2, 3, 4)])
+def test_optional_datasets_of_any_shape_are_read_back(
+    shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    values = np.arange(int(np.prod(shape)), dtype=np.float32).reshape(shape)
+    write_cache(tmp_path / "a.h5", make_cache(n=4, extra={"history/x": values}))
+    found = read_cache(tmp_path / "a.h5").extra["history/x"]
+    assert found.shape == shape and found.dtype == np.float32
+    np.testing.assert_array_equal(found, values)

@@ -163,7 +163,7 @@ def _datasets_of(file: h5py.File, path: Path) -> tuple[dict[str, np.ndarray], di
     digests = json.loads(file.attrs["dataset_digests"])
     for name, dataset in _datasets(file):
         place = (dataset.dtype.str, dataset.shape, dataset.id.get_offset())
-        if place[2] is None:  # no bytes were allotted, or another writer's chunks
+        if place[2] is None or not dataset.shape:  # no bytes, one value, or another writer's chunks
             arrays[name] = np.asarray(dataset[()])
             continue
         where = Stored(path, name, *place, digests.get(name, ""))
@@ -231,11 +231,11 @@ def _require_sound(
     n, k = len(arrays["sample_id"]), len(attributes["classes"])
     sized = [name for name in (*ROW_DATASETS, "features", "logits") if name in arrays]
     # Passes have their rows second.
-    lengths = [where.shape[int(m.startswith("passes/"))] for m, where in stored.items()]
+    lengths = [where.shape[m.startswith("passes/") :][:1] for m, where in stored.items()]
     faults = {
         "its exposure is not a known one": attributes["exposure"] not in EXPOSURES,
         "its datasets have different numbers of rows": any(len(arrays[m]) != n for m in sized)
-        or any(length != n for length in lengths),
+        or any(length != (n,) for length in lengths),
         "its sample ids repeat": len(set(arrays["sample_id"].tolist())) != n,
         "its labels are not indices of its classes": any(
             arrays[m].size and not -1 <= arrays[m].min() <= arrays[m].max() < k

@@ -239,7 +239,7 @@ def _storable(name: str, array: np.ndarray) -> np.ndarray:
         return np.array(encoded, dtype=h5py.string_dtype("utf-8", width)).reshape(array.shape)
     if array.dtype.kind == "b":
         return array.astype(np.uint8)
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
 
 
 def _seal(part: Path) -> None:
