@@ -63,6 +63,13 @@ def extract(
             "--with", help="Caches (quoted patterns) whose networks are used, without training."
         ),
     ] = None,
+    views: Annotated[
+        str | None,
+        typer.Option(help="Further passes to store: tta, corruptions, blur-2, ... (commas)."),
+    ] = None,
+    passes: Annotated[
+        int | None, typer.Option(help="Dropout passes to store, 20 is usual.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any recipe key, e.g. --set batch_size=16.")
     ] = None,
@@ -72,6 +79,9 @@ def extract(
 
     A stopped run goes on after its last finished epoch when the same command is given again. Seeds
     are shared out among processes that torchrun started, one GPU each.
+
+    Later views of the same images come from the same networks: --with CACHE --views corruptions
+    --name NAME.
 
     Recipe keys are tested on a CPU. Not tested is what needs a GPU: amp=auto there, channels-last
     and pinned memory, and the code that compile=true makes.
@@ -92,10 +102,13 @@ def extract(
     }
     given = [f"extract.{key}={value}" for key, value in sugar.items() if value is not None]
     given += settings or []
-    if with_ and (recipe or name or given or seeds != "0" or stage or skip_unreadable):
+    if with_ and (recipe or given or seeds != "0" or stage or skip_unreadable):
         raise typer.BadParameter(
-            "--with takes everything from the caches; only --out, --device and --root go with it."
+            "--with takes everything else from the caches; only --out, --name, --device, --root, "
+            "--views and --passes go with it."
         )
+    dumped = {"views": views, "passes": passes}
+    given += [f"extract.{key}={value}" for key, value in dumped.items() if value is not None]
 
     from trustq.errors import TrustqError
     from trustq.extraction import extract as train_and_extract
@@ -108,7 +121,15 @@ def extract(
         if with_:
             caches = find_caches(with_)
             rows = read_manifest(manifest, root=root)
-            made = extract_with(rows, caches, out=out, device=device)
+            made = extract_with(
+                rows,
+                caches,
+                out=out,
+                name=name or "",
+                views=[view.strip() for view in views.split(",")] if views else [],
+                passes=passes or 0,
+                device=device,
+            )
         else:
             chosen = load_recipe(recipe, settings=given, part="extract")
             chosen = dataclasses.replace(chosen, name=name or chosen.name)

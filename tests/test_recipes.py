@@ -10,8 +10,8 @@ from trustq.recipes import load_recipe, packaged, resolved
 
 
 def test_every_packaged_recipe_loads_and_has_a_title() -> None:
-    theirs = {"ce-noisy", "ce-clean", "gce-noisy", "weighted-sampler", "small-cpu", "digits"}
-    assert theirs <= set(packaged())
+    reference = {"ce-noisy", "ce-clean", "gce-noisy", "weighted-sampler", "resnet50-audit"}
+    assert reference | {"small-cpu", "digits"} <= set(packaged())
     for name, title in packaged().items():
         assert load_recipe(name).name == name
         assert title.endswith(".")
@@ -26,6 +26,15 @@ def test_the_reference_recipe_is_the_studys() -> None:
     assert (recipe.noise, recipe.trusted) == ("reference", 0.1)
     assert (recipe.loss, recipe.optimizer, recipe.sampling) == ("ce", "adamw", "none")
     assert recipe.horizontal_flip and recipe.vertical_flip and not recipe.transpose
+
+
+def test_the_audit_recipe_is_the_studys() -> None:
+    recipe = load_recipe("resnet50-audit").extract
+    assert (recipe.backbone, recipe.image_size, recipe.random_crop) == ("resnet50", 224, 0.7)
+    assert (recipe.colour_jitter, recipe.hue_jitter) == (0.2, 0.1)
+    assert (recipe.label_smoothing, recipe.mixup) == (0.1, 0.2)
+    assert (recipe.optimizer, recipe.learning_rate, recipe.epochs) == ("adamw", 1e-4, 10)
+    assert (recipe.warmup_epochs, recipe.rotation) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from trustq.extraction.selection import best_epoch
 from trustq.extraction.settings import require_agreeing
 from trustq.manifest import Manifest
 from trustq.metrics import summarise
-from trustq.recipes import load_recipe
+from trustq.recipes import load_recipe, packaged
 from trustq.store.format import SEEN_SELECTION
 
 torch = pytest.importorskip("torch")
@@ -801,5 +801,5 @@ def test_an_unknown_loss_names_the_known_ones() -> None:
 
 
 def test_packaged_recipes_agree_with_themselves(manifest: Manifest) -> None:
-    for name in ("ce-noisy", "ce-clean", "gce-noisy", "weighted-sampler", "small-cpu", "digits"):
+    for name in packaged():
         require_agreeing(manifest, recipe=load_recipe(name).extract)

@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from trustq import __version__
 from trustq.digest import digest_json
 from trustq.errors import TrustqError
+from trustq.extraction.augment import Augmentation
 from trustq.extraction.exposure import (
     Rows,
     require_trainable,
@@ -26,6 +27,7 @@ from trustq.extraction.exposure import (
 from trustq.extraction.launch import own_share
 from trustq.extraction.progress import Progress, StderrProgress
 from trustq.extraction.staging import stage
+from trustq.extraction.views import require_dumpable
 from trustq.extraction.weights import (
     Network,
     digest_weights,
@@ -38,7 +40,7 @@ from trustq.extraction.weights import (
     start_network,
 )
 from trustq.manifest import Manifest
-from trustq.recipes import Recipe, resolved
+from trustq.recipes import ExtractRecipe, Recipe, resolved
 from trustq.store import read_attributes
 
 if TYPE_CHECKING:
@@ -89,6 +91,8 @@ def extract(
     if not seeds or min(seeds) < 0:
         raise TrustqError("Seeds are whole numbers from 0, at least one, e.g. --seeds 42,52.")
     require_trainable(manifest, recipe=recipe.extract)
+    require_dumpable(recipe.extract)
+    Augmentation.of_recipe(recipe.extract, seed=0)  # raises for what cannot be
     own_seeds, gpu = own_share(seeds, os.environ)
     folder = Path(out) / _folder_name(manifest.dataset) / _folder_name(recipe.name)
     jobs = _training_jobs(manifest, recipe, own_seeds, folder, progress, skipped=None)
@@ -143,7 +147,7 @@ def _training_jobs(
         is_there = _is_there(target, attributes, progress)
         for note in () if is_there or jobs else rows.notes:
             progress.say(note)
-        jobs.append(_Job(seed, target, rows, attributes, is_there, extra=extra))
+        jobs.append(_Job(seed, target, rows, attributes, is_there, recipe.extract, extra=extra))
     return jobs
 
 
@@ -176,14 +180,19 @@ def extract_with(
     caches: Sequence[Path],
     *,
     out: Path,
+    name: str = "",
+    views: Sequence[str] = (),
+    passes: int = 0,
+    maps: bool = False,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> list[Extracted]:
-    """Send other images through the networks of caches, with their preprocessing, untrained.
+    """Send other images, or more views, through the networks of caches, untrained.
 
-    Writes `<out>/<dataset>/<recipe name>/seed<S>.h5` for each cache, whose checkpoint must lie
-    beside it. Labels index the cache's classes; rows that the network has seen keep their marks.
-    Raises `TrustqError` for a missing or foreign checkpoint and for classes that the cache lacks.
+    Writes `<out>/<dataset>/<name or the recipe's>/seed<S>.h5` for each cache, whose checkpoint must
+    lie beside it. Labels index the cache's classes; rows that the network has seen keep their
+    marks. `views`, `passes` and `maps` are those of the new cache, whatever the old one has. Raises
+    `TrustqError` for a missing or foreign checkpoint and for classes that the cache lacks.
     """
     progress = progress or StderrProgress()
     jobs = []
@@ -196,19 +205,31 @@ def extract_with(
                 "must go through; copy it there, or extract again."
             )
         rows = rows_elsewhere(manifest, source=source, attributes=theirs)
-        name = theirs["recipe"].get("name", source.parent.name)
-        folder = Path(out) / _folder_name(manifest.dataset) / _folder_name(name)
+        asked = {"views": list(views), "passes": passes, "maps": maps}
+        settings = _settings_of(theirs["recipe"], asked)
+        require_dumpable(settings)
+        own_name = name or theirs["recipe"].get("name", source.parent.name)
+        folder = Path(out) / _folder_name(manifest.dataset) / _folder_name(own_name)
         target = folder / f"seed{theirs['backbone_seed']}.h5"
         kept = ("classes", "backbone", "backbone_seed", "weights", "weights_digest")
+        if target.resolve() == source.resolve():
+            raise TrustqError(
+                f"The new cache would replace {source} itself. Give it a name of its own with "
+                "--name, or another --out."
+            )
+        recipe = theirs["recipe"] | {
+            "with": theirs["content_digest"],
+            "extract": theirs["recipe"].get("extract", {}) | asked,
+        }
         attributes = {key: theirs[key] for key in (*kept, "preprocessing")} | {
             "dataset": manifest.dataset,
             "exposure": rows.exposure,
-            "recipe": theirs["recipe"] | {"with": theirs["content_digest"]},
+            "recipe": recipe,
             "manifest": manifest.digests,
             "noise": rows.noise,
         }
         is_there = _is_there(target, attributes, progress)
-        job = _Job(theirs["backbone_seed"], target, rows, attributes, is_there, source)
+        job = _Job(theirs["backbone_seed"], target, rows, attributes, is_there, settings, source)
         if n_shared := int((rows.seen > 0).sum()):
             progress.say(
                 f"{n_shared:,} of {len(manifest):,} rows share an id or a group with rows that the "
@@ -234,6 +255,7 @@ class _Job:
     rows: Rows
     attributes: dict[str, Any]  # known before the network is
     is_there: bool
+    settings: ExtractRecipe
     source: Path | None = None
     extra: dict[str, np.ndarray] = field(default_factory=dict)  # further datasets, known before
 
@@ -248,6 +270,15 @@ def _recipe_attribute(recipe: Recipe) -> dict[str, Any]:
         # The labels themselves are in the noise attribute's digest, whatever the file is called.
         values["extract"]["observed"] = Path(recipe.extract.observed).name
     return values
+
+
+def _settings_of(recipe: dict[str, Any], asked: dict[str, Any]) -> ExtractRecipe:
+    """A cache's stored settings with others in their place; what it does not state is default."""
+    stored = recipe.get("extract", {}) | asked
+    known = [key.name for key in fields(ExtractRecipe)]
+    values: dict[str, Any] = {name: stored[name] for name in known if name in stored}
+    listed = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    return ExtractRecipe(**(values | listed))
 
 
 def _folder_name(name: str) -> str:
@@ -331,6 +362,7 @@ def _train_and_dump(
     job: _Job, manifest: Manifest, recipe: Recipe, device: "torch.device", progress: Progress
 ) -> None:
     from trustq.extraction.crossfit import crossfit
+    from trustq.extraction.dump import Further
     from trustq.extraction.images import Preprocessing
     from trustq.extraction.train import train
 
@@ -346,7 +378,13 @@ def _train_and_dump(
         return network
 
     network = make(job.seed)
-    preprocessing = Preprocessing.of_config(network.config, settings.image_size)
+    preprocessing = Preprocessing.of_config(
+        network.config,
+        settings.image_size,
+        interpolation=settings.interpolation,
+        aspect=settings.aspect,
+    )
+    Further.of_recipe(settings, network, size=preprocessing.size)  # told now, not after training
     progress.say(f"{job.target}: {settings.backbone} from {network.weights} on {device.type}")
     identity = digest_json([job.attributes[name] for name in ("recipe", "manifest", "noise")])
     resume = job.target.with_name(f".seed{job.seed}.resume.pt")
@@ -408,6 +446,7 @@ def _dump_with(job: _Job, manifest: Manifest, device: "torch.device", progress: 
         job.attributes["backbone"],
         n_classes=0 if job.attributes["exposure"] == "frozen" else len(job.attributes["classes"]),
         image_size=job.attributes["preprocessing"]["size"],
+        drop_rate=job.settings.drop_rate,
     )
     checkpoint = _checkpoint_of(job.source)
     load_checkpoint(checkpoint, network.model, digest=job.attributes["weights_digest"])
@@ -432,7 +471,7 @@ def _dump(
     import timm
     import torch
 
-    from trustq.extraction.dump import PRECISION, dump
+    from trustq.extraction.dump import PRECISION, Further, dump
     from trustq.extraction.images import Preprocessing
 
     started = time.monotonic()
@@ -451,18 +490,20 @@ def _dump(
     def finished() -> dict[str, Any]:
         return attributes | {"seconds": seconds | {"dump": round(time.monotonic() - started, 3)}}
 
+    preprocessing = Preprocessing.of_attribute(attributes["preprocessing"])
     dump(
         job.target,
         network,
         manifest,
         job.rows,
-        preprocessing=Preprocessing.of_attribute(attributes["preprocessing"]),
+        preprocessing=preprocessing,
         device=device,
         workers=workers,
         attributes=finished,
         extra=extra,
         progress=progress,
         what=f"features of seed {job.seed}",
+        further=Further.of_recipe(job.settings, network, size=preprocessing.size),
     )
 
 

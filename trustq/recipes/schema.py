@@ -101,6 +101,31 @@ class ExtractRecipe:
     )
     workers: int = setting(-1, "image loading processes; -1 = one less than cores, 8 at most")
 
+    # Pixels: what training images undergo besides, how images are fitted, what is dumped besides.
+    random_crop: float = setting(
+        1.0, "least share of the area that a random crop shows, 1 = none; aspect 3/4 to 4/3"
+    )
+    hue_jitter: float = setting(0.0, "hue varies by this share of the colour circle, 0.5 at most")
+    bridging: tuple[str, ...] = setting(
+        (), "effects of other clinics, NAME[-STRENGTH][:PROBABILITY], e.g. hair, vignette:0.2"
+    )
+    aspect: str = setting(
+        "squash", "to a square: squash, the central crop, or pad", "squash", "crop", "pad"
+    )
+    interpolation: str = setting(
+        "auto",
+        "of the resize; auto = the model's",
+        *("auto", "nearest", "bilinear", "bicubic", "lanczos"),
+    )
+    drop_rate: float = setting(
+        0.0, "dropout before the classifier, in training and in passes; 0.3 is usual"
+    )
+    views: tuple[str, ...] = setting(
+        (), "further passes to store: tta, tta-flips, corruptions, or one of these, e.g. blur-2"
+    )
+    passes: int = setting(0, "dropout passes to store beside the logits, 20 is usual; 0 = none")
+    maps: bool = setting(False, "store the last feature map, float16, for explanations")
+
 
 @dataclass(frozen=True)
 class SweepRecipe:

@@ -316,7 +316,9 @@ def _matching(cache: Cache, externals: Sequence[Cache]) -> tuple[Cache, ...]:
 def _relabelled(other: Cache, cache: Cache) -> Cache:
     shared = set(other.group_id.tolist()) & set(cache.group_id.tolist())
     shared |= set(other.sample_id.tolist()) & set(cache.sample_id.tolist())
-    if other.seen_labels.any() or (other.dataset == cache.dataset and shared):
+    # A view is called DATASET@VIEW, and shows the same images.
+    is_same = other.dataset.partition("@")[0] == cache.dataset.partition("@")[0]
+    if other.seen_labels.any() or (is_same and shared):
         n_seen = int(other.seen_labels.sum())
         raise TrustqError(
             f"{other.name} holds rows of {cache.name} ({len(shared)} ids or groups; {n_seen} rows "
