@@ -13,8 +13,9 @@ import numpy as np
 
 from trustq.errors import TrustqError
 from trustq.files import replacing
+from trustq.store.extra import dataset_digest
 from trustq.store.format import ATTRIBUTES, FORMAT, FORMAT_VERSION, ROW_DATASETS, Cache
-from trustq.store.write import _storable, dataset_digest, overall_digests
+from trustq.store.write import _storable, overall_digests
 from trustq.tables import write_parquet
 
 STATEMENT = "trustq_cache"  # an array of the npz, a key of the other formats' metadata
@@ -65,7 +66,7 @@ def cache_arrays(cache: Cache) -> dict[str, np.ndarray]:
     arrays["features"] = cache.features
     if cache.logits is not None:
         arrays["logits"] = cache.logits
-    return arrays | cache.extra
+    return arrays | dict(cache.extra)
 
 
 def statement_of(cache: Cache, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -75,7 +76,7 @@ def statement_of(cache: Cache, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     described, digests = {}, {}
     for name, array in arrays.items():
         stored: Any = _storable(name, np.asarray(array))
-        digests[name] = dataset_digest(stored, stored)
+        digests[name] = dataset_digest(stored.dtype.str, stored.shape, stored)
         described[name] = {
             "dtype": stored.dtype.str,
             "shape": list(stored.shape),
