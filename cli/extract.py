@@ -57,6 +57,10 @@ def extract(
             "--skip-unreadable", help="Leave out images that cannot be decoded, and record them."
         ),
     ] = False,
+    auto_batch: Annotated[
+        bool,
+        typer.Option("--auto-batch", help="Halve batches that memory cannot hold, more a step."),
+    ] = False,
     with_: Annotated[
         list[str] | None,
         typer.Option(
@@ -148,6 +152,7 @@ def extract(
                 device=device,
                 stage_to=stage,
                 skip_unreadable=skip_unreadable,
+                auto_batch=auto_batch,
             )
     except KeyboardInterrupt as stop:
         typer.echo(

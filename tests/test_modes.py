@@ -1,6 +1,8 @@
 """Ways to run the GPU stage: cross-fitting, training on some groups or given labels, many seeds."""
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -379,6 +381,84 @@ def test_processes_of_a_launcher_share_out_the_seeds() -> None:
         taken += own
     assert sorted(taken) == seeds
     assert own_share([1], {"RANK": "1", "WORLD_SIZE": "2"}) == ([], 1)
+
+
+@pytest.fixture
+def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device whose memory holds six images of a training step; simulated in the network."""
+    from trustq.extraction import run
+
+    def start(*arguments: Any, **options: Any) -> Any:
+        network, left_out = start_network(*arguments, **options)
+
+        def refuse(model: Any, inputs: tuple[Any, ...]) -> None:
+            if model.training and len(inputs[0]) > 6:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+        network.model.register_forward_pre_hook(refuse)
+        return network, left_out
+
+    from trustq.extraction.weights import start_network
+
+    monkeypatch.setattr(run, "start_network", start)
+
+
+def test_out_of_memory_tells_the_batch_that_fits(
+    manifest: Manifest, tmp_path: Path, small_memory: None
+) -> None:
+    with pytest.raises(TrustqError) as told:
+        extract_one(manifest, tiny(), tmp_path)
+    assert str(told.value) == (
+        "cpu ran out of memory with batches of 16 images of 32 pixels. 4 fit; with --set "
+        "batch_size=4 --set accumulate=4 a step is as large as before, and --auto-batch finds that "
+        "out by itself. Finished epochs are kept."
+    )
+
+
+def test_auto_batch_trains_with_what_fits_and_the_cache_says_so(
+    manifest: Manifest, tmp_path: Path, small_memory: None
+) -> None:
+    heard = Heard()
+    fitted = extract_one(manifest, tiny(), tmp_path / "a", auto_batch=True, progress=heard)
+    assert "Batches of 16 do not fit: 4, 4 of them a step." in heard.lines
+    assert fitted.recipe["fitted"] == {"batch_size": 4, "accumulate": 4}
+    # The probe left no trace: the network trains as if it had been asked for such batches.
+    asked = extract_one(manifest, tiny("batch_size=4", "accumulate=4"), tmp_path / "b")
+    np.testing.assert_array_equal(fitted.features, asked.features)
+    again = extract(manifest, recipe=tiny(), seeds=[5], out=tmp_path / "a", progress=Heard())
+    assert not again[0].is_new
+
+
+def test_a_network_that_never_fits_is_told(
+    manifest: Manifest, tmp_path: Path, small_memory: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trustq.extraction import memory
+
+    monkeypatch.setattr(memory, "fits", lambda *_, **__: False)
+    with pytest.raises(TrustqError) as told:
+        extract_one(manifest, tiny(), tmp_path, auto_batch=True)
+    assert str(told.value) == (
+        "Not even 2 images of 32 pixels fit through test_convnext in the memory of cpu. Take "
+        "smaller images (--image-size), a smaller backbone, or train fewer layers (--set "
+        "trained_stages=1)."
+    )
+
+
+def test_the_standard_launcher_makes_every_seed_once(manifest: Manifest, tmp_path: Path) -> None:
+    write_manifest(manifest, tmp_path / "m.parquet")
+    trustq = "import sys; from trustq.cli import app; sys.argv = ['trustq', *sys.argv[1:]]; app()"
+    script = tmp_path / "launch.py"
+    script.write_text(trustq)
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    words += [str(script), "extract", str(tmp_path / "m.parquet"), f"--out={tmp_path}"]
+    words += ["--seeds=1,2,3", "--device=cpu", "--mode=frozen", "--set=extract.noise=none"]
+    words += [f"--set={setting}" for setting in TINY if "noise" not in setting]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    made = sorted(path.name for path in (tmp_path / "shapes" / "default").glob("*.h5"))
+    assert made == ["seed1.h5", "seed2.h5", "seed3.h5"]
+    for seed in (1, 2, 3):
+        assert done.stdout.count(f"seed{seed}.h5") == 1
 
 
 def test_command_takes_the_modes(manifest: Manifest, tmp_path: Path) -> None:

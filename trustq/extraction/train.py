@@ -93,9 +93,8 @@ def train(
     """Train on the rows whose `observed` label, (n,), is not -1; the chosen weights stay in place.
 
     `validation` holds positions of rows that judge each epoch by their reference labels. After each
-    epoch the state
-    goes to `resume`; a state of the same `identity` that is there is gone on from. Raises
-    `TrustqError` for a loss that is not finite and for images that cannot be decoded.
+    epoch the state goes to `resume`; a state of the same `identity` that is there is gone on from.
+    Raises `TrustqError` for a loss that is not finite and for images that cannot be decoded.
     """
     run = _Run(
         network,
