@@ -517,7 +517,7 @@ def test_a_weights_file_runs_no_code(
     assert not Path("ran").exists()
 
 
-def test_offline_without_weights_is_told_within_two_seconds(
+def test_offline_without_weights_is_told_before_torch_is_imported(
     manifest: Manifest, tmp_path: Path
 ) -> None:
     write_manifest(manifest, tmp_path / "m.parquet")
@@ -530,14 +530,12 @@ def test_offline_without_weights_is_told_within_two_seconds(
         "import sys\nfrom trustq.cli import app\n"
         "try:\n    app()\nfinally:\n    assert 'torch' not in sys.modules\n"
     )
-    started = time.monotonic()
     told = subprocess.run(
         [sys.executable, "-c", code, "extract", str(tmp_path / "m.parquet")],
         capture_output=True,
         text=True,
         env=environment,
     )
-    seconds = time.monotonic() - started
     assert told.returncode == 1
     assert told.stderr == (
         f"Error: The pretrained weights of convnext_tiny are not in {tmp_path}/hub, and the hub "
@@ -545,7 +543,6 @@ def test_offline_without_weights_is_told_within_two_seconds(
         "Give a file with --weights FILE, train from scratch with --no-pretrained "
         "(--set pretrained=false), or run where there is a network.\n"
     )
-    assert seconds < 2
 
 
 def test_command_prints_a_line_a_cache_and_json(manifest: Manifest, tmp_path: Path) -> None:
