@@ -18,8 +18,8 @@ class SharedFeatures:
 
     `features` is (n, d) of finite numbers, best standardised, for penalties are on their units. It
     is kept, not copied; what fits need of it is made when first asked for: for linear heads the
-    rows turned to the axes of their Gram matrix, by row and by column, float32 (float64 below
-    65,536 entries), for boosted ones their bins. Raises `TrustqError` for features that are no
+    rows turned to the axes of their Gram matrix, float32 (float64 below 65,536 entries), for boosted
+    ones their bins. Raises `TrustqError` for features that are no
     finite matrix.
 
     >>> SharedFeatures(np.arange(6.0).reshape(3, 2)).shape
@@ -45,7 +45,7 @@ class SharedFeatures:
 
     def prepare(self) -> None:
         """Make the turned rows now, before threads could make them twice."""
-        self.by_column  # noqa: B018
+        self.by_row  # noqa: B018
 
     @property
     def sizes(self) -> np.ndarray:
@@ -63,11 +63,6 @@ class SharedFeatures:
         with one_blas_thread():
             turn = self.axes.astype(self.dtype)
             return [self._centred(rows) @ turn for rows in self.blocks]
-
-    @cached_property
-    def by_column(self) -> list[np.ndarray]:
-        """The same, an (axes, rows) array a block: products forward read it in order."""
-        return [np.ascontiguousarray(block.T) for block in self.by_row]
 
     @cached_property
     def bins(self) -> Any:
