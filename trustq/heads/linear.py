@@ -72,6 +72,11 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         """Class indices, (n,)."""
         return self.predict_logits(features).argmax(axis=1)
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of coefficients and intercepts."""
+        return int(self.coef_.nbytes + self.intercept_.nbytes)
+
     def _take(self, fits: MultinomialFits, i: int) -> Self:
         self.coef_, self.intercept_ = fits.coef[i], fits.intercept[i]
         self.classes_ = np.flatnonzero(fits.present[i])

@@ -6,8 +6,6 @@ then solved several at a time in tiles of one fixed width, so that each evaluati
 product forward and one back, and no problem's bits depend on which others are solved beside it.
 """
 
-import multiprocessing
-import os
 import threading
 import warnings
 from collections import deque
@@ -20,7 +18,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from trustq.errors import TrustqError
 from trustq.heads.quasi_newton import Minimiser
-from trustq.heads.shared import SharedFeatures, one_blas_thread
+from trustq.heads.shared import SharedFeatures, cores, one_blas_thread
 
 # Columns of one tile, about. BLAS gains from wider ones (one core: 8 columns 50 GFLOP/s, 32 109, 96
 # 147), but slots run empty: five folds of 7 classes took 131 ms at 24, 178 at 32, 235 at 48.
@@ -124,7 +122,7 @@ def fit_multinomial(
         )
         for i in range(p)
     ]
-    _solve(shared, problems, n_classes, threads or _cores())
+    _solve(shared, problems, n_classes, threads or cores())
     unsolved = [i for i, problem in enumerate(problems) if not problem.converged]
     if unsolved:
         worst = max(problems[i].decrease / problems[i].value for i in unsolved)
@@ -137,14 +135,6 @@ def fit_multinomial(
         )
     with one_blas_thread():
         return _collected(shared, problems)
-
-
-def _cores() -> int:
-    if multiprocessing.parent_process() is not None:
-        return 1  # one of several processes, which have the other cores
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _check(
