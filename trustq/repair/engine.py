@@ -219,7 +219,7 @@ def _cell_row(
     uses_validation = bool(len(validation))
     # Clean labels that chose the backbone's checkpoint were paid for as well.
     chose_checkpoint = np.flatnonzero(cache.seen & SEEN_SELECTION)
-    trained_on = digest_strings(experiment.sample_ids.tolist())
+    trained_on = experiment.training.rows_digest
     return {
         "key": cell.key,
         "results_version": NUMERICS,
