@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from trustq.errors import TrustqError
-from trustq.heads import SharedFeatures, fit_multinomial, fit_penalty_path
+from trustq.heads import LinearHead, SharedFeatures, fit_multinomial, fit_penalty_path
 from trustq.heads.multinomial import MultinomialFits
 from trustq.heads.shared import one_blas_thread
 
@@ -94,6 +94,18 @@ def test_float32_is_never_worse_than_scikit_learn() -> None:
     weights = np.ones((4, 2500))
     assert fits.converged.all()
     assert_as_good_as_scikit_learn(fits, features, label_sets, weights, penalties)
+
+
+def test_half_precision_features_are_fitted_and_predicted_as_float32() -> None:
+    features, labels, _ = problem(n=2500, d=40)
+    half = features.astype(np.float16)
+    same = half.astype(np.float32)
+    ours = fit_multinomial(half, labels[None], n_classes=4)
+    peer = fit_multinomial(same, labels[None], n_classes=4)
+    np.testing.assert_array_equal(ours.coef, peer.coef)
+    np.testing.assert_allclose(ours.logits(half), peer.logits(same), atol=1e-5)
+    head = LinearHead(n_classes=4).fit(half, labels)
+    np.testing.assert_array_equal(head.predict_logits(half), ours.logits(half)[0])
 
 
 @pytest.mark.parametrize(("n", "d", "k"), [(60, 5, 3), (2500, 40, 4), (1000, 67, 9), (700, 96, 33)])

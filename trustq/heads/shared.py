@@ -102,6 +102,22 @@ class SharedFeatures:
         return (self.features[rows] - self.center).astype(self.dtype)
 
 
+def products(features: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Rows times columns, (m, d) and (c, d) to (m, c) of float64, at the features' precision.
+
+    Half precision, for which BLAS has no product, is read as float32 in blocks.
+    """
+    with one_blas_thread():
+        if features.dtype != np.float16:
+            return (features @ columns.T.astype(features.dtype)).astype(np.float64)
+        turned = columns.T.astype(np.float32)
+        found = np.empty((len(features), len(columns)))
+        for first in range(0, len(features), ROWS_PER_BLOCK):
+            rows = slice(first, first + ROWS_PER_BLOCK)
+            found[rows] = features[rows].astype(np.float32) @ turned
+        return found
+
+
 def cores() -> int:
     """Threads that fits may share: the cores there are, one in a child process."""
     if multiprocessing.parent_process() is not None:
