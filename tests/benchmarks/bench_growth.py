@@ -115,7 +115,7 @@ def made(
         rows = slice(first, min(first + 10_000, n))
         drawn = rng.integers(len(real), size=rows.stop - first)
         own = real[drawn]
-        if K == USUAL["K"]:
+        if USUAL["K"] == K:
             labels[rows] = truth[drawn]
         elif K == 2:
             labels[rows] = truth[drawn] == 5  # nevi, the largest class
