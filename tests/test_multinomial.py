@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from trustq.errors import TrustqError
-from trustq.heads import LinearHead, SharedFeatures, fit_multinomial, fit_penalty_path
+from trustq.heads import LinearHead, SharedFeatures, fit_multinomial, fit_penalty_path, multinomial
 from trustq.heads.multinomial import MultinomialFits
 from trustq.heads.shared import one_blas_thread
 
@@ -183,6 +183,17 @@ def test_a_start_near_the_answer_saves_time_and_changes_little() -> None:
     assert warm.n_evaluations[0] < cold.n_evaluations[0]
     assert abs(warm.objective[0] / cold.objective[0] - 1) < 1e-6
     again = fit_multinomial(shared, labels[None], n_classes=4, start=first)
+    assert again.n_evaluations[0] == 1
+
+
+def test_a_large_problem_keeps_no_curvature_and_still_starts_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    features, labels, _ = problem(n=2500, d=40)
+    monkeypatch.setattr(multinomial, "KEPT_SIZE", 4 * 41 - 1)
+    first = fit_multinomial(features, labels[None], n_classes=4)
+    assert first.curvature == (None,)
+    again = fit_multinomial(features, labels[None], n_classes=4, start=first)
     assert again.n_evaluations[0] == 1
 
 
