@@ -235,16 +235,24 @@ def grid(
                 found.append((model.coef_.copy(), model.intercept_.copy()))
         return found
 
-    runs = {
-        "trustq, 5 label sets": lambda: ours(5),
-        "trustq, 1 label set": lambda: ours(1),
-        "newton-cg float32 warm, 1 label set": newton,
-    }
+    def lbfgs() -> Solutions:
+        found, double = [], wide.astype(np.float64)
+        with threadpool_limits(options.peer_threads, user_api="blas"):
+            for c in penalties:
+                model = LogisticRegression(C=c, max_iter=5000).fit(double, labels)
+                found.append((model.coef_, model.intercept_))
+        return found
+
+    runs = {"trustq, 5 label sets": lambda: ours(5), "trustq, 1 label set": lambda: ours(1)}
+    if "newton" in options.peers:
+        runs["newton-cg float32 warm, 1 label set"] = newton
+    if "lbfgs" in options.peers:
+        runs["lbfgs float64 cold, 1 label set"] = lbfgs
     found: dict[str, Solutions] = {}
     base = (1.0, 1.0)
     for key, run in runs.items():
         walls, processors = [], []
-        for _ in range(1 if "newton" in key else options.repeats):
+        for _ in range(options.repeats if "trustq" in key else 1):
             began, before = time.perf_counter(), time.process_time()
             found[key] = run()
             walls.append(time.perf_counter() - began)
@@ -252,7 +260,9 @@ def grid(
         times = (statistics.median(walls), statistics.median(processors))
         if key == "trustq, 1 label set":
             base = times
-        ratio = f"{times[0] / base[0]:.1f} / {times[1] / base[1]:.1f}" if "newton" in key else ""
+        ratio = (
+            f"{times[0] / base[0]:.1f} / {times[1] / base[1]:.1f}" if "trustq" not in key else ""
+        )
         everywhere = np.vstack([np.ones(len(labels), bool)])
         objectives = [
             score(wide, labels, everywhere, c, [solution])[0][0]
