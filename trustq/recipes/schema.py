@@ -147,10 +147,14 @@ class SweepRecipe:
     head: str = setting(
         "linear",
         "classifier on features; balanced: linear, class weights; backbone: cached logits",
-        *("linear", "balanced", "xgboost", "knn", "lda", "mlp", "majority", "backbone"),
+        *("linear", "balanced", "xgboost", "xgboost_study", "knn", "centroid", "lda", "ridge"),
+        *("mlp", "majority", "prior", "backbone"),
     )
     regularisation: str = setting("auto", "linear: scikit-learn's C; auto = chosen on validation")
     trees: int = setting(200, "xgboost: trees at most; validation stops them earlier")
+    components: int = setting(
+        0, "xgboost: principal components, learned inside each fold; 0 = the features as they are"
+    )
     budgets: tuple[str, ...] = setting(("5%",), "labels bought: a number, a share, or all-wrong")
     rounds: int = setting(1, "equal parts in which a budget is bought")
     draws: int = setting(1, "draws of noise, folds and purchases per cache")

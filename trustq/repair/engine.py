@@ -30,7 +30,7 @@ from trustq.store.format import SEEN_SELECTION
 
 # Part of every cell's key: raised when a change of code changes a number, so that cells of an older
 # numerics are run again rather than mixed with new ones.
-NUMERICS = 2
+NUMERICS = 3
 
 _LAST_SEED = 2**31 - 1  # seeds are stored as 32-bit integers
 
@@ -214,12 +214,12 @@ def _cell_row(
 ) -> dict[str, Any]:
     experiment, sweep = loop.experiment, recipe.sweep
     cache, arm = experiment.cache, cell.arm
-    validation = experiment.validation
+    head, validation = rounds[-1].head, experiment.validation
     digest = digest_strings(cache.sample_id[validation].tolist()) if len(validation) else None
     uses_validation = bool(len(validation))
     # Clean labels that chose the backbone's checkpoint were paid for as well.
     chose_checkpoint = np.flatnonzero(cache.seen & SEEN_SELECTION)
-    trained_on = digest_strings(experiment.sample_ids.tolist())
+    trained_on = experiment.training.rows_digest
     return {
         "key": cell.key,
         "results_version": NUMERICS,
@@ -273,6 +273,8 @@ def _cell_row(
         "shared_key": shared_key,
         "threads": os.cpu_count(),
         "seconds": seconds,
+        "head_bytes": head.n_bytes if head else None,
+        "microseconds_per_row": loop.microseconds_per_row,
         "created": datetime.now(UTC).isoformat("T", "seconds"),
         "versions": json.dumps(_versions()),
     }
@@ -280,10 +282,12 @@ def _cell_row(
 
 def _head_settings(sweep: SweepRecipe) -> dict[str, Any]:
     """What was asked of the head; other settings do not concern it."""
+    components = {"components": sweep.components} if sweep.components else {}
     settings: dict[str, dict[str, Any]] = {
         "linear": {"regularisation": sweep.regularisation},
         "balanced": {"regularisation": sweep.regularisation},
-        "xgboost": {"trees": sweep.trees},
+        "xgboost": {"trees": sweep.trees} | components,
+        "xgboost_study": components,
     }
     return settings.get(sweep.head, {})
 
