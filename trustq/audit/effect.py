@@ -86,7 +86,7 @@ def _reopened(audit: StoredAudit) -> AuditSource:
     stored = audit.sources[0]
     asked = {**stored["asked"], "source": "head"}
     path = Path(stored["path"])
-    if stored["asked"]["source"] == "file" or path.suffix not in (".h5", ".hdf5", ".npz"):
+    if stored["probabilities"] == "stated":
         raise TrustqError(
             f"{path} was audited by its probabilities: there are no features to fit a head on "
             "again. Audit a cache or an npz with features."

@@ -52,6 +52,7 @@ def write_audit_folder(audit: LabelAudit, folder: Path) -> list[Path]:
             {
                 "path": str(source.cache.path),
                 "content_digest": source.cache.content_digest,
+                "probabilities": source.out_of_fold.source,
                 "asked": source.settings,
             }
             for source in audit.sources

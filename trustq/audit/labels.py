@@ -1,5 +1,6 @@
 """The audit: rank labels by suspicion, say what they might be, and flag by several methods."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -238,7 +239,10 @@ def _cleanlab(
         options: dict[str, Any] = {"filter_by": name, "n_jobs": 1}
         if name != "confident_learning":
             options["confident_joint"] = joint
-        flagged[name][known] = find_label_issues(own, own_probs, **options)
+        with warnings.catch_warnings():
+            # That a class is too rare for a filter is said by the notes.
+            warnings.simplefilter("ignore", UserWarning)
+            flagged[name][known] = find_label_issues(own, own_probs, **options)
     observed_given_true = joint / np.maximum(joint.sum(axis=0), 1)
     posterior = own_probs * observed_given_true[own]
     total = posterior.sum(axis=1)

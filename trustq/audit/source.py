@@ -118,6 +118,11 @@ def open_source(
     cache, rows, observed = own.cache, own.rows, own.observed
     if not len(rows):
         raise TrustqError(f"{cache.name} has no labels to audit: neither observed nor others.")
+    if (observed == observed[0]).all():
+        raise TrustqError(
+            f"{cache.name}: all {len(rows)} labels to audit are of class "
+            f"{cache.classes[observed[0]]}, so there is nothing to tell them from."
+        )
     groups = np.unique(cache.group_id[rows], return_inverse=True)[1]
     features = None
     if cache.features.shape[1]:

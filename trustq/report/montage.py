@@ -109,6 +109,7 @@ def chosen_candidates(audit: LabelAudit, candidates: int) -> dict[tuple[int, int
     by_pair: dict[tuple[int, int], list[int]] = {}
     for row in audit.order.tolist():
         by_pair.setdefault((int(audit.given[row]), int(audit.suggested[row])), []).append(row)
+    by_pair = {pair: _relatives_last(audit, own) for pair, own in by_pair.items()}
     ordered = sorted(by_pair, key=lambda pair: (-len(by_pair[pair]), pair))
     # As many confusions as leave each some images to compare, or all where they are few.
     ordered = ordered[: max(1, candidates // 6)]
@@ -120,6 +121,17 @@ def chosen_candidates(audit: LabelAudit, candidates: int) -> dict[tuple[int, int
                 taken[pair] += 1
                 left -= 1
     return {pair: by_pair[pair][: taken[pair]] for pair in ordered}
+
+
+def _relatives_last(audit: LabelAudit, rows: list[int]) -> list[int]:
+    # Two images of one lesion show the same doubt; another lesion is worth more to look at.
+    seen: set[str] = set()
+    first: list[int] = []
+    for row in rows:
+        if audit.groups[row] not in seen:
+            first.append(row)
+        seen.add(audit.groups[row])
+    return first + [row for row in rows if row not in set(first)]
 
 
 @dataclass(frozen=True)
