@@ -45,7 +45,7 @@ def labels(
     root: Annotated[
         Path | None, typer.Option(help="Image folder; alone, images are found by their id.")
     ] = None,
-    candidates: Annotated[int, typer.Option(help="Images on the sheet.")] = 60,
+    candidates: Annotated[int, typer.Option(min=1, help="Images on the sheet.")] = 60,
     observed: Annotated[
         str | None, typer.Option(help="Name of the labels to audit [default: observed, or labels].")
     ] = None,

@@ -178,13 +178,16 @@ def test_crossfit_logits_are_used_where_they_are_stored(tmp_path):
     cache = noisy_cache(exposure="crossfit")
     groups = np.unique(cache.group_id, return_inverse=True)[1]
     logits = 3 * np.eye(3)[cache.label]
-    extra = {"fold": (groups % 5).astype(np.int8), "crossfit_logits": logits.astype(np.float32)}
+    fold = np.where(cache.split == "train", groups % 5, -1).astype(np.int8)
+    without = np.flatnonzero(cache.split == "train")[:2]  # a group that no fold left out
+    fold[without] = -1
+    extra = {"fold": fold, "crossfit_logits": logits.astype(np.float32)}
     write_cache(tmp_path / "c.h5", replace(cache, extra=extra))
     source = open_source(tmp_path / "c.h5")
     assert (source.head, source.out_of_fold.source) == ("cross-fitted backbone", "crossfit")
     found = audit_labels([source])
     wrong = found.reference != found.given
-    assert (found.listed == wrong).all()
+    assert (found.listed == wrong).all() and len(wrong) == (fold >= 0).sum()
     assert open_source(tmp_path / "c.h5", source="head").out_of_fold.source == "head"
 
 

@@ -81,6 +81,10 @@ class _Rows:
     probs: np.ndarray | None = None  # of a file, in the order of `rows`
     notes: list[str] = field(default_factory=list)
 
+    def take(self, kept: np.ndarray) -> "_Rows":
+        """Some of the rows of a cache."""
+        return _Rows(self.cache, self.rows[kept], self.observed[kept], self.reference[kept])
+
 
 def open_source(
     path: Path,
@@ -115,7 +119,11 @@ def open_source(
         "normalise": normalise,
     }
     own = _read(path, source, names, exposure, normalise)
-    cache, rows, observed = own.cache, own.rows, own.observed
+    cache = own.cache
+    stored = own.probs is None and "crossfit_logits" in cache.extra and source != "head"
+    if stored and "fold" in cache.extra:
+        own = own.take(cache.extra["fold"][own.rows] >= 0)  # rows that some fold left out
+    rows, observed = own.rows, own.observed
     if not len(rows):
         raise TrustqError(f"{cache.name} has no labels to audit: neither observed nor others.")
     if (observed == observed[0]).all():
@@ -136,9 +144,13 @@ def open_source(
             "the probabilities are taken for out of fold, as was said; in-sample ones would hide "
             "the labels that the model memorised"
         )
-    elif source == "crossfit" or (source == "auto" and "crossfit_logits" in cache.extra):
+    elif stored or source == "crossfit":
         training = TrainingRows(cache, rows, groups, np.full(len(rows), -1))
         made, title = read_crossfit(training, observed), "cross-fitted backbone"
+        if cache.seen_labels[rows].any():
+            own.notes.append(
+                "neighbours and outliers are by features whose backbone was trained on these labels"
+            )
     else:
         fold = group_folds(observed, groups, n_folds=folds, seed=seed)
         if len(groups) == groups.max() + 1:
