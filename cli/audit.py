@@ -16,7 +16,7 @@ def labels(
         list[str],
         typer.Argument(
             metavar="CACHE|FILE...",
-            help="Caches of the same rows (seeds), an npz of embeddings, or out-of-fold "
+            help="Caches of the same rows (seeds), embeddings (npz, CSV, ...), or out-of-fold "
             "probabilities (npz, CSV, Parquet).",
         ),
     ],
@@ -63,8 +63,9 @@ def labels(
     classes: Annotated[str | None, typer.Option(help="Class names in column order.")] = None,
     normalize: Annotated[str | None, typer.Option(help="Rows to sum 1: l1 or softmax.")] = None,
     exposure: Annotated[
-        str, typer.Option(help="What the backbone of an npz has seen, as in trustq cache import.")
-    ] = "unknown",
+        str | None,
+        typer.Option(help="What the backbone of a file has seen, as in trustq cache import."),
+    ] = None,
     results: Annotated[Path, typer.Option(help="Folder for the result tables.")] = Path("results"),
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the page.")] = False,
 ) -> None:

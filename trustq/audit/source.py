@@ -20,7 +20,7 @@ from trustq.heads.shared import one_blas_thread
 from trustq.predictions import Predictions, read_predictions
 from trustq.probabilities import log_softmax
 from trustq.splits import group_folds, thin_classes
-from trustq.store import Cache, import_npz, open_cache
+from trustq.store import Cache, import_cache, read_cache
 from trustq.tables import read_table
 
 SOURCES = ("auto", "head", "crossfit", "file")
@@ -94,10 +94,10 @@ def open_source(
     folds: int = 5,
     seed: int = 0,
     names: dict[str, str] | None = None,
-    exposure: str = "unknown",
+    exposure: str | None = None,
     normalise: str | None = None,
 ) -> AuditSource:
-    """Read a cache, an npz of embeddings, or out-of-fold probabilities (npz, CSV, Parquet).
+    """Read a cache, a file of embeddings, or out-of-fold probabilities (npz, CSV, Parquet).
 
     The audited labels are the observed ones; where there are none, `labels` are taken for them.
     `source` says whose probabilities: of `head`s fitted out of fold on the features, of the cache's
@@ -120,7 +120,9 @@ def open_source(
     }
     own = _read(path, source, names, exposure, normalise)
     cache = own.cache
-    stored = own.probs is None and "crossfit_logits" in cache.extra and source != "head"
+    # Those of a file that was not verified are refused, so they are used only where asked for.
+    has_logits = own.probs is None and "crossfit_logits" in cache.extra
+    stored = has_logits and (source == "crossfit" or (source == "auto" and bool(cache.digest)))
     if stored and "fold" in cache.extra:
         own = own.take(cache.extra["fold"][own.rows] >= 0)  # rows that some fold left out
     rows, observed = own.rows, own.observed
@@ -176,13 +178,13 @@ def open_source(
 
 
 def _read(
-    path: Path, source: str, names: dict[str, str], exposure: str, normalise: str | None
+    path: Path, source: str, names: dict[str, str], exposure: str | None, normalise: str | None
 ) -> _Rows:
     if path.suffix in (".h5", ".hdf5"):
-        return _of_cache(open_cache(path))
-    has_features = path.suffix == ".npz" and names.get("features", "features") in _columns(path)
-    if has_features and source != "file":
-        return _of_cache(import_npz(path, exposure=exposure, names=names))
+        return _of_cache(read_cache(path))
+    if source != "file" and _has_features(path, names):
+        cache = import_cache(path, exposure=exposure, names=names, normalise=normalise)
+        return _of_cache(cache)
     if source in ("head", "crossfit"):
         what = "features to fit a head on" if source == "head" else "crossfit logits"
         raise TrustqError(f"{path} holds no {what}; audit its probabilities with --source file.")
@@ -244,6 +246,14 @@ def _in_memory(
         path=path,
         content_digest=digest_json([digest_bytes(path.read_bytes()), names]),
     )
+
+
+def _has_features(path: Path, names: dict[str, str]) -> bool:
+    if path.name.lower().endswith((".npy", ".safetensors")):
+        return True  # files of features by their kind; whoever reads them says what is wrong
+    there = _columns(path)
+    in_columns = path.suffix != ".npz" and any(name.startswith("feature_") for name in there)
+    return in_columns or names.get("features", "features") in there
 
 
 def _columns(path: Path) -> list[str]:
