@@ -202,13 +202,19 @@ def test_rows_that_the_backbone_saw_are_warned_of(tmp_path):
     assert issue_rows(found)[0]["backbone_saw_row"] is True
 
 
-def test_embeddings_and_labels_alone_are_enough(tmp_path):
+@pytest.mark.parametrize("kind", ["npz", "csv"])
+def test_embeddings_and_labels_alone_are_enough(tmp_path, kind):
     cache = noisy_cache()
     train = cache.split == "train"
-    np.savez(
-        tmp_path / "e.npz", features=cache.features[train], labels=cache.observed[train].astype(int)
-    )
-    found = audit_labels([open_source(tmp_path / "e.npz")])
+    features, labels = cache.features[train], cache.observed[train].astype(int)
+    path = tmp_path / f"e.{kind}"
+    if kind == "npz":
+        np.savez(path, features=features, labels=labels)
+    else:
+        head = [*(f"feature_{j}" for j in range(features.shape[1])), "labels"]
+        rows = [[*map(str, row), "abc"[c]] for row, c in zip(features, labels, strict=True)]
+        path.write_text("\n".join(",".join(row) for row in [head, *rows]) + "\n")
+    found = audit_labels([open_source(path)])
     wrong = (cache.observed != cache.label)[train]
     assert wrong[found.listed].mean() > 0.9
     assert "what the backbone saw was not stated" in found.notes[0]
