@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 import trustq
 from trustq.errors import TrustqError
 
-from . import cache, compare, data, demo, evaluate, export, extract, repair, sql
+from . import audit, cache, compare, data, demo, evaluate, export, extract, repair, sql
 
 
 class _Group(TyperGroup):
@@ -59,6 +59,7 @@ def main(
 
 app.command()(demo.demo)
 app.add_typer(data.app, name="data")
+app.add_typer(audit.app, name="audit")
 app.command()(extract.extract)
 app.add_typer(cache.app, name="cache")
 app.command()(repair.repair)

@@ -15,8 +15,17 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from trustq.datasets import ADAPTERS, bcn20000, isic2019, pad_ufes_20, prepare
+from trustq.datasets import (
+    ADAPTERS,
+    bcn20000,
+    fitzpatrick17k,
+    isic2018_task3,
+    isic2019,
+    pad_ufes_20,
+    prepare,
+)
 from trustq.datasets.combine import combine
+from trustq.datasets.target import with_target
 from trustq.errors import TrustqError
 from trustq.manifest import read_manifest, write_manifest
 from trustq.tables import read_table
@@ -680,43 +689,34 @@ def test_what_an_adapter_lacks_is_refused(tmp_path, name, options, message):
 # The published tables
 
 
-@pytest.fixture(scope="module")
-def tables():
+@pytest.fixture
+def published(monkeypatch):
+    """Makes a data set's tables look as if all their images were there."""
     place = Path(__file__).resolve().parents[2] / "shared" / "data"
     if not place.is_dir():
         pytest.skip("needs the real data in ../shared/data, which are not in the repository")
-    return place
+
+    def folder(name, *tables):
+        ids = [i for table, ids in tables for i in read_table(place / name / table)[ids].tolist()]
+        paths = [f"images/{i.removesuffix('.png')}.jpg" for i in ids]
+        monkeypatch.setattr("trustq.datasets.rows.images_under", lambda root: paths)
+        return place / name
+
+    return folder
 
 
-def links(root, folder):
-    """A folder with the tables of `folder`, without its images."""
-    root.mkdir()
-    for path in folder.iterdir():
-        if path.suffix in (".csv", ".gz"):
-            (root / path.name).symlink_to(path)
-    return root
+TRAINING = ("ISIC_2019_Training_GroundTruth.csv.gz", "image")
 
 
-def empty_images(root, ids):
-    (root / "images").mkdir()
-    for sample_id in ids:
-        (root / "images" / f"{sample_id}.jpg").touch()
-
-
-def ids_of(path, name):
-    return read_table(path)[name].tolist()
-
-
-def test_real_isic2019_has_the_published_counts(tables, tmp_path):
-    root = links(tmp_path / "isic2019", tables / "isic2019")
-    names = ("ISIC_2019_Training_GroundTruth.csv.gz", "ISIC_2019_Test_GroundTruth.csv")
-    empty_images(root, [i for name in names for i in ids_of(root / name, "image")])
-    rows = isic2019.read_rows(root)
+def test_real_isic2019_has_the_published_counts(published):
+    rows = isic2019.read_rows(
+        published("isic2019", TRAINING, ("ISIC_2019_Test_GroundTruth.csv", "image"))
+    )
     part = rows.columns["published_split"]
     counts = {"train": isic2019.PUBLISHED["Training"], "test": isic2019.PUBLISHED["Test"]}
     for name, expected in counts.items():
         assert Counter(rows.columns["label"][part == name].tolist()) == expected
-    assert sum(map(sum, (c.values() for c in counts.values()))) == len(part) == 25_331 + 8_238
+    assert [sum(expected.values()) for expected in counts.values()] == [25_331, 8_238]
     sources = Counter(rows.columns["acquisition_source"].tolist())
     assert sources == {"ham10000": 10_015, "bcn20000": 12_413, "msk": 819, None: 2_084 + 8_238}
     assert rows.columns["age"].mask.sum() == 437 + 326
@@ -728,46 +728,40 @@ def test_real_isic2019_has_the_published_counts(tables, tmp_path):
     )
 
 
-def test_real_bcn20000_rows_of_isic2019_are_the_published_ones(tables, tmp_path):
-    root = links(tmp_path / "bcn", tables / "isic2019")
-    ids = ids_of(root / "ISIC_2019_Training_GroundTruth.csv.gz", "image")
-    empty_images(root, ids)
-    rows = bcn20000.read_rows(root)
+def test_real_bcn20000_rows_of_isic2019_are_the_published_ones(published):
+    rows = bcn20000.read_rows(published("isic2019", TRAINING))
     assert len(rows.columns["label"]) == bcn20000.N_IN_ISIC
     assert len(set(rows.columns["group_id"].tolist())) == 3_576
 
 
-def test_real_isic2018_task3_has_the_published_counts(tables, tmp_path):
-    root = links(tmp_path / "isic2018", tables / "isic2018_task3_test")
-    empty_images(root, ids_of(root / "ISIC2018_Task3_Test_GroundTruth.csv", "image_id"))
-    found = make("isic2018-task3", root, split="external")
-    assert Counter(column(found, "label")) == {
-        "nv": 909, "bkl": 217, "mel": 171, "bcc": 93, "df": 44, "akiec": 43, "vasc": 35,
-    }  # fmt: skip
-    assert len(set(column(found, "group_id"))) == 1_223
-    assert Counter(column(found, "acquisition_source"))["external"] == 316
+def test_real_isic2018_task3_has_the_published_counts(published):
+    table = ("ISIC2018_Task3_Test_GroundTruth.csv", "image_id")
+    rows = isic2018_task3.read_rows(published("isic2018_task3_test", table))
+    assert Counter(rows.columns["label"].tolist()) == isic2018_task3.PUBLISHED
+    assert len(rows.columns["label"]) == 1_512 and rows.notes == ()
+    assert len(set(rows.columns["group_id"].tolist())) == 1_223
+    assert Counter(rows.columns["acquisition_source"].tolist())["external"] == 316
 
 
-def test_real_pad_ufes_20_has_the_published_counts(tables, tmp_path):
-    root = links(tmp_path / "pad", tables / "pad_ufes_20")
-    empty_images(root, [i.removesuffix(".png") for i in ids_of(root / "metadata.csv", "img_id")])
-    said = []
-    found = make("pad-ufes-20", root, say=said.append)
-    assert Counter(column(found, "label")) == pad_ufes_20.PUBLISHED and len(found) == 2_298
-    assert len(set(column(found, "group_id"))) == 1_373
-    assert column(found, "sex").count(None) == column(found, "skin_tone").count(None) == 804
-    assert not any("differs from what was published" in sentence for sentence in said)
+def test_real_pad_ufes_20_has_the_published_counts(published):
+    rows = pad_ufes_20.read_rows(published("pad_ufes_20", ("metadata.csv", "img_id")))
+    assert Counter(rows.columns["label"].tolist()) == pad_ufes_20.PUBLISHED
+    assert len(rows.columns["label"]) == 2_298 and rows.notes == ()
+    assert len(set(rows.columns["group_id"].tolist())) == 1_373
+    assert rows.columns["sex"].tolist().count(None) == 804
+    assert rows.columns["skin_tone"].tolist().count(None) == 804
 
 
-def test_real_fitzpatrick17k_has_the_published_counts(tables, tmp_path):
-    root = links(tmp_path / "fitzpatrick17k", tables / "fitzpatrick17k")
-    empty_images(root, ids_of(root / "fitzpatrick17k.csv.gz", "md5hash"))
-    said = []
-    found = make("fitzpatrick17k", root, target="malignant", say=said.append)
-    assert Counter(column(found, "label")) == {"benign": 12_080 + 2_234, "malignant": 2_263}
-    assert Counter(column(found, "fitzpatrick")) == {
+def test_real_fitzpatrick17k_has_the_published_counts(published):
+    read = fitzpatrick17k.read_rows(
+        published("fitzpatrick17k", ("fitzpatrick17k.csv.gz", "md5hash"))
+    )
+    rows = with_target(read, "malignant", taxonomy="fitzpatrick17k")
+    labels = Counter(rows.columns["label"].tolist())
+    assert labels == {"benign": 12_080 + 2_234, "malignant": 2_263}
+    assert Counter(rows.columns["fitzpatrick"].tolist()) == {
         None: 565, 1.0: 2947, 2.0: 4808, 3.0: 3308, 4.0: 2781, 5.0: 1533, 6.0: 635,
     }  # fmt: skip
-    assert len(set(column(found, "native"))) == 114
-    assert Counter(column(found, "qc"))["3 Wrongly labelled"] == 17
-    assert not any("taxonomy" in sentence for sentence in said)  # nothing unmapped, no conflict
+    assert len(set(rows.columns["native"].tolist())) == 114
+    assert Counter(rows.columns["qc"].tolist())["3 Wrongly labelled"] == 17
+    assert len(rows.notes) == 1  # nothing differs, nothing is unmapped, nothing conflicts

@@ -1,0 +1,1 @@
+"""What is wrong with a data set: images that are there twice."""
