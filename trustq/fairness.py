@@ -40,7 +40,7 @@ def gap_intervals(
     """Equalised-odds gaps of sensitivity, specificity and F1 with intervals, by bootstrap of units.
 
     `positive`, `predicted_positive` and `groups` (n,) are those of `equalised_odds_gaps`, `units`
-    (n,) the lesions or patients that are resampled. Groups with fewer than `min_rows` rows of either
+    (n,) lesions or patients, which are resampled. Groups with fewer than `min_rows` rows of either
     outcome and the unknown one stay out. `by_chance` is from units dealt to the groups at random.
     Empty where fewer than two groups are left.
 
