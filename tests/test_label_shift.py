@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from trustq.errors import TrustqError
+from trustq.external import external_report
 from trustq.label_shift import (
     bbse_frequencies,
     corrected_probs,
@@ -108,3 +109,32 @@ def test_what_cannot_be_estimated_is_refused():
         "Class frequencies must be 2 numbers >= 0 that sum to 1; found (2,) that sum to 1.1."
     ):
         em_frequencies(probs, np.array([0.5, 0.6]))
+
+
+def test_an_external_report_parts_changed_frequencies_from_changed_images():
+    labels, probs = simulated(INSIDE, 8_000, 6)
+    outside, outside_probs = simulated(OUTSIDE, 8_000, 7)
+    classes = ("a", "b", "c")
+    given = {
+        "validation_labels": labels,
+        "validation_logits": np.log(probs),
+        "frequencies": INSIDE,
+        "classes": classes,
+    }
+    found = external_report(outside, np.log(outside_probs), **given)
+    plain, em = found.stages["internal_temperature"], found.stages["em"]
+    assert em["accuracy"] > plain["accuracy"] + 0.1 and em["ece"] < plain["ece"] / 3
+    inside = (probs.argmax(axis=1) == labels).mean()
+    # Only the frequencies changed: at those of inside nothing is lost.
+    assert found.stages["reweighted"]["accuracy"] == pytest.approx(inside, abs=0.02)
+    assert found.frequencies["em"] == pytest.approx(OUTSIDE, abs=0.03)
+    assert found.temperatures["internal"] == pytest.approx(1.0, abs=0.05)
+    # Blurred logits stand for other images: what is lost stays lost.
+    rng = np.random.default_rng(8)
+    blurred = np.log(outside_probs) + 2 * rng.standard_normal(outside_probs.shape)
+    shifted = external_report(outside, blurred, **given)
+    assert shifted.stages["reweighted"]["accuracy"] < inside - 0.05
+    assert shifted.temperatures["external"] > 1.5
+    some = outside != 1
+    few = external_report(outside[some], np.log(outside_probs[some]), **given)
+    assert few.absent == ("b",) and few.recall["b"] is None
