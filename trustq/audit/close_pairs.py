@@ -50,9 +50,11 @@ def hash_pairs(
     parts: list[tuple[np.ndarray, ...]] = []
 
     def near(block: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        distance = _distances(hashes[block], right)
+        skipped = block.start if within else 0  # those pairs are of an earlier block
+        distance = _distances(hashes[block], right[skipped:])
         rows, columns = np.nonzero(distance <= reach)
-        return rows + block.start, columns, distance[rows, columns].astype(np.int64)
+        bits = distance[rows, columns].astype(np.int64)
+        return rows + block.start, columns + skipped, bits
 
     with ThreadPoolExecutor(threads) as pool:
         for rows, columns, distance in pool.map(near, _blocks(len(hashes), right)):
