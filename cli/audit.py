@@ -5,8 +5,11 @@ from typing import Annotated
 
 import typer
 
+from . import audit_duplicates
+
 app = typer.Typer(
-    no_args_is_help=True, help="Find suspicious labels, take answers, write a cleaned list."
+    no_args_is_help=True,
+    help="Find suspicious labels and duplicate images, take answers, write a cleaned list.",
 )
 
 
@@ -211,3 +214,6 @@ def _share(text: str) -> float:
         return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         raise TrustqError(f"--max-per-class {text}: expected a share such as 20%.") from None
+
+
+app.command()(audit_duplicates.duplicates)

@@ -1,4 +1,4 @@
-"""Label audit: which labels of real data look wrong, what people say, what cleaning changes."""
+"""What is wrong with a data set: suspicious labels, what people say of them, duplicate images."""
 
 from trustq.audit.labels import LabelAudit, audit_labels
 from trustq.audit.source import AuditSource, open_source
