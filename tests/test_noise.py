@@ -173,8 +173,8 @@ def test_a_bad_matrix_file_is_refused(tmp_path, name):
         ("matrix:no.csv", "no.csv: no such file."),
         (
             "assymetric",
-            "Unknown label noise 'assymetric'; expected none, symmetric:RATE, matrix:FILE or one "
-            "of the packaged: reference.",
+            "Unknown label noise 'assymetric'; expected none, symmetric:RATE, instance:RATE, "
+            "matrix:FILE, file:FILE or one of the packaged: reference.",
         ),
         (
             "reference",

@@ -1,0 +1,186 @@
+"""Label-quality scores: in [0, 1], lower = more suspicious, as cleanlab has it."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+
+from trustq.errors import TrustqError
+from trustq.heads.out_of_fold import OutOfFold, TrainingRows
+from trustq.scoring import acquisition, confident, neighbours
+
+__all__ = [
+    "FEATURE_SCORES",
+    "LABEL_BLIND",
+    "NO_PROBABILITIES",
+    "PASS_SCORES",
+    "SCORES",
+    "SCORE_NAMES",
+    "SCORE_TITLES",
+    "ensemble_quality",
+    "label_quality",
+]
+
+
+def label_quality(
+    out_of_fold: OutOfFold,
+    observed: np.ndarray,
+    *,
+    training: TrainingRows,
+    score: str,
+    features: np.ndarray | None = None,
+    passes: np.ndarray | None = None,
+    chosen: np.ndarray | None = None,
+    n_wanted: int = 0,
+) -> np.ndarray:
+    """Quality of each observed label, (n,) in [0, 1], lower = more suspicious, NaN = no score.
+
+    `observed` and `training` must be those that `out_of_fold` was made from, or `TrustqError` is
+    raised. A row has no score when its class was absent from the training part of its fold.
+    SCORES look at probabilities alone. FEATURE_SCORES need `features`, (n, d), of the same rows;
+    those that build a batch also take rows that are covered already (`chosen`, (n,) of bool) and
+    the size of the batch (`n_wanted`). PASS_SCORES need `passes`, logits (t, n, k). Scores that are
+    LABEL_BLIND find uncertain images rather than wrong labels.
+    """
+    if score not in SCORE_NAMES:
+        raise TrustqError(f"Unknown score {score!r}; there are {', '.join(SCORE_NAMES)}.")
+    out_of_fold.require(training, observed)
+    quality = np.full(len(observed), np.nan)
+    known = out_of_fold.scorable
+    if not known.any():
+        return quality
+    labels, probs = np.asarray(observed)[known].astype(np.int64), out_of_fold.probs[known]
+    if score in SCORES:
+        quality[known] = SCORES[score](labels, probs)
+        return quality
+    if score in PASS_SCORES:
+        own = _given(passes, score, "passes", "(t, n, k)", len(observed), axis=1)
+        quality[known] = PASS_SCORES[score](own[:, known])
+        return quality
+    own = _given(features, score, "features", "(n, d)", len(observed), axis=0)[known]
+    if score == "knn_agreement":
+        quality[known] = neighbours.knn_agreement(labels, own, training.groups[known])
+        return quality
+    covered = np.zeros(len(observed), dtype=bool) if chosen is None else chosen
+    # In the order of their ids, so that of equal rows the same one is taken however they lie.
+    by_id = np.argsort(training.cache.sample_id[training.rows][known], kind="stable")
+    found = np.empty(len(by_id))
+    batch = {"n_wanted": n_wanted}
+    if score == "k_centre":
+        found[by_id] = neighbours.k_centre(own[by_id], covered[known][by_id], **batch)
+    else:
+        found[by_id] = neighbours.hybrid(probs[by_id], own[by_id], covered[known][by_id], **batch)
+    quality[known] = found
+    return quality
+
+
+def ensemble_quality(
+    members: Sequence[OutOfFold],
+    observed: np.ndarray,
+    *,
+    training: Sequence[TrainingRows],
+    score: str,
+) -> np.ndarray:
+    """Mean quality of the same rows by several models, (n,), as cleanlab's ensemble has it.
+
+    Members are of other heads or of other backbone seeds, each with its own `training` rows, of the
+    same samples in the same order. They count by their accuracy on the observed labels. A row has a
+    score where every member gives it one. `score` is one of SCORES; raises `TrustqError` for
+    another, for fewer than two members, or where the rows differ.
+    """
+    if score not in SCORES:
+        raise TrustqError(
+            f"{score} is no score of probabilities, so there is nothing to average over models; "
+            f"there are {', '.join(SCORES)}."
+        )
+    if len(members) < 2:
+        raise TrustqError(f"An ensemble has two members or more; there are {len(members)}.")
+    if len({own.rows_digest for own in training}) > 1:
+        raise TrustqError("The members of an ensemble are of different rows or orders of rows.")
+    qualities, accuracies = [], []
+    for member, own in zip(members, training, strict=True):
+        qualities.append(label_quality(member, observed, training=own, score=score))
+        accuracies.append((member.probs.argmax(axis=1) == observed).mean())
+    weights = np.array(accuracies) / max(sum(accuracies), 1e-300)
+    return np.asarray((np.stack(qualities, axis=1) * weights).sum(axis=1))
+
+
+def _given(
+    values: np.ndarray | None, score: str, name: str, shape: str, n: int, *, axis: int
+) -> np.ndarray:
+    if values is None:
+        raise TrustqError(f"{score} is computed from {name}, {shape}; pass {name}=.")
+    if values.ndim <= axis or values.shape[axis] != n:
+        raise TrustqError(f"{name} has shape {values.shape}, expected {shape} with n = {n}.")
+    return values
+
+
+Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def _adjusted(labels: np.ndarray, probs: np.ndarray, *, by: Score) -> np.ndarray:
+    return by(labels, confident.adjusted_probs(labels, probs))
+
+
+def _filtered(labels: np.ndarray, probs: np.ndarray, *, method: str) -> np.ndarray:
+    # What the filter flags comes first; both halves in the order of their self-confidence.
+    issues = confident.find_label_issues(labels, probs, method=method)
+    return np.where(issues, 0.0, 0.5) + confident.self_confidence(labels, probs) / 2
+
+
+def _cross_entropy_minus_entropy(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """Bernhardt et al. 2022: a suspicious label of a clear image, not an ambiguous image.
+
+    p exp(H) / (1 + p exp(H)), p of the given label: it falls as cross-entropy less entropy rises.
+    """
+    logs = np.log(np.clip(probs, 1e-300, None))
+    odds = confident.self_confidence(labels, probs) * np.exp(-(probs * logs).sum(axis=1))
+    return np.asarray(odds / (1 + odds))
+
+
+def _blind(_: np.ndarray, probs: np.ndarray, *, by: Callable[..., np.ndarray]) -> np.ndarray:
+    return by(probs)
+
+
+# Of labels, (n,), and probabilities, (n, k), alone.
+SCORES: dict[str, Score] = {
+    "self_confidence": confident.self_confidence,
+    "normalized_margin": confident.normalized_margin,
+    "confidence_weighted_entropy": confident.confidence_weighted_entropy,
+    "self_confidence_adjusted": partial(_adjusted, by=confident.self_confidence),
+    "normalized_margin_adjusted": partial(_adjusted, by=confident.normalized_margin),
+    **{method: partial(_filtered, method=method) for method in confident.FILTERS},
+    "cross_entropy_minus_entropy": _cross_entropy_minus_entropy,
+    "entropy": partial(_blind, by=acquisition.one_minus_entropy),
+    "least_confidence": partial(_blind, by=acquisition.least_confidence),
+    "margin": partial(_blind, by=acquisition.margin),
+}
+FEATURE_SCORES = ("knn_agreement", "k_centre", "hybrid")
+PASS_SCORES = {"bald": acquisition.bald}
+SCORE_NAMES = (*SCORES, *FEATURE_SCORES, *PASS_SCORES)
+
+LABEL_BLIND = ("entropy", "least_confidence", "margin", "k_centre", "hybrid", "bald")
+NO_PROBABILITIES = ("knn_agreement", "k_centre")
+
+SCORE_TITLES = {
+    "self_confidence": "self-confidence",
+    "normalized_margin": "normalised margin",
+    "confidence_weighted_entropy": "confidence-weighted entropy",
+    "self_confidence_adjusted": "self-confidence, class-adjusted",
+    "normalized_margin_adjusted": "normalised margin, class-adjusted",
+    "prune_by_class": "confident joint, by class",
+    "prune_by_noise_rate": "confident joint, by noise rate",
+    "prune_by_both": "confident joint, by class and rate",
+    "confident_learning": "confident joint, off-diagonal",
+    "predicted_neq_given": "predicted is not given",
+    "low_self_confidence": "confident joint, lowest self-confidence",
+    "low_normalized_margin": "confident joint, lowest margin",
+    "cross_entropy_minus_entropy": "cross-entropy minus entropy",
+    "entropy": "entropy",
+    "least_confidence": "least confidence",
+    "margin": "margin of the top two",
+    "knn_agreement": "agreement of neighbours",
+    "k_centre": "k-centre",
+    "hybrid": "entropy and k-centre",
+    "bald": "BALD",
+}
