@@ -14,6 +14,7 @@ from trustq.repair import draw_experiment, parse_arm, repair
 from trustq.repair.arms import budget_size, round_sizes
 from trustq.report import repair_curve_figure, repair_table, risk_coverage_figure
 from trustq.results import run_query
+from trustq.scoring import SCORE_NAMES
 from trustq.store import Cache, read_cache, write_cache
 from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE
 
@@ -22,6 +23,7 @@ ARMS = "none,random,self_confidence,entropy,oracle"
 
 def recipe(*settings: str):  # type: ignore[no-untyped-def]
     base = ["sweep.noise=symmetric:0.3", f"arms={ARMS}", "budgets=20", "regularisation=0.1"]
+    base.append("references=false")  # tests name the arms they want
     return load_recipe(settings=[*base, *settings])
 
 
@@ -459,7 +461,7 @@ def test_arm_grammar() -> None:
         parse_arm("self_confidense")
     assert str(caught.value) == (
         "Arm 'self_confidense': unknown score 'self_confidense' (did you mean 'self_confidence'?); "
-        "known: none, random, oracle, self_confidence, normalized_margin, entropy. "
+        f"known: none, random, oracle, {', '.join(SCORE_NAMES)}. "
         "An arm is SCORE[@SOURCE][:ACTION], e.g. self_confidence or entropy@in_sample."
     )
     with pytest.raises(TrustqError, match="random uses no probabilities, so it takes no @SOURCE"):

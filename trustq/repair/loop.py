@@ -1,9 +1,9 @@
-"""The repair loop: score, buy, relabel, fit again, measure; every arm from the same round 0."""
+"""The repair loop: score, buy, act, fit again, measure; every arm from the same round 0."""
 
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -12,23 +12,28 @@ from trustq.calibration import DegenerateCalibrationWarning, TemperatureScaling
 from trustq.errors import TrustqError
 from trustq.heads import Head, SharedFeatures, make_head
 from trustq.heads.out_of_fold import (
+    PASSES,
     FoldFit,
     OutOfFold,
     accept_in_sample,
     fit_folds,
     read_crossfit,
+    read_passes,
 )
 from trustq.metrics import summarise
 from trustq.probabilities import log_softmax
 from trustq.recipes import SweepRecipe
-from trustq.repair.arms import Arm, round_sizes
+from trustq.repair.arms import Arm, budget_size, parse_arm, round_sizes
 from trustq.repair.experiment import Experiment
-from trustq.scoring import label_quality
+from trustq.repair.experts import Expert, make_expert
+from trustq.repair.policy import Policy, make_policy
+from trustq.scoring import PASS_SCORES, ensemble_quality, feature_quality, label_quality
 from trustq.seeds import generator
 from trustq.store import Cache
 
 # scikit-learn's C for standardised features; the one with the lowest log loss is taken.
 REGULARISATION_GRID = (1e-3, 1e-2, 1e-1, 1.0)
+ENSEMBLE_C = 1e-2  # of a linear head beside another, where none was asked for
 
 
 @dataclass(frozen=True)
@@ -46,19 +51,32 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Purchase:
-    """The labels bought in one round, in the order of their rank."""
+    """The rows taken in one round, in the order of their rank: bought, or dropped unseen."""
 
     rows: np.ndarray  # positions among the training rows
     quality: np.ndarray  # NaN where the arm has no score
     fold: np.ndarray
     before: np.ndarray  # labels
-    after: np.ndarray
+    after: np.ndarray  # -1 where the row was dropped
+    votes: np.ndarray  # answers that were paid for; 0 where nobody was asked
+    price: np.ndarray  # of a label; a group's is on its first row
 
-    def first(self, n: int) -> "Purchase":
-        """The first n."""
-        return Purchase(
-            self.rows[:n], self.quality[:n], self.fold[:n], self.before[:n], self.after[:n]
-        )
+    @property
+    def n_bought(self) -> int:
+        """Labels that experts were paid for."""
+        return int((self.votes > 0).sum())
+
+    @property
+    def n_votes(self) -> int:
+        """Answers that were paid for; one diagnosis covers a group that is bought as one."""
+        return int(self.votes[self.price > 0].sum())
+
+    @property
+    def precision(self) -> float:
+        """Share of bought labels that the answers changed, as a user sees it; NaN: none bought."""
+        bought = self.votes > 0
+        changed = self.before[bought] != self.after[bought]
+        return float(changed.mean()) if len(changed) else float("nan")
 
 
 @dataclass(frozen=True)
@@ -67,7 +85,7 @@ class Round:
 
     number: int
     current: np.ndarray  # (n,) labels of the training rows now
-    trusted: np.ndarray  # (n,) rows whose label is known to be right
+    trusted: np.ndarray  # (n,) rows whose label an expert gave
     purchase: Purchase | None
     fit: FoldFit  # no head in it: the backbone's own logits
     evaluated: tuple[Evaluated, ...]
@@ -75,6 +93,15 @@ class Round:
     fit_seconds: float
     n_unscored: int = 0
     notes: tuple[str, ...] = ()
+    weight: np.ndarray | None = None  # (n,) what rows count in fits; None: all of them fully
+    n_taken: np.ndarray | None = None  # (k,) units taken so far, by their label before
+    spent: float = 0.0
+    stopped: bool = False  # the precision fell below the cut
+
+    @property
+    def weights(self) -> np.ndarray:
+        """What each training row counts in fits, (n,): 0 where it was dropped."""
+        return np.ones(len(self.current)) if self.weight is None else self.weight
 
     @property
     def head(self) -> Head | None:
@@ -97,71 +124,240 @@ class Loop:
     shared: SharedFeatures | None = None  # of the training rows, where another loop made them
     settings: dict[str, Any] = field(default_factory=dict)  # of the head
     chosen_on: str = ""  # labels that chose a setting or stopped the fit
+    policy: Policy = field(init=False)
+    expert: Expert = field(init=False)
+    # Rows that arms took of each class, by arm and budget and then by round, for matched arms.
+    _class_counts: dict[tuple[str, int], list[np.ndarray]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.shared is None:
             self.shared = SharedFeatures(self.experiment.features[self.experiment.rows])
+        self.policy = make_policy(self.experiment, self.sweep)
+        self.expert = make_expert(self.experiment, self.sweep, unit=self.policy.unit)
+
+    def budget(self, arm: Arm, text: str) -> int:
+        """What an arm may spend: money where it buys, rows where it drops or weighs down."""
+        if arm.score == "none":
+            return 0
+        wrong = self.experiment.start.observed != self.experiment.labels
+        policy = self._policy(arm)
+        everything = policy.total(np.ones(len(wrong), dtype=bool))
+        return budget_size(text, n_rows=everything, n_wrong=policy.total(wrong))
+
+    def most_hits(self, arm: Arm, budget: int) -> int:
+        """Wrong labels that this budget could find at most."""
+        wrong = self.experiment.start.observed != self.experiment.labels
+        return self._policy(arm).most_hits(wrong, budget)
 
     def round_zero(self, arms: list[Arm]) -> Round:
         """Fit and measure on the labels as they are at the start, once for all arms."""
         started = time.perf_counter()
-        wanted = any(arm.is_scored and arm.source == "head" for arm in arms)
+        wanted = any(arm.uses_folds for arm in arms)
         fit = self._first_fit(folds=wanted or self._audits)
         start = self.experiment.start
         state = Round(0, start.observed, start.trusted, None, fit, (), np.nan, 0.0)
         return self._measured(state, started)
 
     def rounds(self, arm: Arm, zero: Round, *, budget: int) -> Iterator[Round]:
-        """Spend a budget in the recipe's rounds, from round 0 on; stops when nothing is left."""
-        state = zero
-        for number, size in enumerate(round_sizes(budget, self.sweep.rounds), start=1):
-            ranked, n_unscored = self._ranked(arm, state, number, zero)
-            chosen = ranked.first(size)
+        """Spend a budget in the recipe's rounds, from round 0 on.
+
+        Stops when nothing is left to take, or after a round whose precision is below the cut. What
+        one round could not spend is left to the next.
+        """
+        state, allowed = zero, 0
+        counts = self._class_counts[arm.text, budget] = []
+        sizes = round_sizes(budget, self.sweep.rounds, self.sweep.schedule)
+        for number, size in enumerate(sizes, start=1):
+            allowed += size
+            ranked, n_unscored = self._ranked(arm, state, number, zero, size)
+            if arm.like:
+                chosen = self._matched(arm, ranked, zero, number, budget)
+            else:
+                chosen = self._chosen(arm, ranked, state, zero, allowed)
             if not len(chosen.rows):
                 return
-            state = self._bought(state, number, chosen, n_unscored, arm)
+            counts.append(np.bincount(chosen.before, minlength=len(self.policy.class_cap)))
+            state = self._acted(state, number, chosen, n_unscored, arm)
             yield state
+            if state.stopped:
+                return
+
+    def _policy(self, arm: Arm) -> Policy:
+        if arm.buys:
+            return self.policy
+        return replace(self.policy, price=np.ones(len(self.policy.price)))
+
+    def _chosen(
+        self, arm: Arm, ranked: Purchase, state: Round, zero: Round, allowed: int
+    ) -> Purchase:
+        assert self.shared is not None
+        policy = self._policy(arm)
+        rows = policy.choose(
+            ranked.rows,
+            allowed - state.spent,
+            is_scored=arm.is_scored,
+            current=state.current,
+            n_taken=self._n_taken(state),
+            features=self.shared.features,
+        )
+        position = np.full(len(state.current), -1)
+        position[ranked.rows] = np.arange(len(ranked.rows))
+        chosen = _take(ranked, position[rows])
+        return replace(chosen, price=policy.prices_of(rows))
+
+    def _n_taken(self, state: Round) -> np.ndarray:
+        if state.n_taken is None:
+            return np.zeros(len(self.policy.class_cap))
+        return state.n_taken
+
+    def _matched(
+        self, arm: Arm, ranked: Purchase, zero: Round, number: int, budget: int
+    ) -> Purchase:
+        """As many rows of each class as the other arm took in this round."""
+        base = replace(parse_arm(arm.like), action=arm.action)
+        if (base.text, budget) not in self._class_counts:
+            for _ in self.rounds(base, zero, budget=budget):
+                pass
+        counts = self._class_counts[base.text, budget]
+        taken = np.zeros(len(ranked.rows), dtype=bool)
+        for c, n in enumerate(counts[number - 1] if number <= len(counts) else ()):
+            taken[np.flatnonzero(ranked.before == c)[:n]] = True
+        chosen = _take(ranked, np.flatnonzero(taken))
+        return replace(chosen, price=np.ones(len(chosen.rows)))
 
     @property
     def _audits(self) -> bool:
         # Without a test split, figures come from out-of-fold predictions of the training rows.
         return not set(self.experiment.evaluation) & {"test", "external"}
 
-    def _bought(
+    def _acted(
         self, state: Round, number: int, chosen: Purchase, n_unscored: int, arm: Arm
     ) -> Round:
         started = time.perf_counter()
-        current, trusted = state.current.copy(), state.trusted.copy()
-        # The simulated expert: always right, and always says so.
-        current[chosen.rows] = self.experiment.labels[chosen.rows]
-        trusted[chosen.rows] = True
-        purchase = replace(chosen, after=current[chosen.rows])
-        more = number < self.sweep.rounds and arm.is_scored and arm.source == "head"
-        fit = self._fit(current, folds=more or self._audits, start=state.fit)
-        after = Round(number, current, trusted, purchase, fit, (), np.nan, 0.0, n_unscored)
-        return self._measured(after, started)
+        rows, current, trusted = chosen.rows, state.current.copy(), state.trusted.copy()
+        weight = state.weight
+        leaders = np.unique(self.policy.unit[rows], return_index=True)[1]
+        n_classes = len(self.policy.class_cap)
+        taken = np.bincount(chosen.before[leaders], minlength=n_classes)
+        if arm.buys:
+            answers = self.expert.answer(rows)
+            current[rows] = answers.labels
+            trusted[rows] = True
+            purchase = replace(chosen, after=current[rows], votes=answers.votes)
+        else:
+            weight = state.weights.copy()
+            weight[rows] = 0.0 if arm.action == "drop" else self.sweep.flagged_weight
+            after = np.full(len(rows), -1) if arm.action == "drop" else chosen.before
+            purchase = replace(chosen, after=after)
+        stopped = purchase.precision < self.sweep.stop_precision  # never where nobody was asked
+        more = number < self.sweep.rounds and arm.uses_folds and not stopped
+        fit = self._fit(current, folds=more or self._audits, start=state.fit, weight=weight)
+        spent = state.spent + float(chosen.price.sum())
+        after_all = Round(number, current, trusted, purchase, fit, (), np.nan, 0.0, n_unscored)
+        after_all = replace(
+            after_all,
+            weight=weight,
+            n_taken=self._n_taken(state) + taken,
+            spent=spent,
+            stopped=stopped,
+        )
+        return self._measured(after_all, started)
 
-    def _ranked(self, arm: Arm, state: Round, number: int, zero: Round) -> tuple[Purchase, int]:
+    def _ranked(
+        self, arm: Arm, state: Round, number: int, zero: Round, n_wanted: int
+    ) -> tuple[Purchase, int]:
         """Candidates in buying order, and how many had no score."""
         experiment = self.experiment
-        candidates = np.flatnonzero(~state.trusted)
+        free = ~state.trusted
+        if state.weight is not None:
+            free &= state.weight == 1
+        if arm.buys:
+            free &= self.expert.can_answer
+        candidates = np.flatnonzero(free)
         if arm.score == "none":
             return _purchase(state, candidates[:0]), 0
         if arm.score == "oracle":
-            candidates = candidates[state.current[candidates] != experiment.labels[candidates]]
+            wrong = state.current != experiment.labels
+            # A group with one wrong label is worth its price.
+            wrong = np.bincount(self.policy.unit, weights=wrong)[self.policy.unit] > 0
+            candidates = candidates[wrong[candidates]]
         if not arm.is_scored:
-            rng = generator(experiment.draw_seed, arm.score, number)
-            # Drawn over all rows, so that a purchase does not shift the draw of the others.
-            position = rng.random(len(experiment.labels))[candidates]
+            rng = generator(experiment.draw_seed, "matched" if arm.like else arm.score, number)
+            # Drawn over all units, so that a purchase does not shift the draw of the others.
+            position = rng.random(len(self.policy.price))[self.policy.unit][candidates]
             return _purchase(state, candidates[np.argsort(position, kind="stable")]), 0
-        scored, labels = self._scored(arm, state, zero)
-        quality = label_quality(scored, labels, training=experiment.training, score=arm.score)
+        quality, fold = self._quality(arm, state, zero, n_wanted)
         n_unscored = int(np.isnan(quality[candidates]).sum())
         candidates = candidates[~np.isnan(quality[candidates])]
         # Equal scores are bought in the order of their ids, whatever the order of rows.
         order = np.lexsort((experiment.sample_ids[candidates], quality[candidates]))
         candidates = candidates[order]
-        return _purchase(state, candidates, quality, scored.fold), n_unscored
+        return _purchase(state, candidates, quality, fold), n_unscored
+
+    def _quality(
+        self, arm: Arm, state: Round, zero: Round, n_wanted: int
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Quality of every label by an arm's score, and the folds that it was scored in."""
+        experiment, training = self.experiment, self.experiment.training
+        assert self.shared is not None
+        covered = state.trusted | (state.weights < 1)
+        if not arm.uses_probabilities:
+            own = feature_quality(
+                arm.score,
+                labels=state.current,
+                features=self.shared.features,
+                training=training,
+                chosen=covered,
+                n_wanted=n_wanted,
+            )
+            return own, None
+        scored, labels = self._scored(arm, state, zero)
+        if arm.source == "heads":
+            members = [scored, *self._other_heads(state)]
+            quality = ensemble_quality(
+                members, labels, training=[training] * len(members), score=arm.score
+            )
+            return quality, scored.fold
+        quality = label_quality(
+            scored,
+            labels,
+            training=training,
+            score=arm.score,
+            features=self.shared.features,
+            passes=_passes(experiment, arm),
+            chosen=covered,
+            n_wanted=n_wanted,
+        )
+        return quality, scored.fold
+
+    def _other_heads(self, state: Round) -> list[OutOfFold]:
+        """Out-of-fold predictions by the other heads of an ensemble, fitted on the same folds."""
+        found = []
+        for name in dict.fromkeys(self.sweep.ensemble):
+            if name == self.sweep.head:
+                continue
+            fit = self._fits(
+                state.current[None],
+                [self._settings_of(name)],
+                folds=True,
+                whole=False,
+                head=name,
+                weight=state.weight,
+            )[0]
+            assert fit.out_of_fold is not None
+            found.append(fit.out_of_fold)
+        if not found:
+            raise TrustqError(
+                f"ensemble is {', '.join(self.sweep.ensemble)}, which is the head itself: name "
+                "others, e.g. --set ensemble=lda,knn."
+            )
+        return found
+
+    def _settings_of(self, name: str) -> dict[str, Any]:
+        if name in ("linear", "balanced"):
+            auto = self.sweep.regularisation == "auto"
+            return {"C": ENSEMBLE_C if auto else _number(self.sweep.regularisation)}
+        return {"trees": self.sweep.trees} if name == "xgboost" else {}
 
     def _scored(self, arm: Arm, state: Round, zero: Round) -> tuple[OutOfFold, np.ndarray]:
         """The probabilities that an arm scores by, and the labels that they belong to."""
@@ -169,6 +365,8 @@ class Loop:
         if arm.source == "crossfit":
             # Models that never saw the group; unbought rows keep the labels they were scored with.
             return read_crossfit(training, zero.current), zero.current
+        if arm.source == "passes":
+            return read_passes(training, zero.current), zero.current
         if arm.source == "in_sample":
             logits = self._logits(state.head, self.experiment.cache, training.rows)
             return accept_in_sample(training, logits, state.current), state.current
@@ -224,13 +422,24 @@ class Loop:
         of_folds = self._fits(observed[None], [self.settings], folds=True, whole=False)[0]
         return replace(of_folds, head=fits[best].head)
 
-    def _fit(self, labels: np.ndarray, *, folds: bool, start: FoldFit | None = None) -> FoldFit:
+    def _fit(
+        self,
+        labels: np.ndarray,
+        *,
+        folds: bool,
+        start: FoldFit | None = None,
+        weight: np.ndarray | None = None,
+    ) -> FoldFit:
         if self.sweep.head == "backbone":
             return FoldFit(None, (), None)
         # Without this set's folds there is nothing for them to start from, and the reverse.
         usable = start is not None and bool(start.fold_heads) >= folds
         return self._fits(
-            labels[None], [self.settings], folds=folds, start=[start] if start and usable else None
+            labels[None],
+            [self.settings],
+            folds=folds,
+            start=[start] if start and usable else None,
+            weight=weight,
         )[0]
 
     def _fits(
@@ -241,12 +450,15 @@ class Loop:
         folds: bool,
         whole: bool = True,
         start: list[FoldFit] | None = None,
+        head: str = "",
+        weight: np.ndarray | None = None,
     ) -> list[FoldFit]:
         assert self.shared is not None
+        name = head or self.sweep.head
 
         def maker(own: dict[str, Any]) -> Callable[[], Head]:
             n_classes = len(self.experiment.cache.classes)
-            return lambda: make_head(self.sweep.head, n_classes=n_classes, **own)
+            return lambda: make_head(name, n_classes=n_classes, **own)
 
         return fit_folds(
             self.experiment.training,
@@ -256,13 +468,13 @@ class Loop:
             folds=folds,
             whole=whole,
             start=start,
-            validation=self._validation,
+            validation=self._validation(name),
+            weight=weight,
         )
 
-    @property
-    def _validation(self) -> tuple[np.ndarray, np.ndarray] | None:
+    def _validation(self, head: str) -> tuple[np.ndarray, np.ndarray] | None:
         rows = self.experiment.validation
-        if self.sweep.head != "xgboost" or not len(rows):
+        if head != "xgboost" or not len(rows):
             return None
         return self.experiment.features[rows], self.experiment.cache.label[rows]
 
@@ -340,7 +552,19 @@ def _purchase(
         np.full(len(rows), -1) if fold is None else fold[rows],
         before,
         before,
+        np.zeros(len(rows), dtype=np.int64),
+        np.zeros(len(rows)),
     )
+
+
+def _take(ranked: Purchase, positions: np.ndarray) -> Purchase:
+    return Purchase(*(getattr(ranked, f.name)[positions] for f in fields(Purchase)))
+
+
+def _passes(experiment: Experiment, arm: Arm) -> np.ndarray | None:
+    if arm.score not in PASS_SCORES:
+        return None
+    return np.asarray(experiment.cache.extra[PASSES])[:, experiment.rows]
 
 
 def _number(text: str) -> float:

@@ -18,6 +18,7 @@ __all__ = [
     "SCORE_NAMES",
     "SCORE_TITLES",
     "ensemble_quality",
+    "feature_quality",
     "label_quality",
 ]
 
@@ -37,10 +38,10 @@ def label_quality(
 
     `observed` and `training` must be those that `out_of_fold` was made from, or `TrustqError` is
     raised. A row has no score when its class was absent from the training part of its fold.
-    SCORES look at probabilities alone. FEATURE_SCORES need `features`, (n, d), of the same rows;
-    those that build a batch also take rows that are covered already (`chosen`, (n,) of bool) and
-    the size of the batch (`n_wanted`). PASS_SCORES need `passes`, logits (t, n, k). Scores that are
-    LABEL_BLIND find uncertain images rather than wrong labels.
+    SCORES look at probabilities alone. `hybrid` also needs `features`, (n, d), of the same rows,
+    those that are covered already (`chosen`, (n,) of bool) and the size of the batch (`n_wanted`).
+    PASS_SCORES need `passes`, logits (t, n, k). Scores that are LABEL_BLIND find uncertain images
+    rather than wrong labels.
     """
     if score not in SCORE_NAMES:
         raise TrustqError(f"Unknown score {score!r}; there are {', '.join(SCORE_NAMES)}.")
@@ -57,20 +58,46 @@ def label_quality(
         own = _given(passes, score, "passes", "(t, n, k)", len(observed), axis=1)
         quality[known] = PASS_SCORES[score](own[:, known])
         return quality
+    if score in NO_PROBABILITIES:
+        raise TrustqError(f"{score} is computed from features alone; call feature_quality.")
     own = _given(features, score, "features", "(n, d)", len(observed), axis=0)[known]
-    if score == "knn_agreement":
-        quality[known] = neighbours.knn_agreement(labels, own, training.groups[known])
-        return quality
     covered = np.zeros(len(observed), dtype=bool) if chosen is None else chosen
     # In the order of their ids, so that of equal rows the same one is taken however they lie.
     by_id = np.argsort(training.cache.sample_id[training.rows][known], kind="stable")
     found = np.empty(len(by_id))
-    batch = {"n_wanted": n_wanted}
-    if score == "k_centre":
-        found[by_id] = neighbours.k_centre(own[by_id], covered[known][by_id], **batch)
-    else:
-        found[by_id] = neighbours.hybrid(probs[by_id], own[by_id], covered[known][by_id], **batch)
+    found[by_id] = neighbours.hybrid(
+        probs[by_id], own[by_id], covered[known][by_id], n_wanted=n_wanted
+    )
     quality[known] = found
+    return quality
+
+
+def feature_quality(
+    score: str,
+    *,
+    labels: np.ndarray,
+    features: np.ndarray,
+    training: TrainingRows,
+    chosen: np.ndarray | None = None,
+    n_wanted: int = 0,
+) -> np.ndarray:
+    """Quality by a score that uses features alone, (n,) in [0, 1], lower = more suspicious.
+
+    `score` is one of NO_PROBABILITIES; `labels` (n,) are observed and `features` (n, d), both of
+    the `training` rows, whose groups keep relatives from voting. `chosen` and `n_wanted` are as in
+    `label_quality`. Raises `TrustqError` for another score or other shapes.
+    """
+    if score not in NO_PROBABILITIES:
+        raise TrustqError(
+            f"{score} is no score of features alone; there are {', '.join(NO_PROBABILITIES)}."
+        )
+    _given(features, score, "features", "(n, d)", len(training.rows), axis=0)
+    if score == "knn_agreement":
+        return neighbours.knn_agreement(labels, features, training.groups)
+    covered = np.zeros(len(labels), dtype=bool) if chosen is None else chosen
+    by_id = np.argsort(training.cache.sample_id[training.rows], kind="stable")
+    quality = np.empty(len(by_id))
+    quality[by_id] = neighbours.k_centre(features[by_id], covered[by_id], n_wanted=n_wanted)
     return quality
 
 
