@@ -175,7 +175,7 @@ def round_sizes(budget: int, rounds: int, schedule: str = "equal") -> list[int]:
     The first of equal parts take what does not divide. Raises `TrustqError` for other schedules.
 
     >>> round_sizes(10, 3), round_sizes(10, 3, "doubling"), round_sizes(10, 2, "1,4")
-    ([4, 3, 3], [2, 3, 5], [2, 8])
+    ([4, 3, 3], [1, 3, 6], [2, 8])
     """
     if rounds < 1:
         raise TrustqError(f"rounds is {rounds}, expected 1 or more.")

@@ -55,7 +55,9 @@ def confident_joint(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
     """
     guess, confident = _confident_class(labels, probs)
     k = probs.shape[1]
-    pairs = np.bincount(labels[confident] * k + guess[confident], minlength=k * k).reshape(k, k)
+    # (true, given) turned, as cleanlab has it: a sum in the other order differs in its last bit,
+    # which halves in `_rounded` hang on.
+    pairs = np.bincount(guess[confident] * k + labels[confident], minlength=k * k).reshape(k, k).T
     np.fill_diagonal(pairs, np.maximum(pairs.diagonal(), 1))
     given = np.bincount(labels, minlength=k)
     calibrated = (pairs.T / pairs.sum(axis=1) * given).T
