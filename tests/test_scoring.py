@@ -290,10 +290,14 @@ def test_a_score_says_what_it_lacks(folds: tuple[TrainingRows, OutOfFold, Cache]
             )
         return str(caught.value)
 
-    assert message("bald") == "bald is computed from passes, (t, n, k); pass passes=."
+    assert message("bald") == (
+        "bald is of dropout passes, and these probabilities are from the source 'head'; use "
+        "read_passes."
+    )
     assert message("hybrid") == "hybrid is computed from features, (n, d); pass features=."
     assert message("hybrid", features=np.zeros((3, 2))) == (
-        "features has shape (3, 2), expected (n, d) with n = 240."
+        "features has shape (3, 2), expected (n, d) with n = 240: one row for each of the "
+        "training rows."
     )
     assert message("k_centre") == "k_centre is computed from features alone; call feature_quality."
     with pytest.raises(TrustqError) as caught:
@@ -346,7 +350,18 @@ def test_passes_are_in_sample_where_the_network_saw_the_rows() -> None:
         np.testing.assert_allclose(
             scored.probs, np.mean([softmax(one) for one in passes], axis=0), atol=1e-9
         )
-        quality = label_quality(
-            scored, cache.label, training=rows_of(cache), score="bald", passes=passes
-        )
+        quality = label_quality(scored, cache.label, training=rows_of(cache), score="bald")
         np.testing.assert_array_equal(quality, bald(passes))
+
+
+def test_folds_that_were_mixed_up_are_refused(
+    folds: tuple[TrainingRows, OutOfFold, Cache],
+) -> None:
+    training, scored, cache = folds
+    groups = training.groups
+    other = dataclasses.replace(training, fold=group_folds(cache.label, groups, n_folds=5, seed=1))
+    assert (other.fold != training.fold).any()
+    with pytest.raises(TrustqError, match="^These out-of-fold probabilities belong to other folds"):
+        label_quality(scored, cache.label, training=other, score="margin")
+    with pytest.raises(TrustqError, match="belong to other folds .* Fit the folds again on these"):
+        ensemble_quality([scored, scored], cache.label, training=[training, other], score="margin")

@@ -65,12 +65,17 @@ class OutOfFold:
             ("observed labels", _digest_labels(observed), self.observed_digest),
             ("groups", _digest_labels(training.groups), self.groups_digest),
             ("cache content", training.cache.content_digest, self.cache_digest),
+            ("folds", _digest_labels(self._folds_of(training)), _digest_labels(self.fold)),
         ):
             if found != expected:
                 raise TrustqError(
                     f"These out-of-fold probabilities belong to other {name} (digest "
                     f"{expected[:8]}..., found {found[:8]}...). Fit the folds again on these rows."
                 )
+
+    def _folds_of(self, training: "TrainingRows") -> np.ndarray:
+        # Those of a cache or of no folds are not those that the rows are split by for heads.
+        return training.fold if self.source == "head" else self.fold
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from trustq.calibration import DegenerateCalibrationWarning, TemperatureScaling
 from trustq.errors import TrustqError
 from trustq.heads import Head, SharedFeatures, make_head
 from trustq.heads.out_of_fold import (
-    PASSES,
     FoldFit,
     OutOfFold,
     accept_in_sample,
@@ -27,7 +26,7 @@ from trustq.repair.arms import Arm, budget_size, parse_arm, round_sizes
 from trustq.repair.experiment import Experiment
 from trustq.repair.experts import Expert, make_expert
 from trustq.repair.policy import Policy, make_policy
-from trustq.scoring import PASS_SCORES, ensemble_quality, feature_quality, label_quality
+from trustq.scoring import ensemble_quality, feature_quality, label_quality
 from trustq.seeds import generator
 from trustq.store import Cache
 
@@ -298,7 +297,7 @@ class Loop:
         self, arm: Arm, state: Round, zero: Round, n_wanted: int
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """Quality of every label by an arm's score, and the folds that it was scored in."""
-        experiment, training = self.experiment, self.experiment.training
+        training = self.experiment.training
         assert self.shared is not None
         covered = state.trusted | (state.weights < 1)
         if not arm.uses_probabilities:
@@ -324,7 +323,6 @@ class Loop:
             training=training,
             score=arm.score,
             features=self.shared.features,
-            passes=_passes(experiment, arm),
             chosen=covered,
             n_wanted=n_wanted,
         )
@@ -559,12 +557,6 @@ def _purchase(
 
 def _take(ranked: Purchase, positions: np.ndarray) -> Purchase:
     return Purchase(*(getattr(ranked, f.name)[positions] for f in fields(Purchase)))
-
-
-def _passes(experiment: Experiment, arm: Arm) -> np.ndarray | None:
-    if arm.score not in PASS_SCORES:
-        return None
-    return np.asarray(experiment.cache.extra[PASSES])[:, experiment.rows]
 
 
 def _number(text: str) -> float:

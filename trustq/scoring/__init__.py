@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from trustq.errors import TrustqError
-from trustq.heads.out_of_fold import OutOfFold, TrainingRows
+from trustq.heads.out_of_fold import PASSES, OutOfFold, TrainingRows
 from trustq.scoring import acquisition, confident, neighbours
 
 __all__ = [
@@ -30,7 +30,6 @@ def label_quality(
     training: TrainingRows,
     score: str,
     features: np.ndarray | None = None,
-    passes: np.ndarray | None = None,
     chosen: np.ndarray | None = None,
     n_wanted: int = 0,
 ) -> np.ndarray:
@@ -40,8 +39,8 @@ def label_quality(
     raised. A row has no score when its class was absent from the training part of its fold.
     SCORES look at probabilities alone. `hybrid` also needs `features`, (n, d), of the same rows,
     those that are covered already (`chosen`, (n,) of bool) and the size of the batch (`n_wanted`).
-    PASS_SCORES need `passes`, logits (t, n, k). Scores that are LABEL_BLIND find uncertain images
-    rather than wrong labels.
+    PASS_SCORES look at the dropout passes that `out_of_fold` was read from. Scores that are
+    LABEL_BLIND find uncertain images rather than wrong labels.
     """
     if score not in SCORE_NAMES:
         raise TrustqError(f"Unknown score {score!r}; there are {', '.join(SCORE_NAMES)}.")
@@ -55,12 +54,17 @@ def label_quality(
         quality[known] = SCORES[score](labels, probs)
         return quality
     if score in PASS_SCORES:
-        own = _given(passes, score, "passes", "(t, n, k)", len(observed), axis=1)
+        if out_of_fold.source != "passes":
+            raise TrustqError(
+                f"{score} is of dropout passes, and these probabilities are from the source "
+                f"{out_of_fold.source!r}; use read_passes."
+            )
+        own = training.cache.extra[PASSES][:, training.rows]
         quality[known] = PASS_SCORES[score](own[:, known])
         return quality
     if score in NO_PROBABILITIES:
         raise TrustqError(f"{score} is computed from features alone; call feature_quality.")
-    own = _given(features, score, "features", "(n, d)", len(observed), axis=0)[known]
+    own = _given(features, score, len(observed))[known]
     covered = np.zeros(len(observed), dtype=bool) if chosen is None else chosen
     # In the order of their ids, so that of equal rows the same one is taken however they lie.
     by_id = np.argsort(training.cache.sample_id[training.rows][known], kind="stable")
@@ -91,7 +95,7 @@ def feature_quality(
         raise TrustqError(
             f"{score} is no score of features alone; there are {', '.join(NO_PROBABILITIES)}."
         )
-    _given(features, score, "features", "(n, d)", len(training.rows), axis=0)
+    _given(features, score, len(training.rows))
     if score == "knn_agreement":
         return neighbours.knn_agreement(labels, features, training.groups)
     covered = np.zeros(len(labels), dtype=bool) if chosen is None else chosen
@@ -132,14 +136,15 @@ def ensemble_quality(
     return np.asarray((np.stack(qualities, axis=1) * weights).sum(axis=1))
 
 
-def _given(
-    values: np.ndarray | None, score: str, name: str, shape: str, n: int, *, axis: int
-) -> np.ndarray:
-    if values is None:
-        raise TrustqError(f"{score} is computed from {name}, {shape}; pass {name}=.")
-    if values.ndim <= axis or values.shape[axis] != n:
-        raise TrustqError(f"{name} has shape {values.shape}, expected {shape} with n = {n}.")
-    return values
+def _given(features: np.ndarray | None, score: str, n: int) -> np.ndarray:
+    if features is None:
+        raise TrustqError(f"{score} is computed from features, (n, d); pass features=.")
+    if features.ndim != 2 or len(features) != n:
+        raise TrustqError(
+            f"features has shape {features.shape}, expected (n, d) with n = {n}: one row for each "
+            "of the training rows."
+        )
+    return features
 
 
 Score = Callable[[np.ndarray, np.ndarray], np.ndarray]
