@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from support import make_cache
 
+from trustq.digest import digest_json
 from trustq.errors import TrustqError
 from trustq.heads.out_of_fold import PASSES
 from trustq.recipes import load_recipe
@@ -532,3 +533,65 @@ def test_units_of_rows_are_the_rows() -> None:
         features=experiment.features[experiment.rows],
     )
     assert chosen.tolist() == [5, 3, 80]
+
+
+def test_settings_at_their_default_leave_the_keys_of_cells_as_they_were(tmp_path: Path) -> None:
+    cache, results = make_cache(), tmp_path / "r"
+    first = repair([cache], recipe=recipe(), results=results)
+    # As cells were keyed before there were policies.
+    shared, rounds, budget = query(results, "SELECT shared_key, n_rounds, budget FROM cells")[0]
+    named = {"shared": shared, "arm": "self_confidence", "budget": budget, "rounds": rounds}
+    assert first.keys == [digest_json(named)]
+    defaults = ("buy_unit=image", "schedule=equal", "raters=1", "diversity=1.0", "quota=none")
+    again = repair([cache], recipe=recipe(*defaults, "flagged_weight=0.5"), results=results)
+    assert (again.keys, again.n_new) == (first.keys, 0)
+    for setting in ("buy_unit=group", "quota=equal", "raters=3", "class_cap=5", "cost=a=2"):
+        assert repair([cache], recipe=recipe(setting), results=results).n_new == 1, setting
+
+
+def test_noise_of_every_kind_is_recorded_with_its_unit(tmp_path: Path) -> None:
+    cache, results = make_cache(), tmp_path / "r"
+    sheet = tmp_path / "observed.csv"
+    lines = [f"{sample},{'abc'[i % 3]}" for i, sample in enumerate(cache.sample_id)]
+    sheet.write_text("sample_id,observed\n" + "\n".join(lines))
+    for settings in (
+        ["sweep.noise=instance:0.3"],
+        ["sweep.noise=instance:0.3", "noise_unit=group"],
+        ["noise_unit=group"],
+        [f"sweep.noise=file:{sheet}"],
+    ):
+        repair([cache], recipe=recipe(*settings, "arms=none"), results=results)
+    found = query(
+        results,
+        "SELECT noise, noise_unit, noise_process IS NULL FROM cells ORDER BY noise, noise_unit",
+    )
+    assert found == [
+        (f"file:{sheet}", "image", False),
+        ("instance:0.3", "group", False),
+        ("instance:0.3", "image", False),
+        ("symmetric:0.3", "group", False),
+    ]
+    # Groups of a class are mislabelled together or not at all.
+    assert query(
+        results,
+        """SELECT count(*) FROM (SELECT cell, group_id FROM labels
+             JOIN samples USING (sample_id) JOIN cells ON key = cell
+             WHERE noise_unit = 'group' GROUP BY ALL HAVING count(DISTINCT observed) > 1)""",
+    ) == [(0,)]
+    observed = np.array([line.split(",")[1] for line in lines])
+    stored = dataclasses.replace(
+        cache, observed=np.array(["abc".index(name) for name in observed], dtype=np.int16)
+    )
+    with pytest.raises(TrustqError) as caught:
+        repair([stored], recipe=recipe("sweep.noise=stored", "noise_unit=group"), results=results)
+    assert str(caught.value) == (
+        "--noise-unit group is of noise that is drawn; stored labels are as they are."
+    )
+
+
+def test_noise_of_a_file_is_refused_where_the_backbone_knew_other_labels(tmp_path: Path) -> None:
+    sheet = tmp_path / "observed.csv"
+    cache = make_cache(exposure="finetuned-clean", seen=np.full(240, 2, dtype=np.uint8))
+    sheet.write_text("sample_id,label\n" + "\n".join(f"{s},a" for s in cache.sample_id))
+    with pytest.raises(TrustqError, match="would already be known to the features"):
+        repair([cache], recipe=recipe(f"sweep.noise=file:{sheet}"), results=tmp_path / "r")
