@@ -15,8 +15,9 @@ from trustq.recipes import load_recipe
 from trustq.repair import draw_experiment, parse_arm, repair
 from trustq.repair.arms import round_sizes, with_references
 from trustq.repair.experts import make_expert
-from trustq.repair.loop import Loop, Round
+from trustq.repair.loop import Loop
 from trustq.repair.policy import make_policy
+from trustq.repair.rounds import Round
 from trustq.results import run_query
 from trustq.store import Cache
 

@@ -22,8 +22,9 @@ from trustq.heads.shared import one_blas_thread
 from trustq.recipes import Recipe, SweepRecipe
 from trustq.repair.arms import Arm, parse_arm, round_sizes, with_references
 from trustq.repair.experiment import Experiment, draw_experiment
-from trustq.repair.loop import Loop, Round
+from trustq.repair.loop import Loop
 from trustq.repair.record import Recorder
+from trustq.repair.rounds import Round
 from trustq.results import committed_keys, new_part, part_path, write_part
 from trustq.store import Cache
 from trustq.store.format import SEEN_SELECTION

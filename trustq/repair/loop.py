@@ -3,7 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from trustq.repair.arms import Arm, budget_size, parse_arm, round_sizes
 from trustq.repair.experiment import Experiment
 from trustq.repair.experts import Expert, make_expert
 from trustq.repair.policy import Policy, make_policy
+from trustq.repair.rounds import Evaluated, Purchase, Round, candidates
 from trustq.scoring import ensemble_quality, feature_quality, label_quality
 from trustq.seeds import generator
 from trustq.store import Cache
@@ -33,84 +34,6 @@ from trustq.store import Cache
 # scikit-learn's C for standardised features; the one with the lowest log loss is taken.
 REGULARISATION_GRID = (1e-3, 1e-2, 1e-1, 1.0)
 ENSEMBLE_C = 1e-2  # of a linear head beside another, where none was asked for
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """One set of rows that was predicted: logits before and after temperature, and the figures."""
-
-    dataset: str
-    split: str
-    sample_id: np.ndarray
-    group_id: np.ndarray
-    labels: np.ndarray
-    logits: dict[str, np.ndarray]  # stage -> (n, k)
-    figures: dict[str, dict[str, float]]  # stage -> metric -> figure
-
-
-@dataclass(frozen=True)
-class Purchase:
-    """The rows taken in one round, in the order of their rank: bought, or dropped unseen."""
-
-    rows: np.ndarray  # positions among the training rows
-    quality: np.ndarray  # NaN where the arm has no score
-    fold: np.ndarray
-    before: np.ndarray  # labels
-    after: np.ndarray  # -1 where the row was dropped
-    votes: np.ndarray  # answers that were paid for; 0 where nobody was asked
-    price: np.ndarray  # of a label; a group's is on its first row
-
-    @property
-    def n_bought(self) -> int:
-        """Labels that experts were paid for."""
-        return int((self.votes > 0).sum())
-
-    @property
-    def n_votes(self) -> int:
-        """Answers that were paid for; one diagnosis covers a group that is bought as one."""
-        return int(self.votes[self.price > 0].sum())
-
-    @property
-    def precision(self) -> float:
-        """Share of bought labels that the answers changed, as a user sees it; NaN: none bought."""
-        bought = self.votes > 0
-        changed = self.before[bought] != self.after[bought]
-        return float(changed.mean()) if len(changed) else float("nan")
-
-
-@dataclass(frozen=True)
-class Round:
-    """What is known after a round: labels, purchase, fitted head, figures."""
-
-    number: int
-    current: np.ndarray  # (n,) labels of the training rows now
-    trusted: np.ndarray  # (n,) rows whose label an expert gave
-    purchase: Purchase | None
-    fit: FoldFit  # no head in it: the backbone's own logits
-    evaluated: tuple[Evaluated, ...]
-    temperature: float
-    fit_seconds: float
-    n_unscored: int = 0
-    notes: tuple[str, ...] = ()
-    weight: np.ndarray | None = None  # (n,) what rows count in fits; None: all of them fully
-    n_taken: np.ndarray | None = None  # (k,) units taken so far, by their label before
-    spent: float = 0.0
-    stopped: bool = False  # the precision fell below the cut
-
-    @property
-    def weights(self) -> np.ndarray:
-        """What each training row counts in fits, (n,): 0 where it was dropped."""
-        return np.ones(len(self.current)) if self.weight is None else self.weight
-
-    @property
-    def head(self) -> Head | None:
-        """The head fitted on all training rows; None: the backbone's own logits."""
-        return self.fit.head
-
-    @property
-    def out_of_fold(self) -> OutOfFold | None:
-        """Predictions of the training rows by heads that did not see them."""
-        return self.fit.out_of_fold
 
 
 @dataclass
@@ -201,7 +124,7 @@ class Loop:
         )
         position = np.full(len(state.current), -1)
         position[ranked.rows] = np.arange(len(ranked.rows))
-        chosen = _take(ranked, position[rows])
+        chosen = ranked.take(position[rows])
         return replace(chosen, price=policy.prices_of(rows))
 
     def _n_taken(self, state: Round) -> np.ndarray:
@@ -221,7 +144,7 @@ class Loop:
         taken = np.zeros(len(ranked.rows), dtype=bool)
         for c, n in enumerate(counts[number - 1] if number <= len(counts) else ()):
             taken[np.flatnonzero(ranked.before == c)[:n]] = True
-        chosen = _take(ranked, np.flatnonzero(taken))
+        chosen = ranked.take(np.flatnonzero(taken))
         return replace(chosen, price=np.ones(len(chosen.rows)))
 
     @property
@@ -235,9 +158,6 @@ class Loop:
         started = time.perf_counter()
         rows, current, trusted = chosen.rows, state.current.copy(), state.trusted.copy()
         weight = state.weight
-        leaders = np.unique(self.policy.unit[rows], return_index=True)[1]
-        n_classes = len(self.policy.class_cap)
-        taken = np.bincount(chosen.before[leaders], minlength=n_classes)
         if arm.buys:
             answers = self.expert.answer(rows)
             current[rows] = answers.labels
@@ -250,17 +170,24 @@ class Loop:
             purchase = replace(chosen, after=after)
         stopped = purchase.precision < self.sweep.stop_precision  # never where nobody was asked
         more = number < self.sweep.rounds and arm.uses_folds and not stopped
-        fit = self._fit(current, folds=more or self._audits, start=state.fit, weight=weight)
-        spent = state.spent + float(chosen.price.sum())
-        after_all = Round(number, current, trusted, purchase, fit, (), np.nan, 0.0, n_unscored)
-        after_all = replace(
-            after_all,
+        leaders = np.unique(self.policy.unit[rows], return_index=True)[1]
+        taken = np.bincount(chosen.before[leaders], minlength=len(self.policy.class_cap))
+        acted = Round(
+            number,
+            current,
+            trusted,
+            purchase,
+            self._fit(current, folds=more or self._audits, start=state.fit, weight=weight),
+            evaluated=(),
+            temperature=np.nan,
+            fit_seconds=0.0,
+            n_unscored=n_unscored,
             weight=weight,
             n_taken=self._n_taken(state) + taken,
-            spent=spent,
+            spent=state.spent + float(chosen.price.sum()),
             stopped=stopped,
         )
-        return self._measured(after_all, started)
+        return self._measured(acted, started)
 
     def _ranked(
         self, arm: Arm, state: Round, number: int, zero: Round, n_wanted: int
@@ -272,26 +199,26 @@ class Loop:
             free &= state.weight == 1
         if arm.buys:
             free &= self.expert.can_answer
-        candidates = np.flatnonzero(free)
+        left = np.flatnonzero(free)
         if arm.score == "none":
-            return _purchase(state, candidates[:0]), 0
+            return candidates(state, left[:0]), 0
         if arm.score == "oracle":
             wrong = state.current != experiment.labels
             # A group with one wrong label is worth its price.
             wrong = np.bincount(self.policy.unit, weights=wrong)[self.policy.unit] > 0
-            candidates = candidates[wrong[candidates]]
+            left = left[wrong[left]]
         if not arm.is_scored:
             rng = generator(experiment.draw_seed, "matched" if arm.like else arm.score, number)
             # Drawn over all units, so that a purchase does not shift the draw of the others.
-            position = rng.random(len(self.policy.price))[self.policy.unit][candidates]
-            return _purchase(state, candidates[np.argsort(position, kind="stable")]), 0
+            position = rng.random(len(self.policy.price))[self.policy.unit][left]
+            return candidates(state, left[np.argsort(position, kind="stable")]), 0
         quality, fold = self._quality(arm, state, zero, n_wanted)
-        n_unscored = int(np.isnan(quality[candidates]).sum())
-        candidates = candidates[~np.isnan(quality[candidates])]
+        n_unscored = int(np.isnan(quality[left]).sum())
+        left = left[~np.isnan(quality[left])]
         # Equal scores are bought in the order of their ids, whatever the order of rows.
-        order = np.lexsort((experiment.sample_ids[candidates], quality[candidates]))
-        candidates = candidates[order]
-        return _purchase(state, candidates, quality, fold), n_unscored
+        order = np.lexsort((experiment.sample_ids[left], quality[left]))
+        left = left[order]
+        return candidates(state, left, quality, fold), n_unscored
 
     def _quality(
         self, arm: Arm, state: Round, zero: Round, n_wanted: int
@@ -535,28 +462,6 @@ class Loop:
             fit_seconds=fit_seconds,
             notes=tuple(notes),
         )
-
-
-def _purchase(
-    state: Round,
-    rows: np.ndarray,
-    quality: np.ndarray | None = None,
-    fold: np.ndarray | None = None,
-) -> Purchase:
-    before = state.current[rows]
-    return Purchase(
-        rows,
-        np.full(len(rows), np.nan) if quality is None else quality[rows],
-        np.full(len(rows), -1) if fold is None else fold[rows],
-        before,
-        before,
-        np.zeros(len(rows), dtype=np.int64),
-        np.zeros(len(rows)),
-    )
-
-
-def _take(ranked: Purchase, positions: np.ndarray) -> Purchase:
-    return Purchase(*(getattr(ranked, f.name)[positions] for f in fields(Purchase)))
 
 
 def _number(text: str) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 from trustq.probabilities import softmax
 from trustq.repair.arms import Arm
 from trustq.repair.experiment import Experiment
-from trustq.repair.loop import Evaluated, Purchase, Round
+from trustq.repair.rounds import Evaluated, Purchase, Round
 from trustq.results import TABLES
 from trustq.scoring.confident import estimated_joint
 from trustq.tables import Columns

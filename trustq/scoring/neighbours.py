@@ -9,7 +9,7 @@ from trustq.errors import TrustqError
 from trustq.scoring.acquisition import one_minus_entropy
 
 K = 10  # neighbours that vote
-BLOCK = 1 << 24  # similarities held at once: 64 MiB of float32
+BLOCK = 1 << 22  # similarities held at once: 16 MiB of float32
 
 
 def knn_agreement(
