@@ -488,3 +488,26 @@ def test_oracle_stops_when_nothing_is_wrong(tmp_path: Path) -> None:
         "SELECT n_wrong_left, n_bought = n_wrong_start FROM rounds JOIN cells ON key = cell "
         "WHERE round = 1".replace("n_bought =", "cells.n_bought ="),
     ) == [(0, True)]
+
+
+def test_a_table_says_what_the_budget_could_find_and_what_the_oracle_would_win(
+    tmp_path: Path,
+) -> None:
+    settings = recipe("references=true", "arms=none,self_confidence,self_confidence:drop")
+    run = repair([make_cache()], recipe=settings, results=tmp_path / "r")
+    table = repair_table(tmp_path / "r", run.keys)
+    by_arm = {row["arm"]: row for row in table.records}
+    n_wrong = query(tmp_path / "r", "SELECT max(n_wrong_start) FROM cells")[0][0]
+    for arm, record in by_arm.items():
+        assert record["hits_possible"] == (0 if arm == "none" else min(20, n_wrong))
+        assert record["hits"] <= record["hits_possible"]
+    assert (by_arm["self_confidence"]["bought"], by_arm["self_confidence"]["spent"]) == (20, 20)
+    dropped = by_arm["self_confidence:drop"]
+    assert (dropped["bought"], dropped["spent"], dropped["flagged"]) == (0, 0, 20)
+    accuracy = {arm: record["uncalibrated"]["accuracy"] for arm, record in by_arm.items()}
+    for arm, oracle in (("self_confidence", "oracle"), ("self_confidence:drop", "oracle:drop")):
+        gain = by_arm[arm]["accuracy_gain_over_oracle"]
+        assert gain["mean"] == pytest.approx(accuracy[arm] - accuracy[oracle])
+    assert by_arm["oracle"]["accuracy_gain_over_oracle"] is None
+    assert {"possible", "taken", "gain_over_oracle"} <= set(table.rows[0])
+    assert "votes" not in table.rows[0] or any(r["votes"] != r["bought"] for r in table.rows)
