@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 import trustq
 from trustq.errors import TrustqError
 
-from . import cache, compare, data, demo, evaluate, export, extract, repair, sql
+from . import audit, cache, compare, data, demo, evaluate, export, extract, plan, repair, sql
 
 
 class _Group(TyperGroup):
@@ -61,7 +61,9 @@ app.command()(demo.demo)
 app.add_typer(data.app, name="data")
 app.command()(extract.extract)
 app.add_typer(cache.app, name="cache")
+app.command()(plan.plan)
 app.command()(repair.repair)
+app.add_typer(audit.app, name="audit")
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
 app.add_typer(export.app, name="export")

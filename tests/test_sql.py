@@ -108,3 +108,15 @@ def test_help_loads_neither_duckdb_nor_numpy() -> None:
     code = "import sys, trustq.cli.sql; print({'duckdb', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "set()\n", done.stderr
+
+
+def test_a_query_loads_duckdb_and_numpy_and_no_other_heavy_library(results: Path) -> None:
+    # Half of the time before the first answer was once scikit-learn's import.
+    code = (
+        "import sys, pathlib; from trustq.results import run_query\n"
+        f"run_query(pathlib.Path({str(results)!r}), 'SELECT 1')\n"
+        "heavy = {'duckdb', 'numpy', 'scipy', 'sklearn', 'cleanlab', 'xgboost', 'matplotlib'}\n"
+        "print(*sorted((heavy | {'torch', 'h5py'}) & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "duckdb numpy\n", done.stderr

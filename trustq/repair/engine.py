@@ -31,7 +31,7 @@ from trustq.store.format import SEEN_SELECTION
 
 # Part of every cell's key: raised when a change of code changes a number, so that cells of an older
 # numerics are run again rather than mixed with new ones.
-NUMERICS = 2
+NUMERICS = 3
 
 _LAST_SEED = 2**31 - 1  # seeds are stored as 32-bit integers
 
@@ -233,12 +233,12 @@ def _cell_row(
 ) -> dict[str, Any]:
     experiment, sweep = loop.experiment, recipe.sweep
     cache, arm = experiment.cache, cell.arm
-    validation = experiment.validation
+    head, validation = rounds[-1].head, experiment.validation
     digest = digest_strings(cache.sample_id[validation].tolist()) if len(validation) else None
     uses_validation = bool(len(validation))
     # Clean labels that chose the backbone's checkpoint were paid for as well.
     chose_checkpoint = np.flatnonzero(cache.seen & SEEN_SELECTION)
-    trained_on = digest_strings(experiment.sample_ids.tolist())
+    trained_on = experiment.training.rows_digest
     saw_rows = bool(cache.seen_labels[experiment.rows].any())
     purchases = [state.purchase for state in rounds if state.purchase]
     policy = _policy_settings(sweep) if arm.score != "none" else {}
@@ -301,6 +301,8 @@ def _cell_row(
         "shared_key": shared_key,
         "threads": os.cpu_count(),
         "seconds": seconds,
+        "head_bytes": head.n_bytes if head else None,
+        "microseconds_per_row": loop.microseconds_per_row,
         "created": datetime.now(UTC).isoformat("T", "seconds"),
         "versions": json.dumps(_versions()),
     }
@@ -353,10 +355,12 @@ def _why_stopped(arm: Arm, last: Round, budget: int) -> str:
 
 def _head_settings(sweep: SweepRecipe) -> dict[str, Any]:
     """What was asked of the head; other settings do not concern it."""
+    components = {"components": sweep.components} if sweep.components else {}
     settings: dict[str, dict[str, Any]] = {
         "linear": {"regularisation": sweep.regularisation},
         "balanced": {"regularisation": sweep.regularisation},
-        "xgboost": {"trees": sweep.trees},
+        "xgboost": {"trees": sweep.trees} | components,
+        "xgboost_study": components,
     }
     return settings.get(sweep.head, {})
 
@@ -389,7 +393,9 @@ def _matching(cache: Cache, externals: Sequence[Cache]) -> tuple[Cache, ...]:
 def _relabelled(other: Cache, cache: Cache) -> Cache:
     shared = set(other.group_id.tolist()) & set(cache.group_id.tolist())
     shared |= set(other.sample_id.tolist()) & set(cache.sample_id.tolist())
-    if other.seen_labels.any() or (other.dataset == cache.dataset and shared):
+    # A view is called DATASET@VIEW, and shows the same images.
+    is_same = other.dataset.partition("@")[0] == cache.dataset.partition("@")[0]
+    if other.seen_labels.any() or (is_same and shared):
         n_seen = int(other.seen_labels.sum())
         raise TrustqError(
             f"{other.name} holds rows of {cache.name} ({len(shared)} ids or groups; {n_seen} rows "
