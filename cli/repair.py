@@ -18,9 +18,12 @@ def repair(
     noise: Annotated[
         str | None,
         typer.Option(
-            help="symmetric:RATE, reference, matrix:FILE, stored or none "
-            "[default: the cache's own, else symmetric:0.2]."
+            help="symmetric:RATE, instance:RATE, reference, matrix:FILE, file:OBSERVED.csv, stored "
+            "or none [default: the cache's own, else symmetric:0.2]."
         ),
+    ] = None,
+    noise_unit: Annotated[
+        str | None, typer.Option(help="image, or group: relatives are mislabelled together.")
     ] = None,
     trusted: Annotated[
         str | None, typer.Option(help="Share of labels trusted from the start, or stored.")
@@ -28,8 +31,9 @@ def repair(
     arms: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated SCORE[@SOURCE]; scores none, random, oracle, self_confidence, "
-            "normalized_margin, entropy; sources head, crossfit, in_sample."
+            help="Comma-separated SCORE[@SOURCE][:ACTION]; scores none, random, oracle, "
+            "self_confidence, normalized_margin, confident_learning, knn_agreement, entropy, ...; "
+            "sources head, heads, crossfit, passes, in_sample; actions relabel, drop, reweight."
         ),
     ] = None,
     head: Annotated[
@@ -42,6 +46,23 @@ def repair(
     budget: Annotated[
         str | None, typer.Option(help="Comma-separated labels to buy: 64, 5%, all-wrong.")
     ] = None,
+    buy_unit: Annotated[
+        str | None,
+        typer.Option(help="image, or group: one purchase covers it, and budgets count groups."),
+    ] = None,
+    cost: Annotated[
+        str | None,
+        typer.Option(help="Prices that budgets pay: mel=3,bkl=2 as observed, or a FILE.csv."),
+    ] = None,
+    class_cap: Annotated[
+        str | None, typer.Option(help="Rows of a class a scored arm takes at most: 10, 20%.")
+    ] = None,
+    answers: Annotated[
+        str | None, typer.Option(help="People's answers, sample_id,label; only these are repaired.")
+    ] = None,
+    references: Annotated[
+        bool, typer.Option(help="Run random and oracle beside every scored arm.")
+    ] = True,
     rounds: Annotated[int | None, typer.Option(help="Parts in which a budget is bought.")] = None,
     draws: Annotated[
         int | None, typer.Option(help="Draws of noise, folds and purchases per cache.")
@@ -78,10 +99,16 @@ def repair(
 
     sugar = {
         "noise": noise,
+        "noise_unit": noise_unit,
         "trusted": trusted,
         "arms": arms,
         "head": head,
         "budgets": budget,
+        "buy_unit": buy_unit,
+        "cost": cost,
+        "class_cap": class_cap,
+        "answers": answers,
+        "references": None if references else "false",
         "rounds": rounds,
         "draws": draws,
         "draw_seed": draw_seed,

@@ -66,7 +66,7 @@ def test_no_cpu_command_imports_torch(tmp_path: Path) -> None:
         ["sql", "SELECT count(*) FROM cells", "--results", str(results)],
     ]
     loaded = loaded_after("\n".join(command(words) for words in commands))
-    assert {"h5py", "duckdb", "cleanlab"} <= loaded
+    assert {"h5py", "duckdb", "scipy"} <= loaded
     assert not loaded & set(HEAVY)
 
 

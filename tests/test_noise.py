@@ -6,10 +6,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom
+from scipy.stats import binom, norm
 
 from trustq.errors import TrustqError
-from trustq.noise import Noise, draw_noise, draw_start, packaged_noise, parse_noise
+from trustq.noise import (
+    FLIP_SPREAD,
+    Noise,
+    draw_noise,
+    draw_start,
+    observe_labels,
+    packaged_noise,
+    parse_noise,
+)
 from trustq.seeds import generator
 from trustq.splits import group_folds
 
@@ -173,8 +181,8 @@ def test_a_bad_matrix_file_is_refused(tmp_path, name):
         ("matrix:no.csv", "no.csv: no such file."),
         (
             "assymetric",
-            "Unknown label noise 'assymetric'; expected none, symmetric:RATE, matrix:FILE or one "
-            "of the packaged: reference.",
+            "Unknown label noise 'assymetric'; expected none, symmetric:RATE, instance:RATE, "
+            "matrix:FILE, file:FILE or one of the packaged: reference.",
         ),
         (
             "reference",
@@ -269,3 +277,99 @@ def test_adding_a_trusted_share_changes_no_noise():
 def test_a_trusted_share_outside_its_range_is_refused(share):
     with refused(f"The trusted share is {share}, expected at least 0 and below 1."):
         draw_start(np.zeros(4, int), noise=Noise("none", np.eye(2)), trusted=share, seed=0)
+
+
+def instance_rows(n=6000, d=20, k=4):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(k, size=n)
+    features = rng.standard_normal((n, d)).astype(np.float32)
+    ids = np.array([f"s{i}" for i in range(n)])
+    classes = tuple("abcdefgh"[:k])
+    return labels, {"classes": classes, "features": features, "sample_ids": ids}
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.2, 0.4])
+def test_instance_noise_flips_at_its_rate(rate):
+    labels, rows = instance_rows()
+    observed = observe_labels(f"instance:{rate}", labels, seed=3, **rows).labels
+    flipped = observed != labels
+    # Rates of rows are normal about the rate, cut off at 0 and 1, which lifts a small one.
+    z = rate / FLIP_SPREAD
+    lifted = rate + FLIP_SPREAD * norm.pdf(z) / norm.cdf(z)
+    assert flipped.mean() == pytest.approx(lifted, abs=0.02)
+    again, other = (
+        observe_labels(f"instance:{rate}", labels, seed=seed, **rows).labels for seed in (3, 4)
+    )
+    assert (again == observed).all() and (other != observed).any()
+
+
+def test_instance_noise_depends_on_the_row_not_on_the_class_alone():
+    labels, rows = instance_rows()
+    observed = observe_labels("instance:0.4", labels, seed=0, **rows).labels
+    own = np.flatnonzero((labels == 0) & (observed != 0))
+    from sklearn.linear_model import LogisticRegression
+
+    features = rows["features"]
+    where = LogisticRegression().fit(features[own[:400]], observed[own[:400]])
+    assert where.score(features[own[400:]], observed[own[400:]]) > 0.8
+
+
+@pytest.mark.parametrize("spec", ["symmetric:0.3", "instance:0.3", "reference"])
+def test_noise_by_group_mislabels_relatives_together(spec):
+    k = 7
+    labels, rows = instance_rows(k=k)
+    labels = np.repeat(labels[: len(labels) // 3], 3)
+    groups = np.repeat(np.arange(len(labels) // 3), 3)
+    rows["classes"] = SEVEN
+    observed = observe_labels(spec, labels, seed=1, groups=groups, **rows).labels
+    by_group = observed.reshape(-1, 3)
+    assert (by_group == by_group[:, :1]).all()
+    assert (observed != labels).any()
+    alone = observe_labels(spec, labels, seed=1, **rows).labels.reshape(-1, 3)
+    assert not (alone == alone[:, :1]).all()
+
+
+def test_noise_of_a_file_is_what_the_file_says(tmp_path):
+    labels, rows = instance_rows(n=3, k=2)
+    path = tmp_path / "observed.csv"
+    path.write_text("sample_id,label,observed\ns2,a,b\ns0,a,a\nother,a,a\ns1,a,b\n")
+    drawn = observe_labels(f"file:{path}", labels, seed=0, **rows)
+    assert drawn.labels.tolist() == [0, 1, 1]
+    path.write_text("sample_id,label\ns2,b\ns0,a\ns1,b\n")
+    again = observe_labels(f"file:{path}", labels, seed=9, **rows)
+    assert again.labels.tolist() == [0, 1, 1] and again.process == drawn.process
+    path.write_text("sample_id,label\ns2,b\ns0,a\ns0,b\n")
+    with pytest.raises(TrustqError) as caught:
+        observe_labels(f"file:{path}", labels, seed=0, **rows)
+    assert str(caught.value) == (
+        f"{path}: 2 of the 3 training rows have no label or several, first s0; expected one "
+        "observed label each."
+    )
+    with pytest.raises(TrustqError, match="is given row by row; it is not drawn by group.$"):
+        observe_labels(f"file:{path}", labels, seed=0, groups=labels, **rows)
+
+
+@pytest.mark.parametrize("spec", ["instance:0.2", "file:observed.csv"])
+def test_noise_without_a_matrix_is_refused_where_one_is_needed(spec):
+    with pytest.raises(TrustqError) as caught:
+        parse_noise(spec, classes=TWO)
+    assert str(caught.value) == (
+        f"Noise {spec!r} depends on each row and has no matrix; only `trustq repair` draws it, on "
+        "a cache."
+    )
+
+
+def test_noise_that_knows_no_row_is_drawn_as_ever():
+    labels, rows = instance_rows()
+    noise = parse_noise("symmetric:0.2", classes=rows["classes"])
+    np.testing.assert_array_equal(
+        observe_labels("symmetric:0.2", labels, seed=5, **rows).labels,
+        draw_noise(labels, noise=noise, seed=5),
+    )
+    for spec in ("instance:1.5", "instance:x"):
+        with pytest.raises(TrustqError) as caught:
+            observe_labels(spec, labels, seed=0, **rows)
+        assert str(caught.value) == (
+            f"Noise {spec!r}: expected a rate from 0 to 1, e.g. instance:0.2."
+        )
+    assert (observe_labels("instance:0", labels, seed=0, **rows).labels == labels).all()

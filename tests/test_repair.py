@@ -14,6 +14,7 @@ from trustq.repair import draw_experiment, parse_arm, repair
 from trustq.repair.arms import budget_size, round_sizes
 from trustq.report import repair_curve_figure, repair_table, risk_coverage_figure
 from trustq.results import run_query
+from trustq.scoring import SCORE_NAMES
 from trustq.store import Cache, read_cache, write_cache
 from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE
 
@@ -22,6 +23,7 @@ ARMS = "none,random,self_confidence,entropy,oracle"
 
 def recipe(*settings: str):  # type: ignore[no-untyped-def]
     base = ["sweep.noise=symmetric:0.3", f"arms={ARMS}", "budgets=20", "regularisation=0.1"]
+    base.append("references=false")  # tests name the arms they want
     return load_recipe(settings=[*base, *settings])
 
 
@@ -472,7 +474,7 @@ def test_arm_grammar() -> None:
         parse_arm("self_confidense")
     assert str(caught.value) == (
         "Arm 'self_confidense': unknown score 'self_confidense' (did you mean 'self_confidence'?); "
-        "known: none, random, oracle, self_confidence, normalized_margin, entropy. "
+        f"known: none, random, oracle, {', '.join(SCORE_NAMES)}. "
         "An arm is SCORE[@SOURCE][:ACTION], e.g. self_confidence or entropy@in_sample."
     )
     with pytest.raises(TrustqError, match="random uses no probabilities, so it takes no @SOURCE"):
@@ -499,3 +501,26 @@ def test_oracle_stops_when_nothing_is_wrong(tmp_path: Path) -> None:
         "SELECT n_wrong_left, n_bought = n_wrong_start FROM rounds JOIN cells ON key = cell "
         "WHERE round = 1".replace("n_bought =", "cells.n_bought ="),
     ) == [(0, True)]
+
+
+def test_a_table_says_what_the_budget_could_find_and_what_the_oracle_would_win(
+    tmp_path: Path,
+) -> None:
+    settings = recipe("references=true", "arms=none,self_confidence,self_confidence:drop")
+    run = repair([make_cache()], recipe=settings, results=tmp_path / "r")
+    table = repair_table(tmp_path / "r", run.keys)
+    by_arm = {row["arm"]: row for row in table.records}
+    n_wrong = query(tmp_path / "r", "SELECT max(n_wrong_start) FROM cells")[0][0]
+    for arm, record in by_arm.items():
+        assert record["hits_possible"] == (0 if arm == "none" else min(20, n_wrong))
+        assert record["hits"] <= record["hits_possible"]
+    assert (by_arm["self_confidence"]["bought"], by_arm["self_confidence"]["spent"]) == (20, 20)
+    dropped = by_arm["self_confidence:drop"]
+    assert (dropped["bought"], dropped["spent"], dropped["flagged"]) == (0, 0, 20)
+    accuracy = {arm: record["uncalibrated"]["accuracy"] for arm, record in by_arm.items()}
+    for arm, oracle in (("self_confidence", "oracle"), ("self_confidence:drop", "oracle:drop")):
+        gain = by_arm[arm]["accuracy_gain_over_oracle"]
+        assert gain["mean"] == pytest.approx(accuracy[arm] - accuracy[oracle])
+    assert by_arm["oracle"]["accuracy_gain_over_oracle"] is None
+    assert {"possible", "taken", "gain_over_oracle"} <= set(table.rows[0])
+    assert "votes" not in table.rows[0] or any(r["votes"] != r["bought"] for r in table.rows)

@@ -89,6 +89,7 @@ def one_of_each(folder: Path) -> None:
         [first],
         "p1",
         rounds=[{"cell": key, "round": 2, "n_bought": 2, "n_bought_total": 4, "hits_total": 1}],
+        transitions=[{"cell": key, "round": 0, "given": "a", "true_class": "b", "share": 0.1}],
         queries=[{"cell": key, "round": 1, "rank": 1, "sample_id": "a", "hit": True}],
         labels=[{"cell": key, "sample_id": "a", "label": "x", "bought_round": None}],
         metrics=[metric(first, 0.5, n=3)],
@@ -225,8 +226,8 @@ def test_unknown_tables_and_columns_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TrustqError) as error:
         write_part(tmp_path, {"cell": {}}, part="p")
     assert message(error) == (
-        "Results have no table 'cell', only cells, rounds, queries, labels, metrics, predictions, "
-        "label_issues, samples."
+        "Results have no table 'cell', only cells, rounds, transitions, queries, labels, metrics, "
+        "predictions, label_issues, samples."
     )
     with pytest.raises(TrustqError) as error:
         write_part(tmp_path, {"samples": columns([{"sample_id": "a", "age": 40}])}, part="p")

@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 
 from trustq import tables
-from trustq.digest import digest_array, digest_bytes
+from trustq.digest import digest_array, digest_bytes, digest_json
 from trustq.errors import TrustqError
 from trustq.seeds import generator
+from trustq.sheets import read_sheet
+
+FLIP_SPREAD = 0.1  # of a row's own flip rate about the asked one, as in Xia et al.'s code
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ def parse_noise(spec: str, *, classes: tuple[str, ...]) -> Noise:
 
     A matrix file is TOML with `classes` and `matrix`, or CSV with the true class in its first
     column and one column per observed class; rows sum to 1. Raises `TrustqError` for another form,
-    a rate outside [0, 1], or a matrix of other classes.
+    a rate outside [0, 1], or a matrix of other classes, and for noise that has no matrix, for it
+    depends on the row (`instance:RATE`, `file:FILE`; `observe_labels` draws these too).
 
     >>> parse_noise("symmetric:0.2", classes=("a", "b", "c")).matrix[0].round(2).tolist()
     [0.8, 0.1, 0.1]
@@ -36,15 +40,13 @@ def parse_noise(spec: str, *, classes: tuple[str, ...]) -> Noise:
     k = len(classes)
     if spec == "none":
         return Noise(spec, np.eye(k))
+    if kind in BY_ROW and argument:
+        raise TrustqError(
+            f"Noise {spec!r} depends on each row and has no matrix; only `trustq repair` draws it, "
+            "on a cache."
+        )
     if kind == "symmetric":
-        try:
-            rate = float(argument)
-        except ValueError:
-            rate = -1.0
-        if not 0 <= rate <= 1:
-            raise TrustqError(f"Noise {spec!r}: expected a rate from 0 to 1, e.g. symmetric:0.2.")
-        if k < 2:
-            raise TrustqError(f"Noise {spec!r} needs two classes or more; there is one.")
+        rate = _rate(spec, k)
         return Noise(spec, (1 - rate) * np.eye(k) + rate * (1 - np.eye(k)) / (k - 1))
     if kind == "matrix" and argument:
         return Noise(spec, _matrix_of_file(Path(argument), classes))
@@ -53,8 +55,8 @@ def parse_noise(spec: str, *, classes: tuple[str, ...]) -> Noise:
         text = resources.files("trustq.recipes").joinpath(f"noise/{spec}.toml").read_text("utf-8")
         return Noise(spec, _matrix_of_toml(text, classes, source=f"packaged noise {spec}"))
     raise TrustqError(
-        f"Unknown label noise {spec!r}; expected none, symmetric:RATE, matrix:FILE or one of the "
-        f"packaged: {', '.join(names)}."
+        f"Unknown label noise {spec!r}; expected none, symmetric:RATE, instance:RATE, matrix:FILE, "
+        f"file:FILE or one of the packaged: {', '.join(names)}."
     )
 
 
@@ -66,21 +68,139 @@ def packaged_noise() -> list[str]:
     )
 
 
-def draw_noise(labels: np.ndarray, *, noise: Noise, seed: int) -> np.ndarray:
+def draw_noise(
+    labels: np.ndarray, *, noise: Noise, seed: int, groups: np.ndarray | None = None
+) -> np.ndarray:
     """Observed labels, (n,), drawn row by row from the matrix row of the true label.
 
-    The same labels in the same order and the same seed give the same draw in every command.
+    The same labels in the same order and the same seed give the same draw in every command. With
+    `groups`, (n,), rows of one group are drawn together: those of one class get one label.
 
     >>> noise = parse_noise("symmetric:1.0", classes=("a", "b"))
     >>> draw_noise(np.array([0, 1]), noise=noise, seed=0).tolist()
     [1, 0]
     """
-    uniform = generator(seed, "noise").random(len(labels))
+    uniform = _uniform(generator(seed, "noise"), len(labels), groups)
     cumulative = noise.matrix.cumsum(axis=1)[labels]
     # The last column may end a rounding error below 1.
     cumulative[:, -1] = 1.0
     observed = (uniform[:, None] >= cumulative).sum(axis=1)
     return observed.astype(labels.dtype)
+
+
+BY_ROW = ("instance", "file")
+
+
+@dataclass(frozen=True)
+class ObservedLabels:
+    """Labels as they were observed, and a digest of the process that they came from."""
+
+    labels: np.ndarray  # (n,) class indices
+    process: str
+
+
+def observe_labels(
+    spec: str,
+    labels: np.ndarray,
+    *,
+    classes: tuple[str, ...],
+    seed: int,
+    features: np.ndarray,
+    sample_ids: np.ndarray,
+    groups: np.ndarray | None = None,
+) -> ObservedLabels:
+    """Observed labels of any noise: what `parse_noise` knows, `instance:RATE` or `file:FILE`.
+
+    `instance` is the part-dependent noise of Xia et al. (2020) as commonly coded: each row flips at
+    a rate of its own about RATE, to a class that a random projection of its `features`, (n, d) and
+    standardised, favours. A file (CSV or Parquet: sample_id, and observed or label) holds real
+    labels. Raises `TrustqError` for a bad spec, or a file that lacks rows or has two labels of one.
+
+    >>> rows = {"features": np.eye(4), "sample_ids": np.array(list("wxyz"))}
+    >>> two = ("a", "b")
+    >>> observe_labels("instance:1", np.zeros(4, int), classes=two, seed=0, **rows).labels.tolist()
+    [1, 1, 1, 1]
+    """
+    kind, _, argument = spec.partition(":")
+    if kind == "instance":
+        rate = _rate(spec, len(classes))
+        observed = _draw_by_instance(labels, features, rate, len(classes), seed, groups)
+        return ObservedLabels(observed, digest_json(["instance", rate, digest_array(features)]))
+    if kind == "file" and argument:
+        if groups is not None:
+            raise TrustqError(f"Noise {spec!r} is given row by row; it is not drawn by group.")
+        found = read_sheet(Path(argument), classes=classes, columns=("observed", "label"))
+        own = [found.get(sample, []) for sample in sample_ids.tolist()]
+        bad = [sample for sample, all_ in zip(sample_ids, own, strict=True) if len(all_) != 1]
+        if bad:
+            raise TrustqError(
+                f"{argument}: {len(bad)} of the {len(own)} training rows have no label or several, "
+                f"first {bad[0]}; expected one observed label each."
+            )
+        observed = np.array(own, dtype=labels.dtype)[:, 0]
+        return ObservedLabels(observed, digest_array(observed))
+    noise = parse_noise(spec, classes=classes)
+    observed = draw_noise(labels, noise=noise, seed=seed, groups=groups)
+    return ObservedLabels(observed, digest_array(noise.matrix))
+
+
+def _draw_by_instance(
+    labels: np.ndarray,
+    features: np.ndarray,
+    rate: float,
+    k: int,
+    seed: int,
+    groups: np.ndarray | None,
+) -> np.ndarray:
+    # Here, for a machine that extracts has no scipy.
+    from scipy.special import ndtr, ndtri
+
+    rng = generator(seed, "noise")
+    lowest, highest = ndtr([-rate / FLIP_SPREAD, (1 - rate) / FLIP_SPREAD])
+    own_rate = rate + FLIP_SPREAD * ndtri(
+        lowest + _uniform(rng, len(labels), groups) * (highest - lowest)
+    )
+    if rate in (0.0, 1.0):
+        own_rate = np.full(len(labels), rate)  # no spread about what is certain
+    uniform = _uniform(rng, len(labels), groups)
+    if groups is not None:
+        _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+        sums = np.zeros((len(sizes), features.shape[1]))
+        np.add.at(sums, group, features)
+        features = (sums / sizes[:, None])[group]
+    observed = labels.copy()
+    for c in range(k):
+        towards = rng.standard_normal((features.shape[1], k))  # drawn for absent classes too
+        rows = np.flatnonzero(labels == c)
+        favour = features[rows].astype(np.float64) @ towards
+        favour[:, c] = -np.inf
+        shares = np.exp(favour - favour.max(axis=1, keepdims=True, initial=-np.inf))
+        shares *= (own_rate[rows] / shares.sum(axis=1))[:, None]
+        shares[:, c] = 1 - own_rate[rows]
+        cumulative = shares.cumsum(axis=1)
+        cumulative[:, -1] = 1.0
+        observed[rows] = (uniform[rows, None] >= cumulative).sum(axis=1)
+    return observed
+
+
+def _uniform(rng: np.random.Generator, n: int, groups: np.ndarray | None) -> np.ndarray:
+    if groups is None:
+        return rng.random(n)
+    group = np.unique(groups, return_inverse=True)[1]
+    return rng.random(int(group.max(initial=-1)) + 1)[group]
+
+
+def _rate(spec: str, k: int) -> float:
+    kind, _, argument = spec.partition(":")
+    try:
+        rate = float(argument)
+    except ValueError:
+        rate = -1.0
+    if not 0 <= rate <= 1:
+        raise TrustqError(f"Noise {spec!r}: expected a rate from 0 to 1, e.g. {kind}:0.2.")
+    if k < 2:
+        raise TrustqError(f"Noise {spec!r} needs two classes or more; there is one.")
+    return rate
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from trustq.errors import TrustqError
 from trustq.power import detectable_effect, fewest_units, sign_flip_floor, units_needed
 from trustq.recipes import Recipe, SweepRecipe
 from trustq.repair import repair
-from trustq.repair.arms import BLIND, budget_size, parse_arm
+from trustq.repair.arms import BLIND, budget_size, parse_arm, with_references
 from trustq.results import connect
 from trustq.results.schema import MATCHED
 from trustq.store import Cache
@@ -171,8 +171,10 @@ def plan_sweep(
     unit = "backbone_seed" if n_backbones > sweep.draws else "draw_seed"
     n = max(n_backbones, sweep.draws)
     family = comparisons or len(tested) * len(budgets)
+    # With the arms that bound them, which run without being asked for.
+    run = with_references(arms) if sweep.references else arms
     n_cells = (
-        n_backbones * sweep.draws * sum(1 if arm.score == "none" else len(budgets) for arm in arms)
+        n_backbones * sweep.draws * sum(1 if arm.score == "none" else len(budgets) for arm in run)
     )
     pilot = _pilot(recipe, caches, results, metric, stage, baseline, pilot_draws)
     notes = list(pilot.notes) if pilot else []

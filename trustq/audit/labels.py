@@ -134,7 +134,13 @@ def audit_labels(
     votes = {name: np.zeros(n, dtype=np.int64) for name in FILTERS}
     for source, place in zip(sources, places, strict=True):
         made = source.out_of_fold
-        own = label_quality(made, source.observed, training=source.training, score=score)
+        own = label_quality(
+            made,
+            source.observed,
+            training=source.training,
+            score=score,
+            features=source.features,
+        )
         qualities.append(own[place])
         flagged, p_wrong = _cleanlab(source.observed, made.probs, made.scorable)
         for name, rows in flagged.items():

@@ -14,8 +14,10 @@ import numpy as np
 from trustq.digest import digest_array, digest_strings
 from trustq.errors import TrustqError
 from trustq.heads import Head, SharedFeatures, fit_heads
-from trustq.probabilities import logits_from_probs, softmax
+from trustq.probabilities import PROBABILITY_FLOOR, logits_from_probs, softmax
 from trustq.store import Cache
+
+PASSES = "passes/dropout/logits"  # (t, n, k): logits of stochastic passes, in a cache's `extra`
 
 _BUILDER = object()  # only this module has it
 
@@ -33,7 +35,7 @@ class OutOfFold:
     probs: np.ndarray
     fold: np.ndarray
     scorable: np.ndarray
-    source: str  # head, crossfit, stated or in_sample
+    source: str  # head, crossfit, passes, stated or in_sample
     rows_digest: str
     observed_digest: str
     groups_digest: str
@@ -45,8 +47,8 @@ class OutOfFold:
     def __post_init__(self, builder: object) -> None:
         if builder is not _BUILDER:
             raise TrustqError(
-                "An OutOfFold is built by fit_out_of_fold, read_crossfit or accept_in_sample: "
-                "in-sample probabilities cannot pass as out-of-fold ones."
+                "An OutOfFold is built by fit_out_of_fold, read_crossfit, read_passes or "
+                "accept_in_sample: in-sample probabilities cannot pass as out-of-fold ones."
             )
         for array in (self.logits, self.probs, self.fold, self.scorable):
             array.setflags(write=False)
@@ -54,7 +56,7 @@ class OutOfFold:
     @property
     def in_sample(self) -> bool:
         """Whether the rows were scored by a model that was fitted on them."""
-        return self.source == "in_sample"
+        return self.source == "in_sample" or (self.source == "passes" and self.backbone_saw_rows)
 
     def require(self, training: "TrainingRows", observed: np.ndarray) -> None:
         """Raise unless these are the rows, groups and labels that the folds were fitted on."""
@@ -63,12 +65,17 @@ class OutOfFold:
             ("observed labels", _digest_labels(observed), self.observed_digest),
             ("groups", _digest_labels(training.groups), self.groups_digest),
             ("cache content", training.cache.content_digest, self.cache_digest),
+            ("folds", _digest_labels(self._folds_of(training)), _digest_labels(self.fold)),
         ):
             if found != expected:
                 raise TrustqError(
                     f"These out-of-fold probabilities belong to other {name} (digest "
                     f"{expected[:8]}..., found {found[:8]}...). Fit the folds again on these rows."
                 )
+
+    def _folds_of(self, training: "TrainingRows") -> np.ndarray:
+        # Those of a cache or of no folds are not those that the rows are split by for heads.
+        return training.fold if self.source == "head" else self.fold
 
 
 @dataclass(frozen=True)
@@ -123,19 +130,23 @@ def fit_folds(
     whole: bool = False,
     start: Sequence[FoldFit] | None = None,
     validation: tuple[np.ndarray, np.ndarray] | None = None,
+    weight: np.ndarray | None = None,
 ) -> list[FoldFit]:
     """Out-of-fold probabilities of many label sets at once: all their folds are fitted together.
 
     `label_sets` is (s, n), in the order of `training.rows`, and `make` makes the heads of each.
     With `whole` a head of all rows is fitted beside each set's `folds`. `start` holds s earlier
     fits, with the same folds, that heads start from; it must know no more than the new fit, or
-    labels would leak into the last bits. Raises `TrustqError` when a fold splits a group.
+    labels would leak into the last bits. `weight`, (n,), is what rows count in every fit, 0 where
+    they were dropped. Raises `TrustqError` when a fold splits a group.
     """
     _require_whole_groups(training)
     shared = features if isinstance(features, SharedFeatures) else SharedFeatures(features)
     held_out = [training.fold == f for f in np.unique(training.fold)] if folds else []
     used = [~rows for rows in held_out] + [np.ones(len(training.rows), dtype=bool)] * whole
     heads = [[make_one() for _ in used] for make_one in make]
+    if weight is not None:
+        used = [rows * weight for rows in used]
     fit_heads(
         [head for own in heads for head in own],
         shared,
@@ -199,6 +210,29 @@ def read_crossfit(training: TrainingRows, observed: np.ndarray) -> OutOfFold:
     for f in np.unique(fold):
         scorable[fold == f] = np.isin(observed[fold == f], np.unique(observed[fold != f]))
     return _build(own, logits, observed, fold, scorable, source="crossfit")
+
+
+def read_passes(training: TrainingRows, observed: np.ndarray) -> OutOfFold:
+    """Mean probabilities of the cache's own dropout passes, by the one network there is.
+
+    In-sample, and marked so, where that network was trained on one of the rows. Raises
+    `TrustqError` when the cache has no passes or was not verified.
+    """
+    cache, rows = training.cache, training.rows
+    if PASSES not in cache.extra:
+        raise TrustqError(
+            f"{cache.name} holds no dropout passes; extract them (--set passes=20), or use another "
+            "source."
+        )
+    if not cache.digest:
+        raise TrustqError(f"{cache.name} was not read from a verified file.")
+    passes = cache.extra[PASSES]
+    mean = np.zeros((len(rows), passes.shape[2]))
+    for logits in passes:
+        mean += softmax(np.asarray(logits[rows], dtype=np.float64)) / len(passes)
+    fold, scorable = np.full(len(rows), -1), np.ones(len(rows), dtype=bool)
+    logits = np.log(np.maximum(mean, PROBABILITY_FLOOR))
+    return _build(training, logits, observed, fold, scorable, source="passes")
 
 
 def accept_in_sample(training: TrainingRows, logits: np.ndarray, observed: np.ndarray) -> OutOfFold:

@@ -160,6 +160,28 @@ class SweepRecipe:
     draws: int = setting(1, "draws of noise, folds and purchases per cache")
     draw_seed: int = setting(0, "first draw seed; stored noise stays, folds and purchases change")
     folds: int = setting(5, "folds for out-of-fold scores")
+    references: bool = setting(True, "run random and oracle beside every scored arm")
+    noise_unit: str = setting("image", "rows that a drawn mistake covers", "image", "group")
+    buy_unit: str = setting(
+        "image", "rows that one purchase covers; group: budgets count groups", "image", "group"
+    )
+    schedule: str = setting("equal", "parts of a budget by round: equal, doubling, or 1,2,5")
+    cost: str = setting("", "price of a label: mel=3,bkl=2 (as observed), or FILE.csv; budgets pay")
+    class_cap: str = setting("", "rows of one class that a scored arm takes at most: 10, or 20%")
+    quota: str = setting(
+        "none",
+        "a round's budget over observed classes, for scored arms",
+        *("none", "equal", "proportional"),
+    )
+    diversity: float = setting(1.0, "spread a batch over this many times as many candidates")
+    flagged_weight: float = setting(0.2, "what rows count that :reweight weighs down, 0 to 1")
+    stop_precision: float = setting(
+        0.0, "stop after a round with a smaller share of changed labels"
+    )
+    raters: int = setting(1, "simulated experts asked about each label; ties ask one more")
+    rater_error: float = setting(0.0, "share of answers in which a simulated expert errs")
+    answers: str = setting("", "people's answers instead: a file of sample_id and label")
+    ensemble: tuple[str, ...] = setting(("lda", "knn"), "heads beside the head, for SCORE@heads")
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from trustq.digest import digest_array, digest_json, digest_strings
+from trustq.digest import digest_array, digest_bytes, digest_json, digest_strings
 from trustq.errors import TrustqError
 from trustq.heads import SharedFeatures
 from trustq.heads.shared import one_blas_thread
 from trustq.recipes import Recipe, SweepRecipe
-from trustq.repair.arms import Arm, budget_size, parse_arm
+from trustq.repair.arms import Arm, parse_arm, round_sizes, with_references
 from trustq.repair.experiment import Experiment, draw_experiment
-from trustq.repair.loop import Loop, Round
+from trustq.repair.loop import Loop
 from trustq.repair.record import Recorder
+from trustq.repair.rounds import Round
 from trustq.results import committed_keys, new_part, part_path, write_part
 from trustq.store import Cache
 from trustq.store.format import SEEN_SELECTION
@@ -62,15 +63,20 @@ def repair(
 ) -> RepairRun:
     """Run the recipe's arms, budgets and draws on caches and record them under `results`.
 
-    Cells that are there already are left as they are. `externals` are caches of other images by the
-    same networks; `progress` is told cells done and in all. Raises `TrustqError` for an experiment
-    that would not be honest; what was recorded before stays.
+    Beside every scored arm run what bounds it, random and oracle, unless the recipe's `references`
+    is false. Cells that are there already are left as they are. `externals` are caches of other
+    images by the same networks; `progress` is told cells done and in all. Raises `TrustqError` for
+    an experiment that would not be honest; what was recorded before stays.
     """
     sweep = recipe.sweep
     _check(sweep)
     _require_distinct(caches)
-    arms = list(dict.fromkeys(parse_arm(text) for text in sweep.arms))
+    asked = list(dict.fromkeys(parse_arm(text) for text in sweep.arms))
+    arms = with_references(asked) if sweep.references else asked
     run = RepairRun()
+    if len(arms) > len(asked):
+        added = ", ".join(arm.text for arm in arms[len(asked) :])
+        run.notes.append(f"Run beside the arms, as references: {added} (--no-references: not).")
     there = committed_keys(results)
     total = len(caches) * sweep.draws * _n_cells(arms, sweep)
     for cache in caches:
@@ -115,14 +121,11 @@ def _run_group(
     shared_seconds = time.perf_counter() - started
     for cell in cells:
         started = time.perf_counter()
-        budget = 0
-        if cell.arm.score != "none":
-            n_wrong = experiment.n_wrong
-            budget = budget_size(cell.budget, n_rows=len(experiment.rows), n_wrong=n_wrong)
+        budget = loop.budget(cell.arm, cell.budget)
         rounds = [zero, *loop.rounds(cell.arm, zero, budget=budget)]
         seconds = shared_seconds + time.perf_counter() - started
-        recorder.add_cell(_cell_row(cell, loop, recipe, rounds, shared_key, seconds))
-        recorder.add_rounds(cell.key, experiment, rounds, loop.settings)
+        recorder.add_cell(_cell_row(cell, loop, recipe, rounds, shared_key, seconds, budget))
+        recorder.add_rounds(cell.key, cell.arm, experiment, rounds, loop.settings)
         notes += [note for state in rounds for note in state.notes]
     write_part(results, recorder.tables(), part=new_part("repair"))
     return notes
@@ -151,9 +154,15 @@ def _cells(arms: list[Arm], sweep: SweepRecipe, shared_key: str) -> list[_Cell]:
         # No purchase: one cell, whatever the budgets and rounds.
         for budget in ("0",) if arm.score == "none" else dict.fromkeys(sweep.budgets):
             rounds = 1 if arm.score == "none" else sweep.rounds
-            key = digest_json(
-                {"shared": shared_key, "arm": arm.text, "budget": budget, "rounds": rounds}
-            )
+            named = {"shared": shared_key, "arm": arm.text, "budget": budget, "rounds": rounds}
+            # Only what is set, so that cells from before a setting was there keep their key.
+            if arm.score != "none" and (policy := _policy_settings(sweep)):
+                named["policy"] = policy
+            if arm.action == "reweight":
+                named["weight"] = sweep.flagged_weight
+            if arm.source == "heads" or (arm.like and parse_arm(arm.like).source == "heads"):
+                named["ensemble"] = list(sweep.ensemble)
+            key = digest_json(named)
             cells.append(_Cell(arm, budget, key))
     return cells
 
@@ -170,6 +179,14 @@ def _check(sweep: SweepRecipe) -> None:
         raise TrustqError(
             f"draw_seed is {sweep.draw_seed}; seeds are whole numbers from 0 to {_LAST_SEED}."
         )
+    if not 0 < sweep.flagged_weight < 1:
+        raise TrustqError(
+            f"flagged_weight is {sweep.flagged_weight:g}, expected above 0 (which :drop is) and "
+            "below 1."
+        )
+    if not 0 <= sweep.stop_precision <= 1:
+        raise TrustqError(f"stop_precision is {sweep.stop_precision:g}, expected 0 to 1.")
+    round_sizes(0, sweep.rounds, sweep.schedule)
 
 
 def _require_distinct(caches: Sequence[Cache]) -> None:
@@ -189,6 +206,7 @@ def _require_distinct(caches: Sequence[Cache]) -> None:
 
 def _shared_key(experiment: Experiment, sweep: SweepRecipe, externals: tuple[Cache, ...]) -> str:
     """Digest of all that changes a number of round 0."""
+    # Noise by group needs no entry of its own: the digest of the labels that it drew is there.
     return digest_json(
         {
             "numerics": NUMERICS,
@@ -211,6 +229,7 @@ def _cell_row(
     rounds: list[Round],
     shared_key: str,
     seconds: float,
+    budget: int,
 ) -> dict[str, Any]:
     experiment, sweep = loop.experiment, recipe.sweep
     cache, arm = experiment.cache, cell.arm
@@ -220,6 +239,9 @@ def _cell_row(
     # Clean labels that chose the backbone's checkpoint were paid for as well.
     chose_checkpoint = np.flatnonzero(cache.seen & SEEN_SELECTION)
     trained_on = experiment.training.rows_digest
+    saw_rows = bool(cache.seen_labels[experiment.rows].any())
+    purchases = [state.purchase for state in rounds if state.purchase]
+    policy = _policy_settings(sweep) if arm.score != "none" else {}
     return {
         "key": cell.key,
         "results_version": NUMERICS,
@@ -235,12 +257,13 @@ def _cell_row(
         "rows_used": sweep.rows,
         "noise": experiment.noise,
         "noise_process": experiment.noise_process,
-        "noise_unit": "image",
+        "noise_unit": sweep.noise_unit,
         "noise_rate": experiment.start.rate,
-        "buy_unit": "image",
+        "buy_unit": sweep.buy_unit,
+        "policy": json.dumps(policy, sort_keys=True) if policy else None,
         "arm": arm.text,
         "score": arm.score,
-        "source": arm.source if arm.is_scored else None,
+        "source": arm.source if arm.uses_probabilities else None,
         "action": arm.action,
         "arm_title": arm.title,
         "head": sweep.head,
@@ -260,11 +283,16 @@ def _cell_row(
         "trusted_strata": sweep.trusted_strata,
         "exposure": cache.exposure,
         "leaky": experiment.leaky,
-        "in_sample": arm.is_scored and arm.source == "in_sample",
-        "backbone_saw_rows": bool(cache.seen_labels[experiment.rows].any()),
+        "in_sample": _in_sample(arm, saw_rows),
+        "backbone_saw_rows": saw_rows,
         "n_train": len(experiment.rows),
         "n_wrong_start": experiment.n_wrong,
-        "n_bought": sum(len(state.purchase.rows) for state in rounds if state.purchase),
+        "n_bought": sum(purchase.n_bought for purchase in purchases),
+        "n_flagged": sum(len(purchase.rows) for purchase in purchases),
+        "n_votes": sum(purchase.n_votes for purchase in purchases),
+        "spent": rounds[-1].spent if arm.buys else 0.0,
+        "hits_possible": loop.most_hits(arm, budget),
+        "stopped": _why_stopped(arm, rounds[-1], budget),
         "n_trusted": int(experiment.start.trusted.sum()),
         "n_clean_validation": len(set(validation.tolist()) | set(chose_checkpoint.tolist())),
         "n_unscored": max(state.n_unscored for state in rounds),
@@ -278,6 +306,51 @@ def _cell_row(
         "created": datetime.now(UTC).isoformat("T", "seconds"),
         "versions": json.dumps(_versions()),
     }
+
+
+def _policy_settings(sweep: SweepRecipe) -> dict[str, Any]:
+    """How a budget is spent and by whom it is answered, where that is not the default."""
+    policy: dict[str, Any] = {}
+    for name, default in _POLICY_DEFAULTS.items():
+        if (value := getattr(sweep, name)) != default:
+            policy[name] = value
+    for name in ("answers", "cost"):
+        if Path(str(policy.get(name, ""))).suffix in (".csv", ".gz", ".parquet"):
+            # A file may change under its name.
+            policy[f"{name}_digest"] = digest_bytes(_bytes_of(Path(policy[name])))
+    return policy
+
+
+_POLICY_DEFAULTS: dict[str, Any] = {
+    f.name: f.default
+    for f in dataclasses.fields(SweepRecipe)
+    if f.name
+    in (
+        *("buy_unit", "schedule", "cost", "class_cap", "quota", "diversity", "stop_precision"),
+        *("raters", "rater_error", "answers"),
+    )
+}
+
+
+def _bytes_of(path: Path) -> bytes:
+    if not path.is_file():
+        raise TrustqError(f"{path}: no such file.")
+    return path.read_bytes()
+
+
+def _in_sample(arm: Arm, saw_rows: bool) -> bool:
+    if arm.like:
+        return _in_sample(parse_arm(arm.like), saw_rows)
+    known = arm.source == "in_sample" or (arm.source == "passes" and saw_rows)
+    return arm.uses_probabilities and known
+
+
+def _why_stopped(arm: Arm, last: Round, budget: int) -> str:
+    if arm.score == "none":
+        return "nothing to buy"
+    if last.stopped:
+        return "precision below the cut"
+    return "budget spent" if last.spent >= budget - 1e-9 else "nothing left to take"
 
 
 def _head_settings(sweep: SweepRecipe) -> dict[str, Any]:

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trustq.digest import digest_array
 from trustq.errors import TrustqError
 from trustq.heads.out_of_fold import TrainingRows
-from trustq.noise import Start, draw_start, parse_noise, trust_some
+from trustq.noise import Start, observe_labels, trust_some
 from trustq.recipes import SweepRecipe
 from trustq.splits import group_folds, split_by_group, thin_classes
 from trustq.store import Cache
@@ -76,7 +75,8 @@ def draw_experiment(
             "repair of them cannot be simulated."
         )
     spec = _noise_spec(cache, rows, sweep, notes)
-    begun = _begin(cache, rows, labels, spec, sweep, draw_seed)
+    center, scale = _center_and_scale(cache, rows)
+    begun = _begin(cache, rows, labels, spec, sweep, draw_seed, center, scale)
     start = begun.start
     held_out = np.flatnonzero(np.isin(split, ("val", "test", "external")) & (cache.label >= 0))
     leaky = _require_honest(cache, rows, spec, allow_leak=allow_leak)
@@ -106,7 +106,6 @@ def draw_experiment(
         notes.append(
             "There are no validation rows: calibrated figures are left out, never fitted on test."
         )
-    center, scale = _center_and_scale(cache, rows)
     return Experiment(
         cache=cache,
         draw_seed=draw_seed,
@@ -179,14 +178,28 @@ def _begin(
     spec: str,
     sweep: SweepRecipe,
     draw_seed: int,
+    center: np.ndarray,
+    scale: np.ndarray,
 ) -> _Beginning:
     share, strata = _share(sweep.trusted), sweep.trusted_strata
     if spec != "stored":
         if sweep.trusted == "stored":
             raise TrustqError("--trusted stored goes with --noise stored: both are of one draw.")
-        noise = parse_noise(spec, classes=cache.classes)
-        start = draw_start(labels, noise=noise, trusted=share, seed=draw_seed, strata=strata)
-        return _Beginning(start, spec, digest_array(noise.matrix), share)
+        drawn = observe_labels(
+            spec,
+            labels,
+            classes=cache.classes,
+            seed=draw_seed,
+            features=_standardised(cache.features[rows], center, scale),
+            sample_ids=cache.sample_id[rows],
+            groups=cache.group_id[rows] if sweep.noise_unit == "group" else None,
+        )
+        start = trust_some(labels, drawn.labels, trusted=share, seed=draw_seed, strata=strata)
+        return _Beginning(start, spec, drawn.process, share)
+    if sweep.noise_unit == "group":
+        raise TrustqError(
+            "--noise-unit group is of noise that is drawn; stored labels are as they are."
+        )
     observed = cache.observed[rows].astype(np.int64)
     if (observed < 0).any():
         raise TrustqError(

@@ -1,4 +1,4 @@
-"""The repair loop: score, buy, relabel, fit again, measure; every arm from the same round 0."""
+"""The repair loop: score, buy, act, fit again, measure; every arm from the same round 0."""
 
 import time
 import warnings
@@ -18,74 +18,23 @@ from trustq.heads.out_of_fold import (
     accept_in_sample,
     fit_folds,
     read_crossfit,
+    read_passes,
 )
 from trustq.metrics import summarise
 from trustq.probabilities import log_softmax
 from trustq.recipes import SweepRecipe
-from trustq.repair.arms import Arm, round_sizes
+from trustq.repair.arms import Arm, budget_size, parse_arm, round_sizes
 from trustq.repair.experiment import Experiment
-from trustq.scoring import label_quality
+from trustq.repair.experts import Expert, make_expert
+from trustq.repair.policy import Policy, make_policy
+from trustq.repair.rounds import Evaluated, Purchase, Round, candidates
+from trustq.scoring import ensemble_quality, feature_quality, label_quality
 from trustq.seeds import generator
 from trustq.store import Cache
 
 # scikit-learn's C for standardised features; the one with the lowest log loss is taken.
 REGULARISATION_GRID = (1e-3, 1e-2, 1e-1, 1.0)
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """One set of rows that was predicted: logits before and after temperature, and the figures."""
-
-    dataset: str
-    split: str
-    sample_id: np.ndarray
-    group_id: np.ndarray
-    labels: np.ndarray
-    logits: dict[str, np.ndarray]  # stage -> (n, k)
-    figures: dict[str, dict[str, float]]  # stage -> metric -> figure
-
-
-@dataclass(frozen=True)
-class Purchase:
-    """The labels bought in one round, in the order of their rank."""
-
-    rows: np.ndarray  # positions among the training rows
-    quality: np.ndarray  # NaN where the arm has no score
-    fold: np.ndarray
-    before: np.ndarray  # labels
-    after: np.ndarray
-
-    def first(self, n: int) -> "Purchase":
-        """The first n."""
-        return Purchase(
-            self.rows[:n], self.quality[:n], self.fold[:n], self.before[:n], self.after[:n]
-        )
-
-
-@dataclass(frozen=True)
-class Round:
-    """What is known after a round: labels, purchase, fitted head, figures."""
-
-    number: int
-    current: np.ndarray  # (n,) labels of the training rows now
-    trusted: np.ndarray  # (n,) rows whose label is known to be right
-    purchase: Purchase | None
-    fit: FoldFit  # no head in it: the backbone's own logits
-    evaluated: tuple[Evaluated, ...]
-    temperature: float
-    fit_seconds: float
-    n_unscored: int = 0
-    notes: tuple[str, ...] = ()
-
-    @property
-    def head(self) -> Head | None:
-        """The head fitted on all training rows; None: the backbone's own logits."""
-        return self.fit.head
-
-    @property
-    def out_of_fold(self) -> OutOfFold | None:
-        """Predictions of the training rows by heads that did not see them."""
-        return self.fit.out_of_fold
+ENSEMBLE_C = 1e-2  # of a linear head beside another, where none was asked for
 
 
 @dataclass
@@ -100,30 +49,106 @@ class Loop:
     chosen_on: str = ""  # labels that chose a setting or stopped the fit
     predict_seconds: float = 0.0  # spent by heads on all rows predicted so far
     n_predicted: int = 0
+    policy: Policy = field(init=False)
+    expert: Expert = field(init=False)
+    # Rows that arms took of each class, by arm and budget and then by round, for matched arms.
+    _class_counts: dict[tuple[str, int], list[np.ndarray]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.shared is None:
             self.shared = SharedFeatures(self.experiment.features[self.experiment.rows])
+        self.policy = make_policy(self.experiment, self.sweep)
+        self.expert = make_expert(self.experiment, self.sweep, unit=self.policy.unit)
+
+    def budget(self, arm: Arm, text: str) -> int:
+        """What an arm may spend: money where it buys, rows where it drops or weighs down."""
+        if arm.score == "none":
+            return 0
+        wrong = self.experiment.start.observed != self.experiment.labels
+        policy = self._policy(arm)
+        everything = policy.total(np.ones(len(wrong), dtype=bool))
+        return budget_size(text, n_rows=everything, n_wrong=policy.total(wrong))
+
+    def most_hits(self, arm: Arm, budget: int) -> int:
+        """Wrong labels that this budget could find at most."""
+        wrong = self.experiment.start.observed != self.experiment.labels
+        return self._policy(arm).most_hits(wrong, budget)
 
     def round_zero(self, arms: list[Arm]) -> Round:
         """Fit and measure on the labels as they are at the start, once for all arms."""
         started = time.perf_counter()
-        wanted = any(arm.is_scored and arm.source == "head" for arm in arms)
+        wanted = any(arm.uses_folds for arm in arms)
         fit = self._first_fit(folds=wanted or self._audits)
         start = self.experiment.start
         state = Round(0, start.observed, start.trusted, None, fit, (), np.nan, 0.0)
         return self._measured(state, started)
 
     def rounds(self, arm: Arm, zero: Round, *, budget: int) -> Iterator[Round]:
-        """Spend a budget in the recipe's rounds, from round 0 on; stops when nothing is left."""
-        state = zero
-        for number, size in enumerate(round_sizes(budget, self.sweep.rounds), start=1):
-            ranked, n_unscored = self._ranked(arm, state, number, zero)
-            chosen = ranked.first(size)
+        """Spend a budget in the recipe's rounds, from round 0 on.
+
+        Stops when nothing is left to take, or after a round whose precision is below the cut. What
+        one round could not spend is left to the next.
+        """
+        state, allowed = zero, 0
+        counts = self._class_counts[arm.text, budget] = []
+        sizes = round_sizes(budget, self.sweep.rounds, self.sweep.schedule)
+        for number, size in enumerate(sizes, start=1):
+            allowed += size
+            ranked, n_unscored = self._ranked(arm, state, number, zero, size)
+            if arm.like:
+                chosen = self._matched(arm, ranked, zero, number, budget)
+            else:
+                chosen = self._chosen(arm, ranked, state, zero, allowed)
             if not len(chosen.rows):
                 return
-            state = self._bought(state, number, chosen, n_unscored, arm)
+            counts.append(np.bincount(chosen.before, minlength=len(self.policy.class_cap)))
+            state = self._acted(state, number, chosen, n_unscored, arm)
             yield state
+            if state.stopped:
+                return
+
+    def _policy(self, arm: Arm) -> Policy:
+        if arm.buys:
+            return self.policy
+        return replace(self.policy, price=np.ones(len(self.policy.price)))
+
+    def _chosen(
+        self, arm: Arm, ranked: Purchase, state: Round, zero: Round, allowed: int
+    ) -> Purchase:
+        assert self.shared is not None
+        policy = self._policy(arm)
+        rows = policy.choose(
+            ranked.rows,
+            allowed - state.spent,
+            is_scored=arm.is_scored,
+            current=state.current,
+            n_taken=self._n_taken(state),
+            features=self.shared.features,
+        )
+        position = np.full(len(state.current), -1)
+        position[ranked.rows] = np.arange(len(ranked.rows))
+        chosen = ranked.take(position[rows])
+        return replace(chosen, price=policy.prices_of(rows))
+
+    def _n_taken(self, state: Round) -> np.ndarray:
+        if state.n_taken is None:
+            return np.zeros(len(self.policy.class_cap))
+        return state.n_taken
+
+    def _matched(
+        self, arm: Arm, ranked: Purchase, zero: Round, number: int, budget: int
+    ) -> Purchase:
+        """As many rows of each class as the other arm took in this round."""
+        base = replace(parse_arm(arm.like), action=arm.action)
+        if (base.text, budget) not in self._class_counts:
+            for _ in self.rounds(base, zero, budget=budget):
+                pass
+        counts = self._class_counts[base.text, budget]
+        taken = np.zeros(len(ranked.rows), dtype=bool)
+        for c, n in enumerate(counts[number - 1] if number <= len(counts) else ()):
+            taken[np.flatnonzero(ranked.before == c)[:n]] = True
+        chosen = ranked.take(np.flatnonzero(taken))
+        return replace(chosen, price=np.ones(len(chosen.rows)))
 
     @property
     def microseconds_per_row(self) -> float | None:
@@ -135,41 +160,140 @@ class Loop:
         # Without a test split, figures come from out-of-fold predictions of the training rows.
         return not set(self.experiment.evaluation) & {"test", "external"}
 
-    def _bought(
+    def _acted(
         self, state: Round, number: int, chosen: Purchase, n_unscored: int, arm: Arm
     ) -> Round:
         started = time.perf_counter()
-        current, trusted = state.current.copy(), state.trusted.copy()
-        # The simulated expert: always right, and always says so.
-        current[chosen.rows] = self.experiment.labels[chosen.rows]
-        trusted[chosen.rows] = True
-        purchase = replace(chosen, after=current[chosen.rows])
-        more = number < self.sweep.rounds and arm.is_scored and arm.source == "head"
-        fit = self._fit(current, folds=more or self._audits, start=state.fit)
-        after = Round(number, current, trusted, purchase, fit, (), np.nan, 0.0, n_unscored)
-        return self._measured(after, started)
+        rows, current, trusted = chosen.rows, state.current.copy(), state.trusted.copy()
+        weight = state.weight
+        if arm.buys:
+            answers = self.expert.answer(rows)
+            current[rows] = answers.labels
+            trusted[rows] = True
+            purchase = replace(chosen, after=current[rows], votes=answers.votes)
+        else:
+            weight = state.weights.copy()
+            weight[rows] = 0.0 if arm.action == "drop" else self.sweep.flagged_weight
+            after = np.full(len(rows), -1) if arm.action == "drop" else chosen.before
+            purchase = replace(chosen, after=after)
+        stopped = purchase.precision < self.sweep.stop_precision  # never where nobody was asked
+        more = number < self.sweep.rounds and arm.uses_folds and not stopped
+        leaders = np.unique(self.policy.unit[rows], return_index=True)[1]
+        taken = np.bincount(chosen.before[leaders], minlength=len(self.policy.class_cap))
+        acted = Round(
+            number,
+            current,
+            trusted,
+            purchase,
+            self._fit(current, folds=more or self._audits, start=state.fit, weight=weight),
+            evaluated=(),
+            temperature=np.nan,
+            fit_seconds=0.0,
+            n_unscored=n_unscored,
+            weight=weight,
+            n_taken=self._n_taken(state) + taken,
+            spent=state.spent + float(chosen.price.sum()),
+            stopped=stopped,
+        )
+        return self._measured(acted, started)
 
-    def _ranked(self, arm: Arm, state: Round, number: int, zero: Round) -> tuple[Purchase, int]:
+    def _ranked(
+        self, arm: Arm, state: Round, number: int, zero: Round, n_wanted: int
+    ) -> tuple[Purchase, int]:
         """Candidates in buying order, and how many had no score."""
         experiment = self.experiment
-        candidates = np.flatnonzero(~state.trusted)
+        free = ~state.trusted
+        if state.weight is not None:
+            free &= state.weight == 1
+        if arm.buys:
+            free &= self.expert.can_answer
+        left = np.flatnonzero(free)
         if arm.score == "none":
-            return _purchase(state, candidates[:0]), 0
+            return candidates(state, left[:0]), 0
         if arm.score == "oracle":
-            candidates = candidates[state.current[candidates] != experiment.labels[candidates]]
+            wrong = state.current != experiment.labels
+            # A group with one wrong label is worth its price.
+            wrong = np.bincount(self.policy.unit, weights=wrong)[self.policy.unit] > 0
+            left = left[wrong[left]]
         if not arm.is_scored:
-            rng = generator(experiment.draw_seed, arm.score, number)
-            # Drawn over all rows, so that a purchase does not shift the draw of the others.
-            position = rng.random(len(experiment.labels))[candidates]
-            return _purchase(state, candidates[np.argsort(position, kind="stable")]), 0
-        scored, labels = self._scored(arm, state, zero)
-        quality = label_quality(scored, labels, training=experiment.training, score=arm.score)
-        n_unscored = int(np.isnan(quality[candidates]).sum())
-        candidates = candidates[~np.isnan(quality[candidates])]
+            rng = generator(experiment.draw_seed, "matched" if arm.like else arm.score, number)
+            # Drawn over all units, so that a purchase does not shift the draw of the others.
+            position = rng.random(len(self.policy.price))[self.policy.unit][left]
+            return candidates(state, left[np.argsort(position, kind="stable")]), 0
+        quality, fold = self._quality(arm, state, zero, n_wanted)
+        n_unscored = int(np.isnan(quality[left]).sum())
+        left = left[~np.isnan(quality[left])]
         # Equal scores are bought in the order of their ids, whatever the order of rows.
-        order = np.lexsort((experiment.sample_ids[candidates], quality[candidates]))
-        candidates = candidates[order]
-        return _purchase(state, candidates, quality, scored.fold), n_unscored
+        order = np.lexsort((experiment.sample_ids[left], quality[left]))
+        left = left[order]
+        return candidates(state, left, quality, fold), n_unscored
+
+    def _quality(
+        self, arm: Arm, state: Round, zero: Round, n_wanted: int
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Quality of every label by an arm's score, and the folds that it was scored in."""
+        training = self.experiment.training
+        assert self.shared is not None
+        covered = state.trusted | (state.weights < 1)
+        if not arm.uses_probabilities:
+            own = feature_quality(
+                arm.score,
+                labels=state.current,
+                features=self.shared.features,
+                training=training,
+                chosen=covered,
+                n_wanted=n_wanted,
+            )
+            return own, None
+        scored, labels = self._scored(arm, state, zero)
+        if arm.source == "heads":
+            members = [scored, *self._other_heads(state)]
+            quality = ensemble_quality(
+                members, labels, training=[training] * len(members), score=arm.score
+            )
+            return quality, scored.fold
+        quality = label_quality(
+            scored,
+            labels,
+            training=training,
+            score=arm.score,
+            features=self.shared.features,
+            chosen=covered,
+            n_wanted=n_wanted,
+        )
+        return quality, scored.fold
+
+    def _other_heads(self, state: Round) -> list[OutOfFold]:
+        """Out-of-fold predictions by the other heads of an ensemble, fitted on the same folds."""
+        found = []
+        for name in dict.fromkeys(self.sweep.ensemble):
+            if name == self.sweep.head:
+                continue
+            fit = self._fits(
+                state.current[None],
+                [self._settings_of(name)],
+                folds=True,
+                whole=False,
+                head=name,
+                weight=state.weight,
+            )[0]
+            assert fit.out_of_fold is not None
+            found.append(fit.out_of_fold)
+        if not found:
+            raise TrustqError(
+                f"ensemble is {', '.join(self.sweep.ensemble)}, which is the head itself: name "
+                "others, e.g. --set ensemble=lda,knn."
+            )
+        return found
+
+    def _settings_of(self, name: str) -> dict[str, Any]:
+        if name in ("linear", "balanced"):
+            auto = self.sweep.regularisation == "auto"
+            return {"C": ENSEMBLE_C if auto else _number(self.sweep.regularisation)}
+        own: dict[str, Any] = {"trees": self.sweep.trees} if name == "xgboost" else {}
+        if name in PRESETS and self.sweep.components:
+            own["components"] = self.sweep.components
+        return own
 
     def _scored(self, arm: Arm, state: Round, zero: Round) -> tuple[OutOfFold, np.ndarray]:
         """The probabilities that an arm scores by, and the labels that they belong to."""
@@ -177,6 +301,8 @@ class Loop:
         if arm.source == "crossfit":
             # Models that never saw the group; unbought rows keep the labels they were scored with.
             return read_crossfit(training, zero.current), zero.current
+        if arm.source == "passes":
+            return read_passes(training, zero.current), zero.current
         if arm.source == "in_sample":
             logits = self._logits(state.head, self.experiment.cache, training.rows)
             return accept_in_sample(training, logits, state.current), state.current
@@ -233,13 +359,24 @@ class Loop:
         of_folds = self._fits(observed[None], [self.settings], folds=True, whole=False)[0]
         return replace(of_folds, head=fits[best].head)
 
-    def _fit(self, labels: np.ndarray, *, folds: bool, start: FoldFit | None = None) -> FoldFit:
+    def _fit(
+        self,
+        labels: np.ndarray,
+        *,
+        folds: bool,
+        start: FoldFit | None = None,
+        weight: np.ndarray | None = None,
+    ) -> FoldFit:
         if self.sweep.head == "backbone":
             return FoldFit(None, (), None)
         # Without this set's folds there is nothing for them to start from, and the reverse.
         usable = start is not None and bool(start.fold_heads) >= folds
         return self._fits(
-            labels[None], [self.settings], folds=folds, start=[start] if start and usable else None
+            labels[None],
+            [self.settings],
+            folds=folds,
+            start=[start] if start and usable else None,
+            weight=weight,
         )[0]
 
     def _fits(
@@ -250,12 +387,15 @@ class Loop:
         folds: bool,
         whole: bool = True,
         start: list[FoldFit] | None = None,
+        head: str = "",
+        weight: np.ndarray | None = None,
     ) -> list[FoldFit]:
         assert self.shared is not None
+        name = head or self.sweep.head
 
         def maker(own: dict[str, Any]) -> Callable[[], Head]:
             n_classes = len(self.experiment.cache.classes)
-            return lambda: make_head(self.sweep.head, n_classes=n_classes, **own)
+            return lambda: make_head(name, n_classes=n_classes, **own)
 
         return fit_folds(
             self.experiment.training,
@@ -265,13 +405,13 @@ class Loop:
             folds=folds,
             whole=whole,
             start=start,
-            validation=self._validation,
+            validation=self._validation(name),
+            weight=weight,
         )
 
-    @property
-    def _validation(self) -> tuple[np.ndarray, np.ndarray] | None:
+    def _validation(self, head: str) -> tuple[np.ndarray, np.ndarray] | None:
         rows = self.experiment.validation
-        if self.sweep.head not in PRESETS or not len(rows):
+        if head not in PRESETS or not len(rows):
             return None
         return self.experiment.features[rows], self.experiment.cache.label[rows]
 
@@ -340,22 +480,6 @@ class Loop:
             fit_seconds=fit_seconds,
             notes=tuple(notes),
         )
-
-
-def _purchase(
-    state: Round,
-    rows: np.ndarray,
-    quality: np.ndarray | None = None,
-    fold: np.ndarray | None = None,
-) -> Purchase:
-    before = state.current[rows]
-    return Purchase(
-        rows,
-        np.full(len(rows), np.nan) if quality is None else quality[rows],
-        np.full(len(rows), -1) if fold is None else fold[rows],
-        before,
-        before,
-    )
 
 
 def _number(text: str) -> float:

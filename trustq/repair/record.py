@@ -6,9 +6,11 @@ from typing import Any
 import numpy as np
 
 from trustq.probabilities import softmax
+from trustq.repair.arms import Arm
 from trustq.repair.experiment import Experiment
-from trustq.repair.loop import Evaluated, Purchase, Round
+from trustq.repair.rounds import Evaluated, Purchase, Round
 from trustq.results import TABLES
+from trustq.scoring.confident import estimated_joint
 from trustq.tables import Columns
 
 
@@ -25,31 +27,42 @@ class Recorder:
         self._rows["cells"].append(row)
 
     def add_rounds(
-        self, cell: str, experiment: Experiment, rounds: list[Round], settings: dict[str, Any]
+        self,
+        cell: str,
+        arm: Arm,
+        experiment: Experiment,
+        rounds: list[Round],
+        settings: dict[str, Any],
     ) -> None:
         """Add rounds, ledger, labels, metrics and the last round's predictions of a cell."""
         bought_round = np.full(len(experiment.rows), -1)
-        n_bought = hits = 0
+        n_bought = n_flagged = hits = 0
         for state in rounds:
-            if state.purchase is not None:
-                bought_round[state.purchase.rows] = state.number
-                self._add_purchase(cell, state, state.purchase, experiment)
-                new_hits = int((state.purchase.before != state.purchase.after).sum())
-                n_new = len(state.purchase.rows)
-            else:
-                new_hits = n_new = 0
-            n_bought, hits = n_bought + n_new, hits + new_hits
-            n_wrong = int((state.current != experiment.labels).sum())
+            new_hits = n_new = n_taken = n_votes = 0
+            if (purchase := state.purchase) is not None:
+                bought_round[purchase.rows] = state.number
+                self._add_purchase(cell, state, purchase, experiment)
+                new_hits = int((purchase.before != experiment.labels[purchase.rows]).sum())
+                n_new, n_taken, n_votes = purchase.n_bought, len(purchase.rows), purchase.n_votes
+            n_bought, n_flagged, hits = n_bought + n_new, n_flagged + n_taken, hits + new_hits
+            kept = state.weights > 0
+            n_wrong = int((state.current != experiment.labels)[kept].sum())
+            joint = self._add_transitions(cell, state) if arm.uses_folds else None
             self._rows["rounds"].append(
                 {
                     "cell": cell,
                     "round": state.number,
                     "n_bought": n_new,
                     "n_bought_total": n_bought,
+                    "n_flagged": n_taken,
+                    "n_flagged_total": n_flagged,
+                    "n_votes": n_votes,
+                    "spent_total": state.spent if arm.buys else 0.0,
                     "hits": new_hits,
                     "hits_total": hits,
-                    "hit_rate": new_hits / n_new if n_new else math.nan,
-                    "noise_left": n_wrong / len(experiment.labels),
+                    "hit_rate": new_hits / n_taken if n_taken else math.nan,
+                    "noise_left": n_wrong / int(kept.sum()),
+                    "noise_estimated": math.nan if joint is None else float(1 - joint.trace()),
                     "n_wrong_left": n_wrong,
                     "fit_seconds": state.fit_seconds,
                     "regularisation": float(settings.get("C", math.nan)),
@@ -69,6 +82,7 @@ class Recorder:
             observed=self._names[start.observed],
             current_label=self._names[last.current],
             trusted=last.trusted,
+            weight=last.weights,
             bought_round=np.ma.masked_equal(bought_round, -1),
         )
 
@@ -84,6 +98,26 @@ class Recorder:
             }
         return tables
 
+    def _add_transitions(self, cell: str, state: Round) -> np.ndarray | None:
+        """Add the estimated joint of labels as they are and true ones, where folds were fitted.
+
+        The last round has none: nothing is chosen after it, so its folds are not fitted.
+        """
+        if state.out_of_fold is None:
+            return None
+        known = state.out_of_fold.scorable & (state.weights > 0)
+        joint = estimated_joint(state.current[known], state.out_of_fold.probs[known])
+        k = len(joint)
+        self._add_block(
+            "transitions",
+            cell,
+            round=np.full(k * k, state.number),
+            given=self._names[np.repeat(np.arange(k), k)],
+            true_class=self._names[np.tile(np.arange(k), k)],
+            share=joint.ravel(),
+        )
+        return joint
+
     def _add_purchase(
         self, cell: str, state: Round, purchase: Purchase, experiment: Experiment
     ) -> None:
@@ -98,7 +132,9 @@ class Recorder:
             label_before=self._names[purchase.before],
             label_after=self._names[purchase.after],
             truth=self._names[experiment.labels[purchase.rows]],
-            hit=purchase.before != purchase.after,
+            hit=purchase.before != experiment.labels[purchase.rows],
+            votes=purchase.votes,
+            price=purchase.price,
         )
 
     def _add_figures(self, cell: str, number: int, is_final: bool, evaluated: Evaluated) -> None:

@@ -18,7 +18,8 @@ _CELLS = f"""
 SELECT {", ".join(_SETTING)}, arm, arm_title, budget, backbone_seed, draw_seed, cache_digest,
        leaky, in_sample, backbone_saw_rows, n_train, n_wrong_start, noise_rate, n_trusted,
        n_clean_validation, selection_digest, calibration_digest,
-       r.n_bought_total AS bought, r.hits_total AS hits
+       r.n_bought_total AS bought, r.n_flagged_total AS flagged, r.hits_total AS hits,
+       c.n_votes AS votes, c.spent, c.hits_possible, c.action, c.policy
 FROM cells c JOIN rounds r ON r.cell = c.key AND r.round = c.n_rounds_done
 WHERE key IN (SELECT unnest(?)) ORDER BY ALL
 """
@@ -30,6 +31,8 @@ WHERE is_final AND split <> 'val' AND class_name IS NULL AND slice_name IS NULL
   AND key IN (SELECT unnest(?)) ORDER BY ALL
 """
 _SHOWN = ("accuracy", "macro_f1", "nll", "ece", "aurc", "augrc")
+
+_BASELINES = ("random", "none", "oracle")
 
 # What a reader must know before believing a row.
 _MARKS = {"leaky": "leaky", "in_sample": "in-sample", "backbone_saw_rows": "backbone saw rows"}
@@ -51,10 +54,12 @@ class RepairTable:
 def repair_table(results: Path, keys: list[str]) -> RepairTable:
     """Figures of cells by arm and budget, averaged over seeds, with paired intervals of accuracy.
 
-    Figures are of held-out rows (out of fold where there are none). In `rows` they are after
-    temperature where there is one (`ece_raw` is before it); `records` have both, uncalibrated
-    first. Differences are to random purchases and to no repair, paired by draw (averaged over
-    backbones) or by backbone (averaged over draws), whichever are more; the caption says which.
+    `hits` are out of `possible`, what the budget could find at most. Figures are of held-out rows
+    (out of fold where there are none). In `rows` they are after temperature where there is one
+    (`ece_raw` is before it); `records` have both, uncalibrated first. Differences are to random
+    purchases, to no repair and to the oracle, paired by draw (averaged over backbones) or by
+    backbone (averaged over draws), whichever are more; the caption
+    says which. Rows that are dropped or weighed down have random and oracle of the same action.
     Raises `TrustqError` when two cells would fall on one place of the table.
     """
     with connect(results) as connection:
@@ -86,8 +91,8 @@ def _arm_records(cells: list[Row], figures: list[Row]) -> list[Row]:
             )
         of_seeds[place] = np.nan if row["figure"] is None else row["figure"]
     records = []
-    bought = {(cell["arm"], cell["budget"]): cell["bought"] for cell in cells}
-    for arm, budget in sorted(values, key=lambda pair: (arm_order(pair[0]), bought[pair])):
+    taken = {(cell["arm"], cell["budget"]): cell["flagged"] for cell in cells}
+    for arm, budget in sorted(values, key=lambda pair: (arm_order(pair[0]), taken[pair])):
         by_seed = values[arm, budget]
         own = _of(cells, ("arm", "budget"), (arm, budget))
         record: Row = {
@@ -96,16 +101,22 @@ def _arm_records(cells: list[Row], figures: list[Row]) -> list[Row]:
             "budget": budget,
             "n": len(by_seed),
             "bought": float(np.mean([cell["bought"] for cell in own])),
+            "flagged": float(np.mean([cell["flagged"] for cell in own])),
             "hits": float(np.mean([cell["hits"] for cell in own])),
+            "hits_possible": float(np.mean([cell["hits_possible"] for cell in own])),
+            "votes": float(np.mean([cell["votes"] for cell in own])),
+            "spent": float(np.mean([cell["spent"] for cell in own])),
         }
         for stage in ("uncalibrated", "calibrated"):
             there = all((stage, "ece") in found for found in by_seed.values())
             record[stage] = (
                 {metric: _mean(by_seed, stage, metric) for metric in _SHOWN} if there else None
             )
-        for baseline in ("random", "none"):
-            other = values.get((baseline, budget)) or values.get((baseline, "0"))
-            compared = other is not None and arm not in (baseline, "none")
+        action = "" if own[0]["action"] == "relabel" else f":{own[0]['action']}"
+        for baseline in _BASELINES:
+            name = baseline if baseline == "none" else baseline + action
+            other = values.get((name, budget)) or values.get((name, "0"))
+            compared = other is not None and arm not in (name, "none")
             gain = _difference(by_seed, other) if compared and other else None
             record[f"accuracy_gain_over_{baseline}"] = gain
         record["marks"] = [m for name, m in _MARKS.items() if any(cell[name] for cell in own)]
@@ -126,14 +137,22 @@ def _shown(records: list[Row]) -> list[Row]:
             "budget": record["budget"],
             "n": record["n"],
             "bought": round(record["bought"], 1),
+            "taken": round(record["flagged"], 1),
             "hits": round(record["hits"], 1),
+            "possible": round(record["hits_possible"], 1),
+            "votes": round(record["votes"], 1),
+            "spent": round(record["spent"], 2),
         }
         figures = record["calibrated"] or record["uncalibrated"]
         row |= {name: round(figure, 4) for name, figure in figures.items()}
         row["ece_raw"] = round(record["uncalibrated"]["ece"], 4)
-        for baseline in ("random", "none"):
+        for baseline in _BASELINES:
             gain = record[f"accuracy_gain_over_{baseline}"]
             row[f"gain_over_{baseline}"] = row[f"p_{baseline}"] = None
+            if baseline == "oracle" and gain:
+                # How much is left to win: its size matters, not whether it is there.
+                row["gain_over_oracle"] = f"{gain['mean']:+.4f}"
+                continue
             if gain:
                 row[f"gain_over_{baseline}"] = f"{gain['mean']:+.4f}" + (
                     "" if gain["p"] is None else f" [{gain['lower']:+.4f}, {gain['upper']:+.4f}]"
@@ -141,14 +160,20 @@ def _shown(records: list[Row]) -> list[Row]:
                 row[f"p_{baseline}"] = gain["p"] and float(f"{gain['p']:.2g}")
         row["marks"] = ", ".join(record["marks"])
         rows.append(row)
-    if not any(row["marks"] for row in rows):
-        rows = [{name: value for name, value in row.items() if name != "marks"} for row in rows]
-    return rows
+    # Columns that say nothing here are left out.
+    idle = {"p_oracle"} | {
+        name for name in ("taken", "votes", "spent") if all(r[name] == r["bought"] for r in rows)
+    }
+    for name in ("marks", "gain_over_oracle"):
+        if not any(row[name] for row in rows):
+            idle.add(name)
+    return [{name: value for name, value in row.items() if name not in idle} for row in rows]
 
 
 def arm_order(arm: str) -> tuple[int, str]:
     """Sorting key of arms, from nothing to everything: no repair first, the oracle last."""
-    return {"none": 0, "random": 1, "oracle": 3}.get(arm, 2), arm
+    score = arm.partition(":")[0].partition("~")[0]
+    return {"none": 0, "random": 1, "oracle": 3}.get(score, 2), arm
 
 
 def _mean(by_seed: dict[Seeds, Any], stage: str, metric: str) -> float:

@@ -33,6 +33,7 @@ TABLES: dict[str, dict[str, str]] = {
         "noise_unit": "VARCHAR",
         "noise_rate": "DOUBLE",  # realised
         "buy_unit": "VARCHAR",
+        "policy": "VARCHAR",  # JSON of how the budget is spent and answered; NULL: the defaults
         "arm": "VARCHAR",
         "score": "VARCHAR",
         "source": "VARCHAR",
@@ -55,7 +56,12 @@ TABLES: dict[str, dict[str, str]] = {
         "backbone_saw_rows": "BOOLEAN",
         "n_train": "INTEGER",
         "n_wrong_start": "INTEGER",
-        "n_bought": "INTEGER",
+        "n_bought": "INTEGER",  # labels that were paid for
+        "n_flagged": "INTEGER",  # rows taken: bought, dropped or weighed down
+        "n_votes": "INTEGER",  # answers that were paid for, of all raters
+        "spent": "DOUBLE",  # in units of a label's price
+        "hits_possible": "INTEGER",  # wrong labels that the budget could find at most
+        "stopped": "VARCHAR",  # why no more was taken
         "n_trusted": "INTEGER",
         "n_clean_validation": "INTEGER",
         "n_unscored": "INTEGER",
@@ -74,16 +80,29 @@ TABLES: dict[str, dict[str, str]] = {
         "round": "INTEGER",
         "n_bought": "INTEGER",  # in this round
         "n_bought_total": "INTEGER",
-        "hits": "INTEGER",  # bought labels that were wrong
+        "n_flagged": "INTEGER",  # rows taken in this round: bought, dropped or weighed down
+        "n_flagged_total": "INTEGER",
+        "n_votes": "INTEGER",  # in this round
+        "spent_total": "DOUBLE",
+        "hits": "INTEGER",  # rows taken whose label was wrong
         "hits_total": "INTEGER",
         "hit_rate": "DOUBLE",  # the ledger's precision, a word that SQL keeps for itself
-        "noise_left": "DOUBLE",
+        "noise_left": "DOUBLE",  # of the rows that were not dropped
+        "noise_estimated": "DOUBLE",  # by the confident joint; NULL where no folds were fitted
         "n_wrong_left": "INTEGER",
         "fit_seconds": "DOUBLE",
         "regularisation": "DOUBLE",  # the C chosen, where the head has one
         "temperature": "DOUBLE",  # fitted on this round's validation logits
     },
-    # The ledger: every label bought.
+    # The confident joint of labels as they are and true ones, after each round that fitted folds.
+    "transitions": {
+        "cell": "VARCHAR",
+        "round": "INTEGER",
+        "given": "VARCHAR",
+        "true_class": "VARCHAR",
+        "share": "DOUBLE",  # of rows; all of a round sum to 1
+    },
+    # The ledger: every label bought, and every row dropped or weighed down.
     "queries": {
         "cell": "VARCHAR",
         "round": "INTEGER",
@@ -92,9 +111,11 @@ TABLES: dict[str, dict[str, str]] = {
         "quality": "DOUBLE",  # lower is more suspicious; NULL for random and oracle
         "fold": "INTEGER",
         "label_before": "VARCHAR",
-        "label_after": "VARCHAR",
+        "label_after": "VARCHAR",  # NULL: the row was dropped
         "truth": "VARCHAR",
         "hit": "BOOLEAN",
+        "votes": "INTEGER",  # 0: nobody was asked
+        "price": "DOUBLE",  # a group's is on its first row
     },
     "labels": {
         "cell": "VARCHAR",
@@ -103,7 +124,8 @@ TABLES: dict[str, dict[str, str]] = {
         "observed": "VARCHAR",
         "current_label": "VARCHAR",
         "trusted": "BOOLEAN",
-        "bought_round": "INTEGER",
+        "weight": "DOUBLE",  # in the last fit; 0: dropped
+        "bought_round": "INTEGER",  # round in which it was taken
     },
     "metrics": {
         **_ROW,
@@ -177,6 +199,7 @@ SETTINGS = (
     "noise_process",
     "noise_unit",
     "buy_unit",
+    "policy",
     "arm",
     "score",
     "source",
@@ -199,7 +222,7 @@ SETTINGS = (
 )
 
 # What a purchase is; an arm that buys nothing has none of these, so it pairs with any.
-PURCHASE = ("budget", "n_rounds", "buy_unit")
+PURCHASE = ("budget", "n_rounds", "buy_unit", "policy")
 
 # Equal in both halves of a pair, beside the purchase, the cache and the two seeds.
 MATCHED = (

@@ -1,0 +1,220 @@
+"""Confident learning (Northcutt et al. 2021): class thresholds, the joint of given and true labels.
+
+The arithmetic is cleanlab's, number for number, without its imports and its processes.
+"""
+
+import numpy as np
+from scipy.special import xlogy
+
+from trustq.errors import TrustqError
+
+COMPARISON = 1e-6  # cleanlab's tolerance when it compares probabilities
+CLIP = 1e-6  # its floor of divisors
+ABSENT = 2.0  # threshold of a class that no row is given: no probability reaches it
+
+
+def class_thresholds(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """Mean probability of each class over the rows that are given it, (k,); 2 where none is.
+
+    `labels` is (n,) of class indices, `probs` (n, k).
+
+    >>> class_thresholds(np.array([0, 0, 1]), np.array([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]]))
+    array([0.7, 0.8])
+    """
+    thresholds = [
+        probs[labels == c, c].mean() if (labels == c).any() else ABSENT
+        for c in range(probs.shape[1])
+    ]
+    return np.maximum(thresholds, 2 * COMPARISON)
+
+
+def adjusted_probs(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """Probabilities less their class thresholds, shifted to be positive, rows summing to 1.
+
+    What cleanlab calls `adjust_pred_probs`: a class that the model is seldom sure of is not
+    suspected for that alone.
+
+    >>> adjusted_probs(np.array([0, 1]), np.array([[0.9, 0.1], [0.5, 0.5]])).round(3).tolist()
+    [[0.643, 0.357], [0.357, 0.643]]
+    """
+    thresholds = class_thresholds(labels, probs)
+    adjusted = probs - thresholds + thresholds.max()
+    return np.asarray(adjusted / adjusted.sum(axis=1, keepdims=True))
+
+
+def confident_joint(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """Counts of rows by given and confidently true class, (k, k), rows summing to those given.
+
+    A row is confidently of a class when its probability reaches the class's threshold; of several
+    such classes the most probable counts. Row = given class, column = true class.
+
+    >>> probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.1, 0.9], [0.9, 0.1]])
+    >>> confident_joint(np.array([0, 0, 1, 1, 1]), probs)
+    array([[2, 0],
+           [1, 2]])
+    """
+    guess, confident = _confident_class(labels, probs)
+    k = probs.shape[1]
+    # (true, given) turned, as cleanlab has it: a sum in the other order differs in its last bit,
+    # which halves in `_rounded` hang on.
+    pairs = np.bincount(guess[confident] * k + labels[confident], minlength=k * k).reshape(k, k).T
+    np.fill_diagonal(pairs, np.maximum(pairs.diagonal(), 1))
+    given = np.bincount(labels, minlength=k)
+    calibrated = (pairs.T / pairs.sum(axis=1) * given).T
+    calibrated = calibrated / max(calibrated.sum(), 1e-100) * given.sum()
+    return _rounded(calibrated)
+
+
+def estimated_joint(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """Shares of rows by given (row) and true class (column), (k, k), summing to 1.
+
+    >>> probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.1, 0.9], [0.9, 0.1]])
+    >>> estimated_joint(np.array([0, 0, 1, 1, 1]), probs).tolist()
+    [[0.4, 0.0], [0.2, 0.4]]
+    """
+    counts = confident_joint(labels, probs)
+    return counts / counts.sum()
+
+
+def estimated_noise_rate(labels: np.ndarray, probs: np.ndarray) -> float:
+    """Share of given labels that the confident joint takes for wrong, in [0, 1].
+
+    >>> probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.1, 0.9], [0.9, 0.1]])
+    >>> round(estimated_noise_rate(np.array([0, 0, 1, 1, 1]), probs), 3)
+    0.2
+    """
+    return float(1 - estimated_joint(labels, probs).trace())
+
+
+FILTERS = (
+    "prune_by_class",
+    "prune_by_noise_rate",
+    "prune_by_both",
+    "confident_learning",
+    "predicted_neq_given",
+    "low_self_confidence",
+    "low_normalized_margin",
+)
+
+
+def find_label_issues(labels: np.ndarray, probs: np.ndarray, *, method: str) -> np.ndarray:
+    """Rows whose label a filter takes for wrong, (n,) of bool.
+
+    `method` is one of FILTERS, cleanlab's seven (its `both` is `prune_by_both`). Raises
+    `TrustqError` for another.
+
+    >>> probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.1, 0.9], [0.9, 0.1]])
+    >>> find_label_issues(np.array([0, 0, 1, 1, 1]), probs, method="prune_by_class").nonzero()[0]
+    array([4])
+    """
+    if method not in FILTERS:
+        raise TrustqError(f"Unknown filter {method!r}; there are {', '.join(FILTERS)}.")
+    if method.startswith("low_"):
+        lowest = _BY_NAME[method.removeprefix("low_")](labels, probs)
+        issues = np.zeros(len(labels), dtype=bool)
+        issues[np.argsort(lowest)[: int(_of_other_class(labels, probs).sum())]] = True
+        return issues
+    if method == "predicted_neq_given":
+        issues = probs.argmax(axis=1) != labels
+    elif method == "confident_learning":
+        return _of_other_class(labels, probs)
+    else:
+        # Rows are true classes here, as in cleanlab's `prune_count_matrix`.
+        counts = _keep_one_per_class(confident_joint(labels, probs).T)
+        issues = np.ones(len(labels), dtype=bool)
+        if method != "prune_by_noise_rate":
+            issues &= _prune_by_class(labels, probs, counts)
+        if method != "prune_by_class":
+            issues &= _prune_by_noise_rate(labels, probs, counts)
+    return np.asarray(issues & ~_nearly_predicted(labels, probs))
+
+
+def self_confidence(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """Probability of the given label, (n,) in [0, 1]."""
+    return probs[np.arange(len(labels)), labels]
+
+
+def normalized_margin(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """(Probability of the given label - the highest of the others + 1) / 2, (n,) in [0, 1]."""
+    others = probs.copy()
+    others[np.arange(len(labels)), labels] = -np.inf
+    return np.asarray((self_confidence(labels, probs) - others.max(axis=1) + 1) / 2)
+
+
+def confidence_weighted_entropy(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """log(1 + x) / x of x = entropy / (log k * probability of the given label), (n,) in [0, 1].
+
+    As in cleanlab a row without any entropy scores 0, though its label may be the predicted one.
+    """
+    entropy = -xlogy(probs, probs).sum(axis=1) / np.log(probs.shape[1])
+    ratio = entropy / np.maximum(self_confidence(labels, probs), CLIP)
+    return np.asarray(np.log(ratio + 1) / np.maximum(ratio, CLIP))
+
+
+_BY_NAME = {"self_confidence": self_confidence, "normalized_margin": normalized_margin}
+
+
+def _confident_class(labels: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The class each row is confidently of, and whether there is one."""
+    reached = probs >= class_thresholds(labels, probs) - COMPARISON
+    n_reached = reached.sum(axis=1)
+    return np.where(n_reached > 1, probs.argmax(axis=1), reached.argmax(axis=1)), n_reached > 0
+
+
+def _of_other_class(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    guess, confident = _confident_class(labels, probs)
+    return np.asarray(confident & (guess != labels) & ~_nearly_predicted(labels, probs))
+
+
+def _nearly_predicted(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    raised = probs.copy()
+    raised[np.arange(len(labels)), labels] += COMPARISON
+    return np.asarray(raised.argmax(axis=1) == labels)
+
+
+def _keep_one_per_class(counts: np.ndarray) -> np.ndarray:
+    """Counts to prune, (true, given), with at least one row of each class left on the diagonal."""
+    diagonal = np.maximum(counts.diagonal(), 1)
+    raised = diagonal - counts.diagonal()
+    n_rates = np.maximum(np.count_nonzero(counts, axis=0) - 1.0, 1.0)
+    kept = np.maximum(counts - raised / n_rates, 0)
+    np.fill_diagonal(kept, diagonal)
+    # cleanlab truncates before it rounds.
+    return _rounded(kept.astype(int))
+
+
+def _prune_by_class(labels: np.ndarray, probs: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """The rows of each given class with the lowest probability of it."""
+    issues = np.zeros(len(labels), dtype=bool)
+    for c in range(probs.shape[1]):
+        rows = np.flatnonzero(labels == c)
+        n_issues = len(rows) - counts[c, c]
+        if len(rows) > 1 and n_issues > 0:
+            issues[rows[np.argsort(probs[rows, c])[:n_issues]]] = True
+    return issues
+
+
+def _prune_by_noise_rate(labels: np.ndarray, probs: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """For each pair of classes, the rows given the one that lean most towards the other."""
+    issues = np.zeros(len(labels), dtype=bool)
+    for c in range(probs.shape[1]):
+        rows = np.flatnonzero(labels == c)
+        if len(rows) <= 1:
+            continue
+        for other in np.flatnonzero(counts[:, c] > 0):
+            if other != c:
+                lean = probs[rows, other] - probs[rows, c]
+                issues[rows[np.argsort(-lean)[: counts[other, c]]]] = True
+    return issues
+
+
+def _rounded(counts: np.ndarray) -> np.ndarray:
+    """Whole numbers whose rows sum to the rounded sums: largest remainders first."""
+    whole = np.round(counts)
+    for row, exact in zip(whole, np.asarray(counts, dtype=float), strict=True):
+        missing = np.round(exact.sum()) - row.sum()
+        while abs(missing) > COMPARISON:
+            step = -1 if missing < 0 else 1
+            row[np.argsort(exact - row)[::-step][: min(int(abs(missing)), len(row))]] += step
+            missing = np.round(exact.sum()) - row.sum()
+    return whole.astype(int)

@@ -1,0 +1,146 @@
+"""Scores of rows among their neighbours in feature space: label agreement, k-centre, hybrid."""
+
+from functools import lru_cache
+
+import numpy as np
+
+from trustq.digest import digest_array
+from trustq.errors import TrustqError
+from trustq.scoring.acquisition import one_minus_entropy
+
+K = 10  # neighbours that vote
+BLOCK = 1 << 22  # similarities held at once: 16 MiB of float32
+
+
+def knn_agreement(
+    labels: np.ndarray, features: np.ndarray, groups: np.ndarray, *, k: int = K
+) -> np.ndarray:
+    """Share of the nearest rows' votes that are for a row's own label, (n,) in [0, 1].
+
+    `features` is (n, d); nearness is the cosine, and a vote counts by it. Rows of the same group
+    have no vote: they often share their label's mistake. Raises `TrustqError` for fewer than `k`
+    rows of other groups.
+
+    >>> features = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
+    >>> knn_agreement(np.array([0, 1, 0, 1]), features, np.arange(4), k=2)[:3].round(2).tolist()
+    [0.5, 0.0, 0.5]
+    """
+    rows, similarity = nearest_rows(features, groups, k=k)
+    votes = np.clip(similarity, 0, None).astype(np.float64) + 1e-12
+    own = labels[rows] == labels[:, None]
+    return np.asarray((votes * own).sum(axis=1) / votes.sum(axis=1))
+
+
+def nearest_rows(
+    features: np.ndarray, groups: np.ndarray, *, k: int = K
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest rows of other groups, nearest first, and their cosines, (n, k) each.
+
+    >>> rows, cosines = nearest_rows(np.eye(3) + 0.5, np.array([0, 0, 1]), k=1)
+    >>> rows.ravel().tolist()
+    [2, 2, 0]
+    """
+    return _Neighbourhood(features, groups, k).found()
+
+
+class _Neighbourhood:
+    """Equal where features and groups are, so that all rounds and draws search once."""
+
+    def __init__(self, features: np.ndarray, groups: np.ndarray, k: int) -> None:
+        self.features, self.groups, self.k = features, groups, k
+        self._key = (digest_array(features), digest_array(groups), k)
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Neighbourhood) and self._key == other._key
+
+    def found(self) -> tuple[np.ndarray, np.ndarray]:
+        return _search(self)
+
+
+@lru_cache(maxsize=2)
+def _search(of: _Neighbourhood) -> tuple[np.ndarray, np.ndarray]:
+    n, k = len(of.features), of.k
+    sizes = np.unique(of.groups, return_counts=True)[1]
+    if n - sizes.max(initial=0) < k:
+        raise TrustqError(
+            f"There are {n - sizes.max(initial=0)} rows beside the largest group, and {k} "
+            "neighbours of other groups are to vote."
+        )
+    unit = _unit_length(of.features)
+    rows, cosines = np.empty((n, k), dtype=np.int64), np.empty((n, k), dtype=np.float32)
+    width = max(1, BLOCK // n)
+    for start in range(0, n, width):
+        own = slice(start, start + width)
+        similarity = unit[own] @ unit.T
+        similarity[of.groups[own, None] == of.groups[None]] = -np.inf
+        nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
+        found = np.take_along_axis(similarity, nearest, axis=1)
+        order = np.argsort(-found, axis=1, kind="stable")
+        rows[own] = np.take_along_axis(nearest, order, axis=1)
+        cosines[own] = np.take_along_axis(found, order, axis=1)
+    for array in (rows, cosines):
+        array.setflags(write=False)
+    # The features themselves need not be kept for the next call: the digest tells them.
+    of.features = of.groups = np.empty(0)
+    return rows, cosines
+
+
+def k_centre(features: np.ndarray, chosen: np.ndarray, *, n_wanted: int) -> np.ndarray:
+    """Order in which rows cover feature space, (n,) in [0, 1], lower = earlier; Sener et al. 2018.
+
+    Each of the first `n_wanted` rows is the farthest from all rows before it and from the `chosen`,
+    (n,) of bool; without any it begins at their mean. The others follow by their distance. Needs
+    memory for one distance a row.
+
+    >>> k_centre(np.array([[0.0], [1.0], [9.0]]), np.array([True, False, False]), n_wanted=1)
+    array([1. , 0.5, 0. ])
+    """
+    return _greedy(features, chosen, np.ones(len(features)), n_wanted)
+
+
+def hybrid(
+    probs: np.ndarray, features: np.ndarray, chosen: np.ndarray, *, n_wanted: int
+) -> np.ndarray:
+    """As `k_centre`, by distance times entropy: rows that are uncertain and unlike each other.
+
+    >>> probs = np.array([[0.5, 0.5], [0.5, 0.5], [1.0, 0.0]])
+    >>> hybrid(probs, np.array([[0.0], [1.0], [9.0]]), np.array([True, False, False]), n_wanted=1)
+    array([1., 0., 1.])
+    """
+    return _greedy(features, chosen, 1 - one_minus_entropy(probs), n_wanted)
+
+
+def _greedy(
+    features: np.ndarray, chosen: np.ndarray, weight: np.ndarray, n_wanted: int
+) -> np.ndarray:
+    n = len(features)
+    squares = np.einsum("ij,ij->i", features, features, dtype=np.float64)
+
+    def distance_to(centre: np.ndarray) -> np.ndarray:
+        products = (features @ centre.astype(features.dtype)).astype(np.float64)
+        return np.maximum(squares - 2 * products + float(centre @ centre), 0)
+
+    nearest = np.full(n, np.inf)
+    for covered in np.flatnonzero(chosen):
+        nearest = np.minimum(nearest, distance_to(features[covered]))
+    if not chosen.any():
+        nearest = distance_to(features.mean(axis=0))
+    quality = np.ones(n)
+    free = ~chosen
+    n_picks = min(n_wanted, int(free.sum()))
+    for number in range(n_picks):
+        row = int(np.argmax(np.where(free, nearest * weight**2, -1.0)))
+        quality[row] = number / (2 * n_picks)
+        free[row] = False
+        nearest = np.minimum(nearest, distance_to(features[row]))
+    left = np.sqrt(nearest[free]) * weight[free]
+    quality[free] = 1 - left / (2 * max(left.max(initial=0.0), 1e-300))
+    return quality
+
+
+def _unit_length(rows: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.where(lengths > 0, lengths, 1.0), dtype=np.float32)

@@ -1,0 +1,62 @@
+"""Label sheets: tables of `sample_id` and `label` that people filled in."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from trustq import tables
+from trustq.errors import TrustqError
+
+
+def read_sheet(
+    path: Path, *, classes: Sequence[str], columns: Sequence[str] = ("label",)
+) -> dict[str, list[int]]:
+    """Class indices by sample id, as many as the sheet has rows for the id; blanks are left out.
+
+    The labels are in the first of `columns` that the file has. Raises `TrustqError` where a column
+    is missing, no row holds a label, or a label is none of `classes`.
+    """
+    table = tables.read_table(path)
+    name = next((column for column in columns if column in table), None)
+    if "sample_id" not in table or name is None:
+        wanted = f"sample_id and {' or '.join(columns)}"
+        raise TrustqError(f"{path} has the columns {', '.join(table)}; expected {wanted}.")
+    answers: dict[str, list[int]] = {}
+    position = {text: c for c, text in enumerate(classes)}
+    for row, (sample, label) in enumerate(zip(table["sample_id"], table[name], strict=True), 2):
+        if label is None or sample is None or not str(label).strip():
+            continue
+        if str(label) not in position:
+            close = difflib.get_close_matches(str(label), classes, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise TrustqError(
+                f"{path}, row {row}: {str(label)!r} is no class{hint}; there are "
+                f"{', '.join(classes)}."
+            )
+        answers.setdefault(str(sample), []).append(position[str(label)])
+    if not answers:
+        raise TrustqError(f"{path} holds no row with a label in its column {name}.")
+    return answers
+
+
+def read_numbers(path: Path, *, column: str) -> dict[str, float]:
+    """A number above 0 by sample id; raises `TrustqError` where there is none or one is not."""
+    table = tables.read_table(path)
+    if "sample_id" not in table or column not in table:
+        raise TrustqError(
+            f"{path} has the columns {', '.join(table)}; expected sample_id and {column}."
+        )
+    numbers: dict[str, float] = {}
+    for row, (sample, text) in enumerate(zip(table["sample_id"], table[column], strict=True), 2):
+        try:
+            number = float(text)
+        except (TypeError, ValueError):
+            number = -1.0
+        if not 0 < number < np.inf:
+            raise TrustqError(
+                f"{path}, row {row}: {column} is {text!r}, expected a number above 0."
+            )
+        numbers[str(sample)] = number
+    return numbers
