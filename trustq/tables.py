@@ -5,6 +5,8 @@ numbers with blanks are masked arrays or floats with NaN, and a blank becomes NU
 """
 
 import json
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,8 @@ def write_parquet(
             for key, value in metadata.items()
         )
         options.append(f"KV_METADATA {{{pairs}}}")
-    with replacing(path) as part, duckdb.connect() as connection:
+    with replacing(path) as part:
+        connection = _writer()
         connection.register("columns", flat)
         try:
             connection.execute(
@@ -62,6 +65,8 @@ def write_parquet(
                 f"{path} could not be written: {_first_line(error)}. "
                 "Nothing was left half-written; free the disk or choose another place."
             ) from error
+        finally:
+            connection.unregister("columns")
 
 
 def read_table(path: Path) -> Columns:
@@ -121,6 +126,19 @@ def literal(text: str) -> str:
     "'it''s'"
     """
     return "'" + text.replace("'", "''") + "'"
+
+
+_writers = threading.local()
+
+
+def _writer() -> duckdb.DuckDBPyConnection:
+    # Kept, because opening one takes 20 ms and writing a small part 2; one thread, because a sweep
+    # has a writer in every process. A forked child must not use its parent's.
+    if getattr(_writers, "process", None) != os.getpid():
+        _writers.process = os.getpid()
+        _writers.connection = duckdb.connect(config={"threads": 1})
+    connection: duckdb.DuckDBPyConnection = _writers.connection
+    return connection
 
 
 def _column(array: np.ndarray) -> np.ndarray:

@@ -77,6 +77,9 @@ class SweepRecipe:
     draws: int = setting(1, "draws of noise, folds and purchases per cache")
     draw_seed: int = setting(0, "first draw seed; stored noise stays, folds and purchases change")
     folds: int = setting(5, "folds for out-of-fold scores")
+    # What `trustq sweep` runs on; `trustq repair` is given its caches.
+    caches: tuple[str, ...] = setting((), "caches of a sweep: files, folders or patterns")
+    external: tuple[str, ...] = setting((), "caches of other images by the same networks")
 
 
 @dataclass(frozen=True)
