@@ -111,9 +111,7 @@ def packaged() -> dict[str, str]:
 
 def packaged_sweeps() -> dict[str, str]:
     """Those of the packaged recipes that name the caches they run on."""
-    return {
-        name: title for name, title in packaged().items() if _names_caches(load_sweep(name))
-    }
+    return {name: title for name, title in packaged().items() if _names_caches(load_sweep(name))}
 
 
 def _names_caches(points: list[Recipe]) -> bool:

@@ -10,7 +10,7 @@ from trustq.errors import TrustqError
 from trustq.files import replacing
 from trustq.results.schema import MARKER, OF_CELLS, TABLES
 from trustq.results.views import derived_views
-from trustq.results.write import check_marker
+from trustq.results.write import check_marker, superseded
 from trustq.tables import literal
 
 READABLE = "SELECT, DESCRIBE, SHOW, SUMMARIZE and EXPLAIN"
@@ -53,7 +53,7 @@ def run_query(folder: Path, sql: str) -> Result:
             connection.execute(statement)
             rows = connection.fetchall()
         except duckdb.Error as error:
-            raise _damaged(Path(folder)) or TrustqError(str(error)) from error
+            raise damaged_part(Path(folder)) or TrustqError(str(error)) from error
         names = [column[0] for column in connection.description or []]
     return Result(_distinct(names), rows)
 
@@ -73,7 +73,7 @@ def save_query(folder: Path, sql: str, path: Path) -> None:
                 "(FORMAT parquet, COMPRESSION zstd)"
             )
         except duckdb.Error as error:
-            raise _damaged(Path(folder)) or TrustqError(str(error)) from error
+            raise damaged_part(Path(folder)) or TrustqError(str(error)) from error
 
 
 def describe_results(folder: Path) -> Result:
@@ -98,20 +98,31 @@ def committed_keys(folder: Path) -> set[str]:
 
     Raises `TrustqError` for results of a newer format and a damaged part.
     """
+    return set(committed_cells(folder))
+
+
+def committed_cells(folder: Path) -> dict[str, str | None]:
+    """Key and request of the cells that are complete.
+
+    Raises `TrustqError` as `committed_keys` does.
+    """
     folder = Path(folder)
     if (folder / MARKER).exists():
         check_marker(folder / MARKER)
-    files = _parts(folder, "cells")
+    merged = superseded(folder)
+    files = [path for path in _parts(folder, "cells") if path.stem not in merged]
     if not files:
-        return set()
+        return {}
     try:
         with duckdb.connect() as connection:
-            rows = connection.execute(f"SELECT key FROM {_parquet(files)}").fetchall()
+            rows = connection.execute(
+                f"SELECT key, request FROM ({typed_select('cells', files)})"
+            ).fetchall()
     except duckdb.Error as error:
-        if damaged := _damaged(folder):
+        if damaged := damaged_part(folder):
             raise damaged from error
         raise
-    return {key for (key,) in rows}
+    return dict(rows)
 
 
 def _connect(folder: Path, writable: list[Path]) -> duckdb.DuckDBPyConnection:
@@ -128,7 +139,7 @@ def _connect(folder: Path, writable: list[Path]) -> duckdb.DuckDBPyConnection:
         _lock(connection, folder.resolve(), writable)
     except duckdb.Error as error:
         connection.close()
-        if damaged := _damaged(folder):
+        if damaged := damaged_part(folder):
             raise damaged from error
         raise
     return connection
@@ -137,13 +148,18 @@ def _connect(folder: Path, writable: list[Path]) -> duckdb.DuckDBPyConnection:
 def _create_views(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
     # Cells are listed first. A writer puts them last, so whatever cell is listed has all its other
     # rows in the listings that follow. Later parts are not seen: a query is of one moment.
-    files = {table: _parts(folder, table) for table in TABLES}
+    # Compactions are listed before that: a part is whole before a record says what it supersedes.
+    merged = superseded(folder)
+    files = {
+        table: [path for path in _parts(folder, table) if path.stem not in merged]
+        for table in TABLES
+    }
     connection.execute("CREATE SCHEMA trustq")
     # Cells are few and every view joins them, so they are read once. Two racing writers may both
     # have written a cell; its rows are then those of one part.
     connection.execute(f"""
         CREATE TABLE trustq.committed AS
-        SELECT *, parse_filename(filename, true) AS part FROM ({_typed("cells", files["cells"])})
+        SELECT *, parse_filename(filename, true) AS part FROM ({typed_select("cells", files["cells"])})
         QUALIFY row_number() OVER (PARTITION BY key ORDER BY filename) = 1""")
     columns = ", ".join(TABLES["cells"])
     connection.execute(f"CREATE VIEW cells AS SELECT {columns} FROM trustq.committed")
@@ -151,7 +167,7 @@ def _create_views(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
         if table == "cells":
             continue
         columns = ", ".join(TABLES[table])
-        select = f"SELECT {columns} FROM ({_typed(table, files[table])}) r"
+        select = f"SELECT {columns} FROM ({typed_select(table, files[table])}) r"
         if table in OF_CELLS:
             before = literal(f"{folder / table}/")
             select += f""" SEMI JOIN
@@ -160,6 +176,9 @@ def _create_views(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
         if table == "samples":  # a sample once, as the newest part has it
             select += """ QUALIFY row_number() OVER
                 (PARTITION BY dataset, sample_id ORDER BY filename DESC) = 1"""
+        if table == "failures":  # the last error of what has not succeeded since
+            select += """ ANTI JOIN trustq.committed c ON r.request = c.request
+                QUALIFY row_number() OVER (PARTITION BY r.request ORDER BY filename DESC) = 1"""
         connection.execute(f"CREATE VIEW {table} AS {select}")
     for name, select in derived_views().items():
         connection.execute(f"CREATE VIEW {name} AS {select}")
@@ -171,7 +190,8 @@ def _parts(folder: Path, table: str) -> list[Path]:
     return sorted(path for path in paths if not path.name.startswith("."))
 
 
-def _typed(table: str, files: list[Path]) -> str:
+def typed_select(table: str, files: list[Path]) -> str:
+    """SELECT of every column of a table, typed, from its parts; NULL where a part lacks it."""
     # The empty first half gives every column of the schema, whatever the parts hold.
     types = {**TABLES[table], "filename": "VARCHAR"}
     nulls = ", ".join(f"CAST(NULL AS {kind}) AS {name}" for name, kind in types.items())
@@ -257,7 +277,8 @@ def _without_end(sql: str) -> str:
     return data.decode().strip()
 
 
-def _damaged(folder: Path) -> TrustqError | None:
+def damaged_part(folder: Path) -> TrustqError | None:
+    """The error that names the first part that is no whole Parquet file, where there is one."""
     for table in TABLES:
         for path in _parts(folder, table):
             if not _is_whole(path):

@@ -5,6 +5,8 @@ FORMAT_VERSION = 1
 
 MARKER = "results.json"  # carries format and version; a folder without it holds no results
 
+COMPACTIONS = "compactions"  # folder of records: which parts were merged into which
+
 _ROW = {  # which evaluation a metric or a prediction belongs to
     "cell": "VARCHAR",  # cells.key
     "round": "INTEGER",  # 0 is before any purchase
@@ -17,6 +19,7 @@ TABLES: dict[str, dict[str, str]] = {
     # One row an experiment: one arm, head and budget on one cache and one draw.
     "cells": {
         "key": "VARCHAR",
+        "request": "VARCHAR",  # digest of what was asked; a sweep skips by it
         "results_version": "INTEGER",
         "recipe": "VARCHAR",
         "dataset": "VARCHAR",
@@ -138,6 +141,23 @@ TABLES: dict[str, dict[str, str]] = {
         "suggested": "VARCHAR",
         "quality": "DOUBLE",
         "is_issue": "BOOLEAN",
+    },
+    # Cells that ended with an error and have not been run since.
+    "failures": {
+        "request": "VARCHAR",  # cells.request
+        "recipe": "VARCHAR",
+        "dataset": "VARCHAR",
+        "cache": "VARCHAR",
+        "backbone_seed": "INTEGER",
+        "draw_seed": "INTEGER",
+        "noise": "VARCHAR",
+        "head": "VARCHAR",
+        "arm": "VARCHAR",
+        "budget": "VARCHAR",
+        "n_rounds": "INTEGER",
+        "error": "VARCHAR",
+        "traceback": "VARCHAR",
+        "created": "VARCHAR",
     },
     "samples": {
         "dataset": "VARCHAR",
