@@ -157,9 +157,10 @@ def _create_views(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
     connection.execute("CREATE SCHEMA trustq")
     # Cells are few and every view joins them, so they are read once. Two racing writers may both
     # have written a cell; its rows are then those of one part.
+    cells = typed_select("cells", files["cells"])
     connection.execute(f"""
         CREATE TABLE trustq.committed AS
-        SELECT *, parse_filename(filename, true) AS part FROM ({typed_select("cells", files["cells"])})
+        SELECT *, parse_filename(filename, true) AS part FROM ({cells})
         QUALIFY row_number() OVER (PARTITION BY key ORDER BY filename) = 1""")
     columns = ", ".join(TABLES["cells"])
     connection.execute(f"CREATE VIEW cells AS SELECT {columns} FROM trustq.committed")

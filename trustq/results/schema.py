@@ -255,3 +255,19 @@ COORDINATES = (
     "slice_name",
     "slice_value",
 )
+
+# What makes two settings answers to one question, so that they have places on one leaderboard.
+PROBLEM = (
+    "results_version",
+    "dataset",
+    "cache_recipe",
+    "rows_used",
+    "noise",
+    "noise_process",
+    "noise_unit",
+    "trusted",
+    "trusted_strata",
+)
+
+# Metrics of which less is better; of all others more is.
+LOWER_IS_BETTER = ("nll", "brier", "ece", "aurc", "e_aurc", "augrc", "risk_at_0_5")
