@@ -11,7 +11,21 @@ from typer.core import TyperGroup
 import trustq
 from trustq.errors import TrustqError
 
-from . import cache, compare, data, demo, evaluate, export, extract, repair, sql
+from . import (
+    bundle,
+    cache,
+    compare,
+    data,
+    demo,
+    evaluate,
+    export,
+    extract,
+    repair,
+    report,
+    results,
+    sql,
+    sweep,
+)
 
 
 class _Group(TyperGroup):
@@ -62,7 +76,11 @@ app.add_typer(data.app, name="data")
 app.command()(extract.extract)
 app.add_typer(cache.app, name="cache")
 app.command()(repair.repair)
+app.command()(sweep.sweep)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
 app.add_typer(export.app, name="export")
 app.command()(sql.sql)
+app.add_typer(results.app, name="results")
+app.add_typer(bundle.app, name="bundle")
+app.command()(report.report)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .output import print_repair_table, print_table, progress
+from .output import print_table, progress
 
 _SHOWN_FAILURES = 5
 
@@ -129,9 +129,9 @@ def _report(run: Any, results: Path, as_json: bool) -> None:
         answer = {"n_new": run.n_new, "n_cells": len(run.keys), "failures": run.failures}
         typer.echo(json.dumps(answer | {"notes": run.notes}, indent=2))
     elif run.keys:
-        from trustq.report import leaderboard_table
+        from trustq.report import format_main_table, main_table
 
-        print_repair_table(leaderboard_table(results, list(run.keys)))
+        typer.echo(format_main_table(main_table(results, keys=run.keys), "table"))
 
 
 def _compact(results: Path) -> None:

@@ -9,6 +9,7 @@ from trustq.results.query import (
     connect,
     describe_results,
     run_query,
+    save_database,
     save_query,
 )
 from trustq.results.schema import TABLES
@@ -31,6 +32,7 @@ __all__ = [
     "new_part",
     "part_path",
     "run_query",
+    "save_database",
     "save_query",
     "write_part",
 ]

@@ -125,7 +125,33 @@ def committed_cells(folder: Path) -> dict[str, str | None]:
     return dict(rows)
 
 
-def _connect(folder: Path, writable: list[Path]) -> duckdb.DuckDBPyConnection:
+def save_database(folder: Path, path: Path) -> None:
+    """Write every table and view of a results folder as one DuckDB file, for other tools.
+
+    Tables hold the rows of committed cells; the derived views stay views over them. Whole or not at
+    all. Raises `TrustqError` as `connect` does, and where the file cannot be written.
+    """
+    folder = Path(folder)
+    _check_folder(folder)
+    with replacing(Path(path)) as part, duckdb.connect() as connection:
+        try:
+            _create_views(connection, folder.resolve())
+            connection.execute(f"ATTACH {literal(str(part))} AS target")
+            for table in TABLES:
+                connection.execute(f"CREATE TABLE target.{table} AS SELECT * FROM {table}")
+            connection.execute("USE target")
+            for name, select in derived_views().items():
+                connection.execute(f"CREATE VIEW {name} AS {select}")
+            connection.execute("USE memory")
+            connection.execute("DETACH target")
+        except duckdb.IOException as error:
+            raise damaged_part(folder) or TrustqError(
+                f"{path} could not be written: {str(error).splitlines()[0]}. "
+                "Nothing was left half-written; free the disk or choose another place."
+            ) from error
+
+
+def _check_folder(folder: Path) -> None:
     if not (folder / MARKER).is_file():
         found = "no such folder" if not folder.is_dir() else f"it has no {MARKER}"
         raise TrustqError(
@@ -133,6 +159,10 @@ def _connect(folder: Path, writable: list[Path]) -> duckdb.DuckDBPyConnection:
             f"Make some with: trustq repair CACHE --results {folder}"
         )
     check_marker(folder / MARKER)
+
+
+def _connect(folder: Path, writable: list[Path]) -> duckdb.DuckDBPyConnection:
+    _check_folder(folder)
     connection = duckdb.connect()
     try:
         _create_views(connection, folder.resolve())

@@ -6,6 +6,7 @@ FORMAT_VERSION = 1
 MARKER = "results.json"  # carries format and version; a folder without it holds no results
 
 COMPACTIONS = "compactions"  # folder of records: which parts were merged into which
+RECIPES = "recipes"  # folder of resolved recipes, as sweeps were given them
 
 _ROW = {  # which evaluation a metric or a prediction belongs to
     "cell": "VARCHAR",  # cells.key

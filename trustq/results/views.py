@@ -155,8 +155,8 @@ def _selective() -> str:
     m (2 S + s) to 2 n^2 AUGRC; a block of one row adds (S + s) / (K + 1), without harmonic numbers.
     Cells without stored labels or confidences have no row.
     """
-    # Rows are grouped by a number, for a million of them are sorted: by five texts it takes twice as
-    # long. Sums of doubles are exact here, and faster than those of integers.
+    # Rows are grouped by a number, for a million of them are sorted, and by five texts that takes
+    # twice as long. Sums of doubles are exact here, and faster than those of integers.
     within = _listed(("cell", "round", "eval_dataset", "split", "stage"))
     return f"""
         WITH blocks AS (
@@ -181,7 +181,7 @@ def _selective() -> str:
 
 
 def _harmonic(n: str) -> str:
-    # 1 + 1/2 + ... + 1/n: a list for the first, Euler and Maclaurin's series, exact to 1e-16, after.
+    # 1 + 1/2 + ... + 1/n: a list of the first; Euler and Maclaurin's series, exact to 1e-13, after.
     first = [sum(1.0 / i for i in range(1, j + 1)) for j in range(16)]
     x = f"({n})::DOUBLE"
     series = f"""ln({x}) + 0.57721566490153286 + 1 / (2 * {x}) - 1 / (12 * pow({x}, 2))

@@ -47,10 +47,11 @@ class Group:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """Groups that are to be run, and the keys of the cells that are there already."""
+    """Groups that are to be run, the keys of the cells that are there, and the points asked for."""
 
     groups: tuple[Group, ...]
     there: tuple[str, ...]
+    points: tuple[Recipe, ...]
 
     @property
     def n_cells(self) -> int:
@@ -122,7 +123,7 @@ def plan_sweep(
                     groups.append(_group(cache, own, point, draw_seed, cells))
     require_distinct(list(shelf.values()))
     groups.sort(key=lambda group: str(group.cache))  # stable: points and draws keep their order
-    return SweepPlan(tuple(groups), tuple(skipped))
+    return SweepPlan(tuple(groups), tuple(skipped), tuple(points))
 
 
 def _group(

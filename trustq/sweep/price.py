@@ -6,11 +6,15 @@ from pathlib import Path
 
 from trustq.repair.engine import run_group
 from trustq.results import connect
+from trustq.results.schema import MARKER
 from trustq.store import Cache, open_cache
 from trustq.sweep.plan import Group, SweepPlan
 
+# Of a cell's own and of round 0, which the cells of a group share.
 _SECONDS = """
-SELECT dataset, head, n_rounds, avg(seconds) FROM cells WHERE seconds IS NOT NULL GROUP BY ALL
+SELECT dataset, head, n_rounds, avg(seconds - fit_seconds), avg(fit_seconds)
+FROM cells JOIN rounds ON cell = key AND round = 0
+WHERE seconds IS NOT NULL AND fit_seconds IS NOT NULL GROUP BY ALL
 """
 
 
@@ -22,19 +26,22 @@ def estimate_seconds(
     Cells of the same kind in the results folder give their mean; of a kind that is not there, one
     group is run and thrown away.
     """
-    known: dict[tuple[str, str, int], float] = {}
-    if (Path(results) / "results.json").is_file():
+    known: dict[tuple[str, str, int], tuple[float, float]] = {}
+    if (Path(results) / MARKER).is_file():
         with connect(results) as connection:
-            for dataset, head, rounds, seconds in connection.execute(_SECONDS).fetchall():
-                known[dataset, head, rounds] = seconds
+            for dataset, head, rounds, own, shared in connection.execute(_SECONDS).fetchall():
+                known[dataset, head, rounds] = (own, shared)
     total = 0.0
     for group in plan.groups:
+        once = 0.0
         for cell in group.cells:
             rounds = 0 if cell.arm.score == "none" else group.recipe.sweep.rounds
             kind = (group.dataset, group.recipe.sweep.head, rounds)
             if kind not in known:
-                known[kind] = _tried(group, opened)
-            total += known[kind]
+                known[kind] = (_tried(group, opened), 0.0)
+            own, shared = known[kind]
+            total, once = total + own, max(once, shared)
+        total += once
     return total
 
 

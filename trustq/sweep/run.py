@@ -1,15 +1,21 @@
 """Run a planned sweep on processes of this machine or on a Dask cluster."""
 
 import functools
+import json
 import math
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trustq.digest import digest_json
 from trustq.errors import TrustqError
+from trustq.files import replacing
+from trustq.recipes import resolved
 from trustq.results import mark
+from trustq.results.schema import RECIPES
 from trustq.sweep.plan import Group, SweepPlan
 from trustq.sweep.work import Done, Tell, run_groups
 
@@ -48,6 +54,7 @@ def run_sweep(
         raise TrustqError(f"jobs is {jobs}, expected 1 or more, or 0 for one per core.")
     results = Path(results).resolve()
     mark(results)
+    _keep_recipe(plan, results)
     done = Done(keys=list(plan.there))
     n_done = n_failed = 0
 
@@ -67,6 +74,16 @@ def run_sweep(
     for part in parts:
         done.add(part)
     return SweepRun(tuple(done.keys), done.n_new, tuple(done.notes), tuple(done.failures))
+
+
+def _keep_recipe(plan: SweepPlan, results: Path) -> None:
+    # Cells name their recipe; what it said at the time lies beside them, for bundles and readers.
+    points = [resolved(point, "sweep") for point in plan.points]
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", plan.points[0].name)
+    path = results / RECIPES / f"{name}-{digest_json(points)[:8]}.json"
+    if not path.exists():
+        with replacing(path) as part:
+            part.write_text(json.dumps(points, indent=2) + "\n", encoding="utf-8")
 
 
 _Run = Callable[..., Done]  # `run_groups` with its folder and sweep
