@@ -131,7 +131,7 @@ def _budget_gain(gains: list[Any], metric: str, split: str) -> Any:
     axes.set_xlabel("labels bought")
     name = metric.replace("_", " ")
     axes.set_ylabel(f"{name} gained over no repair" if base else name)
-    axes.set_title(f"What a larger budget gains: mean ± sd over seeds, {split} rows")
+    axes.set_title(f"What a larger budget gains: mean ± sd over seeds, {split} rows", fontsize=10)
     axes.legend(frameon=False)
     return figure
 
@@ -152,7 +152,7 @@ def _score_comparison(gains: list[Any], budget: str, metric: str, split: str) ->
         axes.plot([values.mean()] * 2, [position - 0.3, position + 0.3], color="#000000")
     axes.set_yticks(range(len(arms)), [title for _, title in reversed(arms)])
     axes.set_xlabel(f"{metric.replace('_', ' ')}, {split.replace('_', ' ')} rows")
-    axes.set_title(f"Arms at budget {budget}: every seed a dot, the mean a line")
+    axes.set_title(f"Budget {budget}: every seed a dot, the mean a line", fontsize=10)
     return figure
 
 
@@ -176,7 +176,7 @@ def _risk_coverage(answer: dict[str, Any], split: str) -> Any:
     axes.set_ylim(0, 1.25 * highest or 1)
     axes.set_xlabel("coverage: share of rows answered, most confident first")
     axes.set_ylabel("selective risk: share of answers that are wrong")
-    axes.set_title(f"Risk and coverage, {split.replace('_', ' ')} rows, all seeds")
+    axes.set_title(f"Risk and coverage, {split.replace('_', ' ')} rows, all seeds", fontsize=10)
     axes.legend(frameon=False, fontsize=7)
     return figure
 
@@ -201,8 +201,9 @@ def _reliability(answer: dict[str, Any], split: str) -> Any:
             axes.plot(mean, right, dashes, linewidth=1.2, label=label, **style)
     axes.set_xlabel("confidence")
     axes.set_ylabel("share of answers that are right")
-    axes.set_title(f"Reliability, {split.replace('_', ' ')} rows, all seeds, {ECE_BINS} bins")
-    axes.legend(frameon=False, fontsize=7)
+    name = split.replace("_", " ")
+    axes.set_title(f"Reliability, {name} rows, all seeds, {ECE_BINS} bins", fontsize=10)
+    axes.legend(frameon=False, fontsize=7, loc="lower right")
     return figure
 
 

@@ -154,8 +154,8 @@ def format_main_table(table: MainTable, format: str = "markdown") -> str:
         lines = [rf"\begin{{tabular}}{{{'l' * len(texts)}{'r' * len(table.metrics)}}}", r"\toprule"]
         lines += [" & ".join(head) + r" \\", r"\midrule"]
         for row in table.rows:
-            cells = [*map(_latex, row.texts.values()), *_cells(row, table, format)]
-            lines.append(" & ".join(cells) + r" \\")
+            shown = [*map(_latex, row.texts.values()), *_cells(row, table, format)]
+            lines.append(" & ".join(shown) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}", *(f"% {note}" for note in table.notes)]
         return "\n".join(lines)
     body = [[*row.texts.values(), *_cells(row, table, format)] for row in table.rows]
@@ -202,20 +202,33 @@ def _rows(rows: list[dict[str, Any]], metrics: tuple[str, ...]) -> tuple[Row, ..
             by_seed.setdefault(seeds, []).append(row["figure"])
     settings = [dict(zip(names, setting, strict=True)) for setting in values]
     telling = _telling(settings)
+    pairs = list(zip(settings, values.values(), strict=True))
+    pairs.sort(key=lambda pair: _order(pair[0], telling))
     shown = []
-    for setting, found in zip(settings, values.values(), strict=True):
-        of = {name: _figure(found.get(name, {})) for name in metrics}
-        texts = {name: _text(setting[name]) for name in telling} | {"arm": setting["arm_title"]}
-        marks = [mark for name, mark in _MARKS.items() if setting[name]]
-        marks += ["exposure unknown"] if setting["exposure"] == "unknown" else []
-        block = tuple(setting[name] for name in (*PROBLEM, "eval_dataset"))
-        texts |= {"n": str(max(figure.n for figure in of.values())), "marks": ", ".join(marks)}
-        shown.append((Row(texts, of, block), arm_order(setting["arm"])))
-    shown.sort(key=lambda pair: (tuple(map(str, pair[0].block)), pair[1]))
-    if not any(row.texts["marks"] for row, _ in shown):
-        for row, _ in shown:
-            del row.texts["marks"]
-    return _with_best([row for row, _ in shown], metrics)
+    for setting_of, found in pairs:
+        texts = {name: _text(setting_of[name]) for name in telling}
+        figures = {name: _figure(found.get(name, {})) for name in metrics}
+        marks = [mark for name, mark in _MARKS.items() if setting_of[name]]
+        marks += ["exposure unknown"] if setting_of["exposure"] == "unknown" else []
+        texts |= {"arm": setting_of["arm_title"]}
+        texts |= {"n": str(max(figure.n for figure in figures.values()))}
+        texts |= {"marks": ", ".join(marks)}
+        shown.append(Row(texts, figures, _block(setting_of)))
+    if not any(row.texts["marks"] for row in shown):
+        for row_shown in shown:
+            del row_shown.texts["marks"]
+    return _with_best(shown, metrics)
+
+
+def _block(setting: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(setting[name] for name in (*PROBLEM, "eval_dataset"))
+
+
+def _order(setting: dict[str, Any], telling: list[str]) -> tuple[Any, ...]:
+    """By problem, then by what tells settings apart, then from no repair to the oracle."""
+    alike = [_text(setting[name]) for name in telling if name != "budget"]
+    place = (arm_order(setting["arm"]), _size(setting["budget"]))
+    return [_text(value) for value in _block(setting)], alike, *place
 
 
 def _telling(settings: list[dict[str, Any]]) -> list[str]:
@@ -225,9 +238,19 @@ def _telling(settings: list[dict[str, Any]]) -> list[str]:
         bought = [s for s in settings if s["score"] != "none"] if _is_purchase(name) else settings
         if name not in _UNSAID and len({str(setting[name]) for setting in bought}) > 1:
             differing.append(name)
+    by_head = {(setting["head"], setting["head_settings"]) for setting in settings}
+    if "head_settings" in differing and len(by_head) == len({head for head, _ in by_head}):
+        differing.remove("head_settings")  # the head's name says it
     if "budget" not in differing and any(setting["score"] != "none" for setting in settings):
         differing.append("budget")
     return differing
+
+
+def _size(budget: str) -> tuple[float, str]:
+    try:
+        return float(budget.rstrip("%")), budget
+    except ValueError:
+        return math.inf, budget  # all-wrong
 
 
 def _is_purchase(name: str) -> bool:

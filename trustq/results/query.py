@@ -1,6 +1,7 @@
 """Ask a results folder in SQL: an in-memory DuckDB with one typed view per table."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,9 @@ _EXPLAIN = re.compile(
 )
 
 
+Parameters = Mapping[str, str | int | float]
+
+
 class Result(NamedTuple):
     """The answer to a query: column names, each once, and rows of Python values."""
 
@@ -41,16 +45,16 @@ def connect(folder: Path) -> duckdb.DuckDBPyConnection:
     return _connect(Path(folder), [])
 
 
-def run_query(folder: Path, sql: str) -> Result:
+def run_query(folder: Path, sql: str, parameters: Parameters | None = None) -> Result:
     """Answer one SELECT-like statement over a results folder.
 
-    Raises `TrustqError` for a statement that could write, and with DuckDB's own message for one
-    that fails.
+    `parameters` are the values of $NAME in the statement. Raises `TrustqError` for a statement that
+    could write, and with DuckDB's own message for one that fails.
     """
     with connect(folder) as connection:
         statement = _readable(connection, sql)
         try:
-            connection.execute(statement)
+            connection.execute(statement, dict(parameters or {}))
             rows = connection.fetchall()
         except duckdb.Error as error:
             raise damaged_part(Path(folder)) or TrustqError(str(error)) from error
@@ -58,7 +62,7 @@ def run_query(folder: Path, sql: str) -> Result:
     return Result(_distinct(names), rows)
 
 
-def save_query(folder: Path, sql: str, path: Path) -> None:
+def save_query(folder: Path, sql: str, path: Path, parameters: Parameters | None = None) -> None:
     """Write the answer to one SELECT statement as a Parquet file, whole or not at all.
 
     Raises `TrustqError` as `run_query` does, and where the file cannot be written.
@@ -70,7 +74,8 @@ def save_query(folder: Path, sql: str, path: Path) -> None:
         try:
             connection.execute(
                 f"COPY (FROM (\n{statement}\n)) TO {literal(str(part.resolve()))} "
-                "(FORMAT parquet, COMPRESSION zstd)"
+                "(FORMAT parquet, COMPRESSION zstd)",
+                dict(parameters or {}),
             )
         except duckdb.Error as error:
             raise damaged_part(Path(folder)) or TrustqError(str(error)) from error
