@@ -304,9 +304,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
     finally:
         for process in processes:
-            process.terminate()
+            process.kill()  # a worker that is asked to end waits for a scheduler that has gone
         for process in processes:
-            process.wait(timeout=30)
+            process.wait()
 
 
 def test_a_cluster_gives_the_rows_that_processes_give(

@@ -91,6 +91,7 @@ _Run = Callable[..., Done]  # `run_groups` with its folder and sweep
 
 def _on_this_machine(plan: SweepPlan, run: _Run, jobs: int, tell: Tell) -> Iterator[Done]:
     import joblib
+    from joblib.externals.loky import get_reusable_executor
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     jobs = jobs or joblib.cpu_count()
@@ -112,6 +113,9 @@ def _on_this_machine(plan: SweepPlan, run: _Run, jobs: int, tell: Tell) -> Itera
             "A worker process was killed, as the system does when memory runs out. What was "
             "committed stays: run the same command again, with fewer --jobs."
         ) from error
+    finally:
+        # joblib would keep the processes, and what they hold, for other work.
+        get_reusable_executor().shutdown(wait=True, kill_workers=True)
 
 
 def _on_cluster(plan: SweepPlan, run: _Run, scheduler: str, tell: Tell) -> Iterator[Done]:
@@ -140,7 +144,7 @@ def _on_cluster(plan: SweepPlan, run: _Run, scheduler: str, tell: Tell) -> Itera
             client.submit(_counted, run, chunk, pure=False) for chunk in _chunks(plan, n_workers)
         ]
         try:
-            for future in as_completed(futures):
+            for future in as_completed(futures, loop=client.loop):
                 done, n_cells = future.result()
                 tell(n_cells, len(done.failures))
                 yield done
