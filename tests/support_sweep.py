@@ -30,10 +30,10 @@ app(["results", "compact", "--results", results], standalone_mode=False)
 """
 
 
-def write_caches(folder: Path, n: int = 2, **fields: object) -> Path:
+def write_caches(folder: Path, n: int = 2, *, rows: int = 60, **fields: object) -> Path:
     """Small caches of one recipe, backbone seeds 0 and up; the pattern that finds them."""
     for seed in range(n):
-        values = {"n": 60, "d": 4, "backbone_seed": seed, "recipe": {"name": "toy"}, **fields}
+        values = {"n": rows, "d": 4, "backbone_seed": seed, "recipe": {"name": "toy"}, **fields}
         write_cache(folder / f"seed{seed}.h5", make_cache(seed=seed, **values))  # type: ignore[arg-type]
     return folder / "seed*.h5"
 
@@ -160,7 +160,7 @@ def _write_until(recipe: Path, results: Path, until: float, counts, number: int)
     from trustq.sweep import plan_sweep, run_sweep
 
     first = 0
-    while time.time() < until:
+    while not first or time.time() < until:
         points = load_sweep(str(recipe), settings=[f"draw_seed={first}"])
         run = run_sweep(plan_sweep(points, results=results), results=results, jobs=1)
         assert not run.failures, run.failures
@@ -170,11 +170,13 @@ def _write_until(recipe: Path, results: Path, until: float, counts, number: int)
 
 
 def _read_until(results: Path, until: float, counts, number: int) -> None:  # type: ignore[no-untyped-def]
-    while time.time() < until:
+    # However slowly processes start, there is an answer.
+    while not counts[number] or time.time() < until:
         try:
             broken = run_query(results, _BROKEN).rows[0][0]
         except TrustqError as error:
             if "holds no results" in str(error):
+                time.sleep(0.1)
                 continue  # the first sweep has not begun
             raise
         assert broken == 0, f"{broken} rows without the rest of their cell"

@@ -137,18 +137,9 @@ def group_cells(sweep: SweepRecipe) -> list[tuple[Arm, str]]:
     ]
 
 
-def request_digest(
-    cache: Cache,
-    *,
-    externals: Sequence[Cache],
-    sweep: SweepRecipe,
-    draw_seed: int,
-    arm: Arm,
-    budget: str,
-) -> str:
-    """Digest of what is asked of a cell, known before noise is drawn or anything is fitted.
+def setting_digest(cache: Cache, *, externals: Sequence[Cache], sweep: SweepRecipe) -> str:
+    """Digest of what is asked of every cell of a cache, before noise is drawn.
 
-    Equal requests have equal keys, so a cell whose request is there need not be looked at again.
     `externals` are those of the cache's own network.
     """
     asked = {
@@ -164,12 +155,20 @@ def request_digest(
             "externals": sorted(other.content_digest for other in externals),
             "sweep": asked | _head_settings(sweep),
             "noise_file": digest_bytes(file.read_bytes()) if file.is_file() else None,
-            "draw_seed": draw_seed,
-            "arm": arm.text,
-            "budget": budget,
-            "rounds": 1 if arm.score == "none" else sweep.rounds,
         }
     )
+
+
+def request_digest(
+    setting: str, *, sweep: SweepRecipe, draw_seed: int, arm: Arm, budget: str
+) -> str:
+    """Digest of what is asked of one cell, known before anything is fitted.
+
+    `setting` is from `setting_digest`. Equal requests have equal keys, so a cell whose request is
+    there need not be looked at again.
+    """
+    rounds = 1 if arm.score == "none" else sweep.rounds
+    return digest_strings([setting, str(draw_seed), arm.text, budget, str(rounds)])
 
 
 def run_group(
@@ -334,8 +333,7 @@ def _cell_row(
     return {
         "key": cell.key,
         "request": request_digest(
-            cache,
-            externals=loop.externals,
+            setting_digest(cache, externals=loop.externals, sweep=sweep),
             sweep=sweep,
             draw_seed=experiment.draw_seed,
             arm=arm,

@@ -1,6 +1,6 @@
 """Results: Parquet parts that any number of writers add to, and SQL over them."""
 
-from trustq.results.compact import clean, compact
+from trustq.results.compaction import clean, compact
 from trustq.results.examples import EXAMPLES
 from trustq.results.query import (
     Result,

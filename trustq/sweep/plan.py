@@ -17,6 +17,7 @@ from trustq.repair.engine import (
     matching_externals,
     request_digest,
     require_distinct,
+    setting_digest,
 )
 from trustq.results import committed_cells
 from trustq.store import Cache, find_caches, open_cache
@@ -101,16 +102,12 @@ def plan_sweep(
             if sweep.noise not in ("auto", "stored"):
                 parse_noise(sweep.noise, classes=cache.classes)
             own = matching_externals(cache, externals)
+            setting = setting_digest(cache, externals=own, sweep=sweep)
             for draw_seed in range(sweep.draw_seed, sweep.draw_seed + sweep.draws):
                 cells = []
                 for arm, budget in wanted:
                     request = request_digest(
-                        cache,
-                        externals=own,
-                        sweep=sweep,
-                        draw_seed=draw_seed,
-                        arm=arm,
-                        budget=budget,
+                        setting, sweep=sweep, draw_seed=draw_seed, arm=arm, budget=budget
                     )
                     if request in planned:
                         continue
