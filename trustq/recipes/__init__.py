@@ -35,14 +35,17 @@ def load_recipe(
     """Read a recipe by packaged name or TOML path, then apply `key=value` settings.
 
     A setting's key may name its part (`extract.epochs=3`). Without one it is of the part that has
-    it; where both do (`noise`), of `part`.
+    it; where both do (`noise`), of `part`. For `part="extract"` a `[sweep]` is left out.
     Raises `TrustqError` with file, line, key, what was expected and the nearest known key.
 
     >>> load_recipe("ce-noisy", settings=["epochs=3"]).extract.epochs
     3
     """
     written = _written(recipe)
-    if written.variants:
+    if part == "extract":
+        # The caches of a sweep come from the same recipe; its grid does not concern them.
+        written.parts["sweep"].clear()
+    elif written.variants:
         raise TrustqError(
             f"{written.origin}: [[sweep.{_VARIANTS}]] make a grid, which `trustq sweep` runs."
         )
@@ -149,9 +152,10 @@ def _written(recipe: str, *, above: tuple[str, ...] = ()) -> _Written:
     parts: dict[str, dict[str, _Found]] = {part: {} for part in _PARTS}
     variants: tuple[dict[str, _Found], ...] = ()
     included = values.pop("include", [])
-    for other in [included] if isinstance(included, str) else included:
-        if not isinstance(other, str):
-            raise TrustqError(f"{where('include')}: include is {included!r}, expected recipes.")
+    names = [included] if isinstance(included, str) else included
+    if not isinstance(names, list) or not all(isinstance(other, str) for other in names):
+        raise TrustqError(f"{where('include')}: include is {included!r}, expected recipes.")
+    for other in names:
         # Files are looked for beside the one that includes them.
         beside = Path(recipe).parent / other
         own = str(beside) if recipe and other.endswith(".toml") else other

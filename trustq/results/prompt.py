@@ -49,19 +49,15 @@ def prompt(folder: Path, *, history: Path, terminal: dict[str, Any] | None = Non
     """
     from prompt_toolkit import PromptSession
     from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
-    from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.history import FileHistory
     from prompt_toolkit.lexers import PygmentsLexer
     from pygments.lexers.sql import SqlLexer
 
-    names = []
-    for table, _, columns in describe_results(folder).rows:
-        names += [table, *columns.split(", ")]
     history.parent.mkdir(parents=True, exist_ok=True)
     session: PromptSession[str] = PromptSession(
         history=FileHistory(str(history)),
         auto_suggest=AutoSuggestFromHistory(),
-        completer=WordCompleter(list(dict.fromkeys([*names, *_WORDS])), ignore_case=True),
+        completer=completer(folder),
         lexer=PygmentsLexer(SqlLexer),
         complete_while_typing=False,
         **(terminal or {}),
@@ -88,6 +84,16 @@ def prompt(folder: Path, *, history: Path, terminal: dict[str, Any] | None = Non
             _answer(folder, query)
         elif not query:
             lines = []
+
+
+def completer(folder: Path) -> Any:
+    """A prompt_toolkit completer of table and column names, and of the words of SQL."""
+    from prompt_toolkit.completion import WordCompleter
+
+    names: list[str] = []
+    for table, _, columns in describe_results(folder).rows:
+        names += [table, *columns.split(", ")]
+    return WordCompleter(list(dict.fromkeys([*names, *_WORDS])), ignore_case=True)
 
 
 def _answer(folder: Path, query: str) -> None:
