@@ -104,10 +104,10 @@ class Browser:
         flags = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run
             --disable-background-networking --disable-component-update --disable-sync
             --remote-debugging-pipe""".split()  # noqa: SIM905
-        # Chromium reads descriptor 3 and writes 4.
+        # Chromium reads descriptor 3 and writes 4; dash knows no descriptors above 9.
         script = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
         self.process = subprocess.Popen(
-            ["sh", "-c", script, "sh", CHROMIUM, *flags, f"--user-data-dir={profile}"],
+            ["bash", "-c", script, "bash", CHROMIUM, *flags, f"--user-data-dir={profile}"],
             pass_fds=(to_browser, from_browser),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -106,7 +106,6 @@ def _draw_set(results: Path, keys: list[str], folder: Path, prefix: str, metric:
         for suffix in SUFFIXES:
             drawn.append(folder / f"{prefix}{name}{suffix}")
             _save(figure, drawn[-1])
-            figure.texts.clear()
     return drawn
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,20 +95,18 @@ def main_table(
     """Final figures of every setting, averaged over seeds, best means marked within one problem.
 
     A column tells settings apart where they differ. `metrics` may hold `aurc:CONVENTION`, computed
-    from the stored predictions. `keys` keeps to some cells. Where nothing was evaluated on `test`,
-    the out-of-fold predictions are. Raises `TrustqError` where there are no such figures.
+    from the stored predictions. `keys` keeps to some cells. Where there are none on `test`, the
+    figures are of out-of-fold predictions, and where nothing was calibrated, uncalibrated; the
+    notes say which. Raises `TrustqError` where there are no such figures.
     """
     chosen = None if keys is None else list(keys)
     with connect(results) as connection:
-        asked = [split, stage, chosen, chosen]
-        rows = _dicts(connection.execute(_FIGURES, asked))
-        if not rows and split == "test":
-            asked[0] = split = "out_of_fold"
-            rows = _dicts(connection.execute(_FIGURES, asked))
-        if not rows and stage == "calibrated":
-            # Without validation rows nothing was calibrated.
-            asked[1] = stage = "uncalibrated"
-            rows = _dicts(connection.execute(_FIGURES, asked))
+        # Without validation rows nothing was calibrated, without test rows all is out of fold.
+        splits = (split, "out_of_fold") if split == "test" else (split,)
+        for split, stage in itertools.product(splits, dict.fromkeys((stage, "uncalibrated"))):
+            asked = [split, stage, chosen, chosen]
+            if rows := _dicts(connection.execute(_FIGURES, asked)):
+                break
         conventions = [name for name in metrics if name.startswith("aurc:")]
         ranked = _dicts(connection.execute(_RANKED, asked)) if conventions and rows else []
     if not rows:
