@@ -103,7 +103,8 @@ def main_table(
     with connect(results) as connection:
         # Without validation rows nothing was calibrated, without test rows all is out of fold.
         splits = (split, "out_of_fold") if split == "test" else (split,)
-        for split, stage in itertools.product(splits, dict.fromkeys((stage, "uncalibrated"))):
+        places = itertools.product(splits, dict.fromkeys((stage, "uncalibrated")))
+        for split, stage in places:
             asked = [split, stage, chosen, chosen]
             if rows := _dicts(connection.execute(_FIGURES, asked)):
                 break
