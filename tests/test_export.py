@@ -182,11 +182,11 @@ def test_figures_are_drawn_once_per_problem_as_png_and_svg(results: Path, tmp_pa
     names = {path.name for path in drawn}
     assert len(names) == 2 * 5 * 2  # two heads, five figures, two formats
     for name in ("repair_curve", "budget_gain", "score_comparison", "risk_coverage", "reliability"):
-        assert {f"set1_{name}.png", f"set2_{name}.svg"} <= names
+        assert {f"lda__{name}.png", f"majority__{name}.svg"} <= names
     for path in drawn:
         head = path.read_bytes()[:8]
         assert head.startswith(b"\x89PNG" if path.suffix == ".png" else b"<?xml"), path
-    svg = (tmp_path / "set1_budget_gain.svg").read_text()
+    svg = (tmp_path / "lda__budget_gain.svg").read_text()
     assert svg.count("Research only, not a medical device.") == 1
 
 

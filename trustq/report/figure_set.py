@@ -1,5 +1,6 @@
 """The figures of a results folder: one set per problem, as PNG and SVG."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ def draw_figures(
     """Draw repair curves, budget and gain, score comparison, risk-coverage and reliability.
 
     One set per data set, noise, head and so on: what differs in more than arm, budget and seeds is
-    never in one figure. Returns the files, PNG and SVG of each. A figure that needs what was not
+    never in one figure. Files are named for what tells the sets apart, `linear__reliability.png`.
+    Returns the files, PNG and SVG of each. A figure that needs what was not
     run (two budgets, two arms, calibration) is left out. Raises `TrustqError` for a folder without
     cells.
     """
@@ -64,10 +66,26 @@ def draw_figures(
     if not sets:
         raise TrustqError(f"{results} holds no cells to draw.")
     drawn = []
-    for number, own in enumerate(sets.values(), start=1):
-        prefix = f"set{number}_" if len(sets) > 1 else ""
+    for prefix, own in zip(_prefixes(list(sets)), sets.values(), strict=True):
         drawn += _draw_set(results, own, Path(folder), prefix, metric)
     return drawn
+
+
+def _prefixes(settings: list[tuple[Any, ...]]) -> list[str]:
+    """What tells the sets apart, as the beginning of a file's name: `linear__`, `knn-2__`."""
+    unsaid = ("head_settings", "noise_process", "calibration_labels", "results_version")
+    telling = [
+        j
+        for j, name in enumerate(_ONE_FIGURE)
+        if name not in unsaid and len({setting[j] for setting in settings}) > 1
+    ]
+    prefixes: list[str] = []
+    for setting in settings if len(settings) > 1 else []:
+        text = "-".join(str(setting[j]) for j in telling)
+        slug = re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")[:60] or "set"
+        names = [slug, *(f"{slug}-{n}" for n in range(2, len(settings) + 1))]
+        prefixes.append(next(f"{name}__" for name in names if f"{name}__" not in prefixes))
+    return prefixes or [""]
 
 
 def _draw_set(results: Path, keys: list[str], folder: Path, prefix: str, metric: str) -> list[Path]:

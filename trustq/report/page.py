@@ -201,12 +201,10 @@ def _figures(results: Path) -> list[dict[str, str]]:
         drawn = [path for path in draw_figures(results, Path(folder)) if path.suffix == ".svg"]
         shown = []
         for path in drawn:
-            number, name = ("", path.stem)
-            if path.stem not in _CAPTIONS:  # one of several sets: set2_reliability
-                number, _, name = path.stem.partition("_")
-                number = f", {number}"
+            problem, _, name = path.stem.rpartition("__")
+            caption = _CAPTIONS[name] + (f": {problem}" if problem else "")
             data = base64.b64encode(path.read_bytes()).decode()
-            shown.append({"caption": _CAPTIONS[name] + number, "data": data})
+            shown.append({"caption": caption, "data": data})
         return shown
 
 
