@@ -21,6 +21,7 @@ bench: $(INSTALLED)
 	$(BIN)/python tests/benchmarks/run.py
 	$(BIN)/python tests/benchmarks/bench_stats.py --out tests/benchmarks/results_stats.md
 	$(BIN)/python tests/benchmarks/bench_heads.py --repeats 3 --peers newton --labels noisy
+	$(BIN)/python tests/benchmarks/bench_growth.py --small
 
 # Writes what is generated: the command-line reference.
 docs: $(INSTALLED)

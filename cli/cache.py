@@ -1,4 +1,4 @@
-"""`trustq cache`: list, describe, verify and import caches."""
+"""`trustq cache`: list, describe, verify, import, export and relabel caches."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,9 @@ import typer
 
 from .output import print_table
 
-app = typer.Typer(no_args_is_help=True, help="List, describe, verify and import caches.")
+app = typer.Typer(
+    no_args_is_help=True, help="List, describe, verify, import, export and relabel caches."
+)
 
 _JSON = typer.Option("--json", help="Print JSON for scripts.")
 
@@ -102,42 +104,61 @@ def verify(
 
 @app.command("import")
 def import_file(
-    file: Annotated[Path, typer.Argument(help="An npz file with features and labels.")],
+    file: Annotated[
+        Path, typer.Argument(help="An npz, npy, safetensors, Parquet or CSV file of features.")
+    ],
     out: Annotated[Path, typer.Option(help="The cache to write, ending in .h5.")],
     exposure: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="What the backbone saw of these labels: frozen, finetuned-observed (on "
-            "`observed`), finetuned-clean or unknown."
+            "`observed`), finetuned-clean, crossfit or unknown [default: unknown; a file that "
+            "trustq exported keeps its own]."
         ),
-    ] = "unknown",
+    ] = None,
     dataset: Annotated[str, typer.Option(help="Name of the data set [default: the file's].")] = "",
-    features: Annotated[str, typer.Option(help="Array (n, d).")] = "features",
+    ids: Annotated[
+        Path | None,
+        typer.Option(help="Ids of the rows in their order: a .txt, one per line, or a table."),
+    ] = None,
+    meta: Annotated[
+        list[Path] | None,
+        typer.Option(help="Table (a manifest, say) to join by id; may be given again."),
+    ] = None,
+    normalize: Annotated[str | None, typer.Option(help="Rows to sum 1: l1 or softmax.")] = None,
+    features: Annotated[
+        str, typer.Option(help="Array (n, d); of a table a column of lists, or a prefix.")
+    ] = "features",
     labels: Annotated[str, typer.Option(help="Array (n,) of indices or names.")] = "labels",
-    logits: Annotated[str, typer.Option(help="Array (n, k), if any.")] = "logits",
-    probs: Annotated[str, typer.Option(help="Array (n, k), if any.")] = "probs",
+    logits: Annotated[
+        str, typer.Option(help="Array (n, k), if any; of a table columns a,b,c or a prefix.")
+    ] = "logits",
+    probs: Annotated[str, typer.Option(help="Array (n, k), if any; likewise.")] = "probs",
     sample_ids: Annotated[str, typer.Option(help="Array (n,), if any.")] = "sample_ids",
     groups: Annotated[str, typer.Option(help="Array (n,), if any.")] = "groups",
     split: Annotated[str, typer.Option(help="Array (n,), if any.")] = "split",
     observed: Annotated[str, typer.Option(help="Array (n,), if any.")] = "observed",
-    classes: Annotated[str, typer.Option(help="Array (k,) of names, if any.")] = "classes",
+    folds: Annotated[str, typer.Option(help="Array (n,), if any.")] = "folds",
+    crossfit_logits: Annotated[
+        str, typer.Option(help="Array (n, k), if any: each row by the model of its fold.")
+    ] = "crossfit_logits",
+    classes: Annotated[
+        str, typer.Option(help="Array (k,) of names, if any, or the names: a,b,c.")
+    ] = "classes",
 ) -> None:
     """Take features and labels made elsewhere as a cache.
 
-    Options name the arrays of the file.
+    Options name the arrays of the file. The columns of a table are feature_*, logit_CLASS and
+    prob_CLASS.
 
     Without ids rows are numbered, without groups each row is its own, without a split all rows are
-    audited out of fold.
+    audited out of fold. What `trustq cache export` wrote comes back as the cache it was.
 
     Example: trustq cache import embeddings.npz --out cache/mine/clip/seed0.h5 --exposure frozen
     """
-    from trustq.errors import TrustqError
-    from trustq.store import import_npz, write_cache
+    from trustq.store import import_cache, write_cache
 
-    if out.suffix != ".h5":
-        raise TrustqError(f"--out {out}: a cache ends in .h5.")
-    if out.exists():
-        raise TrustqError(f"{out} is there already; delete it or choose another name.")
+    _require_new(out)
     stated = {
         "features": features,
         "labels": labels,
@@ -147,15 +168,91 @@ def import_file(
         "groups": groups,
         "split": split,
         "observed": observed,
+        "folds": folds,
+        "crossfit_logits": crossfit_logits,
         "classes": classes,
     }
     names = {name: array for name, array in stated.items() if array != name}
-    cache = import_npz(file, exposure=exposure, names=names, dataset=dataset)
+    cache = import_cache(
+        file,
+        exposure=exposure,
+        names=names,
+        dataset=dataset,
+        ids=ids,
+        meta=meta or [],
+        normalise=normalize,
+    )
     cache = write_cache(out, cache)
-    if exposure == "unknown":
+    if cache.exposure == "unknown":
         typer.echo(
             "Warning: exposure unknown; every table made from this cache will say so.", err=True
         )
+    _describe(out, cache)
+
+
+@app.command("export")
+def export_file(
+    cache: Annotated[Path, typer.Argument(help="A cache file.")],
+    out: Annotated[Path, typer.Option(help="Ends in .npz, .parquet or .safetensors.")],
+) -> None:
+    """Write a cache as a file that other programs read.
+
+    Arrays have the names that `trustq cache import` and `trustq evaluate` take. Exposure, recipe
+    and a digest of each array come along, so that import gives the same cache back.
+
+    Example: trustq cache export cache/digits/digits/seed0.h5 --out seed0.npz
+    """
+    from trustq.errors import TrustqError
+    from trustq.store import export_cache, read_cache
+
+    if out.exists():
+        raise TrustqError(f"{out} is there already; delete it or choose another name.")
+    read = read_cache(cache)
+    left_out = export_cache(out, read)
+    if left_out:
+        typer.echo(
+            f"Left out, for they have not one row a sample: {', '.join(left_out)}.", err=True
+        )
+    _describe(out, read)
+
+
+@app.command()
+def relabel(
+    cache: Annotated[Path, typer.Argument(help="A cache file.")],
+    labels: Annotated[
+        Path, typer.Option(help="Table of sample_id and label; rows not named keep theirs.")
+    ],
+    out: Annotated[Path, typer.Option(help="The cache to write, ending in .h5.")],
+) -> None:
+    """Write a cache with corrected reference labels; features stay as they are.
+
+    What the backbone was trained on stays on record: where a label changes, the old one is the
+    observed label.
+
+    Example: trustq cache relabel cache/ham10000/ce/seed42.h5 --labels fixed.csv --out fixed.h5
+    """
+    from trustq.store import read_cache, relabel_cache, write_cache
+
+    _require_new(out)
+    found = relabel_cache(read_cache(cache), labels)
+    written = write_cache(out, found.cache)
+    _describe(out, written)
+    typer.echo(
+        f"{found.n_changed} labels changed; the backbone was trained on the old label of "
+        f"{found.n_trained} of them, {found.n_trusted} had been trusted as clean."
+    )
+
+
+def _require_new(out: Path) -> None:
+    from trustq.errors import TrustqError
+
+    if out.suffix != ".h5":
+        raise TrustqError(f"--out {out}: a cache ends in .h5.")
+    if out.exists():
+        raise TrustqError(f"{out} is there already; delete it or choose another name.")
+
+
+def _describe(out: Path, cache: Any) -> None:
     n_groups = len(set(cache.group_id.tolist()))
     typer.echo(
         f"{out}: {len(cache)} rows in {n_groups} groups, {cache.features.shape[1]} features, "

@@ -1,19 +1,37 @@
-"""`trustq compare`: paired figures of two or more models."""
+"""`trustq compare`: paired figures of two or more models, or of arms of a results folder."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 
 def compare(
     models: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
-            metavar="NAME=FILE...",
-            help="The first is compared with each other; NAME=FILE:ARRAY picks an array of an npz.",
+            metavar="[NAME=FILE...]",
+            help="The first is compared with each other; NAME=FILE:ARRAY picks an array of an npz. "
+            "None: the --arms of --results.",
         ),
-    ],
+    ] = None,
+    arms: Annotated[
+        str | None, typer.Option(help="Arms of --results, the compared one first: a,b,c.")
+    ] = None,
+    results: Annotated[Path, typer.Option(help="Folder of result tables.")] = Path("results"),
+    split: Annotated[str, typer.Option(help="Evaluated rows of --results.")] = "test",
+    stage: Annotated[str, typer.Option(help="calibrated or uncalibrated.")] = "calibrated",
+    budget: Annotated[
+        str | None, typer.Option(help="Budget of --results, where several were run.")
+    ] = None,
+    eval_dataset: Annotated[
+        str | None, typer.Option(help="Evaluated data set of --results [default: its own].")
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="Figures of --arms, e.g. accuracy,aurc [default: all].")
+    ] = None,
+    format: Annotated[str, typer.Option(help="Of --arms: markdown, csv or latex.")] = "markdown",
+    out: Annotated[Path | None, typer.Option(help="File to write instead of printing.")] = None,
     same_rows: Annotated[
         bool, typer.Option("--same-rows", help="Files have the same rows in the same order.")
     ] = False,
@@ -33,10 +51,37 @@ def compare(
 ) -> None:
     """Compare models on the same rows: paired intervals over groups, and McNemar's test.
 
+    With --arms, arms of a results folder: intervals for seeds and groups at once, sign-flip tests
+    with their floor, and Holm over the table.
+
     Example: trustq compare A=a.npz B=b.npz
+
+    Example: trustq compare --arms self_confidence,random --results results
     """
-    from trustq.compare import compare_models, comparison_page
     from trustq.errors import TrustqError
+
+    if bool(models) == bool(arms):
+        raise TrustqError(
+            "Name two models (A=a.npz B=b.npz), or arms of a results folder "
+            "(--arms self_confidence,random --results results)" + (", not both." if arms else ".")
+        )
+    if arms:
+        chosen = [name.strip() for name in arms.split(",") if name.strip()]
+        text = _arms(
+            chosen,
+            format="json" if json else format,
+            results=results,
+            split=split,
+            stage=stage,
+            budget=budget,
+            eval_dataset=eval_dataset,
+            seed=seed,
+            replicates=replicates,
+            **({"figures": [m.strip() for m in metrics.split(",")]} if metrics else {}),
+        )
+        _put(text, out)
+        return
+    from trustq.compare import compare_models, comparison_page
     from trustq.predictions import read_predictions
     from trustq.report.text import to_json
 
@@ -50,7 +95,7 @@ def compare(
     }
     names = {name: value for name, value in given.items() if value is not None}
     read = {}
-    for model in models:
+    for model in models or []:
         name, equals, file = model.partition("=")
         if not equals or not name or not file:
             raise TrustqError(f"{model!r} is not of the form NAME=FILE, e.g. A=a.npz.")
@@ -62,4 +107,29 @@ def compare(
             file, own = path, names | {"probs": array}
         read[name] = read_predictions(Path(file), names=own, meta=meta or [], normalise=normalize)
     found = compare_models(read, same_rows=same_rows, seed=seed, replicates=replicates)
-    typer.echo(to_json(found.as_dict()) if json else comparison_page(found))
+    _put(to_json(found.as_dict()) if json else comparison_page(found), out)
+
+
+def _arms(chosen: list[str], *, format: str, results: Path, **options: Any) -> str:
+    from dataclasses import asdict
+
+    from trustq.arm_comparison import arm_table, compare_arms, format_arm_table
+    from trustq.errors import TrustqError
+    from trustq.report.text import to_json
+
+    if len(chosen) < 2:
+        raise TrustqError(f"--arms {','.join(chosen)}: name at least two, the compared one first.")
+    found = [compare_arms(results, chosen[0], other, **options) for other in chosen[1:]]
+    if format == "json":
+        return to_json([asdict(row) for row in arm_table(found)])
+    return format_arm_table(found, format)
+
+
+def _put(text: str, out: Path | None) -> None:
+    from trustq.files import replacing
+
+    if out is None:
+        typer.echo(text)
+        return
+    with replacing(out) as part:
+        part.write_text(text + "\n", encoding="utf-8")

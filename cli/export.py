@@ -26,8 +26,12 @@ def significance(
         ),
     ] = None,
     metrics: Annotated[
-        str, typer.Option(help="Columns to compare, separated by commas.")
-    ] = "macro_f1,accuracy",
+        str | None,
+        typer.Option(
+            help="Columns to compare, separated by commas [default: those of macro_f1 and accuracy "
+            "by whatever name, e.g. test_cal_accuracy]."
+        ),
+    ] = None,
     results: Annotated[Path, typer.Option(help="Folder of result tables.")] = Path("results"),
     arms: Annotated[
         str | None, typer.Option(help="Arms of --results, the compared one first: a,b,c.")
@@ -41,7 +45,9 @@ def significance(
 ) -> None:
     """Compare arms over seeds: difference, interval, sign-flip p with its floor, Holm, effect.
 
-    Example: trustq export significance Repair=repair.csv None=no-repair.csv --metrics accuracy
+    Intervals are over seeds alone; trustq compare --arms crosses them with groups.
+
+    Example: trustq export significance Repair=repair.csv None=no-repair.csv
     """
     from dataclasses import asdict
 
@@ -49,13 +55,15 @@ def significance(
     from trustq.files import replacing
     from trustq.report.text import to_json
     from trustq.significance import (
+        METRICS,
+        default_metrics,
         format_significance,
         read_seed_table,
         results_seed_tables,
         significance,
     )
 
-    wanted = [name.strip() for name in metrics.split(",") if name.strip()]
+    wanted = [name.strip() for name in (metrics or "").split(",") if name.strip()]
     if tables:
         read = []
         for given in tables:
@@ -66,8 +74,9 @@ def significance(
                 )
             evaluation, _, arm = name.rpartition(":")
             read.append(read_seed_table(Path(file), arm=arm, evaluation=evaluation))
+        wanted = wanted or default_metrics(read)
     elif arms:
-        names = [name.strip() for name in arms.split(",")]
+        names, wanted = [name.strip() for name in arms.split(",")], wanted or list(METRICS)
         read = results_seed_tables(results, arms=names, metrics=wanted, split=split, stage=stage)
     else:
         raise TrustqError(

@@ -23,7 +23,18 @@ def extract(
     trusted: Annotated[
         float | None, typer.Option(help="Share of training labels clean from the start.")
     ] = None,
-    mode: Annotated[str | None, typer.Option(help="finetune or frozen.")] = None,
+    observed: Annotated[
+        Path | None,
+        typer.Option(help="Train on the labels of this table: sample_id,label; blank = dropped."),
+    ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(help="finetune, frozen, or crossfit: also one network a fold of groups."),
+    ] = None,
+    train_on: Annotated[
+        str | None,
+        typer.Option(help="Split to train on, or a share of its groups: train:0.5."),
+    ] = None,
     backbone: Annotated[str | None, typer.Option(help="Any timm model name.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs at most.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the network input.")] = None,
@@ -37,11 +48,31 @@ def extract(
     root: Annotated[
         Path | None, typer.Option(help="Where the images are [default: as the manifest says].")
     ] = None,
+    stage: Annotated[
+        Path | None, typer.Option(help="Copy the images to this local folder first.")
+    ] = None,
+    skip_unreadable: Annotated[
+        bool,
+        typer.Option(
+            "--skip-unreadable", help="Leave out images that cannot be decoded, and record them."
+        ),
+    ] = False,
+    auto_batch: Annotated[
+        bool,
+        typer.Option("--auto-batch", help="Halve batches that memory cannot hold, more a step."),
+    ] = False,
     with_: Annotated[
         list[str] | None,
         typer.Option(
             "--with", help="Caches (quoted patterns) whose networks are used, without training."
         ),
+    ] = None,
+    views: Annotated[
+        str | None,
+        typer.Option(help="Further passes to store: tta, corruptions, blur-2, ... (commas)."),
+    ] = None,
+    passes: Annotated[
+        int | None, typer.Option(help="Dropout passes to store, 20 is usual.")
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any recipe key, e.g. --set batch_size=16.")
@@ -50,14 +81,23 @@ def extract(
 ) -> None:
     """Train a backbone once per seed and cache its features and logits.
 
-    A stopped run goes on after its last finished epoch when the same command is given again.
+    A stopped run goes on after its last finished epoch when the same command is given again. Seeds
+    are shared out among processes that torchrun started, one GPU each.
+
+    Later views of the same images come from the same networks: --with CACHE --views corruptions
+    --name NAME.
+
+    Recipe keys are tested on a CPU. Not tested is what needs a GPU: amp=auto there, channels-last
+    and pinned memory, and the code that compile=true makes.
 
     Example: trustq extract digits.parquet --recipe digits --seeds 0,1
     """
     sugar = {
         "noise": noise,
         "trusted": trusted,
+        "observed": observed,
         "mode": mode,
+        "train_on": train_on,
         "backbone": backbone,
         "epochs": epochs,
         "image_size": image_size,
@@ -66,10 +106,13 @@ def extract(
     }
     given = [f"extract.{key}={value}" for key, value in sugar.items() if value is not None]
     given += settings or []
-    if with_ and (recipe or name or given or seeds != "0"):
+    if with_ and (recipe or given or seeds != "0" or stage or skip_unreadable):
         raise typer.BadParameter(
-            "--with takes everything from the caches; only --out, --device and --root go with it."
+            "--with takes everything else from the caches; only --out, --name, --device, --root, "
+            "--views and --passes go with it."
         )
+    dumped = {"views": views, "passes": passes}
+    given += [f"extract.{key}={value}" for key, value in dumped.items() if value is not None]
 
     from trustq.errors import TrustqError
     from trustq.extraction import extract as train_and_extract
@@ -82,7 +125,15 @@ def extract(
         if with_:
             caches = find_caches(with_)
             rows = read_manifest(manifest, root=root)
-            made = extract_with(rows, caches, out=out, device=device)
+            made = extract_with(
+                rows,
+                caches,
+                out=out,
+                name=name or "",
+                views=[view.strip() for view in views.split(",")] if views else [],
+                passes=passes or 0,
+                device=device,
+            )
         else:
             chosen = load_recipe(recipe, settings=given, part="extract")
             chosen = dataclasses.replace(chosen, name=name or chosen.name)
@@ -93,7 +144,16 @@ def extract(
                     f"--seeds {seeds}: expected whole numbers, e.g. --seeds 42,52."
                 ) from error
             rows = read_manifest(manifest, root=root)
-            made = train_and_extract(rows, recipe=chosen, seeds=wanted, out=out, device=device)
+            made = train_and_extract(
+                rows,
+                recipe=chosen,
+                seeds=wanted,
+                out=out,
+                device=device,
+                stage_to=stage,
+                skip_unreadable=skip_unreadable,
+                auto_batch=auto_batch,
+            )
     except KeyboardInterrupt as stop:
         typer.echo(
             "\nStopped. The same command goes on after the last finished epoch; finished caches "

@@ -34,7 +34,10 @@ def repair(
     ] = None,
     head: Annotated[
         str | None,
-        typer.Option(help="linear, balanced, xgboost, knn, lda, mlp, majority or backbone."),
+        typer.Option(
+            help="linear, balanced, xgboost, xgboost_study, knn, centroid, lda, ridge, mlp, "
+            "majority, prior or backbone."
+        ),
     ] = None,
     budget: Annotated[
         str | None, typer.Option(help="Comma-separated labels to buy: 64, 5%, all-wrong.")

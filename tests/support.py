@@ -1,5 +1,7 @@
 """A small cache whose truth is known, for tests."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from trustq.store import Cache
@@ -39,6 +41,13 @@ def make_cache(
     return Cache(**(values | fields))  # type: ignore[arg-type]
 
 
+class Study(NamedTuple):
+    """Whether each 95 % interval of a simulated study holds the truth, and how wide it is."""
+
+    holds: dict[str, bool]
+    width: dict[str, float]
+
+
 def simulated_study(
     seed: int,
     *,
@@ -48,20 +57,21 @@ def simulated_study(
     seed_sd: float = 0.15,
     lesion_sd: float = 0.5,
     replicates: int = 1000,
-) -> dict[str, bool]:
-    """Whether 95 % intervals of a simulated study hold the true difference of accuracy.
+) -> Study:
+    """Intervals at 95 % of the difference of accuracy in a simulated study whose truth is known.
 
     Two arms, `n_seeds` paired trainings, lesions of one to four images. Which images an arm gets
     right depends on the lesion (shared by arms), on how the arms differ on the lesion, and on the
     training. The truth is the mean over infinitely many lesions and trainings.
-    Intervals: `crossed`; `nested` redraws the lesions for every seed; `naive` takes every image
-    of every training for an independent row; `seeds` resamples trainings alone.
+    Intervals: `crossed`; `percentile` draws trainings and lesions independently and takes
+    percentiles; `nested` redraws the lesions for every training; `naive` takes every image of every
+    training for an independent row; `seeds` resamples trainings alone.
     """
     from scipy.stats import norm
 
     from trustq.bootstrap import crossed_figures
 
-    rng = np.random.default_rng([seed, 6])
+    rng = np.random.default_rng([seed, n_seeds, round(1000 * seed_sd), 6])
     sizes = rng.integers(1, 5, n_lesions)
     lesion = np.repeat(np.arange(n_lesions), sizes)
     n = len(lesion)
@@ -79,29 +89,34 @@ def simulated_study(
     found = crossed_figures(
         labels, *probs, groups=lesion, seed=seed, figures=("accuracy",), replicates=replicates
     )["accuracy"]
+    intervals = {"crossed": (found.lower, found.upper)}
 
     of_lesion = np.stack([[np.bincount(lesion, weights=s) for s in arm] for arm in right])
-    difference = of_lesion[0] - of_lesion[1]  # (seeds, lesions), in images
-    nested, naive, seeds = [], [], []
-    rows = (right[0].astype(float) - right[1]).ravel()
-    for _ in range(replicates):
-        drawn = rng.integers(0, n_lesions, (n_seeds, n_lesions))
-        chosen = rng.integers(0, n_seeds, n_seeds)
-        sums = np.take_along_axis(difference[chosen], drawn, axis=1).sum(axis=1)
-        nested.append((sums / sizes[drawn].sum(axis=1)).mean())
-        naive.append(rows[rng.integers(0, len(rows), len(rows))].mean())
-        seeds.append(difference[chosen].sum(axis=1).mean() / n)
+    difference = of_lesion[0] - of_lesion[1]  # (trainings, lesions), in images
+    chosen = rng.integers(0, n_seeds, (replicates, n_seeds))
 
-    def holds(replicated: list[float]) -> bool:
-        lower, upper = np.quantile(replicated, [0.025, 0.975])
-        return bool(lower <= truth <= upper)
+    def redrawn() -> np.ndarray:
+        """Differences of every training, (replicates, trainings), on lesions drawn anew."""
+        drawn = rng.integers(0, n_lesions, (replicates, n_lesions))
+        drawn += n_lesions * np.arange(replicates)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(float)
+        return np.asarray((counts @ difference.T) / (counts @ sizes)[:, None])
 
-    return {
-        "crossed": bool(found.lower <= truth <= found.upper),
-        "nested": holds(nested),
-        "naive": holds(naive),
-        "seeds": holds(seeds),
+    nested = [np.take_along_axis(redrawn(), column[:, None], axis=1) for column in chosen.T]
+    rows, times = np.unique(right[0].astype(int) - right[1], return_counts=True)
+    replicated = {
+        "percentile": np.take_along_axis(redrawn(), chosen, axis=1).mean(axis=1),
+        "nested": np.mean(nested, axis=0),
+        "naive": rng.multinomial(times.sum(), times / times.sum(), replicates) @ rows / times.sum(),
+        "seeds": (difference.sum(axis=1) / n)[chosen].mean(axis=1),
     }
+    for name, drawn in replicated.items():
+        lower, upper = np.quantile(drawn, [0.025, 0.975])
+        intervals[name] = (lower, upper)
+    return Study(
+        {name: bool(lower <= truth <= upper) for name, (lower, upper) in intervals.items()},
+        {name: float(upper - lower) for name, (lower, upper) in intervals.items()},
+    )
 
 
 def guarantee_draw(

@@ -1,21 +1,25 @@
 """A command module as an app of its own, without the installed entry point."""
 
+import importlib
 import importlib.util
+import sys
 from pathlib import Path
 
 import typer
 from typer.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parents[1]
+_PACKAGE = "cli_of_this_tree"  # a package, so that its modules find their siblings
 
 
 def invoke(module: str, arguments: list[str]) -> object:
     """Run `cli/<module>.py`: its `app`, or the one function that is called like it."""
-    path = ROOT / "cli" / f"{module}.py"
-    spec = importlib.util.spec_from_file_location(f"cli_{module}", path)
-    assert spec is not None and spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
+    if _PACKAGE not in sys.modules:
+        spec = importlib.util.spec_from_file_location(_PACKAGE, ROOT / "cli" / "__init__.py")
+        assert spec is not None and spec.loader is not None
+        package = sys.modules[_PACKAGE] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(package)
+    loaded = importlib.import_module(f"{_PACKAGE}.{module}")
     app = getattr(loaded, "app", None)
     if app is None:
         app = typer.Typer()

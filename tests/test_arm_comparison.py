@@ -1,20 +1,23 @@
 """Two arms of a results folder: figures of stored predictions, paired by seeds and groups."""
 
+import csv
+import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support import make_cache
+from support_cli import invoke
 
-from trustq.arm_comparison import compare_arms
+from trustq.arm_comparison import arm_table, compare_arms, format_arm_table
 from trustq.bootstrap import crossed_figures
 from trustq.errors import TrustqError
 from trustq.probabilities import softmax
 from trustq.recipes import load_recipe
 from trustq.repair import repair
 from trustq.results import new_part, write_part
-from trustq.stats import sign_flip_test
+from trustq.stats import holm, sign_flip_test
 
 CLASSES = np.array(["nv", "mel", "bcc"])  # not in alphabetical order
 
@@ -117,3 +120,78 @@ def test_the_columns_of_classes_that_no_arm_predicts_are_known(tmp_path: Path) -
     test = cache.split == "test"
     shares = np.bincount(cache.label[test], minlength=3) / test.sum()
     assert np.isclose(found.figures["accuracy"].crossed.b, shares).any()
+
+
+def test_the_command_compares_the_first_arm_with_each_other(tmp_path: Path) -> None:
+    write(tmp_path, arms=("entropy", "random", "none"))
+    options = ["--arms", "entropy,random,none", "--results", tmp_path, "--replicates", "200"]
+    answer = invoke("compare", [*options, "--format", "csv", "--metrics", "accuracy,nll"])
+    assert answer.exit_code == 0, answer.output
+    rows = list(csv.DictReader(io.StringIO(answer.stdout)))
+    assert [(row["metric"], row["a"], row["b"]) for row in rows] == [
+        ("accuracy", "entropy", "random"),
+        ("accuracy", "entropy", "none"),
+        ("nll", "entropy", "random"),
+        ("nll", "entropy", "none"),
+    ]
+    p_values = np.array([float(row["p_value"]) for row in rows])
+    np.testing.assert_allclose([float(row["p_holm"]) for row in rows], holm(p_values))
+    one = compare_arms(tmp_path, "entropy", "none", figures=("accuracy",), replicates=200)
+    crossed = one.figures["accuracy"].crossed
+    assert float(rows[1]["lower"]) == crossed.lower and float(rows[1]["upper"]) == crossed.upper
+    assert rows[1]["seeds"] == "7/1,7/2,7/3,7/4,7/5"
+    for form in ("markdown", "latex"):
+        out = tmp_path / f"table.{form}"
+        answer = invoke("compare", [*options, "--format", form, "--out", out])
+        assert answer.exit_code == 0 and answer.stdout == ""
+        text = out.read_text()
+        assert "Holm over the 14 rows of this table" in text
+        assert "interval: 95 %, seeds crossed with groups (5 seeds, 20 groups, 60 rows)" in text
+        assert "5 draws share 1 trained backbones: they are not independent trainings" in text
+    answer = invoke("compare", [*options, "--json"])
+    assert len(json.loads(answer.stdout)) == 14
+
+
+def test_one_seed_is_compared_over_groups_and_says_so(tmp_path: Path) -> None:
+    write(tmp_path, draws=(1,))
+    found = compare_arms(tmp_path, "entropy", "none", replicates=100)
+    assert found.notes == (
+        "with one seed the interval is for other groups and not for other trainings",
+    )
+    row = arm_table([found])[0]
+    assert np.isnan(row.sd) and row.floor == 1 and row.lower < row.difference < row.upper
+    assert format_arm_table([found], "markdown").endswith(
+        "With one seed the interval is for other groups and not for other trainings."
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            [],
+            "Name two models (A=a.npz B=b.npz), or arms of a results folder "
+            "(--arms self_confidence,random --results results).",
+        ),
+        (
+            ["A=a.npz", "--arms", "a,b"],
+            "Name two models (A=a.npz B=b.npz), or arms of a results folder "
+            "(--arms self_confidence,random --results results), not both.",
+        ),
+        (["--arms", "a"], "--arms a: name at least two, the compared one first."),
+        (
+            ["--arms", "entropy,none", "--metrics", "f1"],
+            "figures is f1: choose among accuracy, macro_f1, nll, brier, ece, aurc, augrc.",
+        ),
+        (
+            ["--arms", "entropy,none", "--format", "html", "--replicates", "10"],
+            "format is 'html': expected one of markdown, csv, latex.",
+        ),
+    ],
+)
+def test_what_the_command_cannot_compare_is_refused(
+    tmp_path: Path, words: list[str], message: str
+) -> None:
+    write(tmp_path, draws=(1,))
+    answer = invoke("compare", [*words, "--results", tmp_path])
+    assert isinstance(answer.exception, TrustqError) and str(answer.exception) == message

@@ -5,6 +5,7 @@ The full coverage study is `tests/benchmarks/coverage_study.py`; a smaller one r
 
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.stats import bootstrap as scipy_bootstrap
 from support import simulated_study
 
@@ -179,18 +180,57 @@ def test_one_seed_crossed_is_the_paired_bootstrap():
 def test_equal_seeds_add_no_spread():
     labels, logits, groups = simulated()
     other = simulated(seed=1)[1]
-    options = {"kind": "logits", "groups": groups, "seed": 2, "replicates": 200}
+    options = {"kind": "logits", "groups": groups, "seed": 2, "replicates": 2000}
     three = crossed_figures(labels, np.stack([logits] * 3), np.stack([other] * 3), **options)
     for name, row in compare_figures(labels, logits, other, **options).items():
-        assert three[name] == pytest.approx(row, abs=1e-12)
+        assert three[name][:3] == pytest.approx(row[:3], abs=1e-12)
+        # Student's interval of the same spread of groups, beside its percentiles.
+        assert three[name].upper - three[name].lower == pytest.approx(
+            row.upper - row.lower, rel=0.1
+        )
 
 
-def test_crossed_intervals_cover_more_often_than_naive_and_nested_ones():
-    studies = [simulated_study(seed, replicates=400) for seed in range(100)]
-    covered = {name: np.mean([study[name] for study in studies]) for name in studies[0]}
+def test_the_crossed_interval_is_that_of_its_formula():
+    # Differences of accuracy by hand: 4 trainings on 6 groups of one row.
+    rng = np.random.default_rng(0)
+    right = rng.random((2, 4, 6)) < 0.6
+    probs = np.where(right[..., None], [0.8, 0.2], [0.2, 0.8])
+    labels = np.zeros(6, dtype=int)
+    (found,) = crossed_figures(
+        labels, *probs, seed=1, figures=("accuracy",), replicates=200_000
+    ).values()
+    own = right[0].astype(float) - right[1]  # (trainings, rows)
+    of_seeds = own.mean(axis=1).var(ddof=1) / 4
+    covariance = np.cov(own, bias=True) / 6
+    of_groups = max((covariance.sum() - np.trace(covariance)) / 12, 0)
+    t_seeds, t_groups = stats.t.ppf(0.975, 3), stats.t.ppf(0.975, 5)
+    half = (t_seeds * of_seeds + t_groups * of_groups) / np.sqrt(of_seeds + of_groups)
+    assert of_groups > 0
+    assert found.upper - found.difference == pytest.approx(half, rel=0.02)
+    assert found.difference - found.lower == pytest.approx(half, rel=0.02)
+
+
+def test_arms_that_never_differ_have_an_interval_of_no_width():
+    labels, logits, groups = simulated()
+    two = np.stack([logits] * 2)
+    found = crossed_figures(labels, two, two, kind="logits", groups=groups, seed=0, replicates=50)
+    assert all(row[2:] == (0, 0, 0) for row in found.values())
+
+
+@pytest.mark.parametrize(("n_seeds", "seed_sd"), [(5, 0.15), (3, 0.6)])
+def test_crossed_intervals_cover_the_truth_of_simulated_studies(n_seeds, seed_sd):
+    studies = [
+        simulated_study(seed, n_seeds=n_seeds, seed_sd=seed_sd, replicates=200)
+        for seed in range(100)
+    ]
+    covered = {name: np.mean([study.holds[name] for study in studies]) for name in NAMES}
+    # tests/benchmarks/studies.md has 500 studies of each and of seven more: 94 to 97 %.
     assert covered["crossed"] >= 0.90
-    assert covered["nested"] < covered["crossed"]
-    assert covered["naive"] < covered["crossed"]
+    for name in ("nested", "naive", "seeds"):
+        assert covered[name] < covered["crossed"]
+
+
+NAMES = ("crossed", "percentile", "nested", "naive", "seeds")
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_another():
@@ -243,19 +283,6 @@ def test_bad_input_is_refused():
     assert str(error.value) == (
         "a has shape (1, 9, 4) and b (1, 9, 3): "
         "pass the same seeds, rows and classes in the same order."
-    )
-    with pytest.raises(TrustqError) as error:
-        crossed_figures(
-            labels,
-            np.stack([logits] * 2),
-            np.stack([logits] * 2),
-            kind="logits",
-            seed=0,
-            method="bca",
-        )
-    assert str(error.value) == (
-        "bca was asked for with 2 seeds: it is defined for one resampled unit, "
-        "so pass method='percentile'."
     )
     with pytest.raises(TrustqError) as error:
         compare_figures(labels, logits, logits, kind="scores", seed=0)

@@ -5,12 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 from support import make_cache
 
 from trustq.errors import TrustqError
-from trustq.heads import LinearHead, SharedFeatures, make_head
+from trustq.heads import BoostedHead, LinearHead, SharedFeatures, fit_heads, make_head
 from trustq.heads.out_of_fold import (
     OutOfFold,
     TrainingRows,
@@ -36,7 +37,8 @@ def exact_peer() -> LogisticRegression:
     return LogisticRegression(solver="newton-cholesky", tol=1e-10)
 
 
-HEADS = ["linear", "balanced", "xgboost", "knn", "lda", "mlp", "majority"]
+LEARNERS = ["linear", "balanced", "xgboost", "knn", "centroid", "lda", "ridge", "mlp"]
+HEADS = [*LEARNERS, "majority", "prior"]
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -49,7 +51,7 @@ def test_class_missing_from_fit_keeps_its_column(name: str) -> None:
     assert logits.shape == (len(cache), 4)
     assert np.isfinite(logits).all()
     assert softmax(logits)[:, 2].max() < 0.2
-    if name != "majority":
+    if name in LEARNERS:
         right = head.predict(cache.features[known]) == cache.label[known]
         assert right.mean() > 0.8
     assert 2 not in head.classes_
@@ -306,3 +308,47 @@ def test_heads_that_take_no_weights_say_so() -> None:
         make_head("knn", n_classes=3).fit(
             cache.features, cache.label, sample_weight=np.full(240, 0.5)
         )
+
+
+def test_components_are_those_of_the_rows_that_the_fold_may_know() -> None:
+    cache = make_cache()
+    used = np.arange(240) % 3 > 0
+    head = BoostedHead(n_classes=3, trees=5, components=2)
+    head.fit(cache.features, cache.label, sample_weight=used)
+    peer = PCA(2).fit(cache.features[used].astype(np.float64))
+    assert head.axes_ is not None
+    np.testing.assert_allclose(np.abs((head.axes_ * peer.components_.T).sum(axis=0)), 1, atol=1e-6)
+    with pytest.raises(
+        TrustqError, match="components is 99, and 160 rows of 8 features have fewer"
+    ):
+        BoostedHead(n_classes=3, components=99).fit(cache.features, cache.label, sample_weight=used)
+
+
+def test_the_study_preset_is_the_studys() -> None:
+    head = make_head("xgboost_study", n_classes=7)
+    own = head.get_params()  # type: ignore[attr-defined]
+    assert (own["trees"], own["max_depth"], own["learning_rate"]) == (500, 6, 0.05)
+    assert (own["subsample"], own["colsample_bytree"], own["max_bin"]) == (0.8, 0.8, 256)
+    assert (own["min_child_weight"], own["gamma"]) == (3, 0.1)
+    assert (own["reg_alpha"], own["reg_lambda"]) == (0.1, 1)
+
+
+def test_boosted_heads_fitted_side_by_side_are_those_fitted_alone() -> None:
+    cache = make_cache()
+    shared = SharedFeatures(cache.features)
+    labels = np.array([np.roll(cache.label, i) for i in range(6)])
+    heads = [make_head("xgboost", n_classes=3, trees=4) for _ in labels]
+    fit_heads(heads, shared, labels, used=np.ones(labels.shape, dtype=bool))
+    for head, own in zip(heads, labels, strict=True):
+        alone = make_head("xgboost", n_classes=3, trees=4).fit(cache.features, own)
+        np.testing.assert_array_equal(
+            head.predict_logits(cache.features), alone.predict_logits(cache.features)
+        )
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_head_tells_its_size(name: str) -> None:
+    cache = make_cache()
+    head = make_head(name, n_classes=3).fit(cache.features, cache.label)
+    least = {"knn": cache.features.nbytes, "mlp": 256 * 8 * 4, "majority": 24, "prior": 24}
+    assert head.n_bytes >= least.get(name, 3 * 8 * 4)

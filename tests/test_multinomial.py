@@ -13,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from trustq.errors import TrustqError
-from trustq.heads import SharedFeatures, fit_multinomial, fit_penalty_path
+from trustq.heads import LinearHead, SharedFeatures, fit_multinomial, fit_penalty_path, multinomial
 from trustq.heads.multinomial import MultinomialFits
 from trustq.heads.shared import one_blas_thread
 
@@ -96,6 +96,18 @@ def test_float32_is_never_worse_than_scikit_learn() -> None:
     assert_as_good_as_scikit_learn(fits, features, label_sets, weights, penalties)
 
 
+def test_half_precision_features_are_fitted_and_predicted_as_float32() -> None:
+    features, labels, _ = problem(n=2500, d=40)
+    half = features.astype(np.float16)
+    same = half.astype(np.float32)
+    ours = fit_multinomial(half, labels[None], n_classes=4)
+    peer = fit_multinomial(same, labels[None], n_classes=4)
+    np.testing.assert_array_equal(ours.coef, peer.coef)
+    np.testing.assert_allclose(ours.logits(half), peer.logits(same), atol=1e-5)
+    head = LinearHead(n_classes=4).fit(half, labels)
+    np.testing.assert_array_equal(head.predict_logits(half), ours.logits(half)[0])
+
+
 @pytest.mark.parametrize(("n", "d", "k"), [(60, 5, 3), (2500, 40, 4), (1000, 67, 9), (700, 96, 33)])
 def test_company_threads_and_place_change_no_bit(n: int, d: int, k: int) -> None:
     features, labels, rng = problem(n, d, k)
@@ -171,6 +183,17 @@ def test_a_start_near_the_answer_saves_time_and_changes_little() -> None:
     assert warm.n_evaluations[0] < cold.n_evaluations[0]
     assert abs(warm.objective[0] / cold.objective[0] - 1) < 1e-6
     again = fit_multinomial(shared, labels[None], n_classes=4, start=first)
+    assert again.n_evaluations[0] == 1
+
+
+def test_a_large_problem_keeps_no_curvature_and_still_starts_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    features, labels, _ = problem(n=2500, d=40)
+    monkeypatch.setattr(multinomial, "KEPT_SIZE", 4 * 41 - 1)
+    first = fit_multinomial(features, labels[None], n_classes=4)
+    assert first.curvature == (None,)
+    again = fit_multinomial(features, labels[None], n_classes=4, start=first)
     assert again.n_evaluations[0] == 1
 
 

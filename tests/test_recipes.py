@@ -1,5 +1,6 @@
 """Recipes: only what differs from the defaults, checked with line, key and nearest key."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from trustq.recipes import load_recipe, load_sweep, packaged, resolved
 
 
 def test_every_packaged_recipe_loads_and_has_a_title() -> None:
-    assert {"ce-noisy", "ce-clean", "small-cpu", "digits"} <= set(packaged())
+    reference = {"ce-noisy", "ce-clean", "gce-noisy", "weighted-sampler", "resnet50-audit"}
+    assert reference | {"small-cpu", "digits"} <= set(packaged())
     for name, title in packaged().items():
         assert load_recipe(name, part="extract").name == name
         assert title.endswith(".")
@@ -22,6 +24,32 @@ def test_the_reference_recipe_is_the_studys() -> None:
     assert (recipe.epochs, recipe.warmup_epochs, recipe.label_smoothing) == (12, 2, 0.05)
     assert (recipe.rotation, recipe.colour_jitter) == (15, 0.1)
     assert (recipe.noise, recipe.trusted) == ("reference", 0.1)
+    assert (recipe.loss, recipe.optimizer, recipe.sampling) == ("ce", "adamw", "none")
+    assert recipe.horizontal_flip and recipe.vertical_flip and not recipe.transpose
+
+
+def test_the_audit_recipe_is_the_studys() -> None:
+    recipe = load_recipe("resnet50-audit").extract
+    assert (recipe.backbone, recipe.image_size, recipe.random_crop) == ("resnet50", 224, 0.7)
+    assert (recipe.colour_jitter, recipe.hue_jitter) == (0.2, 0.1)
+    assert (recipe.label_smoothing, recipe.mixup) == (0.1, 0.2)
+    assert (recipe.optimizer, recipe.learning_rate, recipe.epochs) == ("adamw", 1e-4, 10)
+    assert (recipe.warmup_epochs, recipe.rotation) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "differing"),
+    [
+        ("ce-clean", {"noise": "none", "trusted": 0.0}),
+        ("gce-noisy", {"loss": "gce", "gce_q": 0.7, "label_smoothing": 0.0}),
+        ("weighted-sampler", {"sampling": "class_balanced"}),
+    ],
+)
+def test_variants_differ_from_the_reference_in_what_they_are_named_for(
+    name: str, differing: dict[str, object]
+) -> None:
+    reference = load_recipe("ce-noisy").extract
+    assert load_recipe(name).extract == dataclasses.replace(reference, **differing)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -41,8 +69,8 @@ def test_the_reference_recipe_is_the_studys() -> None:
         ),
         (
             "[extract]\nmode = 'frosen'\n",
-            "{path}, line 2: mode is 'frosen', expected one of finetune, frozen "
-            "(did you mean 'frozen'?).",
+            "{path}, line 2: mode is 'frosen', expected one of finetune, frozen, "
+            "crossfit (did you mean 'frozen'?).",
         ),
         (
             "[sweep]\narms = []\n",
@@ -117,8 +145,6 @@ def test_a_command_means_its_own_part_where_both_have_the_key() -> None:
 
 
 def test_every_setting_says_what_it_means() -> None:
-    import dataclasses
-
     from trustq.recipes import ExtractRecipe, SweepRecipe
 
     for part in (ExtractRecipe, SweepRecipe):

@@ -180,12 +180,23 @@ def test_without_a_split_figures_are_out_of_fold_and_never_calibrated_on_test(
 
 def test_xgboost_head_and_open_penalty_run(tmp_path: Path) -> None:
     repair([make_cache()], recipe=recipe("head=xgboost", "trees=5"), results=tmp_path / "r")
+    few = recipe("head=xgboost", "trees=5", "components=2")
+    repair([make_cache()], recipe=few, results=tmp_path / "r")
     repair([make_cache()], recipe=recipe("regularisation=auto"), results=tmp_path / "r")
     heads = query(tmp_path / "r", "SELECT DISTINCT head, selection_digest IS NULL FROM cells")
     assert sorted(heads) == [("linear", False), ("xgboost", False)]
+    settings = query(tmp_path / "r", "SELECT DISTINCT head_settings FROM cells ORDER BY 1")
+    assert [text for (text,) in settings] == [
+        '{"components": 2, "trees": 5}',
+        '{"regularisation": "auto"}',
+        '{"trees": 5}',
+    ]
 
 
-@pytest.mark.parametrize("head", ["balanced", "knn", "lda", "mlp", "majority"])
+OTHER_HEADS = ["balanced", "knn", "centroid", "lda", "ridge", "mlp", "majority", "prior"]
+
+
+@pytest.mark.parametrize("head", OTHER_HEADS)
 def test_every_other_head_repairs_too(head: str, tmp_path: Path) -> None:
     settings = recipe(f"head={head}", "arms=none,self_confidence")
     repair([make_cache()], recipe=settings, results=tmp_path / "r")
@@ -193,7 +204,9 @@ def test_every_other_head_repairs_too(head: str, tmp_path: Path) -> None:
         tmp_path / "r",
         "SELECT min(figure) FROM metrics WHERE metric = 'accuracy' AND split = 'test'",
     )
-    assert rows[0][0] > (0.15 if head == "majority" else 0.5)
+    assert rows[0][0] > (0.15 if head in ("majority", "prior") else 0.5)
+    costs = "SELECT min(head_bytes), min(microseconds_per_row) FROM cells"
+    assert all(cost > 0 for cost in query(tmp_path / "r", costs)[0])
 
 
 def test_backbone_head_is_the_cached_logits_as_they_are(tmp_path: Path) -> None:

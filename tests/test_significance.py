@@ -12,6 +12,7 @@ from support_cli import invoke
 from trustq.errors import TrustqError
 from trustq.significance import (
     SeedTable,
+    default_metrics,
     format_significance,
     read_seed_table,
     results_seed_tables,
@@ -71,6 +72,41 @@ def test_the_command_reproduces_every_row_of_the_published_table():
         assert float(own["floor"]) == 2 / 2 ** int(own["n"])
         # The smallest raw p is .1875, so ten tests leave nothing.
         assert float(own["p_holm"]) == 1.0
+
+
+@needs_reference
+def test_unasked_the_command_takes_the_columns_of_the_published_table():
+    named, unasked = (
+        invoke("export", ["significance", *published_arguments(), "--format", "csv", *more])
+        for more in (["--metrics", ",".join(METRICS)], [])
+    )
+    assert unasked.exit_code == 0, unasked.output
+    assert unasked.stdout == named.stdout
+
+
+@pytest.mark.parametrize(
+    ("columns", "chosen"),
+    [
+        (["accuracy", "test_accuracy", "ece"], ["accuracy"]),
+        (["test_accuracy", "val_accuracy", "accuracy_gain"], ["test_accuracy"]),
+        (["uncal_macro_f1", "cal_macro_f1", "accuracy"], ["cal_macro_f1", "accuracy"]),
+        (["test_uncal_accuracy", "ece"], ["test_uncal_accuracy"]),
+    ],
+)
+def test_metrics_are_found_by_the_names_of_the_columns(columns, chosen):
+    table = SeedTable("a", "", {name: {1: 0.5} for name in columns})
+    other = SeedTable("b", "", {name: {1: 0.5} for name in [*columns, "macro_f1"]})
+    assert default_metrics([table, other]) == chosen
+
+
+def test_tables_without_a_known_metric_are_refused():
+    a, b = (SeedTable(name, "", {"ece": {1: 0.5}, name: {1: 0.5}}) for name in "ab")
+    with pytest.raises(TrustqError) as error:
+        default_metrics([a, b])
+    assert str(error.value) == (
+        "The tables share no column that ends in macro_f1 or accuracy; they share ece. "
+        "Name some: --metrics NAME,NAME."
+    )
 
 
 def tables(n=3):

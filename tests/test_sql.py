@@ -163,3 +163,15 @@ def test_the_prompt_answers_completes_and_remembers(
     typed = Document("SELECT sample_id FROM leaderb")
     (found,) = completer(results).get_completions(typed, CompleteEvent())
     assert found.text == "leaderboard"
+
+
+def test_a_query_loads_duckdb_and_numpy_and_no_other_heavy_library(results: Path) -> None:
+    # Half of the time before the first answer was once scikit-learn's import.
+    code = (
+        "import sys, pathlib; from trustq.results import run_query\n"
+        f"run_query(pathlib.Path({str(results)!r}), 'SELECT 1')\n"
+        "heavy = {'duckdb', 'numpy', 'scipy', 'sklearn', 'cleanlab', 'xgboost', 'matplotlib'}\n"
+        "print(*sorted((heavy | {'torch', 'h5py'}) & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "duckdb numpy\n", done.stderr

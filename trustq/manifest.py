@@ -6,7 +6,7 @@ on.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -65,6 +65,11 @@ class Manifest:
             "splits": digest_strings(self.columns["split"].tolist()),
             "labels": digest_strings([*self.classes, "", *self.columns["label"].tolist()]),
         }
+
+    def subset(self, rows: np.ndarray) -> "Manifest":
+        """Some rows, by position or as booleans, in their order."""
+        columns = {name: array[rows] for name, array in self.columns.items()}
+        return replace(self, columns=columns)
 
     def image_path(self, row: int) -> Path:
         """Where the image of a row is."""

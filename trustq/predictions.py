@@ -9,12 +9,16 @@ import numpy as np
 
 from trustq.class_metrics import slice_name
 from trustq.errors import TrustqError
-from trustq.probabilities import _log_softmax, checked_labels, checked_logits, checked_probs
+from trustq.joins import ID_COLUMNS, find_rows, id_keys
+from trustq.probabilities import (
+    NORMALISATIONS,
+    _log_softmax,
+    checked_labels,
+    checked_logits,
+    checked_probs,
+    normalised,
+)
 from trustq.tables import read_table
-
-NORMALISATIONS = ("l1", "softmax")
-ID_COLUMNS = ("sample_ids", "sample_id", "image_id", "image", "isic_id", "id")
-_IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def read_predictions(
     conditions: Sequence[str] = (),
     normalise: str | None = None,
 ) -> Predictions:
-    """Predictions of an npz, CSV or Parquet file, or of a cache (.h5).
+    """Predictions of an npz, CSV or Parquet file, or of a cache (.h5, or exported .safetensors).
 
     Arrays, or table columns, are `labels`, `logits` or `probs` (in tables `logit_<class>`,
     `prob_<class>`), and if there are any `sample_ids`, `groups`, `split`, `classes`; `names` maps
@@ -94,8 +98,8 @@ def read_predictions(
     """
     path, names = Path(path), dict(names or {})
     if normalise is not None and normalise not in NORMALISATIONS:
-        raise TrustqError(f"--normalize {normalise}: expected l1 or softmax.")
-    if path.suffix in (".h5", ".hdf5"):
+        raise TrustqError(f"--normalize {normalise}: expected {' or '.join(NORMALISATIONS)}.")
+    if path.suffix in (".h5", ".hdf5", ".safetensors"):
         return _of_cache(path)
     raw = _npz(path) if path.suffix == ".npz" else dict(read_table(path))
     is_table = path.suffix != ".npz"
@@ -104,7 +108,7 @@ def read_predictions(
     for table in meta:
         if ids is None:
             raise TrustqError(f"{path} has no ids to join {table} by: name them (--sample-ids).")
-        raw |= _joined(Path(table), _keys(ids), names, [*raw])
+        raw |= _joined(Path(table), id_keys(ids), names, [*raw])
     kind, scores, titles = _scores(path, raw, names, is_table)
     classes = _class_names(raw, names, titles)
     k = scores.shape[1]
@@ -112,7 +116,7 @@ def read_predictions(
         raise TrustqError(f"{path} has {k} columns of {kind} and {len(classes)} classes.")
     labels, classes = _labels(path, raw, names, classes, k)
     if normalise is not None:
-        scores, kind = _normalised(scores, normalise), "probs"
+        scores, kind = normalised(scores, normalise), "probs"
         notes.append(f"rows were normalised ({normalise})")
     scores = checked_logits(scores) if kind == "logits" else _checked_probs_of(path, scores)
     labels = checked_labels(labels, len(scores), k, beside=kind)
@@ -144,9 +148,9 @@ def read_predictions(
 
 
 def _of_cache(path: Path) -> Predictions:
-    from trustq.store import read_cache
+    from trustq.store import open_cache
 
-    cache = read_cache(path)
+    cache = open_cache(path)
     if cache.logits is None:
         raise TrustqError(
             f"{path} holds features and no logits: fit a head with trustq repair, or import logits."
@@ -202,34 +206,14 @@ def _joined(
     table: Path, keys: list[str], names: dict[str, str], taken: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """Columns of a metadata table in the order of `keys`; None where it lacks the id."""
-    columns = read_table(table)
-    candidates = [names.get("sample_ids", ""), *ID_COLUMNS]
-    by = next((name for name in candidates if name in columns), None)
-    if by is None:
-        raise TrustqError(
-            f"{table} has no column of ids; it has {', '.join(columns)}: "
-            f"call it one of {', '.join(ID_COLUMNS)}."
-        )
-    theirs = _keys(columns[by])
-    position = {key: row for row, key in enumerate(theirs)}
-    if len(position) < len(theirs):
-        raise TrustqError(f"{table}: {by} must be unique to be joined by.")
-    rows = [position.get(key) for key in keys]
-    if not any(row is not None for row in rows):
+    columns, rows = find_rows(table, keys, by=names.get("sample_ids"))
+    if all(row is None for row in rows):
         raise TrustqError(f"{table} shares no id with the predictions, e.g. {keys[0]!r}.")
     return {
         name: np.array([None if r is None else column[r] for r in rows], dtype=object)
         for name, column in columns.items()
         if name not in taken
     }
-
-
-def _keys(ids: np.ndarray) -> list[str]:
-    keys = []
-    for text in _texts(ids):
-        ending = next((e for e in _IMAGE_ENDINGS if text.lower().endswith(e)), "")
-        keys.append(text.removesuffix(text[len(text) - len(ending) :]) if ending else text)
-    return keys
 
 
 def _scores(
@@ -304,16 +288,6 @@ def _labels(
             f"{', '.join(classes)}. Leave out rows without a label."
         )
     return np.array([position[text.lower()] for text in texts], dtype=np.intp), classes
-
-
-def _normalised(scores: np.ndarray, how: str) -> np.ndarray:
-    if how == "softmax":
-        return np.exp(_log_softmax(checked_logits(scores)))
-    scores = checked_logits(scores)
-    sums = scores.sum(axis=1, keepdims=True)
-    if scores.min() < 0 or sums.min() <= 0:
-        raise TrustqError("--normalize l1 needs numbers >= 0 with a positive sum in every row.")
-    return scores / sums
 
 
 def _checked_probs_of(path: Path, scores: np.ndarray) -> np.ndarray:

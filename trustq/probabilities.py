@@ -8,6 +8,7 @@ import numpy as np
 from trustq.errors import TrustqError
 
 PROBABILITY_FLOOR = 1e-12  # below it a stored probability counts as this, so that logs are finite
+NORMALISATIONS = ("l1", "softmax")  # how rows that do not sum to 1 are made to
 ROW_SUM_TOLERANCE = 1e-3  # ten classes stored with four decimals are off by up to 5e-4
 
 
@@ -45,6 +46,23 @@ def logits_from_probs(probs: np.ndarray) -> np.ndarray:
     array([[  0.   , -27.631]])
     """
     return np.log(np.maximum(checked_probs(probs), PROBABILITY_FLOOR))
+
+
+def normalised(scores: np.ndarray, how: str) -> np.ndarray:
+    """Rows of scores, (n, k), that sum to 1: divided by their sum (l1), or their softmax.
+
+    Raises `TrustqError` for negative numbers or a row of zeros under l1.
+
+    >>> normalised(np.array([[1.0, 3.0]]), "l1")
+    array([[0.25, 0.75]])
+    """
+    scores = checked_logits(scores)
+    if how == "softmax":
+        return np.exp(_log_softmax(scores))
+    sums = scores.sum(axis=1, keepdims=True)
+    if scores.min() < 0 or sums.min() <= 0:
+        raise TrustqError("--normalize l1 needs numbers >= 0 with a positive sum in every row.")
+    return scores / sums
 
 
 def checked_logits(logits: np.ndarray) -> np.ndarray:

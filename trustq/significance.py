@@ -121,6 +121,37 @@ def read_seed_table(path: Path, *, arm: str, evaluation: str = "") -> SeedTable:
     return SeedTable(arm, evaluation, figures)
 
 
+def default_metrics(tables: Sequence[SeedTable]) -> list[str]:
+    """Columns that every table has for macro-F1 and for accuracy, whatever they call them.
+
+    The metric's own name, else those that end in it: of these the ones of test rows where any name
+    says so, and not an uncalibrated one that has a calibrated twin. Raises `TrustqError` for none.
+
+    >>> names = ["val_accuracy", "test_uncal_accuracy", "test_cal_accuracy"]
+    >>> default_metrics([SeedTable("a", "", {name: {1: 0.5} for name in names})])
+    ['test_cal_accuracy']
+    """
+    shared = [name for name in tables[0].figures if all(name in t.figures for t in tables)]
+    chosen: list[str] = []
+    for metric in METRICS:
+        if metric in shared:
+            chosen.append(metric)
+            continue
+        ending = [name for name in shared if name.lower().endswith(f"_{metric}")]
+        ending = [name for name in ending if "test" in name.lower()] or ending
+        chosen += [
+            n
+            for n in ending
+            if n.replace("uncal", "cal") == n or n.replace("uncal", "cal") not in ending
+        ]
+    if not chosen:
+        raise TrustqError(
+            f"The tables share no column that ends in {' or '.join(METRICS)}; they share "
+            f"{', '.join(shared) or 'none'}. Name some: --metrics NAME,NAME."
+        )
+    return chosen
+
+
 def results_seed_tables(
     results: Path,
     *,
@@ -166,10 +197,20 @@ def results_seed_tables(
     return tables
 
 
-def format_significance(rows: Sequence[Significance], format: str) -> str:
+OVER_SEEDS = "95 % percentile bootstrap over seeds alone"
+
+
+def format_significance(
+    rows: Sequence[Significance],
+    format: str,
+    *,
+    interval: str = OVER_SEEDS,
+    notes: Sequence[str] = (),
+) -> str:
     """The table as Markdown, CSV (every column, full precision) or LaTeX (booktabs).
 
-    Markdown and LaTeX end with what the reader must know: the floor, the family and the interval.
+    Markdown and LaTeX end with what the reader must know: the floor, the family, what `interval`
+    there is, and further `notes`.
     """
     if format not in FORMATS:
         raise TrustqError(f"format is {format!r}: expected one of {', '.join(FORMATS)}.")
@@ -186,11 +227,11 @@ def format_significance(rows: Sequence[Significance], format: str) -> str:
     cells = [_cells(row) for row in rows]
     if not any(row.evaluation for row in rows):
         head, cells = head[1:], [row[1:] for row in cells]
-    lines = [_note(rows)]
+    lines = [_note(rows, interval), *notes]
     if format == "markdown":
         table = [head, ["---"] * len(head), *cells]
         body = ["| " + " | ".join(_markdown(text) for text in row) + " |" for row in table]
-        return "\n".join([*body, "", *lines])
+        return "\n".join([*body, "", "\n\n".join(lines)])
     body = [" & ".join(map(_latex, row)) + r" \\" for row in (head, *cells)]
     return "\n".join(
         [
@@ -283,7 +324,7 @@ def _cells(row: Significance) -> list[str]:
     ]
 
 
-def _note(rows: Sequence[Significance]) -> str:
+def _note(rows: Sequence[Significance], interval: str) -> str:
     floor = min(row.floor for row in rows)
     reach = (
         f"no comparison can have a p below {floor:.3g}"
@@ -292,8 +333,8 @@ def _note(rows: Sequence[Significance]) -> str:
     )
     return (
         "p: exact two-sided sign-flip over paired seeds; floor: the smallest p that n seeds can "
-        f"give ({reach}); Holm over the {len(rows)} rows of this table; interval: 95 % percentile "
-        "bootstrap over seeds alone; g: Hedges' standardised mean difference."
+        f"give ({reach}); Holm over the {len(rows)} rows of this table; interval: {interval}; "
+        "g: Hedges' standardised mean difference."
     )
 
 

@@ -72,29 +72,32 @@ def _allot(
     stratum = counts.argmax(axis=1)
 
     part_of_group = np.empty(n_groups, dtype=np.int64)
-    overall = np.zeros(n_parts)  # rows so far, over all classes
+    share, parts = fractions.tolist(), list(range(n_parts))
+    overall = [0.0] * n_parts  # rows so far, over all classes
     order = rng.permutation(n_groups)
+    # Plain numbers, for thousands of groups choose among a handful of parts.
     for c in np.unique(stratum):
         members = order[stratum[order] == c]
         # Large groups first, while there is room to balance them; random among equals.
         members = members[np.argsort(-sizes[members], kind="stable")]
-        want = fractions * sizes[members].sum()
-        have = np.zeros(n_parts)
+        want = (fractions * sizes[members].sum()).tolist()
+        have = [0.0] * n_parts
+        chosen = []
         # The last (smallest) groups are kept for parts that would else get none of this class.
-        for position, group in enumerate(members):
+        for position, size in enumerate(sizes[members].tolist()):
             left = len(members) - position
-            empty = np.flatnonzero(have == 0)
-            if len(members) >= n_parts and left <= len(empty):
-                candidates = empty
-            else:
-                candidates = np.arange(n_parts)
+            candidates = parts
+            if len(members) >= n_parts and left <= have.count(0.0):
+                candidates = [part for part in parts if have[part] == 0]
             # The part that is least filled for its share (Sainte-Lague). Filling the one that lacks
             # most rows gave train every HAM10000 lesion of three and more images, and with them 61
             # % histology against 36 % in val and test.
-            filled = ((have + sizes[group] / 2) / want)[candidates]
-            best = candidates[filled <= filled.min() + 1e-9]
-            part = best[np.argmin((overall / fractions)[best])]
-            part_of_group[group] = part
-            have[part] += sizes[group]
-            overall[part] += sizes[group]
+            filled = [(have[part] + size / 2) / want[part] for part in candidates]
+            limit = min(filled) + 1e-9
+            best = [part for part, full in zip(candidates, filled, strict=True) if full <= limit]
+            part = min(best, key=lambda part: overall[part] / share[part])
+            chosen.append(part)
+            have[part] += size
+            overall[part] += size
+        part_of_group[members] = chosen
     return part_of_group[group_of_row]

@@ -9,10 +9,11 @@ from trustq.errors import TrustqError
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, *, index: int | None = None) -> torch.device:
     """The device of that name, or with `auto` the fastest there is.
 
-    Raises `TrustqError` where it is unknown or not there.
+    `index` is the GPU of this process, where a launcher started several. Raises `TrustqError` where
+    the device is unknown or not there.
     """
     there = {
         "cuda": torch.cuda.is_available(),
@@ -32,6 +33,13 @@ def choose_device(name: str) -> torch.device:
     # Float32 convolutions on CUDA are TF32 by default, with 10 bits: cached features would differ
     # from one machine to the next.
     torch.backends.cudnn.allow_tf32 = False
+    if name == "cuda" and index is not None:
+        if index >= (n_gpus := torch.cuda.device_count()):
+            raise TrustqError(
+                f"Process {index} of this machine has no GPU of its own: there are {n_gpus}. Start "
+                f"as many processes as GPUs, e.g. torchrun --nproc-per-node {n_gpus}."
+            )
+        return torch.device(name, index)
     return torch.device(name)
 
 
@@ -46,10 +54,18 @@ class MixedPrecision:
 
     @classmethod
     def of_recipe(cls, amp: str, device: torch.device) -> "MixedPrecision":
-        """Mixed on CUDA unless the recipe says off; elsewhere it gains little or is not whole."""
-        if amp == "off" or device.type != "cuda":
+        """As the recipe says; auto is mixed on CUDA, as elsewhere it gains little or is not whole.
+
+        Raises `TrustqError` for bf16 on a GPU that lacks it.
+        """
+        if amp == "off" or (amp == "auto" and device.type != "cuda"):
             return cls(torch.float32)
-        return cls(torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
+        if amp == "fp16":
+            return cls(torch.float16)
+        lacks_bf16 = device.type == "cuda" and not torch.cuda.is_bf16_supported()
+        if amp == "bf16" and lacks_bf16:
+            raise TrustqError("amp=bf16: this GPU has no bfloat16. Use --set amp=fp16, or auto.")
+        return cls(torch.float16 if lacks_bf16 else torch.bfloat16)
 
     @property
     def is_on(self) -> bool:
@@ -60,3 +76,10 @@ class MixedPrecision:
     def needs_scaler(self) -> bool:
         """Whether gradients would underflow without a scaler."""
         return self.dtype == torch.float16
+
+
+def is_compiler_error(error: Exception) -> bool:
+    """Whether torch.compile failed, rather than what it compiled."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    return isinstance(error, TorchDynamoException)

@@ -8,13 +8,25 @@ import h5py
 import numpy as np
 
 from trustq.errors import TrustqError
-from trustq.manifest import Manifest
+from trustq.extraction.observed import read_observed
+from trustq.extraction.settings import require_agreeing
+from trustq.manifest import SPLITS, Manifest
 from trustq.noise import draw_start, parse_noise
 from trustq.recipes import ExtractRecipe
+from trustq.splits import group_folds, split_by_group, thin_classes
 from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE, SEEN_SELECTION
 
 # Settings below these make no training; two images a batch, for batch norm.
-_LEAST = {"epochs": 1, "batch_size": 2, "image_size": 8, "warmup_epochs": 0, "patience": 0}
+_LEAST = {
+    "epochs": 1,
+    "batch_size": 2,
+    "image_size": 8,
+    "warmup_epochs": 0,
+    "patience": 0,
+    "crossfit_folds": 2,
+}
+
+TRAIN_ON_SEED = 0  # a share of a split is the same groups for every backbone seed
 
 
 @dataclass(frozen=True)
@@ -27,50 +39,111 @@ class Rows:
     seen: np.ndarray
     exposure: str
     noise: dict[str, Any]  # the draw, as a cache's attribute
+    fold: np.ndarray  # crossfit: the fold of each trained row; -1 elsewhere
+    validation: np.ndarray  # positions of the rows that epochs are judged by
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_crossfit(self) -> bool:
+        """Whether each trained row is also scored by a network that did not see its group."""
+        return bool((self.fold >= 0).any())
 
 
 def rows_of_training(manifest: Manifest, *, recipe: ExtractRecipe, seed: int) -> Rows:
     """Labels that a recipe and a backbone seed train on, and the exposure that follows.
 
-    Bit 1 is on every training row, bit 2 on those whose label is the reference by design: trusted
-    rows, and all without noise. Bit 4 is on validation rows that choose the epoch.
+    Bit 1 is on every trained row, bit 2 on those whose label is the reference by design: trusted
+    rows, all without noise, and those that an observed-labels file leaves out. Bit 4 is on
+    validation rows that choose the epoch. Raises `TrustqError` for an observed-labels file that
+    does not fit the manifest and for fewer groups than folds.
     """
     label = manifest.label_indices
     n = len(label)
     observed = np.full(n, -1, dtype=np.int16)
     trusted = np.zeros(n, dtype=bool)
     seen = np.zeros(n, dtype=np.uint8)
+    fold = np.full(n, -1, dtype=np.int16)
     if recipe.mode == "frozen":
-        return Rows(label, observed, trusted, seen, "frozen", {})
-    noise = parse_noise(recipe.noise, classes=manifest.classes)
-    train = manifest.columns["split"] == "train"
-    start = draw_start(label[train], noise=noise, trusted=recipe.trusted, seed=seed)
-    observed[train] = start.observed
-    trusted[train] = start.trusted
-    is_clean = noise.spec == "none"
-    seen[train] = SEEN_OBSERVED | (SEEN_REFERENCE if is_clean else 0)
-    seen[trusted] |= SEEN_REFERENCE
-    if chooses_epoch(recipe):
-        seen[manifest.columns["split"] == "val"] |= SEEN_SELECTION
-    return Rows(
-        label,
-        observed,
-        trusted,
-        seen,
-        "finetuned-clean" if is_clean else "finetuned-observed",
-        {
-            "spec": noise.spec,
+        nowhere = np.empty(0, dtype=np.int64)
+        return Rows(label, observed, trusted, seen, "frozen", {}, fold, nowhere)
+    train = _trained_on(manifest, recipe.train_on)
+    notes = []
+    if recipe.observed:
+        given = read_observed(Path(recipe.observed), manifest, rows=train)
+        observed[train], trusted[train] = given.observed[train], given.trusted[train]
+        seen[observed >= 0] = SEEN_OBSERVED
+        seen[(observed >= 0) & (trusted | ~given.listed)] |= SEEN_REFERENCE
+        is_clean = False
+        noise = given.attribute
+        notes.append(given.summary)
+    else:
+        drawn = parse_noise(recipe.noise, classes=manifest.classes)
+        start = draw_start(label[train], noise=drawn, trusted=recipe.trusted, seed=seed)
+        observed[train], trusted[train] = start.observed, start.trusted
+        is_clean = drawn.spec == "none"
+        seen[train] = SEEN_OBSERVED | (SEEN_REFERENCE if is_clean else 0)
+        seen[trusted] |= SEEN_REFERENCE
+        noise = {
+            "spec": drawn.spec,
             "trusted": recipe.trusted,
             "draw_seed": seed,
             "rate": start.rate,
             "digest": start.digest,
-        },
+        }
+    trained = np.flatnonzero(observed >= 0)
+    validation = np.flatnonzero((manifest.columns["split"] == "val") & ~train)
+    if chooses_epoch(recipe):
+        seen[validation] |= SEEN_SELECTION
+    exposure = "finetuned-clean" if is_clean else "finetuned-observed"
+    if recipe.mode == "crossfit":
+        exposure = "crossfit"
+        labels, groups = observed[trained], manifest.columns["group_id"][trained].astype(str)
+        n_folds = recipe.crossfit_folds
+        if (n_groups := len(np.unique(groups))) < n_folds:
+            raise TrustqError(
+                f"{n_groups} groups to train on cannot make crossfit_folds={n_folds}: folds are "
+                "whole groups. Ask for fewer, e.g. --set crossfit_folds=2."
+            )
+        # By observed labels, for true ones are not known before the training; drawn once.
+        fold[trained] = group_folds(labels, groups, n_folds=n_folds, seed=seed)
+        notes += [
+            f"Class {manifest.classes[c]} has {n_groups} groups for {n_folds} folds: rows of it "
+            "may be scored by a network that never saw it."
+            for c, n_groups in thin_classes(labels, groups, n_folds=n_folds).items()
+        ]
+    return Rows(
+        label, observed, trusted, seen, exposure, noise, fold, validation, notes=tuple(notes)
     )
+
+
+def _trained_on(manifest: Manifest, text: str) -> np.ndarray:
+    """Rows to train on, (n,) of bool, from `SPLIT` or `SPLIT:SHARE` of its groups."""
+    split, colon, share = text.partition(":")
+    try:
+        part = float(share) if colon else 1.0
+    except ValueError:
+        part = 0.0
+    if split not in SPLITS or not 0 < part <= 1:
+        raise TrustqError(
+            f"train_on={text}: expected a split ({', '.join(SPLITS)}), or a share of the groups of "
+            "one, e.g. train:0.5."
+        )
+    chosen = np.asarray(manifest.columns["split"] == split)
+    if part < 1 and chosen.any():
+        rows = np.flatnonzero(chosen)
+        parts = split_by_group(
+            manifest.label_indices[rows],
+            manifest.columns["group_id"][rows].astype(str),
+            fractions=(part, 1 - part),
+            seed=TRAIN_ON_SEED,
+        )
+        chosen[rows[parts == 1]] = False
+    return chosen
 
 
 def chooses_epoch(recipe: ExtractRecipe) -> bool:
     """Whether validation rows decide which weights are kept."""
-    return recipe.checkpoint == "best" or recipe.patience > 0
+    return recipe.checkpoint != "last" or recipe.patience > 0
 
 
 def require_trainable(manifest: Manifest, *, recipe: ExtractRecipe) -> None:
@@ -89,26 +162,34 @@ def require_trainable(manifest: Manifest, *, recipe: ExtractRecipe) -> None:
                 "backbone, which sees no label. Draw them where they are used, in `trustq repair`."
             )
         return
-    parse_noise(recipe.noise, classes=manifest.classes)
-    split, labels = manifest.columns["split"], manifest.columns["label"]
-    counts = {name: int((split == name).sum()) for name in ("train", "val", "test", "external")}
-    found = ", ".join(f"{n:,} {name}" for name, n in counts.items() if n)
-    if not counts["train"]:
+    if recipe.observed and (recipe.noise != "none" or recipe.trusted):
         raise TrustqError(
-            f"There are no training rows (found {found}). Make the splits again, or extract "
-            "without training: --mode frozen."
+            f"observed={recipe.observed} gives the labels to train on, so noise={recipe.noise} and "
+            f"trusted={recipe.trusted:g} have nothing to draw. Leave one of them out."
         )
-    if not counts["val"] and chooses_epoch(recipe):
-        asks = "checkpoint=best" if recipe.checkpoint == "best" else f"patience={recipe.patience}"
+    parse_noise(recipe.noise, classes=manifest.classes)
+    require_agreeing(manifest, recipe=recipe)
+    split, labels = manifest.columns["split"], manifest.columns["label"]
+    train = _trained_on(manifest, recipe.train_on)
+    found = ", ".join(f"{n:,} {name}" for name in SPLITS if (n := int((split == name).sum())))
+    if not train.any():
         raise TrustqError(
-            f"There are no validation rows (found {found}), which {asks} needs. Make the splits "
-            "again, or keep the last epoch: --set checkpoint=last --set patience=0."
+            f"There are no training rows in {recipe.train_on} (found {found}). Make the splits "
+            "again, or extract without training: --mode frozen."
+        )
+    if not ((split == "val") & ~train).any() and chooses_epoch(recipe):
+        asks = f"checkpoint={recipe.checkpoint}"
+        asks = asks if recipe.checkpoint != "last" else f"patience={recipe.patience}"
+        raise TrustqError(
+            f"There are no validation rows beside those that are trained on (found {found}), which "
+            f"{asks} needs. Make the splits again, or keep the last epoch: --set checkpoint=last "
+            "--set patience=0."
         )
     inside = split != "external"
     untrained = [
         name
         for name in manifest.classes
-        if (here := inside & (labels == name)).any() and not (here & (split == "train")).any()
+        if (here := inside & (labels == name)).any() and not (here & train).any()
     ]
     if untrained:
         raise TrustqError(
@@ -163,7 +244,16 @@ def rows_elsewhere(manifest: Manifest, *, source: Path, attributes: dict[str, An
         observed,
         trusted,
         seen,
-        str(attributes["exposure"]),
+        _without_folds(str(attributes["exposure"]), attributes["noise"]),
         # The draw is of training rows; where none is here it says nothing of these rows.
         attributes["noise"] if (observed >= 0).any() else {},
+        # Other images go through the network of all training rows only.
+        np.full(n, -1, dtype=np.int16),
+        np.empty(0, dtype=np.int64),
     )
+
+
+def _without_folds(exposure: str, noise: dict[str, Any]) -> str:
+    if exposure != "crossfit":
+        return exposure
+    return "finetuned-clean" if noise.get("spec") == "none" else "finetuned-observed"

@@ -1,11 +1,15 @@
 """Images from disk to batches: checked up front, decoded small, augmented by seed, epoch and row.
 
+A view's images are decoded at full size and corrupted there, before they are resized.
+
 A sampler hands out (epoch, row) pairs, so what a row looks like depends on nothing that a loading
 process remembers: the number of processes, or a resumed run, changes no pixel.
 """
 
+import math
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,16 +18,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageEnhance
+from PIL import Image, ImageChops
 from torch.utils.data import DataLoader, Dataset
 
 from trustq.errors import TrustqError
+from trustq.extraction.augment import WHOLE, Augmentation, Box
+from trustq.extraction.corruptions import Corruption
+from trustq.extraction.progress import Progress
 from trustq.manifest import Manifest
-from trustq.recipes import ExtractRecipe
 from trustq.seeds import generator
 
 Key = tuple[int, int]  # (epoch, row); an epoch of EVALUATION leaves the image as it is
 EVALUATION = -1
+
+# More than any training has epochs: a row that is drawn again in an epoch looks as in another one.
+_AGAIN = 1 << 32
 
 _LISTED = 20  # unreadable images that an error names; the rest are counted
 _HEADERS = 256  # headers that a thread reads at a time
@@ -39,22 +48,25 @@ _RESAMPLING = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The evaluation transform, resolved: the whole image squashed to a square, then normalised.
+    """The evaluation transform, resolved: an image to a square of `size`, then normalised.
 
-    Squashed rather than cropped, since lesions reach the border of their image.
+    `aspect` is `squash` (the whole image, the default, since lesions reach the border of their
+    image), `crop` (the largest central square) or `pad` (the whole image on a square of the mean
+    colour, which the network sees as zero).
     """
 
     size: int
     interpolation: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    aspect: str = "squash"
 
     @property
     def attribute(self) -> dict[str, Any]:
         """As it is stored in a cache."""
         return {
             "size": self.size,
-            "resize": "squash",
+            "resize": self.aspect,
             "interpolation": self.interpolation,
             "mean": list(self.mean),
             "std": list(self.std),
@@ -64,60 +76,47 @@ class Preprocessing:
     def of_attribute(cls, stored: dict[str, Any]) -> "Preprocessing":
         """From a cache's attribute."""
         mean, std = (tuple(map(float, stored[name])) for name in ("mean", "std"))
-        return cls(int(stored["size"]), str(stored["interpolation"]), mean, std)
+        interpolation, aspect = str(stored["interpolation"]), str(stored["resize"])
+        return cls(int(stored["size"]), interpolation, mean, std, aspect)
 
     @classmethod
-    def of_config(cls, config: dict[str, Any], size: int) -> "Preprocessing":
+    def of_config(
+        cls,
+        config: dict[str, Any],
+        size: int,
+        *,
+        interpolation: str = "auto",
+        aspect: str = "squash",
+    ) -> "Preprocessing":
         """What timm records for a model, at `size` pixels."""
-        interpolation = config.get("interpolation", "bicubic")
+        if interpolation == "auto":
+            interpolation = config.get("interpolation", "bicubic")
         if interpolation not in _RESAMPLING:
             interpolation = "bicubic"
         mean, std = (tuple(map(float, config[name])) for name in ("mean", "std"))
-        return cls(size, interpolation, mean, std)
+        return cls(size, interpolation, mean, std, aspect)
 
-
-@dataclass(frozen=True)
-class Augmentation:
-    """What training images undergo; every draw depends on (seed, epoch, row) alone."""
-
-    seed: int
-    horizontal_flip: bool
-    vertical_flip: bool
-    transpose: bool
-    rotation: float  # degrees at most
-    colour_jitter: float  # share at most
-
-    @classmethod
-    def of_recipe(cls, recipe: ExtractRecipe, seed: int) -> "Augmentation":
-        """The augmentation that a recipe asks for."""
-        return cls(
-            seed,
-            recipe.horizontal_flip,
-            recipe.vertical_flip,
-            recipe.transpose,
-            recipe.rotation,
-            recipe.colour_jitter,
+    def fitted(self, image: Image.Image, part: Box = WHOLE) -> Image.Image:
+        """The image, or a part of what would be seen of it, as (size, size) pixels."""
+        if self.aspect == "pad":
+            image = self._padded(image)
+        width, height = image.size
+        across, down = (min(width, height),) * 2 if self.aspect == "crop" else (width, height)
+        left, top = (width - across) / 2, (height - down) / 2
+        box = (
+            left + part[0] * across,
+            top + part[1] * down,
+            left + part[2] * across,
+            top + part[3] * down,
         )
+        return image.resize((self.size, self.size), _RESAMPLING[self.interpolation], box=box)
 
-    def __call__(self, image: Image.Image, epoch: int, row: int) -> Image.Image:
-        """The image as it looks in one epoch."""
-        # All numbers are drawn always, so that switching one part off leaves the others alone.
-        draws = generator(self.seed, "augment", epoch, row).random(7).tolist()
-        left_right, up_down, turn, *colours, diagonal = draws
-        if self.horizontal_flip and left_right < 0.5:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        if self.vertical_flip and up_down < 0.5:
-            image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-        if self.transpose and diagonal < 0.5:
-            image = image.transpose(Image.Transpose.TRANSPOSE)
-        if self.rotation:
-            degrees = (2 * turn - 1) * self.rotation
-            image = image.rotate(degrees, Image.Resampling.BILINEAR)
-        if self.colour_jitter:
-            enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-            for enhancer, draw in zip(enhancers, colours, strict=True):
-                image = enhancer(image).enhance(1 + (2 * draw - 1) * self.colour_jitter)
-        return image
+    def _padded(self, image: Image.Image) -> Image.Image:
+        side = max(image.size)
+        colour = tuple(round(255 * value) for value in self.mean)
+        square = Image.new("RGB", (side, side), colour)
+        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        return square
 
 
 def require_readable(manifest: Manifest) -> None:
@@ -150,6 +149,23 @@ def require_readable(manifest: Manifest) -> None:
     )
 
 
+def decoding_problems(manifest: Manifest, *, progress: Progress) -> dict[int, str]:
+    """Rows whose image cannot be decoded to its last byte, and why.
+
+    Every image is decoded once, by threads, for Pillow lets go of the interpreter meanwhile.
+    """
+    n = len(manifest)
+    problems: dict[int, str] = {}
+    with ThreadPoolExecutor(_MOST_WORKERS) as pool, progress.images("decode", n) as show:
+        # In blocks, so that results do not pile up before they are looked at.
+        for start in range(0, n, _HEADERS):
+            rows = range(start, min(start + _HEADERS, n))
+            found = pool.map(lambda row: _decoding_problem(manifest, row), rows)
+            problems |= {row: text for row, text in zip(rows, found, strict=True) if text}
+            show(rows.stop, f"{len(problems):,} unreadable")
+    return problems
+
+
 def n_workers(recipe_workers: int) -> int:
     """Loading processes: as the recipe says, or one less than cores, eight at most."""
     if recipe_workers >= 0:
@@ -161,13 +177,22 @@ def n_workers(recipe_workers: int) -> int:
 class TrainingBatches:
     """Sampler of one epoch's batches, shuffled by (seed, epoch); set `epoch` before each pass.
 
-    A last batch of a single row joins the one before it, for batch norm needs two.
+    With `weights`, (m,) that sum to 1, as many rows are drawn with replacement instead. A last
+    batch of a single row joins the one before it, for batch norm needs two.
     """
 
-    def __init__(self, rows: np.ndarray, *, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        rows: np.ndarray,
+        *,
+        batch_size: int,
+        seed: int,
+        weights: np.ndarray | None = None,
+    ) -> None:
         self.epoch = 0
         self._rows = rows
         self._seed = seed
+        self._weights = weights
         n = len(rows)
         starts = list(range(0, n, batch_size))
         if len(starts) > 1 and n - starts[-1] == 1:
@@ -177,10 +202,29 @@ class TrainingBatches:
     def __len__(self) -> int:
         return len(self._bounds)
 
+    @property
+    def sizes(self) -> list[int]:
+        """Rows in each batch of an epoch."""
+        return [stop - start for start, stop in self._bounds]
+
     def __iter__(self) -> Iterator[list[Key]]:
-        order = generator(self._seed, "shuffle", self.epoch).permutation(self._rows).tolist()
+        keys = self._keys()
         for start, stop in self._bounds:
-            yield [(self.epoch, row) for row in order[start:stop]]
+            yield keys[start:stop]
+
+    def _keys(self) -> list[Key]:
+        if self._weights is None:
+            order = generator(self._seed, "shuffle", self.epoch).permutation(self._rows)
+            return [(self.epoch, row) for row in order.tolist()]
+        drawn = generator(self._seed, "sample", self.epoch).choice(
+            self._rows, len(self._rows), p=self._weights
+        )
+        times: Counter[int] = Counter()
+        keys = []
+        for row in drawn.tolist():
+            keys.append((self.epoch + times[row] * _AGAIN, row))
+            times[row] += 1
+        return keys
 
 
 def evaluation_batches(rows: np.ndarray, *, batch_size: int) -> list[list[Key]]:
@@ -196,6 +240,8 @@ class ImageLoader:
     """Reads batches of a manifest's images in loading processes.
 
     `device` decides on pinned memory only; batches are uint8 tensors (b, size, size, 3) on the CPU.
+    With a `corruption` images pass through it at full size; `n_changed` counts those, so far, of
+    which it changed a pixel.
     """
 
     def __init__(
@@ -205,10 +251,12 @@ class ImageLoader:
         *,
         preprocessing: Preprocessing,
         augmentation: Augmentation | None = None,
+        corruption: Corruption | None = None,
         workers: int,
         device: torch.device,
     ) -> None:
-        images = _Images(manifest, preprocessing, augmentation)
+        self.n_changed = 0
+        images = _Images(manifest, preprocessing, augmentation, corruption)
         self._loader: DataLoader[Any] = DataLoader(
             images,
             batch_sampler=batches,
@@ -223,12 +271,13 @@ class ImageLoader:
     def __iter__(self) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
         """Yield (rows, images); an image that cannot be decoded raises `TrustqError`."""
         try:
-            for rows, images, problems in self._loader:
+            for rows, images, problems, n_changed in self._loader:
                 if problems:
                     raise TrustqError(
                         f"{'; '.join(problems)}.\n"
                         "Put the image back, or leave its row out of the manifest."
                     )
+                self.n_changed += n_changed
                 yield rows, images
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
@@ -245,6 +294,7 @@ class _Images(Dataset[Any]):
         manifest: Manifest,
         preprocessing: Preprocessing,
         augmentation: Augmentation | None,
+        corruption: Corruption | None,
     ) -> None:
         # Bytes in one array: strings would be copied into every loading process bit by bit, as
         # Python counts references to them.
@@ -252,40 +302,54 @@ class _Images(Dataset[Any]):
         self._root = manifest.root
         self._preprocessing = preprocessing
         self._augmentation = augmentation
+        self._corruption = corruption
+        if corruption is not None:
+            ids = manifest.columns["sample_id"].tolist()
+            self._ids = np.array([sample_id.encode() for sample_id in ids])
 
     def __len__(self) -> int:
         return len(self._paths)
 
-    def __getitem__(self, key: Key) -> tuple[int, np.ndarray | str]:
+    def __getitem__(self, key: Key) -> tuple[int, np.ndarray | str, bool]:
         epoch, row = key
         path = self._root / os.fsdecode(bytes(self._paths[row]))
+        augmentation = self._augmentation if epoch != EVALUATION else None
+        part = augmentation.crop(epoch, row) if augmentation else WHOLE
+        size = self._preprocessing.size
+        # Twice the size leaves the resize its say; a corruption needs every pixel there is.
+        enough = [math.ceil(2 * size / (part[i + 2] - part[i])) for i in (0, 1)]
         try:
-            image = _decode(path, self._preprocessing)
+            image = _decode(path, (enough[0], enough[1]) if self._corruption is None else None)
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
             # Told, not raised: torch would wrap it in the process's own traceback.
-            return row, f"{path} cannot be decoded: {_reason(error)}"
-        if self._augmentation is not None and epoch != EVALUATION:
-            image = self._augmentation(image, epoch, row)
-        return row, np.asarray(image)
+            return row, f"{path} cannot be decoded: {_reason(error)}", False
+        has_changed = False
+        if self._corruption is not None:
+            corrupted = self._corruption(image, bytes(self._ids[row]).decode())
+            has_changed = ImageChops.difference(image, corrupted).getbbox() is not None
+            image = corrupted
+        image = self._preprocessing.fitted(image, part)
+        if augmentation:
+            image = augmentation(image, epoch, row)
+        return row, np.asarray(image), has_changed
 
 
 def _collate(
-    items: list[tuple[int, np.ndarray | str]],
-) -> tuple[np.ndarray, torch.Tensor, list[str]]:
-    problems = [content for _, content in items if isinstance(content, str)]
-    arrays = [content for _, content in items if not isinstance(content, str)]
-    rows = np.array([row for row, _ in items])
+    items: list[tuple[int, np.ndarray | str, bool]],
+) -> tuple[np.ndarray, torch.Tensor, list[str], int]:
+    problems = [content for _, content, _ in items if isinstance(content, str)]
+    arrays = [content for _, content, _ in items if not isinstance(content, str)]
+    rows = np.array([row for row, _, _ in items])
     images = torch.from_numpy(np.stack(arrays)) if not problems else torch.empty(0)
-    return rows, images, problems
+    return rows, images, problems, sum(has_changed for _, _, has_changed in items)
 
 
-def _decode(path: Path, preprocessing: Preprocessing) -> Image.Image:
-    size = preprocessing.size
+def _decode(path: Path, enough: tuple[int, int] | None) -> Image.Image:
     with Image.open(path) as image:
-        # JPEG decodes at 1/2, 1/4 or 1/8 for much less; twice the size leaves the resize its say.
-        image.draft("RGB", (2 * size, 2 * size))
-        rgb = image.convert("RGB")
-    return rgb.resize((size, size), _RESAMPLING[preprocessing.interpolation])
+        if enough is not None:
+            # JPEG decodes at 1/2, 1/4 or 1/8 for much less.
+            image.draft("RGB", enough)
+        return image.convert("RGB")
 
 
 def _header_problem(manifest: Manifest, row: int) -> str | None:
@@ -298,6 +362,15 @@ def _header_problem(manifest: Manifest, row: int) -> str | None:
     except Exception as error:
         return f"{path}: {_reason(error)}"
     return None if width and height else f"{path}: it has no pixels"
+
+
+def _decoding_problem(manifest: Manifest, row: int) -> str | None:
+    try:
+        with Image.open(manifest.image_path(row)) as image:
+            image.load()
+    except Exception as error:
+        return _reason(error)
+    return None
 
 
 def _reason(error: Exception) -> str:

@@ -7,16 +7,16 @@ run needs no generator state and equals one that was never stopped.
 import contextlib
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
+from timm.utils import ModelEmaV3
 
 from trustq.errors import TrustqError
-from trustq.extraction.device import MixedPrecision
+from trustq.extraction.device import MixedPrecision, is_compiler_error
 from trustq.extraction.dump import evaluate, to_input
 from trustq.extraction.images import (
     Augmentation,
@@ -26,7 +26,17 @@ from trustq.extraction.images import (
     evaluation_batches,
     n_workers,
 )
+from trustq.extraction.losses import make_loss
+from trustq.extraction.mixing import Mixing
+from trustq.extraction.optimizer import (
+    freeze_stages,
+    learning_rate_factor,
+    make_optimizer,
+    to_training_mode,
+)
 from trustq.extraction.progress import Progress
+from trustq.extraction.sampling import sampling_weights
+from trustq.extraction.selection import best_epoch, criterion_of, further_figure
 from trustq.extraction.weights import Network
 from trustq.files import replacing
 from trustq.manifest import Manifest
@@ -38,18 +48,24 @@ EVALUATION_BATCH = 64
 
 @dataclass
 class History:
-    """Figures of each finished epoch; validation figures are NaN without validation rows."""
+    """Figures of each finished epoch; validation figures are NaN without validation rows.
+
+    The last three are there only where the kept epoch is chosen by them.
+    """
 
     epoch: list[int] = field(default_factory=list)  # from 1
     train_loss: list[float] = field(default_factory=list)
     val_loss: list[float] = field(default_factory=list)  # without label smoothing
     val_accuracy: list[float] = field(default_factory=list)
-    learning_rate: list[float] = field(default_factory=list)  # of the backbone, at the epoch's end
+    learning_rate: list[float] = field(default_factory=list)  # of the backbone, at the end
+    val_macro_f1: list[float] = field(default_factory=list)
+    val_macro_auroc: list[float] = field(default_factory=list)
+    val_ece: list[float] = field(default_factory=list)
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """The figures by name."""
-        return {name: np.array(values) for name, values in asdict(self).items()}
+        """The figures that were taken, by name."""
+        return {name: np.array(values) for name, values in asdict(self).items() if values}
 
 
 @dataclass
@@ -65,6 +81,7 @@ def train(
     manifest: Manifest,
     observed: np.ndarray,
     *,
+    validation: np.ndarray,
     recipe: ExtractRecipe,
     seed: int,
     preprocessing: Preprocessing,
@@ -75,14 +92,15 @@ def train(
 ) -> Trained:
     """Train on the rows whose `observed` label, (n,), is not -1; the chosen weights stay in place.
 
-    Validation is on the rows of split `val` with their reference labels. After each epoch the state
-    goes to `resume`; a state of the same `identity` that is there is gone on from. Raises
-    `TrustqError` for a loss that is not finite and for images that cannot be decoded.
+    `validation` holds positions of rows that judge each epoch by their reference labels. After each
+    epoch the state goes to `resume`; a state of the same `identity` that is there is gone on from.
+    Raises `TrustqError` for a loss that is not finite and for images that cannot be decoded.
     """
     run = _Run(
         network,
         manifest,
         observed,
+        validation,
         recipe=recipe,
         seed=seed,
         preprocessing=preprocessing,
@@ -96,23 +114,17 @@ def train(
         with replacing(resume) as part:
             torch.save({"identity": identity, **run.state()}, part)
         progress.say(run.last_line())
+    title = run.criterion.title
     if run.epoch < recipe.epochs:
-        progress.say(f"Stopped early: {recipe.patience} epochs without a lower validation loss.")
-    if recipe.checkpoint == "best":
+        better = "higher" if run.criterion.highest else "lower"
+        progress.say(f"Stopped early: {recipe.patience} epochs without a {better} {title}.")
+    if recipe.checkpoint != "last":
         network.model.load_state_dict(run.best_state)
-        progress.say(f"Kept epoch {run.best_epoch}, which has the lowest validation loss.")
+        best = "highest" if run.criterion.highest else "lowest"
+        progress.say(f"Kept epoch {run.best_epoch}, which has the {best} {title}.")
+    elif run.judged is not network:
+        network.model.load_state_dict(run.judged.model.state_dict())
     return Trained(run.history, run.seconds)
-
-
-def learning_rate_factor(step: int, *, n_steps: int, n_warmup: int) -> float:
-    """Share of the peak learning rate at a step: a linear rise, then a cosine that stays above 0.
-
-    >>> [round(learning_rate_factor(s, n_steps=6, n_warmup=2), 2) for s in range(6)]
-    [0.5, 1.0, 1.0, 0.85, 0.5, 0.15]
-    """
-    if step < n_warmup:
-        return (step + 1) / n_warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - n_warmup) / (n_steps - n_warmup)))
 
 
 class _Run:
@@ -123,6 +135,7 @@ class _Run:
         network: Network,
         manifest: Manifest,
         observed: np.ndarray,
+        validation: np.ndarray,
         *,
         recipe: ExtractRecipe,
         seed: int,
@@ -130,16 +143,23 @@ class _Run:
         device: torch.device,
     ) -> None:
         self._network = network
+        self._model: Any = network.model
         self._recipe = recipe
         self._seed = seed
         self._device = device
         self._preprocessing = preprocessing
         self._observed = torch.from_numpy(observed.astype(np.int64))
         self._train_rows = np.flatnonzero(observed >= 0)
-        self._val_rows = np.flatnonzero(manifest.columns["split"] == "val")
+        self._val_rows = validation
         self._labels = manifest.label_indices.astype(np.int64)
         workers = n_workers(recipe.workers)
-        self._batches = TrainingBatches(self._train_rows, batch_size=recipe.batch_size, seed=seed)
+        labels = observed[self._train_rows]
+        self._batches = TrainingBatches(
+            self._train_rows,
+            batch_size=recipe.batch_size,
+            seed=seed,
+            weights=sampling_weights(manifest, self._train_rows, labels, recipe=recipe),
+        )
         self._train_images = ImageLoader(
             manifest,
             self._batches,
@@ -155,13 +175,31 @@ class _Run:
             workers=workers,
             device=device,
         )
-        self._optimizer = _optimizer(network, recipe)
+        n_classes = len(manifest.classes)
+        counts = torch.from_numpy(np.bincount(labels, minlength=n_classes))
+        self._loss = make_loss(recipe, counts.to(device))
+        self._mixing = Mixing.of_recipe(recipe, n_classes=n_classes, seed=seed)
+        self.criterion = criterion_of(recipe.checkpoint, self._labels[self._val_rows])
+        freeze_stages(network, recipe.trained_stages)
+        self._optimizer = make_optimizer(network, recipe)
+        self._trained = [p for group in self._optimizer.param_groups for p in group["params"]]
         self._peaks = [group["lr"] for group in self._optimizer.param_groups]
+        self._rate = 0.0  # of the backbone's last layer, at the last step
         self._precision = MixedPrecision.of_recipe(recipe.amp, device)
         self._scaler = torch.amp.GradScaler(device.type, enabled=self._precision.needs_scaler)
-        self._n_steps = recipe.epochs * len(self._batches)
+        # Warmed up, for an average that starts from an untrained head would carry it for long.
+        self._average = (
+            ModelEmaV3(network.model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
+        )
+        self.judged = (
+            replace(network, model=self._average.module) if self._average is not None else network
+        )
+        if recipe.compile:
+            self._model = torch.compile(network.model)
+        self._steps_per_epoch = math.ceil(len(self._batches) / recipe.accumulate)
+        self._n_steps = recipe.epochs * self._steps_per_epoch
         # A run of one epoch warms up for half of it rather than never to arrive.
-        self._n_warmup = min(recipe.warmup_epochs * len(self._batches), self._n_steps // 2)
+        self._n_warmup = min(recipe.warmup_epochs * self._steps_per_epoch, self._n_steps // 2)
         self.epoch = 0  # finished epochs
         self.history = History()
         self.best_epoch = 0
@@ -184,8 +222,8 @@ class _Run:
         train_loss = self._train_images_once(progress, what, resume)
         val_loss = val_accuracy = math.nan
         if len(self._val_rows):
-            val_loss, val_accuracy = evaluate(
-                self._network,
+            val_loss, val_accuracy, logits = evaluate(
+                self.judged,
                 self._val_images,
                 self._labels,
                 preprocessing=self._preprocessing,
@@ -194,19 +232,21 @@ class _Run:
             if not math.isfinite(val_loss):
                 raise _not_finite("validation loss", f"after {what}", self._recipe, resume)
         self.epoch += 1
-        is_best = val_loss < min(self.history.val_loss, default=math.inf)
         self.history.epoch.append(self.epoch)
         self.history.train_loss.append(train_loss)
         self.history.val_loss.append(val_loss)
         self.history.val_accuracy.append(val_accuracy)
-        self.history.learning_rate.append(float(self._optimizer.param_groups[0]["lr"]))
-        if is_best:
-            self.best_epoch = self.epoch
-            if self._recipe.checkpoint == "best":
-                self.best_state = {
-                    name: tensor.detach().cpu().clone()
-                    for name, tensor in self._network.model.state_dict().items()
-                }
+        self.history.learning_rate.append(self._rate)
+        figures: list[float] = getattr(self.history, self.criterion.figure)
+        if self.criterion.figure != "val_loss":
+            labels = self._labels[self._val_rows]
+            figures.append(further_figure(self.criterion, labels, logits))
+        self.best_epoch = best_epoch(figures, highest=self.criterion.highest)
+        if self.best_epoch == self.epoch and self._recipe.checkpoint != "last":
+            self.best_state = {
+                name: tensor.detach().cpu().clone()
+                for name, tensor in self.judged.model.state_dict().items()
+            }
 
     def last_line(self) -> str:
         """The last epoch in a line."""
@@ -214,6 +254,9 @@ class _Run:
         line = f"epoch {self.epoch}/{self._recipe.epochs}: train loss {figures['train_loss']:.4f}"
         if len(self._val_rows):
             line += f", val loss {figures['val_loss']:.4f}, accuracy {figures['val_accuracy']:.4f}"
+            if self.criterion.figure in figures and self.criterion.figure != "val_loss":
+                line += f", {self.criterion.title.removeprefix('validation ')} "
+                line += f"{figures[self.criterion.figure]:.4f}"
             line += " (best so far)" if self.best_epoch == self.epoch else ""
         left = self.seconds / self.epoch * (self._recipe.epochs - self.epoch)
         return f"{line}, {self.seconds:.0f} s" + (f", {left:.0f} s left" if left else "")
@@ -225,6 +268,7 @@ class _Run:
             "model": self._network.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "scaler": self._scaler.state_dict(),
+            "average": self._average.module.state_dict() if self._average is not None else {},
             "best_epoch": self.best_epoch,
             "best_state": self.best_state,
             "history": asdict(self.history),
@@ -236,6 +280,8 @@ class _Run:
         self._network.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._scaler.load_state_dict(state["scaler"])
+        if self._average is not None:
+            self._average.module.load_state_dict(state["average"])
         self.epoch = state["epoch"]
         self.best_epoch = state["best_epoch"]
         self.best_state = state["best_state"]
@@ -243,32 +289,60 @@ class _Run:
         self.seconds = state["seconds"]
 
     def _train_images_once(self, progress: Progress, what: str, resume: Path) -> float:
-        model = self._network.model.train()
+        to_training_mode(self._network.model)
         total, done = 0.0, 0
-        step = self.epoch * len(self._batches)
+        step = self.epoch * self._steps_per_epoch
+        shares = _shares_of_steps(self._batches.sizes, self._recipe.accumulate)
         with progress.images(what, len(self._train_rows)) as show:
-            for rows, images in self._train_images:
-                factor = learning_rate_factor(step, n_steps=self._n_steps, n_warmup=self._n_warmup)
-                for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
-                    group["lr"] = peak * factor
+            for batch, (rows, images) in enumerate(self._train_images):
+                if batch % self._recipe.accumulate == 0:
+                    self._start_step(step)
                 targets = self._observed[rows].to(self._device)
                 inputs = to_input(images, self._preprocessing, self._device)
+                if self._mixing is not None:
+                    inputs, targets = self._mixing(inputs, targets, epoch=self.epoch, batch=batch)
                 with self._autocast():
-                    smoothing = self._recipe.label_smoothing
-                    loss = cross_entropy(model(inputs), targets, label_smoothing=smoothing)
+                    loss = self._loss(self._forward(inputs), targets)
                 value = float(loss.detach())
                 if not math.isfinite(value):
                     where = f"in {what}, step {step + 1} of {self._n_steps}"
                     raise _not_finite("training loss", where, self._recipe, resume)
-                self._optimizer.zero_grad(set_to_none=True)
-                self._scaler.scale(loss).backward()
-                self._scaler.step(self._optimizer)
-                self._scaler.update()
-                step += 1
+                self._scaler.scale(loss * shares[batch]).backward()
+                if (batch + 1) % self._recipe.accumulate == 0 or batch + 1 == len(shares):
+                    step += 1
+                    self._finish_step(step)
                 total += value * len(rows)
                 done += len(rows)
-                show(done, f"loss {total / done:.3f}")
+                show(done, f"loss {total / done:.3f}, rate {self._rate:.2g}")
         return total / done
+
+    def _forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        try:
+            logits: torch.Tensor = self._model(inputs)
+        except RuntimeError as error:
+            if not self._recipe.compile or not is_compiler_error(error):
+                raise
+            raise TrustqError(
+                f"torch.compile cannot compile {self._recipe.backbone} here: "
+                f"{str(error).strip().splitlines()[0]}\nTrain without it: --set compile=false."
+            ) from error
+        return logits
+
+    def _start_step(self, step: int) -> None:
+        factor = learning_rate_factor(step, n_steps=self._n_steps, n_warmup=self._n_warmup)
+        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * factor
+        self._rate = self._recipe.learning_rate * factor
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def _finish_step(self, n_done: int) -> None:
+        if self._recipe.clip_norm:
+            self._scaler.unscale_(self._optimizer)
+            torch.nn.utils.clip_grad_norm_(self._trained, self._recipe.clip_norm)
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
+        if self._average is not None:
+            self._average.update(self._network.model, step=n_done)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if not self._precision.is_on:
@@ -276,23 +350,13 @@ class _Run:
         return torch.autocast(self._device.type, dtype=self._precision.dtype)
 
 
-def _optimizer(network: Network, recipe: ExtractRecipe) -> torch.optim.AdamW:
-    head = {id(parameter) for parameter in network.classifier_parameters()}
-    head_rate = recipe.head_learning_rate or recipe.learning_rate
-    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-    for parameter in network.model.parameters():
-        if parameter.requires_grad:
-            rate = head_rate if id(parameter) in head else recipe.learning_rate
-            # Biases and norms are vectors, and shrinking them only hurts (as in timm).
-            decay = 0.0 if parameter.ndim <= 1 else recipe.weight_decay
-            groups.setdefault((rate, decay), []).append(parameter)
-    # The backbone first, whose rate the history tells; a dict keeps the order of first sight.
-    return torch.optim.AdamW(
-        [
-            {"params": parameters, "lr": rate, "weight_decay": decay}
-            for (rate, decay), parameters in groups.items()
-        ]
-    )
+def _shares_of_steps(sizes: list[int], accumulate: int) -> list[float]:
+    """Share of each batch in its step, so that the step's loss is the mean over all its rows."""
+    shares = []
+    for start in range(0, len(sizes), accumulate):
+        together = sizes[start : start + accumulate]
+        shares += [size / sum(together) for size in together]
+    return shares
 
 
 def _restore(run: _Run, resume: Path, identity: str, progress: Progress) -> None:

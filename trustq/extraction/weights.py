@@ -16,6 +16,7 @@ from trustq.digest import digest_bytes
 from trustq.errors import TrustqError
 from trustq.files import replacing
 from trustq.recipes import ExtractRecipe
+from trustq.seeds import generator
 
 if TYPE_CHECKING:
     import torch
@@ -82,12 +83,18 @@ class Network:
 
 
 def make_network(
-    backbone: str, *, n_classes: int, image_size: int, pretrained: bool = False
+    backbone: str,
+    *,
+    n_classes: int,
+    image_size: int,
+    pretrained: bool = False,
+    drop_rate: float = 0.0,
 ) -> Network:
     """A timm model with `n_classes` outputs (0: no classifier), tried on one blank image.
 
-    Random parts come from torch's current seed. Raises `TrustqError` for an unknown name, without
-    pretrained weights, or for a size that the model does not take.
+    `drop_rate` is that of the dropout before the classifier. Random parts come from torch's
+    current seed. Raises `TrustqError` for an unknown name, without pretrained weights, or for a
+    size that the model does not take.
     """
     import timm
     import torch
@@ -97,6 +104,8 @@ def make_network(
     options: dict[str, Any] = {"num_classes": n_classes}
     if config.get("fixed_input_size"):
         options["img_size"] = image_size
+    if drop_rate:
+        options["drop_rate"] = drop_rate
     try:
         model = timm.create_model(backbone, pretrained=pretrained, **options)
         model.eval()
@@ -129,13 +138,67 @@ def make_network(
     )
 
 
+def start_network(recipe: ExtractRecipe, *, n_classes: int, seed: int) -> tuple[Network, list[str]]:
+    """The network that a recipe starts from, its random parts drawn by `seed`.
+
+    Also returns the classifier's keys that a weights file holds for other classes. Raises
+    `TrustqError` as `make_network` and `load_start` do.
+    """
+    import torch
+
+    torch.manual_seed(int(generator(seed, "init").integers(2**63)))
+    network = make_network(
+        recipe.backbone,
+        n_classes=n_classes,
+        image_size=recipe.image_size,
+        pretrained=recipe.pretrained and not recipe.weights,
+        drop_rate=recipe.drop_rate,
+    )
+    return network, load_start(network, Path(recipe.weights)) if recipe.weights else []
+
+
+def place(network: Network, device: "torch.device") -> None:
+    """Move a network to a device, in the memory layout that is fast there."""
+    import torch
+
+    network.model.to(device)
+    if device.type == "cuda":
+        network.model.to(memory_format=torch.channels_last)
+
+
 def forward(
     model: Any, images: "torch.Tensor", *, with_logits: bool
 ) -> tuple["torch.Tensor", "torch.Tensor | None"]:
     """Features before the classifier, (b, d), and its logits, (b, k), of one pass."""
-    maps = model.forward_features(images)
+    return forward_head(model, model.forward_features(images), with_logits=with_logits)
+
+
+def forward_head(
+    model: Any, maps: "torch.Tensor", *, with_logits: bool
+) -> tuple["torch.Tensor", "torch.Tensor | None"]:
+    """Features and logits from the last feature map, as `model.forward_features` gives it."""
     features = model.forward_head(maps, pre_logits=True)
     return features, model.forward_head(maps) if with_logits else None
+
+
+def grid_of(network: Network, maps: "torch.Tensor") -> "torch.Tensor":
+    """A feature map as (b, h, w, c), whether it came as channels first, last or as tokens.
+
+    Raises `TrustqError` where the network's map is no grid.
+    """
+    model: Any = network.model
+    if maps.ndim == 4:
+        is_last = getattr(model, "output_fmt", "") == "NHWC" or maps.shape[1] != model.num_features
+        return maps if is_last else maps.permute(0, 2, 3, 1)
+    grid = getattr(getattr(model, "patch_embed", None), "grid_size", None)
+    if maps.ndim == 3 and grid:
+        tokens = maps[:, getattr(model, "num_prefix_tokens", 0) :]
+        if tokens.shape[1] == grid[0] * grid[1]:
+            return tokens.reshape(len(tokens), *grid, tokens.shape[2])
+    raise TrustqError(
+        f"maps: the last feature map of this {type(model).__name__} has shape "
+        f"{tuple(maps.shape[1:])}, which is no grid of places. Leave maps out."
+    )
 
 
 def load_start(network: Network, path: Path) -> list[str]:

@@ -1,17 +1,18 @@
 """Heads: classifiers on cached features, as scikit-learn estimators with every class's column."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
 from trustq.errors import TrustqError
-from trustq.heads.boosted import BoostedHead
-from trustq.heads.classic import ClassicHead
+from trustq.heads.boosted import PRESETS, BoostedHead
+from trustq.heads.classic import KINDS, ClassicHead
 from trustq.heads.linear import LinearHead, PenaltyPath, fit_penalty_path, fit_together
 from trustq.heads.multinomial import MultinomialFits, fit_multinomial
-from trustq.heads.shared import SharedFeatures
+from trustq.heads.shared import SharedFeatures, cores
 
 __all__ = [
     "BoostedHead",
@@ -43,12 +44,16 @@ class Head(Protocol):
     def predict_logits(self, features: np.ndarray) -> np.ndarray:
         """Logits, (n, n_classes) of float64."""
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of what a prediction needs."""
+
 
 _HEADS: dict[str, Any] = {
     "linear": LinearHead,
     "balanced": partial(LinearHead, class_weight="balanced"),
-    "xgboost": BoostedHead,
-    **{kind: partial(ClassicHead, kind=kind) for kind in ("knn", "lda", "mlp", "majority")},
+    **{name: partial(BoostedHead, **preset) for name, preset in PRESETS.items()},
+    **{kind: partial(ClassicHead, kind=kind) for kind in KINDS},
 }
 
 
@@ -76,8 +81,8 @@ def fit_heads(
     """Fit p heads of one kind, each on its own labels and rows of the same features.
 
     `labels` is (p, n) of class indices and `used`, (p, n), True where a head may learn from the
-    row. Boosted heads share their bins; linear heads are solved together, from `start`, p heads
-    fitted earlier, where given.
+    row. Linear heads are solved together, from `start`, p heads fitted earlier, where given;
+    boosted ones share their bins and are fitted side by side, one a core.
     `validation`, features and labels of other rows, is for heads that stop early. Raises
     `TrustqError` for a fit that fails.
 
@@ -93,5 +98,10 @@ def fit_heads(
         begun = None if start is None else [head for head in start if isinstance(head, LinearHead)]
         fit_together(linear, features, labels, used=used, start=begun)
         return
-    for head, own, rows in zip(heads, labels, used, strict=True):
-        head.fit(features, own, sample_weight=rows, validation=validation)
+
+    def fit(i: int) -> None:
+        heads[i].fit(features, labels[i], sample_weight=used[i], validation=validation)
+
+    boosted = all(isinstance(head, BoostedHead) for head in heads)
+    with ThreadPoolExecutor(cores() if boosted else 1) as threads:
+        list(threads.map(fit, range(len(heads))))

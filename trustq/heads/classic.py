@@ -9,16 +9,20 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from trustq.errors import TrustqError
 from trustq.heads.linear import ABSENT_LOG_PROBABILITY
 from trustq.heads.shared import SharedFeatures, one_blas_thread
+from trustq.probabilities import softmax
 
+KINDS = ("knn", "centroid", "lda", "ridge", "mlp", "majority", "prior")
 SMOOTHING = 1e-3  # share of the prior mixed into probabilities: k neighbours alone give zeros
 
 
 class ClassicHead(ClassifierMixin, BaseEstimator):
-    """One of scikit-learn's classifiers as a head: `knn`, `lda`, `mlp` or `majority`.
+    """One of scikit-learn's classifiers as a head, by its `kind`.
 
-    `knn` is 15 neighbours by votes, `lda` linear discriminants of shrunk covariance, `mlp` one
-    layer of 256 with early stopping on a tenth of its rows, `majority` the shares of the classes.
-    Features are float32 (n, d), best standardised; probabilities are mixed with .1 % of the prior.
+    `knn` is 15 neighbours by votes, `centroid` the nearest class mean, `lda` linear discriminants
+    of shrunk covariance, `ridge` least squares on one-hot labels, whose flat probabilities need a
+    temperature, `mlp` one layer of 256 with balanced class weights and early stopping on a tenth of
+    its rows, `majority` the shares of the classes, `prior` a class drawn by these shares. Features
+    are float32 (n, d), best standardised; probabilities are mixed with .1 % of the prior.
 
     >>> features = np.repeat(np.eye(3), 20, axis=0)
     >>> head = ClassicHead(kind="knn", n_classes=4).fit(features, np.repeat([0, 1, 3], 20))
@@ -53,8 +57,13 @@ class ClassicHead(ClassifierMixin, BaseEstimator):
         self.prior_ = counts / counts.sum()
         self.model_ = None
         if len(self.classes_) > 1 and self.kind != "majority":
+            balance: dict[str, Any] = {}
+            if self.kind == "mlp":
+                mean = counts.sum() / (len(counts) * counts)  # as scikit-learn's `balanced`
+                balance["sample_weight"] = mean[np.searchsorted(self.classes_, labels[used])]
             with one_blas_thread():
-                self.model_ = _MODELS[self.kind](self.seed).fit(matrix[used], labels[used])
+                model = _MODELS[self.kind](self.seed)
+                self.model_ = model.fit(matrix[used], labels[used], **balance)
         return self
 
     def predict_logits(self, features: np.ndarray) -> np.ndarray:
@@ -62,7 +71,7 @@ class ClassicHead(ClassifierMixin, BaseEstimator):
         probs = np.broadcast_to(self.prior_, (len(features), len(self.prior_)))
         if self.model_ is not None:
             with one_blas_thread():
-                own = np.asarray(self.model_.predict_proba(features), dtype=np.float64)
+                own = self._probabilities(features)
             probs = (1 - SMOOTHING) * own + SMOOTHING * self.prior_
         logits = np.full((len(features), self.n_classes), ABSENT_LOG_PROBABILITY)
         logits[:, self.classes_] = np.log(probs)
@@ -72,11 +81,35 @@ class ClassicHead(ClassifierMixin, BaseEstimator):
         """Class indices, (n,)."""
         return self.predict_logits(features).argmax(axis=1)
 
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the shares and of all arrays that the model keeps; neighbours keep every row."""
+        kept = [] if self.model_ is None else list(vars(self.model_).values())
+        arrays = [
+            part for value in kept for part in (value if isinstance(value, list) else [value])
+        ]
+        return int(self.prior_.nbytes + sum(a.nbytes for a in arrays if isinstance(a, np.ndarray)))
+
+    def _probabilities(self, features: np.ndarray) -> np.ndarray:
+        assert self.model_ is not None
+        if self.kind != "ridge":
+            return np.asarray(self.model_.predict_proba(features), dtype=np.float64)
+        targets = np.asarray(self.model_.decision_function(features), dtype=np.float64)
+        if targets.ndim == 1:  # two classes share one column
+            targets = np.column_stack([-targets, targets])
+        return softmax(targets)
+
 
 def _neighbours(_: int) -> Any:
     from sklearn.neighbors import KNeighborsClassifier
 
     return KNeighborsClassifier(n_neighbors=15, algorithm="brute")
+
+
+def _centroids(_: int) -> Any:
+    from sklearn.neighbors import NearestCentroid
+
+    return NearestCentroid()
 
 
 def _discriminants(_: int) -> Any:
@@ -85,14 +118,29 @@ def _discriminants(_: int) -> Any:
     return LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
 
 
+def _least_squares(_: int) -> Any:
+    from sklearn.linear_model import RidgeClassifier
+
+    return RidgeClassifier()
+
+
 def _network(seed: int) -> Any:
     from sklearn.neural_network import MLPClassifier
 
     return MLPClassifier((256,), early_stopping=True, random_state=seed)
 
 
+def _drawn(seed: int) -> Any:
+    from sklearn.dummy import DummyClassifier
+
+    return DummyClassifier(strategy="stratified", random_state=seed)
+
+
 _MODELS: dict[str, Callable[[int], Any]] = {
     "knn": _neighbours,
+    "centroid": _centroids,
     "lda": _discriminants,
+    "ridge": _least_squares,
     "mlp": _network,
+    "prior": _drawn,
 }

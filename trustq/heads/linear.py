@@ -10,7 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from trustq.errors import TrustqError
 from trustq.heads.multinomial import MultinomialFits, fit_multinomial
-from trustq.heads.shared import SharedFeatures, one_blas_thread
+from trustq.heads.shared import SharedFeatures, products
 from trustq.probabilities import log_softmax
 
 # log p of a class that the fit did not see, beside a normaliser near 0: its column is there, its
@@ -59,9 +59,7 @@ class LinearHead(ClassifierMixin, BaseEstimator):
 
     def predict_logits(self, features: np.ndarray) -> np.ndarray:
         """Logits, (n, n_classes) of float64."""
-        with one_blas_thread():
-            products = features @ self.coef_.T.astype(features.dtype)
-        logits = products.astype(np.float64) + self.intercept_
+        logits = products(features, self.coef_) + self.intercept_
         absent = np.isneginf(self.intercept_)
         if absent.any():
             highest = logits.max(axis=1, keepdims=True)
@@ -71,6 +69,11 @@ class LinearHead(ClassifierMixin, BaseEstimator):
     def predict(self, features: np.ndarray) -> np.ndarray:
         """Class indices, (n,)."""
         return self.predict_logits(features).argmax(axis=1)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of coefficients and intercepts."""
+        return int(self.coef_.nbytes + self.intercept_.nbytes)
 
     def _take(self, fits: MultinomialFits, i: int) -> Self:
         self.coef_, self.intercept_ = fits.coef[i], fits.intercept[i]

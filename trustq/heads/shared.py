@@ -1,6 +1,10 @@
 """Features that many fits share, and what is made of them once: turned rows, bins."""
 
-from contextlib import AbstractContextManager
+import multiprocessing
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache, cached_property
 from typing import Any
 
@@ -18,9 +22,8 @@ class SharedFeatures:
 
     `features` is (n, d) of finite numbers, best standardised, for penalties are on their units. It
     is kept, not copied; what fits need of it is made when first asked for: for linear heads the
-    rows turned to the axes of their Gram matrix, by row and by column, float32 (float64 below
-    65,536 entries), for boosted ones their bins. Raises `TrustqError` for features that are no
-    finite matrix.
+    rows turned to the axes of their Gram matrix, float32 (float64 below 65,536 entries), for
+    boosted ones their bins. Raises `TrustqError` for features that are no finite matrix.
 
     >>> SharedFeatures(np.arange(6.0).reshape(3, 2)).shape
     (3, 2)
@@ -39,13 +42,15 @@ class SharedFeatures:
         if not np.isfinite(self.center).all():
             bad = int((~np.isfinite(features)).any(axis=1).sum())
             raise TrustqError(f"features of {bad} rows hold NaN or infinite values.")
+        self._lending = threading.Lock()
+        self._idle_bins: dict[int, list[Any]] = {}
         n_blocks = -(-len(features) // ROWS_PER_BLOCK)
         edges = np.linspace(0, len(features), n_blocks + 1).astype(int).tolist()
         self.blocks = [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
 
     def prepare(self) -> None:
         """Make the turned rows now, before threads could make them twice."""
-        self.by_column  # noqa: B018
+        self.by_row  # noqa: B018
 
     @property
     def sizes(self) -> np.ndarray:
@@ -64,17 +69,21 @@ class SharedFeatures:
             turn = self.axes.astype(self.dtype)
             return [self._centred(rows) @ turn for rows in self.blocks]
 
-    @cached_property
-    def by_column(self) -> list[np.ndarray]:
-        """The same, an (axes, rows) array a block: products forward read it in order."""
-        return [np.ascontiguousarray(block.T) for block in self.by_row]
+    @contextmanager
+    def bins(self, max_bin: int) -> Iterator[Any]:
+        """The features in XGBoost's bins, lent: a `QuantileDMatrix` whose labels may be replaced.
 
-    @cached_property
-    def bins(self) -> Any:
-        """The features in XGBoost's bins, a `QuantileDMatrix` whose labels are replaced per fit."""
+        Who asks while all are lent gets a new one, so there are as many as threads that fit.
+        """
         import xgboost
 
-        return xgboost.QuantileDMatrix(self.features)
+        with self._lending:
+            idle = self._idle_bins.setdefault(max_bin, [])
+            lent = idle.pop() if idle else None
+        if lent is None:
+            lent = xgboost.QuantileDMatrix(self.features, max_bin=max_bin, nthread=1)
+        yield lent
+        idle.append(lent)
 
     @cached_property
     def _spectrum(self) -> tuple[np.ndarray, np.ndarray]:
@@ -91,6 +100,31 @@ class SharedFeatures:
 
     def _centred(self, rows: slice) -> np.ndarray:
         return (self.features[rows] - self.center).astype(self.dtype)
+
+
+def products(features: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Rows times columns, (m, d) and (c, d) to (m, c) of float64, at the features' precision.
+
+    Half precision, for which BLAS has no product, is read as float32 in blocks.
+    """
+    with one_blas_thread():
+        if features.dtype != np.float16:
+            return (features @ columns.T.astype(features.dtype)).astype(np.float64)
+        turned = columns.T.astype(np.float32)
+        found = np.empty((len(features), len(columns)))
+        for first in range(0, len(features), ROWS_PER_BLOCK):
+            rows = slice(first, first + ROWS_PER_BLOCK)
+            found[rows] = features[rows].astype(np.float32) @ turned
+        return found
+
+
+def cores() -> int:
+    """Threads that fits may share: the cores there are, one in a child process."""
+    if multiprocessing.parent_process() is not None:
+        return 1  # one of several processes, which have the other cores
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def one_blas_thread() -> AbstractContextManager[Any]:

@@ -17,7 +17,18 @@ def setting(default: Any, meaning: str, *choices: str) -> Any:
 class ExtractRecipe:
     """The `[extract]` part: how a backbone is trained and dumped."""
 
-    mode: str = setting("finetune", "train the backbone, or leave it", "finetune", "frozen")
+    mode: str = setting(
+        "finetune",
+        "train the backbone, leave it, or also train one for each fold of groups",
+        *("finetune", "frozen", "crossfit"),
+    )
+    crossfit_folds: int = setting(5, "crossfit: networks, each blind to one fold of groups")
+    train_on: str = setting(
+        "train", "split to train on, or a share of its groups: train:0.5; the rest stays unseen"
+    )
+    observed: str = setting(
+        "", "train on the labels of this file (sample_id,label); blank = the row is dropped"
+    )
     backbone: str = setting("convnext_tiny", "any timm model name")
     pretrained: bool = setting(True, "start from timm's pretrained weights")
     weights: str = setting("", "start from this file (.safetensors, .pth) instead")
@@ -31,11 +42,49 @@ class ExtractRecipe:
     batch_size: int = setting(32, "images per step")
     learning_rate: float = setting(1e-4, "peak learning rate of the backbone")
     head_learning_rate: float = setting(0.0, "peak learning rate of the classifier; 0 = the same")
-    weight_decay: float = setting(1e-4, "AdamW weight decay")
-    label_smoothing: float = setting(0.05, "label smoothing of the cross-entropy, 0 to 1")
+    weight_decay: float = setting(1e-4, "weight decay of all but biases and norms")
+    label_smoothing: float = setting(0.05, "label smoothing of the cross-entropies, 0 to 1")
     patience: int = setting(0, "stop after this many epochs without a better checkpoint; 0 = never")
     checkpoint: str = setting(
-        "best", "epoch kept: lowest validation loss, or the last", "best", "last"
+        "best",
+        "epoch kept: lowest validation loss, the last, or best validation macro_f1, macro_auroc, "
+        "ece",
+        *("best", "last", "macro_f1", "macro_auroc", "ece"),
+    )
+    loss: str = setting(
+        "ce",
+        "cross-entropy, generalised, symmetric, focal, or adjusted by observed label counts",
+        *("ce", "gce", "sce", "focal", "logit_adjusted"),
+    )
+    gce_q: float = setting(0.7, "gce: 1 = mean absolute error, near 0 = cross-entropy")
+    sce_alpha: float = setting(0.1, "sce: weight of the cross-entropy")
+    sce_beta: float = setting(1.0, "sce: weight of the reverse cross-entropy")
+    focal_gamma: float = setting(2.0, "focal: power of the probability that is missing")
+    logit_tau: float = setting(1.0, "logit_adjusted: share of the log priors that is added")
+    mixup: float = setting(0.0, "alpha of MixUp, by batch; 0 = none; with cutmix, half each")
+    cutmix: float = setting(0.0, "alpha of CutMix, by batch; 0 = none")
+    sampling: str = setting(
+        "none",
+        "rows of an epoch: each once, or drawn: classes equal, or domains equal and cells in them",
+        *("none", "class_balanced", "domain_balanced"),
+    )
+    sampling_domain: str = setting("domain", "domain_balanced: column of the domains")
+    sampling_group: str = setting(
+        "", "domain_balanced: column that, with the label, makes the cells, e.g. skin_tone"
+    )
+    optimizer: str = setting("adamw", "AdamW, or gradient descent with momentum", "adamw", "sgd")
+    momentum: float = setting(0.9, "sgd: momentum")
+    layer_decay: float = setting(1.0, "rate of a layer as a share of the next one's; 1 = the same")
+    clip_norm: float = setting(0.0, "gradients are scaled down to this norm; 0 = never")
+    accumulate: int = setting(1, "batches whose gradients make one step")
+    ema: float = setting(
+        0.0, "decay of the moving average of weights that is kept, once warm; 0 = none"
+    )
+    trained_stages: int = setting(
+        -1, "train the last stages only, this many; 0 = the head only, -1 = everything"
+    )
+    compile: bool = setting(
+        False, "train through torch.compile (tests trace only); the dump stays uncompiled"
     )
     horizontal_flip: bool = setting(True, "flip half of the training images left to right")
     vertical_flip: bool = setting(True, "flip half of the training images upside down")
@@ -44,8 +93,38 @@ class ExtractRecipe:
     )
     rotation: float = setting(15.0, "training images are rotated by up to this many degrees")
     colour_jitter: float = setting(0.1, "brightness, contrast and saturation vary by this share")
-    amp: str = setting("auto", "mixed precision where the device has it, or never", "auto", "off")
+    amp: str = setting(
+        "auto",
+        "mixed precision of training steps: on CUDA (bf16, else fp16; not tested there), never, or "
+        "this",
+        *("auto", "off", "bf16", "fp16"),
+    )
     workers: int = setting(-1, "image loading processes; -1 = one less than cores, 8 at most")
+
+    # Pixels: what training images undergo besides, how images are fitted, what is dumped besides.
+    random_crop: float = setting(
+        1.0, "least share of the area that a random crop shows, 1 = none; aspect 3/4 to 4/3"
+    )
+    hue_jitter: float = setting(0.0, "hue varies by this share of the colour circle, 0.5 at most")
+    bridging: tuple[str, ...] = setting(
+        (), "effects of other clinics, NAME[-STRENGTH][:PROBABILITY], e.g. hair, vignette:0.2"
+    )
+    aspect: str = setting(
+        "squash", "to a square: squash, the central crop, or pad", "squash", "crop", "pad"
+    )
+    interpolation: str = setting(
+        "auto",
+        "of the resize; auto = the model's",
+        *("auto", "nearest", "bilinear", "bicubic", "lanczos"),
+    )
+    drop_rate: float = setting(
+        0.0, "dropout before the classifier, in training and in passes; 0.3 is usual"
+    )
+    views: tuple[str, ...] = setting(
+        (), "further passes to store: tta, tta-flips, corruptions, or one of these, e.g. blur-2"
+    )
+    passes: int = setting(0, "dropout passes to store beside the logits, 20 is usual; 0 = none")
+    maps: bool = setting(False, "store the last feature map, float16, for explanations")
 
 
 @dataclass(frozen=True)
@@ -68,10 +147,14 @@ class SweepRecipe:
     head: str = setting(
         "linear",
         "classifier on features; balanced: linear, class weights; backbone: cached logits",
-        *("linear", "balanced", "xgboost", "knn", "lda", "mlp", "majority", "backbone"),
+        *("linear", "balanced", "xgboost", "xgboost_study", "knn", "centroid", "lda", "ridge"),
+        *("mlp", "majority", "prior", "backbone"),
     )
     regularisation: str = setting("auto", "linear: scikit-learn's C; auto = chosen on validation")
     trees: int = setting(200, "xgboost: trees at most; validation stops them earlier")
+    components: int = setting(
+        0, "xgboost: principal components, learned inside each fold; 0 = the features as they are"
+    )
     budgets: tuple[str, ...] = setting(("5%",), "labels bought: a number, a share, or all-wrong")
     rounds: int = setting(1, "equal parts in which a budget is bought")
     draws: int = setting(1, "draws of noise, folds and purchases per cache")

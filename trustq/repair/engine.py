@@ -31,11 +31,11 @@ from trustq.tables import Columns
 
 # Part of every cell's key: raised when a change of code changes a number, so that cells of an older
 # numerics are run again rather than mixed with new ones.
-NUMERICS = 2
+NUMERICS = 3
 
 # Settings of a recipe that are one value in each cell, name no number, or concern one head.
 _CELL_SETTINGS = ("arms", "budgets", "rounds", "draws", "draw_seed", "caches", "external")
-_HEAD_SETTINGS = ("regularisation", "trees")
+_HEAD_SETTINGS = ("regularisation", "trees", "components")
 
 _LAST_SEED = 2**31 - 1  # seeds are stored as 32-bit integers
 
@@ -324,12 +324,12 @@ def _cell_row(
 ) -> dict[str, Any]:
     experiment, sweep = loop.experiment, recipe.sweep
     cache, arm = experiment.cache, cell.arm
-    validation = experiment.validation
+    head, validation = rounds[-1].head, experiment.validation
     digest = digest_strings(cache.sample_id[validation].tolist()) if len(validation) else None
     uses_validation = bool(len(validation))
     # Clean labels that chose the backbone's checkpoint were paid for as well.
     chose_checkpoint = np.flatnonzero(cache.seen & SEEN_SELECTION)
-    trained_on = digest_strings(experiment.sample_ids.tolist())
+    trained_on = experiment.training.rows_digest
     return {
         "key": cell.key,
         "request": request_digest(
@@ -390,6 +390,8 @@ def _cell_row(
         "shared_key": shared_key,
         "threads": os.cpu_count(),
         "seconds": seconds,
+        "head_bytes": head.n_bytes if head else None,
+        "microseconds_per_row": loop.microseconds_per_row,
         "created": datetime.now(UTC).isoformat("T", "seconds"),
         "versions": json.dumps(_versions()),
     }
@@ -397,10 +399,12 @@ def _cell_row(
 
 def _head_settings(sweep: SweepRecipe) -> dict[str, Any]:
     """What was asked of the head; other settings do not concern it."""
+    components = {"components": sweep.components} if sweep.components else {}
     settings: dict[str, dict[str, Any]] = {
         "linear": {"regularisation": sweep.regularisation},
         "balanced": {"regularisation": sweep.regularisation},
-        "xgboost": {"trees": sweep.trees},
+        "xgboost": {"trees": sweep.trees} | components,
+        "xgboost_study": components,
     }
     return settings.get(sweep.head, {})
 
@@ -433,7 +437,9 @@ def matching_externals(cache: Cache, externals: Sequence[Cache]) -> tuple[Cache,
 def _relabelled(other: Cache, cache: Cache) -> Cache:
     shared = set(other.group_id.tolist()) & set(cache.group_id.tolist())
     shared |= set(other.sample_id.tolist()) & set(cache.sample_id.tolist())
-    if other.seen_labels.any() or (other.dataset == cache.dataset and shared):
+    # A view is called DATASET@VIEW, and shows the same images.
+    is_same = other.dataset.partition("@")[0] == cache.dataset.partition("@")[0]
+    if other.seen_labels.any() or (is_same and shared):
         n_seen = int(other.seen_labels.sum())
         raise TrustqError(
             f"{other.name} holds rows of {cache.name} ({len(shared)} ids or groups; {n_seen} rows "

@@ -11,6 +11,7 @@ import numpy as np
 from trustq.calibration import DegenerateCalibrationWarning, TemperatureScaling
 from trustq.errors import TrustqError
 from trustq.heads import Head, SharedFeatures, make_head
+from trustq.heads.boosted import PRESETS
 from trustq.heads.out_of_fold import (
     FoldFit,
     OutOfFold,
@@ -97,6 +98,8 @@ class Loop:
     shared: SharedFeatures | None = None  # of the training rows, where another loop made them
     settings: dict[str, Any] = field(default_factory=dict)  # of the head
     chosen_on: str = ""  # labels that chose a setting or stopped the fit
+    predict_seconds: float = 0.0  # spent by heads on all rows predicted so far
+    n_predicted: int = 0
 
     def __post_init__(self) -> None:
         if self.shared is None:
@@ -121,6 +124,11 @@ class Loop:
                 return
             state = self._bought(state, number, chosen, n_unscored, arm)
             yield state
+
+    @property
+    def microseconds_per_row(self) -> float | None:
+        """What a head took to predict a row, over all so far; None where none was predicted."""
+        return 1e6 * self.predict_seconds / self.n_predicted if self.n_predicted else None
 
     @property
     def _audits(self) -> bool:
@@ -188,8 +196,9 @@ class Loop:
                 raise TrustqError(f"{experiment.cache.name} holds no logits for --head backbone.")
             if self._audits:
                 raise TrustqError(f"{experiment.cache.name} has no test rows for --head backbone.")
-        elif sweep.head == "xgboost":
-            self.settings = {"trees": sweep.trees}
+        elif sweep.head in PRESETS:
+            self.settings = {"trees": sweep.trees} if sweep.head == "xgboost" else {}
+            self.settings |= {"components": sweep.components} if sweep.components else {}
             self.chosen_on = "val" if len(experiment.validation) else ""
         elif sweep.head in ("linear", "balanced"):
             if sweep.regularisation == "auto":
@@ -262,7 +271,7 @@ class Loop:
     @property
     def _validation(self) -> tuple[np.ndarray, np.ndarray] | None:
         rows = self.experiment.validation
-        if self.sweep.head != "xgboost" or not len(rows):
+        if self.sweep.head not in PRESETS or not len(rows):
             return None
         return self.experiment.features[rows], self.experiment.cache.label[rows]
 
@@ -271,8 +280,14 @@ class Loop:
             assert cache.logits is not None
             return np.asarray(cache.logits[rows], dtype=np.float64)
         if cache is self.experiment.cache:
-            return head.predict_logits(self.experiment.features[rows])
-        return head.predict_logits(self.experiment.standardise(cache.features[rows]))
+            features = self.experiment.features[rows]
+        else:
+            features = self.experiment.standardise(cache.features[rows])
+        started = time.perf_counter()
+        logits = head.predict_logits(features)
+        self.predict_seconds += time.perf_counter() - started
+        self.n_predicted += len(rows)
+        return logits
 
     def _measured(self, state: Round, started: float) -> Round:
         """Add the figures of every evaluation split, before and after temperature."""

@@ -68,8 +68,8 @@ TABLES: dict[str, dict[str, str]] = {
         "shared_key": "VARCHAR",
         "threads": "INTEGER",
         "seconds": "DOUBLE",
-        "head_bytes": "BIGINT",
-        "microseconds_per_row": "DOUBLE",
+        "head_bytes": "BIGINT",  # what the last round's head keeps; NULL without a head
+        "microseconds_per_row": "DOUBLE",  # predicted, over all rows of the run up to this cell
         "created": "VARCHAR",
         "versions": "VARCHAR",  # JSON
     },

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import duckdb
 import numpy as np
 
 from trustq.errors import TrustqError
@@ -40,14 +41,16 @@ def write_part(folder: Path, tables: dict[str, Columns], *, part: str) -> None:
                 f"{part_path(folder, table, part)} exists, and parts are never overwritten. "
                 "Write under another name, from new_part()."
             )
-    for table in sorted(tables, key=lambda name: name == "cells"):
-        columns = tables[table]
-        n = _n_rows(columns)
-        if n == 0:
-            continue
-        types = TABLES[table]
-        whole = {name: columns.get(name, np.full(n, None, dtype=object)) for name in types}
-        write_parquet(part_path(folder, table, part), whole, types=types)
+    with duckdb.connect() as connection:
+        for table in sorted(tables, key=lambda name: name == "cells"):
+            columns = tables[table]
+            n = _n_rows(columns)
+            if n == 0:
+                continue
+            types = TABLES[table]
+            whole = {name: columns.get(name, np.full(n, None, dtype=object)) for name in types}
+            path = part_path(folder, table, part)
+            write_parquet(path, whole, types=types, connection=connection)
 
 
 def join_tables(parts: Sequence[dict[str, Columns]]) -> dict[str, Columns]:

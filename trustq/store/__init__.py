@@ -1,6 +1,7 @@
 """The cache: one HDF5 file of features and logits per recipe and backbone seed."""
 
-from trustq.store.exchange import import_npz
+from trustq.store.exchange import import_cache
+from trustq.store.export import export_cache
 from trustq.store.format import EXPOSURES, Cache
 from trustq.store.listing import find_caches, open_cache
 from trustq.store.read import (
@@ -9,17 +10,21 @@ from trustq.store.read import (
     require_same_manifest,
     verify_cache,
 )
+from trustq.store.relabel import Relabelled, relabel_cache
 from trustq.store.write import CacheWriter, write_cache, writing_cache
 
 __all__ = [
     "EXPOSURES",
     "Cache",
     "CacheWriter",
+    "Relabelled",
+    "export_cache",
     "find_caches",
-    "import_npz",
+    "import_cache",
     "open_cache",
     "read_attributes",
     "read_cache",
+    "relabel_cache",
     "require_same_manifest",
     "verify_cache",
     "write_cache",

@@ -1,7 +1,7 @@
-"""Caches from features and logits that were made elsewhere."""
+"""Caches from features and logits that were made elsewhere, or exported by trustq."""
 
-import zipfile
-import zlib
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,57 +11,96 @@ from trustq import __version__
 from trustq.digest import digest_bytes, digest_json
 from trustq.errors import TrustqError
 from trustq.manifest import SPLITS, require_whole_groups
-from trustq.probabilities import logits_from_probs
+from trustq.probabilities import NORMALISATIONS, logits_from_probs, normalised
+from trustq.store.arrays import Found, read_arrays
 from trustq.store.format import EXPOSURES, SEEN_OBSERVED, SEEN_REFERENCE, Cache
+from trustq.store.restore import restore_cache
 
-# What a user can state; a crossfit needs folds and logits that only `trustq extract` makes.
-IMPORTABLE = tuple(name for name in EXPOSURES if name != "crossfit")
-
-# The arrays of an npz file, by their names in the design; other names by option.
-ARRAYS = (
-    "features",
-    "labels",
-    "logits",
-    "probs",
-    "sample_ids",
-    "groups",
-    "split",
-    "observed",
-    "classes",
-)
+_MATRICES = ("features", "logits", "probs", "crossfit_logits")
 
 
-def import_npz(
+def import_cache(
     path: Path,
     *,
-    exposure: str = "unknown",
+    exposure: str | None = None,
     names: dict[str, str] | None = None,
     dataset: str = "",
+    ids: Path | None = None,
+    meta: Sequence[Path] = (),
+    normalise: str | None = None,
 ) -> Cache:
-    """A cache, in memory, of the arrays of an npz file; write it with `write_cache`.
+    """A cache, in memory, of an npz, npy, safetensors, Parquet or CSV file; see `write_cache`.
 
     Needs `features`, (n, d), and `labels`, (n,) of indices or class names. Optional: `logits` or
     `probs` (n, k), `sample_ids` (default: row numbers), `groups` (default: every row its own),
-    `split` (default: every row `train`), `observed`, `classes`. `names` maps these to other names
-    in the file; `exposure` is what the user states of the backbone. Raises `TrustqError` for a
-    missing array, unequal lengths, values that are no numbers, or pickled objects.
+    `split` (default: every row `train`), `observed`, `classes`, `folds` with `crossfit_logits`. In
+    tables features are columns `feature_*` or one of lists, logits `logit_<class>`, probabilities
+    `prob_<class>`. `names` maps these to other names in the file. `ids` lists the rows' ids in
+    their order (text, one per line, or a table whose other columns come too), tables in `meta` are
+    joined by id; both may bring all but matrices. `normalise` makes rows of probs sum to 1, by l1
+    or softmax. `exposure` is what the user states of the backbone (default: unknown).
+
+    A file that `export_cache` wrote comes back as the cache it was, with its own exposure. Raises
+    `TrustqError` for what is missing, unequal lengths, ids that do not match or repeat, values that
+    are no numbers, pickled objects, an exposure that is unknown or that the arrays cannot back.
     """
     path = Path(path)
     names = names or {}
-    if exposure not in IMPORTABLE:
-        raise TrustqError(f"--exposure {exposure}: expected one of {', '.join(IMPORTABLE)}.")
-    arrays = _load(path, names)
+    if exposure is not None and exposure not in EXPOSURES:
+        raise TrustqError(f"--exposure {exposure}: expected one of {', '.join(EXPOSURES)}.")
+    if normalise is not None and normalise not in NORMALISATIONS:
+        raise TrustqError(f"--normalize {normalise}: expected {' or '.join(NORMALISATIONS)}.")
+    found = read_arrays(path, names=names, ids=ids, meta=meta)
+    if found.statement is not None:
+        options = {"--ids": ids, "--meta": meta, "--normalize": normalise}
+        given = [flag for flag, value in options.items() if value]
+        given += [f"--{name.replace('_', '-')}" for name in names]
+        return _exported(path, found, exposure, dataset, given)
+    return _imported(path, found, exposure or "unknown", names, dataset, ids, meta, normalise)
+
+
+def _exported(
+    path: Path, found: Found, exposure: str | None, dataset: str, given: Sequence[str]
+) -> Cache:
+    cache = restore_cache(path, found.arrays, found.statement)
+    if given:
+        raise TrustqError(
+            f"{path} was exported by trustq and comes back as it was: leave out {', '.join(given)}."
+        )
+    if exposure not in (None, cache.exposure):
+        raise TrustqError(
+            f"--exposure {exposure}: {path} was exported from a cache of exposure "
+            f"{cache.exposure}, which is kept. Leave out --exposure."
+        )
+    if not dataset or dataset == cache.dataset:
+        return cache
+    # Another name, another content: the digests are of the cache as it was.
+    content = digest_json([cache.content_digest, dataset])
+    return dataclasses.replace(cache, dataset=dataset, digest="", content_digest=content)
+
+
+def _imported(
+    path: Path,
+    found: Found,
+    exposure: str,
+    names: dict[str, str],
+    dataset: str,
+    ids: Path | None,
+    meta: Sequence[Path],
+    normalise: str | None,
+) -> Cache:
+    arrays = found.arrays
     features = _floats(path, arrays["features"], "features")
     n = len(features)
     if not n:
         raise TrustqError(f"{path}: features has no rows.")
     for name, array in arrays.items():
-        wanted = 2 if name in ("features", "logits", "probs") else 1
+        wanted = 2 if name in _MATRICES else 1
         if array.ndim != wanted:
             raise TrustqError(f"{path}: {name} has shape {array.shape}, expected {wanted} axes.")
         if name != "classes" and len(array) != n:
             raise TrustqError(f"{path}: {name} has {len(array)} rows, features {n}.")
-    logits = _logits(path, arrays)
+    logits = _logits(path, arrays, normalise)
     classes, label = _labels(path, arrays, logits)
     observed = np.full(n, -1, dtype=np.int16)
     if "observed" in arrays:
@@ -71,64 +110,51 @@ def import_npz(
         read = _values if by_value and arrays["observed"].dtype.kind in "iu" else _indices
         observed = read(path, arrays["observed"], classes, "observed")
     split = np.array(_texts(path, arrays, "split") or ["train"] * n)
-    ids = _texts(path, arrays, "sample_ids") or [str(i) for i in range(n)]
-    groups = _texts(path, arrays, "groups") or ids
+    sample_ids = _texts(path, arrays, "sample_ids") or [str(i) for i in range(n)]
+    groups = _texts(path, arrays, "groups") or sample_ids
     strange = sorted(set(split.tolist()) - set(SPLITS))
     if strange:
         raise TrustqError(f"{path}: split {', '.join(strange)}; expected {', '.join(SPLITS)}.")
-    if len(set(ids)) != n:
-        raise TrustqError(f"{path}: sample_ids must be unique; {n - len(set(ids))} are repeated.")
-    require_whole_groups(groups, split.tolist(), source=str(path))
-    if exposure == "finetuned-observed" and (observed[split == "train"] < 0).any():
+    if len(set(sample_ids)) != n:
         raise TrustqError(
-            f"{path}: --exposure finetuned-observed needs the labels that the backbone was trained "
-            "on: an array `observed` (or --observed ARRAY), for every training row."
+            f"{path}: sample_ids must be unique; {n - len(set(sample_ids))} are repeated."
         )
-    dataset = dataset or path.stem
+    require_whole_groups(groups, split.tolist(), source=str(path))
+    extra = _crossfit(path, arrays, len(classes))
+    _require_backed(path, exposure, extra, observed, split)
+    if exposure == "crossfit" and "observed" not in arrays:
+        observed = np.where(split == "train", label, np.int16(-1))
+    dataset = dataset or Path(path.name.removesuffix(".gz")).stem
+    recipe = {"name": "import", "file": path.name, "exposure": "as stated by the user"}
+    content = [digest_bytes(path.read_bytes()), dataset, exposure, names]
+    beside = [*([] if ids is None else [ids]), *meta]
+    if beside:
+        recipe["beside"] = ", ".join(file.name for file in beside)
+        content.append([digest_bytes(file.read_bytes()) for file in beside])
+    if normalise is not None:
+        recipe["normalize"] = normalise
+        content.append(normalise)
     return Cache(
         dataset=dataset,
         classes=classes,
         exposure=exposure,
-        sample_id=np.array(ids),
+        sample_id=np.array(sample_ids),
         split=split,
         group_id=np.array(groups),
         label=label,
         observed=observed,
         trusted=np.zeros(n, dtype=bool),
-        seen=_seen(exposure, split),
+        seen=_seen(exposure, split, "observed" in arrays),
         features=features,
         logits=logits,
         weights="as imported",
-        recipe={"name": "import", "file": path.name, "exposure": "as stated by the user"},
+        recipe=recipe,
         versions={"trustq": __version__},
+        extra=extra,
         path=path,
         # In memory it has no file of its own to be verified against; its content stands for it.
-        content_digest=digest_json([digest_bytes(path.read_bytes()), dataset, exposure, names]),
+        content_digest=digest_json(content),
     )
-
-
-def _load(path: Path, names: dict[str, str]) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise TrustqError(f"{path}: no such file.")
-    try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            there = list(file.files)
-            chosen = {name: names.get(name, name) for name in ARRAYS}
-            arrays = {name: file[key] for name, key in chosen.items() if key in there}
-    except (AttributeError, EOFError, OSError, TypeError, ValueError, zlib.error) as error:
-        raise TrustqError(
-            f"{path} is no whole npz file of plain arrays (pickled objects are not loaded)."
-        ) from error
-    except zipfile.BadZipFile as error:
-        raise TrustqError(f"{path} is damaged: {error}. Copy it again.") from error
-    for name in ARRAYS:
-        required = name in ("features", "labels") or name in names
-        if required and name not in arrays:
-            raise TrustqError(
-                f"{path} has no array {chosen[name]!r} for {name}; it holds {', '.join(there)}. "
-                f"Name it with `trustq cache import {path} --{name.replace('_', '-')} ARRAY`."
-            )
-    return arrays
 
 
 def _floats(path: Path, array: np.ndarray, name: str) -> np.ndarray:
@@ -144,8 +170,10 @@ def _floats(path: Path, array: np.ndarray, name: str) -> np.ndarray:
     return values
 
 
-def _texts(path: Path, arrays: dict[str, np.ndarray], name: str) -> list[str]:
-    """An array of names as texts; empty when the array is not there."""
+def _texts(
+    path: Path, arrays: dict[str, np.ndarray], name: str, *, blank: bool = False
+) -> list[str]:
+    """An array of names as texts; empty when the array is not there; `blank` allows "" for none."""
     if name not in arrays:
         return []
     array = arrays[name]
@@ -157,7 +185,7 @@ def _texts(path: Path, arrays: dict[str, np.ndarray], name: str) -> list[str]:
     if array.dtype.kind not in "iuUb":
         raise TrustqError(f"{path}: {name} have type {array.dtype}; expected texts or integers.")
     texts = [str(value) for value in array.tolist()]
-    if "" in texts:
+    if "" in texts and not blank:
         raise TrustqError(f"{path}: {name} is blank in row {texts.index('') + 1}.")
     return texts
 
@@ -177,7 +205,7 @@ def _labels(
                 f"{path}: labels are names, so the order of the {width} columns of logits or probs "
                 "is not known. Add an array `classes` with the names in that order."
             )
-        classes = tuple(sorted(set(_texts(path, arrays, "labels"))))
+        classes = tuple(sorted(set(_texts(path, arrays, "labels", blank=True)) - {""}))
     elif labels.dtype.kind in "iu":
         # With columns of logits, indices count them; else the values that occur are the classes.
         if width is None:
@@ -213,9 +241,9 @@ def _indices(path: Path, labels: np.ndarray, classes: tuple[str, ...], name: str
         return values.astype(np.int16)
     if labels.dtype.kind not in "US":
         raise TrustqError(f"{path}: {name} have type {labels.dtype}; expected indices or names.")
-    texts = _texts(path, {name: labels}, name)
-    position = {text: index for index, text in enumerate(classes)}
-    strange = sorted(set(texts) - set(classes))
+    texts = _texts(path, {name: labels}, name, blank=True)
+    position = {text: index for index, text in enumerate(classes)} | {"": -1}
+    strange = sorted(set(texts) - set(position))
     if strange:
         raise TrustqError(f"{path}: {name} {', '.join(strange[:5])} are not among its classes.")
     return np.array([position[text] for text in texts], dtype=np.int16)
@@ -226,22 +254,70 @@ def _require_few(path: Path, classes: tuple[str, ...]) -> None:
         raise TrustqError(f"{path}: {len(classes)} classes; a cache holds fewer than 32,768.")
 
 
-def _logits(path: Path, arrays: dict[str, np.ndarray]) -> np.ndarray | None:
+def _logits(path: Path, arrays: dict[str, np.ndarray], normalise: str | None) -> np.ndarray | None:
+    if normalise is not None and ("probs" not in arrays or "logits" in arrays):
+        there = "logits" if "logits" in arrays else "no probs"
+        raise TrustqError(
+            f"--normalize {normalise}: {path} has {there}; only rows of probs are made to sum to 1."
+        )
     if "logits" in arrays:
         return _floats(path, arrays["logits"], "logits")
     if "probs" not in arrays:
         return None
     probs: Any = _floats(path, arrays["probs"], "probs")
+    if normalise is not None:
+        return logits_from_probs(normalised(probs, normalise)).astype(np.float32)
     off = np.abs(probs.sum(axis=1) - 1)
     if off.max(initial=0) > 1e-3 or probs.min(initial=0) < 0:
         raise TrustqError(
             f"{path}: probs must be at least 0 and sum to 1 in every row; row {off.argmax() + 1} "
-            f"sums to {probs[off.argmax()].sum():.6g}."
+            f"sums to {probs[off.argmax()].sum():.6g}. For other scores: --normalize l1 or softmax."
         )
     return logits_from_probs(probs).astype(np.float32)
 
 
-def _seen(exposure: str, split: np.ndarray) -> np.ndarray:
+def _crossfit(path: Path, arrays: dict[str, np.ndarray], k: int) -> dict[str, np.ndarray]:
+    """Folds, -1 for rows of none, and the logits of each row by the model of its fold.
+
+    Folds without logits are of some other cross-validation, and not taken.
+    """
+    if "crossfit_logits" not in arrays:
+        return {}
+    if "folds" not in arrays:
+        raise TrustqError(f"{path} has crossfit_logits and no folds, which say what each row saw.")
+    folds, logits = arrays["folds"], arrays["crossfit_logits"]
+    if folds.dtype.kind not in "iu":
+        raise TrustqError(f"{path}: folds have type {folds.dtype}; expected whole numbers.")
+    if logits.shape[1] != k:
+        raise TrustqError(f"{path}: {logits.shape[1]} columns of crossfit_logits for {k} classes.")
+    folds = folds.astype(np.int64)
+    _floats(path, logits[folds >= 0], "crossfit_logits")
+    return {"fold": folds, "crossfit_logits": logits.astype(np.float32)}
+
+
+def _require_backed(
+    path: Path,
+    exposure: str,
+    extra: dict[str, np.ndarray],
+    observed: np.ndarray,
+    split: np.ndarray,
+) -> None:
+    """Raise where the arrays lack what the stated exposure says there is."""
+    if exposure == "crossfit" and not extra:
+        raise TrustqError(
+            f"{path}: --exposure crossfit needs the arrays folds and crossfit_logits: each row by "
+            "a model that did not see its group."
+        )
+    if exposure == "finetuned-observed" and (observed[split == "train"] < 0).any():
+        raise TrustqError(
+            f"{path}: --exposure finetuned-observed needs the labels that the backbone was trained "
+            "on: an array `observed` (or --observed ARRAY), for every training row."
+        )
+
+
+def _seen(exposure: str, split: np.ndarray, has_observed: bool) -> np.ndarray:
     # As stated by the user; training rows are those of split `train`.
     bits = {"finetuned-observed": SEEN_OBSERVED, "finetuned-clean": SEEN_REFERENCE}
+    # Crossfit is with either: on the observed labels, or where there are none on the reference.
+    bits["crossfit"] = SEEN_OBSERVED | (0 if has_observed else SEEN_REFERENCE)
     return np.where(split == "train", bits.get(exposure, 0), 0).astype(np.uint8)

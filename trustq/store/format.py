@@ -1,10 +1,15 @@
 """The cache format: names, exposures and the in-memory form. `cache/README.md` is its page."""
 
-from dataclasses import dataclass, field
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from trustq.digest import digest_json
+from trustq.errors import TrustqError
 
 FORMAT = "trustq.cache"
 FORMAT_VERSION = 1
@@ -41,8 +46,8 @@ class Cache:
     `label` and `observed` are int16 indices into `classes`, -1 where there is none; `seen` is made
     of the SEEN bits; `features` is (n, d); `logits` is (n, k), or None for a frozen backbone that
     has no classifier. `extra` holds optional datasets by their path (`history/...`, `fold`,
-    `crossfit_logits`, `classifier/weight`). `path` and the digests are set once it has been written
-    or read.
+    `crossfit_logits`, `classifier/weight`, and, read from the file at each access, `views/...`,
+    `passes/...` and `maps`). `path` and the digests are set once it has been written or read.
     """
 
     dataset: str
@@ -71,7 +76,7 @@ class Cache:
     versions: dict[str, str] = field(default_factory=dict)
     created: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
-    extra: dict[str, np.ndarray] = field(default_factory=dict)
+    extra: Mapping[str, np.ndarray] = field(default_factory=dict)
     path: Path | None = None
     digest: str = ""
     content_digest: str = ""
@@ -94,6 +99,59 @@ class Cache:
         """Rows of groups of which the backbone was trained on no label, (n,) of bool."""
         tainted = set(self.group_id[self.seen_labels].tolist())
         return np.array([group not in tainted for group in self.group_id.tolist()], dtype=bool)
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of the views that it holds."""
+        paths = [name.split("/") for name in self.extra]
+        return tuple(
+            sorted(path[1] for path in paths if path[0] == "views" and path[-1] == "features")
+        )
+
+    def view(self, name: str) -> "Cache":
+        """The same rows as a view shows them: its features and logits, loaded and verified.
+
+        The data set is called `<dataset>@<view>` and the digests are the view's own, so that no
+        figure of it is taken for a clean one; `preprocessing["view"]` has its parameters. Raises
+        `TrustqError` for a view that is not there.
+        """
+        if name not in self.views:
+            has = ", ".join(self.views) or "the clean one"
+            raise TrustqError(
+                f"{self.name} has no view {name!r}, only {has}.\n"
+                f"Make one through the same network with `trustq extract MANIFEST --with CACHE "
+                f"--views {name} --name NAME`."
+            )
+        parameters = json.loads(str(self.extra[f"views/{name}/parameters"][0]))
+        # Averaged logits are no longer linear in averaged features.
+        is_linear = "symmetries" not in parameters
+        logits = f"views/{name}/logits"
+        digest = digest_json([self.content_digest, "view", name])
+        return replace(
+            self,
+            dataset=f"{self.dataset}@{name}",
+            features=self.extra[f"views/{name}/features"],
+            logits=self.extra.get(logits),
+            preprocessing=self.preprocessing | {"view": {"name": name} | parameters},
+            extra={
+                key: self.extra[key]
+                for key in self.extra
+                if is_linear and key.startswith("classifier/")
+            },
+            digest=digest,
+            content_digest=digest,
+        )
+
+    def passes(self, name: str = "dropout") -> np.ndarray:
+        """Logits (t, n, k) of stochastic passes; raises `TrustqError` where there are none."""
+        key = f"passes/{name}/logits"
+        if key not in self.extra:
+            raise TrustqError(
+                f"{self.name} has no {name} passes. Extract with --set passes=20 --set "
+                "drop_rate=0.3, or, where the network has dropout, add them with --with CACHE "
+                "--passes 20."
+            )
+        return self.extra[key]
 
 
 # The scalar fields of `Cache` that are stored as root attributes, in the order they are written.

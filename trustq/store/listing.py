@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trustq.errors import TrustqError
-from trustq.store.exchange import import_npz
+from trustq.store.arrays import IMPORTS
+from trustq.store.exchange import import_cache
 from trustq.store.format import Cache
 from trustq.store.read import read_cache
 
@@ -36,5 +37,8 @@ def find_caches(patterns: Sequence[str | Path]) -> list[Path]:
 
 
 def open_cache(path: Path) -> Cache:
-    """A cache file, verified, or an npz file of embeddings taken as a cache of unknown exposure."""
-    return import_npz(path) if path.suffix == ".npz" else read_cache(path)
+    """A cache file, verified; or a file of embeddings, as `import_cache` takes it unasked.
+
+    What trustq exported has the exposure it had, anything else an unknown one.
+    """
+    return import_cache(path) if path.name.lower().endswith(IMPORTS) else read_cache(path)

@@ -7,10 +7,11 @@ from typing import Any
 
 import h5py
 import numpy as np
+import xxhash
 
-from trustq.digest import digest_bytes
 from trustq.errors import TrustqError
 from trustq.manifest import Manifest
+from trustq.store.extra import Extra, Stored, dataset_digest
 from trustq.store.format import (
     ATTRIBUTES,
     EXPOSURES,
@@ -21,22 +22,24 @@ from trustq.store.format import (
     USER_BLOCK,
     Cache,
 )
-from trustq.store.write import dataset_digest, overall_digests
+from trustq.store.write import overall_digests
 
 
 def read_cache(path: Path, *, manifest: Manifest | None = None) -> Cache:
     """Read a cache after checking the digest of its bytes.
 
-    With `manifest`, ids, groups, splits and labels must be those it was written from. Raises
+    Views, passes and maps stay in the file until `Cache.view` or `extra[...]` asks for them. With
+    `manifest`, ids, groups, splits and labels must be those it was written from. Raises
     `TrustqError` for a missing, truncated, damaged or foreign file, a newer format, a missing
     dataset, or another manifest.
     """
     path = Path(path)
-    raw = _verified_bytes(path)
+    _require_sealed(path)
     with _opened(path) as file:
         attributes = _attributes(file, path)
-        _verify(file, raw, attributes, path)
-        cache = _load(file, raw, attributes, path)
+        arrays, stored = _datasets_of(file, path)
+        _verify(file, arrays, stored, attributes, path)
+        cache = _load(file, arrays, stored, attributes, path)
     if manifest is not None:
         require_same_manifest(cache, manifest)
     return cache
@@ -57,18 +60,21 @@ def verify_cache(path: Path) -> Verification:
     Raises `TrustqError` that names the first thing that does not hold.
     """
     path = Path(path)
-    raw = _verified_bytes(path)
+    _require_sealed(path)
     with _opened(path) as file:
         attributes = _attributes(file, path)
-        found = _verify(file, raw, attributes, path)
-        cache = _load(file, raw, attributes, path)
-    return Verification(path, cache.digest, tuple(found))
+        arrays, stored = _datasets_of(file, path)
+        _verify(file, arrays, stored, attributes, path)
+        cache = _load(file, arrays, stored, attributes, path)
+    for dataset in stored.values():
+        dataset.read()
+    return Verification(path, cache.digest, (*arrays, *stored))
 
 
 def read_attributes(path: Path) -> dict[str, Any]:
     """Attributes, shapes and digests of a cache without its arrays; its seal is checked."""
     path = Path(path)
-    _verified_bytes(path)
+    _require_sealed(path)
     with _opened(path) as file:
         attributes = _attributes(file, path)
         attributes["digest"] = file.attrs["digest"]
@@ -92,22 +98,28 @@ def require_same_manifest(cache: Cache, manifest: Manifest) -> None:
             )
 
 
-def _verified_bytes(path: Path) -> np.ndarray:
-    """The whole file, read once; its seal is checked before HDF5 parses anything."""
+def _require_sealed(path: Path) -> None:
+    """Check the seal over the whole file, block by block, before HDF5 parses anything."""
     if not path.is_file():
         raise TrustqError(f"{path}: no such file. `trustq cache list` shows the caches there are.")
-    raw = np.fromfile(path, dtype=np.uint8)
-    head = raw[:USER_BLOCK].tobytes()
-    if not head.startswith(SEAL):
-        raise TrustqError(
-            f"{path} is no trustq cache (it does not begin with {SEAL.decode()!r}).\n"
-            "Features and logits from elsewhere come in with `trustq cache import`."
-        )
+    state = xxhash.xxh3_128()
+    buffer = memoryview(bytearray(_BLOCK))
+    with open(path, "rb", buffering=0) as file:
+        head = file.read(USER_BLOCK)
+        if not head.startswith(SEAL):
+            raise TrustqError(
+                f"{path} is no trustq cache (it does not begin with {SEAL.decode()!r}).\n"
+                "Features and logits from elsewhere come in with `trustq cache import`."
+            )
+        while size := file.readinto(buffer):
+            state.update(buffer[:size])
     expected, _, padding = head[len(SEAL) :].partition(b"\n")
-    found = digest_bytes(raw[USER_BLOCK:].data).encode()
+    found = state.hexdigest().encode()
     if found != expected or padding.strip(b"\0"):
         raise _damaged(path, f"its bytes have digest {_short(found)}, expected {_short(expected)}")
-    return raw
+
+
+_BLOCK = 1 << 20  # bytes hashed at a time: they stay in a processor's cache until then
 
 
 def _opened(path: Path) -> h5py.File:
@@ -144,29 +156,58 @@ def _attributes(file: h5py.File, path: Path) -> dict[str, Any]:
 _TEXT = {"dataset", "exposure", "backbone", "weights", "weights_digest", "precision", "created"}
 
 
+def _datasets_of(file: h5py.File, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Stored]]:
+    """Datasets as they are stored, read; and where those lie that are left until asked for."""
+    arrays: dict[str, np.ndarray] = {}
+    stored: dict[str, Stored] = {}
+    digests = json.loads(file.attrs["dataset_digests"])
+    for name, dataset in _datasets(file):
+        place = (dataset.dtype.str, dataset.shape, dataset.id.get_offset())
+        if place[2] is None or not dataset.shape:  # no bytes, one value, or another writer's chunks
+            arrays[name] = np.asarray(dataset[()])
+            continue
+        where = Stored(path, name, *place, digests.get(name, ""))
+        if dataset.dtype.kind == "f" and name.startswith(("views/", "passes/", "maps")):
+            stored[name] = where
+        else:
+            arrays[name] = where.rows(0, dataset.shape[0])
+    return arrays, stored
+
+
 def _verify(
-    file: h5py.File, raw: np.ndarray, attributes: dict[str, Any], path: Path
-) -> dict[str, str]:
+    file: h5py.File,
+    arrays: dict[str, np.ndarray],
+    stored: dict[str, Stored],
+    attributes: dict[str, Any],
+    path: Path,
+) -> None:
     expected = json.loads(file.attrs["dataset_digests"])
-    found = {name: dataset_digest(d, _bytes_of(d, raw)) for name, d in _datasets(file)}
     for name in (*ROW_DATASETS, "features"):
-        if name not in found:
+        if name not in arrays:
             raise TrustqError(
                 f"{path} lacks the dataset {name}; a cache has {', '.join(ROW_DATASETS)} and "
                 "features. Extract or import it again."
             )
+    found = {name: where.digest for name, where in stored.items()}
+    for name, array in arrays.items():
+        found[name] = dataset_digest(file[name].dtype.str, array.shape, array)
     for name in expected | found:
-        if expected.get(name) != found.get(name):
+        if not found.get(name) or expected.get(name) != found[name]:
             raise _damaged(path, f"dataset {name} does not match its digest")
     digests = overall_digests(attributes, found)
     if digests != (file.attrs["digest"], file.attrs["content_digest"]):
         raise _damaged(path, "the attributes do not match the overall digest")
-    return found
 
 
-def _load(file: h5py.File, raw: np.ndarray, attributes: dict[str, Any], path: Path) -> Cache:
-    arrays = {name: _decoded(_bytes_of(dataset, raw)) for name, dataset in _datasets(file)}
-    _require_sound(arrays, attributes, path)
+def _load(
+    file: h5py.File,
+    arrays: dict[str, np.ndarray],
+    stored: dict[str, Stored],
+    attributes: dict[str, Any],
+    path: Path,
+) -> Cache:
+    arrays = {name: _decoded(array) for name, array in arrays.items()}
+    _require_sound(arrays, stored, attributes, path)
     fields: dict[str, Any] = {name: attributes[name] for name in ATTRIBUTES}
     fields["classes"] = tuple(attributes["classes"])
     rows: dict[str, Any] = {name: arrays.pop(name) for name in ROW_DATASETS}
@@ -176,20 +217,25 @@ def _load(file: h5py.File, raw: np.ndarray, attributes: dict[str, Any], path: Pa
         **rows,
         features=arrays.pop("features"),
         logits=arrays.pop("logits", None),
-        extra=arrays,
+        extra=Extra(arrays, stored),
         path=path,
         digest=str(file.attrs["digest"]),
         content_digest=str(file.attrs["content_digest"]),
     )
 
 
-def _require_sound(arrays: dict[str, np.ndarray], attributes: dict[str, Any], path: Path) -> None:
+def _require_sound(
+    arrays: dict[str, np.ndarray], stored: dict[str, Stored], attributes: dict[str, Any], path: Path
+) -> None:
     """Raise when a file that is whole does not mean what a cache means."""
     n, k = len(arrays["sample_id"]), len(attributes["classes"])
     sized = [name for name in (*ROW_DATASETS, "features", "logits") if name in arrays]
+    # Passes have their rows second.
+    lengths = [where.shape[m.startswith("passes/") :][:1] for m, where in stored.items()]
     faults = {
         "its exposure is not a known one": attributes["exposure"] not in EXPOSURES,
-        "its datasets have different numbers of rows": any(len(arrays[m]) != n for m in sized),
+        "its datasets have different numbers of rows": any(len(arrays[m]) != n for m in sized)
+        or any(length != (n,) for length in lengths),
         "its sample ids repeat": len(set(arrays["sample_id"].tolist())) != n,
         "its labels are not indices of its classes": any(
             arrays[m].size and not -1 <= arrays[m].min() <= arrays[m].max() < k
@@ -211,14 +257,6 @@ def _datasets(file: h5py.File) -> list[tuple[str, h5py.Dataset]]:
         lambda name, item: found.append((name, item)) if isinstance(item, h5py.Dataset) else None
     )
     return found
-
-
-def _bytes_of(dataset: h5py.Dataset, raw: np.ndarray) -> np.ndarray:
-    """A dataset as a view of the file's bytes: contiguous datasets need no second read."""
-    start = dataset.id.get_offset()
-    if start is None:  # no bytes were allotted, or another writer's chunks
-        return np.asarray(dataset[()])
-    return raw[start : start + dataset.nbytes].view(dataset.dtype).reshape(dataset.shape)
 
 
 def _decoded(array: np.ndarray) -> np.ndarray:

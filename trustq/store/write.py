@@ -12,9 +12,10 @@ import h5py
 import numpy as np
 import xxhash
 
-from trustq.digest import canonical_json, digest_bytes, digest_json
+from trustq.digest import canonical_json, digest_json
 from trustq.errors import TrustqError
 from trustq.files import replacing
+from trustq.store.extra import dataset_digest
 from trustq.store.format import (
     ATTRIBUTES,
     EXPOSURES,
@@ -48,14 +49,17 @@ def write_cache(path: Path, cache: Cache) -> Cache:
     )
 
 
+Stream = tuple[int | tuple[int | None, ...], str]  # columns or shape, and dtype
+
+
 @contextmanager
 def writing_cache(
-    path: Path, n_rows: int, streamed: dict[str, tuple[int, str]]
+    path: Path, n_rows: int, streamed: dict[str, "Stream"]
 ) -> Iterator["CacheWriter"]:
     """Open a writer for `path`; the file is there only if the block ends after `finish`.
 
-    `streamed` names datasets that come in row blocks, as (columns, dtype): memory then holds one
-    block, not the data set.
+    `streamed` names datasets that come in row blocks, as (columns, dtype) or (shape, dtype), where
+    None in the shape stands for the rows: memory then holds one block, not the data set.
 
     >>> with writing_cache(path, 2, {"features": (3, "float32")}) as writer:  # doctest: +SKIP
     ...     writer.append("features", block)
@@ -135,7 +139,7 @@ class CacheWriter:
     """Puts datasets into an open cache file and keeps their digests; see `writing_cache`."""
 
     def __init__(
-        self, file: h5py.File, n_rows: int, streamed: dict[str, tuple[int, str]], sink: _Sink
+        self, file: h5py.File, n_rows: int, streamed: dict[str, Stream], sink: _Sink
     ) -> None:
         self.digest = ""
         self.content_digest = ""
@@ -143,24 +147,41 @@ class CacheWriter:
         self._sink = sink
         self._n_rows = n_rows
         self._digests: dict[str, str] = {}
-        self._streams: dict[str, tuple[h5py.Dataset, Any]] = {}
+        self._streams: dict[str, tuple[h5py.Dataset, Any, int]] = {}
         self._written = dict.fromkeys(streamed, 0)
-        for name, (n_columns, dtype) in streamed.items():
-            shape = (n_rows, n_columns)
+        for name, (columns, dtype) in streamed.items():
+            shape = (None, columns) if isinstance(columns, int) else columns
             dataset = file.create_dataset(
-                name, shape=shape, dtype=np.dtype(dtype).newbyteorder("<")
+                name,
+                shape=[n_rows if length is None else length for length in shape],
+                dtype=np.dtype(dtype).newbyteorder("<"),
             )
-            self._streams[name] = (dataset, xxhash.xxh3_128(_head(dataset)))
+            axis = shape.index(None)
+            self._streams[name] = (dataset, xxhash.xxh3_128(_head(dataset)), axis)
 
     def append(self, name: str, block: np.ndarray) -> None:
-        """Add the next rows, (m, columns), of a streamed dataset."""
-        dataset, state = self._streams[name]
+        """Add the next rows, (m, columns) or of the stated shape, of a streamed dataset."""
+        dataset, state, axis = self._streams[name]
         block = np.ascontiguousarray(block, dtype=dataset.dtype)
         start = self._written[name]
-        dataset[start : start + len(block)] = block
+        stop = start + block.shape[axis]
+        dataset[(slice(None),) * axis + (slice(start, stop),)] = block
         self._sink.require_written()
-        state.update(block.view(np.uint8).data)
-        self._written[name] = start + len(block)
+        if axis == 0:
+            state.update(block.view(np.uint8).data)
+        self._written[name] = stop
+
+    def streamed_digest(self, name: str) -> str:
+        """Digest of a streamed dataset all of whose rows were added."""
+        if name not in self._digests:
+            if self._written[name] != self._n_rows:
+                raise RuntimeError(f"{name}: {self._written[name]} of {self._n_rows} rows written")
+            dataset, state, axis = self._streams[name]
+            if axis:  # its rows do not lie in a row, so its bytes are read again, part by part
+                for index in np.ndindex(dataset.shape[:axis]):
+                    state.update(np.ascontiguousarray(dataset[index]).view(np.uint8).data)
+            self._digests[name] = state.hexdigest()
+        return self._digests[name]
 
     def put(self, name: str, array: np.ndarray) -> None:
         """Add a whole dataset; strings become fixed-length UTF-8, booleans bytes."""
@@ -169,14 +190,12 @@ class CacheWriter:
         stored = _storable(name, np.asarray(array))
         dataset = self._file.create_dataset(name, data=stored)
         self._sink.require_written()
-        self._digests[name] = dataset_digest(dataset, stored)
+        self._digests[name] = dataset_digest(dataset.dtype.str, dataset.shape, stored)
 
     def finish(self, attributes: dict[str, Any]) -> None:
         """Write the attributes of `format.ATTRIBUTES` and the digests; nothing may follow."""
-        for name, (_, state) in self._streams.items():
-            if self._written[name] != self._n_rows:
-                raise RuntimeError(f"{name}: {self._written[name]} of {self._n_rows} rows written")
-            self._digests[name] = state.hexdigest()
+        for name in self._streams:
+            self.streamed_digest(name)
         if attributes["exposure"] not in EXPOSURES:
             raise TrustqError(
                 f"exposure {attributes['exposure']!r} is not one of {', '.join(EXPOSURES)}."
@@ -207,11 +226,6 @@ def overall_digests(attributes: dict[str, Any], datasets: dict[str, str]) -> tup
     return digest_json([stored, datasets]), digest_json([content, numbers])
 
 
-def dataset_digest(dataset: h5py.Dataset, array: np.ndarray) -> str:
-    """Digest of a dataset's dtype, shape and bytes."""
-    return digest_bytes(_head(dataset), np.ascontiguousarray(array).view(np.uint8).data)
-
-
 def _head(dataset: h5py.Dataset) -> bytes:
     return f"{dataset.dtype.str}{dataset.shape}".encode()
 
@@ -225,7 +239,7 @@ def _storable(name: str, array: np.ndarray) -> np.ndarray:
         return np.array(encoded, dtype=h5py.string_dtype("utf-8", width)).reshape(array.shape)
     if array.dtype.kind == "b":
         return array.astype(np.uint8)
-    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+    return np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
 
 
 def _seal(part: Path) -> None:

@@ -1,0 +1,128 @@
+"""Other images, or more views, through the networks of caches that are there; no training."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trustq.errors import TrustqError
+from trustq.extraction.exposure import rows_elsewhere
+from trustq.extraction.jobs import (
+    Extracted,
+    Job,
+    already_there,
+    checkpoint_of,
+    dump_job,
+    extracted,
+    folder_name,
+    require_readable,
+    torch_device,
+)
+from trustq.extraction.progress import Progress, StderrProgress
+from trustq.extraction.views import require_dumpable
+from trustq.extraction.weights import load_checkpoint, make_network, place
+from trustq.manifest import Manifest
+from trustq.recipes import ExtractRecipe
+from trustq.store import read_attributes
+
+if TYPE_CHECKING:
+    import torch
+
+
+def extract_with(
+    manifest: Manifest,
+    caches: Sequence[Path],
+    *,
+    out: Path,
+    name: str = "",
+    views: Sequence[str] = (),
+    passes: int = 0,
+    maps: bool = False,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> list[Extracted]:
+    """Send other images, or more views, through the networks of caches, untrained.
+
+    Writes `<out>/<dataset>/<name or the recipe's>/seed<S>.h5` for each cache, whose checkpoint must
+    lie beside it. Labels index the cache's classes; rows that the network has seen keep their
+    marks. `views`, `passes` and `maps` are those of the new cache, whatever the old one has. Raises
+    `TrustqError` for a missing or foreign checkpoint and for classes that the cache lacks.
+    """
+    progress = progress or StderrProgress()
+    jobs = []
+    for source in caches:
+        theirs = read_attributes(source)
+        checkpoint = checkpoint_of(source)
+        if not checkpoint.is_file():
+            raise TrustqError(
+                f"{checkpoint}: no such file. It is the network of {source}, which other images "
+                "must go through; copy it there, or extract again."
+            )
+        rows = rows_elsewhere(manifest, source=source, attributes=theirs)
+        asked = {"views": list(views), "passes": passes, "maps": maps}
+        settings = _settings_of(theirs["recipe"], asked)
+        require_dumpable(settings)
+        own_name = name or theirs["recipe"].get("name", source.parent.name)
+        folder = Path(out) / folder_name(manifest.dataset) / folder_name(own_name)
+        target = folder / f"seed{theirs['backbone_seed']}.h5"
+        kept = ("classes", "backbone", "backbone_seed", "weights", "weights_digest")
+        if target.resolve() == source.resolve():
+            raise TrustqError(
+                f"The new cache would replace {source} itself. Give it a name of its own with "
+                "--name, or another --out."
+            )
+        recipe = theirs["recipe"] | {
+            "with": theirs["content_digest"],
+            "extract": theirs["recipe"].get("extract", {}) | asked,
+        }
+        attributes = {key: theirs[key] for key in (*kept, "preprocessing")} | {
+            "dataset": manifest.dataset,
+            "exposure": rows.exposure,
+            "recipe": recipe,
+            "manifest": manifest.digests,
+            "noise": rows.noise,
+        }
+        is_there = already_there(target, attributes, progress)
+        job = Job(theirs["backbone_seed"], target, rows, attributes, is_there, settings, source)
+        if n_shared := int((rows.seen > 0).sum()):
+            progress.say(
+                f"{n_shared:,} of {len(manifest):,} rows share an id or a group with rows that the "
+                f"network of {source} has seen; they stay marked as seen."
+            )
+        jobs.append(job)
+    targets = [job.target for job in jobs]
+    if twice := next((path for path in targets if targets.count(path) > 1), None):
+        raise TrustqError(f"Two of the caches would be written to {twice}; run them apart.")
+    if not all(job.is_there for job in jobs):
+        chosen = torch_device(device)
+        require_readable(manifest)
+        for job in jobs:
+            if not job.is_there:
+                _dump_with(job, manifest, chosen, progress)
+    return [extracted(job) for job in jobs]
+
+
+def _settings_of(recipe: dict[str, Any], asked: dict[str, Any]) -> ExtractRecipe:
+    """A cache's stored settings with others in their place; what it does not state is default."""
+    stored = recipe.get("extract", {}) | asked
+    known = [key.name for key in fields(ExtractRecipe)]
+    values: dict[str, Any] = {name: stored[name] for name in known if name in stored}
+    listed = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    return ExtractRecipe(**(values | listed))
+
+
+def _dump_with(job: Job, manifest: Manifest, device: "torch.device", progress: Progress) -> None:
+    assert job.source is not None
+    network = make_network(
+        job.attributes["backbone"],
+        n_classes=0 if job.attributes["exposure"] == "frozen" else len(job.attributes["classes"]),
+        image_size=job.attributes["preprocessing"]["size"],
+        drop_rate=job.settings.drop_rate,
+    )
+    checkpoint = checkpoint_of(job.source)
+    load_checkpoint(checkpoint, network.model, digest=job.attributes["weights_digest"])
+    place(network, device)
+    progress.say(f"{job.target}: the network of {checkpoint} on {device.type}")
+    dump_job(
+        job, network, manifest, device=device, workers=-1, seconds={}, extra={}, progress=progress
+    )

@@ -1,0 +1,213 @@
+"""One cache to be made: what it is called, whether it is there, and its last step, the dump."""
+
+import os
+import platform
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import h5py
+import numpy as np
+
+from trustq import __version__
+from trustq.digest import digest_json
+from trustq.errors import TrustqError
+from trustq.extraction.exposure import Rows
+from trustq.extraction.progress import Progress
+from trustq.extraction.weights import Network, digest_weights_file
+from trustq.manifest import Manifest
+from trustq.recipes import ExtractRecipe, Recipe, resolved
+from trustq.store import read_attributes
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """A cache that is there: its path, shape, exposure and accuracy on validation rows."""
+
+    path: Path
+    n_rows: int
+    n_features: int
+    exposure: str
+    val_accuracy: float | None  # None for a frozen backbone and without validation rows
+    is_new: bool  # whether this run wrote it
+
+
+@dataclass(frozen=True)
+class Job:
+    """A cache to be made, or found there, with what is known of it before its network is."""
+
+    seed: int
+    target: Path
+    rows: Rows
+    attributes: dict[str, Any]  # known before the network is
+    is_there: bool
+    settings: ExtractRecipe
+    source: Path | None = None
+    extra: dict[str, np.ndarray] = field(default_factory=dict)  # further datasets, known before
+
+
+def recipe_attribute(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as a cache states it: without what changes no number, files by their content."""
+    values = resolved(recipe, "extract")
+    # How many processes load images changes no number.
+    del values["extract"]["workers"]
+    if recipe.extract.weights:
+        values["weights_file"] = digest_weights_file(Path(recipe.extract.weights))
+    if recipe.extract.observed:
+        # The labels themselves are in the noise attribute's digest, whatever the file is called.
+        values["extract"]["observed"] = Path(recipe.extract.observed).name
+    return values
+
+
+def folder_name(name: str) -> str:
+    """A name that is safe as a folder's; raises `TrustqError` for another."""
+    if not name or name.startswith(".") or "/" in name or "\\" in name:
+        raise TrustqError(
+            f"{name!r} cannot name a folder of caches; give the recipe or data set a plain name, "
+            "e.g. --name mine."
+        )
+    return name
+
+
+def already_there(target: Path, attributes: dict[str, Any], progress: Progress) -> bool:
+    """Whether it is there, from the same recipe, manifest and noise; another one is an error."""
+    if not target.exists():
+        return False
+    found = read_attributes(target)
+    # An older trustq had fewer settings; what it did is what the defaults of the new ones do.
+    settings = resolved(Recipe(), "extract")["extract"] | found["recipe"].get("extract", {})
+    settings = {name: settings.get(name) for name in attributes["recipe"]["extract"]}
+    theirs = found["recipe"] | {"extract": settings}
+    theirs.pop("fitted", None)  # what memory allowed, not what was asked
+    whole = theirs.pop("skipped_of", None)
+    ours = {name: value for name, value in attributes["recipe"].items() if name != "skipped_of"}
+    is_same = found["manifest"] == attributes["manifest"]
+    parts = {
+        "recipe": theirs == ours,
+        "manifest": is_same or whole == attributes["manifest"],
+        # A draw over the rows that were left cannot be compared with one over all of them.
+        "noise": found["noise"].get("digest") == attributes["noise"].get("digest") or not is_same,
+    }
+    differing = [name for name, same in parts.items() if not same]
+    if not differing:
+        progress.say(f"{target} is there already, from the same recipe and manifest.")
+        return True
+    expected, there = (digest_json(values[differing[0]]) for values in (attributes, found))
+    changed = _differing_settings(theirs, ours)
+    raise TrustqError(
+        f"{target} was written from another {' and '.join(differing)} ({differing[0]} digest "
+        f"{there[:8]}..., expected {expected[:8]}...{changed}).\n"
+        "Give this run a name of its own with --name or --out, or delete that file."
+    )
+
+
+def _differing_settings(theirs: dict[str, Any], ours: dict[str, Any]) -> str:
+    one, two = theirs.get("extract", {}), ours.get("extract", {})
+    pairs = [f"{key} {one.get(key)!r}, not {two[key]!r}" for key in two if one.get(key) != two[key]]
+    more = f" and {len(pairs) - 3} more" if len(pairs) > 3 else ""
+    return f"; it has {', '.join(pairs[:3])}{more}" if pairs else ""
+
+
+def torch_device(name: str, gpu: int | None = None) -> "torch.device":
+    """The device of that name; from here on torch is imported, or its absence explained."""
+    # Before torch loads its OpenMP: threads that wait by spinning made a training on two shared
+    # cores 20 times slower (45 s an epoch instead of 2 s).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    try:
+        import timm  # noqa: F401
+        import torch  # noqa: F401
+        import torchvision  # noqa: F401
+    except ImportError as error:
+        raise TrustqError(
+            f"trustq extract needs torch, torchvision and timm ({error}):\n"
+            "  pip install 'trustq[gpu]'"
+        ) from error
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        raise TrustqError(
+            f"torch and torchvision are builds that do not fit each other ({error}).\n"
+            "Install both together from the same index, e.g. both for CUDA or both for the CPU."
+        ) from error
+    from trustq.extraction.device import choose_device
+
+    return choose_device(name, index=gpu)
+
+
+def require_readable(manifest: Manifest) -> None:
+    """`images.require_readable`, which needs torch."""
+    from trustq.extraction.images import require_readable
+
+    require_readable(manifest)
+
+
+def dump_job(
+    job: Job,
+    network: Network,
+    manifest: Manifest,
+    *,
+    device: "torch.device",
+    workers: int,
+    seconds: dict[str, float],
+    extra: dict[str, np.ndarray],
+    progress: Progress,
+) -> None:
+    """Write a job's cache from its network."""
+    import timm
+    import torch
+
+    from trustq.extraction.dump import PRECISION, Further, dump
+    from trustq.extraction.images import Preprocessing
+
+    started = time.monotonic()
+    attributes = job.attributes | {
+        "precision": PRECISION,
+        "created": "",
+        "seconds": seconds,
+        "versions": {
+            "trustq": __version__,
+            "torch": str(torch.__version__),
+            "timm": timm.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+    def finished() -> dict[str, Any]:
+        return attributes | {"seconds": seconds | {"dump": round(time.monotonic() - started, 3)}}
+
+    preprocessing = Preprocessing.of_attribute(attributes["preprocessing"])
+    dump(
+        job.target,
+        network,
+        manifest,
+        job.rows,
+        preprocessing=preprocessing,
+        device=device,
+        workers=workers,
+        attributes=finished,
+        extra=extra,
+        progress=progress,
+        what=f"features of seed {job.seed}",
+        further=Further.of_recipe(job.settings, network, size=preprocessing.size),
+    )
+
+
+def checkpoint_of(cache: Path) -> Path:
+    """Where the network of a cache lies."""
+    return cache.with_suffix(".safetensors")
+
+
+def extracted(job: Job) -> Extracted:
+    """What is told of a finished cache."""
+    with h5py.File(job.target, "r") as file:
+        n_rows, n_features = file["features"].shape
+        accuracy = None
+        is_val = file["split"][()] == b"val"
+        if "logits" in file and is_val.any():
+            predicted = file["logits"][()].argmax(axis=1)
+            accuracy = float((predicted == file["label"][()])[is_val].mean())
+    return Extracted(job.target, n_rows, n_features, job.rows.exposure, accuracy, not job.is_there)

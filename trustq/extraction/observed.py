@@ -1,0 +1,122 @@
+"""Labels to train on from a file: repaired by people, or dropped."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trustq import tables
+from trustq.digest import digest_array
+from trustq.errors import TrustqError
+from trustq.manifest import Manifest
+
+_LISTED = 5  # ids that an error names
+_TRUE = ("1", "true", "yes")
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Labels of a file in the manifest's order, each (n,).
+
+    `observed` is -1 where the row is dropped; `trusted` is what the file calls so; a row that is
+    not `listed` keeps the manifest's label.
+    """
+
+    path: Path
+    observed: np.ndarray
+    trusted: np.ndarray
+    listed: np.ndarray
+    rate: float  # share of trained rows whose label is not the manifest's
+
+    @property
+    def attribute(self) -> dict[str, Any]:
+        """As a cache's noise attribute."""
+        return {
+            "spec": f"file:{self.path.name}",
+            "trusted": float(self.trusted.mean()),
+            "rate": self.rate,
+            "digest": digest_array(np.stack([self.observed, self.trusted.astype(np.int16)])),
+        }
+
+    @property
+    def summary(self) -> str:
+        """What it does, in a line."""
+        n_dropped = int((self.listed & (self.observed < 0)).sum())
+        n_kept = int((~self.listed & (self.observed >= 0)).sum())
+        return (
+            f"{self.path}: labels of {int(self.listed.sum()):,} rows, {n_dropped:,} of them "
+            f"dropped; {n_kept:,} training rows are not in it and keep the manifest's label."
+        )
+
+
+def read_observed(path: Path, manifest: Manifest, *, rows: np.ndarray) -> Observed:
+    """Read the labels of `rows`, (n,) of bool, from a CSV or Parquet table.
+
+    Columns `sample_id` and `label` (blank: the row is dropped), or `given`, `suggested` and
+    `action` (keep, relabel or drop) as `trustq audit apply` writes them; `trusted` may mark labels
+    that someone checked. Raises `TrustqError` that names ids: unknown, twice, not of `rows`, or
+    with a label outside the classes.
+    """
+    columns = tables.read_table(path)
+    if "sample_id" not in columns:
+        raise TrustqError(f"{path}: it has no column sample_id, only {', '.join(columns)}.")
+    ids = [str(value) for value in columns["sample_id"].tolist()]
+    names = _names(path, columns)
+    row_of = {name: row for row, name in enumerate(manifest.columns["sample_id"].tolist())}
+    _refuse(path, "are in it twice", [i for i, n_lines in Counter(ids).items() if n_lines > 1])
+    _refuse(path, "are not in the manifest", [i for i in ids if i not in row_of])
+    outside = [i for i in ids if not rows[row_of[i]]]
+    _refuse(path, "are not rows to train on", outside)
+    position = {name: index for index, name in enumerate(manifest.classes)}
+    strange = [
+        f"{i} ({name})" for i, name in zip(ids, names, strict=True) if name and name not in position
+    ]
+    _refuse(path, f"have a label outside {', '.join(manifest.classes)}", strange)
+    reference = manifest.label_indices
+    observed = np.where(rows, reference, -1).astype(np.int16)
+    trusted = np.zeros(len(rows), dtype=bool)
+    listed = np.zeros(len(rows), dtype=bool)
+    there = np.array([row_of[i] for i in ids], dtype=np.int64)
+    observed[there] = [position[name] if name else -1 for name in names]
+    listed[there] = True
+    if "trusted" in columns:
+        trusted[there] = [str(value).lower() in _TRUE for value in columns["trusted"].tolist()]
+        trusted &= observed >= 0
+    trained = observed >= 0
+    if not trained.any():
+        raise TrustqError(f"{path}: it drops every row, so nothing is left to train on.")
+    rate = float((observed != reference)[trained].mean())
+    return Observed(Path(path), observed, trusted, listed, rate)
+
+
+def _names(path: Path, columns: tables.Columns) -> list[str]:
+    """The label of each line; blank where it is dropped."""
+
+    def texts(name: str) -> list[str]:
+        return ["" if value is None else str(value) for value in columns[name].tolist()]
+
+    if "label" in columns:
+        return texts("label")
+    missing = [name for name in ("given", "suggested", "action") if name not in columns]
+    if missing:
+        raise TrustqError(
+            f"{path}: it has no column label, nor {', '.join(missing)} to take one from. Expected "
+            "sample_id,label or the table of `trustq audit apply`."
+        )
+    chosen = {"keep": texts("given"), "relabel": texts("suggested")}
+    names = []
+    for line, action in enumerate(texts("action")):
+        if action not in ("keep", "relabel", "drop"):
+            raise TrustqError(
+                f"{path}, row {line + 1}: action {action!r}, expected keep, relabel or drop."
+            )
+        names.append("" if action == "drop" else chosen[action][line])
+    return names
+
+
+def _refuse(path: Path, problem: str, ids: list[str]) -> None:
+    if ids:
+        more = f" and {len(ids) - _LISTED:,} more" if len(ids) > _LISTED else ""
+        raise TrustqError(f"{path}: {len(ids):,} ids {problem}: {', '.join(ids[:_LISTED])}{more}.")

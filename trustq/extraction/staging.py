@@ -1,0 +1,65 @@
+"""Images copied to a local disk first, for training reads each of them once an epoch."""
+
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from trustq.digest import digest_bytes
+from trustq.errors import TrustqError
+from trustq.extraction.progress import Progress
+from trustq.manifest import Manifest
+
+_THREADS = 8  # a network disk answers many requests at once
+
+
+def stage(manifest: Manifest, folder: Path, *, progress: Progress) -> Manifest:
+    """Copy a manifest's images into `folder`; the same manifest, which reads them there.
+
+    A file that is there with the same size is left, so a copy that was stopped goes on. Images of
+    another data root get a folder of their own. A missing image is left for the check of all images
+    to tell. Raises `TrustqError` where the folder cannot be written to or the disk is full.
+    """
+    root = manifest.root.resolve()
+    target = Path(folder) / digest_bytes(os.fsencode(root))[:12]
+    paths = list(dict.fromkeys(manifest.columns["path"].tolist()))
+
+    def copy(path: str) -> int:
+        source, copied = root / path, target / path
+        try:
+            size = source.stat().st_size
+        except OSError:
+            return 0
+        if copied.is_file() and copied.stat().st_size == size:
+            return 0
+        part = copied.with_name(f".{copied.name}.{os.getpid()}.part")
+        try:
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, part)
+            os.replace(part, copied)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            reason = os.strerror(error.errno or 0).lower()
+            raise TrustqError(
+                f"{source} could not be copied to {copied}: {reason}. What was "
+                "copied is kept; free the disk or stage elsewhere."
+            ) from error
+        if (found := copied.stat().st_size) != size:
+            raise TrustqError(
+                f"{copied} has {found:,} bytes, but {source} had {size:,} when its copy began: "
+                "somebody writes to it. Stage again once the data are whole."
+            )
+        return size
+
+    n_bytes = n_copied = 0
+    with (
+        ThreadPoolExecutor(_THREADS) as pool,
+        progress.images(f"copy to {target}", len(paths)) as show,
+    ):
+        for done, size in enumerate(pool.map(copy, paths), start=1):
+            n_bytes += size
+            n_copied += size > 0
+            show(done, f"{n_bytes / 1e6:,.0f} MB")
+    progress.say(f"{target}: {n_copied:,} images copied, {len(paths) - n_copied:,} were there.")
+    return replace(manifest, root=target)

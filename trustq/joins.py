@@ -1,0 +1,50 @@
+"""Rows of two tables matched by id, with or without the ending of an image file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from trustq.errors import TrustqError
+from trustq.tables import Columns, read_table
+
+# What a column of ids may be called, the first that is there.
+ID_COLUMNS = ("sample_ids", "sample_id", "image_id", "image", "isic_id", "id")
+_IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
+
+
+def id_keys(ids: np.ndarray) -> list[str]:
+    """Ids as texts without the ending of an image file.
+
+    >>> id_keys(np.array(["ISIC_1.JPG", "ISIC_2"]))
+    ['ISIC_1', 'ISIC_2']
+    """
+    if ids.dtype.kind == "S":
+        ids = np.char.decode(ids, "utf-8")
+    keys = []
+    for text in map(str, ids.tolist()):
+        ending = next((e for e in _IMAGE_ENDINGS if text.lower().endswith(e)), "")
+        keys.append(text[: len(text) - len(ending)])
+    return keys
+
+
+def find_rows(
+    table: Path, keys: Sequence[str], *, by: str | None = None
+) -> tuple[Columns, list[int | None]]:
+    """Columns of a table, and the row of each of `keys` (None where the table lacks it).
+
+    `by` names the column of ids [default: the first of `ID_COLUMNS` that is there]. Raises
+    `TrustqError` for no such column, or ids twice.
+    """
+    columns = read_table(table)
+    name = next((name for name in (by, *ID_COLUMNS) if name in columns), None)
+    if name is None:
+        raise TrustqError(
+            f"{table} has no column of ids; it has {', '.join(columns)}: "
+            f"call it one of {', '.join(ID_COLUMNS)}."
+        )
+    theirs = id_keys(columns[name])
+    position = {key: row for row, key in enumerate(theirs)}
+    if len(position) < len(theirs):
+        raise TrustqError(f"{table}: {name} must be unique to be joined by.")
+    return columns, [position.get(key) for key in keys]

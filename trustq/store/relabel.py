@@ -1,0 +1,133 @@
+"""A cache with corrected reference labels, which says what its backbone was trained on before."""
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from trustq.digest import digest_bytes, digest_json, digest_strings
+from trustq.errors import TrustqError
+from trustq.joins import ID_COLUMNS
+from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE, Cache
+from trustq.tables import read_table
+
+LABEL_COLUMNS = ("label", "labels")
+
+
+class Relabelled(NamedTuple):
+    """A cache in memory with other reference labels, and how many rows the change touched."""
+
+    cache: Cache
+    n_changed: int
+    n_trained: int  # of these, the backbone was trained on the label that is now wrong
+    n_trusted: int  # of these, the label that is now wrong had been bought as clean
+
+
+def relabel_cache(cache: Cache, labels: Path) -> Relabelled:
+    """A cache whose reference labels are those of a table with columns `sample_id` and `label`.
+
+    The table (CSV or Parquet; a manifest is one) may name some rows only; the others keep their
+    label. Where a label changes, the backbone is no longer one that was trained on the reference:
+    bit 2 of `seen` goes, the old label stays as `observed` with bit 1, and the row is no longer
+    `trusted`. A `finetuned-clean` cache of which that befell a row becomes `finetuned-observed`.
+    Features, logits and folds are as they were. Errors: ids that the cache lacks or that repeat, a
+    blank label or one of no class, nothing changed.
+    """
+    new = _new_labels(cache, labels)
+    changed = new != cache.label
+    if not changed.any():
+        raise TrustqError(f"{labels} changes no label of {cache.name}.")
+    saw_reference = (cache.seen & SEEN_REFERENCE) != 0
+    torn = changed & saw_reference & (cache.observed >= 0) & (cache.observed != cache.label)
+    if torn.any():
+        first = str(cache.sample_id[torn.argmax()])
+        raise TrustqError(
+            f"{cache.name}: the backbone was trained on the reference label of row {first!r}, "
+            "whose observed label is another. A cache holds one label that a row was trained on, "
+            f"so {int(torn.sum())} rows cannot be relabelled."
+        )
+    exposure = cache.exposure
+    trained = changed & cache.seen_labels
+    observed, seen = cache.observed.copy(), cache.seen.copy()
+    # Every row that was trained on its reference says so by its observed label too, once the
+    # exposure no longer does.
+    named = saw_reference & (changed | trained.any())
+    observed[named] = cache.label[named]
+    seen[named] |= SEEN_OBSERVED
+    seen[changed] &= np.uint8(255 - SEEN_REFERENCE)
+    if exposure == "finetuned-clean" and trained.any():
+        exposure = "finetuned-observed"
+    relabelled = {
+        "file": labels.name,
+        "digest": digest_bytes(labels.read_bytes()),
+        "of": cache.content_digest,
+        "changed": int(changed.sum()),
+    }
+    classes, manifest = cache.classes, dict(cache.manifest)
+    if "labels" in manifest:
+        texts = [None if index < 0 else classes[index] for index in new.tolist()]
+        manifest["labels"] = digest_strings([*classes, "", *texts])
+    recipe = cache.recipe | {"relabelled": relabelled}
+    fresh = dataclasses.replace(
+        cache,
+        exposure=exposure,
+        label=new,
+        observed=observed,
+        seen=seen,
+        trusted=cache.trusted & ~changed,
+        manifest=manifest,
+        noise=_noise(cache),
+        recipe=recipe,
+        path=None,
+        digest="",
+        content_digest=digest_json([cache.content_digest, relabelled]),
+    )
+    n_trusted = int((cache.trusted & changed).sum())
+    return Relabelled(fresh, int(changed.sum()), int(trained.sum()), n_trusted)
+
+
+def _new_labels(cache: Cache, labels: Path) -> np.ndarray:
+    columns = read_table(labels)
+    by = next((name for name in ID_COLUMNS if name in columns), None)
+    column = next((name for name in LABEL_COLUMNS if name in columns), None)
+    if by is None or column is None:
+        raise TrustqError(
+            f"{labels} needs the columns sample_id and label; it has {', '.join(columns)}."
+        )
+    ids = [str(value) for value in columns[by].tolist()]
+    names = [None if value is None else str(value) for value in columns[column].tolist()]
+    repeated = len(ids) - len(set(ids))
+    if repeated:
+        raise TrustqError(f"{labels}: {by} must be unique; {repeated} are repeated.")
+    row_of = {name: row for row, name in enumerate(cache.sample_id.tolist())}
+    strange = [name for name in ids if name not in row_of]
+    if strange:
+        raise TrustqError(
+            f"{labels}: {len(strange)} of {len(ids)} ids are not in {cache.name}, e.g. "
+            f"{strange[0]!r}."
+        )
+    blank = [name for name, label in zip(ids, names, strict=True) if label is None]
+    if blank:
+        raise TrustqError(
+            f"{labels}: {column} is blank in {len(blank)} rows, e.g. {blank[0]!r}. Leave such rows "
+            "out: they keep their label."
+        )
+    position = {name: index for index, name in enumerate(cache.classes)}
+    unknown = sorted({str(label) for label in names} - set(position))
+    if unknown:
+        raise TrustqError(
+            f"{labels}: {', '.join(unknown[:5])} among the labels; the classes of {cache.name} are "
+            f"{', '.join(cache.classes)}."
+        )
+    new = cache.label.copy()
+    new[[row_of[name] for name in ids]] = [position[str(label)] for label in names]
+    return new
+
+
+def _noise(cache: Cache) -> dict[str, object]:
+    """The stored draw without the rate and digest it had against the old labels."""
+    if not cache.noise:
+        return {}
+    kept = {name: value for name, value in cache.noise.items() if name not in ("rate", "digest")}
+    return kept | {"spec": f"{cache.noise.get('spec', 'unknown')}, relabelled"}
