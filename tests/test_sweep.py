@@ -157,6 +157,15 @@ def test_an_experiment_that_is_refused_fails_alone(tmp_path: Path) -> None:
     assert run_query(tmp_path / "r", "SELECT count(*) FROM failures").rows == [(5,)]
 
 
+def test_a_noise_file_that_changes_makes_other_cells(caches: Path, tmp_path: Path) -> None:
+    matrix = tmp_path / "noise.toml"
+    recipe = trivial_recipe(tmp_path, caches, noise=f'"matrix:{matrix}"', draws="1")
+    for rate, n_new in ((0.2, 10), (0.2, 0), (0.3, 10)):
+        rows = [[1 - rate, rate, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+        matrix.write_text(f'classes = ["a", "b", "c"]\nmatrix = {rows}\n')
+        assert sweep(recipe, tmp_path / "r").n_new == n_new
+
+
 def test_a_dry_run_lists_the_cells_and_runs_none(caches: Path, tmp_path: Path) -> None:
     recipe = trivial_recipe(tmp_path, caches, draws="2")
     shown = run("sweep", recipe, "--dry-run", "--json", "--results", tmp_path / "r")

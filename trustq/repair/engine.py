@@ -147,14 +147,19 @@ def setting_digest(cache: Cache, *, externals: Sequence[Cache], sweep: SweepReci
         for name, value in dataclasses.asdict(sweep).items()
         if name not in (*_CELL_SETTINGS, *_HEAD_SETTINGS)
     }
-    file = Path(sweep.noise.partition(":")[2])
+    # Some settings name a file (matrix:noise.toml), which may change under its name.
+    files = {
+        name: digest_bytes(path.read_bytes())
+        for name, value in asked.items()
+        if isinstance(value, str) and (path := Path(value.rpartition(":")[2])).is_file()
+    }
     return digest_json(
         {
             "numerics": NUMERICS,
             "cache": cache.content_digest,
             "externals": sorted(other.content_digest for other in externals),
             "sweep": asked | _head_settings(sweep),
-            "noise_file": digest_bytes(file.read_bytes()) if file.is_file() else None,
+            "files": files,
         }
     )
 
