@@ -101,5 +101,7 @@ def _answer(folder: Path, query: str) -> None:
         print(format_result(run_query(folder, query)))
     except TrustqError as error:
         print(f"Error: {error}")
-    except KeyboardInterrupt:
-        print("Stopped.")
+    except (KeyboardInterrupt, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and str(error) != "Query interrupted":
+            raise
+        print("Stopped.")  # what DuckDB makes of Ctrl-C is a RuntimeError
