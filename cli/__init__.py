@@ -12,6 +12,7 @@ import trustq
 from trustq.errors import TrustqError
 
 from . import (
+    audit,
     bundle,
     cache,
     compare,
@@ -20,6 +21,7 @@ from . import (
     evaluate,
     export,
     extract,
+    plan,
     repair,
     report,
     results,
@@ -75,8 +77,10 @@ app.command()(demo.demo)
 app.add_typer(data.app, name="data")
 app.command()(extract.extract)
 app.add_typer(cache.app, name="cache")
+app.command()(plan.plan)
 app.command()(repair.repair)
 app.command()(sweep.sweep)
+app.add_typer(audit.app, name="audit")
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
 app.add_typer(export.app, name="export")

@@ -35,6 +35,35 @@ def prepare(
             show_default=False,
         ),
     ] = None,
+    split: Annotated[
+        str, typer.Option(help="made, published (the data set's own parts) or external (all rows).")
+    ] = "made",
+    target: Annotated[
+        str, typer.Option(help="Labels: native, condition, malignant or ham10000.")
+    ] = "native",
+    taxonomy: Annotated[
+        Path | None,
+        typer.Option(help="CSV native,condition,malignant,ham10000 instead of the packaged one."),
+    ] = None,
+    drop: Annotated[
+        str | None, typer.Option(help="Published labels to leave out, separated by commas: UNK.")
+    ] = None,
+    merge_duplicates: Annotated[
+        Path | None,
+        typer.Option(help="Table of pairs (sample_a, sample_b) whose groups become one."),
+    ] = None,
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out rows without an image.")
+    ] = False,
+    finding: Annotated[
+        str | None, typer.Option(help="Chest X-rays: the finding that is there or not.")
+    ] = None,
+    uncertain: Annotated[
+        str | None, typer.Option(help="chexpert: -1 is present, absent or drop [default: drop].")
+    ] = None,
+    unmentioned: Annotated[
+        str | None, typer.Option(help="chexpert: blank is absent or drop [default: drop].")
+    ] = None,
     group_regex: Annotated[
         str | None, typer.Option(help="folder: finds the group in an image's path.")
     ] = None,
@@ -58,11 +87,17 @@ def prepare(
 
     if show_list:
         for key, adapter in datasets.ADAPTERS.items():
-            typer.echo(f"{key:<10}{adapter.description}")
+            state = "unverified" if adapter.unverified else ""
+            typer.echo(f"{key:<17}{state:<12}{adapter.description}")
+        typer.echo("unverified: as described; no published file has been read with it.", err=True)
         return
     if name is None or out is None:
         raise typer.BadParameter("Name a data set (see --list) and the manifest: NAME --out FILE.")
     options: dict[str, Any] = {
+        "skip_missing": skip_missing or None,
+        "finding": finding,
+        "uncertain": uncertain,
+        "unmentioned": unmentioned,
         "group_regex": group_regex,
         "table": table,
         "id_column": id_column,
@@ -78,7 +113,12 @@ def prepare(
             root=root,
             seed=seed,
             fractions=_numbers(fractions),
+            split=split,
             splits_file=splits,
+            target=target,
+            taxonomy=taxonomy,
+            drop=_words(drop),
+            merge_duplicates=merge_duplicates,
             progress=show,
             say=lambda sentence: typer.echo(sentence, err=True),
             **{key: value for key, value in options.items() if value is not None},
@@ -105,6 +145,102 @@ def describe(
         typer.echo(json.dumps(_as_json(found), indent=2, ensure_ascii=False))
     else:
         _print_description(found, manifest)
+
+
+@app.command()
+def combine(
+    manifests: Annotated[list[Path], typer.Argument(help="Manifests with the same classes.")],
+    out: Annotated[Path, typer.Option(help="Manifest to write, a .parquet file.")],
+    external: Annotated[
+        str | None, typer.Option(help="Data sets whose rows are all external, comma-separated.")
+    ] = None,
+    keep_splits: Annotated[
+        bool, typer.Option("--keep-splits", help="Keep each row's split instead of making them.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the splits.")] = 0,
+    fractions: Annotated[str, typer.Option(help="Shares of train, val and test.")] = ".7,.15,.15",
+) -> None:
+    """Join manifests into one, split by group and stratified by label and domain together.
+
+    Example: trustq data combine ham10000.parquet pad.parquet --external pad-ufes-20 --out
+    both.parquet
+    """
+    from trustq.datasets.combine import combine as join
+    from trustq.manifest import read_manifest, write_manifest
+
+    joined = join(
+        [read_manifest(path) for path in manifests],
+        external=_words(external),
+        keep_splits=keep_splits,
+        seed=seed,
+        fractions=_numbers(fractions),
+        say=lambda sentence: typer.echo(sentence, err=True),
+    )
+    write_manifest(joined, out)
+    _print_description(joined, out)
+
+
+@app.command()
+def target(
+    manifest: Annotated[Path, typer.Argument(help="A manifest.")],
+    column: Annotated[str, typer.Option(help="Column to take as labels: condition, malignant.")],
+    out: Annotated[Path, typer.Option(help="Manifest to write, a .parquet file.")],
+) -> None:
+    """Write a manifest with another of its columns as labels; splits and groups stay.
+
+    Example: trustq data target ham10000.parquet --column malignant --out malignant.parquet
+    """
+    from trustq.datasets.target import retarget
+    from trustq.manifest import read_manifest, write_manifest
+
+    found = read_manifest(manifest)
+    chosen = retarget(found, column)
+    write_manifest(chosen, out)
+    if len(chosen) < len(found):
+        n_left_out = len(found) - len(chosen)
+        typer.echo(f"Rows left out for want of {column}: {n_left_out:,}.", err=True)
+    _print_description(chosen, out)
+
+
+@app.command()
+def measure(
+    manifest: Annotated[Path, typer.Argument(help="A manifest.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Manifest to write [default: the same file].")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Data root, if the images have moved.")] = None,
+) -> None:
+    """Add image measures as columns: size, grey, contrast, sharpness, edges and skin tone (ITA).
+
+    Example: trustq data measure digits.parquet
+    """
+    from trustq.manifest import read_manifest, write_manifest
+    from trustq.measure import measured
+
+    with progress("Measuring", "images") as show:
+        found = measured(read_manifest(manifest, root=root), progress=show)
+    write_manifest(found, out or manifest)
+    _print_measures(found, out or manifest)
+
+
+def _words(text: str | None) -> list[str]:
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+def _print_measures(manifest: "Manifest", path: Path) -> None:
+    import numpy as np
+
+    from trustq.measure import MEASURES
+
+    typer.echo(f"{path}: measures of {len(manifest):,} images\n")
+    rows = []
+    for name in MEASURES:
+        values = np.ma.compressed(np.ma.masked_invalid(manifest.columns[name]))
+        row: dict[str, Any] = {"measure": name, "n": len(values)}
+        for title, share in (("least", 0), ("quarter", 0.25), ("median", 0.5), ("most", 1)):
+            row[title] = round(float(np.quantile(values, share)), 2) if len(values) else None
+        rows.append(row)
+    print_table(rows)
 
 
 def _numbers(text: str) -> list[float]:
@@ -167,6 +303,10 @@ def _print_description(manifest: "Manifest", path: Path) -> None:
 
 
 def _origin(origin: dict[str, Any]) -> str:
+    if origin.get("mode") == "published":
+        return f"as published ({', '.join(origin['kept'])}), the rest by seed {origin['seed']}"
+    if "mode" in origin:
+        return {"external": "all external", "kept": "as in the combined manifests"}[origin["mode"]]
     if "seed" in origin:
         return f"seed {origin['seed']}, fractions {', '.join(map(str, origin['fractions']))}"
     column = f", column {origin['column']}" if "column" in origin else ""

@@ -543,7 +543,7 @@ def test_a_repeated_sample_in_a_splits_file_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("ham1000", {}, "Unknown data set 'ham1000'; known are ham10000, folder, csv, digits."),
+        ("ham1000", {}, f"Unknown data set 'ham1000'; known are {', '.join(ADAPTERS)}."),
         ("folder", {}, "folder needs --root: the folder with its published files."),
         (
             "digits",

@@ -192,7 +192,7 @@ class OddsGaps(NamedTuple):
     """Largest less smallest of each figure over groups, the largest gap, and the groups' figures.
 
     `by_group` maps a group to (n_positive, n_negative, sensitivity, specificity, f1); `left_out`
-    names groups without both outcomes and the unknown one, which enter no gap.
+    names groups with too few rows of either outcome and the unknown one, which enter no gap.
     """
 
     sensitivity: float
@@ -204,13 +204,14 @@ class OddsGaps(NamedTuple):
 
 
 def equalised_odds_gaps(
-    positive: np.ndarray, predicted_positive: np.ndarray, groups: np.ndarray
+    positive: np.ndarray, predicted_positive: np.ndarray, groups: np.ndarray, *, min_rows: int = 1
 ) -> OddsGaps:
     """How far sensitivity, specificity and F1 for a positive set differ between groups.
 
     `positive` and `predicted_positive` are (n,) flags, `groups` (n,) names; a blank is "unknown",
-    which is shown and stays out of the gaps. Gaps lie in [0, 1], lower is fairer; NaN with fewer
-    than two groups. Small groups make large gaps by chance: look at their n. Hardt et al. (2016).
+    which is shown and stays out of the gaps, as does a group with fewer than `min_rows` positive or
+    negative rows. Gaps lie in [0, 1], lower is fairer; NaN with fewer than two groups. Small groups
+    make large gaps by chance: see `trustq.fairness.gap_intervals`. Hardt et al. (2016).
 
     >>> gaps = equalised_odds_gaps(
     ...     np.array([1, 0, 1, 0]), np.array([1, 0, 0, 0]), np.array(["f", "f", "m", "m"])
@@ -239,7 +240,7 @@ def equalised_odds_gaps(
             _share(int((~own & ~said).sum()), n_negative),
             _share(2 * hits, n_positive + int(said.sum())),
         )
-        if name == UNKNOWN or not n_positive or not n_negative:
+        if name == UNKNOWN or min(n_positive, n_negative) < max(min_rows, 1):
             left_out.append(name)
     compared = np.array([row[2:] for name, row in by_group.items() if name not in left_out])
     gaps = np.ptp(compared, axis=0) if len(compared) > 1 else np.full(3, np.nan)

@@ -20,6 +20,7 @@ from trustq.class_metrics import (
     sensitivity_at_specificity,
 )
 from trustq.errors import TrustqError
+from trustq.fairness import MIN_ROWS, gap_intervals
 from trustq.guarantee import risk_guarantee
 from trustq.metrics import expected_calibration_error, summarise
 from trustq.predictions import Predictions
@@ -145,7 +146,7 @@ def evaluate(
             ]
             for name in dict.fromkeys((*slices, *([ages] if ages else [])))
         },
-        "gaps": _gaps(test, before, chosen, slices, ages),
+        "gaps": _gaps(test, before, chosen, slices, ages, seed, replicates),
         "conditions": _conditions(test, before, apply, seed, replicates),
         "notes": notes,
     }
@@ -375,6 +376,8 @@ def _gaps(
     chosen: tuple[int, ...],
     slices: Sequence[str],
     ages: str | None,
+    seed: int,
+    replicates: int,
 ) -> dict[str, Any]:
     if not chosen:
         return {}
@@ -383,7 +386,15 @@ def _gaps(
     gaps = {}
     for name in dict.fromkeys((*slices, *([ages] if ages else []))):
         bands = age_bands if name == ages else slice_names
-        gaps[name] = equalised_odds_gaps(truth, called, bands(test.columns[name])[0])._asdict()
+        names = bands(test.columns[name])[0]
+        found = equalised_odds_gaps(truth, called, names, min_rows=MIN_ROWS)
+        intervals = gap_intervals(
+            truth, called, names, units=test.groups, seed=seed, replicates=min(replicates, 1000)
+        )
+        gaps[name] = found._asdict() | {
+            "min_rows": MIN_ROWS,
+            "intervals": {figure: gap._asdict() for figure, gap in intervals.items()},
+        }
     return gaps
 
 

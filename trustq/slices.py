@@ -79,7 +79,8 @@ def slice_names(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """The slice of each row, and the slices in order, "unknown" last.
 
     Numbers of ten and more distinct values fall into four quantile bins [low, high), the last one
-    closed; anything else is its own slice. Blanks are "unknown".
+    closed; anything else is its own slice. Blanks are "unknown". Errors: numbers that are one and
+    the same in all rows, or in so many that no quantile divides them.
 
     >>> slice_names(np.array(["m", None, "f"], dtype=object))[1]
     ['f', 'm', 'unknown']
@@ -91,8 +92,12 @@ def slice_names(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
     given = [number for number in numbers if number is not None]
     if len(given) == sum(name != UNKNOWN for name in known) and len(set(given)) >= FEW_VALUES:
         edges = np.unique(np.quantile(given, np.linspace(0, 1, BINS + 1)))
+        if len(edges) < 3:
+            raise _constant(float(np.median(given)), "more than three quarters of")
         titles = [f"{low:.4g} to {high:.4g}" for low, high in zip(edges, edges[1:], strict=False)]
         return _binned(numbers, titles, lambda x: _bin(x, edges[1:-1]))
+    if len(numbers) > 1 and len(given) == len(numbers) and len(set(given)) == 1:
+        raise _constant(given[0], "all")
     names = np.array(known)
     return names, sorted(set(known) - {UNKNOWN}) + [UNKNOWN] * (UNKNOWN in known)
 
@@ -120,6 +125,13 @@ def _binned(
     names = np.array([UNKNOWN if x is None else titles[bin_of(x)] for x in numbers])
     present = set(names.tolist())
     return names, [title for title in (*titles, UNKNOWN) if title in present]
+
+
+def _constant(value: float, rows: str) -> TrustqError:
+    return TrustqError(
+        f"A column to slice by is {value:g} in {rows} its rows, so it does not divide them; "
+        "leave it out."
+    )
 
 
 def _bin(number: float, inner_edges: Any) -> int:

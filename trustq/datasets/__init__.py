@@ -15,6 +15,8 @@ if TYPE_CHECKING:  # numpy and DuckDB stay out of `trustq --help`
     from trustq.manifest import Manifest
 
 FRACTIONS = (0.70, 0.15, 0.15)  # train, val, test
+SPLIT_MODES = ("made", "published", "external")
+NATIVE = "native"
 
 
 @dataclass(frozen=True)
@@ -22,13 +24,16 @@ class Adapter:
     """What `trustq data prepare --list` says of a data set, and the module that reads it.
 
     The module has `read_rows(root, **options)`. Where `needs_root` is false the images are written,
-    beside the manifest unless a root is given.
+    beside the manifest unless a root is given. `taxonomy` names the table of its labels. Where
+    `unverified`, the layout is the one that is described, and no published file was at hand.
     """
 
     description: str
     module: str
     needs_root: bool = True
     options: tuple[str, ...] = ()
+    taxonomy: str | None = None
+    unverified: bool = False
 
 
 ADAPTERS = {
@@ -36,6 +41,57 @@ ADAPTERS = {
         "HAM10000, 7 classes of pigmented skin lesions: its metadata CSV or the ISIC 2018 Task 3 "
         "tables, with the images",
         "trustq.datasets.ham10000",
+        taxonomy="ham10000",
+    ),
+    "isic2019": Adapter(
+        "ISIC 2019, 8 classes: the training tables, the official test tables (with UNK), or both",
+        "trustq.datasets.isic2019",
+        options=("skip_missing",),
+        taxonomy="isic2019",
+    ),
+    "isic2018-task3": Adapter(
+        "The 1,512 test images of ISIC 2018 Task 3, HAM10000's classes",
+        "trustq.datasets.isic2018_task3",
+        options=("skip_missing",),
+        taxonomy="ham10000",
+    ),
+    "bcn20000": Adapter(
+        "BCN20000: its own table, or its rows of the ISIC 2019 training tables (those verified)",
+        "trustq.datasets.bcn20000",
+        options=("skip_missing",),
+        taxonomy="bcn20000",
+        unverified=True,
+    ),
+    "pad-ufes-20": Adapter(
+        "PAD-UFES-20, 6 classes of skin lesions on smartphone images, by patient",
+        "trustq.datasets.pad_ufes_20",
+        options=("skip_missing",),
+        taxonomy="pad-ufes-20",
+    ),
+    "fitzpatrick17k": Adapter(
+        "Fitzpatrick17k, 114 skin conditions on clinical images, with skin types",
+        "trustq.datasets.fitzpatrick17k",
+        options=("skip_missing",),
+        taxonomy="fitzpatrick17k",
+    ),
+    "ddi": Adapter(
+        "DDI, clinical images of three skin-tone groups, benign and malignant",
+        "trustq.datasets.ddi",
+        options=("skip_missing",),
+        taxonomy="ddi",
+        unverified=True,
+    ),
+    "chexpert": Adapter(
+        "CheXpert chest X-rays, whether one --finding is there, by patient",
+        "trustq.datasets.chexpert",
+        options=("finding", "uncertain", "unmentioned", "skip_missing"),
+        unverified=True,
+    ),
+    "nih-chestxray14": Adapter(
+        "NIH ChestX-ray14, whether one --finding (or any) is there, by patient",
+        "trustq.datasets.nih_chestxray14",
+        options=("finding", "skip_missing"),
+        unverified=True,
     ),
     "folder": Adapter(
         "Any images in one folder per class",
@@ -69,7 +125,12 @@ def prepare(
     root: Path | None = None,
     seed: int = 0,
     fractions: Sequence[float] = FRACTIONS,
+    split: str = "made",
     splits_file: Path | None = None,
+    target: str = NATIVE,
+    taxonomy: Path | None = None,
+    drop: Sequence[str] = (),
+    merge_duplicates: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] | None = None,
     **options: Any,
@@ -79,15 +140,21 @@ def prepare(
     `name` is one of `ADAPTERS` and `options` are that adapter's; `root` is the folder with the
     published files. Rows are split by group, stratified by label, into train, val and test of
     `fractions`, unless the data set or `splits_file` (`sample_id` and `split` of every row) says
-    how. `progress` is called with images read and images in all, `say` with sentences worth
-    reading. Raises `TrustqError` that names rows where files and tables do not fit; then nothing
-    is written.
+    how. `split` is `made`, `published` (the data set's own parts; its training part gives those
+    that it lacks) or `external` (all rows). Labels are the published ones or, by `target`, those of
+    `trustq.taxonomy` (`condition`, `malignant`, `ham10000`); all of these are kept as columns.
+    `taxonomy` is a CSV used instead of the packaged table, `drop` names published labels whose rows
+    are left out, `merge_duplicates` a table of pairs whose groups become one. `progress` is called
+    with images read and images in all, `say` with sentences worth reading. Raises `TrustqError`
+    that names rows where files and tables do not fit; then nothing is written.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     len(prepare("digits", out=Path(folder) / "digits.parquet"))
     1797
     """
+    from trustq.datasets.groups import merged_groups
+    from trustq.datasets.target import with_target
     from trustq.manifest import IMAGE_DIGEST, make_manifest, mixed_groups, write_manifest
 
     say = say or (lambda sentence: None)
@@ -102,6 +169,10 @@ def prepare(
             f"Expected the fractions of train, val and test, such as "
             f"{', '.join(map(str, FRACTIONS))}; found {', '.join(map(str, fractions))}."
         )
+    if split not in SPLIT_MODES:
+        raise TrustqError(f"--split {split}: expected one of {', '.join(SPLIT_MODES)}.")
+    if split != "made" and (splits_file is not None or "split_column" in options):
+        raise TrustqError(f"--split {split} and --splits or --split-column both give the splits.")
     if root is None and adapter.needs_root:
         raise TrustqError(f"{name} needs --root: the folder with its published files.")
     root = Path(root) if root is not None else out.with_suffix(".images")
@@ -109,9 +180,12 @@ def prepare(
         raise TrustqError(f"{root}: no such folder.")
 
     rows: Rows = importlib.import_module(adapter.module).read_rows(root, **options)
+    rows = with_target(rows, target, taxonomy=taxonomy or adapter.taxonomy, drop=drop)
+    if merge_duplicates is not None:
+        rows = merged_groups(rows, merge_duplicates)
     for note in rows.notes:
         say(note)
-    columns, split_origin = _with_split(rows, splits_file, fractions=fractions, seed=seed)
+    columns, split_origin = _with_split(rows, split, splits_file, fractions=fractions, seed=seed)
     if "column" in split_origin:
         say(f"The splits are those of column {split_origin['column']!r}.")
     manifest = make_manifest(
@@ -150,7 +224,7 @@ def _flags(options: Sequence[str]) -> str:
 
 
 def _with_split(
-    rows: "Rows", splits_file: Path | None, *, fractions: Sequence[float], seed: int
+    rows: "Rows", mode: str, splits_file: Path | None, *, fractions: Sequence[float], seed: int
 ) -> tuple[dict[str, "np.ndarray"], dict[str, Any]]:
     import numpy as np
 
@@ -161,16 +235,53 @@ def _with_split(
     if splits_file is not None:
         split = _split_of_file(Path(splits_file), columns["sample_id"])
         return {**columns, "split": split}, {"file": Path(splits_file).name}
-    if "split" in columns:
+    n = len(columns["sample_id"])
+    if mode == "external":
+        return {**columns, "split": np.full(n, "external", dtype=object)}, {"mode": "external"}
+    if "split" in columns and mode == "made":
         return columns, rows.split_origin
     # Checked as if all were one split, for blank labels and groups cannot be split.
-    one = np.full(len(columns["sample_id"]), SPLITS[0], dtype=object)
+    one = np.full(n, SPLITS[0], dtype=object)
     make_manifest(
         {**columns, "split": one}, classes=rows.classes, root=rows.root, source=rows.source
     )
+    if mode == "published":
+        return _published(rows, fractions=fractions, seed=seed)
     part = split_by_group(columns["label"], columns["group_id"], fractions=fractions, seed=seed)
     split = np.array(SPLITS, dtype=object)[part]
     return {**columns, "split": split}, {"seed": seed, "fractions": list(fractions)}
+
+
+def _published(
+    rows: "Rows", *, fractions: Sequence[float], seed: int
+) -> tuple[dict[str, "np.ndarray"], dict[str, Any]]:
+    """The data set's own parts; its training part is divided among itself and those it lacks."""
+    import numpy as np
+
+    from trustq.splits import split_by_group
+
+    columns = rows.columns
+    if "published_split" not in columns:
+        raise TrustqError(
+            f"{rows.source} comes without splits, or without the lists that hold them; leave out "
+            "--split published."
+        )
+    split = columns["published_split"].copy()
+    share_of = dict(zip(("train", "val", "test"), fractions, strict=True))
+    made = [name for name in share_of if name == "train" or not (split == name).any()]
+    train = np.flatnonzero(split == "train")
+    if len(train) and len(made) > 1:
+        shares = np.array([share_of[name] for name in made])
+        part = split_by_group(
+            columns["label"][train],
+            columns["group_id"][train],
+            fractions=(shares / shares.sum()).tolist(),
+            seed=seed,
+        )
+        split[train] = np.array(made, dtype=object)[part]
+    kept = [name for name in share_of if name not in made]
+    origin = {"mode": "published", "kept": kept, "seed": seed, "fractions": list(fractions)}
+    return {**columns, "split": split}, origin
 
 
 def _split_of_file(path: Path, sample_ids: "np.ndarray") -> "np.ndarray":

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import numpy as np
 
-from trustq.datasets.rows import Rows, column, named_rows, texts
+from trustq.datasets.rows import (
+    Rows,
+    column,
+    found_table,
+    named_rows,
+    numbers,
+    one_hot,
+    require_known,
+    texts,
+)
 from trustq.errors import TrustqError
 from trustq.tables import Columns, read_table
 
@@ -38,20 +47,20 @@ def read_rows(root: Path) -> Rows:
     word, a word. Raises `TrustqError` that names rows: an unknown label, an image that is not
     there, a lesion that is not given.
     """
-    metadata = _found(root, *_METADATA)
-    one_hot = _found(root, _ONE_HOT)
+    metadata = found_table(root, *_METADATA)
+    marks = found_table(root, _ONE_HOT)
     if metadata is not None:
         source = metadata
         columns = _rows_of_metadata(metadata)
-    elif one_hot is not None:
-        source = one_hot
-        groupings = _found(root, _GROUPINGS)
+    elif marks is not None:
+        source = marks
+        groupings = found_table(root, _GROUPINGS)
         if groupings is None:
             raise TrustqError(
                 f"{root}: {_ONE_HOT} is there and {_GROUPINGS} is not. Without it images of one "
                 "lesion would fall into several splits; get it from the ISIC 2018 challenge page."
             )
-        columns = _rows_of_challenge(one_hot, groupings)
+        columns = _rows_of_challenge(marks, groupings)
     else:
         raise TrustqError(f"{root} holds neither {_METADATA[0]} nor {_ONE_HOT}.")
     n = len(columns["sample_id"])
@@ -69,12 +78,6 @@ def read_rows(root: Path) -> Rows:
     )
 
 
-def _found(root: Path, *names: str) -> Path | None:
-    # The challenge's archives unpack into a folder of the file's own name.
-    places = [place for name in names for place in (root / name, root / Path(name).stem / name)]
-    return next((place for place in places if place.is_file()), None)
-
-
 def _rows_of_metadata(path: Path) -> Columns:
     table = read_table(path)
 
@@ -86,77 +89,40 @@ def _rows_of_metadata(path: Path) -> Columns:
         "sample_id": ids,
         "label": published("dx"),
         "group_id": published("lesion_id"),
-        "age": _numbers(published("age"), "age", ids=ids.tolist(), source=str(path)),
+        "age": numbers(published("age"), "age", ids=ids.tolist(), source=str(path)),
         "sex": published("sex"),
         "site": published("localization"),
         "label_source": published("dx_type"),
     }
     if "dataset" in table:
         columns["acquisition_source"] = published("dataset")
-    strange = [row for row, label in enumerate(columns["label"]) if label not in CLASSES]
-    if strange:
-        raise TrustqError(
-            f"{path}: dx {columns['label'][strange[0]]!r} in {named_rows(strange, ids.tolist())} "
-            f"is not one of {', '.join(CLASSES)}."
-        )
+    require_known(columns["label"], CLASSES, name="dx", ids=ids, source=str(path))
     return columns
 
 
-def _rows_of_challenge(one_hot: Path, groupings: Path) -> Columns:
-    table = read_table(one_hot)
-    ids = texts(column(table, "image", source=str(one_hot)).tolist())
-    marks = np.stack(
-        [
-            _numbers(
-                texts(column(table, name.upper(), source=str(one_hot)).tolist()),
-                name.upper(),
-                ids=ids.tolist(),
-                source=str(one_hot),
-            ).filled(0.0)
-            for name in CLASSES
-        ],
-        axis=1,
-    )
-    unclear = np.flatnonzero(((marks != 0) & (marks != 1)).any(axis=1) | (marks.sum(axis=1) != 1))
-    if len(unclear):
-        raise TrustqError(
-            f"{one_hot}: expected one 1 among the classes and 0 elsewhere in "
-            f"{named_rows(unclear.tolist(), ids.tolist())}."
-        )
+def _rows_of_challenge(marks: Path, groupings: Path) -> Columns:
+    table = read_table(marks)
+    ids = texts(column(table, "image", source=str(marks)).tolist())
+    names = [name.upper() for name in CLASSES]
+    chosen = one_hot(table, names, ids=ids, source=str(marks))
     lesions = read_table(groupings)
     images = column(lesions, "image", source=str(groupings)).tolist()
     row_of = {image: row for row, image in enumerate(images)}
     alone = [row for row, sample_id in enumerate(ids.tolist()) if sample_id not in row_of]
     if alone:
         raise TrustqError(
-            f"{groupings} gives no lesion for {named_rows(alone, ids.tolist())} of {one_hot.name}."
+            f"{groupings} gives no lesion for {named_rows(alone, ids.tolist())} of {marks.name}."
         )
     order = [row_of[sample_id] for sample_id in ids.tolist()]
     columns = {
         "sample_id": ids,
-        "label": np.array(CLASSES, dtype=object)[marks.argmax(axis=1)],
+        "label": np.array(CLASSES, dtype=object)[chosen],
         "group_id": texts(column(lesions, "lesion_id", source=str(groupings))[order].tolist()),
     }
     confirmed = lesions.get("diagnosis_confirm_type")
     if confirmed is not None:
         columns["label_source"] = texts(confirmed[order].tolist())
     return columns
-
-
-def _numbers(
-    values: np.ndarray, name: str, *, ids: list[str], source: str
-) -> "np.ma.MaskedArray[tuple[int], np.dtype[np.float64]]":
-    numbers = np.ma.masked_all(len(values), dtype=np.float64)
-    for row, value in enumerate(values.tolist()):
-        if value is None:
-            continue
-        try:
-            numbers[row] = float(value)
-        except ValueError as error:
-            raise TrustqError(
-                f"{source}: {name} {value!r} in {named_rows([row], ids)} is no number."
-            ) from error
-    return numbers
 
 
 def _paths(root: Path, ids: list[str], *, source: str) -> np.ndarray:

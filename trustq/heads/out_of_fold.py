@@ -14,7 +14,7 @@ import numpy as np
 from trustq.digest import digest_array, digest_strings
 from trustq.errors import TrustqError
 from trustq.heads import Head, SharedFeatures, fit_heads
-from trustq.probabilities import softmax
+from trustq.probabilities import logits_from_probs, softmax
 from trustq.store import Cache
 
 _BUILDER = object()  # only this module has it
@@ -33,7 +33,7 @@ class OutOfFold:
     probs: np.ndarray
     fold: np.ndarray
     scorable: np.ndarray
-    source: str  # head, crossfit or in_sample
+    source: str  # head, crossfit, stated or in_sample
     rows_digest: str
     observed_digest: str
     groups_digest: str
@@ -212,6 +212,21 @@ def accept_in_sample(training: TrainingRows, logits: np.ndarray, observed: np.nd
     return _build(training, logits, observed, fold, scorable, source="in_sample")
 
 
+def accept_out_of_fold(
+    training: TrainingRows, probs: np.ndarray, observed: np.ndarray
+) -> OutOfFold:
+    """Take probabilities that were made out of fold elsewhere, as the caller states.
+
+    Nothing here can check that statement: the source is `stated`, and whoever shows a figure made
+    from it says so. `probs` is (n, k) with rows that sum to 1.
+    """
+    fold = np.full(len(observed), -1)
+    scorable = np.ones(len(observed), dtype=bool)
+    probs = np.array(probs, dtype=np.float64)
+    logits = logits_from_probs(probs)
+    return _build(training, logits, observed, fold, scorable, source="stated", probs=probs)
+
+
 def _build(
     training: TrainingRows,
     logits: np.ndarray,
@@ -220,11 +235,12 @@ def _build(
     scorable: np.ndarray,
     *,
     source: str,
+    probs: np.ndarray | None = None,
 ) -> OutOfFold:
     cache, rows = training.cache, training.rows
     return OutOfFold(
         logits=logits,
-        probs=softmax(logits),
+        probs=softmax(logits) if probs is None else probs,
         fold=fold.copy(),
         scorable=scorable,
         source=source,

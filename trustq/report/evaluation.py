@@ -207,6 +207,11 @@ def _positive_lines(report: dict[str, Any]) -> list[str]:
             f"specificity {gaps['specificity']:.3f}, F1 {gaps['f1']:.3f}; largest "
             f"{gaps['largest']:.3f}"
         )
+        for figure, gap in gaps["intervals"].items():
+            lines.append(
+                f"    {figure:12} {gap['value']:.3f} [{gap['lower']:.3f}, {gap['upper']:.3f}]; "
+                f"random groups of these sizes stay below {gap['by_chance']:.3f} in 95 %"
+            )
     return lines
 
 

@@ -141,7 +141,19 @@ TABLES: dict[str, dict[str, str]] = {
         "given": "VARCHAR",
         "suggested": "VARCHAR",
         "quality": "DOUBLE",
-        "is_issue": "BOOLEAN",
+        "is_issue": "BOOLEAN",  # most votes of sources and methods flag it
+        "listed": "BOOLEAN",  # it is on the list, as that was cut
+        "flags": "VARCHAR",  # methods that flag it
+        "agreement": "DOUBLE",  # share of sources and methods that flag it
+        "n_sources": "INTEGER",  # caches (seeds) or files that voted
+        "p_given": "DOUBLE",  # out-of-fold probability of the given class
+        "p_suggested": "DOUBLE",
+        "p_wrong": "DOUBLE",  # an estimate
+        "outlier": "DOUBLE",  # share of rows that lie closer to their neighbours
+        "neighbour_agreement": "DOUBLE",
+        "neighbours": "VARCHAR",
+        "backbone_saw_row": "BOOLEAN",
+        "reference": "VARCHAR",  # the label known to be right, where there is one
     },
     # Cells that ended with an error and have not been run since.
     "failures": {

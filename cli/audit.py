@@ -1,0 +1,219 @@
+"""`trustq audit`: which labels look wrong, what people answered, what cleaning changes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import audit_duplicates
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Find suspicious labels and duplicate images, take answers, write a cleaned list.",
+)
+
+
+@app.command()
+def labels(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CACHE|FILE...",
+            help="Caches of the same rows (seeds), embeddings (npz, CSV, ...), or out-of-fold "
+            "probabilities (npz, CSV, Parquet).",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the lists.")] = Path("audit"),
+    review: Annotated[
+        int | None, typer.Option(help="List this many labels, the most suspicious.")
+    ] = None,
+    precision: Annotated[
+        float | None,
+        typer.Option(help="List as many as keep this share of wrong labels, by estimate."),
+    ] = None,
+    score: Annotated[str, typer.Option(help="Label-quality score.")] = "self_confidence",
+    source: Annotated[
+        str,
+        typer.Option(
+            help="Probabilities of: head (fitted out of fold), crossfit (stored in the cache), "
+            "file (out of fold, as you state), or auto."
+        ),
+    ] = "auto",
+    head: Annotated[str, typer.Option(help="Head to fit on features.")] = "linear",
+    folds: Annotated[int, typer.Option(help="Folds, by group.")] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
+    manifest: Annotated[
+        Path | None, typer.Option(help="Manifest of the images, for the sheet of candidates.")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Image folder; alone, images are found by their id.")
+    ] = None,
+    candidates: Annotated[int, typer.Option(min=1, help="Images on the sheet.")] = 60,
+    observed: Annotated[
+        str | None, typer.Option(help="Name of the labels to audit [default: observed, or labels].")
+    ] = None,
+    label_names: Annotated[
+        str | None,
+        typer.Option("--labels", help="Name of the labels; beside observed ones, the true."),
+    ] = None,
+    features: Annotated[str | None, typer.Option(help="Name of the features.")] = None,
+    probs: Annotated[
+        str | None, typer.Option(help="Name of the probabilities; of a table, a,b,c.")
+    ] = None,
+    logits: Annotated[str | None, typer.Option(help="Name of the logits.")] = None,
+    sample_ids: Annotated[str | None, typer.Option(help="Name of the ids.")] = None,
+    groups: Annotated[str | None, typer.Option(help="Name of the groups.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Class names in column order.")] = None,
+    normalize: Annotated[str | None, typer.Option(help="Rows to sum 1: l1 or softmax.")] = None,
+    exposure: Annotated[
+        str | None,
+        typer.Option(help="What the backbone of a file has seen, as in trustq cache import."),
+    ] = None,
+    results: Annotated[Path, typer.Option(help="Folder for the result tables.")] = Path("results"),
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the page.")] = False,
+) -> None:
+    """List the labels that look wrong, by models that did not see them.
+
+    Writes label_issues.csv, issues_per_class.csv, issue_confusions.csv, answers.csv (to be filled
+    in), page.txt and, where the images are reachable, mislabel_candidates.png to OUT, and the table
+    label_issues to RESULTS. Labels are changed by trustq audit apply alone.
+
+    Example: trustq audit labels embeddings.npz --review 200 --out audit
+    """
+    from trustq.audit import audit_labels, open_source
+    from trustq.report.audit import (
+        MONTAGE,
+        audit_page,
+        audit_summary,
+        record_audit,
+        write_audit,
+    )
+    from trustq.report.montage import draw_candidates, find_images
+    from trustq.report.text import to_json
+    from trustq.store import find_caches
+
+    given = {
+        "observed": observed,
+        "labels": label_names,
+        "features": features,
+        "probs": probs,
+        "logits": logits,
+        "sample_ids": sample_ids,
+        "groups": groups,
+        "classes": classes,
+    }
+    names = {name: value for name, value in given.items() if value is not None}
+    opened = [
+        open_source(
+            path,
+            source=source,
+            head=head,
+            folds=folds,
+            seed=seed,
+            names=names,
+            exposure=exposure,
+            normalise=normalize,
+        )
+        for path in find_caches(sources)
+    ]
+    audit = audit_labels(opened, score=score, review=review, precision=precision)
+    images = None
+    if manifest is not None or root is not None:
+        images = find_images(audit.sample_ids.tolist(), manifest=manifest, root=root)
+    written = write_audit(audit, out)
+    if images is not None and len(audit.order):
+        written.append(out / MONTAGE)
+        sheet = draw_candidates(audit, images, written[-1], candidates=candidates)
+        if sheet.missing:
+            typer.echo(
+                f"Note: {len(sheet.missing)} of {sheet.n} images could not be read, e.g. "
+                f"{sheet.missing[0]}.",
+                err=True,
+            )
+    record_audit(audit, results)
+    for path in written:
+        typer.echo(f"wrote {path}", err=True)
+    typer.echo(to_json(audit_summary(audit)) if json else audit_page(audit))
+
+
+@app.command()
+def apply(
+    folder: Annotated[Path, typer.Argument(help="What trustq audit labels wrote.")],
+    answers: Annotated[
+        Path | None, typer.Option(help="CSV or Parquet of sample_id,label; blanks are no answers.")
+    ] = None,
+    action: Annotated[str, typer.Option(help="relabel or drop what is wrong.")] = "relabel",
+    max_per_class: Annotated[
+        str,
+        typer.Option(
+            help="Share of a class's labels at most that is dropped, or relabelled unchecked."
+        ),
+    ] = "20%",
+    accept_suggestions: Annotated[
+        bool, typer.Option("--accept-suggestions", help="Act on the list where nobody answered.")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="Cleaned list to write.")] = Path("cleaned.csv"),
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Write a cleaned list of labels: sample_id, label, given, suggested, action, reason.
+
+    Train on it with trustq extract --observed. The answers are also an oracle for trustq repair.
+
+    Example: trustq audit apply audit --answers audit/answers.csv --action relabel --out cleaned.csv
+    """
+    from trustq.audit.apply import apply_answers, read_answers
+    from trustq.audit.folder import read_audit_folder
+    from trustq.report.audit import cleaned_page, cleaned_summary, write_cleaned
+    from trustq.report.text import to_json
+
+    audit = read_audit_folder(folder)
+    found = read_answers(answers, classes=audit.classes) if answers is not None else None
+    cleaned = apply_answers(
+        audit,
+        action=action,
+        answers=found,
+        accept_suggestions=accept_suggestions,
+        max_per_class=_share(max_per_class),
+    )
+    write_cleaned(cleaned, out)
+    typer.echo(f"wrote {out}", err=True)
+    typer.echo(to_json(cleaned_summary(cleaned)) if json else cleaned_page(cleaned))
+
+
+@app.command()
+def effect(
+    folder: Annotated[Path, typer.Argument(help="What trustq audit labels wrote.")],
+    max_per_class: Annotated[
+        str, typer.Option(help="Share of a class's training labels dropped at most.")
+    ] = "20%",
+    draws: Annotated[int, typer.Option(help="Random drops to compare with.")] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of the random drops.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the table.")] = False,
+) -> None:
+    """Drop the listed labels, fit the heads again, and compare recall and F1 of every class.
+
+    Beside it stands the mean of random drops of as many labels of each class.
+
+    Example: trustq audit effect audit --max-per-class 20%
+    """
+    from trustq.audit.effect import drop_effect
+    from trustq.audit.folder import read_audit_folder
+    from trustq.report.audit import effect_page, effect_summary
+    from trustq.report.text import to_json
+
+    found = drop_effect(
+        read_audit_folder(folder), max_per_class=_share(max_per_class), draws=draws, seed=seed
+    )
+    typer.echo(to_json(effect_summary(found)) if json else effect_page(found))
+
+
+def _share(text: str) -> float:
+    from trustq.errors import TrustqError
+
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise TrustqError(f"--max-per-class {text}: expected a share such as 20%.") from None
+
+
+app.command()(audit_duplicates.duplicates)

@@ -1,0 +1,112 @@
+"""`trustq audit duplicates`: images that are there twice, within a manifest or between two."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .output import print_table, progress
+
+if TYPE_CHECKING:
+    from trustq.audit.duplicates import DuplicateAudit
+    from trustq.manifest import Manifest
+
+
+def duplicates(
+    manifest: Annotated[Path, typer.Argument(help="A manifest.")],
+    other: Annotated[
+        Path | None, typer.Argument(help="Another one, to look for what is in both.")
+    ] = None,
+    cache: Annotated[
+        list[str] | None,
+        typer.Option(help="Caches of these samples, for embedding neighbours; may be repeated."),
+    ] = None,
+    distance: Annotated[
+        int, typer.Option(help="Bits of 256 in which hashes of one image may differ.")
+    ] = 30,
+    nearest: Annotated[
+        int, typer.Option(help="Pairs listed by image spectrum, and as many by embedding.")
+    ] = 200,
+    out: Annotated[Path, typer.Option(help="Folder for the lists and the sheet.")] = Path(
+        "duplicates"
+    ),
+    sheet: Annotated[int, typer.Option(help="Pairs on the sheet of images; 0 for none.")] = 60,
+    threads: Annotated[int, typer.Option(min=1, help="Threads to read images with.")] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+) -> None:
+    """Find copies and near copies in other groups, other splits or another data set.
+
+    Fill the column `confirmed` of pairs.csv with yes or no, then join the groups with trustq data
+    prepare --merge-duplicates pairs.csv.
+
+    Example: trustq audit duplicates digits.parquet --out duplicates/
+    """
+    from trustq.audit.duplicates import audit_duplicates, write_audit
+    from trustq.manifest import read_manifest
+    from trustq.report.contact_sheet import write_pair_sheet
+    from trustq.store import find_caches, open_cache
+
+    sides = [read_manifest(path) for path in (manifest, other) if path is not None]
+    caches = [open_cache(path) for path in find_caches(cache)] if cache else []
+    with progress("Fingerprints", "images") as show:
+        found = audit_duplicates(
+            sides[0],
+            sides[1] if other is not None else None,
+            caches=caches,
+            max_distance=distance,
+            nearest=nearest,
+            threads=threads,
+            progress=show,
+        )
+    for note in found.notes:
+        typer.echo(f"Note: {note}", err=True)
+    written = write_audit(found, out)
+    if sheet and len(found):
+        written.append(
+            write_pair_sheet(*_drawn(found, sides, most=sheet), out / "contact_sheet.png")
+        )
+    for path in written:
+        typer.echo(f"wrote {path}", err=True)
+    if as_json:
+        typer.echo(json.dumps(_summary(found) | {"agreement": found.agreement}, indent=2))
+        return
+    for title, value in _summary(found).items():
+        typer.echo(f"{title.replace('_', ' ') + ':':<34}{value}")
+    typer.echo("\nPairs of other groups with the same label, by how close they are:")
+    print_table(found.agreement)
+
+
+def _summary(found: "DuplicateAudit") -> dict[str, object]:
+    ways = found.pairs["found_by"].tolist()
+    across = found.pairs["across_splits"].tolist()
+    copies = [{"bytes", "hash"} & set(way.split("+")) != set() for way in ways]
+    return {
+        "images": " and ".join(f"{n:,}" for n in found.n_images),
+        "pairs_of_equal_bytes": sum("bytes" in way.split("+") for way in ways),
+        "pairs_of_close_hash": sum("hash" in way.split("+") for way in ways),
+        "of_these_across_splits": sum(a and c for a, c in zip(across, copies, strict=True)),
+        "other_candidates": len(ways) - sum(copies),
+        "same_label_by_chance": round(found.chance, 4),
+    }
+
+
+def _drawn(
+    found: "DuplicateAudit", sides: "list[Manifest]", *, most: int
+) -> tuple[list[tuple[Path, Path]], list[str]]:
+    pairs = {name: column.tolist()[:most] for name, column in found.pairs.items()}
+    files = [
+        (sides[0].root / a, sides[-1].root / b)
+        for a, b in zip(pairs["path_a"], pairs["path_b"], strict=True)
+    ]
+    captions = []
+    for row in range(len(files)):
+        distance = pairs["hash_distance"][row]
+        told = pairs["found_by"][row] + ("" if distance is None else f", {distance} bits")
+        ends = [
+            f"{pairs[f'sample_{end}'][row]} {pairs[f'label_{end}'][row]} "
+            f"{pairs[f'split_{end}'][row]}"
+            for end in "ab"
+        ]
+        captions.append(f"{pairs['rank'][row]}. {told}\n{ends[0]}\n{ends[1]}")
+    return files, captions

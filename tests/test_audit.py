@@ -1,0 +1,567 @@
+"""`trustq audit`: suspects of real labels, answers, the cleaned list and what dropping changes."""
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import make_cache
+from support_cli import invoke
+
+from trustq.audit import audit_labels, open_source
+from trustq.audit.apply import apply_answers, read_answers
+from trustq.audit.effect import drop_effect
+from trustq.audit.folder import read_audit_folder
+from trustq.audit.neighbours import nearest, outlier_score
+from trustq.errors import TrustqError
+from trustq.heads.out_of_fold import TrainingRows, accept_out_of_fold
+from trustq.report.audit import audit_page, class_rows, confusion_rows, issue_rows, record_audit
+from trustq.report.audit import write_audit as write
+from trustq.report.montage import chosen_candidates, draw_candidates, find_images
+from trustq.results import run_query
+from trustq.store import write_cache
+
+
+def noisy_cache(*, seed=0, n=400, rate=0.15, **fields):
+    """Gaussian classes of which a known share of the training labels is wrong."""
+    cache = make_cache(n=n, separation=4.0, seed=seed, **fields)
+    rng = np.random.default_rng([0, 1])
+    observed = np.where(cache.split == "train", cache.label, -1).astype(np.int16)
+    wrong = np.flatnonzero(observed >= 0)[rng.random(int((observed >= 0).sum())) < rate]
+    observed[wrong] = (observed[wrong] + 1 + rng.integers(2, size=len(wrong))) % 3
+    return replace(cache, observed=observed)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("cache") / "seed0.h5"
+    write_cache(path, noisy_cache())
+    return path
+
+
+@pytest.fixture(scope="module")
+def audit(path):
+    return audit_labels([open_source(path)])
+
+
+@pytest.fixture
+def folder(audit, tmp_path):
+    write(audit, tmp_path / "audit")
+    return tmp_path / "audit"
+
+
+def read_csv(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def answer(folder, labels):
+    """Fill in the answers sheet: sample id -> label."""
+    path = folder.parent / "answered.csv"
+    rows = "".join(f"{sample_id},{label}\n" for sample_id, label in labels.items())
+    path.write_text("sample_id,label\n" + rows)
+    return path
+
+
+def test_wrong_labels_are_found_and_their_class_suggested(audit):
+    wrong = audit.reference != audit.given
+    listed = audit.listed
+    assert (wrong & listed).sum() >= 0.9 * wrong.sum()
+    assert wrong[listed].mean() >= 0.9
+    found = listed & wrong
+    assert (audit.suggested[found] == audit.reference[found]).mean() > 0.95
+
+
+def test_only_training_rows_with_an_observed_label_are_audited(audit, path):
+    cache = audit.sources[0].cache
+    assert len(audit.given) == (cache.split == "train").sum()
+    assert not audit.sources[0].out_of_fold.in_sample
+    fold = audit.sources[0].training.fold
+    for group in np.unique(audit.groups):
+        assert len(set(fold[audit.groups == group])) == 1
+
+
+def test_review_takes_the_first_of_the_ranking(path):
+    source = open_source(path)
+    ten, twenty = (audit_labels([source], review=n) for n in (10, 20))
+    assert ten.order.tolist() == twenty.order.tolist()[:10]
+    assert (np.diff(ten.quality[ten.order]) >= 0).all()
+    assert (ten.suggested[ten.order] != ten.given[ten.order]).all()
+
+
+def test_precision_takes_as_many_as_keep_the_estimate(path):
+    found = audit_labels([open_source(path)], precision=0.6)
+    assert found.p_wrong[found.order].mean() >= 0.6
+    order = np.flatnonzero(found.rank > 0)
+    order = order[np.argsort(found.rank[order])]
+    assert found.p_wrong[order[: len(found.order) + 1]].mean() < 0.6
+    assert "An estimate from the labels alone" in " ".join(audit_page(found).split())
+
+
+def test_trusted_rows_are_learned_from_and_never_listed(tmp_path):
+    cache = noisy_cache()
+    wrong = (cache.observed >= 0) & (cache.observed != cache.label)
+    trusted = np.zeros(len(cache), dtype=bool)
+    trusted[np.flatnonzero(wrong)[:10]] = True
+    write_cache(tmp_path / "c.h5", replace(cache, trusted=trusted))
+    found = audit_labels([open_source(tmp_path / "c.h5")], review=1000)
+    assert found.trusted.sum() == 10 and not (found.listed & found.trusted).any()
+    assert sum(row["labels"] for row in class_rows(found)) == (~found.trusted).sum()
+
+
+def test_a_class_absent_from_other_folds_has_no_score(tmp_path):
+    cache = noisy_cache(rate=0.0)
+    observed = cache.observed.copy()
+    lone = int(np.flatnonzero(cache.split == "train")[0])
+    observed[lone] = 3
+    four = replace(cache, classes=("a", "b", "c", "d"), observed=observed)
+    write_cache(tmp_path / "c.h5", four)
+    found = audit_labels([open_source(tmp_path / "c.h5")])
+    row = int(np.flatnonzero(found.given == 3)[0])
+    assert np.isnan(found.quality[row]) and found.rank[row] == 0
+    assert "1 rows have no score: their class is absent from other folds" in found.notes
+    assert "class d has 1 groups for 5 folds" in found.notes
+
+
+def test_seeds_vote(path, tmp_path):
+    first = noisy_cache()
+    rng = np.random.default_rng(7)
+    features = first.features + rng.standard_normal(first.features.shape).astype(np.float32)
+    # The same rows in another order, as another backbone saw them.
+    order = rng.permutation(len(first))
+    rows = {
+        name: getattr(first, name)[order]
+        for name in ("sample_id", "split", "group_id", "label", "observed", "trusted", "seen")
+    }
+    second = replace(first, **rows, features=features[order], backbone_seed=1)
+    write_cache(tmp_path / "seed1.h5", second)
+    one, two = open_source(path), open_source(tmp_path / "seed1.h5")
+    both = audit_labels([one, two])
+    assert both.sample_ids.tolist() == one.sample_ids.tolist()
+    alone = [audit_labels([source]) for source in (one, two)]
+    place = [np.argsort(np.argsort(a.sample_ids)) for a in (both, alone[1])]
+    other = np.argsort(alone[1].sample_ids)[place[0]]
+    expected = (alone[0].quality + alone[1].quality[other]) / 2
+    np.testing.assert_allclose(both.quality, expected, rtol=0, atol=1e-12)
+    for name, votes in both.votes.items():
+        if name != "neighbours":  # looked for only where some source suspects
+            assert (votes == alone[0].votes[name] + alone[1].votes[name][other]).all()
+    assert {2 * v for v in (0, 0.5, 1)} >= set(np.unique(both.votes["prune_by_class"]).tolist())
+    assert "=2/2" in both.flags(int(both.order[0]))
+
+
+def test_sources_of_other_labels_or_rows_are_refused(path, tmp_path):
+    cache = noisy_cache()
+    changed = cache.observed.copy()
+    changed[np.flatnonzero(changed >= 0)[:3]] = 2
+    n = int((changed != cache.observed).sum())
+    write_cache(tmp_path / "b.h5", replace(cache, observed=changed))
+    total = int((cache.observed >= 0).sum())
+    with pytest.raises(TrustqError) as caught:
+        audit_labels([open_source(path), open_source(tmp_path / "b.h5")])
+    assert str(caught.value) == (
+        f"{tmp_path / 'b.h5'} has other labels than {path} in {n} of {total} rows, as where noise "
+        "was drawn for each seed: audit them apart."
+    )
+    short = noisy_cache(n=200)
+    write_cache(tmp_path / "c.h5", short)
+    with pytest.raises(TrustqError, match="audits 120 rows and .* 240, 120 of them shared"):
+        audit_labels([open_source(path), open_source(tmp_path / "c.h5")])
+    write_cache(tmp_path / "d.h5", replace(cache, classes=("a", "b", "x")))
+    with pytest.raises(TrustqError, match="has classes a, b, x, .* a, b, c: audit them apart"):
+        audit_labels([open_source(path), open_source(tmp_path / "d.h5")])
+
+
+def test_crossfit_logits_are_used_where_they_are_stored(tmp_path):
+    cache = noisy_cache(exposure="crossfit")
+    groups = np.unique(cache.group_id, return_inverse=True)[1]
+    logits = 3 * np.eye(3)[cache.label]
+    fold = np.where(cache.split == "train", groups % 5, -1).astype(np.int8)
+    without = np.flatnonzero(cache.split == "train")[:2]  # a group that no fold left out
+    fold[without] = -1
+    extra = {"fold": fold, "crossfit_logits": logits.astype(np.float32)}
+    write_cache(tmp_path / "c.h5", replace(cache, extra=extra))
+    source = open_source(tmp_path / "c.h5")
+    assert (source.head, source.out_of_fold.source) == ("cross-fitted backbone", "crossfit")
+    found = audit_labels([source])
+    wrong = found.reference != found.given
+    assert (found.listed == wrong).all() and len(wrong) == (fold >= 0).sum()
+    assert open_source(tmp_path / "c.h5", source="head").out_of_fold.source == "head"
+
+
+def test_rows_that_the_backbone_saw_are_warned_of(tmp_path):
+    cache = noisy_cache(exposure="finetuned-observed")
+    seen = np.where(cache.split == "train", 1, 0).astype(np.uint8)
+    write_cache(tmp_path / "c.h5", replace(cache, seen=seen))
+    found = audit_labels([open_source(tmp_path / "c.h5")])
+    assert found.notes[0].startswith(
+        "the backbone was trained on the labels of 240 of these 240 rows: heads are out of fold"
+    )
+    assert issue_rows(found)[0]["backbone_saw_row"] is True
+
+
+@pytest.mark.parametrize("kind", ["npz", "csv"])
+def test_embeddings_and_labels_alone_are_enough(tmp_path, kind):
+    cache = noisy_cache()
+    train = cache.split == "train"
+    features, labels = cache.features[train], cache.observed[train].astype(int)
+    path = tmp_path / f"e.{kind}"
+    if kind == "npz":
+        np.savez(path, features=features, labels=labels)
+    else:
+        head = [*(f"feature_{j}" for j in range(features.shape[1])), "labels"]
+        rows = [[*map(str, row), "abc"[c]] for row, c in zip(features, labels, strict=True)]
+        path.write_text("\n".join(",".join(row) for row in [head, *rows]) + "\n")
+    found = audit_labels([open_source(path)])
+    wrong = (cache.observed != cache.label)[train]
+    assert wrong[found.listed].mean() > 0.9
+    assert "what the backbone saw was not stated" in found.notes[0]
+    assert "every row is its own group" in " ".join(found.notes)
+
+
+@pytest.mark.parametrize("kind", ["npz", "csv"])
+def test_probabilities_alone_are_enough(tmp_path, kind):
+    cache = noisy_cache()
+    train = cache.split == "train"
+    probs = 0.85 * np.eye(3)[cache.label[train]] + 0.05
+    given, true = cache.observed[train].astype(int), cache.label[train].astype(int)
+    path = tmp_path / f"p.{kind}"
+    if kind == "npz":
+        np.savez(path, probs=probs, observed=given, labels=true)
+    else:
+        lines = ["prob_a,prob_b,prob_c,observed,labels"]
+        for row, o, t in zip(probs, given, true, strict=True):
+            lines.append(",".join([*map(str, row), "abc"[o], "abc"[t]]))
+        path.write_text("\n".join(lines) + "\n")
+    source = open_source(path)
+    assert np.array_equal(source.out_of_fold.probs, probs)
+    assert source.out_of_fold.source == "stated" and not source.out_of_fold.in_sample
+    found = audit_labels([source])
+    assert (found.listed == (given != true)).all()
+    assert f"By the reference labels {len(found.order)} of the {len(found.order)} are wrong" in (
+        audit_page(found)
+    )
+    assert "taken for out of fold, as was said" in " ".join(found.notes)
+
+
+def test_a_lone_labels_array_is_what_is_audited(tmp_path):
+    probs = np.tile([[0.8, 0.2], [0.1, 0.9]], (20, 1))
+    labels = np.tile([0, 1], 20)
+    labels[0] = 1
+    np.savez(tmp_path / "p.npz", probs=probs, labels=labels)
+    found = audit_labels([open_source(tmp_path / "p.npz")], review=5)
+    assert found.order.tolist() == [0] and (found.reference == -1).all()
+    assert "reference" not in audit_page(found)
+
+
+def test_probabilities_without_features_need_source_file(tmp_path):
+    np.savez(tmp_path / "p.npz", probs=np.full((4, 2), 0.5), labels=[0, 1, 0, 1])
+    with pytest.raises(TrustqError) as caught:
+        open_source(tmp_path / "p.npz", source="head")
+    assert str(caught.value) == (
+        f"{tmp_path / 'p.npz'} holds no features to fit a head on; audit its probabilities with "
+        "--source file."
+    )
+
+
+def test_labels_of_one_class_have_nothing_to_be_told_from(tmp_path):
+    np.savez(tmp_path / "p.npz", probs=np.full((4, 2), 0.5), labels=[1, 1, 1, 1])
+    with pytest.raises(TrustqError) as caught:
+        open_source(tmp_path / "p.npz")
+    assert str(caught.value) == (
+        f"{tmp_path / 'p.npz'}: all 4 labels to audit are of class 1, so there is nothing to tell "
+        "them from."
+    )
+
+
+def test_stated_probabilities_belong_to_their_rows():
+    cache = noisy_cache()
+    rows = np.flatnonzero(cache.observed >= 0)
+    groups = np.unique(cache.group_id[rows], return_inverse=True)[1]
+    observed = cache.observed[rows].astype(np.int64)
+    training = TrainingRows(cache, rows, groups, np.full(len(rows), -1))
+    made = accept_out_of_fold(training, np.full((len(rows), 3), 1 / 3), observed)
+    made.require(training, observed)
+    with pytest.raises(TrustqError, match="belong to other observed labels"):
+        made.require(training, observed[::-1])
+    other = TrainingRows(cache, rows[::-1].copy(), groups, np.full(len(rows), -1))
+    with pytest.raises(TrustqError, match="belong to other sample ids"):
+        made.require(other, observed)
+
+
+@pytest.mark.parametrize(
+    ("cuts", "message"),
+    [
+        ({"review": 5, "precision": 0.5}, "--review and --precision both cut the list: give one."),
+        ({"review": 0}, "--review 0: expected 1 or more labels."),
+        ({"precision": 1.5}, "--precision 1.5: expected a share above 0 and up to 1."),
+    ],
+)
+def test_a_cut_that_means_nothing_is_refused(path, cuts, message):
+    with pytest.raises(TrustqError) as caught:
+        audit_labels([open_source(path)], **cuts)
+    assert str(caught.value) == message
+
+
+def test_neighbours_of_the_same_group_do_not_count():
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((60, 4)).astype(np.float32)
+    groups = np.arange(60) // 3
+    found = nearest(features, groups, rows=np.arange(60), k=5)
+    assert (groups[found.rows] != groups[:, None]).all()
+    distance = np.linalg.norm(features[:, None] - features, axis=2)
+    distance[groups[:, None] == groups] = np.inf
+    expected = np.sort(distance, axis=1)[:, :5]
+    np.testing.assert_allclose(found.distances, expected, atol=1e-5)
+
+
+def test_what_is_like_nothing_else_is_an_outlier():
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((200, 4)).astype(np.float32)
+    features[0] = 50
+    groups = np.arange(200)
+    found = nearest(features, groups, rows=np.array([0, 1]))
+    far, usual = outlier_score(features, groups, found, rng=rng)
+    assert far > 0.99 and usual < 0.99
+
+
+def test_every_file_is_written_and_says_the_same(audit, folder):
+    issues = read_csv(folder / "label_issues.csv")
+    assert [row["sample_id"] for row in issues] == audit.sample_ids[audit.order].tolist()
+    assert all(row["given"] != row["suggested"] for row in issues)
+    neighbours = issues[0]["neighbours"].split()
+    assert len(neighbours) == 5 and all(":" in text for text in neighbours)
+    per_class = read_csv(folder / "issues_per_class.csv")
+    assert sum(int(row["listed"]) for row in per_class) == len(issues)
+    assert [row["class"] for row in per_class] == ["a", "b", "c"]
+    confusions = read_csv(folder / "issue_confusions.csv")
+    assert sum(int(row["listed"]) for row in confusions) == len(issues)
+    counts = [int(row["listed"]) for row in confusions]
+    assert counts == sorted(counts, reverse=True) == [r["listed"] for r in confusion_rows(audit)]
+    sheet = read_csv(folder / "answers.csv")
+    assert [row["sample_id"] for row in sheet] == [row["sample_id"] for row in issues]
+    assert {row["label"] for row in sheet} == {""}
+    assert (folder / "page.txt").read_text() == audit_page(audit) + "\n"
+
+
+def test_result_rows_are_written_once(audit, tmp_path):
+    assert record_audit(audit, tmp_path) and not record_audit(audit, tmp_path)
+    found = run_query(
+        tmp_path,
+        "SELECT count(*), count(*) FILTER (listed), count(*) FILTER (given <> reference), "
+        "min(rank), count(DISTINCT audit) FROM label_issues",
+    ).rows
+    wrong = int((audit.reference != audit.given).sum())
+    assert found == [(len(audit.given), len(audit.order), wrong, 1, 1)]
+
+
+def test_filled_in_answers_are_never_overwritten(audit, folder):
+    sheet = folder / "answers.csv"
+    text = sheet.read_text().replace(",,", ",a,", 1)
+    sheet.write_text(text)
+    with pytest.raises(TrustqError) as caught:
+        write(audit, folder)
+    assert str(caught.value) == (
+        f"{sheet} holds 1 answers, which a new audit would overwrite. Keep them: choose another "
+        "--out, or move the file."
+    )
+    assert sheet.read_text() == text
+
+
+def test_answers_are_relabelled_and_nothing_else(audit, folder):
+    stored = read_audit_folder(folder)
+    ids = audit.sample_ids[audit.order]
+    true = dict(zip(audit.sample_ids, np.array(audit.classes)[audit.reference], strict=True))
+    path = answer(folder, {i: true[i] for i in ids[:6]} | {ids[6]: ""})
+    answers = read_answers(path, classes=stored.classes)
+    assert len(answers) == 6
+    cleaned = apply_answers(stored, answers=answers)
+    acts, labels = cleaned.columns["action"], cleaned.columns["label"]
+    changed = {i for i in ids[:6] if true[i] != stored.given[stored.sample_ids == i][0]}
+    assert set(stored.sample_ids[acts == "relabel"]) == changed
+    assert cleaned.n_unchecked == 0 and cleaned.n_relabelled == len(changed)
+    for row, sample_id in enumerate(stored.sample_ids.tolist()):
+        expected = true[sample_id] if sample_id in changed else stored.given[row]
+        assert labels[row] == expected
+    assert (cleaned.n_answered, cleaned.n_wrong) == (6, len(changed))
+    assert cleaned.precision.lower < len(changed) / 6 <= cleaned.precision.upper
+
+
+def test_an_answer_off_the_list_counts_too(audit, folder):
+    stored = read_audit_folder(folder)
+    row = int(np.flatnonzero(~stored.listed)[0])
+    new = next(c for c in stored.classes if c != stored.given[row])
+    cleaned = apply_answers(stored, answers={str(stored.sample_ids[row]): new})
+    assert cleaned.columns["label"][row] == new and cleaned.n_answered == 0
+
+
+def test_the_cap_keeps_classes_whole(folder):
+    stored = read_audit_folder(folder)
+    everything = apply_answers(stored, action="drop", accept_suggestions=True, max_per_class=1.0)
+    capped = apply_answers(stored, action="drop", accept_suggestions=True, max_per_class=0.05)
+    assert everything.n_dropped == len(stored.order) and everything.n_held_back == 0
+    assert capped.n_dropped + capped.n_held_back == everything.n_dropped
+    for c in stored.classes:
+        n, changed = capped.by_class[c]
+        assert changed == min(int(0.05 * n), everything.by_class[c][1])
+        # The most suspicious of the class are those that went.
+        order = [row for row in stored.order if stored.given[row] == c]
+        acts = capped.columns["action"][order]
+        assert (acts == "drop").tolist() == [i < changed for i in range(len(order))]
+    dropped = capped.columns["action"] == "drop"
+    assert all(label is None for label in capped.columns["label"][dropped])
+
+
+def test_checked_labels_are_not_held_back(folder):
+    stored = read_audit_folder(folder)
+    answers = {str(stored.sample_ids[r]): str(stored.suggested[r]) for r in stored.order}
+    cleaned = apply_answers(stored, answers=answers, max_per_class=0.0)
+    assert cleaned.n_relabelled == len(answers) and cleaned.n_held_back == 0
+
+
+def test_without_answers_nothing_is_changed(folder):
+    stored = read_audit_folder(folder)
+    with pytest.raises(TrustqError) as caught:
+        apply_answers(stored)
+    assert str(caught.value) == (
+        f"No label of {folder} was answered, so nothing is known to be wrong. Fill in answers.csv "
+        "and pass it with --answers, or --accept-suggestions acts on the list unchecked."
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "sample_id,answer\ns1,a\n",
+            "{path} lacks label; answers have sample_id,label: the expert's label, or a blank "
+            "where there is no answer.",
+        ),
+        (
+            "sample_id,label\ns1,a\ns1,b\n",
+            "{path}: sample_id 's1' is there twice; give one answer each.",
+        ),
+        (
+            "sample_id,label\ns1,melanom\n",
+            "{path}: the answer 'melanom' for s1 is no class (did you mean 'melanoma'?); there are "
+            "melanoma, naevus.",
+        ),
+    ],
+)
+def test_bad_answers_are_refused(tmp_path, text, message):
+    path = tmp_path / "answers.csv"
+    path.write_text(text)
+    with pytest.raises(TrustqError) as caught:
+        read_answers(path, classes=("melanoma", "naevus"))
+    assert str(caught.value) == message.format(path=path)
+
+
+def test_answers_of_another_audit_are_refused(folder):
+    stored = read_audit_folder(folder)
+    with pytest.raises(TrustqError) as caught:
+        apply_answers(stored, answers={"x1": "a", "x2": "a"})
+    assert str(caught.value) == (
+        f"The answers name 'x1', which {folder} did not audit (2 such ids). Are they of another "
+        "audit?"
+    )
+
+
+def test_a_folder_without_an_audit_says_how_to_make_one(tmp_path):
+    with pytest.raises(TrustqError) as caught:
+        read_audit_folder(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path} holds no audit. Make one: trustq audit labels CACHE --out {tmp_path}"
+    )
+
+
+def test_dropping_wrong_labels_beats_dropping_as_many_at_random(folder):
+    found = drop_effect(read_audit_folder(folder), max_per_class=1.0, draws=5)
+    assert found.evaluated_on == "80 test rows"
+    assert found.n_dropped.sum() == len(read_audit_folder(folder).order)
+    random = np.mean([of.overall["accuracy"] for of in found.random])
+    assert found.after.overall["accuracy"] >= max(found.before.overall["accuracy"], random)
+    capped = drop_effect(read_audit_folder(folder), max_per_class=0.1, draws=1)
+    assert (capped.n_dropped <= 0.1 * capped.n_train).all()
+
+
+def test_without_test_rows_dropping_is_judged_out_of_fold(tmp_path):
+    cache = noisy_cache()
+    train = np.flatnonzero(cache.split == "train")
+    np.savez(
+        tmp_path / "e.npz",
+        features=cache.features[train],
+        labels=cache.observed[train].astype(int),
+        groups=cache.group_id[train],
+    )
+    write(audit_labels([open_source(tmp_path / "e.npz")]), tmp_path / "audit")
+    found = drop_effect(read_audit_folder(tmp_path / "audit"), draws=2)
+    assert "out of fold, by their given labels" in found.evaluated_on
+    assert found.n_evaluated.sum() == len(train)
+    (tmp_path / "e.npz").unlink()
+    np.savez(tmp_path / "e.npz", features=cache.features[train] + 1, labels=cache.observed[train])
+    with pytest.raises(TrustqError, match=r"e\.npz has changed since it was audited"):
+        drop_effect(read_audit_folder(tmp_path / "audit"))
+
+
+def test_probabilities_alone_cannot_be_fitted_again(tmp_path):
+    np.savez(
+        tmp_path / "p.npz",
+        probs=np.tile([[0.8, 0.2], [0.1, 0.9]], (9, 1)),
+        labels=[1, 1] + [0, 1] * 8,
+    )
+    write(audit_labels([open_source(tmp_path / "p.npz")], review=3), tmp_path / "audit")
+    with pytest.raises(TrustqError, match="there are no features to fit a head on again"):
+        drop_effect(read_audit_folder(tmp_path / "audit"))
+
+
+def test_the_sheet_shows_each_confusion_and_marks_what_is_missing(audit, tmp_path):
+    chosen = chosen_candidates(audit, 12)
+    assert sum(map(len, chosen.values())) == min(12, len(audit.order))
+    for (given, suggested), rows in chosen.items():
+        assert {(audit.given[r], audit.suggested[r]) for r in rows} == {(given, suggested)}
+    root = tmp_path / "images" / "part_1"
+    root.mkdir(parents=True)
+    for sample_id in audit.sample_ids[audit.order]:
+        Image.new("RGB", (64, 40), "red").save(root / f"{sample_id}.png")
+    broken = str(audit.sample_ids[next(iter(chosen.values()))[0]])
+    (root / f"{broken}.png").write_bytes(b"no image")
+    images = find_images(audit.sample_ids.tolist(), root=tmp_path / "images")
+    sheet = draw_candidates(audit, images, tmp_path / "sheet.png", candidates=12)
+    assert (sheet.n, sheet.missing) == (12, (broken,))
+    with Image.open(tmp_path / "sheet.png") as drawn:
+        red = np.asarray(drawn.convert("RGB")) == [255, 0, 0]
+    # Eleven images of 170 x 106 pixels.
+    assert red.all(axis=2).sum() == pytest.approx(11 * 170 * 106, rel=0.02)
+
+
+def test_images_of_another_data_set_are_refused(audit, tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "other.png")
+    with pytest.raises(TrustqError) as caught:
+        find_images(audit.sample_ids.tolist(), root=tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path} has none of the audited images, e.g. {str(audit.sample_ids[0])!r}. Is it of "
+        "another data set?"
+    )
+
+
+def test_the_commands_go_from_labels_to_a_cleaned_list(path, tmp_path):
+    out, results = tmp_path / "audit", tmp_path / "results"
+    run = invoke("audit", ["labels", path, "--out", out, "--results", results, "--review", 20])
+    assert run.exit_code == 0, run.output
+    assert "the list has 20 (the 20 most suspicious)" in run.stdout
+    run = invoke(
+        "audit", ["labels", path, "--out", out, "--results", results, "--review", 20, "--json"]
+    )
+    assert json.loads(run.stdout)["n_listed"] == 20
+    cleaned = tmp_path / "cleaned.csv"
+    run = invoke("audit", ["apply", out, "--accept-suggestions", "--out", cleaned])
+    assert run.exit_code == 0, run.output
+    assert "were not checked by any person" in run.stdout
+    rows = read_csv(cleaned)
+    assert list(rows[0]) == ["sample_id", "label", "given", "suggested", "action", "reason"]
+    assert sum(row["action"] == "relabel" for row in rows) == 20
+    run = invoke("audit", ["effect", out, "--draws", 2, "--json"])
+    assert run.exit_code == 0, run.output
+    assert json.loads(run.stdout)["n_dropped"] == 20

@@ -1,0 +1,269 @@
+"""`trustq audit duplicates`: planted copies are found, other images are not taken for copies."""
+
+import csv
+import io
+import re
+import zipfile
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import make_cache
+from typer.testing import CliRunner
+
+from trustq.audit.close_pairs import hash_pairs, standing_out
+from trustq.audit.duplicates import audit_duplicates, write_audit
+from trustq.audit.fingerprints import VIEWS, WORDS, fingerprint_images
+from trustq.datasets import prepare
+from trustq.errors import TrustqError
+from trustq.manifest import read_manifest
+
+HAM10000 = Path(__file__).resolve().parents[2] / "shared" / "data" / "ham10000"
+
+
+def run(*words):
+    (point,) = entry_points(group="console_scripts", name="trustq")
+    return CliRunner().invoke(point.load(), [*map(str, words)])
+
+
+def refused(message):
+    return pytest.raises(TrustqError, match=f"^{re.escape(message)}$")
+
+
+def blotch(seed, size=(160, 120)):
+    """A picture like no other: smooth colours with a dark blob, by its seed."""
+    from scipy.ndimage import gaussian_filter
+
+    rng = np.random.default_rng(seed)
+    fields = [gaussian_filter(rng.standard_normal((*size[::-1], 3)), (s, s, 0)) * s for s in (3, 9)]
+    down, across = np.mgrid[: size[1], : size[0]]
+    centre = rng.uniform(0.35, 0.65, 2) * size
+    blob = np.exp(-((across - centre[0]) ** 2 + (down - centre[1]) ** 2) / rng.uniform(200, 900))
+    values = 170 + 40 * sum(fields) - 110 * blob[..., None] * rng.uniform(0.6, 1, 3)
+    return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+
+
+def part_of(image, left, top, right, bottom):
+    width, height = image.size
+    box = (left * width, top * height, right * width, bottom * height)
+    return image.crop(tuple(round(edge) for edge in box))
+
+
+def smaller(image):
+    return image.resize((round(0.8 * image.width), round(0.8 * image.height)))
+
+
+# Twenty copies of each of the three kinds, cropped in five ways.
+CROPS = [
+    (0.025, 0.025, 0.975, 0.975),
+    (0.05, 0.05, 0.95, 0.95),
+    (0, 0, 0.95, 0.95),
+    (0.05, 0.05, 1, 1),
+    (0.05, 0, 1, 1),
+]
+ALTERED = [
+    *[("re-encoded", lambda image: image)] * 20,
+    *[("resized", smaller)] * 20,
+    *[(f"cropped {box}", lambda image, box=box: part_of(image, *box)) for box in CROPS * 4],
+]
+
+
+def planted(folder, originals, altered=ALTERED):
+    """Images in class folders, and a copy of the first of them for each alteration."""
+    for number, image in enumerate(originals):
+        place = folder / "ab"[number % 2] / f"image{number:04d}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        image.save(place)
+    for number, (_, alter) in enumerate(altered):
+        copy = alter(originals[number])
+        copy.save(folder / "ab"[number % 2] / f"copy{number:04d}.jpg", quality=60)
+    return prepare("folder", root=folder, out=folder.parent / f"{folder.name}.parquet")
+
+
+def copies_found(found):
+    """Planted copies that a hash found, and pairs it found that are none."""
+    right, wrong = set(), []
+    for a, b, way in zip(
+        *(found.pairs[n] for n in ("sample_a", "sample_b", "found_by")), strict=True
+    ):
+        if {"hash", "bytes"} & set(way.split("+")):
+            numbers = {Path(x).name[-4:] for x in (a, b)}
+            kinds = {Path(x).name[:-4] for x in (a, b)}
+            if len(numbers) == 1 and kinds == {"copy", "image"}:
+                right |= numbers
+            else:
+                wrong.append((a, b))
+    return right, wrong
+
+
+def test_planted_copies_are_found_and_nothing_else(tmp_path):
+    manifest = planted(tmp_path / "data", [blotch(seed) for seed in range(80)])
+    found = audit_duplicates(manifest)
+    right, wrong = copies_found(found)
+    assert len(right) == 60 and wrong == []
+    # Copies come first, before candidates for the eye.
+    assert all("hash" in way for way in found.pairs["found_by"][:60])
+
+
+def test_planted_copies_of_real_images_are_found_and_few_others(tmp_path):
+    if not HAM10000.is_dir():
+        pytest.skip("needs the real data in ../shared/data, which are not in the repository")
+    with open(HAM10000 / "HAM10000_metadata.csv") as file:
+        lesion = {row["image_id"]: row["lesion_id"] for row in csv.DictReader(file)}
+    one_of = {lesion[i]: i for i in sorted(lesion, reverse=True)}
+    with zipfile.ZipFile(HAM10000 / "images_200x150_core.zip") as archive:
+        names = {Path(name).stem: name for name in archive.namelist() if name.endswith(".jpg")}
+        chosen = [i for i in one_of.values() if i in names][:240]
+        images = [Image.open(io.BytesIO(archive.read(names[i]))).convert("RGB") for i in chosen]
+    right, wrong = copies_found(audit_duplicates(planted(tmp_path / "data", images)))
+    assert len(right) >= 58 and wrong == []
+
+
+def test_equal_bytes_are_found_between_two_data_sets(tmp_path):
+    for name, seeds in (("one", range(4)), ("two", range(3, 8))):
+        planted(tmp_path / name, [blotch(seed) for seed in seeds], altered=[])
+    one, two = (read_manifest(tmp_path / f"{name}.parquet") for name in ("one", "two"))
+    found = audit_duplicates(one, two)
+    assert (
+        found.pairs["sample_a"][0] == "b/image0003" and found.pairs["sample_b"][0] == "a/image0000"
+    )
+    assert found.pairs["found_by"][0].startswith("bytes+hash")
+    assert found.n_images == (4, 5) and found.chance == pytest.approx(0.5)
+    assert [way for way in found.pairs["found_by"] if "hash" in way] == [found.pairs["found_by"][0]]
+
+
+def test_pairs_of_one_group_are_left_out(tmp_path):
+    folder = tmp_path / "data"
+    planted(folder, [blotch(seed) for seed in range(6)], altered=ALTERED[:3])
+    found = prepare("folder", root=folder, out=tmp_path / "m.parquet", group_regex=r"(\d{4})\.")
+    assert copies_found(audit_duplicates(found)) == (set(), [])
+
+
+def test_every_pair_of_hashes_is_compared():
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**64, (70, 3, WORDS), dtype=np.uint64)
+    hashes[5, 2] = hashes[60, 0] ^ np.uint64(1)  # a view of one, the frame of the other
+    hashes[9, 0] = ~hashes[8, 0]  # all bits differ, which a byte would count as none
+    group = np.arange(70)
+    found = hash_pairs(
+        hashes,
+        None,
+        max_distance=4,
+        reach=256,
+        groups=(group, group),
+        labels=(group % 2, group % 2),
+    )
+    assert (found.first.tolist(), found.second.tolist(), found.distance.tolist()) == (
+        [5],
+        [60],
+        [4],
+    )
+    bits = np.unpackbits(hashes.view(np.uint8), axis=-1).astype(int)
+    frames = bits[:, 0]
+    by_hand = (frames[:, None, None] != bits[None]).sum(axis=-1).min(axis=-1)
+    by_hand = np.minimum(by_hand, by_hand.T)[np.triu_indices(70, 1)]
+    assert (np.bincount(by_hand, minlength=257) == found.n_pairs).all()
+    other = hash_pairs(
+        hashes[:30], hashes[30:], max_distance=4, reach=80,
+        groups=(group[:30], group[30:]), labels=(group[:30], group[30:]),
+    )  # fmt: skip
+    assert (other.first.tolist(), other.second.tolist()) == ([5], [30])
+
+
+def test_close_vectors_stand_out_of_a_crowd():
+    rng = np.random.default_rng(1)
+    crowd = rng.standard_normal(16) + 0.05 * rng.standard_normal((40, 16))
+    alone = rng.standard_normal((20, 16))
+    alone[1] = alone[0] + 0.1 * rng.standard_normal(16)
+    vectors, group = np.concatenate([crowd, alone]), np.arange(60)
+    first, second, closeness = standing_out(vectors, None, groups=(group, group), most=5)
+    # All pairs of the crowd are closer by cosine; none of them is the pair looked for.
+    assert (first[0], second[0]) == (40, 41) and (np.diff(closeness) <= 0).all()
+    one = np.where(np.isin(group, (40, 41)), 40, group)
+    first, second, _ = standing_out(vectors, None, groups=(one, one), most=5)
+    assert (40, 41) not in zip(first.tolist(), second.tolist(), strict=True)
+
+
+def test_the_spectrum_stays_when_a_picture_is_shifted(tmp_path):
+    whole = blotch(3, size=(200, 160))
+    pictures = [part_of(whole, x, y, x + 0.8, y + 0.8) for x, y in ((0, 0.1), (0.12, 0))]
+    pictures += [part_of(blotch(seed, size=(200, 160)), 0, 0.1, 0.8, 0.9) for seed in range(10, 18)]
+    paths = [tmp_path / f"{number}.png" for number in range(len(pictures))]
+    for path, picture in zip(paths, pictures, strict=True):
+        picture.save(path)
+    found = fingerprint_images(paths)
+    assert found.hashes.shape == (10, len(VIEWS), WORDS)
+    spectra = found.spectra - found.spectra.mean(axis=0)
+    likeness = np.corrcoef(spectra)
+    assert likeness[0, 1] == np.sort(likeness[0])[-2] and likeness[0, 1] > 0.4
+
+
+def test_embeddings_find_what_no_hash_does(tmp_path):
+    manifest = planted(tmp_path / "data", [blotch(seed) for seed in range(40)], altered=[])
+    ids = manifest.columns["sample_id"]
+    rng = np.random.default_rng(2)
+    features = rng.standard_normal((len(ids), 8)).astype(np.float32)
+    features[30] = features[7]
+    cache = make_cache(
+        n=40, d=8, group_size=1, features=features, sample_id=ids.astype(str), weights_digest="w"
+    )
+    found = audit_duplicates(manifest, caches=[cache], nearest=5)
+    ways = found.pairs["found_by"].tolist()
+    best = next(row for row, way in enumerate(ways) if "embedding" in way)
+    assert {found.pairs["sample_a"][best], found.pairs["sample_b"][best]} == {ids[7], ids[30]}
+    strange = make_cache(n=4, d=8, group_size=1, weights_digest="w", path=Path("strange.h5"))
+    with refused("strange.h5 holds none of these samples."):
+        audit_duplicates(manifest, caches=[strange])
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(TrustqError, match=r"a\.png could not be read as an image \("):
+        fingerprint_images([tmp_path / "a.png"])
+
+
+def test_the_command_writes_pairs_that_prepare_merges(tmp_path):
+    folder = tmp_path / "data"
+    planted(folder, [blotch(seed) for seed in range(12)], altered=ALTERED[:4])
+    manifest, out = tmp_path / "data.parquet", tmp_path / "duplicates"
+    told = run("audit", "duplicates", manifest, "--out", out)
+    assert told.exit_code == 0, told.output
+    assert "pairs of close hash:" in told.stdout and "same_label" in told.stdout
+    assert (out / "contact_sheet.png").is_file() and (out / "agreement.csv").is_file()
+    with open(out / "pairs.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert {"sample_a", "hash_distance", "label_b", "group_a", "split_b", "confirmed"} <= set(
+        rows[0]
+    )
+    with open(out / "answers.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(
+            row | {"confirmed": "yes" if "hash" in row["found_by"] else ""} for row in rows
+        )
+    words = ["folder", "--root", folder, "--out", tmp_path / "merged.parquet"]
+    merged = run("data", "prepare", *words, "--merge-duplicates", out / "answers.csv")
+    assert merged.exit_code == 0, merged.output
+    groups = read_manifest(tmp_path / "merged.parquet").columns["group_id"]
+    assert len(groups) == 16 and len(set(groups.tolist())) == 12
+    again = audit_duplicates(read_manifest(tmp_path / "merged.parquet"))
+    assert copies_found(again) == (set(), [])
+
+
+def test_an_audit_is_written_the_same_each_time(tmp_path):
+    manifest = planted(tmp_path / "data", [blotch(seed) for seed in range(9)], altered=ALTERED[:2])
+    texts = []
+    for name in ("one", "two"):
+        paths = write_audit(
+            audit_duplicates(manifest, threads=1 + (name == "two")), tmp_path / name
+        )
+        texts.append([path.read_text() for path in paths])
+    assert texts[0] == texts[1]
+
+
+def test_a_distance_that_means_nothing_is_refused(tmp_path):
+    manifest = planted(tmp_path / "data", [blotch(1), blotch(2)], altered=[])
+    with refused("The distance is 200, expected 0 to 80 of 256 bits."):
+        audit_duplicates(manifest, max_distance=200)

@@ -1,0 +1,162 @@
+"""From a list of suspects and people's answers to a cleaned list of labels."""
+
+import difflib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trustq.audit.folder import StoredAudit
+from trustq.errors import TrustqError
+from trustq.stats import Interval, share_interval
+from trustq.tables import Columns, read_table
+
+ACTIONS = ("relabel", "drop")
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """Labels after an audit: `columns` are those of the file, one row an audited label.
+
+    `precision` is the share of answered suspects that people found wrong, with Wilson's interval;
+    NaN where none was answered.
+    """
+
+    columns: Columns
+    n_relabelled: int
+    n_dropped: int
+    n_unchecked: int  # changes that no answer asked for
+    n_held_back: int  # by the cap
+    n_answered: int
+    n_wrong: int
+    precision: Interval
+    by_class: dict[str, tuple[int, int]]  # given class -> labels, changed
+
+
+def read_answers(path: Path, *, classes: tuple[str, ...]) -> dict[str, str]:
+    """Answers by sample id from a table with `sample_id` and `label`; a blank label is no answer.
+
+    Raises `TrustqError` for a missing column, an id twice, or a label that is no class.
+    """
+    table = read_table(Path(path))
+    missing = [name for name in ("sample_id", "label") if name not in table]
+    if missing:
+        raise TrustqError(
+            f"{path} lacks {' and '.join(missing)}; answers have sample_id,label: the expert's "
+            "label, or a blank where there is no answer."
+        )
+    ids = [str(value) for value in table["sample_id"].tolist()]
+    most = Counter(ids).most_common(1)
+    if most and most[0][1] > 1:
+        raise TrustqError(f"{path}: sample_id {most[0][0]!r} is there twice; give one answer each.")
+    answers = {}
+    for sample_id, label in zip(ids, table["label"].tolist(), strict=True):
+        text = "" if label is None else str(label).strip()
+        if not text:
+            continue
+        if text not in classes:
+            close = difflib.get_close_matches(text, classes, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise TrustqError(
+                f"{path}: the answer {text!r} for {sample_id} is no class{hint}; there are "
+                f"{', '.join(classes)}."
+            )
+        answers[sample_id] = text
+    return answers
+
+
+def apply_answers(
+    audit: StoredAudit,
+    *,
+    action: str = "relabel",
+    answers: dict[str, str] | None = None,
+    accept_suggestions: bool = False,
+    max_per_class: float = 0.2,
+) -> Cleaned:
+    """Relabel or drop what people found wrong and, where that is accepted, what only the list says.
+
+    An answer equal to the given label keeps it. Listed labels without an answer are left as they
+    are unless `accept_suggestions`. Of each given class at most the share `max_per_class` is
+    dropped, or relabelled without an answer, most suspicious first; labels that a person gave are
+    never held back. Raises `TrustqError` for another action, a share outside [0, 1], answers of
+    rows that were not audited, and where there is nothing to act on.
+    """
+    if action not in ACTIONS:
+        raise TrustqError(f"--action {action}: expected relabel or drop.")
+    if not 0 <= max_per_class <= 1:
+        raise TrustqError(f"--max-per-class {max_per_class:g}: expected a share from 0 to 1.")
+    answers = answers or {}
+    if not answers and not accept_suggestions:
+        raise TrustqError(
+            f"No label of {audit.folder} was answered, so nothing is known to be wrong. Fill in "
+            "answers.csv and pass it with --answers, or --accept-suggestions acts on the list "
+            "unchecked."
+        )
+    position = {sample_id: row for row, sample_id in enumerate(audit.sample_ids.tolist())}
+    strangers = [sample_id for sample_id in answers if sample_id not in position]
+    if strangers:
+        raise TrustqError(
+            f"The answers name {strangers[0]!r}, which {audit.folder} did not audit "
+            f"({len(strangers)} such ids). Are they of another audit?"
+        )
+    n = len(audit.given)
+    label, acts = audit.given.copy(), np.full(n, "keep", dtype=object)
+    reason = np.full(n, "not suspected", dtype=object)
+    reason[audit.listed] = "suspected, not answered"
+    reason[audit.trusted] = "trusted from the start"
+    room = {c: int(max_per_class * int((audit.given == c).sum())) for c in audit.classes}
+    held_back = unchecked = 0
+    for row in _by_suspicion(audit, answers, position):
+        sample_id, given = str(audit.sample_ids[row]), str(audit.given[row])
+        answer = answers.get(sample_id)
+        if answer == given:
+            reason[row] = "answered: as given"
+            continue
+        if answer is None and not accept_suggestions:
+            continue
+        new = str(audit.suggested[row]) if answer is None else answer
+        why = "suggested, not checked" if answer is None else f"answered: {answer}"
+        if action == "drop" or answer is None:
+            if not room[given]:
+                held_back += 1
+                reason[row] = f"{why}; held back: {max_per_class:.0%} of class {given} at most"
+                continue
+            room[given] -= 1
+        acts[row], reason[row] = action, why
+        unchecked += answer is None
+        label[row] = None if action == "drop" else new
+    changed = acts != "keep"
+    answered = [position[sample_id] for sample_id in answers]
+    suspects = [row for row in answered if audit.listed[row]]
+    wrong = sum(answers[str(audit.sample_ids[row])] != audit.given[row] for row in suspects)
+    return Cleaned(
+        columns={
+            "sample_id": audit.sample_ids,
+            "label": label,
+            "given": audit.given,
+            "suggested": audit.suggested,
+            "action": acts,
+            "reason": reason,
+        },
+        n_relabelled=int((acts == "relabel").sum()),
+        n_dropped=int((acts == "drop").sum()),
+        n_unchecked=unchecked,
+        n_held_back=held_back,
+        n_answered=len(suspects),
+        n_wrong=wrong,
+        precision=share_interval(wrong, len(suspects)),
+        by_class={
+            c: (int((audit.given == c).sum()), int((changed & (audit.given == c)).sum()))
+            for c in audit.classes
+        },
+    )
+
+
+def _by_suspicion(
+    audit: StoredAudit, answers: dict[str, str], position: dict[str, int]
+) -> list[int]:
+    """Rows to act on: the list in its order, then answered rows that are not on it."""
+    listed = audit.order.tolist()
+    others = [position[i] for i in answers if not audit.listed[position[i]]]
+    return listed + sorted(others, key=lambda row: (audit.rank[row] == 0, audit.rank[row], row))

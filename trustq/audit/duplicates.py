@@ -1,0 +1,293 @@
+"""Duplicates: images that are there twice, in other groups, other splits or another data set."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trustq.audit.close_pairs import hash_pairs, standing_out
+from trustq.audit.fingerprints import Fingerprints, fingerprint_images
+from trustq.errors import TrustqError
+from trustq.files import replacing
+from trustq.manifest import Manifest
+from trustq.store import Cache
+
+MAX_DISTANCE = 30  # of 256 bits; copies reach 28, 5,000 dermatoscopic images had one other pair
+REACH = 80  # distance up to which label agreement is counted
+NEAREST = 200  # pairs listed by closeness, of images and of embeddings each
+_DISTANCE_STEP = 10
+_RANKS = (10, 100, 1000)
+
+
+@dataclass(frozen=True)
+class DuplicateAudit:
+    """Pairs of samples, ranked, and how often pairs agree in label by how close they are.
+
+    `pairs` has a row a pair; `confirmed` is blank, for a person to fill with yes or no.
+    `agreement` has dicts of what (hash, image, embedding), range, n and share of equal labels;
+    `chance` is that share for a random pair.
+    """
+
+    pairs: dict[str, np.ndarray]
+    agreement: list[dict[str, Any]]
+    chance: float
+    n_images: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.pairs["sample_a"])
+
+
+def audit_duplicates(
+    manifest: Manifest,
+    other: Manifest | None = None,
+    *,
+    caches: Sequence[Cache] = (),
+    max_distance: int = MAX_DISTANCE,
+    nearest: int = NEAREST,
+    threads: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> DuplicateAudit:
+    """Pairs of images that may be the same, within a manifest or between two.
+
+    Listed are pairs of equal bytes (sha256), all pairs whose perceptual hashes differ in at most
+    `max_distance` of 256 bits, and the `nearest` pairs by image spectrum and, with `caches` of
+    these samples, by embedding. The first two are copies; the latter are candidates for a person's
+    eye. Within a manifest pairs of one group are left out. Raises `TrustqError` for an image that
+    is not there and for caches without these samples.
+    """
+    if not 0 <= max_distance <= REACH:
+        raise TrustqError(f"The distance is {max_distance}, expected 0 to {REACH} of 256 bits.")
+    sides = [manifest] if other is None else [manifest, other]
+    prints = _fingerprints(sides, threads=threads, progress=progress)
+    groups = _codes([m.columns["group_id"] for m in sides])
+    if other is not None:  # a name in two data sets says nothing about an overlap
+        groups = [np.full(len(m), -1) for m in sides]
+    labels = _codes([m.columns["label"] for m in sides])
+    found = _Found(sides)
+    pair_of = (groups[0], groups[-1]), (labels[0], labels[-1])
+    for row, column in _equal_bytes(prints, groups):
+        found.add(row, column, "bytes", 0)
+    hashed = hash_pairs(
+        prints[0].hashes,
+        None if other is None else prints[1].hashes,
+        max_distance=max_distance,
+        reach=REACH,
+        groups=pair_of[0],
+        labels=pair_of[1],
+        threads=threads,
+    )
+    near = (hashed.first.tolist(), hashed.second.tolist(), hashed.distance.tolist())
+    for row, column, bits in zip(*near, strict=True):
+        found.add(row, column, "hash", bits)
+    agreement = _by_distance(hashed.n_pairs, hashed.n_same)
+    views = {"image": _standardised([p.spectra for p in prints])}
+    rows, notes = _embedding_rows(sides, caches)
+    for name, vectors in (views | ({"embedding": rows} if caches else {})).items():
+        here = [np.flatnonzero(~np.isnan(v[:, 0])) for v in vectors]
+        first, second, closeness = standing_out(
+            vectors[0][here[0]],
+            None if other is None else vectors[1][here[1]],
+            groups=(groups[0][here[0]], groups[-1][here[-1]]),
+            most=max(nearest, _RANKS[-1]),
+        )
+        first, second = here[0][first], here[-1][second]
+        agreement += _by_rank(name, labels[0][first] == labels[-1][second])
+        for i, j, value in zip(first[:nearest], second[:nearest], closeness, strict=False):
+            found.add(int(i), int(j), name, float(value))
+    return DuplicateAudit(
+        found.columns(),
+        agreement,
+        _chance(labels),
+        tuple(len(m) for m in sides),
+        notes,
+    )
+
+
+def write_audit(found: DuplicateAudit, folder: Path) -> list[Path]:
+    """Write `pairs.csv` and `agreement.csv` into a folder; returns their paths."""
+    header = list(found.pairs)
+    rows = zip(*(column.tolist() for column in found.pairs.values()), strict=True)
+    agreement = [{**row, "chance": round(found.chance, 4)} for row in found.agreement]
+    written = [
+        _write_csv(folder / "pairs.csv", header, rows),
+        _write_csv(
+            folder / "agreement.csv",
+            ["by", "range", "n_pairs", "same_label", "chance"],
+            [list(row.values()) for row in agreement],
+        ),
+    ]
+    return written
+
+
+class _Found:
+    """Pairs as they are found, each once, with all that found it."""
+
+    def __init__(self, sides: Sequence[Manifest]) -> None:
+        self.sides = sides
+        self.by: dict[tuple[int, int], dict[str, float]] = {}
+
+    def add(self, a: int, b: int, how: str, value: float) -> None:
+        key = (a, b) if len(self.sides) == 2 or a < b else (b, a)
+        self.by.setdefault(key, {})[how] = value
+
+    def columns(self) -> dict[str, np.ndarray]:
+        def order(pair: tuple[int, int]) -> tuple[Any, ...]:
+            by = self.by[pair]
+            close = max(by.get("image", -9.0), by.get("embedding", -9.0))
+            return ("bytes" not in by, by.get("hash", 999), -close, pair)
+
+        pairs = sorted(self.by, key=order)
+        ways = [self.by[pair] for pair in pairs]
+        columns: dict[str, list[Any]] = {"rank": list(range(1, len(pairs) + 1))}
+        ends = ((self.sides[0], 0, "a"), (self.sides[-1], 1, "b"))
+        for title, name in (("sample", "sample_id"), ("label", "label"), ("group", "group_id")):
+            for side, end, letter in ends:
+                columns[f"{title}_{letter}"] = [side.columns[name][p[end]] for p in pairs]
+            if title == "sample":
+                columns["found_by"] = ["+".join(way) for way in ways]
+                columns["hash_distance"] = [way.get("hash") for way in ways]
+                for name in ("image", "embedding"):
+                    columns[f"{name}_closeness"] = [
+                        None if name not in way else round(way[name], 4) for way in ways
+                    ]
+        for title, name in (("split", "split"), ("dataset", "dataset"), ("path", "path")):
+            for side, end, letter in ends:
+                columns[f"{title}_{letter}"] = [side.columns[name][p[end]] for p in pairs]
+        columns["across_splits"] = [
+            a != b for a, b in zip(columns["split_a"], columns["split_b"], strict=True)
+        ]
+        columns["confirmed"] = [None] * len(pairs)
+        # A last None keeps numpy from making arrays of anything but objects.
+        return {name: np.array([*v, None], dtype=object)[:-1] for name, v in columns.items()}
+
+
+def _fingerprints(
+    sides: Sequence[Manifest], *, threads: int, progress: Callable[[int, int], None] | None
+) -> list[Fingerprints]:
+    total, done = sum(len(m) for m in sides), 0
+    prints = []
+    for side in sides:
+        show = None
+        if progress is not None:
+
+            def show(k: int, _: int, *, before: int = done) -> None:
+                assert progress is not None
+                progress(before + k, total)
+
+        paths = [side.image_path(row) for row in range(len(side))]
+        prints.append(fingerprint_images(paths, threads=threads, progress=show))
+        done += len(side)
+    return prints
+
+
+def _equal_bytes(
+    prints: Sequence[Fingerprints], groups: Sequence[np.ndarray]
+) -> list[tuple[int, int]]:
+    rows_of: dict[str, list[int]] = {}
+    for row, digest in enumerate(prints[-1].sha256.tolist()):
+        rows_of.setdefault(digest, []).append(row)
+    found = []
+    for row, digest in enumerate(prints[0].sha256.tolist()):
+        for other in rows_of.get(digest, []):
+            if len(prints) == 2 or (row < other and groups[0][row] != groups[0][other]):
+                found.append((row, other))
+    return found
+
+
+def _codes(columns: Sequence[np.ndarray]) -> list[np.ndarray]:
+    names = np.concatenate([column.astype(str) for column in columns])
+    codes = np.unique(names, return_inverse=True)[1]
+    return np.split(codes, np.cumsum([len(column) for column in columns])[:-1])
+
+
+def _standardised(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
+    mean = np.mean([part.mean(axis=0, dtype=np.float64) for part in parts], axis=0)
+    spread = np.mean([part.std(axis=0, dtype=np.float64) for part in parts], axis=0)
+    return [((part - mean) / np.maximum(spread, 1e-6)).astype(np.float32) for part in parts]
+
+
+def _embedding_rows(
+    sides: Sequence[Manifest], caches: Sequence[Cache]
+) -> tuple[list[np.ndarray], tuple[str, ...]]:
+    """Unit features of every sample, of several networks beside each other; NaN where none are.
+
+    A cache counts as one network with the others of its weights, so that a data set's own cache and
+    an external one of the same network make one column.
+    """
+    if not caches:
+        return [], ()
+    ids = [m.columns["sample_id"].tolist() for m in sides]
+    networks: dict[str, list[Cache]] = {}
+    for cache in caches:
+        networks.setdefault(cache.weights_digest or cache.name, []).append(cache)
+    blocks = []
+    for members in networks.values():
+        row_of = {
+            i: (k, row) for k, c in enumerate(members) for row, i in enumerate(c.sample_id.tolist())
+        }
+        features = [np.asarray(c.features, dtype=np.float32) for c in members]
+        parts = []
+        for side in ids:
+            part = np.full((len(side), features[0].shape[1]), np.nan, dtype=np.float32)
+            for row, sample_id in enumerate(side):
+                if sample_id in row_of:
+                    k, at = row_of[sample_id]
+                    part[row] = features[k][at]
+            parts.append(part)
+        there = np.concatenate([part[~np.isnan(part[:, 0])] for part in parts])
+        if not len(there):
+            raise TrustqError(f"{members[0].name} holds none of these samples.")
+        mean, spread = there.mean(axis=0), np.maximum(there.std(axis=0), 1e-6)
+        parts = [(part - mean) / spread for part in parts]
+        blocks.append([p / np.linalg.norm(p, axis=1, keepdims=True) for p in parts])
+    stacked = [np.concatenate(parts, axis=1) for parts in zip(*blocks, strict=True)]
+    # Of a sample that one network lacks nothing is compared.
+    for part in stacked:
+        part[np.isnan(part).any(axis=1)] = np.nan
+    n_none = sum(int(np.isnan(part[:, 0]).sum()) for part in stacked)
+    notes = (f"Samples without an embedding, not compared by it: {n_none:,}.",) * (n_none > 0)
+    return stacked, notes
+
+
+def _by_distance(n_pairs: np.ndarray, n_same: np.ndarray) -> list[dict[str, Any]]:
+    rows = []
+    for low in range(0, len(n_pairs) - 1, _DISTANCE_STEP):
+        start = low + (low > 0)
+        bits = slice(start, low + _DISTANCE_STEP + 1)
+        n = int(n_pairs[bits].sum())
+        share = None if n == 0 else round(float(n_same[bits].sum() / n), 4)
+        title = f"{start} to {low + _DISTANCE_STEP} bits"
+        rows.append({"by": "hash", "range": title, "n_pairs": n, "same_label": share})
+    return rows
+
+
+def _by_rank(name: str, same: np.ndarray) -> list[dict[str, Any]]:
+    rows = []
+    for low, high in zip((0, *_RANKS), _RANKS, strict=False):
+        part = same[low:high]
+        if len(part):
+            share = round(float(part.mean()), 4)
+            title = f"closest {low + 1} to {low + len(part)}"
+            rows.append({"by": name, "range": title, "n_pairs": len(part), "same_label": share})
+    return rows
+
+
+def _chance(labels: Sequence[np.ndarray]) -> float:
+    k = max(int(part.max()) for part in labels) + 1
+    shares = [np.bincount(part, minlength=k) / len(part) for part in (labels[0], labels[-1])]
+    return float(shares[0] @ shares[1])
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Any) -> Path:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    with replacing(path) as part:
+        part.write_text(text.getvalue(), encoding="utf-8")
+    return path

@@ -1,0 +1,115 @@
+"""The folder of an audit: what later commands need of it, beside what people read."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trustq.audit.labels import LabelAudit
+from trustq.errors import TrustqError
+from trustq.files import replacing
+from trustq.tables import read_table, write_parquet
+
+FORMAT = "trustq.audit"
+SETTINGS, ROWS, ANSWERS = "audit.json", "rows.parquet", "answers.csv"
+
+
+@dataclass(frozen=True)
+class StoredAudit:
+    """An audit as its folder has it; arrays of n rows, labels as class names.
+
+    `rank` is 0 where a row has no place in the list; `listed` is where the list was cut.
+    """
+
+    folder: Path
+    classes: tuple[str, ...]
+    sources: tuple[dict[str, Any], ...]  # path, content digest and what `open_source` was asked
+    sample_ids: np.ndarray
+    given: np.ndarray
+    suggested: np.ndarray
+    rank: np.ndarray
+    listed: np.ndarray
+    trusted: np.ndarray
+
+    @property
+    def order(self) -> np.ndarray:
+        """Positions of the listed rows, most suspicious first."""
+        rows = np.flatnonzero(self.listed)
+        return rows[np.argsort(self.rank[rows])]
+
+
+def write_audit_folder(audit: LabelAudit, folder: Path) -> list[Path]:
+    """Write `audit.json` and `rows.parquet`, which `read_audit_folder` reads; returns the paths."""
+    settings = {
+        "format": FORMAT,
+        "key": audit.key,
+        "score": audit.score,
+        "cut": audit.cut,
+        "classes": list(audit.classes),
+        "sources": [
+            {
+                "path": str(source.cache.path),
+                "content_digest": source.cache.content_digest,
+                "probabilities": source.out_of_fold.source,
+                "asked": source.settings,
+            }
+            for source in audit.sources
+        ],
+        "notes": list(audit.notes),
+    }
+    names = np.array(audit.classes, dtype=object)
+    rows = {
+        "sample_id": audit.sample_ids,
+        "group_id": audit.groups,
+        "given": names[audit.given],
+        "suggested": names[audit.suggested],
+        "quality": audit.quality,
+        "rank": audit.rank,
+        "listed": audit.listed,
+        "trusted": audit.trusted,
+    }
+    write_parquet(folder / ROWS, rows)
+    with replacing(folder / SETTINGS) as part:
+        part.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return [folder / SETTINGS, folder / ROWS]
+
+
+def read_audit_folder(folder: Path) -> StoredAudit:
+    """What `trustq audit labels` left in a folder; raises `TrustqError` where that is not whole."""
+    folder = Path(folder)
+    try:
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        known = settings["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError):
+        known = False
+    if not known:
+        raise TrustqError(
+            f"{folder} holds no audit. Make one: trustq audit labels CACHE --out {folder}"
+        )
+    rows = read_table(folder / ROWS)
+    return StoredAudit(
+        folder=folder,
+        classes=tuple(settings["classes"]),
+        sources=tuple(settings["sources"]),
+        sample_ids=rows["sample_id"],
+        given=rows["given"],
+        suggested=rows["suggested"],
+        rank=rows["rank"],
+        listed=rows["listed"].astype(bool),
+        trusted=rows["trusted"].astype(bool),
+    )
+
+
+def require_no_answers(folder: Path) -> None:
+    """Raise where an answers sheet holds answers, which a new audit must not overwrite."""
+    path = Path(folder) / ANSWERS
+    if path.is_file():
+        labels = read_table(path).get("label", np.array([], dtype=object))
+        answered = sum(bool(label) for label in labels.tolist())
+        if answered:
+            raise TrustqError(
+                f"{path} holds {answered} answers, which a new audit would overwrite. Keep them: "
+                "choose another --out, or move the file."
+            )

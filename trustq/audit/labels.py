@@ -1,0 +1,341 @@
+"""The audit: rank labels by suspicion, say what they might be, and flag by several methods."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trustq.audit.neighbours import nearest, outlier_score
+from trustq.audit.source import AuditSource
+from trustq.class_metrics import class_figures
+from trustq.digest import digest_json
+from trustq.errors import TrustqError
+from trustq.scoring import label_quality
+from trustq.seeds import generator
+
+# cleanlab's filters that flag by different reasoning; each source votes with each of them.
+FILTERS = ("confident_learning", "prune_by_noise_rate", "prune_by_class")
+NEIGHBOURS = "neighbours"  # most of the nearest rows of other groups have another label
+SHOWN_NEIGHBOURS = 5
+WEAK_F1 = 0.2  # of a class whose suspects say little
+OUTLIER = 0.95  # rows further out than this share of rows may be rubbish rather than mislabelled
+
+
+@dataclass(frozen=True)
+class LabelAudit:
+    """What is known of every audited row, in the order of the first source's rows.
+
+    `rank` counts from 1, most suspicious first, 0 where a row has no place (trusted, no score, or
+    the suggested class is the given one); `listed` are those that the list was cut to. `votes` maps
+    methods to the number of sources, of `n_sources`, that flag the row.
+    """
+
+    sources: tuple[AuditSource, ...]
+    score: str
+    classes: tuple[str, ...]
+    sample_ids: np.ndarray
+    groups: np.ndarray  # names
+    given: np.ndarray  # (n,) of class indices
+    suggested: np.ndarray
+    quality: np.ndarray  # lower is more suspicious; NaN: no score
+    p_given: np.ndarray  # out-of-fold probabilities, mean over sources
+    p_suggested: np.ndarray
+    p_wrong: np.ndarray  # an estimate
+    votes: dict[str, np.ndarray]
+    agreement: np.ndarray  # share of (source, method) pairs that flag the row
+    is_issue: np.ndarray  # more than half of them do
+    rank: np.ndarray
+    listed: np.ndarray
+    cut: str  # what cut the list, for people
+    neighbours: np.ndarray | None  # (n, SHOWN_NEIGHBOURS) of positions, -1 where not looked for
+    neighbour_agreement: np.ndarray  # share of neighbours with the given label; NaN: not looked for
+    outlier: np.ndarray  # share of rows that lie closer to others; NaN: not looked for
+    class_f1: np.ndarray  # (k,) of out-of-fold predictions against the given labels
+    notes: tuple[str, ...]
+
+    @property
+    def n_sources(self) -> int:
+        """Caches (seeds) or files that voted."""
+        return len(self.sources)
+
+    @property
+    def trusted(self) -> np.ndarray:
+        """Rows whose label was clean by purchase, (n,)."""
+        return self.sources[0].trusted
+
+    @property
+    def reference(self) -> np.ndarray:
+        """Labels known to be right, -1 where there is none, (n,)."""
+        return self.sources[0].reference
+
+    @property
+    def order(self) -> np.ndarray:
+        """Positions of the listed rows, most suspicious first."""
+        rows = np.flatnonzero(self.listed)
+        return rows[np.argsort(self.rank[rows])]
+
+    @property
+    def key(self) -> str:
+        """Digest of what was audited and how; the same audit has the same key."""
+        return digest_json(
+            {
+                "sources": [source.out_of_fold.cache_digest for source in self.sources],
+                "settings": [source.settings for source in self.sources],
+                "score": self.score,
+                "cut": self.cut,
+            }
+        )
+
+    def flags(self, row: int) -> str:
+        """Methods that flag a row; with several sources, by how many of them."""
+        of = f"={{}}/{self.n_sources}" if self.n_sources > 1 else ""
+        return " ".join(
+            name + of.format(votes[row]) for name, votes in self.votes.items() if votes[row]
+        )
+
+    def neighbours_of(self, row: int) -> str:
+        """Ids and labels of the nearest rows of other groups, as `id:label id:label`."""
+        if self.neighbours is None:
+            return ""
+        near = [r for r in self.neighbours[row].tolist() if r >= 0]
+        return " ".join(f"{self.sample_ids[r]}:{self.classes[self.given[r]]}" for r in near)
+
+
+def audit_labels(
+    sources: Sequence[AuditSource],
+    *,
+    score: str = "self_confidence",
+    review: int | None = None,
+    precision: float | None = None,
+) -> LabelAudit:
+    """Rank the labels of one source, or of several caches (seeds) of the same rows.
+
+    Scores and probabilities are averaged over sources; methods vote. The list holds the rows that
+    most votes flag, or the `review` most suspicious ones, or as many of them as keep the estimated
+    share of wrong labels at `precision`, in (0, 1]. Raises `TrustqError` where sources have other
+    rows, classes or labels, and for both cuts at once.
+    """
+    if not sources:
+        raise TrustqError("There is nothing to audit: pass a cache or a file.")
+    if review is not None and precision is not None:
+        raise TrustqError("--review and --precision both cut the list: give one.")
+    if review is not None and review < 1:
+        raise TrustqError(f"--review {review}: expected 1 or more labels.")
+    if precision is not None and not 0 < precision <= 1:
+        raise TrustqError(f"--precision {precision:g}: expected a share above 0 and up to 1.")
+    first = sources[0]
+    places = [_places(first, other) for other in sources]
+    given, classes = first.observed, first.cache.classes
+    n = len(given)
+
+    qualities, probs, scorable, wrong = [], [], [], []
+    votes = {name: np.zeros(n, dtype=np.int64) for name in FILTERS}
+    for source, place in zip(sources, places, strict=True):
+        made = source.out_of_fold
+        own = label_quality(made, source.observed, training=source.training, score=score)
+        qualities.append(own[place])
+        flagged, p_wrong = _cleanlab(source.observed, made.probs, made.scorable)
+        for name, rows in flagged.items():
+            votes[name] += rows[place]
+        probs.append(made.probs[place])
+        scorable.append(made.scorable[place])
+        wrong.append(p_wrong[place])
+    known = np.all(scorable, axis=0)
+    quality = np.where(known, np.mean(qualities, axis=0), np.nan)
+    mean_probs = np.mean(probs, axis=0)
+    suggested = mean_probs.argmax(axis=1)
+
+    looked = known & ((suggested != given) | (np.sum(list(votes.values()), axis=0) > 0))
+    found = _neighbours(sources, places, given, looked)
+    if found.votes is not None:
+        votes[NEIGHBOURS] = found.votes
+    agreement = np.sum(list(votes.values()), axis=0) / (len(sources) * len(votes))
+
+    trusted = first.trusted
+    candidates = np.flatnonzero(known & ~trusted & (suggested != given))
+    ids = first.sample_ids
+    candidates = candidates[np.lexsort((ids[candidates], quality[candidates]))]
+    rank = np.zeros(n, dtype=np.int64)
+    rank[candidates] = np.arange(1, len(candidates) + 1)
+    is_issue = (agreement > 0.5) & (rank > 0)
+    p_wrong = np.mean(wrong, axis=0)
+    class_f1 = np.array([c.f1 for c in class_figures(given, mean_probs)])
+    chosen, cut = _cut(candidates, is_issue, p_wrong, review, precision)
+    listed = np.zeros(n, dtype=bool)
+    listed[chosen] = True
+    return LabelAudit(
+        sources=tuple(sources),
+        score=score,
+        classes=classes,
+        sample_ids=ids,
+        groups=first.cache.group_id[first.training.rows],
+        given=given,
+        suggested=suggested,
+        quality=quality,
+        p_given=mean_probs[np.arange(n), given],
+        p_suggested=mean_probs[np.arange(n), suggested],
+        p_wrong=np.where(known, p_wrong, np.nan),
+        votes=votes,
+        agreement=agreement,
+        is_issue=is_issue,
+        rank=rank,
+        listed=listed,
+        cut=cut,
+        neighbours=found.rows,
+        neighbour_agreement=found.agreement,
+        outlier=found.outlier,
+        class_f1=class_f1,
+        notes=tuple(_notes(sources, known) + _weak_classes(classes, given, class_f1)),
+    )
+
+
+def _places(first: AuditSource, other: AuditSource) -> np.ndarray:
+    """Where each row of the first source is in another; refused where they are not the same."""
+    if other.cache.classes != first.cache.classes:
+        raise TrustqError(
+            f"{other.cache.name} has classes {', '.join(other.cache.classes)}, {first.cache.name} "
+            f"{', '.join(first.cache.classes)}: audit them apart."
+        )
+    ours, theirs = first.sample_ids, other.sample_ids
+    order = np.argsort(theirs)
+    place = order[np.minimum(np.searchsorted(theirs[order], ours), len(theirs) - 1)]
+    if len(ours) != len(theirs) or (theirs[place] != ours).any():
+        shared = len(np.intersect1d(ours, theirs))
+        raise TrustqError(
+            f"{other.cache.name} audits {len(theirs)} rows and {first.cache.name} {len(ours)}, "
+            f"{shared} of them shared: audit them apart."
+        )
+    differ = int((other.observed[place] != first.observed).sum())
+    if differ:
+        raise TrustqError(
+            f"{other.cache.name} has other labels than {first.cache.name} in {differ} of "
+            f"{len(ours)} rows, as where noise was drawn for each seed: audit them apart."
+        )
+    return np.asarray(place)
+
+
+def _cleanlab(
+    labels: np.ndarray, probs: np.ndarray, scorable: np.ndarray
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Rows flagged by each of cleanlab's filters, and the estimated probability of being wrong.
+
+    The estimate is Bayes' rule over the true class y, given the row's label s: p(y | x) times
+    p(s | y) of the confident joint. It takes the model's own errors for label errors: where the
+    model is weak it promises too much.
+    """
+    from cleanlab.count import compute_confident_joint
+    from cleanlab.filter import find_label_issues
+
+    n = len(labels)
+    flagged = {name: np.zeros(n, dtype=bool) for name in FILTERS}
+    p_wrong = np.zeros(n)
+    known = np.flatnonzero(scorable)
+    own, own_probs = labels[known], probs[known]
+    joint = compute_confident_joint(own, own_probs)
+    for name in FILTERS:
+        # One process: a pool costs more than the filter, and would not survive every caller.
+        options: dict[str, Any] = {"filter_by": name, "n_jobs": 1}
+        if name != "confident_learning":
+            options["confident_joint"] = joint
+        with warnings.catch_warnings():
+            # That a class is too rare for a filter is said by the notes.
+            warnings.simplefilter("ignore", UserWarning)
+            flagged[name][known] = find_label_issues(own, own_probs, **options)
+    observed_given_true = joint / np.maximum(joint.sum(axis=0), 1)
+    posterior = own_probs * observed_given_true[own]
+    total = posterior.sum(axis=1)
+    right = posterior[np.arange(len(own)), own]
+    p_wrong[known] = np.where(total > 0, 1 - right / np.where(total > 0, total, 1), 0)
+    return flagged, p_wrong
+
+
+@dataclass(frozen=True)
+class _Found:
+    rows: np.ndarray | None
+    agreement: np.ndarray
+    outlier: np.ndarray
+    votes: np.ndarray | None
+
+
+def _neighbours(
+    sources: Sequence[AuditSource], places: list[np.ndarray], given: np.ndarray, looked: np.ndarray
+) -> _Found:
+    """Neighbours of the rows that are suspected at all, in the features of every source."""
+    n, rows = len(given), np.flatnonzero(looked)
+    agreement, outlier = np.full(n, np.nan), np.full(n, np.nan)
+    with_features = [source.features is not None for source in sources]
+    if not all(with_features) or not len(rows):
+        return _Found(None, agreement, outlier, None)
+    shown = np.full((n, SHOWN_NEIGHBOURS), -1)
+    votes = np.zeros(n, dtype=np.int64)
+    agree, out = [], []
+    for index, (source, place) in enumerate(zip(sources, places, strict=True)):
+        features = source.features
+        assert features is not None
+        features, groups = features[place], source.training.groups[place]
+        found = nearest(features, groups, rows=rows)
+        same = (given[found.rows] == given[rows, None]).mean(axis=1)
+        votes[rows] += same < 0.5
+        agree.append(same)
+        rng = generator(0, "outlier")
+        out.append(outlier_score(features, groups, found, rng=rng))
+        if index == 0:
+            k = min(SHOWN_NEIGHBOURS, found.rows.shape[1])
+            shown[rows, :k] = found.rows[:, :k]
+    agreement[rows], outlier[rows] = np.mean(agree, axis=0), np.mean(out, axis=0)
+    return _Found(shown, agreement, outlier, votes)
+
+
+def _cut(
+    candidates: np.ndarray,
+    is_issue: np.ndarray,
+    p_wrong: np.ndarray,
+    review: int | None,
+    precision: float | None,
+) -> tuple[np.ndarray, str]:
+    if review is not None:
+        return candidates[:review], f"the {min(review, len(candidates))} most suspicious"
+    if precision is not None:
+        running = np.cumsum(p_wrong[candidates]) / np.arange(1, len(candidates) + 1)
+        enough = np.flatnonzero(running >= precision)
+        n = int(enough[-1]) + 1 if len(enough) else 0
+        return candidates[:n], f"as many as keep an estimated precision of {precision:.0%}"
+    return candidates[is_issue[candidates]], "flagged by most methods"
+
+
+def _weak_classes(classes: tuple[str, ...], given: np.ndarray, f1: np.ndarray) -> list[str]:
+    counts = np.bincount(given, minlength=len(classes))
+    weak = [classes[c] for c in np.flatnonzero((f1 < WEAK_F1) & (counts > 0))]
+    if not weak:
+        return []
+    return [
+        f"the model hardly knows {', '.join(weak)} (out-of-fold F1 below {WEAK_F1}), so what it "
+        "suspects there says little"
+    ]
+
+
+def _notes(sources: Sequence[AuditSource], known: np.ndarray) -> list[str]:
+    notes = list(dict.fromkeys(note for source in sources for note in source.notes))
+    saw = max(int(source.seen.sum()) for source in sources)
+    if any(source.out_of_fold.backbone_saw_rows for source in sources):
+        notes.insert(
+            0,
+            f"the backbone was trained on the labels of {saw} of these {len(known)} rows: heads "
+            "are out of fold, the features below them are not, so wrong labels that it memorised "
+            "look right (crossfit logits have no such blind spot)",
+        )
+    if any(source.cache.exposure == "unknown" for source in sources) and any(
+        source.out_of_fold.source != "stated" for source in sources
+    ):
+        notes.insert(
+            0,
+            "what the backbone saw was not stated: if it was trained on these labels, wrong ones "
+            "may look right",
+        )
+    if not known.all():
+        notes.append(
+            f"{int((~known).sum())} rows have no score: their class is absent from other folds"
+        )
+    return notes

@@ -1,0 +1,300 @@
+"""What an audit reads: the labels of one cache or file with their out-of-fold probabilities."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trustq.digest import digest_bytes, digest_json
+from trustq.errors import TrustqError
+from trustq.heads import SharedFeatures, make_head
+from trustq.heads.out_of_fold import (
+    OutOfFold,
+    TrainingRows,
+    accept_out_of_fold,
+    fit_folds,
+    read_crossfit,
+)
+from trustq.heads.shared import one_blas_thread
+from trustq.predictions import Predictions, read_predictions
+from trustq.probabilities import log_softmax
+from trustq.splits import group_folds, thin_classes
+from trustq.store import Cache, import_cache, read_cache
+from trustq.tables import read_table
+
+SOURCES = ("auto", "head", "crossfit", "file")
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # of a linear head; the lowest out-of-fold log loss is taken
+
+
+@dataclass(frozen=True)
+class AuditSource:
+    """The rows of one cache or file whose labels are audited.
+
+    `reference` holds labels that are known to be right, -1 where there is none; the audit is judged
+    by them and never made from them. `features`, standardised, are None where the file has none.
+    """
+
+    training: TrainingRows
+    observed: np.ndarray  # (n,) the labels under audit
+    out_of_fold: OutOfFold
+    features: np.ndarray | None  # (n, d)
+    reference: np.ndarray  # (n,)
+    head: str  # what the probabilities are of, for people
+    head_settings: dict[str, Any]  # of fitted heads: the penalty chosen
+    settings: dict[str, Any]  # what `open_source` was asked, to open the same again
+    notes: tuple[str, ...] = ()
+
+    @property
+    def cache(self) -> Cache:
+        """Where the rows are from."""
+        return self.training.cache
+
+    @property
+    def sample_ids(self) -> np.ndarray:
+        """Ids of the audited rows, (n,)."""
+        return self.cache.sample_id[self.training.rows]
+
+    @property
+    def trusted(self) -> np.ndarray:
+        """Rows whose label was clean by purchase, (n,); they are learned from and never listed."""
+        return self.cache.trusted[self.training.rows]
+
+    def standardise(self, features: np.ndarray) -> np.ndarray:
+        """Other rows' features, (m, d), on the scale of the audited rows, as float32."""
+        return _standardised(features, self.cache.features[self.training.rows])
+
+    @property
+    def seen(self) -> np.ndarray:
+        """Rows whose label the backbone was trained on, (n,)."""
+        return self.cache.seen_labels[self.training.rows]
+
+
+@dataclass
+class _Rows:
+    """A cache, the positions to audit, and their labels."""
+
+    cache: Cache
+    rows: np.ndarray
+    observed: np.ndarray
+    reference: np.ndarray
+    probs: np.ndarray | None = None  # of a file, in the order of `rows`
+    notes: list[str] = field(default_factory=list)
+
+    def take(self, kept: np.ndarray) -> "_Rows":
+        """Some of the rows of a cache."""
+        return _Rows(self.cache, self.rows[kept], self.observed[kept], self.reference[kept])
+
+
+def open_source(
+    path: Path,
+    *,
+    source: str = "auto",
+    head: str = "linear",
+    folds: int = 5,
+    seed: int = 0,
+    names: dict[str, str] | None = None,
+    exposure: str | None = None,
+    normalise: str | None = None,
+) -> AuditSource:
+    """Read a cache, a file of embeddings, or out-of-fold probabilities (npz, CSV, Parquet).
+
+    The audited labels are the observed ones; where there are none, `labels` are taken for them.
+    `source` says whose probabilities: of `head`s fitted out of fold on the features, of the cache's
+    `crossfit` logits, or of the `file`, which are then out of fold as the caller states; `auto`
+    takes the second where it is stored, else the first where there are features. `names` gives
+    other names of arrays, `exposure` what a backbone of plain features has seen. Raises
+    `TrustqError` for what is missing or does not fit.
+    """
+    path, names = Path(path), dict(names or {})
+    if source not in SOURCES:
+        raise TrustqError(f"--source {source}: expected one of {', '.join(SOURCES)}.")
+    asked = {
+        "source": source,
+        "head": head,
+        "folds": folds,
+        "seed": seed,
+        "names": names,
+        "exposure": exposure,
+        "normalise": normalise,
+    }
+    own = _read(path, source, names, exposure, normalise)
+    cache = own.cache
+    # Those of a file that was not verified are refused, so they are used only where asked for.
+    has_logits = own.probs is None and "crossfit_logits" in cache.extra
+    stored = has_logits and (source == "crossfit" or (source == "auto" and bool(cache.digest)))
+    if stored and "fold" in cache.extra:
+        own = own.take(cache.extra["fold"][own.rows] >= 0)  # rows that some fold left out
+    rows, observed = own.rows, own.observed
+    if not len(rows):
+        raise TrustqError(f"{cache.name} has no labels to audit: neither observed nor others.")
+    if (observed == observed[0]).all():
+        raise TrustqError(
+            f"{cache.name}: all {len(rows)} labels to audit are of class "
+            f"{cache.classes[observed[0]]}, so there is nothing to tell them from."
+        )
+    groups = np.unique(cache.group_id[rows], return_inverse=True)[1]
+    features = None
+    if cache.features.shape[1]:
+        features = _standardised(cache.features[rows], cache.features[rows])
+    fitted: dict[str, Any] = {}
+    if own.probs is not None:
+        training = TrainingRows(cache, rows, groups, np.full(len(rows), -1))
+        made = accept_out_of_fold(training, own.probs, observed)
+        title = "probabilities of the file"
+        own.notes.append(
+            "the probabilities are taken for out of fold, as was said; in-sample ones would hide "
+            "the labels that the model memorised"
+        )
+    elif stored or source == "crossfit":
+        training = TrainingRows(cache, rows, groups, np.full(len(rows), -1))
+        made, title = read_crossfit(training, observed), "cross-fitted backbone"
+        if cache.seen_labels[rows].any():
+            own.notes.append(
+                "neighbours and outliers are by features whose backbone was trained on these labels"
+            )
+    else:
+        fold = group_folds(observed, groups, n_folds=folds, seed=seed)
+        if len(groups) == groups.max() + 1:
+            own.notes.append("every row is its own group: a relative in another fold hides errors")
+        training = TrainingRows(cache, rows, groups, fold)
+        for c, n_groups in thin_classes(observed, groups, n_folds=folds).items():
+            own.notes.append(f"class {cache.classes[c]} has {n_groups} groups for {folds} folds")
+        assert features is not None
+        made, fitted = _fitted(training, features, observed, head)
+        title = ", ".join([f"{head} heads", *(f"{k} = {v:g}" for k, v in fitted.items())])
+        title += f", {folds} folds by group"
+    return AuditSource(
+        training=training,
+        observed=observed,
+        out_of_fold=made,
+        features=features,
+        reference=own.reference.astype(np.int64),
+        head=title,
+        head_settings=fitted,
+        settings=asked,
+        notes=tuple(own.notes),
+    )
+
+
+def _read(
+    path: Path, source: str, names: dict[str, str], exposure: str | None, normalise: str | None
+) -> _Rows:
+    if path.suffix in (".h5", ".hdf5"):
+        return _of_cache(read_cache(path))
+    if source != "file" and _has_features(path, names):
+        cache = import_cache(path, exposure=exposure, names=names, normalise=normalise)
+        return _of_cache(cache)
+    if source in ("head", "crossfit"):
+        what = "features to fit a head on" if source == "head" else "crossfit logits"
+        raise TrustqError(f"{path} holds no {what}; audit its probabilities with --source file.")
+    return _of_predictions(path, names, normalise)
+
+
+def _of_cache(cache: Cache) -> _Rows:
+    there = cache.observed >= 0
+    if there.any():
+        rows = np.flatnonzero(there)
+        return _Rows(cache, rows, cache.observed[rows].astype(np.int64), cache.label[rows])
+    rows = np.flatnonzero(cache.label >= 0)
+    nothing = np.full(len(rows), -1)
+    return _Rows(cache, rows, cache.label[rows].astype(np.int64), nothing)
+
+
+def _of_predictions(path: Path, names: dict[str, str], normalise: str | None) -> _Rows:
+    there = _columns(path)
+    audited = names.get("observed", "observed")
+    known = {name: value for name, value in names.items() if name not in ("observed", "features")}
+    if "observed" not in names and audited not in there:
+        found = read_predictions(path, names=known, normalise=normalise)
+        reference = np.full(len(found), -1)
+    else:
+        given = known | {"labels": audited}
+        found = read_predictions(path, names=given, normalise=normalise)
+        reference = np.full(len(found), -1)
+        if known.get("labels", "labels") in there:
+            # In the class order of the audited labels, which may name fewer or others.
+            with_labels = known | {"classes": ",".join(found.classes)}
+            reference = read_predictions(path, names=with_labels, normalise=normalise).labels
+    features = np.zeros((len(found), 0), dtype=np.float32)
+    cache = _in_memory(path, found, features, reference, names)
+    rows = np.arange(len(found))
+    notes = [note for note in found.notes if "group" not in note]
+    return _Rows(cache, rows, found.labels.astype(np.int64), reference, found.of_rows(), notes)
+
+
+def _in_memory(
+    path: Path,
+    found: Predictions,
+    features: np.ndarray,
+    reference: np.ndarray,
+    names: dict[str, str],
+) -> Cache:
+    n = len(found)
+    return Cache(
+        dataset=path.stem,
+        classes=found.classes,
+        exposure="unknown",
+        sample_id=found.sample_ids,
+        split=found.split if found.split is not None else np.full(n, "train"),
+        group_id=found.groups if found.groups is not None else found.sample_ids,
+        label=reference.astype(np.int16),
+        observed=found.labels.astype(np.int16),
+        trusted=np.zeros(n, dtype=bool),
+        seen=np.zeros(n, dtype=np.uint8),
+        features=features,
+        path=path,
+        content_digest=digest_json([digest_bytes(path.read_bytes()), names]),
+    )
+
+
+def _has_features(path: Path, names: dict[str, str]) -> bool:
+    if path.name.lower().endswith((".npy", ".safetensors")):
+        return True  # files of features by their kind; whoever reads them says what is wrong
+    there = _columns(path)
+    in_columns = path.suffix != ".npz" and any(name.startswith("feature_") for name in there)
+    return in_columns or names.get("features", "features") in there
+
+
+def _columns(path: Path) -> list[str]:
+    if path.suffix != ".npz":
+        return list(read_table(path))
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return list(file.files)
+    except (OSError, ValueError):
+        return []  # whoever reads it next says what is wrong
+
+
+def _fitted(
+    training: TrainingRows, features: np.ndarray, observed: np.ndarray, head: str
+) -> tuple[OutOfFold, dict[str, Any]]:
+    """Heads fitted out of fold; a linear one with the penalty of the lowest log loss."""
+    shared, n_classes = SharedFeatures(features), len(training.cache.classes)
+    settings: list[dict[str, Any]] = [{}]
+    if head in ("linear", "balanced"):
+        settings = [{"C": c} for c in PENALTIES]
+    makers = [lambda own=own: make_head(head, n_classes=n_classes, **own) for own in settings]
+    with one_blas_thread():
+        fits = fit_folds(
+            training, shared, np.repeat(observed[None], len(settings), axis=0), make=makers
+        )
+    found = [fit.out_of_fold for fit in fits if fit.out_of_fold is not None]
+    losses = [_log_loss(of.logits[of.scorable], observed[of.scorable]) for of in found]
+    best = int(np.argmin(losses))
+    return found[best], settings[best]
+
+
+def _log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
+    return float(-log_softmax(logits)[np.arange(len(labels)), labels].mean())
+
+
+def _standardised(features: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """Features less the mean of other rows, in units of their spread, as float32."""
+    if not np.isfinite(features).all():
+        bad = int((~np.isfinite(features)).any(axis=1).sum())
+        raise TrustqError(f"Features of {bad} rows hold NaN or infinite values: leave them out.")
+    own = by.astype(np.float64)
+    scale = own.std(axis=0)
+    scale[scale < 1e-12] = 1.0  # a constant column carries nothing
+    return ((features - own.mean(axis=0)) / scale).astype(np.float32)

@@ -1,0 +1,108 @@
+"""BCN20000: dermatoscopic images of the Hospital Clinic de Barcelona, in their own table or ISIC's.
+
+Hernandez-Perez et al., Sci Data 11, 641 (2024), doi 10.6084/m9.figshare.24140028; 12,413 of them
+are in the ISIC 2019 training set.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from trustq.datasets import isic2019
+from trustq.datasets.rows import (
+    Rows,
+    column,
+    found_table,
+    image_paths,
+    numbers,
+    own_where_blank,
+    texts,
+    without_missing,
+)
+from trustq.errors import TrustqError
+from trustq.tables import Columns, read_table
+
+HOW = "The data are at https://doi.org/10.6084/m9.figshare.24140028."
+_OWN = "bcn_20k_train.csv"
+_ISIC = "ISIC_2019_Training_GroundTruth.csv"
+N_IN_ISIC = 12_413
+
+
+def read_rows(root: Path, *, skip_missing: bool = False) -> Rows:
+    """Rows of `bcn_20k_train.csv`, or the BCN rows of the ISIC 2019 training tables.
+
+    The own table has bcn_filename, age_approx, anatom_site_general, diagnosis, lesion_id,
+    capture_date, sex and split; the published test table names no diagnosis and is not read. A row
+    without a lesion is its own group. Raises `TrustqError` that names rows without an image, unless
+    `skip_missing`.
+    """
+    own = found_table(root, _OWN)
+    isic = found_table(root, _ISIC, f"{_ISIC}.gz")
+    if own is not None:
+        columns, notes = _own_table(root, own, skip_missing=skip_missing)
+        source = own
+    elif isic is not None:
+        columns, notes = _isic_rows(root, isic, skip_missing=skip_missing)
+        source = isic
+    else:
+        raise TrustqError(f"{root} holds neither {_OWN} nor {_ISIC}. {HOW} {isic2019.HOW}")
+    columns, left_out = without_missing(columns)
+    n = len(columns["sample_id"])
+    present = set(columns["label"].tolist())
+    first = [name for name in isic2019.CLASSES if name in present]
+    return Rows(
+        {
+            **columns,
+            "dataset": np.full(n, "bcn20000", dtype=object),
+            "domain": np.full(n, "dermoscopic", dtype=object),
+        },
+        classes=(*first, *sorted(present - set(first) - {None})),
+        root=root,
+        source=str(source),
+        notes=(*notes, *left_out),
+    )
+
+
+def _own_table(root: Path, path: Path, *, skip_missing: bool) -> tuple[Columns, list[str]]:
+    table = read_table(path)
+
+    def published(name: str) -> np.ndarray:
+        return texts(column(table, name, source=str(path)).tolist())
+
+    ids = texts([name and name.rsplit(".", 1)[0] for name in published("bcn_filename").tolist()])
+    lesions = published("lesion_id")
+    columns = {
+        "sample_id": ids,
+        "label": published("diagnosis"),
+        "group_id": own_where_blank(lesions, ids),
+        "age": numbers(published("age_approx"), "age_approx", ids=ids.tolist(), source=str(path)),
+        "sex": published("sex"),
+        "site": published("anatom_site_general"),
+        "capture_date": published("capture_date"),
+        "path": image_paths(root, ids, source=str(path), how=HOW, skip_missing=skip_missing),
+    }
+    n_alone = sum(lesion is None for lesion in lesions.tolist())
+    return columns, [f"Rows without a lesion id, each its own group: {n_alone:,}."] * (n_alone > 0)
+
+
+def _isic_rows(root: Path, path: Path, *, skip_missing: bool) -> tuple[Columns, list[str]]:
+    columns, _ = isic2019.read_part(root, "Training", path)
+    mine = np.array([s == "bcn20000" for s in columns["acquisition_source"].tolist()])
+    if not mine.any():
+        raise TrustqError(f"{path}: no row has a lesion id that begins with BCN_.")
+    ids = columns["sample_id"]
+    # All rows are looked up, for the folder holds the images of the other parts too.
+    paths = image_paths(root, ids, source=str(path), how=isic2019.HOW, skip_missing=True)
+    columns = {name: array[mine] for name, array in (columns | {"path": paths}).items()}
+    absent = sum(path is None for path in columns["path"].tolist())
+    if absent and (not skip_missing or absent == mine.sum()):
+        raise TrustqError(
+            f"{path}: no image under {root} for {absent:,} of the {mine.sum():,} rows of BCN20000. "
+            f"--skip-missing leaves those out. {isic2019.HOW}"
+        )
+    for name in ("acquisition_source", "published_split"):
+        del columns[name]
+    notes = [f"The rows of BCN20000 in {path.name}: {mine.sum():,} of {len(mine):,}."]
+    if mine.sum() != N_IN_ISIC:
+        notes.append(f"{path.name} differs from what was published: {N_IN_ISIC:,} such rows.")
+    return columns, notes

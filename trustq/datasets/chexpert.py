@@ -1,0 +1,178 @@
+"""CheXpert: 223,414 chest X-rays of 64,540 patients, with findings read from reports by a program.
+
+Irvin et al., AAAI 2019. A finding is 1.0 (present), 0.0 (absent), -1.0 (uncertain) or blank (the
+report does not mention it).
+"""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+
+from trustq.datasets.rows import (
+    Rows,
+    column,
+    found_table,
+    images_under,
+    named_rows,
+    numbers,
+    refuse_images_alone,
+    require_images,
+    require_known,
+    texts,
+    without_missing,
+)
+from trustq.errors import TrustqError
+from trustq.tables import Columns, read_table
+
+CLASSES = ("absent", "present")
+FINDINGS = (
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
+HOW = "The data are at https://stanfordmlgroup.github.io/competitions/chexpert/."
+TABLES = {"train.csv": "train", "valid.csv": "val"}
+_MARKS = {"1.0": "present", "1": "present", "0.0": "absent", "0": "absent"}
+_UNCERTAIN = ("-1.0", "-1")
+_PATIENT = re.compile(r"patient\d+")
+
+
+def read_rows(
+    root: Path,
+    *,
+    finding: str | None = None,
+    uncertain: str = "drop",
+    unmentioned: str = "drop",
+    skip_missing: bool = False,
+) -> Rows:
+    """Rows of `train.csv` and `valid.csv` whose label is whether one finding is there.
+
+    `root` is the folder with the tables (`CheXpert-v1.0` or `CheXpert-v1.0-small`). `uncertain` is
+    present, absent or drop, `unmentioned` absent or drop. Groups are patients, from the path;
+    `published_split` says which table. Raises `TrustqError` that names rows: another mark than
+    those above, a path without a patient, an image without a row or a row without an image (unless
+    `skip_missing`).
+    """
+    require_finding("chexpert", finding, FINDINGS)
+    require_choice("--uncertain", uncertain, ("drop", "absent", "present"))
+    require_choice("--unmentioned", unmentioned, ("drop", "absent"))
+    assert finding is not None
+    tables = [path for name in TABLES if (path := found_table(root, name)) is not None]
+    if not tables:
+        raise TrustqError(f"{root} holds neither train.csv nor valid.csv. {HOW}")
+    images = set(images_under(root))
+    parts, notes = [], []
+    for path in tables:
+        part = _rows_of(path, finding, uncertain=uncertain, unmentioned=unmentioned)
+        require_images(
+            part["path"],
+            images,
+            part["sample_id"],
+            source=str(path),
+            how=HOW,
+            root=root,
+            skip_missing=skip_missing,
+        )
+        parts.append(part)
+    columns = {
+        name: np.asanyarray(np.ma.concatenate([part[name] for part in parts]))
+        if name == "age"
+        else np.concatenate([part[name] for part in parts])
+        for name in parts[0]
+    }
+    refuse_images_alone(images, columns["path"], root=root, source=" and ".join(TABLES))
+    columns["path"] = texts([p if p in images else None for p in columns["path"].tolist()])
+    columns, left_out = without_missing(columns)
+    columns, dropped = _decided(columns, finding)
+    notes += [*left_out, *dropped]
+    n = len(columns["sample_id"])
+    return Rows(
+        {
+            **columns,
+            "dataset": np.full(n, "chexpert", dtype=object),
+            "domain": np.full(n, "x-ray", dtype=object),
+        },
+        classes=CLASSES,
+        root=root,
+        source=str(tables[0]),
+        notes=tuple(notes),
+    )
+
+
+def require_finding(name: str, finding: str | None, known: tuple[str, ...]) -> None:
+    """Raise `TrustqError` unless `finding` is one of those of the data set."""
+    if finding not in known:
+        said = "needs --finding" if finding is None else f"has no finding {finding!r}"
+        raise TrustqError(f"{name} {said}; its findings are {', '.join(known)}.")
+
+
+def require_choice(option: str, value: str, known: tuple[str, ...]) -> None:
+    """Raise `TrustqError` unless `value` is one that the option takes."""
+    if value not in known:
+        raise TrustqError(f"{option} {value}: expected one of {', '.join(known)}.")
+
+
+def _rows_of(path: Path, finding: str, *, uncertain: str, unmentioned: str) -> Columns:
+    table = read_table(path)
+
+    def published(name: str) -> np.ndarray:
+        return texts(column(table, name, source=str(path)).tolist())
+
+    # The paths begin with the name of the published folder, whatever the folder is called here.
+    paths = texts(
+        [p and re.sub(r"^CheXpert-v1\.0[^/]*/", "", p) for p in published("Path").tolist()]
+    )
+    ids = texts([p and os.path.splitext(p)[0] for p in paths.tolist()])
+    patients = [_PATIENT.search(p or "") for p in paths.tolist()]
+    without = [row for row, patient in enumerate(patients) if patient is None]
+    if without:
+        raise TrustqError(f"{path}: no patient in the path of {named_rows(without, ids.tolist())}.")
+    raw = published(finding)
+    told = np.array([mark is not None for mark in raw.tolist()], dtype=bool)
+    require_known(raw[told], (*_MARKS, *_UNCERTAIN), name=finding, ids=ids[told], source=str(path))
+    meaning = dict(_MARKS)
+    if uncertain != "drop":
+        meaning |= dict.fromkeys(_UNCERTAIN, uncertain)
+    blank = None if unmentioned == "drop" else unmentioned
+    labels = [blank if mark is None else meaning.get(mark) for mark in raw.tolist()]
+    return {
+        "sample_id": ids,
+        "path": paths,
+        "label": np.array([*labels, None], dtype=object)[:-1],
+        "group_id": texts([patient and patient[0] for patient in patients]),
+        "age": numbers(published("Age"), "Age", ids=ids.tolist(), source=str(path)),
+        "sex": texts([sex and sex.lower() for sex in published("Sex").tolist()]),
+        "view": published("Frontal/Lateral"),
+        "projection": published("AP/PA"),
+        "published_mark": raw,
+        "published_split": np.full(len(ids), TABLES[path.name], dtype=object),
+    }
+
+
+def _decided(columns: Columns, finding: str) -> tuple[Columns, list[str]]:
+    decided = np.array([label is not None for label in columns["label"].tolist()])
+    if not decided.any():
+        raise TrustqError(f"No row says whether {finding} is there; see --uncertain.")
+    if decided.all():
+        return columns, []
+    marks = columns["published_mark"][~decided].tolist()
+    n_blank = sum(mark is None for mark in marks)
+    note = (
+        f"Rows left out of {len(decided):,} for {finding}: {len(marks) - n_blank:,} uncertain "
+        f"(--uncertain present or absent keeps them) and {n_blank:,} that do not mention it "
+        "(--unmentioned absent keeps them)."
+    )
+    return {name: array[decided] for name, array in columns.items()}, [note]

@@ -1,0 +1,168 @@
+"""NIH ChestX-ray14: 112,120 frontal chest X-rays of 30,805 patients, fourteen findings.
+
+Wang et al., CVPR 2017. Labels were read from reports by a program; several can be set.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from trustq.datasets.chexpert import CLASSES, require_finding
+from trustq.datasets.rows import (
+    Rows,
+    column,
+    found_table,
+    image_paths,
+    named_rows,
+    texts,
+    without_missing,
+)
+from trustq.errors import TrustqError
+from trustq.tables import read_table
+
+FINDINGS = (
+    "Atelectasis",
+    "Cardiomegaly",
+    "Consolidation",
+    "Edema",
+    "Effusion",
+    "Emphysema",
+    "Fibrosis",
+    "Hernia",
+    "Infiltration",
+    "Mass",
+    "Nodule",
+    "Pleural_Thickening",
+    "Pneumonia",
+    "Pneumothorax",
+)
+NOTHING = "No Finding"
+ANY = "any"
+HOW = "The data are at https://nihcc.app.box.com/v/ChestXray-NIHCC."
+TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
+LISTS = {"train_val_list.txt": "train", "test_list.txt": "test"}
+N_PUBLISHED = 112_120
+OLDEST = 120  # the table holds ages up to 414
+_AGE = re.compile(r"0*(\d+)([YMD]?)")
+_PER_YEAR = {"": 1.0, "Y": 1.0, "M": 12.0, "D": 365.25}
+
+
+def read_rows(root: Path, *, finding: str | None = None, skip_missing: bool = False) -> Rows:
+    """Rows of `Data_Entry_2017_v2020.csv`, or of 2017, whose label is whether one finding is there.
+
+    `finding` is one of the fourteen, or `any`. Groups are patients. Ages are years, of 2017 with
+    their unit (`058Y`, `011M`); impossible ones become blanks, and a note counts them. The header
+    divides the image's size and pixel spacing at a comma inside brackets, and a comma may end it.
+    `published_split` comes from `train_val_list.txt` and `test_list.txt` where both are there.
+    Raises `TrustqError` that names rows: an unknown finding, `No Finding` beside another, an image
+    without a row or a row without an image (unless `skip_missing`).
+    """
+    require_finding("nih-chestxray14", finding, (ANY, *FINDINGS))
+    path = found_table(root, *TABLES)
+    if path is None:
+        raise TrustqError(f"{root} holds neither {' nor '.join(TABLES)}. {HOW}")
+    table = read_table(path)
+    source = str(path)
+
+    def published(*names: str) -> np.ndarray:
+        name = next((name for name in names if name in table), names[0])
+        return texts(column(table, name, source=source).tolist())
+
+    files = published("Image Index")
+    ids = texts([name and name.removesuffix(".png") for name in files.tolist()])
+    raw = published("Finding Labels")
+    found = [set((text or "").split("|")) for text in raw.tolist()]
+    known = {*FINDINGS, NOTHING}
+    strange = [row for row, names in enumerate(found) if not names <= known]
+    if strange:
+        raise TrustqError(
+            f"{source}: Finding Labels {raw[strange[0]]!r} in "
+            f"{named_rows(strange, ids.tolist())} holds something that is not one of "
+            f"{', '.join((*FINDINGS, NOTHING))}."
+        )
+    both = [row for row, names in enumerate(found) if NOTHING in names and len(names) > 1]
+    if both:
+        raise TrustqError(
+            f"{source}: {NOTHING} beside another in {named_rows(both, ids.tolist())}."
+        )
+    there = [NOTHING not in names if finding == ANY else finding in names for names in found]
+    ages, impossible = _years(published("Patient Age"), ids=ids.tolist(), source=source)
+    columns = {
+        "sample_id": ids,
+        "label": np.array(CLASSES, dtype=object)[np.array(there, dtype=int)],
+        "group_id": published("Patient ID"),
+        "age": ages,
+        "sex": texts(
+            [
+                {"M": "male", "F": "female"}.get(sex, sex)
+                for sex in published("Patient Gender", "Patient Sex").tolist()
+            ]
+        ),
+        "projection": published("View Position"),
+        "native": raw,
+        "path": image_paths(root, ids, source=source, how=HOW, skip_missing=skip_missing),
+    }
+    lists = {name: found_table(root, name) for name in LISTS}
+    if all(lists.values()):
+        columns["published_split"] = _published_split(files, ids, lists)
+    notes = []
+    if len(ids) != N_PUBLISHED:
+        notes.append(
+            f"{path.name} differs from what was published: {len(ids):,} rows instead of "
+            f"{N_PUBLISHED:,}."
+        )
+    if impossible:
+        notes.append(
+            f"Ages above {OLDEST} years, now blank: {named_rows(impossible, ids.tolist())}."
+        )
+    columns, left_out = without_missing(columns)
+    n = len(columns["sample_id"])
+    return Rows(
+        {
+            **columns,
+            "dataset": np.full(n, "nih-chestxray14", dtype=object),
+            "domain": np.full(n, "x-ray", dtype=object),
+        },
+        classes=CLASSES,
+        root=root,
+        source=source,
+        notes=(*notes, *left_out),
+    )
+
+
+def _years(ages: np.ndarray, *, ids: Sequence[str], source: str) -> tuple[np.ndarray, list[int]]:
+    """Ages in years, and the rows whose age nobody has reached."""
+    years = np.ma.masked_all(len(ages), dtype=np.float64)
+    impossible = []
+    for row, text in enumerate(ages.tolist()):
+        if text is None:
+            continue
+        match = _AGE.fullmatch(text)
+        if match is None:
+            raise TrustqError(
+                f"{source}: Patient Age {text!r} in {named_rows([row], ids)} is no age such as "
+                "58, 058Y or 011M."
+            )
+        age = int(match[1]) / _PER_YEAR[match[2]]
+        if age > OLDEST:
+            impossible.append(row)
+        else:
+            years[row] = age
+    return years, impossible
+
+
+def _published_split(
+    files: np.ndarray, ids: np.ndarray, lists: dict[str, Path | None]
+) -> np.ndarray:
+    split_of: dict[str, str] = {}
+    for name, path in lists.items():
+        assert path is not None
+        split_of |= dict.fromkeys(path.read_text(encoding="utf-8").split(), LISTS[name])
+    alone = [row for row, file in enumerate(files.tolist()) if file not in split_of]
+    if alone:
+        raise TrustqError(
+            f"Neither {' nor '.join(LISTS)} names {named_rows(alone, ids.tolist())}. {HOW}"
+        )
+    return texts([split_of[file] for file in files.tolist()])

@@ -1,0 +1,139 @@
+"""How sure the gaps between groups of people are: intervals, and what chance alone would make."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from trustq.bootstrap import _codes, _drawn_counts
+from trustq.class_metrics import equalised_odds_gaps, slice_name
+from trustq.errors import TrustqError
+from trustq.seeds import generator
+
+MIN_ROWS = 10  # of either outcome, for a group to be part of a gap
+FIGURES = ("sensitivity", "specificity", "f1")
+
+
+class Gap(NamedTuple):
+    """A gap with its percentile interval, and the gap that 95 % of random groupings stay below.
+
+    A gap is a largest less a smallest and so never below 0: an interval above 0 says nothing by
+    itself, a value above `by_chance` does.
+    """
+
+    value: float
+    lower: float
+    upper: float
+    by_chance: float
+
+
+def gap_intervals(
+    positive: np.ndarray,
+    predicted_positive: np.ndarray,
+    groups: np.ndarray,
+    *,
+    units: np.ndarray | None = None,
+    min_rows: int = MIN_ROWS,
+    replicates: int = 2000,
+    level: float = 0.95,
+    seed: int,
+) -> dict[str, Gap]:
+    """Equalised-odds gaps of sensitivity, specificity and F1 with intervals, by bootstrap of units.
+
+    `positive`, `predicted_positive` and `groups` (n,) are those of `equalised_odds_gaps`, `units`
+    (n,) lesions or patients, which are resampled. Groups with fewer than `min_rows` rows of either
+    outcome and the unknown one stay out. `by_chance` is from units dealt to the groups at random.
+    Empty where fewer than two groups are left.
+
+    >>> truth = np.tile([1, 0], 40)
+    >>> groups = np.repeat(["f", "m"], 40)
+    >>> found = gap_intervals(truth, truth, groups, replicates=50, seed=0)
+    >>> found["sensitivity"]
+    Gap(value=0.0, lower=0.0, upper=0.0, by_chance=0.0)
+    """
+    truth = np.asarray(positive).astype(bool)
+    called = np.asarray(predicted_positive).astype(bool)
+    observed = equalised_odds_gaps(truth, called, groups, min_rows=min_rows)
+    kept = [name for name in observed.by_group if name not in observed.left_out]
+    if len(kept) < 2:
+        return {}
+    if not 0 < level < 1 or replicates < 1:
+        raise TrustqError(
+            f"Expected a level in (0, 1) and replicates; found {level}, {replicates}."
+        )
+    names = np.array([slice_name(group) for group in np.asarray(groups).tolist()])
+    inside = np.isin(names, kept)
+    unit, n_units = _codes(None if units is None else np.asarray(units)[inside], int(inside.sum()))
+    of_group = np.searchsorted(np.array(kept), names[inside])
+    kinds = 2 * truth[inside] + called[inside]  # 0 right negative, 1 alarm, 2 miss, 3 hit
+    sums = _sums(unit, of_group, kinds, n_units, len(kept))
+    drawn = np.concatenate(
+        [
+            _gaps(np.tensordot(counts.T, sums, axes=1))
+            for counts in _drawn_counts(n_units, seed, replicates)
+        ]
+    )
+    dealt = _dealt(unit, of_group, kinds, n_units, len(kept), replicates, seed)
+    tail = (1 - level) / 2
+    found = {}
+    for place, figure in enumerate(FIGURES):
+        own = drawn[:, place]
+        lower, upper = (
+            np.nanquantile(own, [tail, 1 - tail]) if not np.isnan(own).all() else (np.nan,) * 2
+        )
+        found[figure] = Gap(
+            float(getattr(observed, figure)),
+            float(lower),
+            float(upper),
+            float(np.nanquantile(dealt[:, place], level)),
+        )
+    return found
+
+
+def _sums(
+    unit: np.ndarray, of_group: np.ndarray, kinds: np.ndarray, n_units: int, n_groups: int
+) -> np.ndarray:
+    """Rows of each unit by group and kind, (units, groups, 4)."""
+    cells = (unit * n_groups + of_group) * 4 + kinds
+    counts = np.bincount(cells, minlength=n_units * n_groups * 4)
+    return counts.reshape(n_units, n_groups, 4).astype(np.float64)
+
+
+def _gaps(tables: np.ndarray) -> np.ndarray:
+    """Gaps (r, 3) of tables of (replicates, groups, 4); a group without an outcome has no part."""
+    right, alarms, misses, hits = np.moveaxis(tables, 2, 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        figures = np.stack(
+            [
+                hits / (hits + misses),
+                right / (right + alarms),
+                2 * hits / (2 * hits + misses + alarms),
+            ]
+        )
+    known = ~np.isnan(figures)
+    largest = np.where(known, figures, -np.inf).max(axis=2)
+    smallest = np.where(known, figures, np.inf).min(axis=2)
+    return np.where(known.sum(axis=2) > 1, largest - smallest, np.nan).T
+
+
+def _dealt(
+    unit: np.ndarray,
+    of_group: np.ndarray,
+    kinds: np.ndarray,
+    n_units: int,
+    n_groups: int,
+    replicates: int,
+    seed: int,
+) -> np.ndarray:
+    """Gaps (r, 3) when each unit is given the group of another unit, drawn without return."""
+    rng = generator(seed, "dealt_groups")
+    of_unit = np.zeros(n_units, dtype=np.intp)
+    of_unit[unit] = of_group  # the last row's; a lesion rarely lies in two groups
+    by_kind = np.bincount(unit * 4 + kinds, minlength=4 * n_units).reshape(n_units, 4)
+    found = np.empty((replicates, 3))
+    for start in range(0, replicates, 50):
+        rows = range(start, min(start + 50, replicates))
+        tables = np.zeros((len(rows), n_groups, 4))
+        for place in range(len(rows)):
+            np.add.at(tables[place], rng.permutation(of_unit), by_kind)
+        found[rows.start : rows.stop] = _gaps(tables)
+    return found

@@ -1,0 +1,167 @@
+"""Label shift: class frequencies outside that differ from inside, estimated and corrected.
+
+Figures on external data fall for two reasons, other class frequencies and other images. What is
+left after the first is taken away is due to the second.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from trustq.errors import TrustqError
+from trustq.metrics import expected_calibration_error
+from trustq.probabilities import checked_labels, checked_probs
+
+MOST_STEPS = 10_000
+TOLERANCE = 1e-10  # largest change of a frequency at which EM stops
+_LOWEST = 1e-8  # an inside frequency below it is none
+
+
+class ReweightedFigures(NamedTuple):
+    """Figures of rows weighted so that classes are as frequent as wanted.
+
+    `absent` are the wanted classes that have no row; their share is spread over the others.
+    """
+
+    accuracy: float
+    nll: float
+    brier: float
+    ece: float
+    absent: tuple[int, ...]
+
+
+def em_frequencies(probs: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
+    """Class frequencies of unlabelled rows, (k,), by expectation maximisation.
+
+    `probs`, (n, k), are calibrated for data whose class `frequencies`, (k,), are known, those that
+    the model was trained on. Exact as n grows if only the frequencies changed; classes that were
+    never seen stay at 0. Saerens et al. (2002).
+
+    >>> probs = np.array([[0.9, 0.1]] * 9 + [[0.1, 0.9]])
+    >>> em_frequencies(probs, np.array([0.5, 0.5])).round(3).tolist()
+    [1.0, 0.0]
+    """
+    probs = checked_probs(probs)
+    inside = _checked_frequencies(frequencies, probs.shape[1])
+    seen = inside > _LOWEST
+    ratio = np.where(seen, probs / np.where(seen, inside, 1.0), 0.0)
+    found = inside.copy()
+    for _ in range(MOST_STEPS):
+        joint = ratio * found
+        total = joint.sum(axis=1, keepdims=True)
+        new = (joint / np.maximum(total, 1e-300)).mean(axis=0)
+        new /= new.sum()
+        step = float(np.abs(new - found).max())
+        found = new
+        if step < TOLERANCE:
+            break
+    return found
+
+
+def bbse_frequencies(
+    labels: np.ndarray, probs: np.ndarray, external_probs: np.ndarray
+) -> np.ndarray:
+    """Class frequencies of unlabelled rows, (k,), from how often each class is predicted.
+
+    `labels` and `probs` are of held-out inside rows, which give the confusion matrix (soft: means
+    of probabilities); it is solved for the frequencies under which the means of `external_probs`
+    arise, in least squares with frequencies >= 0. Needs no calibrated probabilities. Raises
+    `TrustqError` where the matrix cannot be solved, as when a class has no inside row. Lipton et
+    al. (2018).
+
+    >>> probs = np.array([[0.8, 0.2], [0.3, 0.7]])
+    >>> bbse_frequencies(np.array([0, 1]), probs, probs[[0, 0, 0, 1]]).round(3).tolist()
+    [0.75, 0.25]
+    """
+    from scipy.optimize import nnls
+
+    probs, outside = checked_probs(probs), checked_probs(external_probs)
+    labels = checked_labels(labels, *probs.shape, beside="probs")
+    k = probs.shape[1]
+    counts = np.bincount(labels, minlength=k)
+    if outside.shape[1] != k or not counts.all():
+        missing = ", ".join(map(str, np.flatnonzero(counts == 0)))
+        raise TrustqError(
+            f"The inside rows must have every class of the {k} and the outside probabilities "
+            f"{k} columns; found no row of class {missing or 'none'} and {outside.shape[1]} "
+            "columns."
+        )
+    predicted = np.stack([probs[labels == c].mean(axis=0) for c in range(k)], axis=1)
+    if np.linalg.cond(predicted) > 1e8:
+        raise TrustqError(
+            "The confusion matrix has no inverse: two classes are predicted alike. Use EM."
+        )
+    found = nnls(predicted, outside.mean(axis=0))[0]
+    return np.asarray(found / found.sum())
+
+
+def corrected_probs(
+    probs: np.ndarray, frequencies: np.ndarray, new_frequencies: np.ndarray
+) -> np.ndarray:
+    """Probabilities for data with other class frequencies, (n, k): each times new over old.
+
+    A class that was never seen inside stays at 0.
+
+    >>> corrected_probs(np.array([[0.5, 0.5]]), np.array([0.5, 0.5]), np.array([0.8, 0.2])).tolist()
+    [[0.8, 0.2]]
+    """
+    probs = checked_probs(probs)
+    old = _checked_frequencies(frequencies, probs.shape[1])
+    new = _checked_frequencies(new_frequencies, probs.shape[1])
+    ratio = np.where(old > _LOWEST, new / np.maximum(old, _LOWEST), 0.0)
+    weighted = probs * ratio
+    total = weighted.sum(axis=1, keepdims=True)
+    # A row whose every class has vanished keeps its probabilities.
+    return np.where(total > 0, weighted / np.maximum(total, 1e-300), probs)
+
+
+def reweighted_figures(
+    labels: np.ndarray, probs: np.ndarray, frequencies: np.ndarray
+) -> ReweightedFigures:
+    """Figures of external rows as if their classes were as frequent as inside.
+
+    `labels` is (n,), `probs` (n, k), `frequencies` (k,). Every row counts as its class's wanted
+    over its found share. The calibration error is that of rows drawn with these weights, 15 equal
+    bins. Macro-averaged figures do not change under it and are not given.
+
+    >>> probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]])
+    >>> reweighted_figures(np.array([0, 0, 1]), probs, np.array([0.5, 0.5])).accuracy
+    0.5
+    """
+    probs = checked_probs(probs)
+    labels = checked_labels(labels, *probs.shape, beside="probs")
+    wanted = _checked_frequencies(frequencies, probs.shape[1])
+    found = np.bincount(labels, minlength=probs.shape[1]) / len(labels)
+    weights = np.where(found > 0, wanted / np.where(found > 0, found, 1.0), 0.0)[labels]
+    if not weights.sum() > 0:
+        raise TrustqError("No row is of a class that is wanted, so none has a weight.")
+    weights = weights / weights.sum()
+    own = probs[np.arange(len(labels)), labels]
+    squared = (probs**2).sum(axis=1) - 2 * own + 1
+    return ReweightedFigures(
+        accuracy=float(weights @ (probs.argmax(axis=1) == labels)),
+        nll=float(weights @ -np.log(np.maximum(own, 1e-12))),
+        brier=float(weights @ squared),
+        ece=_weighted_ece(labels, probs, weights),
+        absent=tuple(np.flatnonzero((wanted > 0) & (found == 0)).tolist()),
+    )
+
+
+def _weighted_ece(labels: np.ndarray, probs: np.ndarray, weights: np.ndarray) -> float:
+    if np.allclose(weights, weights[0]):
+        return expected_calibration_error(labels, probs)
+    top = probs.max(axis=1)
+    right = probs.argmax(axis=1) == labels
+    bins = np.clip(np.ceil(top * 15).astype(int) - 1, 0, 14)  # (lo, hi]
+    gaps = np.bincount(bins, weights=weights * (right - top), minlength=15)
+    return float(np.abs(gaps).sum())
+
+
+def _checked_frequencies(frequencies: np.ndarray, k: int) -> np.ndarray:
+    found = np.asarray(frequencies, dtype=np.float64)
+    if found.shape != (k,) or not (found >= 0).all() or abs(found.sum() - 1) > 1e-6:
+        raise TrustqError(
+            f"Class frequencies must be {k} numbers >= 0 that sum to 1; found {found.shape} that "
+            f"sum to {found.sum():.6g}."
+        )
+    return found

@@ -1,0 +1,482 @@
+"""Before a sweep runs: its size, what it could show at best, and what the labels would cost."""
+
+import dataclasses
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from trustq.errors import TrustqError
+from trustq.power import detectable_effect, fewest_units, sign_flip_floor, units_needed
+from trustq.recipes import Recipe, SweepRecipe
+from trustq.repair import repair
+from trustq.repair.arms import BLIND, budget_size, parse_arm
+from trustq.results import connect
+from trustq.results.schema import MATCHED
+from trustq.store import Cache
+
+PILOT_BACKBONES = 2  # caches that a pilot runs on: two tell backbones apart, more cost time
+PILOT_DRAWS = 5
+UNITS = ("draw_seed", "backbone_seed")
+UNIT_NAMES = {"draw_seed": "draws", "backbone_seed": "backbones"}
+# Metrics whose gain is a fall.
+LOWER_IS_BETTER = ("nll", "brier", "ece", "aurc", "e_aurc", "augrc", "risk_at_0_5")
+_USUAL = (8, 10, 20, 50)  # units that the table of designs shows besides those that are needed
+
+_FIGURES = f"""
+SELECT {", ".join(f"c.{name}" for name in MATCHED)}, c.arm, c.score, c.budget,
+       coalesce(c.backbone_seed, 0) AS backbone_seed, c.draw_seed, m.is_final,
+       coalesce(r.n_bought_total, 0) AS bought, m.round, m.figure, m.split, c.n_train,
+       c.n_wrong_start, c.n_trusted, c.n_clean_validation, c.seconds
+FROM metrics m JOIN cells c ON c.key = m.cell
+LEFT JOIN rounds r ON r.cell = m.cell AND r.round = m.round
+WHERE m.metric = ? AND m.stage = ? AND m.split IN ('test', 'out_of_fold')
+  AND m.class_name IS NULL AND m.slice_name IS NULL AND m.eval_dataset = c.dataset
+  AND m.figure IS NOT NULL
+ORDER BY ALL
+"""
+
+Row = dict[str, Any]
+
+
+class Variation(NamedTuple):
+    """Variances of a paired difference: of draws, of backbones, and of their combination.
+
+    The degrees of freedom are those of one comparison, 0 where the pilot had only one. With one
+    backbone the variance of draws holds the residual too, and the reverse.
+    """
+
+    draw: float
+    backbone: float
+    residual: float
+    df_draw: int
+    df_backbone: int
+
+
+class Pilot(NamedTuple):
+    """What an earlier sweep, or a short one, tells of the next."""
+
+    source: str
+    variation: Variation
+    oracle: tuple[tuple[float, float], ...]  # (labels bought, gain over no repair), ascending
+    baseline: tuple[tuple[float, float], ...]
+    n_train: int
+    n_wrong: int
+    n_trusted: int
+    n_clean_validation: int
+    seconds_per_cell: float
+    notes: tuple[str, ...]
+
+
+class BudgetPlan(NamedTuple):
+    """What one budget could show. NaN where there was no pilot to tell."""
+
+    budget: str
+    n_bought: float  # labels, NaN for a share of unknown rows
+    minutes: float
+    oracle_gain: float  # of the oracle over the baseline
+    can_answer: bool | None  # None: not known
+    reason: str
+    units_for_oracle: int | None  # to detect the oracle's gain
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A design and what it can detect; effects are gains of `metric`, arm over baseline.
+
+    `effect_alone` and `effect_holm` are standardised (in sd of the unit's differences); the others
+    are in the metric's own unit, NaN without a pilot.
+    """
+
+    recipe: str
+    metric: str
+    baseline: str
+    n_backbones: int
+    n_draws: int
+    unit: str
+    n: int
+    n_cells: int
+    seconds: float
+    alpha: float
+    power: float
+    floor: float
+    family: int
+    units_alone: int  # fewest whose floor allows one comparison
+    units_holm: int  # and the first of the family
+    effect_alone: float
+    effect_holm: float
+    sd: float
+    sd_upper: float  # what the pilot does not rule out at 90 %
+    budgets: tuple[BudgetPlan, ...]
+    target: float  # the effect that designs are named for; NaN: none
+    target_labels: float  # labels with which the oracle gains it; NaN: the effect was asked for
+    designs: tuple[tuple[int, float], ...]  # (units, smallest standardised effect)
+    needed: int | None  # units for the target
+    pilot: Pilot | None
+    notes: tuple[str, ...]
+
+    @property
+    def can_answer(self) -> bool | None:
+        """Whether some budget can answer; None where that is not known."""
+        answers = [budget.can_answer for budget in self.budgets]
+        if any(answers):
+            return True
+        return None if None in answers else False
+
+
+def plan_sweep(
+    recipe: Recipe,
+    caches: Sequence[Cache] = (),
+    *,
+    results: Path | None = None,
+    backbones: int | None = None,
+    metric: str = "accuracy",
+    stage: str = "uncalibrated",
+    baseline: str = "random",
+    alpha: float = 0.05,
+    power: float = 0.8,
+    effect: float | None = None,
+    comparisons: int | None = None,
+    minutes_per_label: float = math.nan,
+    pilot_draws: int = PILOT_DRAWS,
+) -> Plan:
+    """Say what a recipe's sweep over these caches, or so many `backbones`, could detect.
+
+    The pilot is an earlier results folder, or `pilot_draws` draws on at most two of the caches, run
+    now in a temporary folder. The test is the sign-flip test over draws or backbones, whichever are
+    more, Holm over `comparisons` (arms x budgets by default). A budget cannot answer where the
+    test's floor forbids it or where the oracle's gain is below what is detectable; `effect` puts
+    another gain in the oracle's place. Errors: no arm to compare, a pilot without the baseline.
+    """
+    sweep = recipe.sweep
+    arms = [parse_arm(text) for text in dict.fromkeys(sweep.arms)]
+    tested = [arm for arm in arms if arm.score not in BLIND and arm.text != baseline]
+    if not tested and comparisons is None:
+        raise TrustqError(
+            f"Recipe {recipe.name} has no arm to compare with {baseline}: its arms are "
+            f"{', '.join(sweep.arms)}. Add one, e.g. --set arms=none,random,self_confidence."
+        )
+    if comparisons is not None and comparisons < 1:
+        raise TrustqError(f"--comparisons {comparisons}: expected 1 or more.")
+    if effect is not None and not effect > 0:
+        raise TrustqError(f"--effect {effect:g}: expected a gain above 0.")
+    budgets = list(dict.fromkeys(sweep.budgets))
+    n_backbones = len(caches) or backbones or 1
+    unit = "backbone_seed" if n_backbones > sweep.draws else "draw_seed"
+    n = max(n_backbones, sweep.draws)
+    family = comparisons or len(tested) * len(budgets)
+    n_cells = (
+        n_backbones * sweep.draws * sum(1 if arm.score == "none" else len(budgets) for arm in arms)
+    )
+    pilot = _pilot(recipe, caches, results, metric, stage, baseline, pilot_draws)
+    notes = list(pilot.notes) if pilot else []
+    sd, sd_upper = math.nan, math.nan
+    if pilot:
+        sd, sd_upper = _unit_sd(pilot.variation, unit, n_backbones, sweep.draws, notes)
+    if unit == "draw_seed" and n_backbones < 3:
+        notes.append(
+            f"the unit is the draw: what is found holds for the {n_backbones} backbone"
+            f"{'s' * (n_backbones > 1)} at hand, which are no sample of trainings"
+        )
+    effect_holm = detectable_effect(n, alpha=alpha / family, power=power)
+    rows = [
+        _budget_plan(
+            budget, pilot, sd, n, alpha, power, family, effect_holm, effect, minutes_per_label
+        )
+        for budget in budgets
+    ]
+    target, target_labels = _best_gain(rows, pilot)
+    if effect is not None:
+        target, target_labels = effect, math.nan
+    needed = None
+    if sd > 0 and target > 0:
+        needed = units_needed(target / sd, alpha=alpha / family, power=power)
+    least = fewest_units(alpha / family)
+    shown = sorted({n, least, *(u for u in _USUAL if u >= least), *([needed] if needed else [])})
+    return Plan(
+        recipe=recipe.name,
+        metric=metric,
+        baseline=baseline,
+        n_backbones=n_backbones,
+        n_draws=sweep.draws,
+        unit=unit,
+        n=n,
+        n_cells=n_cells,
+        seconds=n_cells * pilot.seconds_per_cell if pilot else math.nan,
+        alpha=alpha,
+        power=power,
+        floor=sign_flip_floor(n),
+        family=family,
+        units_alone=fewest_units(alpha),
+        units_holm=least,
+        effect_alone=detectable_effect(n, alpha=alpha, power=power),
+        effect_holm=effect_holm,
+        sd=sd,
+        sd_upper=sd_upper,
+        budgets=tuple(rows),
+        target=target,
+        target_labels=target_labels,
+        designs=tuple((u, detectable_effect(u, alpha=alpha / family, power=power)) for u in shown),
+        needed=needed,
+        pilot=pilot,
+        notes=tuple(notes),
+    )
+
+
+def _budget_plan(
+    budget: str,
+    pilot: Pilot | None,
+    sd: float,
+    n: int,
+    alpha: float,
+    power: float,
+    family: int,
+    effect_holm: float,
+    effect: float | None,
+    minutes_per_label: float,
+) -> BudgetPlan:
+    n_bought = math.nan
+    if pilot:
+        n_bought = budget_size(budget, n_rows=pilot.n_train, n_wrong=pilot.n_wrong)
+    elif budget.isdigit():
+        n_bought = int(budget)
+    gain = math.nan
+    if pilot and pilot.oracle:
+        gain = _at(pilot.oracle, n_bought) - _at(pilot.baseline, n_bought)
+    target = gain if effect is None else effect
+    what = "the oracle's gain" if effect is None else "the effect asked for"
+    floor, needed = sign_flip_floor(n), None
+    if sd > 0 and target > 0:
+        needed = units_needed(target / sd, alpha=alpha / family, power=power)
+    if floor > alpha:
+        can, reason = False, f"no outcome of {n} units has p below {floor:.3g}"
+    elif floor > alpha / family:
+        can, reason = (
+            False,
+            (
+                f"Holm over {family} asks p <= {alpha / family:.2g} of the first, and no outcome "
+                f"of {n} units has p below {floor:.3g}"
+            ),
+        )
+    elif math.isnan(target) or math.isnan(sd):
+        can, reason = None, "without a pilot the variation and the oracle's gain are not known"
+    elif target <= effect_holm * sd:
+        least = effect_holm * sd
+        can, reason = False, f"{what} is {target:+.4f}, the least detectable {least:.4f}"
+    else:
+        least = effect_holm * sd
+        can, reason = True, f"{what} is {target:+.4f}, detectable from {least:.4f}"
+    return BudgetPlan(budget, n_bought, n_bought * minutes_per_label, gain, can, reason, needed)
+
+
+def _best_gain(rows: list[BudgetPlan], pilot: Pilot | None) -> tuple[float, float]:
+    """The oracle's largest gain over the baseline and its labels: as asked, else wherever known."""
+    gains = [(row.oracle_gain, row.n_bought) for row in rows if row.oracle_gain > 0]
+    if not gains and pilot:
+        there = [(gain - _at(pilot.baseline, bought), bought) for bought, gain in pilot.oracle]
+        gains = [found for found in there if found[0] > 0]
+    return max(gains, default=(math.nan, math.nan))
+
+
+def _at(curve: tuple[tuple[float, float], ...], n_bought: float) -> float:
+    """Gain at a number of labels, between the rounds that were measured; 0 labels gain nothing."""
+    if not curve:
+        return 0.0
+    bought, gains = zip((0.0, 0.0), *curve, strict=True)
+    return float(np.interp(n_bought, bought, gains))
+
+
+def _pilot(
+    recipe: Recipe,
+    caches: Sequence[Cache],
+    results: Path | None,
+    metric: str,
+    stage: str,
+    baseline: str,
+    pilot_draws: int,
+) -> Pilot | None:
+    if results is not None:
+        return read_pilot(results, metric=metric, stage=stage, baseline=baseline)
+    if not caches:
+        return None
+    if pilot_draws < 2:
+        raise TrustqError(f"--pilot-draws {pilot_draws}: expected 2 or more, to see variation.")
+    sweep: SweepRecipe = dataclasses.replace(recipe.sweep, draws=pilot_draws)
+    references = ("none", baseline, "oracle")
+    asked = dataclasses.replace(sweep, arms=tuple(dict.fromkeys((*sweep.arms, *references))))
+    # What there is to gain at most: every wrong label, whatever the budget asked for.
+    most = dataclasses.replace(sweep, arms=references, budgets=("all-wrong",), rounds=1)
+    some = caches[:PILOT_BACKBONES]
+    with tempfile.TemporaryDirectory(prefix="trustq-plan-") as folder:
+        started = time.perf_counter()
+        run = repair(some, recipe=dataclasses.replace(recipe, sweep=asked), results=Path(folder))
+        seconds = time.perf_counter() - started
+        repair(some, recipe=dataclasses.replace(recipe, sweep=most), results=Path(folder))
+        found = read_pilot(Path(folder), metric=metric, stage=stage, baseline=baseline)
+    return found._replace(
+        source=f"a pilot of {pilot_draws} draws on {len(some)} of {len(caches)} caches",
+        seconds_per_cell=seconds / len(run.keys),
+        notes=(*found.notes, *(note.rstrip(".") for note in run.notes)),
+    )
+
+
+def read_pilot(
+    results: Path, *, metric: str = "accuracy", stage: str = "uncalibrated", baseline: str
+) -> Pilot:
+    """Variation and reference gains from a results folder, pooled over its settings and budgets.
+
+    Differences are of every scored arm to the baseline at the same budget, setting and seeds.
+    Raises `TrustqError` where there is none.
+    """
+    with connect(results) as connection:
+        answer = connection.execute(_FIGURES, [metric, stage])
+        names = [column[0] for column in answer.description or []]
+        rows = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+    if metric in LOWER_IS_BETTER:
+        for row in rows:
+            row["figure"] = -row["figure"]
+    if any(row["split"] == "test" for row in rows):
+        rows = [row for row in rows if row["split"] == "test"]
+    matrices = _differences(rows, baseline)
+    if not matrices:
+        raise TrustqError(
+            f"{results} has no {stage} {metric} of a scored arm beside {baseline!r}: plan needs "
+            "both, at the same budget, to see how their difference varies."
+        )
+    settings = {_setting(row) for row in rows}
+    notes = []
+    if len(settings) > 1:
+        notes.append(f"the pilot pools {len(settings)} settings")
+    if not any(row["arm"] == "oracle" for row in rows):
+        notes.append("the pilot has no oracle arm, so what there is to gain is not known")
+
+    def mean(name: str) -> int:
+        return round(float(np.mean([row[name] for row in rows])))
+
+    final = [row for row in rows if row["is_final"]]
+    return Pilot(
+        source=str(results),
+        variation=variation(matrices),
+        oracle=_gains(rows, "oracle"),
+        baseline=_gains(rows, baseline),
+        n_train=mean("n_train"),
+        n_wrong=mean("n_wrong_start"),
+        n_trusted=mean("n_trusted"),
+        n_clean_validation=mean("n_clean_validation"),
+        seconds_per_cell=float(np.mean([row["seconds"] for row in final])),
+        notes=tuple(notes),
+    )
+
+
+def _differences(rows: list[Row], baseline: str) -> list[np.ndarray]:
+    """Final differences, arm minus baseline, (backbones, draws), one array per arm and setting."""
+    figures: dict[tuple[Any, ...], dict[tuple[int, int], float]] = {}
+    tested = []
+    for row in rows:
+        if not row["is_final"]:
+            continue
+        # No repair pairs with any purchase.
+        budget = None if row["score"] == "none" else row["budget"]
+        place = (_setting(row), row["arm"], budget)
+        figures.setdefault(place, {})[row["backbone_seed"], row["draw_seed"]] = row["figure"]
+        if row["score"] not in BLIND and row["arm"] != baseline and place not in tested:
+            tested.append(place)
+    matrices = []
+    for place in tested:
+        setting, _, budget = place
+        own = figures[place]
+        other = figures.get((setting, baseline, None if baseline == "none" else budget), {})
+        shared = set(own) & set(other)
+        backbones = sorted({b for b, _ in shared})
+        draws = sorted({d for _, d in shared})
+        crossed = [d for d in draws if all((b, d) in shared for b in backbones)]
+        if crossed:
+            differences = [[own[b, d] - other[b, d] for d in crossed] for b in backbones]
+            matrices.append(np.array(differences))
+    return matrices
+
+
+def variation(differences: Sequence[np.ndarray]) -> Variation:
+    """Variance components of paired differences, pooled over comparisons by degrees of freedom.
+
+    Each array is (backbones, draws), crossed and without repeats: the components are those of the
+    two-way layout with random effects, not below 0. Searle, Casella and McCulloch (1992), ch. 4.
+
+    >>> v = variation([np.array([[0.1, 0.3, 0.2]])])
+    >>> round(v.draw, 4), v.backbone, v.df_draw, v.df_backbone
+    (0.01, 0.0, 2, 0)
+    """
+    sums = {"draw": 0.0, "backbone": 0.0, "residual": 0.0}
+    weights = dict.fromkeys(sums, 0)
+    for d in differences:
+        b, r = d.shape
+        draws, backbones = d.mean(axis=0), d.mean(axis=1)
+        left = d - draws - backbones[:, None] + d.mean()
+        df = {"draw": r - 1, "backbone": b - 1, "residual": (r - 1) * (b - 1)}
+        error = float((left**2).sum()) / df["residual"] if df["residual"] else 0.0
+        found = {
+            "draw": float(draws.var(ddof=1)) - error / b if r > 1 else 0.0,
+            "backbone": float(backbones.var(ddof=1)) - error / r if b > 1 else 0.0,
+            "residual": error,
+        }
+        for name, value in found.items():
+            sums[name] += df[name] * value
+            weights[name] += df[name]
+    of = {name: max(0.0, sums[name] / weights[name]) if weights[name] else 0.0 for name in sums}
+    return Variation(
+        of["draw"],
+        of["backbone"],
+        of["residual"],
+        # Comparisons share their seeds, so more of them bring no more degrees of freedom.
+        df_draw=max((d.shape[1] - 1 for d in differences), default=0),
+        df_backbone=max((d.shape[0] - 1 for d in differences), default=0),
+    )
+
+
+def _unit_sd(
+    v: Variation, unit: str, n_backbones: int, n_draws: int, notes: list[str]
+) -> tuple[float, float]:
+    """Standard deviation of the design's unit, and the most that the pilot does not rule out."""
+    of_draws = math.sqrt(v.draw + v.residual / n_backbones)
+    of_backbones = math.sqrt(v.backbone + v.residual / n_draws)
+    sd, df = (of_draws, v.df_draw) if unit == "draw_seed" else (of_backbones, v.df_backbone)
+    if not df:
+        other = UNITS[1 - UNITS.index(unit)]
+        sd, df = (of_draws, v.df_draw) if other == "draw_seed" else (of_backbones, v.df_backbone)
+        notes.append(
+            f"the pilot has one of {UNIT_NAMES[unit]}, so the variation of {UNIT_NAMES[other]} "
+            f"stands in; that of {UNIT_NAMES[unit]} may be larger"
+        )
+    if not df:
+        notes.append("the pilot has one draw and one backbone: nothing is known of the variation")
+        return math.nan, math.nan
+    if sd == 0:
+        notes.append("the differences of the pilot do not vary, so any effect looks detectable")
+    return sd, sd * math.sqrt(df / float(stats.chi2.ppf(0.1, df)))
+
+
+def _gains(rows: list[Row], arm: str) -> tuple[tuple[float, float], ...]:
+    """Mean labels bought and gain over round 0 of one arm, by setting, budget and round."""
+    start = {_cell(row): row["figure"] for row in rows if row["round"] == 0 and row["arm"] == arm}
+    found: dict[Any, list[tuple[float, float]]] = {}
+    for row in rows:
+        if row["arm"] == arm and row["round"] > 0 and _cell(row) in start:
+            place = row["budget"], row["round"]
+            gain = row["figure"] - start[_cell(row)]
+            found.setdefault(place, []).append((row["bought"], gain))
+    means = [tuple(np.mean(points, axis=0).tolist()) for points in found.values()]
+    return tuple(sorted((float(bought), float(gain)) for bought, gain in means))
+
+
+def _setting(row: Row) -> tuple[Any, ...]:
+    return tuple(row[name] for name in MATCHED)
+
+
+def _cell(row: Row) -> tuple[Any, ...]:
+    return (*_setting(row), row["arm"], row["budget"], row["backbone_seed"], row["draw_seed"])
