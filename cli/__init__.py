@@ -11,7 +11,23 @@ from typer.core import TyperGroup
 import trustq
 from trustq.errors import TrustqError
 
-from . import audit, cache, compare, data, demo, evaluate, export, extract, plan, repair, sql
+from . import (
+    audit,
+    bundle,
+    cache,
+    compare,
+    data,
+    demo,
+    evaluate,
+    export,
+    extract,
+    plan,
+    repair,
+    report,
+    results,
+    sql,
+    sweep,
+)
 
 
 class _Group(TyperGroup):
@@ -63,8 +79,12 @@ app.command()(extract.extract)
 app.add_typer(cache.app, name="cache")
 app.command()(plan.plan)
 app.command()(repair.repair)
+app.command()(sweep.sweep)
 app.add_typer(audit.app, name="audit")
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
 app.add_typer(export.app, name="export")
 app.command()(sql.sql)
+app.add_typer(results.app, name="results")
+app.add_typer(bundle.app, name="bundle")
+app.command()(report.report)

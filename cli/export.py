@@ -7,6 +7,8 @@ import typer
 
 app = typer.Typer(help="Tables of results for papers and other programs.", no_args_is_help=True)
 
+_Results = Annotated[Path, typer.Option(help="Folder of result tables.")]
+
 
 @app.callback()
 def export() -> None:
@@ -88,3 +90,87 @@ def significance(
     else:
         with replacing(out) as part:
             part.write_text(text + "\n", encoding="utf-8")
+
+
+@app.command()
+def table(
+    results: _Results = Path("results"),
+    metrics: Annotated[
+        str, typer.Option(help="Columns, separated by commas; aurc:CONVENTION is another AURC.")
+    ] = "accuracy,macro_f1,ece,nll,aurc,augrc",
+    preset: Annotated[
+        str | None, typer.Option(help="Columns of a published table: trustquerynet.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="test, val, external or out_of_fold.")] = "test",
+    stage: Annotated[str, typer.Option(help="calibrated or uncalibrated.")] = "calibrated",
+    format: Annotated[str, typer.Option(help="markdown, csv, latex or table.")] = "markdown",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+    out: Annotated[Path | None, typer.Option(help="File to write instead of printing.")] = None,
+) -> None:
+    """Settings x metrics: mean and sd over seeds, the best of each problem marked.
+
+    Example: trustq export table --preset trustquerynet --format latex
+    """
+    from trustq.errors import TrustqError
+    from trustq.files import replacing
+    from trustq.report.main_table import PRESETS, format_main_table, main_table, table_records
+    from trustq.report.text import to_json
+
+    if preset is not None and preset not in PRESETS:
+        raise TrustqError(f"There is no preset {preset!r}, only {', '.join(PRESETS)}.")
+    named = [name.strip() for name in metrics.split(",") if name.strip()]
+    found = main_table(
+        results, metrics=PRESETS[preset] if preset else named, split=split, stage=stage
+    )
+    text = to_json(table_records(found)) if json else format_main_table(found, format)
+    if out is None:
+        typer.echo(text)
+    else:
+        with replacing(out) as part:
+            part.write_text(text + "\n", encoding="utf-8")
+
+
+@app.command()
+def figures(
+    results: _Results = Path("results"),
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("figures"),
+    metric: Annotated[str, typer.Option(help="Metric of curves and comparisons.")] = "accuracy",
+) -> None:
+    """Draw repair curves, budget and gain, arms, risk-coverage and reliability: PNG and SVG.
+
+    Example: trustq export figures --out figures
+    """
+    from trustq.report.figure_set import draw_figures
+
+    for path in draw_figures(results, out, metric=metric):
+        typer.echo(path)
+
+
+@app.command()
+def db(
+    out: Annotated[Path, typer.Argument(help="DuckDB file to write.")],
+    results: _Results = Path("results"),
+) -> None:
+    """Write all tables and views as one DuckDB file, for other tools.
+
+    Example: trustq export db results.duckdb
+    """
+    from trustq.results import save_database
+
+    save_database(results, out)
+    typer.echo(f"{out} written", err=True)
+
+
+@app.command()
+def bundle(
+    out: Annotated[Path, typer.Argument(help="Zip file to write.")],
+    results: _Results = Path("results"),
+) -> None:
+    """Zip tables, figures and recipes with the queries, versions and digests to check them.
+
+    Example: trustq export bundle study.zip
+    """
+    from trustq.report.bundle import write_bundle
+
+    for name in write_bundle(results, out):
+        typer.echo(name)

@@ -33,8 +33,10 @@ def print_repair_table(table: Any) -> None:
 
 
 @contextmanager
-def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress line on stderr with rate and time left; yields what to call with (done, total).
+def progress(what: str, unit: str) -> Iterator[Callable[..., None]]:
+    """A progress line on stderr with rate and time left.
+
+    Yields what to call with (done, total) or (done, total, failed).
 
     Where stderr is no terminal, a line is printed about every tenth of the way.
     """
@@ -43,12 +45,13 @@ def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     if not sys.stderr.isatty():
         started, last = time.monotonic(), [-1]
 
-        def say(done: int, total: int) -> None:
+        def say(done: int, total: int, failed: int = 0) -> None:
             tenth = 10 * done // max(total, 1)
             if tenth > last[0]:
                 last[0] = tenth
                 seconds = time.monotonic() - started
                 left = f", {seconds * (total - done) / done:.0f} s left" if tenth else ""
+                left += f", {failed} failed" if failed else ""
                 typer.echo(f"{what}: {done} of {total} {unit}{left}", err=True)
 
         yield say
@@ -73,8 +76,9 @@ def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         task = bar.add_task(what, total=None, rate="")
         started = time.monotonic()
 
-        def show(done: int, total: int) -> None:
-            rate = done / max(time.monotonic() - started, 1e-9)
-            bar.update(task, completed=done, total=total, rate=f"{rate:.1f}/s")
+        def show(done: int, total: int, failed: int = 0) -> None:
+            rate = f"{done / max(time.monotonic() - started, 1e-9):.1f}/s"
+            rate += f", {failed} failed" if failed else ""
+            bar.update(task, completed=done, total=total, rate=rate)
 
         yield show

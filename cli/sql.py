@@ -11,7 +11,17 @@ _FORMATS = ("table", "csv", "json", "markdown", "parquet")
 
 def sql(
     query: Annotated[
-        str | None, typer.Argument(help="One SELECT; without it the tables are listed.")
+        str | None,
+        typer.Argument(
+            help="One SELECT; without it a prompt on a terminal, else the tables are listed."
+        ),
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="Read the query from this file.")
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option("--param", "-p", help="Value of $NAME in the query, NAME=VALUE."),
     ] = None,
     results: Annotated[Path, typer.Option(help="Folder of result tables.")] = Path("results"),
     format: Annotated[
@@ -25,15 +35,22 @@ def sql(
         Path | None, typer.Option(help="File to write instead of printing the answer.")
     ] = None,
 ) -> None:
-    """Ask the result tables in SQL, or list them with example queries.
+    """Ask the result tables in SQL; alone, open a prompt or list them with example queries.
 
     Statements only read, and only the results folder.
 
     Example: trustq sql "SELECT arm, metric, mean, sd, n FROM seeds WHERE is_final"
     """
+    import sys
+
     from trustq.files import replacing
     from trustq.results import format_result, run_query, save_query
 
+    if file is not None:
+        if query is not None:
+            raise typer.BadParameter("give a query or --file, not both.")
+        query = _read(file)
+    parameters = dict(_parameter(text) for text in param or [])
     if format is None:
         format = _BY_SUFFIX.get(out.suffix.lower(), "table") if out else "table"
     if format not in _FORMATS:
@@ -43,16 +60,42 @@ def sql(
     if query is None:
         if out is not None:
             raise typer.BadParameter("--out needs a query.")
-        _list_tables(results, format)
+        if sys.stdin.isatty() and sys.stdout.isatty() and format == "table":
+            from trustq.results.prompt import prompt
+
+            prompt(results, history=Path(typer.get_app_dir("trustq")) / "sql_history")
+        else:
+            _list_tables(results, format)
     elif format == "parquet" and out is not None:
-        save_query(results, query, out)
+        save_query(results, query, out, parameters)
     else:
-        text = format_result(run_query(results, query), format)
+        text = format_result(run_query(results, query, parameters), format)
         if out is None:
             typer.echo(text)
         else:
             with replacing(out) as part:
                 part.write_text(text + "\n", encoding="utf-8")
+
+
+def _read(file: Path) -> str:
+    from trustq.errors import TrustqError
+
+    try:
+        return file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrustqError(f"{file}: the query could not be read ({error}).") from error
+
+
+def _parameter(text: str) -> tuple[str, str | int | float]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise typer.BadParameter(f"{text!r} is not of the form NAME=VALUE.")
+    for kind in (int, float):
+        try:
+            return name, kind(value)
+        except ValueError:
+            continue
+    return name, value
 
 
 def _list_tables(results: Path, format: str) -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from trustq.errors import TrustqError
-from trustq.recipes import load_recipe, packaged, resolved
+from trustq.recipes import load_recipe, load_sweep, packaged, resolved
 
 
 def test_every_packaged_recipe_loads_and_has_a_title() -> None:
     reference = {"ce-noisy", "ce-clean", "gce-noisy", "weighted-sampler", "resnet50-audit"}
     assert reference | {"small-cpu", "digits"} <= set(packaged())
     for name, title in packaged().items():
-        assert load_recipe(name).name == name
+        assert load_recipe(name, part="extract").name == name
         assert title.endswith(".")
 
 
@@ -150,3 +150,93 @@ def test_every_setting_says_what_it_means() -> None:
     for part in (ExtractRecipe, SweepRecipe):
         for field in dataclasses.fields(part):
             assert field.metadata["meaning"], field.name
+
+
+def write(folder: Path, name: str, text: str) -> str:
+    (folder / name).write_text(text)
+    return str(folder / name)
+
+
+def test_a_list_where_one_value_is_expected_is_an_axis(tmp_path: Path) -> None:
+    text = "[sweep]\nhead = ['linear', 'knn']\nrounds = [1, 4]\narms = ['none', 'random']\n"
+    points = load_sweep(write(tmp_path, "g.toml", text))
+    assert [(p.sweep.head, p.sweep.rounds) for p in points] == [
+        ("linear", 1),
+        ("linear", 4),
+        ("knn", 1),
+        ("knn", 4),
+    ]
+    assert {p.sweep.arms for p in points} == {("none", "random")}
+    assert {p.name for p in points} == {"g"}
+
+
+def test_variants_are_laid_over_the_sweep_and_settings_over_both(tmp_path: Path) -> None:
+    text = """[sweep]
+noise = "stored"
+[[sweep.variants]]
+head = "linear"
+regularisation = ["0.1", "1"]
+[[sweep.variants]]
+head = "xgboost"
+trees = 50
+noise = "none"
+"""
+    path = write(tmp_path, "g.toml", text)
+    found = [(p.sweep.head, p.sweep.regularisation, p.sweep.noise) for p in load_sweep(path)]
+    assert found == [
+        ("linear", "0.1", "stored"),
+        ("linear", "1", "stored"),
+        ("xgboost", "auto", "none"),
+    ]
+    # Points that a setting makes equal are one.
+    one = load_sweep(path, settings=["head=knn", "noise=none", "trees=9", "regularisation=1"])
+    assert [(p.sweep.head, p.sweep.noise, p.sweep.trees) for p in one] == [("knn", "none", 9)]
+    with pytest.raises(TrustqError) as caught:
+        load_recipe(path)
+    assert str(caught.value) == (
+        f"{path}: [[sweep.variants]] make a grid, which `trustq sweep` runs."
+    )
+
+
+def test_included_recipes_come_first_and_the_own_keys_over_them(tmp_path: Path) -> None:
+    write(tmp_path, "shared.toml", "[sweep]\nfolds = 3\nhead = 'knn'\n[extract]\nepochs = 2\n")
+    path = write(tmp_path, "mine.toml", "include = 'shared.toml'\n[sweep]\nhead = 'lda'\n")
+    recipe = load_recipe(path)
+    assert (recipe.sweep.folds, recipe.sweep.head, recipe.extract.epochs) == (3, "lda", 2)
+    both = write(tmp_path, "two.toml", "include = ['ce-noisy', 'shared.toml']\n")
+    assert load_recipe(both).extract.noise == "reference"
+    assert load_recipe(both).extract.epochs == 2
+    assert load_sweep(path)[0].sweep == recipe.sweep
+
+
+def test_errors_in_grids_and_included_recipes_have_their_own_line(tmp_path: Path) -> None:
+    shared = write(tmp_path, "shared.toml", "[sweep]\n\nfold = 3\n")
+    including = write(tmp_path, "a.toml", "include = ['shared.toml']\n[sweep]\nfolds = 4\n")
+    grid = write(tmp_path, "b.toml", "[sweep]\nfolds = [\n5, 'many']\n")
+    text = "[sweep]\n[[sweep.variants]]\nhead = 'knn'\n[[sweep.variants]]\nround = 2\n"
+    variant = write(tmp_path, "c.toml", text)
+    itself = write(tmp_path, "d.toml", "include = 'd.toml'\n")
+    wrong = write(tmp_path, "e.toml", "include = 3\n")
+    for path, message in (
+        (including, f"{shared}, line 3: unknown key 'fold' in [sweep] (did you mean 'folds'?)."),
+        (
+            grid,
+            f"{grid}, line 2: folds is 'many', expected a whole number.",
+        ),
+        (variant, f"{variant}, line 5: unknown key 'round' in [sweep] (did you mean 'rounds'?)."),
+        (itself, f"{itself} includes itself, through {itself}."),
+        (wrong, f"{wrong}, line 1: include is 3, expected recipes."),
+    ):
+        with pytest.raises(TrustqError) as caught:
+            load_sweep(path)
+        assert str(caught.value) == message
+
+
+def test_a_grid_for_a_single_run_says_what_runs_it(tmp_path: Path) -> None:
+    path = write(tmp_path, "g.toml", "[sweep]\nhead = ['linear', 'knn']\n")
+    with pytest.raises(TrustqError) as caught:
+        load_recipe(path)
+    assert str(caught.value) == (
+        f"{path}, line 2: head is ['linear', 'knn'], expected text. A list is a grid, which "
+        "`trustq sweep` runs."
+    )

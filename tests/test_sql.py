@@ -110,6 +110,61 @@ def test_help_loads_neither_duckdb_nor_numpy() -> None:
     assert done.stdout == "set()\n", done.stderr
 
 
+def test_a_query_comes_from_a_file_with_parameters(results: Path, tmp_path: Path) -> None:
+    file = tmp_path / "q.sql"
+    file.write_text(
+        "-- One label.\nSELECT sample_id FROM samples WHERE label = $label AND 1 < $n;\n"
+    )
+    words = ["-f", str(file), "-p", "label=mel", "--param", "n=1.5", "--format", "csv"]
+    assert run(results, *words).stdout == "sample_id\nb\n"
+    out = tmp_path / "a.parquet"
+    done = run(results, "--file", str(file), "-p", "label=nv", "-p", "n=2", "--out", str(out))
+    assert (done.exit_code, duckdb.sql(f"FROM '{out}'").fetchall()) == (0, [("a",)])
+    # A value is a value, whatever is in it.
+    assert run(results, *words[:2], "-p", "label=' OR 1=1 --", "-p", "n=2").stdout.count("\n") == 2
+
+
+def test_a_query_without_its_file_or_parameter_says_so(results: Path, tmp_path: Path) -> None:
+    missing = run(results, "-f", str(tmp_path / "none.sql")).exception
+    assert isinstance(missing, TrustqError)
+    assert str(missing).startswith(f"{tmp_path}/none.sql: the query could not be read (")
+    unbound = run(results, "SELECT $x").exception
+    assert isinstance(unbound, TrustqError) and "x" in str(unbound)
+    for words, said in [
+        (("SELECT 1", "-f", "q.sql"), "give a query or --file, not both."),
+        (("SELECT 1", "-p", "x"), "'x' is not of the form NAME=VALUE."),
+    ]:
+        done = run(results, *words)
+        assert done.exit_code == 2
+        assert said in " ".join(done.stderr.replace("│", " ").split())
+
+
+def test_the_prompt_answers_completes_and_remembers(
+    results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from prompt_toolkit.completion import CompleteEvent
+    from prompt_toolkit.document import Document
+    from prompt_toolkit.input import create_pipe_input
+    from prompt_toolkit.output import DummyOutput
+
+    from trustq.results.prompt import completer, prompt
+
+    history = tmp_path / "home" / "history"
+    with create_pipe_input() as keys:
+        # Two lines, an error, the list of tables; then the end.
+        keys.send_text("SELECT label FROM samples\nORDER BY label;\n")
+        keys.send_text("SELECT nothing;\n\\t\n\\q\n")
+        prompt(results, history=history, terminal={"input": keys, "output": DummyOutput()})
+    shown = capsys.readouterr().out
+    assert "label\n-----\nmel\nnv" in shown
+    assert "Error: Binder Error" in shown and "nothing" in shown
+    assert "table_name" in shown and "leaderboard" in shown
+    assert "+SELECT label FROM samples" in history.read_text()
+    typed = Document("SELECT sample_id FROM leaderb")
+    (found,) = completer(results).get_completions(typed, CompleteEvent())
+    assert found.text == "leaderboard"
+
+
 def test_a_query_loads_duckdb_and_numpy_and_no_other_heavy_library(results: Path) -> None:
     # Half of the time before the first answer was once scikit-learn's import.
     code = (

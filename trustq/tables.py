@@ -61,6 +61,10 @@ def write_parquet(
                 f"COPY (SELECT {', '.join(select)} FROM columns) TO {literal(str(part))} "
                 f"({', '.join(options)})"
             )
+        except RuntimeError as error:
+            if str(error) == "Query interrupted":  # what DuckDB makes of Ctrl-C
+                raise KeyboardInterrupt from error
+            raise
         except duckdb.IOException as error:
             raise TrustqError(
                 f"{path} could not be written: {_first_line(error)}. "

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import itertools
 import re
 import tomllib
 from collections.abc import Sequence
@@ -17,9 +18,13 @@ __all__ = [
     "Recipe",
     "SweepRecipe",
     "load_recipe",
+    "load_sweep",
     "packaged",
+    "packaged_sweeps",
     "resolved",
 ]
+
+_VARIANTS = "variants"  # [[sweep.variants]]: tables of keys laid over [sweep], one after another
 
 _PARTS: dict[str, Any] = {"extract": ExtractRecipe, "sweep": SweepRecipe}
 
@@ -30,35 +35,62 @@ def load_recipe(
     """Read a recipe by packaged name or TOML path, then apply `key=value` settings.
 
     A setting's key may name its part (`extract.epochs=3`). Without one it is of the part that has
-    it; where both do (`noise`), of `part`.
+    it; where both do (`noise`), of `part`. For `part="extract"` a `[sweep]` is left out.
     Raises `TrustqError` with file, line, key, what was expected and the nearest known key.
 
     >>> load_recipe("ce-noisy", settings=["epochs=3"]).extract.epochs
     3
     """
-    text, origin, name = _read(recipe)
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise TrustqError(f"{origin}: this is not TOML: {error}.") from error
-    lines = _lines_of_keys(text)
-    name = values.pop("name", name)
-    parts: dict[str, dict[str, Any]] = {"extract": {}, "sweep": {}}
-    for table, content in values.items():
-        where = f"{origin}, line {lines.get((table,), 1)}"
-        if table not in _PARTS or not isinstance(content, dict):
-            raise TrustqError(
-                f"{where}: unknown key {table!r}{_nearest(table, ['name', *_PARTS])}."
-            )
-        for key, value in content.items():
-            where = f"{origin}, line {lines.get((table, key), 1)}"
-            parts[table][key] = _checked(table, key, value, where=where)
+    written = _written(recipe)
+    if part == "extract":
+        # The caches of a sweep come from the same recipe; its grid does not concern them.
+        written.parts["sweep"].clear()
+    elif written.variants:
+        raise TrustqError(
+            f"{written.origin}: [[sweep.{_VARIANTS}]] make a grid, which `trustq sweep` runs."
+        )
+    parts: dict[str, dict[str, Any]] = {
+        table: {key: _checked(table, key, *found) for key, found in keys.items()}
+        for table, keys in written.parts.items()
+    }
     for text in settings:
-        owner, key, value = _setting(text, part)
-        parts[owner][key] = value
+        owner, key, value, where = _setting(text, part)
+        parts[owner][key] = _checked(owner, key, value, where)
     return Recipe(
-        name=name, extract=ExtractRecipe(**parts["extract"]), sweep=SweepRecipe(**parts["sweep"])
+        name=written.name,
+        extract=ExtractRecipe(**parts["extract"]),
+        sweep=SweepRecipe(**parts["sweep"]),
     )
+
+
+def load_sweep(recipe: str, *, settings: Sequence[str] = ()) -> list[Recipe]:
+    """Every point of a recipe's grid, each a recipe of its own; equal points once.
+
+    In `[sweep]`, a list where one value is expected is an axis of a grid. `[[sweep.variants]]` are
+    laid over `[sweep]` one after another, each with the grid of its own; a setting wins over both.
+    Raises `TrustqError` as `load_recipe` does.
+
+    >>> points = load_sweep("", settings=["sweep.head=['linear', 'knn']", "rounds=[1, 4]"])
+    >>> [(point.sweep.head, point.sweep.rounds) for point in points]
+    [('linear', 1), ('linear', 4), ('knn', 1), ('knn', 4)]
+    """
+    written = _written(recipe)
+    extract = {key: _checked("extract", key, *v) for key, v in written.parts["extract"].items()}
+    given: dict[str, list[Any]] = {}
+    for text in settings:
+        owner, key, value, where = _setting(text, "sweep")
+        if owner == "extract":
+            extract[key] = _checked(owner, key, value, where)
+        else:
+            given[key] = _axis(key, value, where)
+    points = []
+    for variant in written.variants or ({},):
+        keys = written.parts["sweep"] | variant
+        axes = {key: _axis(key, *found) for key, found in keys.items()} | given
+        for chosen in itertools.product(*axes.values()):
+            sweep = SweepRecipe(**dict(zip(axes, chosen, strict=True)))
+            points.append(Recipe(written.name, ExtractRecipe(**extract), sweep))
+    return list(dict.fromkeys(points))
 
 
 def resolved(recipe: Recipe, part: str) -> dict[str, Any]:
@@ -78,6 +110,72 @@ def packaged() -> dict[str, str]:
             first = file.read_text("utf-8").splitlines()[0]
             names[file.name.removesuffix(".toml")] = first.removeprefix("#").strip()
     return names
+
+
+def packaged_sweeps() -> dict[str, str]:
+    """Those of the packaged recipes that name the caches they run on."""
+    return {name: title for name, title in packaged().items() if _names_caches(load_sweep(name))}
+
+
+def _names_caches(points: list[Recipe]) -> bool:
+    return all(point.sweep.caches for point in points)
+
+
+# A value as it was written, and where.
+_Found = tuple[Any, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Written:
+    """What a recipe and those it includes say, unchecked."""
+
+    name: str
+    origin: str
+    parts: dict[str, dict[str, _Found]]
+    variants: tuple[dict[str, _Found], ...]
+
+
+def _written(recipe: str, *, above: tuple[str, ...] = ()) -> _Written:
+    text, origin, name = _read(recipe)
+    if origin in above:
+        raise TrustqError(f"{origin} includes itself, through {' and '.join(above)}.")
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise TrustqError(f"{origin}: this is not TOML: {error}.") from error
+    lines = _lines_of_keys(text)
+
+    def where(*place: str) -> str:
+        return f"{origin}, line {lines.get(place, 1)}"
+
+    name = values.pop("name", name)
+    parts: dict[str, dict[str, _Found]] = {part: {} for part in _PARTS}
+    variants: tuple[dict[str, _Found], ...] = ()
+    included = values.pop("include", [])
+    names = [included] if isinstance(included, str) else included
+    if not isinstance(names, list) or not all(isinstance(other, str) for other in names):
+        raise TrustqError(f"{where('include')}: include is {included!r}, expected recipes.")
+    for other in names:
+        # Files are looked for beside the one that includes them.
+        beside = Path(recipe).parent / other
+        own = str(beside) if recipe and other.endswith(".toml") else other
+        found = _written(own, above=(*above, origin))
+        parts = {part: keys | found.parts[part] for part, keys in parts.items()}
+        variants = found.variants or variants
+    for table, content in values.items():
+        if table not in _PARTS or not isinstance(content, dict):
+            known = ["name", "include", *_PARTS]
+            raise TrustqError(f"{where(table)}: unknown key {table!r}{_nearest(table, known)}.")
+        if table == "sweep" and isinstance(content.get(_VARIANTS), list):
+            variants = tuple(
+                {
+                    key: (value, where("sweep", _VARIANTS, str(number), key))
+                    for key, value in variant.items()
+                }
+                for number, variant in enumerate(content.pop(_VARIANTS))
+            )
+        parts[table] |= {key: (value, where(table, key)) for key, value in content.items()}
+    return _Written(name, origin, parts, variants)
 
 
 def _read(recipe: str) -> tuple[str, str, str]:
@@ -101,7 +199,7 @@ def _read(recipe: str) -> tuple[str, str, str]:
     return text, f"packaged recipe {recipe}", recipe
 
 
-def _setting(text: str, preferred: str | None) -> tuple[str, str, Any]:
+def _setting(text: str, preferred: str | None) -> tuple[str, str, Any, str]:
     name, equals, raw = text.partition("=")
     where = f"--set {text}"
     if not equals:
@@ -124,14 +222,22 @@ def _setting(text: str, preferred: str | None) -> tuple[str, str, Any]:
         value: Any = tomllib.loads(f"value = {raw}")["value"]
     except tomllib.TOMLDecodeError:
         value = raw  # a bare word is text
-    if _fields(part).get(key) is str and not isinstance(value, str):
+    if _fields(part).get(key) is str and not isinstance(value, str | list):
         value = raw.strip()
     if get_origin(_fields(part).get(key)) is tuple and isinstance(value, str | int | float):
         value = [item.strip() for item in raw.split(",")]
-    return part, key, _checked(part, key, value, where=where)
+    return part, key, value, where
 
 
-def _checked(part: str, key: str, value: Any, *, where: str) -> Any:
+def _axis(key: str, value: Any, where: str) -> list[Any]:
+    """The values of a key of `[sweep]`: a list where one value is expected is an axis."""
+    kind = _fields("sweep").get(key)
+    if get_origin(kind) is not tuple and isinstance(value, list) and value:
+        return [_checked("sweep", key, item, where) for item in value]
+    return [_checked("sweep", key, value, where)]
+
+
+def _checked(part: str, key: str, value: Any, where: str) -> Any:
     known = _fields(part)
     if key not in known:
         raise TrustqError(f"{where}: unknown key {key!r} in [{part}]{_nearest(key, list(known))}.")
@@ -152,7 +258,9 @@ def _checked(part: str, key: str, value: Any, *, where: str) -> Any:
                 f"{_nearest(value, choices)}."
             )
         return value
-    raise TrustqError(f"{where}: {key} is {value!r}, expected {_named(kind)}.")
+    grid = part == "sweep" and isinstance(value, list) and get_origin(kind) is not tuple and value
+    hint = " A list is a grid, which `trustq sweep` runs." if grid else ""
+    raise TrustqError(f"{where}: {key} is {value!r}, expected {_named(kind)}.{hint}")
 
 
 def _is(value: Any, kind: Any) -> bool:
@@ -183,8 +291,12 @@ def _lines_of_keys(text: str) -> dict[tuple[str, ...], int]:
     # tomllib does not tell lines; the keys of a recipe stand at the start of theirs.
     lines: dict[tuple[str, ...], int] = {}
     part: tuple[str, ...] = ()
+    n_variants = 0
     for number, line in enumerate(text.splitlines(), start=1):
-        if found := re.match(r"\s*\[([^\[\]]+)\]", line):
+        if found := re.match(r"\s*\[\[([^\[\]]+)\]\]", line):
+            part = (*(name.strip() for name in found[1].split(".")), str(n_variants))
+            n_variants += 1
+        elif found := re.match(r"\s*\[([^\[\]]+)\]", line):
             part = (found[1].strip(),)
             lines.setdefault(part, number)
         elif found := re.match(r"""\s*["']?([\w.-]+)["']?\s*=""", line):

@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache as remember
@@ -25,13 +25,27 @@ from trustq.repair.experiment import Experiment, draw_experiment
 from trustq.repair.loop import Loop
 from trustq.repair.record import Recorder
 from trustq.repair.rounds import Round
-from trustq.results import committed_keys, new_part, part_path, write_part
+from trustq.results import committed_keys, join_tables, new_part, part_path, write_part
 from trustq.store import Cache
 from trustq.store.format import SEEN_SELECTION
+from trustq.tables import Columns
 
 # Part of every cell's key: raised when a change of code changes a number, so that cells of an older
 # numerics are run again rather than mixed with new ones.
 NUMERICS = 3
+
+# Settings of a recipe that are one value in each cell, name no number, or concern one head.
+_CELL_SETTINGS = (
+    "arms",
+    "references",
+    "budgets",
+    "rounds",
+    "draws",
+    "draw_seed",
+    "caches",
+    "external",
+)
+_HEAD_SETTINGS = ("regularisation", "trees", "components")
 
 _LAST_SEED = 2**31 - 1  # seeds are stored as 32-bit integers
 
@@ -46,10 +60,36 @@ class RepairRun:
 
 
 @dataclass(frozen=True)
-class _Cell:
+class Cell:
+    """One experiment: an arm with a budget, of one cache, draw and setting."""
+
     arm: Arm
     budget: str
     key: str
+
+
+@dataclass
+class GroupRun:
+    """What `run_group` did: rows to be written, and the cells that failed with their errors."""
+
+    keys: list[str]  # every cell of the group, old and new
+    new: list[str]
+    tables: list[dict[str, Columns]]  # of each new cell
+    notes: list[str]
+    failures: list[tuple[Cell, Exception]]
+
+
+class SharedOnce:
+    """Keeps the last `SharedFeatures`, because draws of one cache train on the same rows."""
+
+    def __init__(self) -> None:
+        self._kept: SharedFeatures | None = None
+
+    def of(self, features: np.ndarray) -> SharedFeatures:
+        """Shared features of (n, d) training rows, made anew only for others than the last."""
+        if self._kept is None or not np.array_equal(self._kept.features, features):
+            self._kept = SharedFeatures(features)
+        return self._kept
 
 
 def repair(
@@ -69,69 +109,167 @@ def repair(
     an experiment that would not be honest; what was recorded before stays.
     """
     sweep = recipe.sweep
-    _check(sweep)
-    _require_distinct(caches)
-    asked = list(dict.fromkeys(parse_arm(text) for text in sweep.arms))
-    arms = with_references(asked) if sweep.references else asked
+    check_sweep(sweep)
+    require_distinct(caches)
+    asked = _asked(sweep)
+    arms = _arms(sweep)
     run = RepairRun()
     if len(arms) > len(asked):
         added = ", ".join(arm.text for arm in arms[len(asked) :])
         run.notes.append(f"Run beside the arms, as references: {added} (--no-references: not).")
     there = committed_keys(results)
-    total = len(caches) * sweep.draws * _n_cells(arms, sweep)
+    total = len(caches) * sweep.draws * len(group_cells(sweep))
     for cache in caches:
-        own = _matching(cache, externals)
-        shared: SharedFeatures | None = None
+        shared = SharedOnce()
         for draw_seed in range(sweep.draw_seed, sweep.draw_seed + sweep.draws):
-            experiment = draw_experiment(
-                cache, sweep=sweep, draw_seed=draw_seed, allow_leak=allow_leak
+            group = run_group(
+                cache,
+                recipe=recipe,
+                draw_seed=draw_seed,
+                externals=externals,
+                there=there,
+                shared=shared,
+                allow_leak=allow_leak,
             )
-            shared_key = _shared_key(experiment, sweep, own)
-            cells = _cells(arms, sweep, shared_key)
-            run.notes += [note for note in experiment.notes if note not in run.notes]
-            missing = [cell for cell in cells if cell.key not in there]
-            if missing:
-                features = experiment.features[experiment.rows]
-                if shared is None or not np.array_equal(shared.features, features):
-                    shared = SharedFeatures(features)  # once for all draws on the same rows
-                loop = Loop(experiment, sweep, own, shared)
-                # One thread: the solver has its own, and small products gain nothing from two.
-                with one_blas_thread():
-                    notes = _run_group(loop, recipe, missing, shared_key, results)
-                run.notes += [note for note in notes if note not in run.notes]
-            there |= {cell.key for cell in missing}
-            run.keys += [cell.key for cell in cells]
-            run.n_new += len(missing)
+            if group.tables:
+                write_part(results, join_tables(group.tables), part=new_part("repair"))
+            there.update(group.new)
+            run.notes += [note for note in group.notes if note not in run.notes]
+            run.keys += group.keys
+            run.n_new += len(group.new)
             if progress:
                 progress(len(run.keys), total)
-        for shown in (cache, *own):
-            _write_samples(shown, results)
+        for shown in (cache, *matching_externals(cache, externals)):
+            write_samples(shown, results)
     return run
 
 
-def _run_group(
-    loop: Loop, recipe: Recipe, cells: list[_Cell], shared_key: str, results: Path
-) -> list[str]:
-    """Run the cells of one cache and draw, which share round 0, and write them as one part."""
-    experiment = loop.experiment
-    recorder = Recorder(experiment.cache.classes)
-    notes: list[str] = []
-    started = time.perf_counter()
-    zero = loop.round_zero([cell.arm for cell in cells])
-    shared_seconds = time.perf_counter() - started
-    for cell in cells:
+def _asked(sweep: SweepRecipe) -> list[Arm]:
+    return list(dict.fromkeys(parse_arm(text) for text in sweep.arms))
+
+
+def _arms(sweep: SweepRecipe) -> list[Arm]:
+    """The arms that were asked for and, unless they are left out, what bounds them."""
+    return with_references(_asked(sweep)) if sweep.references else _asked(sweep)
+
+
+def group_cells(sweep: SweepRecipe) -> list[tuple[Arm, str]]:
+    """Arm and budget of every cell that one cache and draw have; an arm without budget is one."""
+    return [
+        (arm, budget)
+        for arm in _arms(sweep)
+        for budget in (("0",) if arm.score == "none" else dict.fromkeys(sweep.budgets))
+    ]
+
+
+def setting_digest(cache: Cache, *, externals: Sequence[Cache], sweep: SweepRecipe) -> str:
+    """Digest of what is asked of every cell of a cache, before noise is drawn.
+
+    `externals` are those of the cache's own network.
+    """
+    asked = {
+        name: value
+        for name, value in dataclasses.asdict(sweep).items()
+        if name not in (*_CELL_SETTINGS, *_HEAD_SETTINGS)
+    }
+    # Some settings name a file (matrix:noise.toml), which may change under its name.
+    files = {
+        name: digest_bytes(path.read_bytes())
+        for name, value in asked.items()
+        if isinstance(value, str) and (path := Path(value.rpartition(":")[2])).is_file()
+    }
+    return digest_json(
+        {
+            "numerics": NUMERICS,
+            "cache": cache.content_digest,
+            "externals": sorted(other.content_digest for other in externals),
+            "sweep": asked | _head_settings(sweep),
+            "files": files,
+        }
+    )
+
+
+def request_digest(
+    setting: str, *, sweep: SweepRecipe, draw_seed: int, arm: Arm, budget: str
+) -> str:
+    """Digest of what is asked of one cell, known before anything is fitted.
+
+    `setting` is from `setting_digest`. Equal requests have equal keys, so a cell whose request is
+    there need not be looked at again.
+    """
+    rounds = 1 if arm.score == "none" else sweep.rounds
+    return digest_strings([setting, str(draw_seed), arm.text, budget, str(rounds)])
+
+
+def run_group(
+    cache: Cache,
+    *,
+    recipe: Recipe,
+    draw_seed: int,
+    externals: Sequence[Cache] = (),
+    there: Set[str] = frozenset(),
+    only: Sequence[tuple[Arm, str]] | None = None,
+    shared: SharedOnce | None = None,
+    allow_leak: bool = False,
+    keep_going: bool = False,
+) -> GroupRun:
+    """Run the cells of one cache and draw, which share round 0, and write nothing.
+
+    `only` names cells by arm and budget (default: all that `group_cells` lists); those whose key is
+    in `there` are left out. With `keep_going`, the error of one cell is kept in
+    `failures` and the others go on; errors that concern all of them are raised. The rows depend on
+    the arguments alone, so that any process on any machine may run the group.
+    """
+    sweep = recipe.sweep
+    own = matching_externals(cache, externals)
+    experiment = draw_experiment(cache, sweep=sweep, draw_seed=draw_seed, allow_leak=allow_leak)
+    shared_key = _shared_key(experiment, sweep, own)
+    cells = _cells(sweep, shared_key, group_cells(sweep) if only is None else only)
+    missing = [cell for cell in cells if cell.key not in there]
+    run = GroupRun([cell.key for cell in cells], [], [], list(experiment.notes), [])
+    if not missing:
+        return run
+    shared = shared or SharedOnce()
+    loop = Loop(experiment, sweep, own, shared.of(experiment.features[experiment.rows]))
+    # One thread: the solver has its own, and small products gain nothing from two.
+    with one_blas_thread():
         started = time.perf_counter()
-        budget = loop.budget(cell.arm, cell.budget)
-        rounds = [zero, *loop.rounds(cell.arm, zero, budget=budget)]
-        seconds = shared_seconds + time.perf_counter() - started
-        recorder.add_cell(_cell_row(cell, loop, recipe, rounds, shared_key, seconds, budget))
-        recorder.add_rounds(cell.key, cell.arm, experiment, rounds, loop.settings)
-        notes += [note for state in rounds for note in state.notes]
-    write_part(results, recorder.tables(), part=new_part("repair"))
-    return notes
+        zero = loop.round_zero([cell.arm for cell in missing])
+        shared_seconds = time.perf_counter() - started
+        for cell in missing:
+            try:
+                tables, notes = _run_cell(cell, loop, recipe, zero, shared_key, shared_seconds)
+            except Exception as error:
+                if not keep_going:
+                    raise
+                run.failures.append((cell, error))
+                continue
+            run.tables.append(tables)
+            run.new.append(cell.key)
+            run.notes += notes
+    return run
 
 
-def _write_samples(cache: Cache, results: Path) -> None:
+def _run_cell(
+    cell: Cell,
+    loop: Loop,
+    recipe: Recipe,
+    zero: Round,
+    shared_key: str,
+    shared_seconds: float,
+) -> tuple[dict[str, Columns], list[str]]:
+    experiment = loop.experiment
+    started = time.perf_counter()
+    budget = loop.budget(cell.arm, cell.budget)
+    rounds = [zero, *loop.rounds(cell.arm, zero, budget=budget)]
+    seconds = shared_seconds + time.perf_counter() - started
+    recorder = Recorder(experiment.cache.classes)
+    recorder.add_cell(_cell_row(cell, loop, recipe, rounds, shared_key, seconds, budget))
+    recorder.add_rounds(cell.key, cell.arm, experiment, rounds, loop.settings)
+    return recorder.tables(), [note for state in rounds for note in state.notes]
+
+
+def write_samples(cache: Cache, results: Path) -> None:
     """Add the rows of a cache to `samples`, once for the same rows."""
     columns = {
         "sample_id": cache.sample_id,
@@ -148,30 +286,25 @@ def _write_samples(cache: Cache, results: Path) -> None:
         write_part(results, {"samples": {"dataset": dataset, **columns}}, part=part)
 
 
-def _cells(arms: list[Arm], sweep: SweepRecipe, shared_key: str) -> list[_Cell]:
+def _cells(sweep: SweepRecipe, shared_key: str, wanted: Sequence[tuple[Arm, str]]) -> list[Cell]:
     cells = []
-    for arm in arms:
+    for arm, budget in wanted:
         # No purchase: one cell, whatever the budgets and rounds.
-        for budget in ("0",) if arm.score == "none" else dict.fromkeys(sweep.budgets):
-            rounds = 1 if arm.score == "none" else sweep.rounds
-            named = {"shared": shared_key, "arm": arm.text, "budget": budget, "rounds": rounds}
-            # Only what is set, so that cells from before a setting was there keep their key.
-            if arm.score != "none" and (policy := _policy_settings(sweep)):
-                named["policy"] = policy
-            if arm.action == "reweight":
-                named["weight"] = sweep.flagged_weight
-            if arm.source == "heads" or (arm.like and parse_arm(arm.like).source == "heads"):
-                named["ensemble"] = list(sweep.ensemble)
-            key = digest_json(named)
-            cells.append(_Cell(arm, budget, key))
+        rounds = 1 if arm.score == "none" else sweep.rounds
+        named = {"shared": shared_key, "arm": arm.text, "budget": budget, "rounds": rounds}
+        # Only what is set, so that cells from before a setting was there keep their key.
+        if arm.score != "none" and (policy := _policy_settings(sweep)):
+            named["policy"] = policy
+        if arm.action == "reweight":
+            named["weight"] = sweep.flagged_weight
+        if arm.source == "heads" or (arm.like and parse_arm(arm.like).source == "heads"):
+            named["ensemble"] = list(sweep.ensemble)
+        cells.append(Cell(arm, budget, digest_json(named)))
     return cells
 
 
-def _n_cells(arms: list[Arm], sweep: SweepRecipe) -> int:
-    return sum(1 if arm.score == "none" else len(set(sweep.budgets)) for arm in arms)
-
-
-def _check(sweep: SweepRecipe) -> None:
+def check_sweep(sweep: SweepRecipe) -> None:
+    """Raise `TrustqError` for counts and seeds out of their range."""
     for name in ("draws", "rounds", "trees"):
         if getattr(sweep, name) < 1:
             raise TrustqError(f"{name} is {getattr(sweep, name)}, expected 1 or more.")
@@ -189,7 +322,7 @@ def _check(sweep: SweepRecipe) -> None:
     round_sizes(0, sweep.rounds, sweep.schedule)
 
 
-def _require_distinct(caches: Sequence[Cache]) -> None:
+def require_distinct(caches: Sequence[Cache]) -> None:
     """Raise when two caches would be told apart by nothing in a table."""
     names: dict[tuple[Any, ...], Cache] = {}
     for cache in caches:
@@ -223,7 +356,7 @@ def _shared_key(experiment: Experiment, sweep: SweepRecipe, externals: tuple[Cac
 
 
 def _cell_row(
-    cell: _Cell,
+    cell: Cell,
     loop: Loop,
     recipe: Recipe,
     rounds: list[Round],
@@ -244,6 +377,13 @@ def _cell_row(
     policy = _policy_settings(sweep) if arm.score != "none" else {}
     return {
         "key": cell.key,
+        "request": request_digest(
+            setting_digest(cache, externals=loop.externals, sweep=sweep),
+            sweep=sweep,
+            draw_seed=experiment.draw_seed,
+            arm=arm,
+            budget=cell.budget,
+        ),
         "results_version": NUMERICS,
         "recipe": recipe.name,
         "dataset": cache.dataset,
@@ -371,7 +511,7 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
-def _matching(cache: Cache, externals: Sequence[Cache]) -> tuple[Cache, ...]:
+def matching_externals(cache: Cache, externals: Sequence[Cache]) -> tuple[Cache, ...]:
     """The external caches that came through the same network, with labels in this class order."""
     own = [
         other

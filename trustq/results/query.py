@@ -1,6 +1,7 @@
 """Ask a results folder in SQL: an in-memory DuckDB with one typed view per table."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from trustq.errors import TrustqError
 from trustq.files import replacing
 from trustq.results.schema import MARKER, OF_CELLS, TABLES
 from trustq.results.views import derived_views
-from trustq.results.write import check_marker
+from trustq.results.write import check_marker, superseded
 from trustq.tables import literal
 
 READABLE = "SELECT, DESCRIBE, SHOW, SUMMARIZE and EXPLAIN"
@@ -20,6 +21,9 @@ _EXPLAIN = re.compile(
     r"(?:\s|--[^\n]*\n|/\*.*?\*/)*explain\b(?:\s+analyze\b)?(?:\s*\(\s*format\s+\w+\s*\))?",
     re.IGNORECASE | re.DOTALL,
 )
+
+
+Parameters = Mapping[str, str | int | float]
 
 
 class Result(NamedTuple):
@@ -41,24 +45,24 @@ def connect(folder: Path) -> duckdb.DuckDBPyConnection:
     return _connect(Path(folder), [])
 
 
-def run_query(folder: Path, sql: str) -> Result:
+def run_query(folder: Path, sql: str, parameters: Parameters | None = None) -> Result:
     """Answer one SELECT-like statement over a results folder.
 
-    Raises `TrustqError` for a statement that could write, and with DuckDB's own message for one
-    that fails.
+    `parameters` are the values of $NAME in the statement. Raises `TrustqError` for a statement that
+    could write, and with DuckDB's own message for one that fails.
     """
     with connect(folder) as connection:
         statement = _readable(connection, sql)
         try:
-            connection.execute(statement)
+            connection.execute(statement, dict(parameters or {}))
             rows = connection.fetchall()
         except duckdb.Error as error:
-            raise _damaged(Path(folder)) or TrustqError(str(error)) from error
+            raise damaged_part(Path(folder)) or TrustqError(str(error)) from error
         names = [column[0] for column in connection.description or []]
     return Result(_distinct(names), rows)
 
 
-def save_query(folder: Path, sql: str, path: Path) -> None:
+def save_query(folder: Path, sql: str, path: Path, parameters: Parameters | None = None) -> None:
     """Write the answer to one SELECT statement as a Parquet file, whole or not at all.
 
     Raises `TrustqError` as `run_query` does, and where the file cannot be written.
@@ -70,10 +74,11 @@ def save_query(folder: Path, sql: str, path: Path) -> None:
         try:
             connection.execute(
                 f"COPY (FROM (\n{statement}\n)) TO {literal(str(part.resolve()))} "
-                "(FORMAT parquet, COMPRESSION zstd)"
+                "(FORMAT parquet, COMPRESSION zstd)",
+                dict(parameters or {}),
             )
         except duckdb.Error as error:
-            raise _damaged(Path(folder)) or TrustqError(str(error)) from error
+            raise damaged_part(Path(folder)) or TrustqError(str(error)) from error
 
 
 def describe_results(folder: Path) -> Result:
@@ -98,23 +103,60 @@ def committed_keys(folder: Path) -> set[str]:
 
     Raises `TrustqError` for results of a newer format and a damaged part.
     """
+    return set(committed_cells(folder))
+
+
+def committed_cells(folder: Path) -> dict[str, str | None]:
+    """Key and request of the cells that are complete.
+
+    Raises `TrustqError` as `committed_keys` does.
+    """
     folder = Path(folder)
     if (folder / MARKER).exists():
         check_marker(folder / MARKER)
-    files = _parts(folder, "cells")
+    merged = superseded(folder)
+    files = [path for path in _parts(folder, "cells") if path.stem not in merged]
     if not files:
-        return set()
+        return {}
     try:
         with duckdb.connect() as connection:
-            rows = connection.execute(f"SELECT key FROM {_parquet(files)}").fetchall()
+            rows = connection.execute(
+                f"SELECT key, request FROM ({typed_select('cells', files)})"
+            ).fetchall()
     except duckdb.Error as error:
-        if damaged := _damaged(folder):
+        if damaged := damaged_part(folder):
             raise damaged from error
         raise
-    return {key for (key,) in rows}
+    return dict(rows)
 
 
-def _connect(folder: Path, writable: list[Path]) -> duckdb.DuckDBPyConnection:
+def save_database(folder: Path, path: Path) -> None:
+    """Write every table and view of a results folder as one DuckDB file, for other tools.
+
+    Tables hold the rows of committed cells; the derived views stay views over them. Whole or not at
+    all. Raises `TrustqError` as `connect` does, and where the file cannot be written.
+    """
+    folder = Path(folder)
+    _check_folder(folder)
+    with replacing(Path(path)) as part, duckdb.connect() as connection:
+        try:
+            _create_views(connection, folder.resolve())
+            connection.execute(f"ATTACH {literal(str(part))} AS target")
+            for table in TABLES:
+                connection.execute(f"CREATE TABLE target.{table} AS SELECT * FROM {table}")
+            connection.execute("USE target")
+            for name, select in derived_views().items():
+                connection.execute(f"CREATE VIEW {name} AS {select}")
+            connection.execute("USE memory")
+            connection.execute("DETACH target")
+        except duckdb.IOException as error:
+            raise damaged_part(folder) or TrustqError(
+                f"{path} could not be written: {str(error).splitlines()[0]}. "
+                "Nothing was left half-written; free the disk or choose another place."
+            ) from error
+
+
+def _check_folder(folder: Path) -> None:
     if not (folder / MARKER).is_file():
         found = "no such folder" if not folder.is_dir() else f"it has no {MARKER}"
         raise TrustqError(
@@ -122,13 +164,17 @@ def _connect(folder: Path, writable: list[Path]) -> duckdb.DuckDBPyConnection:
             f"Make some with: trustq repair CACHE --results {folder}"
         )
     check_marker(folder / MARKER)
+
+
+def _connect(folder: Path, writable: list[Path]) -> duckdb.DuckDBPyConnection:
+    _check_folder(folder)
     connection = duckdb.connect()
     try:
         _create_views(connection, folder.resolve())
         _lock(connection, folder.resolve(), writable)
     except duckdb.Error as error:
         connection.close()
-        if damaged := _damaged(folder):
+        if damaged := damaged_part(folder):
             raise damaged from error
         raise
     return connection
@@ -137,13 +183,19 @@ def _connect(folder: Path, writable: list[Path]) -> duckdb.DuckDBPyConnection:
 def _create_views(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
     # Cells are listed first. A writer puts them last, so whatever cell is listed has all its other
     # rows in the listings that follow. Later parts are not seen: a query is of one moment.
-    files = {table: _parts(folder, table) for table in TABLES}
+    # Compactions are listed before that: a part is whole before a record says what it supersedes.
+    merged = superseded(folder)
+    files = {
+        table: [path for path in _parts(folder, table) if path.stem not in merged]
+        for table in TABLES
+    }
     connection.execute("CREATE SCHEMA trustq")
     # Cells are few and every view joins them, so they are read once. Two racing writers may both
     # have written a cell; its rows are then those of one part.
+    cells = typed_select("cells", files["cells"])
     connection.execute(f"""
         CREATE TABLE trustq.committed AS
-        SELECT *, parse_filename(filename, true) AS part FROM ({_typed("cells", files["cells"])})
+        SELECT *, parse_filename(filename, true) AS part FROM ({cells})
         QUALIFY row_number() OVER (PARTITION BY key ORDER BY filename) = 1""")
     columns = ", ".join(TABLES["cells"])
     connection.execute(f"CREATE VIEW cells AS SELECT {columns} FROM trustq.committed")
@@ -151,7 +203,7 @@ def _create_views(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
         if table == "cells":
             continue
         columns = ", ".join(TABLES[table])
-        select = f"SELECT {columns} FROM ({_typed(table, files[table])}) r"
+        select = f"SELECT {columns} FROM ({typed_select(table, files[table])}) r"
         if table in OF_CELLS:
             before = literal(f"{folder / table}/")
             select += f""" SEMI JOIN
@@ -160,6 +212,9 @@ def _create_views(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
         if table == "samples":  # a sample once, as the newest part has it
             select += """ QUALIFY row_number() OVER
                 (PARTITION BY dataset, sample_id ORDER BY filename DESC) = 1"""
+        if table == "failures":  # the last error of what has not succeeded since
+            select += """ ANTI JOIN trustq.committed c ON r.request = c.request
+                QUALIFY row_number() OVER (PARTITION BY r.request ORDER BY filename DESC) = 1"""
         connection.execute(f"CREATE VIEW {table} AS {select}")
     for name, select in derived_views().items():
         connection.execute(f"CREATE VIEW {name} AS {select}")
@@ -171,7 +226,8 @@ def _parts(folder: Path, table: str) -> list[Path]:
     return sorted(path for path in paths if not path.name.startswith("."))
 
 
-def _typed(table: str, files: list[Path]) -> str:
+def typed_select(table: str, files: list[Path]) -> str:
+    """SELECT of every column of a table, typed, from its parts; NULL where a part lacks it."""
     # The empty first half gives every column of the schema, whatever the parts hold.
     types = {**TABLES[table], "filename": "VARCHAR"}
     nulls = ", ".join(f"CAST(NULL AS {kind}) AS {name}" for name, kind in types.items())
@@ -257,7 +313,8 @@ def _without_end(sql: str) -> str:
     return data.decode().strip()
 
 
-def _damaged(folder: Path) -> TrustqError | None:
+def damaged_part(folder: Path) -> TrustqError | None:
+    """The error that names the first part that is no whole Parquet file, where there is one."""
     for table in TABLES:
         for path in _parts(folder, table):
             if not _is_whole(path):

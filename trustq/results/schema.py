@@ -5,6 +5,9 @@ FORMAT_VERSION = 1
 
 MARKER = "results.json"  # carries format and version; a folder without it holds no results
 
+COMPACTIONS = "compactions"  # folder of records: which parts were merged into which
+RECIPES = "recipes"  # folder of resolved recipes, as sweeps were given them
+
 _ROW = {  # which evaluation a metric or a prediction belongs to
     "cell": "VARCHAR",  # cells.key
     "round": "INTEGER",  # 0 is before any purchase
@@ -17,6 +20,7 @@ TABLES: dict[str, dict[str, str]] = {
     # One row an experiment: one arm, head and budget on one cache and one draw.
     "cells": {
         "key": "VARCHAR",
+        "request": "VARCHAR",  # digest of what was asked; a sweep skips by it
         "results_version": "INTEGER",
         "recipe": "VARCHAR",
         "dataset": "VARCHAR",
@@ -173,6 +177,23 @@ TABLES: dict[str, dict[str, str]] = {
         "backbone_saw_row": "BOOLEAN",
         "reference": "VARCHAR",  # the label known to be right, where there is one
     },
+    # Cells that ended with an error and have not been run since.
+    "failures": {
+        "request": "VARCHAR",  # cells.request
+        "recipe": "VARCHAR",
+        "dataset": "VARCHAR",
+        "cache": "VARCHAR",
+        "backbone_seed": "INTEGER",
+        "draw_seed": "INTEGER",
+        "noise": "VARCHAR",
+        "head": "VARCHAR",
+        "arm": "VARCHAR",
+        "budget": "VARCHAR",
+        "n_rounds": "INTEGER",
+        "error": "VARCHAR",
+        "traceback": "VARCHAR",
+        "created": "VARCHAR",
+    },
     "samples": {
         "dataset": "VARCHAR",
         "sample_id": "VARCHAR",
@@ -270,3 +291,19 @@ COORDINATES = (
     "slice_name",
     "slice_value",
 )
+
+# What makes two settings answers to one question, so that they have places on one leaderboard.
+PROBLEM = (
+    "results_version",
+    "dataset",
+    "cache_recipe",
+    "rows_used",
+    "noise",
+    "noise_process",
+    "noise_unit",
+    "trusted",
+    "trusted_strata",
+)
+
+# Metrics of which less is better; of all others more is.
+LOWER_IS_BETTER = ("nll", "brier", "ece", "aurc", "e_aurc", "augrc", "risk_at_0_5")

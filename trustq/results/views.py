@@ -1,6 +1,15 @@
-"""The derived views, as SQL over the tables: `figures`, `seeds`, `curves`, `paired`."""
+"""The derived views, as SQL over the tables."""
 
-from trustq.results.schema import COMPARED, COORDINATES, MATCHED, PURCHASE, SETTINGS, TABLES
+from trustq.results.schema import (
+    COMPARED,
+    COORDINATES,
+    LOWER_IS_BETTER,
+    MATCHED,
+    PROBLEM,
+    PURCHASE,
+    SETTINGS,
+    TABLES,
+)
 
 EXACT_UP_TO = 12  # differences whose 2^n sign patterns `paired` counts
 EXACT_LIMIT = 20  # beyond it `trustq.stats` draws sign patterns at random
@@ -10,7 +19,14 @@ TIE_TOLERANCE = 1e-9  # of the sum of sizes, as in `trustq.stats`
 
 def derived_views() -> dict[str, str]:
     """Name and SELECT of each derived view, in an order in which they can be created."""
-    return {"figures": _figures(), "seeds": _seeds(), "curves": _curves(), "paired": _paired()}
+    return {
+        "figures": _figures(),
+        "seeds": _seeds(),
+        "curves": _curves(),
+        "paired": _paired(),
+        "leaderboard": _leaderboard(),
+        "selective": _selective(),
+    }
 
 
 def _figures() -> str:
@@ -118,6 +134,59 @@ def _paired() -> str:
             CASE WHEN n <= {EXACT_UP_TO} THEN {_sign_flip_p()} END AS sign_flip_p,
             [x FOR x IN [{names}] IF list_contains(differing, x)] AS differs
         FROM tested"""
+
+
+def _leaderboard() -> str:
+    # Final means of one metric on one problem in their order, equal ones with one place.
+    lower = ", ".join(f"'{name}'" for name in LOWER_IS_BETTER)
+    better = f"CASE WHEN metric IN ({lower}) THEN mean ELSE -mean END"
+    return f"""
+        SELECT rank() OVER (PARTITION BY {_listed((*PROBLEM, *COORDINATES))}
+                ORDER BY {better} NULLS LAST) AS place,
+            {_listed(SETTINGS)}, {_listed(COORDINATES)}, mean, sd, n, minimum, maximum
+        FROM seeds WHERE is_final"""
+
+
+def _selective() -> str:
+    """AURC (`exact`, with ties) and AUGRC of the stored predictions, ranked by confidence.
+
+    A block of m equally confident rows with s errors, after K rows with S errors, adds
+    sum_j (S + s j / m) / (K + j) = s + (S - s K / m) (H(K + m) - H(K)) to n AURC, and
+    m (2 S + s) to 2 n^2 AUGRC; a block of one row adds (S + s) / (K + 1), without harmonic numbers.
+    Cells without stored labels or confidences have no row.
+    """
+    # Rows are grouped by a number, for a million of them are sorted, and by five texts that takes
+    # twice as long. Sums of doubles are exact here, and faster than those of integers.
+    within = _listed(("cell", "round", "eval_dataset", "split", "stage"))
+    return f"""
+        WITH blocks AS (
+            SELECT hash({within}) AS place, confidence, count(*)::DOUBLE AS m,
+                count_if(predicted <> label)::DOUBLE AS s
+            FROM predictions WHERE confidence IS NOT NULL AND label IS NOT NULL
+            GROUP BY place, confidence
+        ), stacked AS (
+            SELECT place, m, s, sum(m) OVER surest - m AS k, sum(s) OVER surest - s AS e
+            FROM blocks WINDOW surest AS (PARTITION BY place ORDER BY confidence DESC)
+        ), areas AS (
+            SELECT place, sum(m)::INTEGER AS n, sum(s) / sum(m) AS error_rate,
+                sum(CASE WHEN m = 1 THEN (e + s) / (k + 1)
+                    ELSE s + (e - s * k / m) * ({_harmonic("k + m")} - {_harmonic("k")}) END)
+                    / sum(m) AS aurc,
+                sum(m * (2 * e + s)) / (2 * sum(m) * sum(m)) AS augrc
+            FROM stacked GROUP BY place
+        )
+        SELECT {within}, n, error_rate, aurc, augrc
+        FROM (SELECT {within}, hash({within}) AS place FROM predictions GROUP BY {within})
+        JOIN areas USING (place)"""
+
+
+def _harmonic(n: str) -> str:
+    # 1 + 1/2 + ... + 1/n: a list of the first; Euler and Maclaurin's series, exact to 1e-13, after.
+    first = [sum(1.0 / i for i in range(1, j + 1)) for j in range(16)]
+    x = f"({n})::DOUBLE"
+    series = f"""ln({x}) + 0.57721566490153286 + 1 / (2 * {x}) - 1 / (12 * pow({x}, 2))
+        + 1 / (120 * pow({x}, 4)) - 1 / (252 * pow({x}, 6)) + 1 / (240 * pow({x}, 8))"""
+    return f"CASE WHEN {n} < 16 THEN {first!r}[({n})::INTEGER + 1] ELSE {series} END"
 
 
 def _sign_flip_p() -> str:

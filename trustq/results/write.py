@@ -4,7 +4,7 @@ import json
 import re
 import threading
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from trustq.errors import TrustqError
 from trustq.files import replacing
-from trustq.results.schema import FORMAT, FORMAT_VERSION, MARKER, OF_CELLS, TABLES
+from trustq.results.schema import COMPACTIONS, FORMAT, FORMAT_VERSION, MARKER, OF_CELLS, TABLES
 from trustq.tables import Columns, write_parquet
 
 _marking = threading.Lock()  # a temporary file is named by process, so threads take turns
@@ -53,6 +53,26 @@ def write_part(folder: Path, tables: dict[str, Columns], *, part: str) -> None:
             write_parquet(path, whole, types=types, connection=connection)
 
 
+def join_tables(parts: Sequence[dict[str, Columns]]) -> dict[str, Columns]:
+    """The rows of several cells or groups as one part, in their order.
+
+    A column that some of them lack is NULL there. Lists in one column are equally long.
+
+    >>> one, two = ({"cells": {"key": np.array([key])}} for key in "ab")
+    >>> join_tables([one, two])["cells"]["key"].tolist()
+    ['a', 'b']
+    """
+    joined: dict[str, Columns] = {}
+    for table in TABLES:
+        blocks = [part[table] for part in parts if table in part and _n_rows(part[table])]
+        names = dict.fromkeys(name for block in blocks for name in block)
+        if blocks:
+            joined[table] = {
+                name: _joined([_of(block, name) for block in blocks]) for name in names
+            }
+    return joined
+
+
 def new_part(prefix: str = "part") -> str:
     """A part name that nobody else uses; names sort by time, so of two the first was first.
 
@@ -69,6 +89,25 @@ def part_path(folder: Path, table: str, part: str) -> Path:
     'results/cells/p1.parquet'
     """
     return folder / table / f"{part}.parquet"
+
+
+def superseded(folder: Path) -> set[str]:
+    """Names of the parts whose rows lie in merged ones, by the records of compactions.
+
+    Raises `TrustqError` for a record that cannot be read.
+    """
+    names: set[str] = set()
+    for path in (folder / COMPACTIONS).glob("*.json"):
+        if path.name.startswith("."):
+            continue
+        try:
+            names.update(json.loads(path.read_text("utf-8"))["supersedes"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise TrustqError(
+                f"{path} is damaged: it is no record of a compaction. Delete it; the parts that it "
+                "named are read again, and no row is shown twice."
+            ) from error
+    return names
 
 
 def mark(folder: Path) -> None:
@@ -131,6 +170,16 @@ def _check_cells(table: str, columns: Columns, keys: Iterable[str]) -> None:
             f"Table {table} has rows of cell {min(strangers, key=str)!r}, which is not in table "
             "cells of the same part: write a cell and its rows together."
         )
+
+
+def _of(block: Columns, name: str) -> np.ndarray:
+    return block[name] if name in block else np.full(_n_rows(block), None, dtype=object)
+
+
+def _joined(arrays: list[np.ndarray]) -> np.ndarray:
+    if any(isinstance(array, np.ma.MaskedArray) for array in arrays):
+        return np.ma.concatenate(arrays)
+    return np.concatenate(arrays)
 
 
 def _n_rows(columns: Columns) -> int:

@@ -1,0 +1,31 @@
+"""`trustq bundle`: check what `trustq export bundle` wrote."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Check what trustq export bundle wrote.", no_args_is_help=True)
+
+
+@app.callback()
+def bundle() -> None:
+    """Check what trustq export bundle wrote."""
+
+
+@app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="Bundle (.zip).")],
+    results: Annotated[Path, typer.Option(help="Folder of result tables.")] = Path("results"),
+) -> None:
+    """Check every file's digest, make every table again from the parts and compare.
+
+    Example: trustq bundle verify study.zip --results results
+    """
+    from trustq.report.bundle import verify_bundle
+
+    found = verify_bundle(file, results)
+    typer.echo(
+        f"{file}: {found.n_files} files are as they were written; {found.n_tables} tables of "
+        f"{found.n_cells} cells come out the same from {results}"
+    )

@@ -1,0 +1,142 @@
+"""`trustq sweep`: every cell of a recipe, on all cores or a cluster."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .output import print_table, progress
+
+_SHOWN_FAILURES = 5
+
+
+def sweep(
+    recipe: Annotated[str, typer.Argument(help="Packaged recipe or TOML file.")] = "",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any key, e.g. --set caches=PATTERN --set rounds=[1,4]."),
+    ] = None,
+    results: Annotated[Path, typer.Option(help="Folder for the result tables.")] = Path("results"),
+    jobs: Annotated[int, typer.Option(help="Processes; 0 = one per core.")] = 0,
+    scheduler: Annotated[
+        str, typer.Option(help="Run on the Dask cluster at this address, tcp://HOST:8786.")
+    ] = "",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the cells and their time; run none.")
+    ] = False,
+    show_recipes: Annotated[
+        bool, typer.Option("--list", help="List the packaged recipes that are sweeps.")
+    ] = False,
+    allow_leak: Annotated[
+        bool, typer.Option("--allow-leak", help="Run dishonest experiments, marked as leaky.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Run every cell that a recipe asks for and that is not there yet.
+
+    A recipe's [sweep] names caches; a list where one value is expected makes a grid. A stopped
+    sweep goes on where it stopped; a cell that fails is recorded in the table failures and the
+    others go on.
+
+    Example: trustq sweep head-comparison --set 'caches=cache/digits/frozen/seed*.h5' --jobs 2
+    """
+    import json
+
+    from trustq.errors import TrustqError
+    from trustq.recipes import load_sweep, packaged_sweeps
+
+    if show_recipes:
+        known = [{"recipe": name, "title": title} for name, title in packaged_sweeps().items()]
+        typer.echo(json.dumps(known, indent=2)) if as_json else print_table(known)
+        return
+    if not recipe and not settings:
+        raise typer.BadParameter("name a recipe (--list shows the packaged ones).")
+    from trustq.sweep import plan_sweep, run_sweep
+
+    plan = plan_sweep(load_sweep(recipe, settings=settings or []), results=results)
+    typer.echo(f"{plan.n_cells} cells to run, {len(plan.there)} are there already", err=True)
+    if dry_run:
+        _show_plan(plan, results, jobs, as_json)
+        return
+    try:
+        with progress("sweep", "cells") as report:
+            run = run_sweep(
+                plan,
+                results=results,
+                jobs=jobs,
+                scheduler=scheduler,
+                allow_leak=allow_leak,
+                progress=report,
+            )
+    except KeyboardInterrupt:
+        typer.echo(
+            f"Stopped. Committed cells stay in {results}; the same command goes on from there.",
+            err=True,
+        )
+        raise typer.Exit(130) from None
+    for note in run.notes:
+        typer.echo(f"Note: {note}", err=True)
+    _compact(results)
+    _report(run, results, as_json)
+    if run.failures:
+        shown = "\n".join(run.failures[:_SHOWN_FAILURES])
+        raise TrustqError(
+            f"{len(run.failures)} cells failed; the others are committed.\n{shown}\n"
+            f'All of them: trustq sql "SELECT * FROM failures" --results {results}. '
+            "The same command tries them again."
+        )
+
+
+def _show_plan(plan: Any, results: Path, jobs: int, as_json: bool) -> None:
+    import json
+
+    import joblib
+
+    from trustq.sweep import estimate_seconds
+
+    seconds = estimate_seconds(plan, results=results)
+    cells = [
+        {
+            "cache": group.cache.name,
+            "dataset": group.dataset,
+            "draw": group.draw_seed,
+            "noise": group.recipe.sweep.noise,
+            "head": group.recipe.sweep.head,
+            "arm": cell.arm.text,
+            "budget": cell.budget,
+            "rounds": group.recipe.sweep.rounds,
+        }
+        for group in plan.groups
+        for cell in group.cells
+    ]
+    if as_json:
+        typer.echo(json.dumps({"cells": cells, "core_seconds": seconds}, indent=2))
+        return
+    print_table(cells)
+    workers = jobs or joblib.cpu_count()
+    typer.echo(
+        f"{len(cells)} cells, about {seconds:.0f} s of one core, {seconds / workers:.0f} s on "
+        f"{workers}",
+        err=True,
+    )
+
+
+def _report(run: Any, results: Path, as_json: bool) -> None:
+    import json
+
+    typer.echo(f"{run.n_new} cells run; results in {results}\n", err=True)
+    if as_json:
+        answer = {"n_new": run.n_new, "n_cells": len(run.keys), "failures": run.failures}
+        typer.echo(json.dumps(answer | {"notes": run.notes}, indent=2))
+    elif run.keys:
+        from trustq.report import format_main_table, main_table
+
+        typer.echo(format_main_table(main_table(results, keys=run.keys), "table"))
+
+
+def _compact(results: Path) -> None:
+    from trustq.results import compact
+
+    merged = compact(results, wait=False)
+    if merged:
+        typer.echo(f"{merged} parts were merged (trustq results clean deletes them)", err=True)

@@ -1,0 +1,248 @@
+"""`trustq export`: tables, figures, a database and bundles that say how they were made."""
+
+import csv
+import io
+import json
+import re
+import zipfile
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+from support_sweep import points_of, trivial_recipe, write_caches
+from trustq.cli import app
+from typer.testing import CliRunner
+
+from trustq.aurc_conventions import aurc_by
+from trustq.errors import TrustqError
+from trustq.report.bundle import QUERIES, verify_bundle, write_bundle
+from trustq.report.figure_set import draw_figures
+from trustq.report.main_table import PRESETS, format_main_table, main_table
+from trustq.results import run_query, write_part
+from trustq.selective import augrc, aurc
+from trustq.sweep import plan_sweep, run_sweep
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two backbones, two draws, two heads, three arms, two budgets."""
+    folder = tmp_path_factory.mktemp("study")
+    caches = write_caches(folder, rows=200, separation=1.2)
+    recipe = trivial_recipe(folder, caches, head='["lda", "majority"]', draws="2", rounds="2")
+    run_sweep(plan_sweep(points_of(recipe), results=folder / "r"), results=folder / "r", jobs=1)
+    return folder / "r"
+
+
+def run(*words: str | Path):  # type: ignore[no-untyped-def]
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def test_a_table_holds_the_means_of_the_views_and_marks_the_best(results: Path) -> None:
+    table = main_table(results, metrics=("accuracy", "aurc"))
+    assert list(table.rows[0].texts) == ["head", "budget", "arm", "n"]
+    assert len(table.rows) == 2 * 5
+    query = """SELECT mean, sd, n FROM seeds WHERE is_final AND split = 'test' AND arm = 'random'
+        AND stage = 'calibrated' AND metric = 'accuracy' AND head = 'lda' AND budget = '6'"""
+    ((mean, sd, n),) = run_query(results, query).rows
+    (row,) = [
+        row.figures["accuracy"]
+        for row in table.rows
+        if (row.texts["head"], row.texts["budget"], row.texts["arm"]) == ("lda", "6", "random")
+    ]
+    assert (row.mean, row.sd, row.n) == (pytest.approx(mean), pytest.approx(sd), n) and n == 4
+    accuracies = [row.figures["accuracy"] for row in table.rows]
+    assert [f.best for f in accuracies] == [
+        f.mean == max(g.mean for g in accuracies) for f in accuracies
+    ]
+    areas = [row.figures["aurc"] for row in table.rows]
+    assert [f.best for f in areas] == [f.mean == min(g.mean for g in areas) for f in areas]
+    assert table.notes[0].startswith("Calibrated figures of test rows; mean ± sd over seeds (2 ba")
+
+
+def test_the_study_s_columns_stand_in_its_own_convention_beside_ours(results: Path) -> None:
+    table = main_table(results, metrics=PRESETS["trustquerynet"])
+    wanted = "arm = 'none' AND head = 'lda' AND p.split = 'test' AND p.stage = 'calibrated'"
+    query = f"""SELECT cell, confidence, predicted <> label AS wrong FROM predictions p
+        JOIN cells c ON key = cell WHERE {wanted} ORDER BY cell"""
+    rows = run_query(results, query).rows
+    areas = []
+    for cell in dict.fromkeys(row[0] for row in rows):
+        confidence, wrong = zip(*(row[1:] for row in rows if row[0] == cell), strict=True)
+        areas.append(aurc_by("trustquerynet", np.array(wrong), np.array(confidence)))
+    (first,) = [
+        row for row in table.rows if (row.texts["head"], row.texts["arm"]) == ("lda", "no repair")
+    ]
+    assert first.figures["aurc:trustquerynet"].mean == pytest.approx(np.mean(areas))
+    assert first.figures["aurc:trustquerynet"].mean != first.figures["aurc"].mean
+
+
+def test_formats_carry_the_same_numbers(results: Path) -> None:
+    table = main_table(results, metrics=("accuracy", "nll"))
+    first = table.rows[0].figures["accuracy"]
+    shown = f"{first.mean:.4f} ± {first.sd:.4f}"
+    text = format_main_table(table, "csv")
+    assert float(list(csv.DictReader(io.StringIO(text)))[0]["accuracy_mean"]) == first.mean
+    markdown = format_main_table(table, "markdown").splitlines()
+    assert markdown[0] == "| head | budget | arm | n | accuracy ↑ | nll ↓ |"
+    assert shown in markdown[2] and "**" in "".join(markdown)
+    latex = format_main_table(table, "latex")
+    assert latex.startswith("\\begin{tabular}{llllrr}\n\\toprule\nhead & budget & arm & n & acc")
+    assert shown.replace("±", r"$\pm$") in latex and r"\textbf{" in latex
+    assert "% Calibrated figures" in latex
+    with pytest.raises(
+        TrustqError, match=r"^format is 'xml': expected one of markdown, csv, latex"
+    ):
+        format_main_table(table, "xml")
+
+
+def test_a_table_that_cannot_be_made_says_what_there_is(results: Path, tmp_path: Path) -> None:
+    done = run("export", "table", "--metrics", "accuracy,f7", "--results", results)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"Error: {results} has no f7 of test rows, only accuracy, augrc")
+    done = run("export", "table", "--preset", "mine", "--results", results)
+    assert done.stderr == "Error: There is no preset 'mine', only trustquerynet.\n"
+    done = run("export", "table", "--split", "external", "--results", results)
+    assert done.stderr.endswith("has no final uncalibrated figures of external rows.\n")
+    write_part(tmp_path, {"cells": {"key": np.array(["a"])}}, part="p")
+    with pytest.raises(TrustqError, match="has no final uncalibrated figures of out_of_fold rows"):
+        main_table(tmp_path)
+
+
+def test_the_command_prints_or_writes(results: Path, tmp_path: Path) -> None:
+    printed = run("export", "table", "--results", results).stdout
+    out = tmp_path / "table.md"
+    assert run("export", "table", "--results", results, "--out", out).stdout == ""
+    assert out.read_text() == printed
+    rows = json.loads(run("export", "table", "--json", "--results", results).stdout)
+    assert rows[0]["accuracy"]["n"] == 4
+
+
+def test_places_on_the_leaderboard_follow_the_direction_of_the_metric(results: Path) -> None:
+    query = """SELECT metric, mean FROM leaderboard WHERE split = 'test' AND stage = 'calibrated'
+        AND metric IN ('accuracy', 'aurc') ORDER BY metric, place"""
+    rows = run_query(results, query).rows
+    accuracy = [mean for metric, mean in rows if metric == "accuracy"]
+    area = [mean for metric, mean in rows if metric == "aurc"]
+    assert len(accuracy) == len(area) == 10
+    assert accuracy == sorted(accuracy, reverse=True) and area == sorted(area)
+
+
+def test_selective_figures_in_sql_are_those_of_python(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    n, expected = 500, {}
+    keys = np.array([f"c{i}" for i in range(8)], dtype=object)
+    confidence = rng.random((8, n)) ** 0.3
+    confidence[1] = confidence[1].round(1)  # many ties
+    confidence[2] = 0.5  # one block
+    confidence[3] = confidence[3].astype(np.float32)
+    wrong = rng.random((8, n)) > confidence
+    wrong[4], wrong[5] = False, True
+    for key, c, w in zip(keys, confidence, wrong, strict=True):
+        expected[key] = (aurc(w, c), augrc(w, c), n, w.mean())
+    predictions = {
+        "cell": np.repeat(keys, n),
+        "round": np.zeros(8 * n, int),
+        "split": np.full(8 * n, "test", object),
+        "label": np.full(8 * n, "nv", object),
+        "predicted": np.array(["nv", "mel"], object)[wrong.ravel().astype(int)],
+        "confidence": confidence.ravel(),
+    }
+    write_part(tmp_path, {"cells": {"key": keys}, "predictions": predictions}, part="p")
+    query = "SELECT cell, aurc, augrc, n, error_rate FROM selective"
+    found = {row[0]: row[1:] for row in run_query(tmp_path, query).rows}
+    for key in keys:
+        assert found[key] == pytest.approx(expected[key], abs=1e-12), key
+
+
+def test_selective_figures_are_those_that_cells_store_where_confidence_is_exact(
+    results: Path,
+) -> None:
+    query = """SELECT max(abs(s.augrc - m.figure)) FROM selective s JOIN metrics m
+        USING (cell, round, eval_dataset, split, stage) JOIN cells c ON c.key = cell
+        WHERE m.metric = 'augrc' AND c.head = 'lda'"""
+    assert run_query(results, query).rows[0][0] < 1e-9
+
+
+def test_a_database_is_an_ordinary_duckdb_file(results: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r.duckdb"
+    assert run("export", "db", out, "--results", results).exit_code == 0
+    query = "SELECT * FROM metrics JOIN cells ON key = cell ORDER BY ALL"
+    means = "SELECT arm, head, metric, round(mean, 9) FROM seeds WHERE is_final ORDER BY ALL"
+    with duckdb.connect(str(out), read_only=True) as connection:
+        for asked in (query, means):
+            assert connection.execute(asked).fetchall() == run_query(results, asked).rows
+        names = {row[0] for row in connection.execute("SHOW TABLES").fetchall()}
+    assert {"cells", "metrics", "paired", "leaderboard", "selective", "failures"} <= names
+    assert [path.name for path in tmp_path.iterdir()] == ["r.duckdb"]
+
+
+def test_figures_are_drawn_once_per_problem_as_png_and_svg(results: Path, tmp_path: Path) -> None:
+    drawn = draw_figures(results, tmp_path)
+    names = {path.name for path in drawn}
+    assert len(names) == 2 * 5 * 2  # two heads, five figures, two formats
+    for name in ("repair_curve", "budget_gain", "score_comparison", "risk_coverage", "reliability"):
+        assert {f"lda__{name}.png", f"majority__{name}.svg"} <= names
+    for path in drawn:
+        head = path.read_bytes()[:8]
+        assert head.startswith(b"\x89PNG" if path.suffix == ".png" else b"<?xml"), path
+    svg = (tmp_path / "lda__budget_gain.svg").read_text()
+    assert svg.count("Research only, not a medical device.") == 1
+
+
+def test_a_bundle_is_verified_against_the_parts(results: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study.zip"
+    names = run("export", "bundle", out, "--results", results).stdout.split()
+    assert {"bundle.json", "tables/main.md", "queries/paired.sql"} <= set(names)
+    assert len([name for name in names if re.match(r"recipes/trivial-\w{8}\.json", name)]) == 1
+    done = run("bundle", "verify", out, "--results", results)
+    assert done.exit_code == 0, done.output
+    n_tables = len(QUERIES)
+    assert done.stdout == (
+        f"{out}: {len(names)} files are as they were written; {n_tables} tables of 40 cells come "
+        f"out the same from {results}\n"
+    )
+
+
+def changed(source: Path, target: Path, **members: bytes | None) -> Path:
+    """A copy of a bundle with some members replaced, or left out."""
+    by_name = {name.replace("__", "/").replace("_dot_", "."): d for name, d in members.items()}
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in dict.fromkeys([*old.namelist(), *by_name]):
+            data = by_name[name] if name in by_name else old.read(name)
+            if data is not None:
+                new.writestr(name, data)
+    return target
+
+
+def test_a_bundle_that_was_touched_or_is_of_other_results_is_refused(
+    results: Path, tmp_path: Path
+) -> None:
+    good = tmp_path / "good.zip"
+    write_bundle(results, good)
+    other = tmp_path / "other.zip"
+    with pytest.raises(TrustqError, match=r"other\.zip: tables/main\.md was changed after the bun"):
+        verify_bundle(changed(good, other, tables__main_dot_md=b"better"), results)
+    with pytest.raises(
+        TrustqError, match=r"other\.zip lacks tables/main\.md, which its bundle\.js"
+    ):
+        verify_bundle(changed(good, other, tables__main_dot_md=None), results)
+    with pytest.raises(
+        TrustqError, match=r"other\.zip holds extra\.txt, which its bundle\.json do"
+    ):
+        verify_bundle(changed(good, other, extra_dot_txt=b"x"), results)
+    newer = json.dumps({"format": "trustq.bundle", "format_version": 9, "digests": {}}).encode()
+    with pytest.raises(TrustqError, match=r"other\.zip is a bundle of format 9; this trustq knows"):
+        verify_bundle(changed(good, other, bundle_dot_json=newer), results)
+    other.write_bytes(good.read_bytes()[:-200])
+    with pytest.raises(TrustqError, match=r"other\.zip is no whole trustq bundle"):
+        verify_bundle(other, results)
+    with pytest.raises(TrustqError, match=r"none\.zip: no such file\. `trustq export bundle` writ"):
+        verify_bundle(tmp_path / "none.zip", results)
+    write_part(tmp_path / "r", {"cells": {"key": np.array(["a"])}}, part="p")
+    with pytest.raises(TrustqError) as caught:
+        verify_bundle(good, tmp_path / "r")
+    assert str(caught.value) == (
+        f"{good}: tables/cells.csv has 40 rows, {tmp_path / 'r'} now gives 1: cells were run or "
+        "lost since the bundle was written."
+    )

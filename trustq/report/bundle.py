@@ -1,0 +1,173 @@
+"""Bundles: tables, figures and recipes in one zip, with the queries and digests to check them."""
+
+import csv
+import io
+import json
+import math
+import platform
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from trustq.digest import digest_bytes
+from trustq.errors import TrustqError
+from trustq.files import replacing
+from trustq.report.figure_set import draw_figures
+from trustq.report.main_table import format_main_table, main_table
+from trustq.results import format_result, run_query
+from trustq.results.schema import RECIPES, SETTINGS
+
+FORMAT = "trustq.bundle"
+FORMAT_VERSION = 1
+INDEX = "bundle.json"
+
+_OVERALL = "class_name IS NULL AND slice_name IS NULL"
+_SHOWN = "metric IN ('accuracy', 'macro_f1', 'ece', 'nll', 'brier', 'aurc', 'augrc')"
+
+# Each orders by all its columns, so that the same parts give the same text.
+QUERIES = {
+    "cells": f"""SELECT key, recipe, {", ".join(SETTINGS)}, cache_digest, backbone_seed, draw_seed,
+    n_train, n_wrong_start, n_bought, n_trusted, n_clean_validation, versions
+FROM cells ORDER BY ALL""",
+    "seeds": "SELECT * FROM seeds WHERE is_final ORDER BY ALL",
+    "curves": f"SELECT * FROM curves WHERE {_OVERALL} AND {_SHOWN} ORDER BY ALL",
+    "paired": f"""SELECT * FROM paired
+WHERE baseline IN ('none', 'random') AND {_OVERALL} AND {_SHOWN} ORDER BY ALL""",
+    "ledger": """SELECT c.dataset, c.cache_recipe, c.noise, c.head, c.arm, c.budget, r.round,
+    avg(r.n_bought_total) AS bought, avg(r.hits_total) AS hits, avg(r.noise_left) AS noise_left,
+    count(*) AS n_cells
+FROM rounds r JOIN cells c ON r.cell = c.key GROUP BY ALL ORDER BY ALL""",
+    "failures": "SELECT * EXCLUDE (traceback, cache) FROM failures ORDER BY ALL",
+}
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a bundle was checked for."""
+
+    n_files: int
+    n_tables: int
+    n_cells: int
+
+
+def write_bundle(results: Path, path: Path) -> list[str]:
+    """Write tables, figures, recipes, queries, versions and digests as one zip; name what is in it.
+
+    Whole or not at all. Raises `TrustqError` for a folder without cells, or one that cannot be
+    written.
+    """
+    results = Path(results)
+    members: dict[str, bytes] = {}
+    for name, query in QUERIES.items():
+        members[f"queries/{name}.sql"] = f"{query}\n".encode()
+        members[f"tables/{name}.csv"] = _csv(results, query)
+    table = main_table(results)
+    members["tables/main.md"] = (format_main_table(table, "markdown") + "\n").encode()
+    members["tables/main.tex"] = (format_main_table(table, "latex") + "\n").encode()
+    with tempfile.TemporaryDirectory() as folder:
+        for figure in draw_figures(results, Path(folder)):
+            members[f"figures/{figure.name}"] = figure.read_bytes()
+    for recipe in sorted((results / RECIPES).glob("[!.]*.json")):
+        members[f"recipes/{recipe.name}"] = recipe.read_bytes()
+    index = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "created": datetime.now(UTC).isoformat("T", "seconds"),
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("trustq", "numpy", "duckdb", "matplotlib")},
+        "digests": {name: digest_bytes(data) for name, data in sorted(members.items())},
+    }
+    members[INDEX] = (json.dumps(index, indent=2) + "\n").encode()
+    with replacing(Path(path)) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as file:
+        for name, data in sorted(members.items()):
+            file.writestr(name, data)
+    return sorted(members)
+
+
+def verify_bundle(path: Path, results: Path) -> Verified:
+    """Check every file's digest, then make every table again from the parts and compare.
+
+    Numbers may differ by a part in 1e9, which is how far sums in another order may be. Raises
+    `TrustqError` that names the first thing that does not hold.
+    """
+    path = Path(path)
+    members, index = _read(path)
+    for name, expected in index["digests"].items():
+        if name not in members:
+            raise TrustqError(f"{path} lacks {name}, which its {INDEX} lists. Write it again.")
+        if (found := digest_bytes(members[name])) != expected:
+            raise TrustqError(
+                f"{path}: {name} was changed after the bundle was written (digest {found[:8]}..., "
+                f"expected {expected[:8]}...)."
+            )
+    if strangers := sorted(set(members) - set(index["digests"]) - {INDEX}):
+        raise TrustqError(f"{path} holds {strangers[0]}, which its {INDEX} does not list.")
+    names = sorted(name for name in members if name.startswith("queries/"))
+    names.sort(key=lambda name: "cells" not in name)  # other cells explain all other differences
+    n_cells = 0
+    for name in names:
+        table = f"tables/{Path(name).stem}.csv"
+        old = _table(members[table])
+        new = _table(_csv(Path(results), members[name].decode()))
+        _compare(old, new, table=f"{path}: {table}", results=Path(results))
+        n_cells = len(old) - 1 if table == "tables/cells.csv" else n_cells
+    return Verified(len(members), len(names), n_cells)
+
+
+def _read(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
+    if not path.is_file():
+        raise TrustqError(f"{path}: no such file. `trustq export bundle` writes one.")
+    try:
+        with zipfile.ZipFile(path) as file:
+            members = {name: file.read(name) for name in file.namelist()}
+        index = json.loads(members[INDEX])
+        known = index["format"] == FORMAT
+        newer = int(index["format_version"]) > FORMAT_VERSION
+        dict(index["digests"])
+    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, EOFError) as error:
+        raise TrustqError(f"{path} is no whole trustq bundle ({error}).") from error
+    if not known:
+        raise TrustqError(f"{path} is no trustq bundle.")
+    if newer:
+        raise TrustqError(
+            f"{path} is a bundle of format {index['format_version']}; this trustq knows formats up "
+            f"to {FORMAT_VERSION}. Upgrade it: pip install --upgrade trustq"
+        )
+    return members, index
+
+
+def _csv(results: Path, query: str) -> bytes:
+    return (format_result(run_query(results, query), "csv") + "\n").encode()
+
+
+def _table(data: bytes) -> list[list[str]]:
+    return list(csv.reader(io.StringIO(data.decode())))
+
+
+def _compare(old: list[list[str]], new: list[list[str]], *, table: str, results: Path) -> None:
+    if old[0] != new[0]:
+        raise TrustqError(f"{table} has columns {', '.join(old[0])}; now they are others.")
+    if len(old) != len(new):
+        raise TrustqError(
+            f"{table} has {len(old) - 1} rows, {results} now gives {len(new) - 1}: cells were run "
+            "or lost since the bundle was written."
+        )
+    for number, (a, b) in enumerate(zip(old, new, strict=True)):
+        for column, x, y in zip(old[0], a, b, strict=True):
+            if not _same(x, y):
+                raise TrustqError(
+                    f"{table}, row {number}: {column} is {x}, and {results} now gives {y}."
+                )
+
+
+def _same(x: str, y: str) -> bool:
+    if x == y:
+        return True
+    try:
+        return math.isclose(float(x), float(y), rel_tol=1e-9, abs_tol=1e-12)
+    except ValueError:
+        return False

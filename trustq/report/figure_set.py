@@ -1,0 +1,236 @@
+"""The figures of a results folder: one set per problem, as PNG and SVG."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trustq.errors import TrustqError
+from trustq.metrics import ECE_BINS
+from trustq.report.figures import (
+    _COLOURS,
+    _MARKS,
+    _arms,
+    _canvas,
+    _save,
+    repair_curve_figure,
+)
+from trustq.report.tables import arm_order
+from trustq.results import connect
+from trustq.results.schema import SETTINGS
+from trustq.selective import risk_coverage_curve, thin_curve
+
+SUFFIXES = (".png", ".svg")
+MOST_ARMS = 4  # of figures with two lines an arm; the first in the order of tables
+
+# Cells of one figure differ in arm, budget and seeds alone.
+_PURCHASED = ("arm", "score", "source", "action", "arm_title", "budget", "n_rounds", "in_sample")
+_ONE_FIGURE = tuple(name for name in SETTINGS if name not in _PURCHASED)
+_CELLS = f"SELECT key, {', '.join(_ONE_FIGURE)} FROM cells ORDER BY ALL"
+_PREDICTIONS = """
+SELECT c.arm, c.arm_title, p.stage, p.predicted <> p.label AS wrong, p.confidence
+FROM predictions p JOIN cells c ON c.key = p.cell
+WHERE p.split = ? AND c.key IN (SELECT unnest(?)) AND p.eval_dataset = c.dataset
+  AND (c.score = 'none' OR c.budget = ?) AND p.label IS NOT NULL
+ORDER BY c.arm, p.stage, c.key, p.sample_id
+"""
+_GAINS = """
+SELECT c.arm, c.arm_title, c.score, c.budget, c.n_bought, c.backbone_seed, c.draw_seed, f.figure
+FROM figures f JOIN cells c USING (key)
+WHERE f.is_final AND f.metric = ? AND f.split = ? AND f.stage = 'uncalibrated'
+  AND f.class_name IS NULL AND f.slice_name IS NULL AND f.eval_dataset = c.dataset
+  AND f.figure IS NOT NULL AND c.key IN (SELECT unnest(?))
+"""
+
+
+def draw_figures(
+    results: Path, folder: Path, *, metric: str = "accuracy", keys: Sequence[str] | None = None
+) -> list[Path]:
+    """Draw repair curves, budget and gain, score comparison, risk-coverage and reliability.
+
+    One set per data set, noise, head and so on: what differs in more than arm, budget and seeds is
+    never in one figure. Files are named for what tells the sets apart, `linear__reliability.png`.
+    Returns the files, PNG and SVG of each. A figure that needs what was not
+    run (two budgets, two arms, calibration) is left out. Raises `TrustqError` for a folder without
+    cells.
+    """
+    with connect(results) as connection:
+        rows = connection.execute(_CELLS).fetchall()
+    wanted = None if keys is None else set(keys)
+    sets: dict[tuple[Any, ...], list[str]] = {}
+    for key, *setting in rows:
+        if wanted is None or key in wanted:
+            sets.setdefault(tuple(setting), []).append(key)
+    if not sets:
+        raise TrustqError(f"{results} holds no cells to draw.")
+    drawn = []
+    for prefix, own in zip(_prefixes(list(sets)), sets.values(), strict=True):
+        drawn += _draw_set(results, own, Path(folder), prefix, metric)
+    return drawn
+
+
+def _prefixes(settings: list[tuple[Any, ...]]) -> list[str]:
+    """What tells the sets apart, as the beginning of a file's name: `linear__`, `knn-2__`."""
+    unsaid = ("head_settings", "noise_process", "calibration_labels", "results_version")
+    telling = [
+        j
+        for j, name in enumerate(_ONE_FIGURE)
+        if name not in unsaid and len({setting[j] for setting in settings}) > 1
+    ]
+    prefixes: list[str] = []
+    for setting in settings if len(settings) > 1 else []:
+        text = "-".join(str(setting[j]) for j in telling)
+        slug = re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")[:60] or "set"
+        names = [slug, *(f"{slug}-{n}" for n in range(2, len(settings) + 1))]
+        prefixes.append(next(f"{name}__" for name in names if f"{name}__" not in prefixes))
+    return prefixes or [""]
+
+
+def _draw_set(results: Path, keys: list[str], folder: Path, prefix: str, metric: str) -> list[Path]:
+    with connect(results) as connection:
+        asked = [metric, "test", keys]
+        gains = connection.execute(_GAINS, asked).fetchall()
+        split = "test" if gains else "out_of_fold"
+        gains = gains or connection.execute(_GAINS, [metric, split, keys]).fetchall()
+        budgets = sorted({(row[4], row[3]) for row in gains if row[2] != "none"}, reverse=True)
+        largest = budgets[0][1] if budgets else "0"
+        answer = connection.execute(_PREDICTIONS, [split, keys, largest]).fetchnumpy()
+        of_largest = [
+            key
+            for (key,) in connection.execute(
+                "SELECT key FROM cells WHERE key IN (SELECT unnest(?)) AND "
+                "(score = 'none' OR budget = ?)",
+                [keys, largest],
+            ).fetchall()
+        ]
+    if not gains:
+        return []
+    figures: list[tuple[str, Any]] = []
+    drawn: list[Path] = []
+    for suffix in SUFFIXES:
+        path = folder / f"{prefix}repair_curve{suffix}"
+        repair_curve_figure(results, of_largest, path, metric=metric, split=split)
+        drawn.append(path)
+    if len({budget for _, budget in budgets}) > 1:
+        figures.append(("budget_gain", _budget_gain(gains, metric, split)))
+    if len({row[0] for row in gains}) > 2:
+        figures.append(("score_comparison", _score_comparison(gains, largest, metric, split)))
+    if len(answer["arm"]):
+        figures.append(("risk_coverage", _risk_coverage(answer, split)))
+        figures.append(("reliability", _reliability(answer, split)))
+    for name, figure in figures:
+        for suffix in SUFFIXES:
+            drawn.append(folder / f"{prefix}{name}{suffix}")
+            _save(figure, drawn[-1])
+    return drawn
+
+
+def _budget_gain(gains: list[Any], metric: str, split: str) -> Any:
+    """Difference from no repair against labels bought, paired by seeds: mean and sd."""
+    base = {row[5:7]: row[7] for row in gains if row[2] == "none"}
+    figure, axes = _canvas()
+    arms = _arms((row[0], row[1]) for row in gains if row[2] != "none")
+    for index, (arm, title) in enumerate(arms):
+        points: dict[str, list[tuple[float, float]]] = {}
+        for row in gains:
+            if row[0] == arm:
+                start = base.get(row[5:7], np.nan) if base else 0.0
+                points.setdefault(row[3], []).append((row[4], row[7] - start))
+        stacked = sorted(
+            (*np.nanmean(np.array(pairs), axis=0), _sd(pairs)) for pairs in points.values()
+        )
+        bought, mean, sd = map(np.array, zip(*stacked, strict=True))
+        style = {"color": _COLOURS[index % 7], "marker": _MARKS[index % 7], "markersize": 5}
+        axes.errorbar(bought, mean, yerr=sd, label=title, linewidth=1.5, capsize=3, **style)
+    axes.axhline(0, color="#777777", linewidth=0.8)
+    axes.set_xlabel("labels bought")
+    name = metric.replace("_", " ")
+    axes.set_ylabel(f"{name} gained over no repair" if base else name)
+    axes.set_title(f"What a larger budget gains: mean ± sd over seeds, {split} rows", fontsize=10)
+    axes.legend(frameon=False)
+    return figure
+
+
+def _sd(pairs: list[tuple[float, float]]) -> float:
+    return float(np.nanstd(np.array(pairs)[:, 1], ddof=1)) if len(pairs) > 1 else 0.0
+
+
+def _score_comparison(gains: list[Any], budget: str, metric: str, split: str) -> Any:
+    """Final figure of every arm at one budget: each seed a dot, the mean a bar."""
+    own = [row for row in gains if row[2] == "none" or row[3] == budget]
+    arms = _arms((row[0], row[1]) for row in own)
+    figure, axes = _canvas()
+    for position, (arm, _) in enumerate(reversed(arms)):
+        values = np.array([row[7] for row in own if row[0] == arm])
+        spread = position + np.linspace(-0.15, 0.15, len(values))
+        axes.scatter(values, spread, s=14, color="#0072B2", alpha=0.6, linewidths=0)
+        axes.plot([values.mean()] * 2, [position - 0.3, position + 0.3], color="#000000")
+    axes.set_yticks(range(len(arms)), [title for _, title in reversed(arms)])
+    axes.set_xlabel(f"{metric.replace('_', ' ')}, {split.replace('_', ' ')} rows")
+    axes.set_title(f"Budget {budget}: every seed a dot, the mean a line", fontsize=10)
+    return figure
+
+
+def _risk_coverage(answer: dict[str, Any], split: str) -> Any:
+    """Selective risk against coverage, pooled over cells: dashed before temperature."""
+    figure, axes = _canvas()
+    highest = 0.0
+    for index, (arm, title) in enumerate(_titles(answer)):
+        for stage, dashes in (("uncalibrated", "--"), ("calibrated", "-")):
+            wrong, confidence = _of(answer, arm, stage)
+            if not len(wrong):
+                continue
+            curve = risk_coverage_curve(wrong, confidence)
+            # The first few rows make a risk of anything; the axis is scaled by what follows.
+            highest = max(highest, curve.risk[curve.coverage >= 0.05].max(initial=0))
+            thin = thin_curve(curve, points=400)
+            label = title if stage == "uncalibrated" else f"{title}, after temperature"
+            colour = _COLOURS[index % 7]
+            axes.plot(thin.coverage, thin.risk, dashes, color=colour, linewidth=1.3, label=label)
+    axes.set_xlim(0, 1.005)
+    axes.set_ylim(0, 1.25 * highest or 1)
+    axes.set_xlabel("coverage: share of rows answered, most confident first")
+    axes.set_ylabel("selective risk: share of answers that are wrong")
+    axes.set_title(f"Risk and coverage, {split.replace('_', ' ')} rows, all seeds", fontsize=10)
+    axes.legend(frameon=False, fontsize=7)
+    return figure
+
+
+def _reliability(answer: dict[str, Any], split: str) -> Any:
+    """Accuracy against confidence in bins, pooled over cells, before and after temperature."""
+    figure, axes = _canvas()
+    axes.plot([0, 1], [0, 1], color="#777777", linewidth=0.8)
+    for index, (arm, title) in enumerate(_titles(answer)):
+        for stage, dashes in (("uncalibrated", "--"), ("calibrated", "-")):
+            wrong, confidence = _of(answer, arm, stage)
+            if not len(wrong):
+                continue
+            bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
+            n = np.bincount(bins, minlength=ECE_BINS)
+            # Ten rows at least, for fewer say nothing.
+            shown = n >= 10
+            mean = np.bincount(bins, confidence, ECE_BINS)[shown] / n[shown]
+            right = np.bincount(bins, 1 - wrong, ECE_BINS)[shown] / n[shown]
+            label = title if stage == "uncalibrated" else f"{title}, after temperature"
+            style = {"color": _COLOURS[index % 7], "marker": _MARKS[index % 7], "markersize": 4}
+            axes.plot(mean, right, dashes, linewidth=1.2, label=label, **style)
+    axes.set_xlabel("confidence")
+    axes.set_ylabel("share of answers that are right")
+    name = split.replace("_", " ")
+    axes.set_title(f"Reliability, {name} rows, all seeds, {ECE_BINS} bins", fontsize=10)
+    axes.legend(frameon=False, fontsize=7, loc="lower right")
+    return figure
+
+
+def _titles(answer: dict[str, Any]) -> list[tuple[str, str]]:
+    # More lines than these, each twice, cannot be told apart.
+    pairs = zip(answer["arm"], answer["arm_title"], strict=True)
+    return sorted(set(pairs), key=lambda pair: arm_order(pair[0]))[:MOST_ARMS]
+
+
+def _of(answer: dict[str, Any], arm: str, stage: str) -> tuple[np.ndarray, np.ndarray]:
+    chosen = (answer["arm"] == arm) & (answer["stage"] == stage)
+    wrong = np.asarray(answer["wrong"][chosen], dtype=bool)
+    return wrong, np.asarray(answer["confidence"][chosen], dtype=np.float64)

@@ -1,0 +1,334 @@
+"""Rows x metrics: settings as rows, mean ± sd over seeds as cells, the best of each marked."""
+
+import csv
+import io
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trustq.aurc_conventions import aurc_by
+from trustq.errors import TrustqError
+from trustq.report.tables import DISCLAIMER, arm_order
+from trustq.results import connect
+from trustq.results.schema import LOWER_IS_BETTER, PROBLEM, SETTINGS
+from trustq.significance import _latex, _markdown
+
+FORMATS = ("markdown", "csv", "latex", "table")
+METRICS = ("accuracy", "macro_f1", "ece", "nll", "aurc", "augrc")
+
+# Column sets of published tables. `aurc:NAME` is AURC in a convention of `aurc_conventions`.
+PRESETS = {
+    "trustquerynet": (
+        "accuracy",
+        "macro_f1",
+        "ece",
+        "macro_auroc",
+        "aurc:trustquerynet",
+        "aurc",
+        "augrc",
+        "coverage_at_0_5",
+        "risk_at_0_5",
+    )
+}
+
+# What a reader must know before believing a row.
+_MARKS = {"leaky": "leaky", "in_sample": "in-sample", "backbone_saw_rows": "backbone saw rows"}
+
+# Settings that say nothing beside another one, or stand in the row already.
+_UNSAID = ("arm", "arm_title", "score", "source", "action", "noise_process", *_MARKS)
+
+_FIGURES = f"""
+SELECT {", ".join(SETTINGS)}, eval_dataset, key, backbone_seed, draw_seed, metric, figure
+FROM figures
+WHERE is_final AND split = ? AND stage = ? AND class_name IS NULL AND slice_name IS NULL
+  AND (? IS NULL OR key IN (SELECT unnest(?)))
+ORDER BY ALL
+"""
+_RANKED = """
+SELECT cell, eval_dataset, list(confidence) AS confidence, list(predicted <> label) AS wrong
+FROM predictions WHERE split = ? AND stage = ? AND (? IS NULL OR cell IN (SELECT unnest(?)))
+GROUP BY ALL
+"""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One cell of a table: mean and sd over n seeds, and whether it is the best of its block."""
+
+    mean: float
+    sd: float
+    n: int
+    best: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting: its texts by column, its figures by metric, the block that it competes in."""
+
+    texts: dict[str, str]
+    figures: dict[str, Figure]
+    block: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class MainTable:
+    """Rows x metrics, and what a reader must know."""
+
+    metrics: tuple[str, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+
+def main_table(
+    results: Path,
+    *,
+    metrics: Sequence[str] = METRICS,
+    split: str = "test",
+    stage: str = "calibrated",
+    keys: Sequence[str] | None = None,
+) -> MainTable:
+    """Final figures of every setting, averaged over seeds, best means marked within one problem.
+
+    A column tells settings apart where they differ. `metrics` may hold `aurc:CONVENTION`, computed
+    from the stored predictions. `keys` keeps to some cells. Where there are none on `test`, the
+    figures are of out-of-fold predictions, and where nothing was calibrated, uncalibrated; the
+    notes say which. Raises `TrustqError` where there are no such figures.
+    """
+    chosen = None if keys is None else list(keys)
+    with connect(results) as connection:
+        # Without validation rows nothing was calibrated, without test rows all is out of fold.
+        splits = (split, "out_of_fold") if split == "test" else (split,)
+        places = itertools.product(splits, dict.fromkeys((stage, "uncalibrated")))
+        for split, stage in places:
+            asked = [split, stage, chosen, chosen]
+            if rows := _dicts(connection.execute(_FIGURES, asked)):
+                break
+        conventions = [name for name in metrics if name.startswith("aurc:")]
+        ranked = _dicts(connection.execute(_RANKED, asked)) if conventions and rows else []
+    if not rows:
+        raise TrustqError(f"{results} has no final {stage} figures of {split} rows.")
+    rows += [
+        cells[0] | {"metric": name, "figure": _area(name, answer)}
+        for name in conventions
+        for answer in ranked
+        if (cells := _of_cell(rows, answer["cell"], answer["eval_dataset"]))
+    ]
+    known = {row["metric"] for row in rows}
+    if unknown := [name for name in metrics if name not in known]:
+        raise TrustqError(
+            f"{results} has no {unknown[0]} of {split} rows, only {', '.join(sorted(known))}."
+        )
+    found = _rows(rows, tuple(metrics))
+    return MainTable(tuple(metrics), found, _notes(rows, split, stage))
+
+
+def format_main_table(table: MainTable, format: str = "markdown") -> str:
+    """The table as Markdown, LaTeX (booktabs), an aligned table, or CSV with every digit.
+
+    The best of each block is bold, or starred where there is no bold. Raises `TrustqError` for
+    another format.
+    """
+    if format not in FORMATS:
+        raise TrustqError(f"format is {format!r}: expected one of {', '.join(FORMATS)}.")
+    texts = list(table.rows[0].texts)
+    if format == "csv":
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        figures = [f"{name}_{part}" for name in table.metrics for part in ("mean", "sd", "n")]
+        writer.writerow([*texts, *figures])
+        for row in table.rows:
+            cells = [row.figures[name] for name in table.metrics]
+            numbers = [x for cell in cells for x in (_blank(cell.mean), _blank(cell.sd), cell.n)]
+            writer.writerow([*row.texts.values(), *numbers])
+        return out.getvalue().rstrip("\n")
+    arrows = [f"{name} {'↓' if _is_lower(name) else '↑'}" for name in table.metrics]
+    if format == "latex":
+        ways = {True: r"$\downarrow$", False: r"$\uparrow$"}
+        head = [f"{_latex(name)} {ways[_is_lower(name)]}" for name in table.metrics]
+        head = [*map(_latex, texts), *head]
+        lines = [rf"\begin{{tabular}}{{{'l' * len(texts)}{'r' * len(table.metrics)}}}", r"\toprule"]
+        lines += [" & ".join(head) + r" \\", r"\midrule"]
+        for row in table.rows:
+            shown = [*map(_latex, row.texts.values()), *_cells(row, table, format)]
+            lines.append(" & ".join(shown) + r" \\")
+        lines += [r"\bottomrule", r"\end{tabular}", *(f"% {note}" for note in table.notes)]
+        return "\n".join(lines)
+    body = [[*row.texts.values(), *_cells(row, table, format)] for row in table.rows]
+    grid = [[*texts, *arrows], *body]
+    if format == "table":
+        widths = [max(len(line[j]) for line in grid) for j in range(len(grid[0]))]
+        lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in grid]
+        return "\n".join([*(line.rstrip() for line in lines), "", *table.notes])
+    rule = ["---"] * len(texts) + ["---:"] * len(table.metrics)
+    marked = [[*map(_markdown, line[: len(texts)]), *line[len(texts) :]] for line in grid]
+    lines = ["| " + " | ".join(line) + " |" for line in (marked[0], rule, *marked[1:])]
+    return "\n".join([*lines, "", *table.notes])
+
+
+def table_records(table: MainTable) -> list[dict[str, Any]]:
+    """Rows as dicts, for JSON."""
+    return [
+        row.texts
+        | {
+            name: {"mean": figure.mean, "sd": figure.sd, "n": figure.n, "best": figure.best}
+            for name, figure in row.figures.items()
+        }
+        for row in table.rows
+    ]
+
+
+def _area(name: str, answer: dict[str, Any]) -> float:
+    wrong, confidence = np.array(answer["wrong"], dtype=bool), np.array(answer["confidence"])
+    return aurc_by(name.removeprefix("aurc:"), wrong, confidence)
+
+
+def _of_cell(rows: list[dict[str, Any]], key: str, eval_dataset: str) -> list[dict[str, Any]]:
+    return [row for row in rows if row["key"] == key and row["eval_dataset"] == eval_dataset][:1]
+
+
+def _rows(rows: list[dict[str, Any]], metrics: tuple[str, ...]) -> tuple[Row, ...]:
+    names = (*SETTINGS, "eval_dataset")
+    values: dict[tuple[Any, ...], dict[str, dict[Any, list[float]]]] = {}
+    for row in rows:
+        setting = tuple(row[name] for name in names)
+        by_seed = values.setdefault(setting, {}).setdefault(row["metric"], {})
+        if row["figure"] is not None:
+            seeds = (row["backbone_seed"], row["draw_seed"])
+            by_seed.setdefault(seeds, []).append(row["figure"])
+    settings = [dict(zip(names, setting, strict=True)) for setting in values]
+    telling = _telling(settings)
+    pairs = list(zip(settings, values.values(), strict=True))
+    pairs.sort(key=lambda pair: _order(pair[0], telling))
+    shown = []
+    for setting_of, found in pairs:
+        texts = {name: _text(setting_of[name]) for name in telling}
+        figures = {name: _figure(found.get(name, {})) for name in metrics}
+        marks = [mark for name, mark in _MARKS.items() if setting_of[name]]
+        marks += ["exposure unknown"] if setting_of["exposure"] == "unknown" else []
+        texts |= {"arm": setting_of["arm_title"]}
+        texts |= {"n": str(max(figure.n for figure in figures.values()))}
+        texts |= {"marks": ", ".join(marks)}
+        shown.append(Row(texts, figures, _block(setting_of)))
+    if not any(row.texts["marks"] for row in shown):
+        for row_shown in shown:
+            del row_shown.texts["marks"]
+    return _with_best(shown, metrics)
+
+
+def _block(setting: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(setting[name] for name in (*PROBLEM, "eval_dataset"))
+
+
+def _order(setting: dict[str, Any], telling: list[str]) -> tuple[Any, ...]:
+    """By problem, then by what tells settings apart, then from no repair to the oracle."""
+    alike = [_text(setting[name]) for name in telling if name != "budget"]
+    place = (arm_order(setting["arm"]), _size(setting["budget"]))
+    return [_text(value) for value in _block(setting)], alike, *place
+
+
+def _telling(settings: list[dict[str, Any]]) -> list[str]:
+    """Columns in which settings differ; the budget always, if anything is bought."""
+    differing = []
+    for name in settings[0]:
+        bought = [s for s in settings if s["score"] != "none"] if _is_purchase(name) else settings
+        if name not in _UNSAID and len({str(setting[name]) for setting in bought}) > 1:
+            differing.append(name)
+    by_head = {(setting["head"], setting["head_settings"]) for setting in settings}
+    if "head_settings" in differing and len(by_head) == len({head for head, _ in by_head}):
+        differing.remove("head_settings")  # the head's name says it
+    if "budget" not in differing and any(setting["score"] != "none" for setting in settings):
+        differing.append("budget")
+    return differing
+
+
+def _size(budget: str) -> tuple[float, str]:
+    try:
+        return float(budget.rstrip("%")), budget
+    except ValueError:
+        return math.inf, budget  # all-wrong
+
+
+def _is_purchase(name: str) -> bool:
+    # An arm that buys nothing has a budget of 0 and no rounds, which tells nothing.
+    return name in ("budget", "n_rounds")
+
+
+def _figure(by_seed: dict[Any, list[float]]) -> Figure:
+    means = [float(np.mean(figures)) for figures in by_seed.values()]
+    if not means:
+        return Figure(math.nan, math.nan, 0, False)
+    sd = float(np.std(means, ddof=1)) if len(means) > 1 else math.nan
+    return Figure(float(np.mean(means)), sd, len(means), False)
+
+
+def _with_best(rows: list[Row], metrics: tuple[str, ...]) -> tuple[Row, ...]:
+    best: dict[Any, float] = {}
+    for row in rows:
+        for name in metrics:
+            mean = row.figures[name].mean
+            if not math.isnan(mean):
+                better = min if _is_lower(name) else max
+                place = (row.block, name)
+                best[place] = better(best.get(place, mean), mean)
+    alone = {row.block for row in rows if [other.block for other in rows].count(row.block) == 1}
+    marked = []
+    for row in rows:
+        figures = {
+            name: Figure(f.mean, f.sd, f.n, row.block not in alone and f.mean == best.get(place))
+            for name, f in row.figures.items()
+            if (place := (row.block, name))
+        }
+        marked.append(Row(row.texts, figures, row.block))
+    return tuple(marked)
+
+
+def _cells(row: Row, table: MainTable, format: str) -> list[str]:
+    texts = []
+    for name in table.metrics:
+        figure = row.figures[name]
+        sign = r" $\pm$ " if format == "latex" else " ± "
+        text = "" if math.isnan(figure.mean) else f"{figure.mean:.4f}"
+        text += "" if math.isnan(figure.sd) else f"{sign}{figure.sd:.4f}"
+        if figure.best:
+            bold = {"markdown": f"**{text}**", "latex": rf"\textbf{{{text}}}"}
+            text = bold.get(format, f"{text} *")
+        texts.append(text)
+    return texts
+
+
+def _notes(rows: list[dict[str, Any]], split: str, stage: str) -> tuple[str, ...]:
+    n_backbones, n_draws = (
+        len({row[name] for row in rows}) for name in ("backbone_seed", "draw_seed")
+    )
+    notes = [
+        f"{stage.capitalize()} figures of {split.replace('_', ' ')} rows; mean ± sd over seeds "
+        f"({n_backbones} backbones, {n_draws} draws); the best mean of each problem is marked, "
+        "which is no test: see export significance.",
+    ]
+    if n_draws > 1 and n_backbones < n_draws:
+        notes.append("Draws share their backbones: they are not independent trainings.")
+    if len({row["refit"] for row in rows}) > 1:
+        notes.append("Rows with refit head fit a classifier on features of a fixed backbone.")
+    return (*notes, DISCLAIMER)
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _is_lower(metric: str) -> bool:
+    return metric.partition(":")[0] in LOWER_IS_BETTER
+
+
+def _blank(value: float) -> float | str:
+    return "" if math.isnan(value) else value
+
+
+def _dicts(answer: Any) -> list[dict[str, Any]]:
+    names = [column[0] for column in answer.description]
+    return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]

@@ -1,0 +1,226 @@
+"""One self-contained page of a results folder: works offline, on a phone and in print."""
+
+import base64
+import tempfile
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from trustq.errors import TrustqError
+from trustq.files import replacing
+from trustq.report.figure_set import draw_figures
+from trustq.report.main_table import MainTable, Row, main_table
+from trustq.report.tables import DISCLAIMER
+from trustq.results import Result, connect
+
+_CAPTIONS = {
+    "repair_curve": "What repair buys",
+    "budget_gain": "What a larger budget gains",
+    "score_comparison": "Arms, seed by seed",
+    "risk_coverage": "Risk and coverage, before and after temperature",
+    "reliability": "Reliability, before and after temperature",
+}
+
+_FACTS = """
+SELECT count(*) AS cells, count(DISTINCT cache_digest) AS caches,
+    count(DISTINCT {'b': backbone_seed}) AS backbones, count(DISTINCT {'d': draw_seed}) AS draws,
+    round(sum(seconds), 1) AS core_seconds
+FROM cells"""
+_RUN = """
+SELECT recipe, dataset, cache_recipe, exposure, noise, round(avg(noise_rate), 4) AS realised,
+    head, refit, any_value(n_train) AS training_labels, round(avg(n_wrong_start), 1) AS wrong,
+    any_value(n_trusted) AS trusted, any_value(n_clean_validation) AS clean_validation,
+    count(*) AS cells
+FROM cells GROUP BY ALL ORDER BY ALL"""
+_LEDGER = """
+SELECT c.dataset, c.noise, c.head, c.arm_title AS arm, c.budget,
+    round(avg(r.n_bought_total), 1) AS bought, round(avg(r.hits_total), 1) AS hits,
+    round(avg(r.hits_total / nullif(r.n_bought_total, 0)), 4) AS hit_rate,
+    round(avg(r.noise_left), 4) AS noise_left, count(*) AS cells
+FROM cells c JOIN rounds r ON r.cell = c.key AND r.round = c.n_rounds_done
+WHERE c.score <> 'none' GROUP BY ALL ORDER BY ALL"""
+_PAIRED = """
+SELECT dataset, noise, head, arm_title AS arm, baseline_title AS against, budget, metric, unit, n,
+    round(mean_difference, 4) AS difference, round(sd, 4) AS sd, sign_flip_p AS p,
+    sign_flip_floor AS floor, array_to_string(differs, ', ') AS differs
+FROM paired
+WHERE baseline IN ('none', 'random') AND arm <> 'none' AND metric IN ('accuracy', 'macro_f1')
+    AND split IN ('test', 'out_of_fold') AND stage = 'uncalibrated' AND n > 1
+    AND class_name IS NULL AND slice_name IS NULL
+ORDER BY ALL"""
+_SLICES = """
+SELECT dataset, head, arm_title AS arm, budget, coalesce(slice_name, 'class') AS slice,
+    coalesce(slice_value, class_name) AS "of", metric, round(mean, 4) AS mean,
+    round(sd, 4) AS sd, n
+FROM seeds
+WHERE is_final AND (slice_name IS NOT NULL OR class_name IS NOT NULL)
+    AND stage = 'uncalibrated' AND split IN ('test', 'out_of_fold')
+ORDER BY ALL"""
+_FAILURES = """
+SELECT dataset, backbone_seed, draw_seed, noise, head, arm, budget, error FROM failures
+ORDER BY ALL"""
+
+# Warning, in words for a reader, of the share of cells for which the condition holds.
+_WARNINGS = (
+    (
+        "leaky",
+        "LEAKY: the backbone was trained on other labels of rows that are repaired or evaluated "
+        "here (--allow-leak).",
+    ),
+    (
+        "in_sample",
+        "IN-SAMPLE: labels were scored by a model that was trained on them, which hides errors "
+        "that it memorised.",
+    ),
+    (
+        "backbone_saw_rows",
+        "The backbone was trained on rows of these experiments: their features are in-sample, "
+        "whatever the head.",
+    ),
+    (
+        "exposure = 'unknown'",
+        "What the backbone has seen was not stated: every figure may be optimistic.",
+    ),
+    (
+        "calibration_labels IS NOT NULL AND calibrator IS NOT NULL "
+        "AND calibration_labels NOT LIKE 'reference labels%'",
+        "NOISY CALIBRATION LABELS: temperature was not fitted on reference labels.",
+    ),
+    (
+        "calibrator IS NULL",
+        "Not calibrated: there were no validation rows to fit a temperature on.",
+    ),
+    (
+        "selection_digest = calibration_digest",
+        "The head's settings and the temperature use the same validation labels.",
+    ),
+)
+
+
+def write_report(results: Path, path: Path) -> None:
+    """Write the page: warnings first, then what was run, tables, figures, slices, ledger.
+
+    Everything is in the one file; texts from results are escaped. Raises `TrustqError` for a folder
+    without cells.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    results = Path(results)
+    with connect(results) as connection:
+        (facts,) = _dicts(_answer(connection, _FACTS))
+        if not facts["cells"]:
+            raise TrustqError(f"{results} holds no cells to report. Run a sweep first.")
+        warnings = _warnings(connection)
+        tables = [
+            ("What was run", _answer(connection, _RUN)),
+            ("Paired differences", _answer(connection, _PAIRED)),
+            ("Ledger: what was bought", _answer(connection, _LEDGER)),
+            ("Classes and slices", _answer(connection, _SLICES)),
+            ("Failures", _answer(connection, _FAILURES)),
+        ]
+    template = resources.files("trustq.report").joinpath("page.html").read_text("utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    page = environment.from_string(template).render(
+        title=results.resolve().name,
+        created=datetime.now(UTC).isoformat(" ", "minutes"),
+        facts=facts,
+        warnings=warnings,
+        main=_main_tables(results),
+        figures=_figures(results),
+        tables={name: _texts(found) for name, found in tables if found.rows},
+        disclaimer=DISCLAIMER,
+    )
+    with replacing(Path(path)) as part:
+        part.write_text(page, encoding="utf-8")
+
+
+def _warnings(connection: Any) -> list[str]:
+    n_all = connection.execute("SELECT count(*) FROM cells").fetchone()[0]
+    found = []
+    for condition, said in _WARNINGS:
+        n = connection.execute(f"SELECT count(*) FROM cells WHERE {condition}").fetchone()[0]
+        if n:
+            found.append(f"{said} ({n} of {n_all} cells)")
+    floors = connection.execute(
+        "SELECT unit, n, max(sign_flip_floor) FROM paired WHERE sign_flip_floor > 0.05 "
+        "GROUP BY unit, n ORDER BY unit, n"
+    ).fetchall()
+    units = {"draw_seed": "draws", "backbone_seed": "backbones"}
+    found += [
+        f"UNDERPOWERED over {units[unit]}: with n = {n} no difference can have a sign-flip p below "
+        f"{floor:.3g}, however large it is."
+        for unit, n, floor in floors
+    ]
+    n_draws, n_backbones = connection.execute(
+        "SELECT count(DISTINCT draw_seed), count(DISTINCT backbone_seed) FROM cells"
+    ).fetchone()
+    if n_draws > 1 and n_backbones < n_draws:
+        found.append("Draws share their backbones: they are not independent trainings.")
+    checks = (
+        ("SELECT count(*) FROM failures", "cells failed; they are listed below."),
+        (
+            "SELECT count(*) FROM seeds WHERE is_final AND n_cells > n",
+            "means hold the same seeds more than once, as after a cache was made anew.",
+        ),
+    )
+    for query, said in checks:
+        if n := connection.execute(query).fetchone()[0]:
+            found.append(f"{n} {said}")
+    versions = connection.execute("SELECT count(DISTINCT results_version) FROM cells").fetchone()
+    if versions[0] > 1:
+        found.append("Cells of several versions of the numerics: rows of each stand apart.")
+    return found
+
+
+def _main_tables(results: Path) -> list[dict[str, Any]]:
+    shown = []
+    for split, name in (("test", "Main table"), ("external", "On external images")):
+        try:
+            table = main_table(results, split=split)
+        except TrustqError:
+            continue  # nothing was evaluated there
+        head = [*table.rows[0].texts, *table.metrics]
+        rows = [_main_row(table, row) for row in table.rows]
+        shown.append({"name": name, "head": head, "rows": rows, "notes": table.notes})
+    return shown
+
+
+def _main_row(table: MainTable, row: Row) -> list[tuple[str, bool]]:
+    cells = [(text, False) for text in row.texts.values()]
+    for name in table.metrics:
+        figure = row.figures[name]
+        text = f"{figure.mean:.4f}" if figure.n else ""
+        text += f" ± {figure.sd:.4f}" if figure.n > 1 else ""
+        cells.append((text, figure.best))
+    return cells
+
+
+def _figures(results: Path) -> list[dict[str, str]]:
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = [path for path in draw_figures(results, Path(folder)) if path.suffix == ".svg"]
+        shown = []
+        for path in drawn:
+            problem, _, name = path.stem.rpartition("__")
+            caption = _CAPTIONS[name] + (f": {problem}" if problem else "")
+            data = base64.b64encode(path.read_bytes()).decode()
+            shown.append({"caption": caption, "data": data})
+        return shown
+
+
+def _answer(connection: Any, query: str) -> Result:
+    answer = connection.execute(query)
+    return Result([column[0] for column in answer.description], answer.fetchall())
+
+
+def _dicts(result: Result) -> list[dict[str, Any]]:
+    return [dict(zip(result.columns, row, strict=True)) for row in result.rows]
+
+
+def _texts(result: Result) -> dict[str, Any]:
+    rows = [["" if value is None else _rounded(value) for value in row] for row in result.rows]
+    return {"head": result.columns, "rows": rows}
+
+
+def _rounded(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,184 @@
+"""Merge small parts into large ones, while others read and write; delete what was merged."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import duckdb
+
+from trustq.errors import TrustqError
+from trustq.files import replacing
+from trustq.results.query import damaged_part, typed_select
+from trustq.results.schema import COMPACTIONS, MARKER, OF_CELLS, TABLES
+from trustq.results.write import check_marker, new_part, part_path, superseded
+from trustq.tables import literal
+
+FEWEST = 16  # parts; fewer are left as they are
+LARGE = 64 << 20  # bytes; a part of this size is left as it is
+LARGEST = 4 * LARGE  # bytes that go into one merged part
+GRACE_SECONDS = 600.0  # what was merged is kept so long for queries that began before
+
+# What belongs to a sweep. Samples and label issues have few parts, found again by their names.
+_MERGED = ("failures", *OF_CELLS, "cells")
+
+
+def compact(folder: Path, *, fewest: int = FEWEST, wait: bool = True) -> int:
+    """Merge small parts into large ones where there are `fewest` or more; say how many were.
+
+    Rows stay as they are, a cell that was written twice keeps the rows that are shown. The merged
+    part is written whole, then a record renamed into place says which parts it supersedes; those
+    stay until `clean`, so no reader or writer notices. A process that is killed leaves rows that
+    nobody sees. One compaction runs at a time: another waits for nothing and raises `TrustqError`,
+    or, without `wait`, returns 0. Raises it also for a damaged part and a full disk.
+    """
+    folder = Path(folder)
+    check_marker(folder / MARKER)
+    with _locked(folder) as is_ours:
+        if not is_ours:
+            if wait:
+                raise TrustqError(f"{folder} is being compacted by another process. Try later.")
+            return 0
+        small = _small_parts(folder)
+        if len(small) < fewest:
+            return 0
+        for batch in _batches(small):
+            _merge(folder, batch)
+        return len(small)
+
+
+def clean(folder: Path, *, grace_seconds: float = GRACE_SECONDS) -> int:
+    """Delete parts that were merged, and rows of writers that were killed; say how many parts.
+
+    Only what is older than `grace_seconds` goes, so that a query or writer that is at work keeps
+    its files. Raises `TrustqError` while a compaction is at work.
+    """
+    folder = Path(folder)
+    check_marker(folder / MARKER)
+    with _locked(folder) as is_ours:
+        if not is_ours:
+            raise TrustqError(f"{folder} is being compacted by another process. Try later.")
+        before = time.time() - grace_seconds
+        names = set()
+        for record in sorted((folder / COMPACTIONS).glob("*.json")):
+            if record.stat().st_mtime > before:
+                continue
+            supersedes = json.loads(record.read_text("utf-8"))["supersedes"]
+            for name in supersedes:
+                _delete(folder, name)
+            names.update(supersedes)
+            record.unlink()
+        for name in _abandoned(folder, before):
+            _delete(folder, name)
+            names.add(name)
+        return len(names)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    # The lock is the kernel's: it goes with its process, however that ends.
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".compaction.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _small_parts(folder: Path) -> dict[str, int]:
+    """Names and bytes of the parts that are worth merging."""
+    merged = superseded(folder)
+    sizes = {}
+    for name in sorted(_names(folder, "cells") | _names(folder, "failures")):
+        if name not in merged:
+            files = (part_path(folder, table, name) for table in _MERGED)
+            sizes[name] = sum(file.stat().st_size for file in files if file.exists())
+    return {name: size for name, size in sizes.items() if size < LARGE}
+
+
+def _batches(sizes: dict[str, int]) -> list[list[str]]:
+    batches: list[list[str]] = [[]]
+    total = 0
+    for name, size in sizes.items():
+        if batches[-1] and total + size > LARGEST:
+            batches.append([])
+            total = 0
+        batches[-1].append(name)
+        total += size
+    return [batch for batch in batches if len(batch) > 1]
+
+
+def _merge(folder: Path, names: list[str]) -> None:
+    part = new_part("compact")
+    files = {
+        table: [path for name in names if (path := part_path(folder, table, name)).exists()]
+        for table in _MERGED
+    }
+    try:
+        with duckdb.connect() as connection:
+            # As readers do: of two parts with a cell, its rows are those of the first.
+            connection.execute(f"""
+                CREATE TABLE chosen AS
+                SELECT key, parse_filename(filename, true) AS part
+                FROM ({typed_select("cells", files["cells"])})
+                QUALIFY row_number() OVER (PARTITION BY key ORDER BY filename) = 1""")
+            for table in _MERGED:  # cells last
+                if files[table]:
+                    _copy(connection, table, files[table], part_path(folder, table, part))
+    except duckdb.IOException as error:
+        if damaged := damaged_part(folder):
+            raise damaged from error
+        raise TrustqError(
+            f"{folder} could not be compacted: {str(error).splitlines()[0]}. The parts are as they "
+            "were; free the disk or leave them."
+        ) from error
+    except duckdb.Error as error:
+        raise damaged_part(folder) or error from error
+    record = {"part": part, "supersedes": names, "created": datetime.now(UTC).isoformat()}
+    with replacing(folder / COMPACTIONS / f"{part}.json") as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _copy(
+    connection: duckdb.DuckDBPyConnection, table: str, files: list[Path], target: Path
+) -> None:
+    columns = ", ".join(TABLES[table])
+    select = f"SELECT {columns} FROM ({typed_select(table, files)}) r"
+    if table != "failures":
+        key = "key" if table == "cells" else "cell"
+        select += f""" SEMI JOIN chosen c
+            ON r.{key} = c.key AND parse_filename(r.filename, true) = c.part"""
+    with replacing(target) as temporary:
+        connection.execute(
+            f"COPY ({select}) TO {literal(str(temporary))} (FORMAT parquet, COMPRESSION zstd)"
+        )
+
+
+def _abandoned(folder: Path, before: float) -> set[str]:
+    """Parts without cells whose writer has long gone."""
+    whole = _names(folder, "cells")
+    return {
+        path.stem
+        for table in OF_CELLS
+        for path in (folder / table).glob("*.parquet")
+        if path.stem not in whole and path.stat().st_mtime < before
+    }
+
+
+def _names(folder: Path, table: str) -> set[str]:
+    paths = (folder / table).glob("*.parquet")
+    return {path.stem for path in paths if not path.name.startswith(".")}
+
+
+def _delete(folder: Path, name: str) -> None:
+    # Cells first: without them the other rows are seen by nobody.
+    for table in ("cells", *(table for table in _MERGED if table != "cells")):
+        part_path(folder, table, name).unlink(missing_ok=True)

@@ -1,0 +1,163 @@
+"""What a sweep has to do: the groups of cells that its recipes ask of their caches."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from trustq.errors import TrustqError
+from trustq.noise import parse_noise
+from trustq.recipes import Recipe
+from trustq.repair.arms import Arm, budget_size
+from trustq.repair.engine import (
+    check_sweep,
+    group_cells,
+    matching_externals,
+    request_digest,
+    require_distinct,
+    setting_digest,
+)
+from trustq.results import committed_cells
+from trustq.store import Cache, find_caches, open_cache
+
+
+@dataclass(frozen=True)
+class AskedCell:
+    """A cell that is to be run."""
+
+    arm: Arm
+    budget: str
+    request: str
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cells of one cache, draw and grid point that share round 0: the unit of work."""
+
+    cache: Path
+    cache_digest: str
+    dataset: str
+    backbone_seed: int
+    externals: tuple[Path, ...]
+    recipe: Recipe
+    draw_seed: int
+    cells: tuple[AskedCell, ...]
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """Groups that are to be run, the keys of the cells that are there, and the points asked for."""
+
+    groups: tuple[Group, ...]
+    there: tuple[str, ...]
+    points: tuple[Recipe, ...]
+
+    @property
+    def n_cells(self) -> int:
+        """Cells to be run."""
+        return sum(len(group.cells) for group in self.groups)
+
+
+def plan_sweep(
+    points: Sequence[Recipe],
+    *,
+    results: Path,
+    opened: Callable[[Path], Cache] = open_cache,
+) -> SweepPlan:
+    """Expand the points of a recipe over their caches and draws; leave out what is there.
+
+    A cell that several points ask for is run once. Groups are ordered by cache. Raises
+    `TrustqError`, before anything runs, for points without caches, patterns that match nothing,
+    arms, budgets and noises that are none, caches of one data set that differ in their classes or
+    cannot be told apart, and externals of other networks.
+    """
+    shelf: dict[Path, Cache] = {}
+
+    def found(patterns: Sequence[str]) -> list[Cache]:
+        paths = [path.resolve() for path in find_caches(patterns)]
+        for path in paths:
+            if path not in shelf:
+                shelf[path] = _without_arrays(opened(path))
+        return [shelf[path] for path in paths]
+
+    there = {request: key for key, request in committed_cells(results).items() if request}
+    groups, skipped = [], []
+    planned: set[str] = set()
+    for point in points:
+        sweep = point.sweep
+        if not sweep.caches:
+            raise TrustqError(
+                f"Recipe {point.name} names no caches. Add `caches = [...]` to its [sweep], or "
+                "--set caches=PATTERN."
+            )
+        check_sweep(sweep)
+        caches, externals = found(sweep.caches), found(sweep.external)
+        _require_same_classes(caches)
+        wanted = group_cells(sweep)
+        for budget in sweep.budgets:
+            budget_size(budget, n_rows=1, n_wrong=1)
+        for cache in caches:
+            # Noise of stored rows, of features or of a file is checked where its rows are known.
+            if sweep.noise.partition(":")[0] not in ("auto", "stored", "instance", "file"):
+                parse_noise(sweep.noise, classes=cache.classes)
+            own = matching_externals(cache, externals)
+            setting = setting_digest(cache, externals=own, sweep=sweep)
+            for draw_seed in range(sweep.draw_seed, sweep.draw_seed + sweep.draws):
+                cells = []
+                for arm, budget in wanted:
+                    request = request_digest(
+                        setting, sweep=sweep, draw_seed=draw_seed, arm=arm, budget=budget
+                    )
+                    if request in planned:
+                        continue
+                    planned.add(request)
+                    if request in there:
+                        skipped.append(there[request])
+                    else:
+                        cells.append(AskedCell(arm, budget, request))
+                if cells:
+                    groups.append(_group(cache, own, point, draw_seed, cells))
+    require_distinct(list(shelf.values()))
+    groups.sort(key=lambda group: str(group.cache))  # stable: points and draws keep their order
+    return SweepPlan(tuple(groups), tuple(skipped), tuple(points))
+
+
+def _group(
+    cache: Cache,
+    externals: Sequence[Cache],
+    point: Recipe,
+    draw_seed: int,
+    cells: Sequence[AskedCell],
+) -> Group:
+    assert cache.path is not None
+    return Group(
+        cache=cache.path,
+        cache_digest=cache.content_digest,
+        dataset=cache.dataset,
+        backbone_seed=cache.backbone_seed,
+        externals=tuple(other.path for other in externals if other.path),
+        recipe=point,
+        draw_seed=draw_seed,
+        cells=tuple(cells),
+    )
+
+
+def _without_arrays(cache: Cache) -> Cache:
+    # A plan knows many caches at once, and of none the large arrays.
+    return dataclasses.replace(
+        cache, features=np.empty((len(cache), 0), np.float32), logits=None, extra={}
+    )
+
+
+def _require_same_classes(caches: Sequence[Cache]) -> None:
+    first: dict[str, Cache] = {}
+    for cache in caches:
+        other = first.setdefault(cache.dataset, cache)
+        if other.classes != cache.classes:
+            raise TrustqError(
+                f"{other.name} and {cache.name} are both of data set {cache.dataset!r}, but their "
+                f"classes are {', '.join(other.classes)} and {', '.join(cache.classes)}. Extract "
+                "them from one manifest, or run them as two sweeps."
+            )
