@@ -408,7 +408,7 @@ def _cell_row(
         "arm_title": arm.title,
         "head": sweep.head,
         "head_settings": json.dumps(_head_settings(sweep), sort_keys=True),
-        "refit": "none" if sweep.head == "backbone" else "head",
+        "refit": _refit(cache, sweep),
         "calibrator": "temperature" if uses_validation else None,
         "calibration_labels": (
             f"reference labels of {len(validation)} validation rows"
@@ -491,6 +491,13 @@ def _why_stopped(arm: Arm, last: Round, budget: int) -> str:
     if last.stopped:
         return "precision below the cut"
     return "budget spent" if last.spent >= budget - 1e-9 else "nothing left to take"
+
+
+def _refit(cache: Cache, sweep: SweepRecipe) -> str:
+    """What was fitted on repaired labels: the head, the backbone (`extract --observed`), neither."""
+    if sweep.head != "backbone":
+        return "head"
+    return "backbone" if str(cache.noise.get("spec", "")).startswith("file:") else "none"
 
 
 def _head_settings(sweep: SweepRecipe) -> dict[str, Any]:
