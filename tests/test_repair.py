@@ -231,6 +231,15 @@ def test_backbone_head_is_the_cached_logits_as_they_are(tmp_path: Path) -> None:
     ]
 
 
+def test_a_backbone_that_was_trained_on_repaired_labels_is_a_refit_of_its_own(
+    tmp_path: Path,
+) -> None:
+    logits = np.random.default_rng(0).standard_normal((240, 3)).astype(np.float32)
+    cache = make_cache(logits=logits, noise={"spec": "file:labels.csv"})
+    repair([cache], recipe=recipe("head=backbone", "arms=none"), results=tmp_path / "r")
+    assert query(tmp_path / "r", "SELECT refit FROM cells") == [("backbone",)]
+
+
 def finetuned(kind: str, **fields: object) -> Cache:
     base = make_cache(n=400)
     train = base.split == "train"
