@@ -494,7 +494,7 @@ def _why_stopped(arm: Arm, last: Round, budget: int) -> str:
 
 
 def _refit(cache: Cache, sweep: SweepRecipe) -> str:
-    """What was fitted on repaired labels: the head, the backbone (`extract --observed`), or none."""
+    """What repaired labels were put to: the head, the backbone (`extract --observed`), or none."""
     if sweep.head != "backbone":
         return "head"
     return "backbone" if str(cache.noise.get("spec", "")).startswith("file:") else "none"
