@@ -471,6 +471,24 @@ def test_tables_and_pictures_of_a_run(finished: Path, tmp_path: Path) -> None:
         repair_curve_figure(finished, keys, tmp_path / "curve.png", split="moon")
 
 
+def test_draws_that_are_copies_are_no_evidence() -> None:
+    from trustq.report.tables import _difference
+
+    def figures(*values: float) -> dict[tuple[int, int], dict[tuple[str, str], float]]:
+        pairs = [(backbone, draw) for backbone in (42, 52) for draw in range(10)]
+        return {
+            pair: {("uncalibrated", "accuracy"): values[pair[0] == 52] + pair[1] * values[2]}
+            for pair in pairs
+        }
+
+    base, better = figures(0.7, 0.8, 0.0), figures(0.71, 0.82, 0.0)
+    copies = _difference(better, base)
+    assert copies is not None and (copies["unit"], copies["n"]) == ("backbone", 2)
+    assert copies["p"] == pytest.approx(0.5)
+    varied = _difference(figures(0.71, 0.82, 0.001), base)
+    assert varied is not None and (varied["unit"], varied["n"]) == ("draw", 10)
+
+
 def test_arm_grammar() -> None:
     arm = parse_arm("entropy@in_sample:relabel")
     assert (arm.score, arm.source, arm.action, arm.text) == (

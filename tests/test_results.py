@@ -588,6 +588,16 @@ def test_paired_averages_within_its_unit(tmp_path: Path) -> None:
         assert (p, floor) == pytest.approx((test.p_value, test.floor))
 
 
+def test_draws_that_are_copies_have_no_p_value(tmp_path: Path) -> None:
+    cells, metrics = [], []
+    for arm, draw, backbone in itertools.product(("none", "entropy"), range(10), (1, 2)):
+        cells.append(cell(arm, draw, backbone))
+        metrics.append(metric(cells[-1], 0.7 + 0.01 * backbone * (arm == "entropy")))
+    write(tmp_path, cells, metrics=metrics)
+    read = rows(tmp_path, "SELECT unit, n, sign_flip_p FROM paired WHERE arm = 'entropy'")
+    assert sorted(read) == [("backbone_seed", 2, 0.5), ("draw_seed", 10, None)]
+
+
 def test_paired_pairs_only_what_is_otherwise_equal(tmp_path: Path) -> None:
     none, small = cell("none"), cell("random", budget="64")
     large = cell("entropy", budget="128", leaky=True, n_trusted=3)
