@@ -214,9 +214,10 @@ def measure(
 
     Example: trustq data measure digits.parquet
     """
-    from trustq.manifest import read_manifest, write_manifest
+    from trustq.manifest import read_manifest, require_parquet, write_manifest
     from trustq.measure import measured
 
+    require_parquet(out or manifest)
     with progress("Measuring", "images") as show:
         found = measured(read_manifest(manifest, root=root), progress=show)
     write_manifest(found, out or manifest)

@@ -27,7 +27,7 @@ from trustq.datasets import (
 from trustq.datasets.combine import combine
 from trustq.datasets.target import with_target
 from trustq.errors import TrustqError
-from trustq.manifest import read_manifest, write_manifest
+from trustq.manifest import REQUIRED, read_manifest, write_manifest
 from trustq.tables import read_table
 
 ISIC = ("image", "MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
@@ -639,6 +639,22 @@ def test_duplicates_that_were_confirmed_share_a_group(tmp_path):
 
 
 # On the command line
+
+
+def test_a_csv_manifest_is_not_overwritten_by_parquet(three, tmp_path):
+    path = tmp_path / "own.csv"
+    rows = zip(*(three[0].columns[name].tolist() for name in REQUIRED), strict=True)
+    write_csv(path, REQUIRED, list(rows))
+    before = path.read_bytes()
+    message = f"Error: {path}: a manifest is written as Parquet; call it own.parquet.\n"
+    for words in (
+        ("measure", path),
+        ("target", path, "--column", "domain", "--out", path),
+        ("combine", path, tmp_path / "two.parquet", "--out", path),
+    ):
+        refusal = run(*words)
+        assert (refusal.exit_code, refusal.stderr) == (1, message), words
+    assert path.read_bytes() == before
 
 
 def test_layouts_that_nobody_has_seen_are_marked():
