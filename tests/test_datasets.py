@@ -590,6 +590,17 @@ def test_combined_rows_are_split_by_group_and_stratified_by_label_and_domain(thr
     assert column(kept, "split") == [s for m in three for s in column(m, "split")]
 
 
+def test_blanks_of_numbers_stay_blanks_beside_texts(three):
+    ages = np.arange(60.0)
+    ages[1] = np.nan
+    numbers, words = (
+        type(m)({**m.columns, "age": column_of}, m.classes, m.root)
+        for m, column_of in zip(three, (ages, np.full(60, "old", dtype=object)), strict=False)
+    )
+    found = combine([numbers, words], keep_splits=True)
+    assert column(found, "age")[:3] == ["0.0", None, "2.0"] and column(found, "age")[60] == "old"
+
+
 def test_what_cannot_be_combined_is_refused(three):
     one, two, _ = three
     with refused("Give two manifests or more to combine."):

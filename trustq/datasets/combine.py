@@ -108,7 +108,8 @@ def _blank(n: int, numeric: bool) -> np.ndarray:
 
 
 def _texts(array: np.ndarray) -> np.ndarray:
-    values = [None if value is None else str(value) for value in array.tolist()]
+    # A NaN, which differs from itself, is a blank and no text.
+    values = [None if value is None or value != value else str(value) for value in array.tolist()]
     return np.array([*values, None], dtype=object)[:-1]
 
 
