@@ -38,7 +38,7 @@ def duplicates(
     """Find copies and near copies in other groups, other splits or another data set.
 
     Fill the column `confirmed` of pairs.csv with yes or no, then join the groups with trustq data
-    prepare --merge-duplicates pairs.csv.
+    prepare --merge-duplicates pairs.csv, or those of two data sets with trustq data combine.
 
     Example: trustq audit duplicates digits.parquet --out duplicates/
     """

@@ -649,6 +649,27 @@ def test_duplicates_that_were_confirmed_share_a_group(tmp_path):
         make("isic2019", root, merge_duplicates=tmp_path / "pairs.csv")
 
 
+def test_duplicates_in_two_data_sets_share_a_group_once_combined(three, tmp_path):
+    write_csv(tmp_path / "pairs.csv", ("sample_a", "sample_b"), [("one0", "two7"), ("one0", "x")])
+    said = []
+    found = combine(three[:2], merge_duplicates=tmp_path / "pairs.csv", say=said.append)
+    assert said == ["pairs.csv: 1 pairs of 2 are of these data; 60 groups became 59."]
+    where = [column(found, "sample_id").index(name) for name in ("one0", "one1", "two6", "two7")]
+    assert {column(found, "group_id")[row] for row in where} == {"oneg0"}
+    assert len({column(found, "split")[row] for row in where}) == 1
+
+
+def test_an_unclear_answer_to_a_pair_is_refused(three, tmp_path):
+    path = tmp_path / "pairs.csv"
+    header = ("sample_a", "sample_b", "confirmed")
+    write_csv(path, header, [("one0", "two0", "Yes"), ("one0", "two2", "y?"), ("a", "b", "")])
+    with refused(
+        f"{path}: confirmed is 'y?' in row 2 (one0); expected yes, true, 1, no, false, 0 or a "
+        "blank."
+    ):
+        combine(three, merge_duplicates=path)
+
+
 # On the command line
 
 

@@ -108,3 +108,9 @@ def test_skin_tones_are_ordered_by_ita():
     framed = np.zeros((40, 40, 3), dtype=np.uint8)
     framed[10:30, 10:30] = tones[0]
     assert image_measures(framed)["ita"] == pytest.approx(ita[0])  # of the centre alone
+
+
+def test_an_image_without_colour_has_no_skin_tone():
+    ramp = np.repeat(np.arange(240, dtype=np.uint8)[None], 40, axis=0)
+    ita = image_measures(np.stack([ramp] * 3, axis=2))["ita"]
+    assert np.isnan(ita) and ita_group(ita) is None

@@ -187,7 +187,8 @@ def prepare(
     rows: Rows = importlib.import_module(adapter.module).read_rows(root, **options)
     rows = with_target(rows, target, taxonomy=taxonomy or adapter.taxonomy, drop=drop)
     if merge_duplicates is not None:
-        rows = merged_groups(rows, merge_duplicates)
+        columns, note = merged_groups(rows.columns, merge_duplicates)
+        rows = replace(rows, columns=columns, notes=(*rows.notes, note))
     for note in rows.notes:
         say(note)
     columns, split_origin = _with_split(rows, split, splits_file, fractions=fractions, seed=seed)
