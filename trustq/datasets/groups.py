@@ -27,15 +27,14 @@ def merged_groups(columns: Columns, pairs_file: Path) -> tuple[Columns, str]:
     pairs = list(zip(*ends, strict=True))
     if "confirmed" in table:
         said = texts(table["confirmed"].tolist()).tolist()
-        known = {None: False, **CONFIRMED}
-        words = [word and word.strip().lower() for word in said]
-        strange = [row for row, word in enumerate(words) if word not in known]
+        words = [(word or "no").strip().lower() for word in said]  # a blank is no yes
+        strange = [row for row, word in enumerate(words) if word not in CONFIRMED]
         if strange:
             raise TrustqError(
                 f"{path}: confirmed is {said[strange[0]]!r} in {named_rows(strange, ends[0])}; "
                 f"expected {', '.join(CONFIRMED)} or a blank."
             )
-        pairs = [pair for pair, word in zip(pairs, words, strict=True) if known[word]]
+        pairs = [pair for pair, word in zip(pairs, words, strict=True) if CONFIRMED[word]]
     row_of = {i: row for row, i in enumerate(columns["sample_id"].tolist())}
     inside = [(a, b) for a, b in pairs if a in row_of and b in row_of]
     if not inside:
