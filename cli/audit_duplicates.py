@@ -26,27 +26,30 @@ def duplicates(
         int, typer.Option(help="Bits of 256 in which hashes of one image may differ.")
     ] = 30,
     nearest: Annotated[
-        int, typer.Option(help="Pairs listed by image spectrum, and as many by embedding.")
+        int, typer.Option(min=0, help="Pairs listed by image spectrum, and as many by embedding.")
     ] = 200,
     out: Annotated[Path, typer.Option(help="Folder for the lists and the sheet.")] = Path(
         "duplicates"
     ),
-    sheet: Annotated[int, typer.Option(help="Pairs on the sheet of images; 0 for none.")] = 60,
+    sheet: Annotated[
+        int, typer.Option(min=0, help="Pairs on the sheet of images; 0 for none.")
+    ] = 60,
     threads: Annotated[int, typer.Option(min=1, help="Threads to read images with.")] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
     """Find copies and near copies in other groups, other splits or another data set.
 
     Fill the column `confirmed` of pairs.csv with yes or no, then join the groups with trustq data
-    prepare --merge-duplicates pairs.csv.
+    prepare --merge-duplicates pairs.csv, or those of two data sets with trustq data combine.
 
     Example: trustq audit duplicates digits.parquet --out duplicates/
     """
-    from trustq.audit.duplicates import audit_duplicates, write_audit
+    from trustq.audit.duplicates import audit_duplicates, refuse_answers, write_audit
     from trustq.manifest import read_manifest
     from trustq.report.contact_sheet import write_pair_sheet
     from trustq.store import find_caches, open_cache
 
+    refuse_answers(out)  # before the work, not after it
     sides = [read_manifest(path) for path in (manifest, other) if path is not None]
     caches = [open_cache(path) for path in find_caches(cache)] if cache else []
     with progress("Fingerprints", "images") as show:

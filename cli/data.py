@@ -159,6 +159,10 @@ def combine(
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the splits.")] = 0,
     fractions: Annotated[str, typer.Option(help="Shares of train, val and test.")] = ".7,.15,.15",
+    merge_duplicates: Annotated[
+        Path | None,
+        typer.Option(help="Table of pairs (sample_a, sample_b) whose groups become one."),
+    ] = None,
 ) -> None:
     """Join manifests into one, split by group and stratified by label and domain together.
 
@@ -166,14 +170,16 @@ def combine(
     both.parquet
     """
     from trustq.datasets.combine import combine as join
-    from trustq.manifest import read_manifest, write_manifest
+    from trustq.manifest import read_manifest, require_parquet, write_manifest
 
+    require_parquet(out)
     joined = join(
         [read_manifest(path) for path in manifests],
         external=_words(external),
         keep_splits=keep_splits,
         seed=seed,
         fractions=_numbers(fractions),
+        merge_duplicates=merge_duplicates,
         say=lambda sentence: typer.echo(sentence, err=True),
     )
     write_manifest(joined, out)
@@ -214,9 +220,10 @@ def measure(
 
     Example: trustq data measure digits.parquet
     """
-    from trustq.manifest import read_manifest, write_manifest
+    from trustq.manifest import read_manifest, require_parquet, write_manifest
     from trustq.measure import measured
 
+    require_parquet(out or manifest)
     with progress("Measuring", "images") as show:
         found = measured(read_manifest(manifest, root=root), progress=show)
     write_manifest(found, out or manifest)

@@ -51,7 +51,7 @@ def write(folder, *, arms=("entropy", "none"), draws=(1, 2, 3, 4, 5), n=60, **ch
                     "stage": np.full(n, "calibrated"),
                     "sample_id": np.array([f"x{i}" for i in ids]) if key == "none-9" else ids,
                     "group_id": groups,
-                    "label": CLASSES[labels],
+                    "label": CLASSES[np.roll(labels, 1) if key == "none-8" else labels],
                     "predicted": CLASSES[probs.argmax(axis=1)],
                     "probabilities": probs,
                 }
@@ -85,6 +85,7 @@ def test_what_cannot_be_paired_is_refused(tmp_path):
     write(tmp_path / "one", draws=(1, 2))
     write(tmp_path / "heads", draws=(1,), **{"none-1": {"head": "xgboost"}})
     write(tmp_path / "rows", draws=(9,))
+    labels, _, _ = write(tmp_path / "labels", draws=(8,))
     write(tmp_path / "budgets", draws=(1, 2), **{"none-2": {"draw_seed": 1, "budget": "128"}})
     write(tmp_path / "seeds", draws=(1,), **{"none-1": {"draw_seed": 2}})
     bad = [
@@ -98,6 +99,12 @@ def test_what_cannot_be_paired_is_refused(tmp_path):
             "Keep one setting in a results folder to compare its arms.",
         ),
         (("rows", "none"), "Cell none-9 was evaluated on other rows than entropy-9."),
+        (
+            ("labels", "none"),
+            "Cell none-8 has another label than entropy-8 in "
+            f"{(np.roll(labels, 1) != labels).sum()} of 60 rows: their caches were made of other "
+            "reference labels or groups. Run both on one.",
+        ),
         (
             ("budgets", "none"),
             "Arm 'none' has several cells of backbone seed 7 and draw 1, of budgets 64 and 128: "

@@ -555,7 +555,7 @@ def test_a_repeated_sample_in_a_splits_file_is_refused(tmp_path):
             {"table": "a", "id_column": "b"},
             "--table, --id-column is no option of folder; its options are --group-regex.",
         ),
-        ("digits", {"out": "m.csv"}, "A manifest is written as Parquet; call it m.parquet."),
+        ("digits", {"out": "m.csv"}, "m.csv: a manifest is written as Parquet; call it m.parquet."),
         (
             "digits",
             {"fractions": (0.8, 0.2)},

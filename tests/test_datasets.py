@@ -27,7 +27,7 @@ from trustq.datasets import (
 from trustq.datasets.combine import combine
 from trustq.datasets.target import with_target
 from trustq.errors import TrustqError
-from trustq.manifest import read_manifest, write_manifest
+from trustq.manifest import REQUIRED, read_manifest, write_manifest
 from trustq.tables import read_table
 
 ISIC = ("image", "MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
@@ -590,6 +590,17 @@ def test_combined_rows_are_split_by_group_and_stratified_by_label_and_domain(thr
     assert column(kept, "split") == [s for m in three for s in column(m, "split")]
 
 
+def test_blanks_of_numbers_stay_blanks_beside_texts(three):
+    ages = np.arange(60.0)
+    ages[1] = np.nan
+    numbers, words = (
+        type(m)({**m.columns, "age": column_of}, m.classes, m.root)
+        for m, column_of in zip(three, (ages, np.full(60, "old", dtype=object)), strict=False)
+    )
+    found = combine([numbers, words], keep_splits=True)
+    assert column(found, "age")[:3] == ["0.0", None, "2.0"] and column(found, "age")[60] == "old"
+
+
 def test_what_cannot_be_combined_is_refused(three):
     one, two, _ = three
     with refused("Give two manifests or more to combine."):
@@ -638,7 +649,44 @@ def test_duplicates_that_were_confirmed_share_a_group(tmp_path):
         make("isic2019", root, merge_duplicates=tmp_path / "pairs.csv")
 
 
+def test_duplicates_in_two_data_sets_share_a_group_once_combined(three, tmp_path):
+    write_csv(tmp_path / "pairs.csv", ("sample_a", "sample_b"), [("one0", "two7"), ("one0", "x")])
+    said = []
+    found = combine(three[:2], merge_duplicates=tmp_path / "pairs.csv", say=said.append)
+    assert said == ["pairs.csv: 1 pairs of 2 are of these data; 60 groups became 59."]
+    where = [column(found, "sample_id").index(name) for name in ("one0", "one1", "two6", "two7")]
+    assert {column(found, "group_id")[row] for row in where} == {"oneg0"}
+    assert len({column(found, "split")[row] for row in where}) == 1
+
+
+def test_an_unclear_answer_to_a_pair_is_refused(three, tmp_path):
+    path = tmp_path / "pairs.csv"
+    header = ("sample_a", "sample_b", "confirmed")
+    write_csv(path, header, [("one0", "two0", "Yes"), ("one0", "two2", "y?"), ("a", "b", "")])
+    with refused(
+        f"{path}: confirmed is 'y?' in row 2 (one0); expected yes, true, 1, no, false, 0 or a "
+        "blank."
+    ):
+        combine(three, merge_duplicates=path)
+
+
 # On the command line
+
+
+def test_a_csv_manifest_is_not_overwritten_by_parquet(three, tmp_path):
+    path = tmp_path / "own.csv"
+    rows = zip(*(three[0].columns[name].tolist() for name in REQUIRED), strict=True)
+    write_csv(path, REQUIRED, list(rows))
+    before = path.read_bytes()
+    message = f"Error: {path}: a manifest is written as Parquet; call it own.parquet.\n"
+    for words in (
+        ("measure", path),
+        ("target", path, "--column", "domain", "--out", path),
+        ("combine", path, tmp_path / "two.parquet", "--out", path),
+    ):
+        refusal = run(*words)
+        assert (refusal.exit_code, refusal.stderr) == (1, message), words
+    assert path.read_bytes() == before
 
 
 def test_layouts_that_nobody_has_seen_are_marked():

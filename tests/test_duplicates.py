@@ -267,3 +267,22 @@ def test_a_distance_that_means_nothing_is_refused(tmp_path):
     manifest = planted(tmp_path / "data", [blotch(1), blotch(2)], altered=[])
     with refused("The distance is 200, expected 0 to 80 of 256 bits."):
         audit_duplicates(manifest, max_distance=200)
+    with refused("Pairs to list by closeness: -1, expected 0 or more."):
+        audit_duplicates(manifest, nearest=-1)
+
+
+def test_answers_are_not_written_over(tmp_path):
+    manifest = planted(tmp_path / "data", [blotch(1), blotch(2)], altered=ALTERED[:1])
+    found = audit_duplicates(manifest)
+    path = write_audit(found, tmp_path)[0]
+    write_audit(found, tmp_path)  # no answer yet
+    header, row, *_ = path.read_text().splitlines()
+    path.write_text(f"{header}\n{row}yes\n")
+    message = (
+        f"{path} holds 1 answers in its column `confirmed`, which would be lost. Move it "
+        "elsewhere, or choose another folder (--out)."
+    )
+    with refused(message):
+        write_audit(found, tmp_path)
+    again = run("audit", "duplicates", tmp_path / "data.parquet", "--out", tmp_path)
+    assert (again.exit_code, again.stderr) == (1, f"Error: {message}\n")

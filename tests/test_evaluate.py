@@ -291,6 +291,13 @@ def test_bad_comparisons_are_refused(tmp_path):
             f"{'abc'[other.labels[0]]}. These are not the same rows, or one file is older.",
         ),
         (
+            {"A": a, "B": replace(a, groups=np.roll(a.groups, 3))},
+            {},
+            f"A and B have other groups in {(np.roll(a.groups, 3) != a.groups).sum()} of 300 rows, "
+            f"first s0: {a.groups[0]} and {a.groups[-3]}. Intervals resample groups, so give both "
+            "the same.",
+        ),
+        (
             {"A": a, "B": replace(a, classes=("a", "c", "b"))},
             {},
             "A has the classes a, b, c and B a, c, b: "

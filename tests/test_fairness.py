@@ -9,7 +9,7 @@ from trustq.class_metrics import equalised_odds_gaps
 from trustq.errors import TrustqError
 from trustq.fairness import gap_intervals
 from trustq.measure import MEASURES, image_measures, ita_group
-from trustq.slices import slice_names
+from trustq.slices import age_bands, slice_names
 
 
 def simulated(seed, *, n=300, sensitivity=(0.9, 0.6)):
@@ -108,3 +108,33 @@ def test_skin_tones_are_ordered_by_ita():
     framed = np.zeros((40, 40, 3), dtype=np.uint8)
     framed[10:30, 10:30] = tones[0]
     assert image_measures(framed)["ita"] == pytest.approx(ita[0])  # of the centre alone
+
+
+def test_an_image_without_colour_has_no_skin_tone():
+    ramp = np.repeat(np.arange(240, dtype=np.uint8)[None], 40, axis=0)
+    ita = image_measures(np.stack([ramp] * 3, axis=2))["ita"]
+    assert np.isnan(ita) and ita_group(ita) is None
+
+
+def test_a_single_lesion_gives_no_interval_of_a_gap():
+    truth = np.tile([1, 0], 40)
+    groups = np.repeat(["f", "m"], 40)
+    found = gap_intervals(truth, truth, groups, units=np.repeat("one", 80), replicates=20, seed=0)
+    assert found["sensitivity"].value == 0 and np.isnan(found["sensitivity"][1:]).all()
+
+
+def test_masked_values_are_unknown_and_no_group():
+    truth = np.tile([1, 0], 60)
+    hidden = np.repeat([False, True, False], 40)
+    types = np.ma.array(np.repeat([1.0, 2.0, 3.0], 40), mask=hidden)
+    assert list(equalised_odds_gaps(truth, truth, types).left_out) == ["unknown"]
+    found = gap_intervals(truth, np.where(hidden, 0, truth), types, replicates=20, seed=0)
+    assert found["sensitivity"].value == 0
+    assert slice_names(types)[1] == ["1.0", "3.0", "unknown"]
+    assert age_bands(types)[1] == ["<30", "unknown"]
+
+
+def test_bins_of_large_numbers_are_told_apart():
+    names, order = slice_names(1_000_000 + np.arange(20.0))
+    assert order[0] == "1000000 to 1000005" and len(order) == 4
+    assert [int((names == name).sum()) for name in order] == [5, 5, 5, 5]

@@ -138,3 +138,13 @@ def test_an_external_report_parts_changed_frequencies_from_changed_images():
     some = outside != 1
     few = external_report(outside[some], np.log(outside_probs[some]), **given)
     assert few.absent == ("b",) and few.recall["b"] is None
+
+
+def test_weighted_rows_fall_into_the_same_bins_as_copied_ones():
+    # The second confidence is the next number above an edge, where rounding moved a row.
+    top = np.array([0.7, np.nextafter(11 / 15, 1), 0.72, 0.9])
+    probs, labels = np.column_stack([top, 1 - top]), np.array([1, 0, 1, 0])
+    copies = np.array([1, 3, 1, 3, 1, 3, 0, 2])
+    expected = expected_calibration_error(labels[copies], probs[copies])
+    found = reweighted_figures(labels, probs, np.array([0.75, 0.25])).ece
+    assert found == pytest.approx(expected)

@@ -47,6 +47,13 @@ def test_every_table_can_be_read_and_agrees_with_itself(name):
             assert meaning.malignant == "benign", native
 
 
+def test_a_label_means_the_same_in_every_table():
+    meanings = {}
+    for name in TABLES:
+        for label, meaning in read_taxonomy(name).items():
+            assert meanings.setdefault(label, meaning) == meaning, (name, label)
+
+
 @pytest.mark.parametrize(
     ("name", "labels"),
     [
@@ -171,3 +178,13 @@ def test_another_column_becomes_the_label_of_a_manifest():
         retarget(manifest, "empty")
     with pytest.raises(TrustqError, match=r"^The manifest has no column 'dx'; it has sample_id, "):
         retarget(manifest, "dx")
+
+
+def test_a_nan_is_no_class_of_a_target():
+    columns = {name: texts(["x", "y"]) for name in ("sample_id", "path", "label", "group_id")}
+    columns |= {name: texts(["train", "train"]) for name in ("split", "dataset", "domain")}
+    columns["grade"] = np.array([2.0, np.nan])
+    found = retarget(
+        make_manifest(columns, classes=("x", "y"), root=Path("."), source="m"), "grade"
+    )
+    assert (found.classes, found.columns["sample_id"].tolist()) == (("2.0",), ["x"])

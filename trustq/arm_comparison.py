@@ -102,6 +102,14 @@ def compare_arms(
                 raise TrustqError(
                     f"Cell {own[pair]['key']} was evaluated on other rows than {first['key']}."
                 )
+            for name in ("label", "group_id"):
+                n_other = int((own[pair][name] != first[name]).sum())
+                if n_other:
+                    raise TrustqError(
+                        f"Cell {own[pair]['key']} has another {name} than {first['key']} in "
+                        f"{n_other} of {len(first[name])} rows: their caches were made of other "
+                        "reference labels or groups. Run both on one."
+                    )
     probs = np.stack([_probs([own[pair] for pair in shared]) for own in cells])
     labels = _labels(first["label"], [own[pair] for own in cells for pair in shared])
     groups = first["group_id"]

@@ -221,7 +221,7 @@ def equalised_odds_gaps(
     """
     truth = np.asarray(positive).astype(bool)
     called = np.asarray(predicted_positive).astype(bool)
-    groups = np.asarray(groups)
+    groups = np.ma.asarray(groups)  # a masked value is a blank
     if truth.ndim != 1 or not truth.shape == called.shape == groups.shape or not len(truth):
         raise TrustqError(
             f"positive has shape {truth.shape}, predicted_positive {called.shape} and groups "

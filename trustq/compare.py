@@ -215,3 +215,12 @@ def _check_same_truth(
             f"{whole_b.classes[own_b.labels[at]]}. These are not the same rows, or one file is "
             "older."
         )
+    if own_a.groups is not None and own_b.groups is not None:
+        differing = np.flatnonzero(own_a.groups != own_b.groups)
+        if len(differing):
+            at = int(differing[0])
+            raise TrustqError(
+                f"{a} and {b} have other groups in {len(differing)} of {len(own_a)} rows, first "
+                f"{own_a.sample_ids[at]}: {own_a.groups[at]} and {own_b.groups[at]}. Intervals "
+                "resample groups, so give both the same."
+            )

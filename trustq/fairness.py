@@ -42,7 +42,7 @@ def gap_intervals(
     `positive`, `predicted_positive` and `groups` (n,) are those of `equalised_odds_gaps`, `units`
     (n,) lesions or patients, which are resampled. Groups with fewer than `min_rows` rows of either
     outcome and the unknown one stay out. `by_chance` is from units dealt to the groups at random.
-    Empty where fewer than two groups are left.
+    Empty where fewer than two groups are left; NaN bounds for a single unit.
 
     >>> truth = np.tile([1, 0], 40)
     >>> groups = np.repeat(["f", "m"], 40)
@@ -60,7 +60,7 @@ def gap_intervals(
         raise TrustqError(
             f"Expected a level in (0, 1) and replicates; found {level}, {replicates}."
         )
-    names = np.array([slice_name(group) for group in np.asarray(groups).tolist()])
+    names = np.array([slice_name(group) for group in np.ma.asarray(groups).tolist()])
     inside = np.isin(names, kept)
     unit, n_units = _codes(None if units is None else np.asarray(units)[inside], int(inside.sum()))
     of_group = np.searchsorted(np.array(kept), names[inside])
@@ -72,21 +72,22 @@ def gap_intervals(
             for counts in _drawn_counts(n_units, seed, replicates)
         ]
     )
+    if n_units == 1:  # drawn again and again it is the same, which is no certainty
+        drawn = np.full_like(drawn, np.nan)
     dealt = _dealt(unit, of_group, kinds, n_units, len(kept), replicates, seed)
     tail = (1 - level) / 2
     found = {}
     for place, figure in enumerate(FIGURES):
-        own = drawn[:, place]
-        lower, upper = (
-            np.nanquantile(own, [tail, 1 - tail]) if not np.isnan(own).all() else (np.nan,) * 2
-        )
-        found[figure] = Gap(
-            float(getattr(observed, figure)),
-            float(lower),
-            float(upper),
-            float(np.nanquantile(dealt[:, place], level)),
-        )
+        lower, upper = _quantiles(drawn[:, place], [tail, 1 - tail])
+        (by_chance,) = _quantiles(dealt[:, place], [level])
+        found[figure] = Gap(float(getattr(observed, figure)), lower, upper, by_chance)
     return found
+
+
+def _quantiles(gaps: np.ndarray, at: list[float]) -> list[float]:
+    if np.isnan(gaps).all():
+        return [np.nan] * len(at)
+    return [float(value) for value in np.nanquantile(gaps, at)]
 
 
 def _sums(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trustq.calibration_error import _equal_width
 from trustq.errors import TrustqError
 from trustq.metrics import expected_calibration_error
 from trustq.probabilities import checked_labels, checked_probs
@@ -152,8 +153,7 @@ def _weighted_ece(labels: np.ndarray, probs: np.ndarray, weights: np.ndarray) ->
         return expected_calibration_error(labels, probs)
     top = probs.max(axis=1)
     right = probs.argmax(axis=1) == labels
-    bins = np.clip(np.ceil(top * 15).astype(int) - 1, 0, 14)  # (lo, hi]
-    gaps = np.bincount(bins, weights=weights * (right - top), minlength=15)
+    gaps = np.bincount(_equal_width(top), weights=weights * (right - top))
     return float(np.abs(gaps).sum())
 
 

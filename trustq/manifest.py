@@ -121,8 +121,12 @@ def make_manifest(
 
 
 def write_manifest(manifest: Manifest, path: Path) -> None:
-    """Write a manifest as Parquet; class order, root, split origin and digests in its footer."""
+    """Write a manifest as Parquet; class order, root, split origin and digests in its footer.
+
+    Raises `TrustqError` for a file of another ending, such as the CSV that a manifest was read of.
+    """
     path = Path(path)
+    require_parquet(path)
     root = os.path.relpath(manifest.root.resolve(), path.parent.resolve())
     tables.write_parquet(
         path,
@@ -136,6 +140,12 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
             "digests": manifest.digests,
         },
     )
+
+
+def require_parquet(path: Path) -> None:
+    """Raise `TrustqError` unless a manifest can be written to this file."""
+    if path.suffix != ".parquet":
+        raise TrustqError(f"{path}: a manifest is written as Parquet; call it {path.stem}.parquet.")
 
 
 def read_manifest(path: Path, *, root: Path | None = None) -> Manifest:

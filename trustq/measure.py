@@ -16,7 +16,7 @@ MEASURES = (
     "contrast",  # standard deviation of grey
     "laplacian_variance",  # of grey; low is blurred
     "edge_strength",  # mean length of grey's Sobel gradient
-    "ita",  # individual typology angle in degrees; low is dark
+    "ita",  # individual typology angle in degrees; low is dark; NaN without colour
 )
 CENTRE = 0.5  # side of the centre region relative to the image's, for `ita`
 # Chardon et al. (1991).
@@ -63,7 +63,8 @@ def image_measures(pixels: np.ndarray) -> dict[str, float]:
     """The measures of one image, (h, w, 3) of uint8 in sRGB, at its own resolution.
 
     ITA = atan2(L* - 50, b*) in degrees of the mean L* and b* (CIELAB, D65) of the centre region,
-    where a lesion hides the skin: it ranks the tone of images, and is no measure of a person's.
+    where a lesion hides the skin: it ranks the tone of images, and is no measure of a person's. A
+    region without any colour, as of an X-ray, has none: NaN.
 
     >>> grey = np.full((8, 8, 3), 128, dtype=np.uint8)
     >>> found = image_measures(grey)
@@ -81,7 +82,9 @@ def image_measures(pixels: np.ndarray) -> dict[str, float]:
     edges = np.hypot(sobel(grey, axis=0), sobel(grey, axis=1)) / 8
     down, across = (max(1, round(CENTRE * side)) for side in (height, width))
     top, left = (height - down) // 2, (width - across) // 2
-    lightness, yellow = _lab(pixels[top : top + down, left : left + across].reshape(-1, 3))
+    centre = pixels[top : top + down, left : left + across].reshape(-1, 3)
+    lightness, yellow = _lab(centre)
+    coloured = bool((centre != centre[:, :1]).any())
     values = (
         float(width),
         float(height),
@@ -89,17 +92,19 @@ def image_measures(pixels: np.ndarray) -> dict[str, float]:
         float(grey.std(dtype=np.float64)),
         float(laplace(grey).var(dtype=np.float64)),
         float(edges.mean(dtype=np.float64)),
-        float(np.degrees(np.arctan2(lightness - 50, yellow))),
+        float(np.degrees(np.arctan2(lightness - 50, yellow))) if coloured else np.nan,
     )
     return dict(zip(MEASURES, values, strict=True))
 
 
-def ita_group(ita: float) -> str:
-    """The group of an ITA in degrees.
+def ita_group(ita: float) -> str | None:
+    """The group of an ITA in degrees; a NaN has none.
 
-    >>> [ita_group(ita) for ita in (60, 41.5, -40)]
-    ['very light', 'light', 'dark']
+    >>> [ita_group(ita) for ita in (60, 41.5, -40, float("nan"))]
+    ['very light', 'light', 'dark', None]
     """
+    if np.isnan(ita):
+        return None
     return next((name for above, name in ITA_GROUPS if ita > above), "dark")
 
 

@@ -87,15 +87,14 @@ def slice_names(values: np.ndarray) -> tuple[np.ndarray, list[str]]:
     >>> slice_names(np.arange(12))[1]
     ['0 to 2.75', '2.75 to 5.5', '5.5 to 8.25', '8.25 to 11']
     """
-    known = [slice_name(value) for value in np.asarray(values).tolist()]
+    known = [slice_name(value) for value in np.ma.asarray(values).tolist()]  # None where masked
     numbers = [_number(text) for text in known]
     given = [number for number in numbers if number is not None]
     if len(given) == sum(name != UNKNOWN for name in known) and len(set(given)) >= FEW_VALUES:
         edges = np.unique(np.quantile(given, np.linspace(0, 1, BINS + 1)))
         if len(edges) < 3:
             raise _constant(float(np.median(given)), "more than three quarters of")
-        titles = [f"{low:.4g} to {high:.4g}" for low, high in zip(edges, edges[1:], strict=False)]
-        return _binned(numbers, titles, lambda x: _bin(x, edges[1:-1]))
+        return _binned(numbers, _titles(edges), lambda x: _bin(x, edges[1:-1]))
     if len(numbers) > 1 and len(given) == len(numbers) and len(set(given)) == 1:
         raise _constant(given[0], "all")
     names = np.array(known)
@@ -111,7 +110,7 @@ def age_bands(ages: np.ndarray) -> tuple[np.ndarray, list[str]]:
     >>> age_bands(np.array([29.9, 30, 70, np.nan]))[0].tolist()
     ['<30', '30-50', '70+', 'unknown']
     """
-    known = [slice_name(age) for age in np.asarray(ages).tolist()]
+    known = [slice_name(age) for age in np.ma.asarray(ages).tolist()]
     numbers = [_number(text) for text in known]
     for name, number in zip(known, numbers, strict=True):
         if name != UNKNOWN and (number is None or not 0 <= number <= 130):
@@ -125,6 +124,15 @@ def _binned(
     names = np.array([UNKNOWN if x is None else titles[bin_of(x)] for x in numbers])
     present = set(names.tolist())
     return names, [title for title in (*titles, UNKNOWN) if title in present]
+
+
+def _titles(edges: np.ndarray) -> list[str]:
+    """Bins by their edges, in four digits or as many as tell the edges apart."""
+    for digits in range(4, 18):
+        shown = [f"{edge:.{digits}g}" for edge in edges]
+        if len(set(shown)) == len(shown):
+            break
+    return [f"{low} to {high}" for low, high in zip(shown, shown[1:], strict=False)]
 
 
 def _constant(value: float, rows: str) -> TrustqError:

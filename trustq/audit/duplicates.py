@@ -15,10 +15,12 @@ from trustq.errors import TrustqError
 from trustq.files import replacing
 from trustq.manifest import Manifest
 from trustq.store import Cache
+from trustq.tables import read_table
 
 MAX_DISTANCE = 30  # of 256 bits; copies reach 28, 5,000 dermatoscopic images had one other pair
 REACH = 80  # distance up to which label agreement is counted
 NEAREST = 200  # pairs listed by closeness, of images and of embeddings each
+PAIRS = "pairs.csv"
 _DISTANCE_STEP = 10
 _RANKS = (10, 100, 1000)
 
@@ -62,6 +64,8 @@ def audit_duplicates(
     """
     if not 0 <= max_distance <= REACH:
         raise TrustqError(f"The distance is {max_distance}, expected 0 to {REACH} of 256 bits.")
+    if nearest < 0:
+        raise TrustqError(f"Pairs to list by closeness: {nearest}, expected 0 or more.")
     sides = [manifest] if other is None else [manifest, other]
     prints = _fingerprints(sides, threads=threads, progress=progress)
     groups = _codes([m.columns["group_id"] for m in sides])
@@ -108,13 +112,31 @@ def audit_duplicates(
     )
 
 
+def refuse_answers(folder: Path) -> None:
+    """Raise `TrustqError` where the folder holds pairs that a person has begun to confirm."""
+    path = folder / PAIRS
+    if not path.is_file():
+        return
+    answers = read_table(path).get("confirmed")
+    n_answers = 0 if answers is None else sum(answer is not None for answer in answers.tolist())
+    if n_answers:
+        raise TrustqError(
+            f"{path} holds {n_answers:,} answers in its column `confirmed`, which would be lost. "
+            "Move it elsewhere, or choose another folder (--out)."
+        )
+
+
 def write_audit(found: DuplicateAudit, folder: Path) -> list[Path]:
-    """Write `pairs.csv` and `agreement.csv` into a folder; returns their paths."""
+    """Write `pairs.csv` and `agreement.csv` into a folder; returns their paths.
+
+    Raises `TrustqError` as `refuse_answers`.
+    """
+    refuse_answers(folder)
     header = list(found.pairs)
     rows = zip(*(column.tolist() for column in found.pairs.values()), strict=True)
     agreement = [{**row, "chance": round(found.chance, 4)} for row in found.agreement]
     written = [
-        _write_csv(folder / "pairs.csv", header, rows),
+        _write_csv(folder / PAIRS, header, rows),
         _write_csv(
             folder / "agreement.csv",
             ["by", "range", "n_pairs", "same_label", "chance"],

@@ -155,13 +155,18 @@ def prepare(
     """
     from trustq.datasets.groups import merged_groups
     from trustq.datasets.target import with_target
-    from trustq.manifest import IMAGE_DIGEST, make_manifest, mixed_groups, write_manifest
+    from trustq.manifest import (
+        IMAGE_DIGEST,
+        make_manifest,
+        mixed_groups,
+        require_parquet,
+        write_manifest,
+    )
 
     say = say or (lambda sentence: None)
     out = Path(out)
     adapter = _adapter(name, options)
-    if out.suffix != ".parquet":
-        raise TrustqError(f"A manifest is written as Parquet; call it {out.stem}.parquet.")
+    require_parquet(out)
     if splits_file is not None and "split_column" in options:
         raise TrustqError("--splits and --split-column both give the splits; choose one.")
     if len(fractions) != len(FRACTIONS):
@@ -182,7 +187,8 @@ def prepare(
     rows: Rows = importlib.import_module(adapter.module).read_rows(root, **options)
     rows = with_target(rows, target, taxonomy=taxonomy or adapter.taxonomy, drop=drop)
     if merge_duplicates is not None:
-        rows = merged_groups(rows, merge_duplicates)
+        columns, note = merged_groups(rows.columns, merge_duplicates)
+        rows = replace(rows, columns=columns, notes=(*rows.notes, note))
     for note in rows.notes:
         say(note)
     columns, split_origin = _with_split(rows, split, splits_file, fractions=fractions, seed=seed)

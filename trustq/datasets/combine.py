@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from trustq.datasets import FRACTIONS
+from trustq.datasets.groups import merged_groups
 from trustq.errors import TrustqError
 from trustq.manifest import IMAGE_DIGEST, SPLITS, Manifest, make_manifest
 from trustq.splits import split_by_group
@@ -20,6 +21,7 @@ def combine(
     keep_splits: bool = False,
     fractions: Sequence[float] = FRACTIONS,
     seed: int = 0,
+    merge_duplicates: Path | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Manifest:
     """Rows of several manifests as one, in their order.
@@ -28,7 +30,8 @@ def combine(
     `external`, and those that are external in their own manifest, stay so. With `keep_splits`
     every row keeps its split. The classes must be the same set. A group name in two manifests is
     taken for one group. The data root is the folder that all images are under; a metadata column
-    that some lack is blank there. Raises `TrustqError` for other classes, an id or an image that is
+    that some lack is blank there. `merge_duplicates` is a table of pairs, of one data set or of
+    two, whose groups become one. Raises `TrustqError` for other classes, an id or an image that is
     in two manifests, a group that is external and not, and an unknown data set.
     """
     say = say or (lambda sentence: None)
@@ -53,6 +56,9 @@ def combine(
     columns = _stacked(manifests, root)
     outside = np.isin(columns["dataset"].astype(str), external) | (columns["split"] == "external")
     columns["split"] = np.where(outside, "external", columns["split"])
+    if merge_duplicates is not None:
+        columns, note = merged_groups(columns, merge_duplicates)
+        say(note)
     shared = _shared_groups(manifests)
     if shared:
         say(
@@ -108,7 +114,8 @@ def _blank(n: int, numeric: bool) -> np.ndarray:
 
 
 def _texts(array: np.ndarray) -> np.ndarray:
-    values = [None if value is None else str(value) for value in array.tolist()]
+    # A NaN, which differs from itself, is a blank and no text.
+    values = [None if value is None or value != value else str(value) for value in array.tolist()]
     return np.array([*values, None], dtype=object)[:-1]
 
 

@@ -1,48 +1,55 @@
 """Groups of rows that turn out to show one lesion: joined, so that no split divides them."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from trustq.datasets.rows import Rows, column, texts
+from trustq.datasets.rows import column, named_rows, texts
 from trustq.errors import TrustqError
-from trustq.tables import read_table
+from trustq.tables import Columns, read_table
 
 PAIR = ("sample_a", "sample_b")
+CONFIRMED = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
 
-def merged_groups(rows: Rows, pairs_file: Path) -> Rows:
-    """Rows whose groups are one where a table of pairs joins them.
+def merged_groups(columns: Columns, pairs_file: Path) -> tuple[Columns, str]:
+    """Columns whose groups are one where a table of pairs joins them, and a sentence on it.
 
     The table has `sample_a` and `sample_b`, as `trustq audit duplicates` writes it; with a column
-    `confirmed` only the rows that say yes, true or 1 there count. Pairs with an id of other data
-    are passed over and counted. Raises `TrustqError` where no pair is of these data.
+    `confirmed` only the rows that say yes, true or 1 there count, and not no, false, 0 or a blank.
+    Pairs with an id of other data are passed over and counted. Raises `TrustqError` for another
+    word, and where no pair is of these data.
     """
     path = Path(pairs_file)
     table = read_table(path)
     ends = [texts(column(table, name, source=str(path)).tolist()).tolist() for name in PAIR]
     pairs = list(zip(*ends, strict=True))
     if "confirmed" in table:
-        said = [str(value).strip().lower() for value in table["confirmed"].tolist()]
-        pairs = [p for p, word in zip(pairs, said, strict=True) if word in ("yes", "true", "1")]
-    row_of = {i: row for row, i in enumerate(rows.columns["sample_id"].tolist())}
+        said = texts(table["confirmed"].tolist()).tolist()
+        words = [(word or "no").strip().lower() for word in said]  # a blank is no yes
+        strange = [row for row, word in enumerate(words) if word not in CONFIRMED]
+        if strange:
+            raise TrustqError(
+                f"{path}: confirmed is {said[strange[0]]!r} in {named_rows(strange, ends[0])}; "
+                f"expected {', '.join(CONFIRMED)} or a blank."
+            )
+        pairs = [pair for pair, word in zip(pairs, words, strict=True) if CONFIRMED[word]]
+    row_of = {i: row for row, i in enumerate(columns["sample_id"].tolist())}
     inside = [(a, b) for a, b in pairs if a in row_of and b in row_of]
     if not inside:
         raise TrustqError(
             f"{path}: none of its {len(pairs):,} pairs joins two samples of these data. A column "
             "`confirmed`, where there is one, must say yes."
         )
-    groups = rows.columns["group_id"].tolist()
+    groups = columns["group_id"].tolist()
     joined = join_groups(groups, [(groups[row_of[a]], groups[row_of[b]]) for a, b in inside])
     n_before, n_after = len(set(groups)), len(set(joined))
     note = (
         f"{path.name}: {len(inside):,} pairs of {len(pairs):,} are of these data; "
         f"{n_before:,} groups became {n_after:,}."
     )
-    columns = {**rows.columns, "group_id": texts(joined)}
-    return replace(rows, columns=columns, notes=(*rows.notes, note))
+    return {**columns, "group_id": texts(joined)}, note
 
 
 def join_groups(groups: Sequence[str], pairs: Iterable[tuple[str, str]]) -> list[str]:

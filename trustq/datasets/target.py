@@ -72,7 +72,9 @@ def retarget(manifest: Manifest, column: str) -> Manifest:
         )
     values = manifest.columns[column]
     masked = np.ma.getmaskarray(values)
-    names = [None if m or v in (None, "") else str(v) for v, m in zip(values, masked, strict=True)]
+    # A NaN, which differs from itself, is a blank too.
+    blank = [bool(m) or v in (None, "") or v != v for v, m in zip(values, masked, strict=True)]
+    names = [None if none else str(v) for v, none in zip(values, blank, strict=True)]
     there = np.array([name is not None for name in names])
     if not there.any():
         raise TrustqError(f"Column {column!r} of the manifest has no value in any row.")
