@@ -10,10 +10,12 @@ import numpy as np
 from trustq.errors import TrustqError
 from trustq.extraction.observed import read_observed
 from trustq.extraction.settings import require_agreeing
+from trustq.extraction.weights import is_checkpoint
 from trustq.manifest import SPLITS, Manifest
 from trustq.noise import draw_start, parse_noise
 from trustq.recipes import ExtractRecipe
 from trustq.splits import group_folds, split_by_group, thin_classes
+from trustq.store import read_attributes
 from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE, SEEN_SELECTION
 
 # Settings below these make no training; two images a batch, for batch norm.
@@ -217,28 +219,12 @@ def rows_elsewhere(manifest: Manifest, *, source: Path, attributes: dict[str, An
     n = len(manifest)
     observed = np.full(n, -1, dtype=np.int16)
     trusted = np.zeros(n, dtype=bool)
-    seen = np.zeros(n, dtype=np.uint8)
     with h5py.File(source, "r") as file:
-        theirs = {
-            name: file[name][()]
-            for name in ("sample_id", "group_id", "observed", "trusted", "seen")
-        }
-    marked = np.flatnonzero(theirs["seen"])
-    row_of = {bytes(theirs["sample_id"][row]).decode(): row for row in marked.tolist()}
-    bits_of_group: dict[str, int] = {}
-    for row in marked.tolist():
-        group = bytes(theirs["group_id"][row]).decode()
-        bits_of_group[group] = bits_of_group.get(group, 0) | int(theirs["seen"][row])
-    ids = manifest.columns["sample_id"].tolist()
-    groups = manifest.columns["group_id"].tolist()
-    for row, (sample_id, group) in enumerate(zip(ids, groups, strict=True)):
-        other = row_of.get(sample_id)
-        if other is not None:
-            observed[row] = theirs["observed"][other]
-            trusted[row] = theirs["trusted"][other]
-            seen[row] = theirs["seen"][other]
-        else:
-            seen[row] = bits_of_group.get(group, 0)
+        theirs = {name: file[name][()] for name in ("label", "observed", "trusted")}
+    seen, other = _seen_by(source, manifest)
+    for row in np.flatnonzero(other >= 0).tolist():
+        observed[row] = theirs["observed"][other[row]]
+        trusted[row] = theirs["trusted"][other[row]]
     return Rows(
         np.array([position[name] for name in labels], dtype=np.int16),
         observed,
@@ -251,6 +237,52 @@ def rows_elsewhere(manifest: Manifest, *, source: Path, attributes: dict[str, An
         np.full(n, -1, dtype=np.int16),
         np.empty(0, dtype=np.int64),
     )
+
+
+def require_unrelated_start(manifest: Manifest, *, recipe: ExtractRecipe) -> None:
+    """Raise `TrustqError` for starting weights of a cache that has seen some of these rows.
+
+    What they have learned of a row or its group would be nowhere on record: a frozen backbone would
+    not be one, and no fold of a crossfit would be held out.
+    """
+    path = Path(recipe.weights)
+    if not recipe.weights or not is_checkpoint(path):
+        return
+    source = path.with_suffix(".h5")
+    if not source.is_file():
+        raise TrustqError(
+            f"--weights {path} is the network of a cache, and {source} is not there to tell which "
+            "rows it has seen. Copy the cache there."
+        )
+    read_attributes(source)  # raises for a damaged one
+    if n_seen := int((_seen_by(source, manifest)[0] > 0).sum()):
+        raise TrustqError(
+            f"--weights {path}: the network of {source} has seen {n_seen:,} of these "
+            f"{len(manifest):,} rows, or others of their groups, which a cache that starts from it "
+            f"could not tell. Use that network as it is with --with {source}, or start from other "
+            "weights."
+        )
+
+
+def _seen_by(source: Path, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
+    """The bits of each row that a cached network has seen, or its group; its position there, or -1.
+
+    A row that is there unseen has its group's bits and no position.
+    """
+    with h5py.File(source, "r") as file:
+        theirs = {name: file[name][()] for name in ("sample_id", "group_id", "seen")}
+    marked = np.flatnonzero(theirs["seen"])
+    row_of = {bytes(theirs["sample_id"][row]).decode(): row for row in marked.tolist()}
+    bits_of_group: dict[str, int] = {}
+    for row in marked.tolist():
+        group = bytes(theirs["group_id"][row]).decode()
+        bits_of_group[group] = bits_of_group.get(group, 0) | int(theirs["seen"][row])
+    ids = manifest.columns["sample_id"].tolist()
+    other = np.array([row_of.get(sample_id, -1) for sample_id in ids], dtype=np.int64)
+    groups = manifest.columns["group_id"].tolist()
+    seen = np.array([bits_of_group.get(group, 0) for group in groups], dtype=np.uint8)
+    seen[other >= 0] = theirs["seen"][other[other >= 0]]
+    return seen, other
 
 
 def _without_folds(exposure: str, noise: dict[str, Any]) -> str:

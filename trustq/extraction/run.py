@@ -14,7 +14,11 @@ import numpy as np
 from trustq.digest import digest_json
 from trustq.errors import TrustqError
 from trustq.extraction.augment import Augmentation
-from trustq.extraction.exposure import require_trainable, rows_of_training
+from trustq.extraction.exposure import (
+    require_trainable,
+    require_unrelated_start,
+    rows_of_training,
+)
 from trustq.extraction.jobs import (
     Extracted,
     Job,
@@ -81,6 +85,7 @@ def extract(
     if not seeds or min(seeds) < 0:
         raise TrustqError("Seeds are whole numbers from 0, at least one, e.g. --seeds 42,52.")
     require_trainable(manifest, recipe=recipe.extract)
+    require_unrelated_start(manifest, recipe=recipe.extract)
     require_dumpable(recipe.extract)
     Augmentation.of_recipe(recipe.extract, seed=0)  # raises for what cannot be
     own_seeds, gpu = own_share(seeds, os.environ)
