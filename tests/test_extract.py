@@ -26,7 +26,7 @@ from trustq.errors import TrustqError
 from trustq.extraction import extract, extract_with
 from trustq.manifest import Manifest, write_manifest
 from trustq.noise import draw_start, parse_noise
-from trustq.store import read_attributes, read_cache, verify_cache
+from trustq.store import read_attributes, read_cache, relabel_cache, verify_cache
 from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE, SEEN_SELECTION
 
 torch = pytest.importorskip("torch")
@@ -305,6 +305,23 @@ def test_other_images_are_unseen_unless_they_share_an_id_or_a_group(
     np.testing.assert_array_equal(cache.label, np.arange(60) % 3)
     told = f"the network of {trained.path} has seen; they stay marked as seen."
     assert heard.lines[0] == f"2 of 60 rows share an id or a group with rows that {told}"
+
+
+def test_a_label_corrected_since_is_no_reference_that_the_network_was_trained_on(
+    trained: Any, manifest: Manifest, tmp_path: Path
+) -> None:
+    row = int(np.flatnonzero(trained.trusted)[0])
+    labels = manifest.columns["label"].copy()
+    labels[row] = CLASSES[(trained.label[row] + 1) % 3]
+    corrected = replace(manifest, columns=manifest.columns | {"label": labels})
+    made = extract_with(corrected, [trained.path], out=tmp_path, progress=Heard())
+    cache = read_cache(made[0].path, manifest=corrected)
+    table = tmp_path / "labels.csv"
+    table.write_text(f"sample_id,label\n{manifest.columns['sample_id'][row]},{labels[row]}\n")
+    expected = relabel_cache(trained, table).cache
+    for name in ("label", "observed", "trusted", "seen", "noise", "exposure", "manifest"):
+        np.testing.assert_array_equal(getattr(cache, name), getattr(expected, name))
+    assert cache.seen[row] == SEEN_OBSERVED and cache.observed[row] == trained.label[row]
 
 
 def test_with_needs_the_checkpoint_of_the_cache_and_its_classes(

@@ -17,6 +17,7 @@ from trustq.recipes import ExtractRecipe
 from trustq.splits import group_folds, split_by_group, thin_classes
 from trustq.store import read_attributes
 from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE, SEEN_SELECTION
+from trustq.store.relabel import relabelled_noise
 
 # Settings below these make no training; two images a batch, for batch norm.
 _LEAST = {
@@ -204,7 +205,8 @@ def rows_elsewhere(manifest: Manifest, *, source: Path, attributes: dict[str, An
     """What a cached network has seen of another manifest's rows: only what both share.
 
     A row with a sample id of the source takes over its bits and labels, so that nobody takes a
-    training image for a new one; a row that shares only the group takes over the group's bits.
+    training image for a new one; a row that shares only the group takes over the group's bits. A
+    row whose label was corrected since is marked as `relabel_cache` marks it.
     `label` indexes the source's classes. Raises `TrustqError` for a class that it does not have.
     """
     classes = list(attributes["classes"])
@@ -216,25 +218,31 @@ def rows_elsewhere(manifest: Manifest, *, source: Path, attributes: dict[str, An
             f"{', '.join(strange)}. Map or leave out those rows."
         )
     position = {name: index for index, name in enumerate(classes)}
-    n = len(manifest)
-    observed = np.full(n, -1, dtype=np.int16)
-    trusted = np.zeros(n, dtype=bool)
+    label = np.array([position[name] for name in labels], dtype=np.int16)
     with h5py.File(source, "r") as file:
         theirs = {name: file[name][()] for name in ("label", "observed", "trusted")}
-    seen, other = _seen_by(source, manifest)
-    for row in np.flatnonzero(other >= 0).tolist():
-        observed[row] = theirs["observed"][other[row]]
-        trusted[row] = theirs["trusted"][other[row]]
+    seen, there = _seen_by(source, manifest)
+    is_there = there >= 0
+    observed = np.where(is_there, theirs["observed"][there], -1).astype(np.int16)
+    exposure = _without_folds(str(attributes["exposure"]), attributes["noise"])
+    # The draw is of training rows; where none is here it says nothing of these rows.
+    noise = attributes["noise"] if (observed >= 0).any() else {}
+    corrected = is_there & (label != theirs["label"][there])
+    trained = corrected & ((seen & (SEEN_OBSERVED | SEEN_REFERENCE)) != 0)
+    if trained.any():
+        # What the network was trained on is no reference any more, as after `cache relabel`.
+        seen[trained] = (seen[trained] & ~np.uint8(SEEN_REFERENCE)) | np.uint8(SEEN_OBSERVED)
+        exposure = "finetuned-observed" if exposure == "finetuned-clean" else exposure
+        noise = relabelled_noise(noise)
     return Rows(
-        np.array([position[name] for name in labels], dtype=np.int16),
+        label,
         observed,
-        trusted,
+        is_there & theirs["trusted"][there].astype(bool) & ~corrected,
         seen,
-        _without_folds(str(attributes["exposure"]), attributes["noise"]),
-        # The draw is of training rows; where none is here it says nothing of these rows.
-        attributes["noise"] if (observed >= 0).any() else {},
+        exposure,
+        noise,
         # Other images go through the network of all training rows only.
-        np.full(n, -1, dtype=np.int16),
+        np.full(len(label), -1, dtype=np.int16),
         np.empty(0, dtype=np.int64),
     )
 
