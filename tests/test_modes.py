@@ -243,10 +243,11 @@ def write_labels(path: Path, lines: list[str], header: str = "sample_id,label") 
 def test_observed_labels_are_trained_on_and_dropped_rows_are_not(
     manifest: Manifest, tmp_path: Path
 ) -> None:
-    # s00 bars -> discs; s01 dropped; s02 checked and right; the others keep the manifest's label
+    # s00 bars -> discs; s01 dropped; s02 checked and right; s03 checked to be what the manifest
+    # does not say; the others keep the manifest's label
     labels = write_labels(
         tmp_path / "labels.csv",
-        ["s00,discs,false", "s01,,false", "s02,noise,true"],
+        ["s00,discs,false", "s01,,false", "s02,noise,true", "s03,discs,1.0"],
         "sample_id,label,trusted",
     )
     heard = Heard()
@@ -254,16 +255,17 @@ def test_observed_labels_are_trained_on_and_dropped_rows_are_not(
     cache = extract_one(manifest, recipe, tmp_path, progress=heard)
     train = cache.split == "train"
     expected = np.where(train, cache.label, -1)
-    expected[:2] = [1, -1]
+    expected[[0, 1, 3]] = [1, -1, 1]
     np.testing.assert_array_equal(cache.observed, expected)
-    np.testing.assert_array_equal(np.flatnonzero(cache.trusted), [2])
-    assert cache.seen[:3].tolist() == [SEEN_OBSERVED, 0, SEEN_OBSERVED | SEEN_REFERENCE]
-    assert (cache.seen[3:][train[3:]] == SEEN_OBSERVED | SEEN_REFERENCE).all()
+    np.testing.assert_array_equal(np.flatnonzero(cache.trusted), [2, 3])
+    both = SEEN_OBSERVED | SEEN_REFERENCE
+    assert cache.seen[:4].tolist() == [SEEN_OBSERVED, 0, both, SEEN_OBSERVED]
+    assert (cache.seen[4:][train[4:]] == both).all()
     assert cache.exposure == "finetuned-observed"
     assert cache.noise["spec"] == "file:labels.csv"
-    assert cache.noise["rate"] == pytest.approx(1 / 35)
+    assert cache.noise["rate"] == pytest.approx(2 / 35)
     assert (
-        f"{labels}: labels of 3 rows, 1 of them dropped; 33 training rows are not in it and keep "
+        f"{labels}: labels of 4 rows, 1 of them dropped; 32 training rows are not in it and keep "
         "the manifest's label."
     ) in heard.lines
 
@@ -307,12 +309,29 @@ def test_a_labels_file_that_does_not_fit_is_told_by_id(
     assert str(told.value) == f"{labels}: {message}"
 
 
-def test_an_action_that_is_none_is_told_by_row(manifest: Manifest, tmp_path: Path) -> None:
-    header = "sample_id,given,suggested,action"
-    labels = write_labels(tmp_path / "labels.csv", ["s00,bars,discs,burn"], header)
+@pytest.mark.parametrize(
+    ("header", "line", "message"),
+    [
+        (
+            "given,suggested,action",
+            "bars,discs,burn",
+            "action 'burn', expected keep, relabel or drop.",
+        ),
+        (
+            "given,suggested,action",
+            "bars,,relabel",
+            "action 'relabel' without a label to train on. Name one, or say drop.",
+        ),
+        ("label,trusted", "bars,perhaps", "trusted is 'perhaps', expected 1 or 0."),
+    ],
+)
+def test_a_line_that_says_nothing_is_told_by_row(
+    manifest: Manifest, tmp_path: Path, header: str, line: str, message: str
+) -> None:
+    labels = write_labels(tmp_path / "labels.csv", [f"s00,{line}"], f"sample_id,{header}")
     with pytest.raises(TrustqError) as told:
         extract_one(manifest, tiny("extract.noise=none", f"observed={labels}"), tmp_path)
-    assert str(told.value) == f"{labels}, row 1: action 'burn', expected keep, relabel or drop."
+    assert str(told.value) == f"{labels}, row 1: {message}"
 
 
 def test_observed_labels_and_noise_together_are_refused(manifest: Manifest, tmp_path: Path) -> None:
@@ -348,6 +367,41 @@ def test_unreadable_images_are_left_out_and_recorded(manifest: Manifest, tmp_pat
     np.testing.assert_allclose(cache.features, whole.features[kept], atol=1e-5)
     again = extract(rows, recipe=recipe, seeds=[5], out=tmp_path, skip_unreadable=True)
     assert not again[0].is_new
+
+
+def test_labels_of_images_that_were_left_out_are_passed_over_and_others_compared(
+    tmp_path: Path,
+) -> None:
+    draw_images(tmp_path)
+    (tmp_path / "04.jpg").unlink()
+    rows, lines = make_rows(tmp_path), ["s04,discs", "s00,discs"]
+    labels = write_labels(tmp_path / "labels.csv", lines, "sample_id,label")
+    recipe = tiny("extract.noise=none", f"observed={labels}", "epochs=1", *CROSSFIT[:2])
+
+    def run(skip_unreadable: bool = True) -> list[str]:
+        heard = Heard()
+        extract(
+            rows,
+            recipe=recipe,
+            seeds=[5],
+            out=tmp_path / "cache",
+            skip_unreadable=skip_unreadable,
+            progress=heard,
+        )
+        return heard.lines
+
+    run()
+    target = tmp_path / "cache" / "shapes" / "tiny" / "seed5.h5"
+    cache = read_cache(target)
+    assert len(cache) == 59 and cache.observed[0] == 1 and cache.extra["fold"][0] >= 0
+    assert run(skip_unreadable=False) == [
+        f"{target} is without 1 rows, whose images could not be decoded when it was made. Delete "
+        "it to try them again.",
+        f"{target} is there already, from the same recipe and manifest.",
+    ]
+    write_labels(labels, ["s04,discs", "s00,noise"], "sample_id,label")
+    with pytest.raises(TrustqError, match="was written from another noise"):
+        run()
 
 
 def test_staged_images_give_the_same_cache_and_are_copied_once(

@@ -1,5 +1,6 @@
 """Which labels a network is trained on, and what it has seen of each row afterwards."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,13 +53,16 @@ class Rows:
         return bool((self.fold >= 0).any())
 
 
-def rows_of_training(manifest: Manifest, *, recipe: ExtractRecipe, seed: int) -> Rows:
+def rows_of_training(
+    manifest: Manifest, *, recipe: ExtractRecipe, seed: int, left_out: Sequence[str] = ()
+) -> Rows:
     """Labels that a recipe and a backbone seed train on, and the exposure that follows.
 
     Bit 1 is on every trained row, bit 2 on those whose label is the reference by design: trusted
-    rows, all without noise, and those that an observed-labels file leaves out. Bit 4 is on
-    validation rows that choose the epoch. Raises `TrustqError` for an observed-labels file that
-    does not fit the manifest and for fewer groups than folds.
+    rows, all without noise, and those that an observed-labels file does not list. Bit 4 is on
+    validation rows that choose the epoch. `left_out` are ids of images that could not be decoded,
+    which that file may list. Raises `TrustqError` for an observed-labels file that does not fit the
+    manifest and for fewer groups than folds.
     """
     label = manifest.label_indices
     n = len(label)
@@ -72,10 +76,12 @@ def rows_of_training(manifest: Manifest, *, recipe: ExtractRecipe, seed: int) ->
     train = _trained_on(manifest, recipe.train_on)
     notes = []
     if recipe.observed:
-        given = read_observed(Path(recipe.observed), manifest, rows=train)
+        given = read_observed(Path(recipe.observed), manifest, rows=train, left_out=left_out)
         observed[train], trusted[train] = given.observed[train], given.trusted[train]
         seen[observed >= 0] = SEEN_OBSERVED
-        seen[(observed >= 0) & (trusted | ~given.listed)] |= SEEN_REFERENCE
+        # A checked label may be another than the manifest's, which nobody was trained on then.
+        is_reference = (observed >= 0) & (observed == label)
+        seen[is_reference & (trusted | ~given.listed)] |= SEEN_REFERENCE
         is_clean = False
         noise = given.attribute
         notes.append(given.summary)

@@ -83,14 +83,12 @@ def already_there(target: Path, attributes: dict[str, Any], progress: Progress) 
     settings = {name: settings.get(name) for name in attributes["recipe"]["extract"]}
     theirs = found["recipe"] | {"extract": settings}
     theirs.pop("fitted", None)  # what memory allowed, not what was asked
-    whole = theirs.pop("skipped_of", None)
+    theirs.pop("skipped_of", None)  # what is left is the manifest that is compared
     ours = {name: value for name, value in attributes["recipe"].items() if name != "skipped_of"}
-    is_same = found["manifest"] == attributes["manifest"]
     parts = {
         "recipe": theirs == ours,
-        "manifest": is_same or whole == attributes["manifest"],
-        # A draw over the rows that were left cannot be compared with one over all of them.
-        "noise": found["noise"].get("digest") == attributes["noise"].get("digest") or not is_same,
+        "manifest": found["manifest"] == attributes["manifest"],
+        "noise": found["noise"].get("digest") == attributes["noise"].get("digest"),
     }
     differing = [name for name, same in parts.items() if not same]
     if not differing:

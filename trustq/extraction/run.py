@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
 
 from trustq.digest import digest_json
@@ -45,6 +46,7 @@ from trustq.extraction.weights import (
 )
 from trustq.manifest import Manifest
 from trustq.recipes import Recipe
+from trustq.store import read_attributes
 
 if TYPE_CHECKING:
     import torch
@@ -121,9 +123,19 @@ def _training_jobs(
     skipped: "_Skipped | None",
 ) -> list["Job"]:
     jobs: list[Job] = []
+    every = manifest
     for seed in seeds:
-        rows = rows_of_training(manifest, recipe=recipe.extract, seed=seed)
         target = folder / f"seed{seed}.h5"
+        left_out = _left_out_of(target, every) if skipped is None else skipped.sample_id
+        if skipped is None and len(left_out):
+            manifest = every.subset(~np.isin(every.columns["sample_id"].astype(str), left_out))
+            progress.say(
+                f"{target} is without {len(left_out):,} rows, whose images could not be decoded "
+                "when it was made. Delete it to try them again."
+            )
+        else:
+            manifest = every
+        rows = rows_of_training(manifest, recipe=recipe.extract, seed=seed, left_out=left_out)
         attributes: dict[str, Any] = {
             "dataset": manifest.dataset,
             "classes": manifest.classes,
@@ -144,6 +156,14 @@ def _training_jobs(
             progress.say(note)
         jobs.append(Job(seed, target, rows, attributes, is_there, recipe.extract, extra=extra))
     return jobs
+
+
+def _left_out_of(target: Path, manifest: Manifest) -> np.ndarray:
+    """Ids of rows of this manifest that a cache, if it is there, was made without."""
+    if target.exists() and read_attributes(target)["recipe"].get("skipped_of") == manifest.digests:
+        with h5py.File(target, "r") as file:
+            return file["skipped/sample_id"].asstr()[()].astype(str)
+    return np.empty(0, dtype=str)
 
 
 @dataclass(frozen=True)
