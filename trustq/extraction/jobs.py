@@ -85,6 +85,8 @@ def already_there(target: Path, attributes: dict[str, Any], progress: Progress) 
     theirs.pop("fitted", None)  # what memory allowed, not what was asked
     theirs.pop("skipped_of", None)  # what is left is the manifest that is compared
     ours = {name: value for name, value in attributes["recipe"].items() if name != "skipped_of"}
+    if "sampling_columns" not in theirs:
+        ours.pop("sampling_columns", None)  # an older trustq did not note them
     parts = {
         "recipe": theirs == ours,
         "manifest": found["manifest"] == attributes["manifest"],

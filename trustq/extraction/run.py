@@ -34,6 +34,7 @@ from trustq.extraction.jobs import (
 )
 from trustq.extraction.launch import own_share
 from trustq.extraction.progress import Progress, StderrProgress
+from trustq.extraction.sampling import columns_digest
 from trustq.extraction.staging import stage
 from trustq.extraction.views import require_dumpable
 from trustq.extraction.weights import (
@@ -146,6 +147,10 @@ def _training_jobs(
             "manifest": manifest.digests,
             "noise": rows.noise,
         }
+        trained = np.flatnonzero(rows.observed >= 0)
+        if columns := columns_digest(manifest, trained, recipe=recipe.extract):
+            # The manifest's digests are of no column of metadata.
+            attributes["recipe"]["sampling_columns"] = columns
         extra: dict[str, np.ndarray] = {}
         if skipped is not None and len(skipped.sample_id):
             # What is left is another manifest; whose part it is, a second run must know.
