@@ -433,6 +433,12 @@ def with_split(manifest: Manifest, old: str, new: str) -> Manifest:
             "or extract without training: --mode frozen.",
         ),
         (
+            [*FROZEN, "observed=labels.csv"],
+            None,
+            "observed=labels.csv changes nothing in a frozen backbone, which is trained on no row. "
+            "Leave it out, or train one: --mode finetune.",
+        ),
+        (
             ["mode=frozen"],
             None,
             "noise=symmetric:0.2 and trusted=0 change nothing in a frozen backbone, which sees no "

@@ -20,6 +20,7 @@ from trustq.cli import app
 from trustq.errors import TrustqError
 from trustq.extraction import extract, extract_with
 from trustq.extraction.launch import own_share
+from trustq.extraction.staging import stage
 from trustq.manifest import Manifest, write_manifest
 from trustq.splits import group_folds
 from trustq.store import open_cache, read_cache, verify_cache
@@ -425,6 +426,26 @@ def test_staged_images_give_the_same_cache_and_are_copied_once(
         image.load()
 
 
+def test_an_image_made_anew_is_staged_again_whatever_its_size(tmp_path: Path) -> None:
+    root, disk = tmp_path / "images", tmp_path / "disk"
+    (root / "a" / "b").mkdir(parents=True)
+    image = root / "a" / "b" / "0.png"
+    rows = make_rows(root, n=2, path=["a/b/0.png"] * 2)
+    image.write_bytes(b"old")
+    os.utime(image, (1e9, 1e9))
+    staged = stage(rows, disk, progress=Heard())
+    assert staged.image_path(1).read_bytes() == b"old"
+    image.write_bytes(b"new")
+    os.utime(image, (9e8, 9e8))  # put back from an archive
+    heard = Heard()
+    assert stage(rows, disk, progress=heard).image_path(1).read_bytes() == b"new"
+    stage(rows, disk, progress=heard)
+    assert [line.partition(": ")[2] for line in heard.lines] == [
+        "1 images copied, 0 were there.",
+        "0 images copied, 1 were there.",
+    ]
+
+
 def test_processes_of_a_launcher_share_out_the_seeds() -> None:
     seeds = [42, 52, 62, 72, 82]
     taken = []
@@ -465,8 +486,22 @@ def test_out_of_memory_tells_the_batch_that_fits(
     assert str(told.value) == (
         "cpu ran out of memory with batches of 16 images of 32 pixels. 4 fit; with --set "
         "batch_size=4 --set accumulate=4 a step is as large as before, and --auto-batch finds that "
-        "out by itself. Finished epochs are kept."
+        "out by itself. A training with other batches starts anew."
     )
+
+
+def test_a_batch_of_two_is_the_least_that_is_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trustq.extraction import memory
+    from trustq.extraction.weights import start_network
+
+    monkeypatch.setattr(memory, "fits", lambda *_, **__: True)
+    recipe = tiny("batch_size=3").extract
+    network = start_network(recipe, n_classes=3, seed=0)[0]
+    with (
+        pytest.raises(TrustqError, match=r" 2 fit; with --set batch_size=2 --set accumulate=2 "),
+        memory.explained(recipe, network, torch.device("cpu")),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
 def test_auto_batch_trains_with_what_fits_and_the_cache_says_so(
@@ -481,6 +516,11 @@ def test_auto_batch_trains_with_what_fits_and_the_cache_says_so(
     np.testing.assert_array_equal(fitted.features, asked.features)
     again = extract(manifest, recipe=tiny(), seeds=[5], out=tmp_path / "a", progress=Heard())
     assert not again[0].is_new
+
+
+def test_with_and_a_setting_of_training_is_bad_usage() -> None:
+    ran = CliRunner().invoke(app, ["extract", "m.parquet", "--with", "c.h5", "--auto-batch"])
+    assert ran.exit_code == 2 and "--with takes everything else from the caches" in ran.output
 
 
 def test_a_network_that_never_fits_is_told(

@@ -170,6 +170,12 @@ def require_trainable(manifest: Manifest, *, recipe: ExtractRecipe) -> None:
                 f"noise={recipe.noise} and trusted={recipe.trusted:g} change nothing in a frozen "
                 "backbone, which sees no label. Draw them where they are used, in `trustq repair`."
             )
+        for key, default in (("observed", ""), ("train_on", "train")):
+            if (value := getattr(recipe, key)) != default:
+                raise TrustqError(
+                    f"{key}={value} changes nothing in a frozen backbone, which is trained on no "
+                    "row. Leave it out, or train one: --mode finetune."
+                )
         return
     if recipe.observed and (recipe.noise != "none" or recipe.trusted):
         raise TrustqError(

@@ -48,13 +48,15 @@ def explained(recipe: ExtractRecipe, network: Network, device: torch.device) -> 
         return
     # Behind the handler, for its traceback holds the tensors that filled the memory.
     network.model.zero_grad(set_to_none=True)
-    smaller = fitting(replace(recipe, batch_size=recipe.batch_size // 2), network, device)
+    smaller = fitting(
+        replace(recipe, batch_size=max(recipe.batch_size // 2, _LEAST)), network, device
+    )
     more = round(recipe.accumulate * recipe.batch_size / smaller.batch_size)
     raise TrustqError(
         f"{device.type} ran out of memory with batches of {recipe.batch_size} images of "
         f"{recipe.image_size} pixels. {smaller.batch_size} fit; with --set "
         f"batch_size={smaller.batch_size} --set accumulate={more} a step is as large as before, "
-        "and --auto-batch finds that out by itself. Finished epochs are kept."
+        "and --auto-batch finds that out by itself. A training with other batches starts anew."
     )
 
 
