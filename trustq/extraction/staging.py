@@ -19,7 +19,8 @@ def stage(manifest: Manifest, folder: Path, *, progress: Progress) -> Manifest:
 
     A file that is there with the same size and time of change is left, so a copy that was stopped
     goes on. Images of another data root get a folder of their own. A missing image is left for the
-    check of all images to tell. Raises `TrustqError` where the folder cannot be written to or the disk is full.
+    check of all images to tell. Raises `TrustqError` where the folder cannot be written to or the
+    disk is full.
     """
     root = manifest.root.resolve()
     target = Path(folder) / digest_bytes(os.fsencode(root))[:12]
