@@ -171,7 +171,9 @@ def _of_cache(path: Path, conditions: Sequence[str]) -> tuple[dict[str, np.ndarr
         "split": cache.split,
     }
     for name in cache.views if list(conditions) == ["all"] else conditions:
-        arrays[name] = np.exp(_log_softmax(checked_logits(cache.view(name).logits)))
+        logits = cache.view(name).logits
+        assert logits is not None  # a view has what the clean pass has
+        arrays[name] = np.exp(_log_softmax(checked_logits(logits)))
     labelled = np.flatnonzero(cache.label >= 0)
     raw = {name: array[labelled] for name, array in arrays.items()}
     return raw | {"classes": np.array(cache.classes)}, cache.exposure

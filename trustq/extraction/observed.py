@@ -65,7 +65,7 @@ def read_observed(
     columns = tables.read_table(path)
     if "sample_id" not in columns:
         raise TrustqError(f"{path}: it has no column sample_id, only {', '.join(columns)}.")
-    if len(left_out):
+    if left_out:
         passed = set(left_out)
         lines = [str(value) not in passed for value in columns["sample_id"].tolist()]
         columns = {name: column[lines] for name, column in columns.items()}

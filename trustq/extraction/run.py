@@ -127,8 +127,8 @@ def _training_jobs(
     every = manifest
     for seed in seeds:
         target = folder / f"seed{seed}.h5"
-        left_out = _left_out_of(target, every) if skipped is None else skipped.sample_id
-        if skipped is None and len(left_out):
+        left_out = _left_out_of(target, every) if skipped is None else skipped.sample_id.tolist()
+        if skipped is None and left_out:
             manifest = every.subset(~np.isin(every.columns["sample_id"].astype(str), left_out))
             progress.say(
                 f"{target} is without {len(left_out):,} rows, whose images could not be decoded "
@@ -163,12 +163,12 @@ def _training_jobs(
     return jobs
 
 
-def _left_out_of(target: Path, manifest: Manifest) -> np.ndarray:
+def _left_out_of(target: Path, manifest: Manifest) -> list[str]:
     """Ids of rows of this manifest that a cache, if it is there, was made without."""
     if target.exists() and read_attributes(target)["recipe"].get("skipped_of") == manifest.digests:
         with h5py.File(target, "r") as file:
-            return file["skipped/sample_id"].asstr()[()].astype(str)
-    return np.empty(0, dtype=str)
+            return [bytes(sample_id).decode() for sample_id in file["skipped/sample_id"][()]]
+    return []
 
 
 @dataclass(frozen=True)
