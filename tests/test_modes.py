@@ -518,6 +518,25 @@ def test_auto_batch_trains_with_what_fits_and_the_cache_says_so(
     assert not again[0].is_new
 
 
+def test_out_of_memory_while_features_are_taken_is_told(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trustq.extraction import dump
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(dump, "forward_head", refuse)
+    with pytest.raises(TrustqError) as told:
+        extract_one(manifest, tiny("mode=frozen", "extract.noise=none"), tmp_path)
+    assert str(told.value) == (
+        "cpu ran out of memory taking features of images of 32 pixels with test_convnext. Take "
+        "smaller images (--image-size) or a smaller backbone, or give the same command with "
+        "--device cpu. What was trained is kept."
+    )
+    assert not list(tmp_path.rglob("*.h5"))
+
+
 def test_with_and_a_setting_of_training_is_bad_usage() -> None:
     ran = CliRunner().invoke(app, ["extract", "m.parquet", "--with", "c.h5", "--auto-batch"])
     assert ran.exit_code == 2 and "--with takes everything else from the caches" in ran.output

@@ -162,6 +162,7 @@ def dump_job(
 
     from trustq.extraction.dump import PRECISION, Further, dump
     from trustq.extraction.images import Preprocessing
+    from trustq.extraction.memory import explained_dump
 
     started = time.monotonic()
     attributes = job.attributes | {
@@ -180,20 +181,21 @@ def dump_job(
         return attributes | {"seconds": seconds | {"dump": round(time.monotonic() - started, 3)}}
 
     preprocessing = Preprocessing.of_attribute(attributes["preprocessing"])
-    dump(
-        job.target,
-        network,
-        manifest,
-        job.rows,
-        preprocessing=preprocessing,
-        device=device,
-        workers=workers,
-        attributes=finished,
-        extra=extra,
-        progress=progress,
-        what=f"features of seed {job.seed}",
-        further=Further.of_recipe(job.settings, network, size=preprocessing.size),
-    )
+    with explained_dump(attributes["backbone"], preprocessing.size, device):
+        dump(
+            job.target,
+            network,
+            manifest,
+            job.rows,
+            preprocessing=preprocessing,
+            device=device,
+            workers=workers,
+            attributes=finished,
+            extra=extra,
+            progress=progress,
+            what=f"features of seed {job.seed}",
+            further=Further.of_recipe(job.settings, network, size=preprocessing.size),
+        )
 
 
 def checkpoint_of(cache: Path) -> Path:

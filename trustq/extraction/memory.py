@@ -60,6 +60,21 @@ def explained(recipe: ExtractRecipe, network: Network, device: torch.device) -> 
     )
 
 
+@contextmanager
+def explained_dump(backbone: str, size: int, device: torch.device) -> Iterator[None]:
+    """Tell of a device that ran out of memory while features are taken, whose block is fixed."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrustqError(
+            f"{device.type} ran out of memory taking features of images of {size} pixels with "
+            f"{backbone}. Take smaller images (--image-size) or a smaller backbone, or give the "
+            "same command with --device cpu. What was trained is kept."
+        ) from error
+
+
 def fits(recipe: ExtractRecipe, network: Network, device: torch.device, *, batch_size: int) -> bool:
     """Whether one training step on blank images of that batch size fits into memory."""
     model = network.model
