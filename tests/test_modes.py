@@ -426,6 +426,21 @@ def test_staged_images_give_the_same_cache_and_are_copied_once(
         image.load()
 
 
+def test_a_missing_image_is_named_where_it_should_be_before_any_is_copied(tmp_path: Path) -> None:
+    root, disk = tmp_path / "images", tmp_path / "disk"
+    root.mkdir()
+    draw_images(root)
+    (root / "04.jpg").unlink()
+    recipe = tiny("mode=frozen", "extract.noise=none")
+    with pytest.raises(TrustqError) as told:
+        extract_one(make_rows(root), recipe, tmp_path, stage_to=disk)
+    assert str(told.value) == (
+        f"1 of 60 images cannot be read:\n  {root}/04.jpg: no such file\n"
+        "Put them back, or leave their rows out of the manifest; nothing was extracted."
+    )
+    assert not disk.exists()
+
+
 def test_an_image_made_anew_is_staged_again_whatever_its_size(tmp_path: Path) -> None:
     root, disk = tmp_path / "images", tmp_path / "disk"
     (root / "a" / "b").mkdir(parents=True)

@@ -98,6 +98,8 @@ def extract(
         require_weights(recipe.extract)
         chosen = torch_device(device, gpu)
         if stage_to is not None:
+            if not skip_unreadable:
+                require_readable(manifest)  # named where they should be, before any is copied
             manifest = stage(manifest, stage_to, progress=progress)
         if skip_unreadable:
             manifest, skipped = _without_unreadable(manifest, progress)
