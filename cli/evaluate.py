@@ -33,7 +33,7 @@ def evaluate(
     ] = None,
     conditions: Annotated[
         str | None,
-        typer.Option(help="More probability arrays of the same rows in the npz, or all."),
+        typer.Option(help="More probability arrays of the npz, or views of the cache: a,b or all."),
     ] = None,
     labels: Annotated[str | None, typer.Option(help="Name of the labels.")] = None,
     probs: Annotated[

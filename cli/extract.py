@@ -106,7 +106,7 @@ def extract(
     }
     given = [f"extract.{key}={value}" for key, value in sugar.items() if value is not None]
     given += settings or []
-    if with_ and (recipe or given or seeds != "0" or stage or skip_unreadable):
+    if with_ and (recipe or given or seeds != "0" or stage or skip_unreadable or auto_batch):
         raise typer.BadParameter(
             "--with takes everything else from the caches; only --out, --name, --device, --root, "
             "--views and --passes go with it."

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,10 +26,11 @@ from trustq.errors import TrustqError
 from trustq.extraction import extract, extract_with
 from trustq.manifest import Manifest, write_manifest
 from trustq.noise import draw_start, parse_noise
-from trustq.store import read_attributes, read_cache, verify_cache
+from trustq.store import read_attributes, read_cache, relabel_cache, verify_cache
 from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE, SEEN_SELECTION
 
 torch = pytest.importorskip("torch")
+load_file = pytest.importorskip("safetensors.torch").load_file
 timm = pytest.importorskip("timm")
 
 # Newer Pythons warn of the fork that torch's loading processes are made by.
@@ -305,6 +307,23 @@ def test_other_images_are_unseen_unless_they_share_an_id_or_a_group(
     assert heard.lines[0] == f"2 of 60 rows share an id or a group with rows that {told}"
 
 
+def test_a_label_corrected_since_is_no_reference_that_the_network_was_trained_on(
+    trained: Any, manifest: Manifest, tmp_path: Path
+) -> None:
+    row = int(np.flatnonzero(trained.trusted)[0])
+    labels = manifest.columns["label"].copy()
+    labels[row] = CLASSES[(trained.label[row] + 1) % 3]
+    corrected = replace(manifest, columns=manifest.columns | {"label": labels})
+    made = extract_with(corrected, [trained.path], out=tmp_path, progress=Heard())
+    cache = read_cache(made[0].path, manifest=corrected)
+    table = tmp_path / "labels.csv"
+    table.write_text(f"sample_id,label\n{manifest.columns['sample_id'][row]},{labels[row]}\n")
+    expected = relabel_cache(trained, table).cache
+    for name in ("label", "observed", "trusted", "seen", "noise", "exposure", "manifest"):
+        np.testing.assert_array_equal(getattr(cache, name), getattr(expected, name))
+    assert cache.seen[row] == SEEN_OBSERVED and cache.observed[row] == trained.label[row]
+
+
 def test_with_needs_the_checkpoint_of_the_cache_and_its_classes(
     trained: Any, manifest: Manifest, tmp_path: Path
 ) -> None:
@@ -414,6 +433,12 @@ def with_split(manifest: Manifest, old: str, new: str) -> Manifest:
             "or extract without training: --mode frozen.",
         ),
         (
+            [*FROZEN, "observed=labels.csv"],
+            None,
+            "observed=labels.csv changes nothing in a frozen backbone, which is trained on no row. "
+            "Leave it out, or train one: --mode finetune.",
+        ),
+        (
             ["mode=frozen"],
             None,
             "noise=symmetric:0.2 and trusted=0 change nothing in a frozen backbone, which sees no "
@@ -468,10 +493,11 @@ def test_a_device_that_is_not_there_is_told(manifest: Manifest, tmp_path: Path) 
 def test_weights_files_are_loaded_and_misfits_named(
     trained: Any, manifest: Manifest, tmp_path: Path
 ) -> None:
-    checkpoint = trained.path.with_suffix(".safetensors")
-    cache = extract_one(manifest, tiny(*FROZEN, f"weights={checkpoint}"), tmp_path / "same")
+    state = load_file(trained.path.with_suffix(".safetensors"))
+    torch.save(state, tmp_path / "plain.pth")
+    cache = extract_one(manifest, tiny(*FROZEN, f"weights={tmp_path}/plain.pth"), tmp_path / "same")
     np.testing.assert_array_equal(cache.features, trained.features)
-    assert cache.weights == "file:seed5.safetensors"
+    assert cache.weights == "file:plain.pth"
 
     state = timm.create_model("test_convnext", num_classes=9).state_dict()
     torch.save(
@@ -499,6 +525,36 @@ def test_weights_files_are_loaded_and_misfits_named(
         "extra; of another shape: stem.0.weight (24x1x4x4 instead of 24x3x4x4).\n"
         "Name the backbone that the file was made with, or use another file."
     )
+
+
+def test_a_network_is_no_start_for_the_rows_it_has_seen(
+    trained: Any, manifest: Manifest, tmp_path: Path
+) -> None:
+    checkpoint = trained.path.with_suffix(".safetensors")
+    for settings in (FROZEN, ("epochs=1",)):
+        with pytest.raises(TrustqError) as told:
+            extract_one(manifest, tiny(*settings, f"weights={checkpoint}"), tmp_path)
+        assert str(told.value) == (
+            f"--weights {checkpoint}: the network of {trained.path} has seen 48 of these 60 rows, "
+            "or others of their groups, which a cache that starts from it could not tell. Use that "
+            f"network as it is with --with {trained.path}, or start from other weights."
+        )
+    alone = tmp_path / "alone.safetensors"
+    shutil.copyfile(checkpoint, alone)
+    with pytest.raises(TrustqError) as told:
+        extract_one(manifest, tiny(*FROZEN, f"weights={alone}"), tmp_path)
+    assert str(told.value) == (
+        f"--weights {alone} is the network of a cache, and {tmp_path}/alone.h5 is not there to "
+        "tell which rows it has seen. Copy the cache there."
+    )
+    n = len(manifest)
+    others = make_rows(
+        manifest.root,
+        sample_id=[f"new{i}" for i in range(n)],
+        group_id=[f"new{i // 3}" for i in range(n)],
+    )
+    cache = extract_one(others, tiny(*FROZEN, f"weights={checkpoint}"), tmp_path)
+    assert not cache.seen.any() and cache.exposure == "frozen"
 
 
 class Runs:

@@ -20,6 +20,7 @@ from trustq.cli import app
 from trustq.errors import TrustqError
 from trustq.extraction import extract, extract_with
 from trustq.extraction.launch import own_share
+from trustq.extraction.staging import stage
 from trustq.manifest import Manifest, write_manifest
 from trustq.splits import group_folds
 from trustq.store import open_cache, read_cache, verify_cache
@@ -243,10 +244,11 @@ def write_labels(path: Path, lines: list[str], header: str = "sample_id,label") 
 def test_observed_labels_are_trained_on_and_dropped_rows_are_not(
     manifest: Manifest, tmp_path: Path
 ) -> None:
-    # s00 bars -> discs; s01 dropped; s02 checked and right; the others keep the manifest's label
+    # s00 bars -> discs; s01 dropped; s02 checked and right; s03 checked to be what the manifest
+    # does not say; the others keep the manifest's label
     labels = write_labels(
         tmp_path / "labels.csv",
-        ["s00,discs,false", "s01,,false", "s02,noise,true"],
+        ["s00,discs,false", "s01,,false", "s02,noise,true", "s03,discs,1.0"],
         "sample_id,label,trusted",
     )
     heard = Heard()
@@ -254,16 +256,17 @@ def test_observed_labels_are_trained_on_and_dropped_rows_are_not(
     cache = extract_one(manifest, recipe, tmp_path, progress=heard)
     train = cache.split == "train"
     expected = np.where(train, cache.label, -1)
-    expected[:2] = [1, -1]
+    expected[[0, 1, 3]] = [1, -1, 1]
     np.testing.assert_array_equal(cache.observed, expected)
-    np.testing.assert_array_equal(np.flatnonzero(cache.trusted), [2])
-    assert cache.seen[:3].tolist() == [SEEN_OBSERVED, 0, SEEN_OBSERVED | SEEN_REFERENCE]
-    assert (cache.seen[3:][train[3:]] == SEEN_OBSERVED | SEEN_REFERENCE).all()
+    np.testing.assert_array_equal(np.flatnonzero(cache.trusted), [2, 3])
+    both = SEEN_OBSERVED | SEEN_REFERENCE
+    assert cache.seen[:4].tolist() == [SEEN_OBSERVED, 0, both, SEEN_OBSERVED]
+    assert (cache.seen[4:][train[4:]] == both).all()
     assert cache.exposure == "finetuned-observed"
     assert cache.noise["spec"] == "file:labels.csv"
-    assert cache.noise["rate"] == pytest.approx(1 / 35)
+    assert cache.noise["rate"] == pytest.approx(2 / 35)
     assert (
-        f"{labels}: labels of 3 rows, 1 of them dropped; 33 training rows are not in it and keep "
+        f"{labels}: labels of 4 rows, 1 of them dropped; 32 training rows are not in it and keep "
         "the manifest's label."
     ) in heard.lines
 
@@ -307,12 +310,29 @@ def test_a_labels_file_that_does_not_fit_is_told_by_id(
     assert str(told.value) == f"{labels}: {message}"
 
 
-def test_an_action_that_is_none_is_told_by_row(manifest: Manifest, tmp_path: Path) -> None:
-    header = "sample_id,given,suggested,action"
-    labels = write_labels(tmp_path / "labels.csv", ["s00,bars,discs,burn"], header)
+@pytest.mark.parametrize(
+    ("header", "line", "message"),
+    [
+        (
+            "given,suggested,action",
+            "bars,discs,burn",
+            "action 'burn', expected keep, relabel or drop.",
+        ),
+        (
+            "given,suggested,action",
+            "bars,,relabel",
+            "action 'relabel' without a label to train on. Name one, or say drop.",
+        ),
+        ("label,trusted", "bars,perhaps", "trusted is 'perhaps', expected 1 or 0."),
+    ],
+)
+def test_a_line_that_says_nothing_is_told_by_row(
+    manifest: Manifest, tmp_path: Path, header: str, line: str, message: str
+) -> None:
+    labels = write_labels(tmp_path / "labels.csv", [f"s00,{line}"], f"sample_id,{header}")
     with pytest.raises(TrustqError) as told:
         extract_one(manifest, tiny("extract.noise=none", f"observed={labels}"), tmp_path)
-    assert str(told.value) == f"{labels}, row 1: action 'burn', expected keep, relabel or drop."
+    assert str(told.value) == f"{labels}, row 1: {message}"
 
 
 def test_observed_labels_and_noise_together_are_refused(manifest: Manifest, tmp_path: Path) -> None:
@@ -350,6 +370,41 @@ def test_unreadable_images_are_left_out_and_recorded(manifest: Manifest, tmp_pat
     assert not again[0].is_new
 
 
+def test_labels_of_images_that_were_left_out_are_passed_over_and_others_compared(
+    tmp_path: Path,
+) -> None:
+    draw_images(tmp_path)
+    (tmp_path / "04.jpg").unlink()
+    rows, lines = make_rows(tmp_path), ["s04,discs", "s00,discs"]
+    labels = write_labels(tmp_path / "labels.csv", lines, "sample_id,label")
+    recipe = tiny("extract.noise=none", f"observed={labels}", "epochs=1", *CROSSFIT[:2])
+
+    def run(skip_unreadable: bool = True) -> list[str]:
+        heard = Heard()
+        extract(
+            rows,
+            recipe=recipe,
+            seeds=[5],
+            out=tmp_path / "cache",
+            skip_unreadable=skip_unreadable,
+            progress=heard,
+        )
+        return heard.lines
+
+    run()
+    target = tmp_path / "cache" / "shapes" / "tiny" / "seed5.h5"
+    cache = read_cache(target)
+    assert len(cache) == 59 and cache.observed[0] == 1 and cache.extra["fold"][0] >= 0
+    assert run(skip_unreadable=False) == [
+        f"{target} is without 1 rows, whose images could not be decoded when it was made. Delete "
+        "it to try them again.",
+        f"{target} is there already, from the same recipe and manifest.",
+    ]
+    write_labels(labels, ["s04,discs", "s00,noise"], "sample_id,label")
+    with pytest.raises(TrustqError, match="was written from another noise"):
+        run()
+
+
 def test_staged_images_give_the_same_cache_and_are_copied_once(
     manifest: Manifest, tmp_path: Path
 ) -> None:
@@ -369,6 +424,41 @@ def test_staged_images_give_the_same_cache_and_are_copied_once(
     assert heard.lines[0].endswith(": 1 images copied, 59 were there.")
     with Image.open(copied[0]) as image:
         image.load()
+
+
+def test_a_missing_image_is_named_where_it_should_be_before_any_is_copied(tmp_path: Path) -> None:
+    root, disk = tmp_path / "images", tmp_path / "disk"
+    root.mkdir()
+    draw_images(root)
+    (root / "04.jpg").unlink()
+    recipe = tiny("mode=frozen", "extract.noise=none")
+    with pytest.raises(TrustqError) as told:
+        extract_one(make_rows(root), recipe, tmp_path, stage_to=disk)
+    assert str(told.value) == (
+        f"1 of 60 images cannot be read:\n  {root}/04.jpg: no such file\n"
+        "Put them back, or leave their rows out of the manifest; nothing was extracted."
+    )
+    assert not disk.exists()
+
+
+def test_an_image_made_anew_is_staged_again_whatever_its_size(tmp_path: Path) -> None:
+    root, disk = tmp_path / "images", tmp_path / "disk"
+    (root / "a" / "b").mkdir(parents=True)
+    image = root / "a" / "b" / "0.png"
+    rows = make_rows(root, n=2, path=["a/b/0.png"] * 2)
+    image.write_bytes(b"old")
+    os.utime(image, (1e9, 1e9))
+    staged = stage(rows, disk, progress=Heard())
+    assert staged.image_path(1).read_bytes() == b"old"
+    image.write_bytes(b"new")
+    os.utime(image, (9e8, 9e8))  # put back from an archive
+    heard = Heard()
+    assert stage(rows, disk, progress=heard).image_path(1).read_bytes() == b"new"
+    stage(rows, disk, progress=heard)
+    assert [line.partition(": ")[2] for line in heard.lines] == [
+        "1 images copied, 0 were there.",
+        "0 images copied, 1 were there.",
+    ]
 
 
 def test_processes_of_a_launcher_share_out_the_seeds() -> None:
@@ -411,8 +501,22 @@ def test_out_of_memory_tells_the_batch_that_fits(
     assert str(told.value) == (
         "cpu ran out of memory with batches of 16 images of 32 pixels. 4 fit; with --set "
         "batch_size=4 --set accumulate=4 a step is as large as before, and --auto-batch finds that "
-        "out by itself. Finished epochs are kept."
+        "out by itself. A training with other batches starts anew."
     )
+
+
+def test_a_batch_of_two_is_the_least_that_is_advised(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trustq.extraction import memory
+    from trustq.extraction.weights import start_network
+
+    monkeypatch.setattr(memory, "fits", lambda *_, **__: True)
+    recipe = tiny("batch_size=3").extract
+    network = start_network(recipe, n_classes=3, seed=0)[0]
+    with (
+        pytest.raises(TrustqError, match=r" 2 fit; with --set batch_size=2 --set accumulate=2 "),
+        memory.explained(recipe, network, torch.device("cpu")),
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
 def test_auto_batch_trains_with_what_fits_and_the_cache_says_so(
@@ -427,6 +531,30 @@ def test_auto_batch_trains_with_what_fits_and_the_cache_says_so(
     np.testing.assert_array_equal(fitted.features, asked.features)
     again = extract(manifest, recipe=tiny(), seeds=[5], out=tmp_path / "a", progress=Heard())
     assert not again[0].is_new
+
+
+def test_out_of_memory_while_features_are_taken_is_told(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trustq.extraction import dump
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(dump, "forward_head", refuse)
+    with pytest.raises(TrustqError) as told:
+        extract_one(manifest, tiny("mode=frozen", "extract.noise=none"), tmp_path)
+    assert str(told.value) == (
+        "cpu ran out of memory taking features of images of 32 pixels with test_convnext. Take "
+        "smaller images (--image-size) or a smaller backbone, or give the same command with "
+        "--device cpu. What was trained is kept."
+    )
+    assert not list(tmp_path.rglob("*.h5"))
+
+
+def test_with_and_a_setting_of_training_is_bad_usage() -> None:
+    ran = CliRunner().invoke(app, ["extract", "m.parquet", "--with", "c.h5", "--auto-batch"])
+    assert ran.exit_code == 2 and "--with takes everything else from the caches" in ran.output
 
 
 def test_a_network_that_never_fits_is_told(

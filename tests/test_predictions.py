@@ -51,6 +51,46 @@ def test_a_cache_gives_the_logits_of_its_labelled_rows(tmp_path):
     assert found.notes == ("exposure frozen",)
 
 
+def test_views_of_a_cache_are_conditions_of_its_labelled_rows(tmp_path):
+    rng = np.random.default_rng(0)
+    logits, blurred, noisy = rng.normal(size=(3, 240, 3)).astype(np.float32)
+    features = np.zeros((240, 8), dtype=np.float32)
+    extra = {}
+    for name, values in (("blur-1", blurred), ("noise-1", noisy)):
+        extra |= {
+            f"views/{name}/features": features,
+            f"views/{name}/logits": values,
+            f"views/{name}/parameters": np.array(["{}"]),
+        }
+    label = np.arange(240).astype(np.int16) % 4 - 1
+    write_cache(tmp_path / "c.h5", make_cache(logits=logits, label=label, extra=extra))
+    kept = label >= 0
+    found = read_predictions(tmp_path / "c.h5", conditions=["all"])
+    assert list(found.conditions) == ["blur-1", "noise-1"]
+    assert found.conditions["blur-1"] == pytest.approx(softmax(blurred[kept].astype(float)))
+    one = read_predictions(tmp_path / "c.h5", conditions=["noise-1"])
+    assert list(one.conditions) == ["noise-1"]
+    assert read_predictions(tmp_path / "c.h5").conditions == {}
+    with pytest.raises(TrustqError, match=r"c\.h5 has no view 'blur-2', only blur-1, noise-1\."):
+        read_predictions(tmp_path / "c.h5", conditions=["blur-2"])
+
+
+def test_a_table_joined_to_a_cache_gives_its_columns(tmp_path):
+    cache = make_cache(logits=np.zeros((240, 3), dtype=np.float32))
+    write_cache(tmp_path / "c.h5", cache)
+    write_csv(tmp_path / "m.csv", ["sample_id", "site"], [("s0001", "face"), ("s0000", "hand")])
+    found = read_predictions(tmp_path / "c.h5", columns=["site"], meta=[tmp_path / "m.csv"])
+    assert found.columns["site"][:3].tolist() == ["hand", "face", None]
+    with pytest.raises(TrustqError, match=r"c\.h5 has no age; it has sample_ids, labels, logits"):
+        read_predictions(tmp_path / "c.h5", columns=["age"])
+
+
+def test_logits_are_no_condition_of_themselves(tmp_path):
+    labels, probs, _ = simulated()
+    np.savez(tmp_path / "p.npz", labels=labels, logits=np.log(probs), other=probs)
+    assert list(read_predictions(tmp_path / "p.npz", conditions=["all"]).conditions) == ["other"]
+
+
 def test_metadata_is_joined_by_id_with_or_without_an_ending(tmp_path):
     _, probs, _ = simulated(n=3)
     write_csv(

@@ -17,6 +17,7 @@ from support_extract import Heard, draw_images, extract_one, make_rows, tiny
 
 from trustq.errors import TrustqError
 from trustq.extraction.exposure import rows_of_training
+from trustq.extraction.run import _training_jobs
 from trustq.extraction.sampling import class_balanced, domain_balanced, sampling_weights
 from trustq.extraction.selection import best_epoch
 from trustq.extraction.settings import require_agreeing
@@ -413,6 +414,19 @@ def test_domain_balanced_sampling_trains(manifest: Manifest, tmp_path: Path) -> 
     mixed = replace(manifest, columns={**manifest.columns, "domain": domain})
     settings = (*ONE_STEP, "sampling=domain_balanced")
     assert not fit(mixed, tmp_path, *settings).equals(fit(manifest, tmp_path, *settings))
+
+
+def test_another_column_to_sample_by_is_another_training(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    recipe = load_recipe(settings=["sampling=domain_balanced", "extract.noise=none"])
+    jobs = []
+    for n in (45, 45, 30):
+        domain = np.array(["drawn"] * n + ["photo"] * (60 - n), dtype=object)
+        mixed = replace(manifest, columns={**manifest.columns, "domain": domain})
+        jobs += _training_jobs(mixed, recipe, [0], tmp_path, Heard(), skipped=None)
+    same, again, other = (job.attributes["recipe"] for job in jobs)
+    assert same == again and same != other
 
 
 # Rates and steps.

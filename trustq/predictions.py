@@ -92,18 +92,21 @@ def read_predictions(
     these to other names in the file, for probabilities of a table a list separated by commas.
     `columns` are further ones to keep. Tables in `meta` are joined by id, with or without the
     ending of an image file, and may bring any of these. `conditions` names more arrays of
-    probabilities in an npz (`["all"]`: every one of that shape). `normalise` is l1 or softmax.
-    No ids: row numbers. No groups: every row its own. Errors: a file of another kind, what is
-    named and not there, ids twice, rows that do not sum to 1, labels of no class.
+    probabilities in an npz (`["all"]`: every one of that shape), or views of a cache. `normalise`
+    is l1 or softmax. No ids: row numbers. No groups: every row its own. Errors: a file of another
+    kind, what is named and not there, ids twice, rows that do not sum to 1, labels of no class.
     """
     path, names = Path(path), dict(names or {})
     if normalise is not None and normalise not in NORMALISATIONS:
         raise TrustqError(f"--normalize {normalise}: expected {' or '.join(NORMALISATIONS)}.")
-    if path.suffix in (".h5", ".hdf5", ".safetensors"):
-        return _of_cache(path)
-    raw = _npz(path) if path.suffix == ".npz" else dict(read_table(path))
-    is_table = path.suffix != ".npz"
+    is_cache = path.suffix in (".h5", ".hdf5", ".safetensors")
+    is_table = not is_cache and path.suffix != ".npz"
     notes: list[str] = []
+    if is_cache:
+        raw, exposure = _of_cache(path, conditions)
+        notes.append(f"exposure {exposure}")
+    else:
+        raw = dict(read_table(path)) if is_table else _npz(path)
     ids = _find(raw, names.get("sample_ids"), ID_COLUMNS, path, "sample_ids")
     for table in meta:
         if ids is None:
@@ -123,7 +126,8 @@ def read_predictions(
     groups = _find(raw, names.get("groups"), ("groups", "group_id", "lesion_id"), path, "groups")
     split = _find(raw, names.get("split"), ("split",), path, "split")
     kept = {name: _column(path, raw, name) for name in columns}
-    more = _conditions(path, raw, conditions, scores.shape, {names.get("probs", "probs")})
+    used = {names.get(name, name) for name in ("probs", "logits")}
+    more = _conditions(path, raw, conditions, scores.shape, used)
     for name, array in {"groups": groups, "split": split, **kept, **more}.items():
         if array is not None and len(array) != len(labels):
             raise TrustqError(f"{path}: {name} has {len(array)} rows, labels {len(labels)}.")
@@ -147,7 +151,11 @@ def read_predictions(
     )
 
 
-def _of_cache(path: Path) -> Predictions:
+def _of_cache(path: Path, conditions: Sequence[str]) -> tuple[dict[str, np.ndarray], str]:
+    """Arrays of a cache's labelled rows by their exported names, and its exposure.
+
+    Views that `conditions` names, or all, are there as their probabilities.
+    """
     from trustq.store import open_cache
 
     cache = open_cache(path)
@@ -155,20 +163,20 @@ def _of_cache(path: Path) -> Predictions:
         raise TrustqError(
             f"{path} holds features and no logits: fit a head with trustq repair, or import logits."
         )
-    labelled = cache.label >= 0
-    found = Predictions(
-        source=path.name,
-        classes=cache.classes,
-        labels=cache.label.astype(np.intp),
-        logits=checked_logits(cache.logits),
-        probs=None,
-        sample_ids=cache.sample_id,
-        has_ids=True,
-        groups=cache.group_id,
-        split=cache.split,
-        notes=(f"exposure {cache.exposure}",),
-    )
-    return found.take(np.flatnonzero(labelled))
+    arrays = {
+        "sample_ids": cache.sample_id,
+        "labels": cache.label,
+        "logits": cache.logits,
+        "groups": cache.group_id,
+        "split": cache.split,
+    }
+    for name in cache.views if list(conditions) == ["all"] else conditions:
+        logits = cache.view(name).logits
+        assert logits is not None  # a view has what the clean pass has
+        arrays[name] = np.exp(_log_softmax(checked_logits(logits)))
+    labelled = np.flatnonzero(cache.label >= 0)
+    raw = {name: array[labelled] for name, array in arrays.items()}
+    return raw | {"classes": np.array(cache.classes)}, cache.exposure
 
 
 def _npz(path: Path) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """Which labels a network is trained on, and what it has seen of each row afterwards."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ import numpy as np
 from trustq.errors import TrustqError
 from trustq.extraction.observed import read_observed
 from trustq.extraction.settings import require_agreeing
+from trustq.extraction.weights import is_checkpoint
 from trustq.manifest import SPLITS, Manifest
 from trustq.noise import draw_start, parse_noise
 from trustq.recipes import ExtractRecipe
 from trustq.splits import group_folds, split_by_group, thin_classes
+from trustq.store import read_attributes
 from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE, SEEN_SELECTION
+from trustq.store.relabel import relabelled_noise
 
 # Settings below these make no training; two images a batch, for batch norm.
 _LEAST = {
@@ -49,13 +53,16 @@ class Rows:
         return bool((self.fold >= 0).any())
 
 
-def rows_of_training(manifest: Manifest, *, recipe: ExtractRecipe, seed: int) -> Rows:
+def rows_of_training(
+    manifest: Manifest, *, recipe: ExtractRecipe, seed: int, left_out: Sequence[str] = ()
+) -> Rows:
     """Labels that a recipe and a backbone seed train on, and the exposure that follows.
 
     Bit 1 is on every trained row, bit 2 on those whose label is the reference by design: trusted
-    rows, all without noise, and those that an observed-labels file leaves out. Bit 4 is on
-    validation rows that choose the epoch. Raises `TrustqError` for an observed-labels file that
-    does not fit the manifest and for fewer groups than folds.
+    rows, all without noise, and those that an observed-labels file does not list. Bit 4 is on
+    validation rows that choose the epoch. `left_out` are ids of images that could not be decoded,
+    which that file may list. Raises `TrustqError` for an observed-labels file that does not fit the
+    manifest and for fewer groups than folds.
     """
     label = manifest.label_indices
     n = len(label)
@@ -69,10 +76,12 @@ def rows_of_training(manifest: Manifest, *, recipe: ExtractRecipe, seed: int) ->
     train = _trained_on(manifest, recipe.train_on)
     notes = []
     if recipe.observed:
-        given = read_observed(Path(recipe.observed), manifest, rows=train)
+        given = read_observed(Path(recipe.observed), manifest, rows=train, left_out=left_out)
         observed[train], trusted[train] = given.observed[train], given.trusted[train]
         seen[observed >= 0] = SEEN_OBSERVED
-        seen[(observed >= 0) & (trusted | ~given.listed)] |= SEEN_REFERENCE
+        # A checked label may be another than the manifest's, which nobody was trained on then.
+        is_reference = (observed >= 0) & (observed == label)
+        seen[is_reference & (trusted | ~given.listed)] |= SEEN_REFERENCE
         is_clean = False
         noise = given.attribute
         notes.append(given.summary)
@@ -161,6 +170,12 @@ def require_trainable(manifest: Manifest, *, recipe: ExtractRecipe) -> None:
                 f"noise={recipe.noise} and trusted={recipe.trusted:g} change nothing in a frozen "
                 "backbone, which sees no label. Draw them where they are used, in `trustq repair`."
             )
+        for key, default in (("observed", ""), ("train_on", "train")):
+            if (value := getattr(recipe, key)) != default:
+                raise TrustqError(
+                    f"{key}={value} changes nothing in a frozen backbone, which is trained on no "
+                    "row. Leave it out, or train one: --mode finetune."
+                )
         return
     if recipe.observed and (recipe.noise != "none" or recipe.trusted):
         raise TrustqError(
@@ -202,7 +217,8 @@ def rows_elsewhere(manifest: Manifest, *, source: Path, attributes: dict[str, An
     """What a cached network has seen of another manifest's rows: only what both share.
 
     A row with a sample id of the source takes over its bits and labels, so that nobody takes a
-    training image for a new one; a row that shares only the group takes over the group's bits.
+    training image for a new one; a row that shares only the group takes over the group's bits. A
+    row whose label was corrected since is marked as `relabel_cache` marks it.
     `label` indexes the source's classes. Raises `TrustqError` for a class that it does not have.
     """
     classes = list(attributes["classes"])
@@ -214,15 +230,67 @@ def rows_elsewhere(manifest: Manifest, *, source: Path, attributes: dict[str, An
             f"{', '.join(strange)}. Map or leave out those rows."
         )
     position = {name: index for index, name in enumerate(classes)}
-    n = len(manifest)
-    observed = np.full(n, -1, dtype=np.int16)
-    trusted = np.zeros(n, dtype=bool)
-    seen = np.zeros(n, dtype=np.uint8)
+    label = np.array([position[name] for name in labels], dtype=np.int16)
     with h5py.File(source, "r") as file:
-        theirs = {
-            name: file[name][()]
-            for name in ("sample_id", "group_id", "observed", "trusted", "seen")
-        }
+        theirs = {name: file[name][()] for name in ("label", "observed", "trusted")}
+    seen, there = _seen_by(source, manifest)
+    is_there = there >= 0
+    observed = np.where(is_there, theirs["observed"][there], -1).astype(np.int16)
+    exposure = _without_folds(str(attributes["exposure"]), attributes["noise"])
+    # The draw is of training rows; where none is here it says nothing of these rows.
+    noise = attributes["noise"] if (observed >= 0).any() else {}
+    corrected = is_there & (label != theirs["label"][there])
+    trained = corrected & ((seen & (SEEN_OBSERVED | SEEN_REFERENCE)) != 0)
+    if trained.any():
+        # What the network was trained on is no reference any more, as after `cache relabel`.
+        seen[trained] = (seen[trained] & ~np.uint8(SEEN_REFERENCE)) | np.uint8(SEEN_OBSERVED)
+        exposure = "finetuned-observed" if exposure == "finetuned-clean" else exposure
+        noise = relabelled_noise(noise)
+    return Rows(
+        label,
+        observed,
+        is_there & theirs["trusted"][there].astype(bool) & ~corrected,
+        seen,
+        exposure,
+        noise,
+        # Other images go through the network of all training rows only.
+        np.full(len(label), -1, dtype=np.int16),
+        np.empty(0, dtype=np.int64),
+    )
+
+
+def require_unrelated_start(manifest: Manifest, *, recipe: ExtractRecipe) -> None:
+    """Raise `TrustqError` for starting weights of a cache that has seen some of these rows.
+
+    What they have learned of a row or its group would be nowhere on record: a frozen backbone would
+    not be one, and no fold of a crossfit would be held out.
+    """
+    path = Path(recipe.weights)
+    if not recipe.weights or not is_checkpoint(path):
+        return
+    source = path.with_suffix(".h5")
+    if not source.is_file():
+        raise TrustqError(
+            f"--weights {path} is the network of a cache, and {source} is not there to tell which "
+            "rows it has seen. Copy the cache there."
+        )
+    read_attributes(source)  # raises for a damaged one
+    if n_seen := int((_seen_by(source, manifest)[0] > 0).sum()):
+        raise TrustqError(
+            f"--weights {path}: the network of {source} has seen {n_seen:,} of these "
+            f"{len(manifest):,} rows, or others of their groups, which a cache that starts from it "
+            f"could not tell. Use that network as it is with --with {source}, or start from other "
+            "weights."
+        )
+
+
+def _seen_by(source: Path, manifest: Manifest) -> tuple[np.ndarray, np.ndarray]:
+    """The bits of each row that a cached network has seen, or its group; its position there, or -1.
+
+    A row that is there unseen has its group's bits and no position.
+    """
+    with h5py.File(source, "r") as file:
+        theirs = {name: file[name][()] for name in ("sample_id", "group_id", "seen")}
     marked = np.flatnonzero(theirs["seen"])
     row_of = {bytes(theirs["sample_id"][row]).decode(): row for row in marked.tolist()}
     bits_of_group: dict[str, int] = {}
@@ -230,27 +298,11 @@ def rows_elsewhere(manifest: Manifest, *, source: Path, attributes: dict[str, An
         group = bytes(theirs["group_id"][row]).decode()
         bits_of_group[group] = bits_of_group.get(group, 0) | int(theirs["seen"][row])
     ids = manifest.columns["sample_id"].tolist()
+    other = np.array([row_of.get(sample_id, -1) for sample_id in ids], dtype=np.int64)
     groups = manifest.columns["group_id"].tolist()
-    for row, (sample_id, group) in enumerate(zip(ids, groups, strict=True)):
-        other = row_of.get(sample_id)
-        if other is not None:
-            observed[row] = theirs["observed"][other]
-            trusted[row] = theirs["trusted"][other]
-            seen[row] = theirs["seen"][other]
-        else:
-            seen[row] = bits_of_group.get(group, 0)
-    return Rows(
-        np.array([position[name] for name in labels], dtype=np.int16),
-        observed,
-        trusted,
-        seen,
-        _without_folds(str(attributes["exposure"]), attributes["noise"]),
-        # The draw is of training rows; where none is here it says nothing of these rows.
-        attributes["noise"] if (observed >= 0).any() else {},
-        # Other images go through the network of all training rows only.
-        np.full(n, -1, dtype=np.int16),
-        np.empty(0, dtype=np.int64),
-    )
+    seen = np.array([bits_of_group.get(group, 0) for group in groups], dtype=np.uint8)
+    seen[other >= 0] = theirs["seen"][other[other >= 0]]
+    return seen, other
 
 
 def _without_folds(exposure: str, noise: dict[str, Any]) -> str:

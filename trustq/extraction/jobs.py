@@ -83,14 +83,14 @@ def already_there(target: Path, attributes: dict[str, Any], progress: Progress) 
     settings = {name: settings.get(name) for name in attributes["recipe"]["extract"]}
     theirs = found["recipe"] | {"extract": settings}
     theirs.pop("fitted", None)  # what memory allowed, not what was asked
-    whole = theirs.pop("skipped_of", None)
+    theirs.pop("skipped_of", None)  # what is left is the manifest that is compared
     ours = {name: value for name, value in attributes["recipe"].items() if name != "skipped_of"}
-    is_same = found["manifest"] == attributes["manifest"]
+    if "sampling_columns" not in theirs:
+        ours.pop("sampling_columns", None)  # an older trustq did not note them
     parts = {
         "recipe": theirs == ours,
-        "manifest": is_same or whole == attributes["manifest"],
-        # A draw over the rows that were left cannot be compared with one over all of them.
-        "noise": found["noise"].get("digest") == attributes["noise"].get("digest") or not is_same,
+        "manifest": found["manifest"] == attributes["manifest"],
+        "noise": found["noise"].get("digest") == attributes["noise"].get("digest"),
     }
     differing = [name for name, same in parts.items() if not same]
     if not differing:
@@ -162,6 +162,7 @@ def dump_job(
 
     from trustq.extraction.dump import PRECISION, Further, dump
     from trustq.extraction.images import Preprocessing
+    from trustq.extraction.memory import explained_dump
 
     started = time.monotonic()
     attributes = job.attributes | {
@@ -180,20 +181,21 @@ def dump_job(
         return attributes | {"seconds": seconds | {"dump": round(time.monotonic() - started, 3)}}
 
     preprocessing = Preprocessing.of_attribute(attributes["preprocessing"])
-    dump(
-        job.target,
-        network,
-        manifest,
-        job.rows,
-        preprocessing=preprocessing,
-        device=device,
-        workers=workers,
-        attributes=finished,
-        extra=extra,
-        progress=progress,
-        what=f"features of seed {job.seed}",
-        further=Further.of_recipe(job.settings, network, size=preprocessing.size),
-    )
+    with explained_dump(attributes["backbone"], preprocessing.size, device):
+        dump(
+            job.target,
+            network,
+            manifest,
+            job.rows,
+            preprocessing=preprocessing,
+            device=device,
+            workers=workers,
+            attributes=finished,
+            extra=extra,
+            progress=progress,
+            what=f"features of seed {job.seed}",
+            further=Further.of_recipe(job.settings, network, size=preprocessing.size),
+        )
 
 
 def checkpoint_of(cache: Path) -> Path:

@@ -48,14 +48,31 @@ def explained(recipe: ExtractRecipe, network: Network, device: torch.device) -> 
         return
     # Behind the handler, for its traceback holds the tensors that filled the memory.
     network.model.zero_grad(set_to_none=True)
-    smaller = fitting(replace(recipe, batch_size=recipe.batch_size // 2), network, device)
+    smaller = fitting(
+        replace(recipe, batch_size=max(recipe.batch_size // 2, _LEAST)), network, device
+    )
     more = round(recipe.accumulate * recipe.batch_size / smaller.batch_size)
     raise TrustqError(
         f"{device.type} ran out of memory with batches of {recipe.batch_size} images of "
         f"{recipe.image_size} pixels. {smaller.batch_size} fit; with --set "
         f"batch_size={smaller.batch_size} --set accumulate={more} a step is as large as before, "
-        "and --auto-batch finds that out by itself. Finished epochs are kept."
+        "and --auto-batch finds that out by itself. A training with other batches starts anew."
     )
+
+
+@contextmanager
+def explained_dump(backbone: str, size: int, device: torch.device) -> Iterator[None]:
+    """Tell of a device that ran out of memory while features are taken, whose block is fixed."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrustqError(
+            f"{device.type} ran out of memory taking features of images of {size} pixels with "
+            f"{backbone}. Take smaller images (--image-size) or a smaller backbone, or give the "
+            "same command with --device cpu. What was trained is kept."
+        ) from error
 
 
 def fits(recipe: ExtractRecipe, network: Network, device: torch.device, *, batch_size: int) -> bool:

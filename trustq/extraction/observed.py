@@ -1,6 +1,7 @@
 """Labels to train on from a file: repaired by people, or dropped."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from trustq.errors import TrustqError
 from trustq.manifest import Manifest
 
 _LISTED = 5  # ids that an error names
-_TRUE = ("1", "true", "yes")
+_TRUE, _FALSE = ("1", "1.0", "true", "yes"), ("", "nan", "0", "0.0", "false", "no")
 
 
 @dataclass(frozen=True)
@@ -51,17 +52,23 @@ class Observed:
         )
 
 
-def read_observed(path: Path, manifest: Manifest, *, rows: np.ndarray) -> Observed:
+def read_observed(
+    path: Path, manifest: Manifest, *, rows: np.ndarray, left_out: Sequence[str] = ()
+) -> Observed:
     """Read the labels of `rows`, (n,) of bool, from a CSV or Parquet table.
 
     Columns `sample_id` and `label` (blank: the row is dropped), or `given`, `suggested` and
     `action` (keep, relabel or drop) as `trustq audit apply` writes them; `trusted` may mark labels
-    that someone checked. Raises `TrustqError` that names ids: unknown, twice, not of `rows`, or
-    with a label outside the classes.
+    that someone checked. Lines of the ids in `left_out` are passed over. Raises `TrustqError` that
+    names ids: unknown, twice, not of `rows`, or with a label outside the classes.
     """
     columns = tables.read_table(path)
     if "sample_id" not in columns:
         raise TrustqError(f"{path}: it has no column sample_id, only {', '.join(columns)}.")
+    if left_out:
+        passed = set(left_out)
+        lines = [str(value) not in passed for value in columns["sample_id"].tolist()]
+        columns = {name: column[lines] for name, column in columns.items()}
     ids = [str(value) for value in columns["sample_id"].tolist()]
     names = _names(path, columns)
     row_of = {name: row for row, name in enumerate(manifest.columns["sample_id"].tolist())}
@@ -82,7 +89,7 @@ def read_observed(path: Path, manifest: Manifest, *, rows: np.ndarray) -> Observ
     observed[there] = [position[name] if name else -1 for name in names]
     listed[there] = True
     if "trusted" in columns:
-        trusted[there] = [str(value).lower() in _TRUE for value in columns["trusted"].tolist()]
+        trusted[there] = _booleans(path, columns["trusted"])
         trusted &= observed >= 0
     trained = observed >= 0
     if not trained.any():
@@ -112,8 +119,22 @@ def _names(path: Path, columns: tables.Columns) -> list[str]:
             raise TrustqError(
                 f"{path}, row {line + 1}: action {action!r}, expected keep, relabel or drop."
             )
+        if action != "drop" and not chosen[action][line]:
+            raise TrustqError(
+                f"{path}, row {line + 1}: action {action!r} without a label to train on. Name one, "
+                "or say drop."
+            )
         names.append("" if action == "drop" else chosen[action][line])
     return names
+
+
+def _booleans(path: Path, column: np.ndarray) -> list[bool]:
+    """The column `trusted`, whose every row is a clean label that counts in the budget, or not."""
+    texts = ["" if value is None else str(value).lower() for value in column.tolist()]
+    for line, text in enumerate(texts):
+        if text not in _TRUE + _FALSE:
+            raise TrustqError(f"{path}, row {line + 1}: trusted is {text!r}, expected 1 or 0.")
+    return [text in _TRUE for text in texts]
 
 
 def _refuse(path: Path, problem: str, ids: list[str]) -> None:

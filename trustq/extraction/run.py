@@ -9,12 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import h5py
 import numpy as np
 
 from trustq.digest import digest_json
 from trustq.errors import TrustqError
 from trustq.extraction.augment import Augmentation
-from trustq.extraction.exposure import require_trainable, rows_of_training
+from trustq.extraction.exposure import (
+    require_trainable,
+    require_unrelated_start,
+    rows_of_training,
+)
 from trustq.extraction.jobs import (
     Extracted,
     Job,
@@ -29,6 +34,7 @@ from trustq.extraction.jobs import (
 )
 from trustq.extraction.launch import own_share
 from trustq.extraction.progress import Progress, StderrProgress
+from trustq.extraction.sampling import columns_digest
 from trustq.extraction.staging import stage
 from trustq.extraction.views import require_dumpable
 from trustq.extraction.weights import (
@@ -41,6 +47,7 @@ from trustq.extraction.weights import (
 )
 from trustq.manifest import Manifest
 from trustq.recipes import Recipe
+from trustq.store import read_attributes
 
 if TYPE_CHECKING:
     import torch
@@ -81,6 +88,7 @@ def extract(
     if not seeds or min(seeds) < 0:
         raise TrustqError("Seeds are whole numbers from 0, at least one, e.g. --seeds 42,52.")
     require_trainable(manifest, recipe=recipe.extract)
+    require_unrelated_start(manifest, recipe=recipe.extract)
     require_dumpable(recipe.extract)
     Augmentation.of_recipe(recipe.extract, seed=0)  # raises for what cannot be
     own_seeds, gpu = own_share(seeds, os.environ)
@@ -90,6 +98,8 @@ def extract(
         require_weights(recipe.extract)
         chosen = torch_device(device, gpu)
         if stage_to is not None:
+            if not skip_unreadable:
+                require_readable(manifest)  # named where they should be, before any is copied
             manifest = stage(manifest, stage_to, progress=progress)
         if skip_unreadable:
             manifest, skipped = _without_unreadable(manifest, progress)
@@ -116,9 +126,19 @@ def _training_jobs(
     skipped: "_Skipped | None",
 ) -> list["Job"]:
     jobs: list[Job] = []
+    every = manifest
     for seed in seeds:
-        rows = rows_of_training(manifest, recipe=recipe.extract, seed=seed)
         target = folder / f"seed{seed}.h5"
+        left_out = _left_out_of(target, every) if skipped is None else skipped.sample_id.tolist()
+        if skipped is None and left_out:
+            manifest = every.subset(~np.isin(every.columns["sample_id"].astype(str), left_out))
+            progress.say(
+                f"{target} is without {len(left_out):,} rows, whose images could not be decoded "
+                "when it was made. Delete it to try them again."
+            )
+        else:
+            manifest = every
+        rows = rows_of_training(manifest, recipe=recipe.extract, seed=seed, left_out=left_out)
         attributes: dict[str, Any] = {
             "dataset": manifest.dataset,
             "classes": manifest.classes,
@@ -129,6 +149,10 @@ def _training_jobs(
             "manifest": manifest.digests,
             "noise": rows.noise,
         }
+        trained = np.flatnonzero(rows.observed >= 0)
+        if columns := columns_digest(manifest, trained, recipe=recipe.extract):
+            # The manifest's digests are of no column of metadata.
+            attributes["recipe"]["sampling_columns"] = columns
         extra: dict[str, np.ndarray] = {}
         if skipped is not None and len(skipped.sample_id):
             # What is left is another manifest; whose part it is, a second run must know.
@@ -139,6 +163,14 @@ def _training_jobs(
             progress.say(note)
         jobs.append(Job(seed, target, rows, attributes, is_there, recipe.extract, extra=extra))
     return jobs
+
+
+def _left_out_of(target: Path, manifest: Manifest) -> list[str]:
+    """Ids of rows of this manifest that a cache, if it is there, was made without."""
+    if target.exists() and read_attributes(target)["recipe"].get("skipped_of") == manifest.digests:
+        with h5py.File(target, "r") as file:
+            return [bytes(sample_id).decode() for sample_id in file["skipped/sample_id"][()]]
+    return []
 
 
 @dataclass(frozen=True)

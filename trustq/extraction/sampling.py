@@ -5,6 +5,7 @@ Only observed labels enter, for the true ones are not known before training.
 
 import numpy as np
 
+from trustq.digest import digest_json
 from trustq.errors import TrustqError
 from trustq.manifest import Manifest
 from trustq.recipes import ExtractRecipe
@@ -65,6 +66,15 @@ def domain_balanced(
             weights[annotated] = _inverse_frequency(cells)
         weights[inside] /= weights[inside].sum()
     return weights / weights.sum()
+
+
+def columns_digest(manifest: Manifest, rows: np.ndarray, *, recipe: ExtractRecipe) -> str:
+    """Digest of the columns that the drawing of training `rows` depends on; "" where of none."""
+    names = (recipe.sampling_domain, recipe.sampling_group)
+    if recipe.sampling != "domain_balanced":
+        return ""
+    texts = [_texts(manifest.columns[name][rows]).tolist() for name in names if name]
+    return digest_json(texts)
 
 
 def require_columns(manifest: Manifest, *, recipe: ExtractRecipe) -> None:

@@ -17,9 +17,10 @@ _THREADS = 8  # a network disk answers many requests at once
 def stage(manifest: Manifest, folder: Path, *, progress: Progress) -> Manifest:
     """Copy a manifest's images into `folder`; the same manifest, which reads them there.
 
-    A file that is there with the same size is left, so a copy that was stopped goes on. Images of
-    another data root get a folder of their own. A missing image is left for the check of all images
-    to tell. Raises `TrustqError` where the folder cannot be written to or the disk is full.
+    A file that is there with the same size and time of change is left, so a copy that was stopped
+    goes on. Images of another data root get a folder of their own. A missing image is left for the
+    check of all images to tell. Raises `TrustqError` where the folder cannot be written to or the
+    disk is full.
     """
     root = manifest.root.resolve()
     target = Path(folder) / digest_bytes(os.fsencode(root))[:12]
@@ -28,15 +29,17 @@ def stage(manifest: Manifest, folder: Path, *, progress: Progress) -> Manifest:
     def copy(path: str) -> int:
         source, copied = root / path, target / path
         try:
-            size = source.stat().st_size
+            stated = source.stat()
         except OSError:
             return 0
-        if copied.is_file() and copied.stat().st_size == size:
+        size = stated.st_size
+        if copied.is_file() and _is_copy(copied.stat(), stated):
             return 0
         part = copied.with_name(f".{copied.name}.{os.getpid()}.part")
         try:
             copied.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, part)
+            os.utime(part, ns=(stated.st_atime_ns, stated.st_mtime_ns))
             os.replace(part, copied)
         except OSError as error:
             part.unlink(missing_ok=True)
@@ -63,3 +66,9 @@ def stage(manifest: Manifest, folder: Path, *, progress: Progress) -> Manifest:
             show(done, f"{n_bytes / 1e6:,.0f} MB")
     progress.say(f"{target}: {n_copied:,} images copied, {len(paths) - n_copied:,} were there.")
     return replace(manifest, root=target)
+
+
+def _is_copy(copied: os.stat_result, source: os.stat_result) -> bool:
+    # An image that was made anew can have the size of the old one, as all uncompressed ones have.
+    # Some disks keep times to two seconds only.
+    return copied.st_size == source.st_size and abs(copied.st_mtime - source.st_mtime) <= 2

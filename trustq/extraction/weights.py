@@ -259,6 +259,19 @@ def save_checkpoint(path: Path, model: "torch.nn.Module", about: dict[str, Any])
         part.write_bytes(content)
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether a file is the network of a cache, as `save_checkpoint` writes it; needs no torch."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            return _CHECKPOINT_KEY in (file.metadata() or {})
+    except SafetensorError:
+        return False  # told by whoever loads it
+
+
 def load_checkpoint(path: Path, model: "torch.nn.Module", *, digest: str) -> None:
     """Load the checkpoint of a cache into a model, which then has exactly that digest."""
     if not path.is_file():

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -77,7 +77,7 @@ def relabel_cache(cache: Cache, labels: Path) -> Relabelled:
         seen=seen,
         trusted=cache.trusted & ~changed,
         manifest=manifest,
-        noise=_noise(cache),
+        noise=relabelled_noise(cache.noise),
         recipe=recipe,
         path=None,
         digest="",
@@ -125,9 +125,9 @@ def _new_labels(cache: Cache, labels: Path) -> np.ndarray:
     return new
 
 
-def _noise(cache: Cache) -> dict[str, object]:
-    """The stored draw without the rate and digest it had against the old labels."""
-    if not cache.noise:
+def relabelled_noise(noise: dict[str, Any]) -> dict[str, Any]:
+    """The stored draw without the rate and digest that it had against the old labels."""
+    if not noise:
         return {}
-    kept = {name: value for name, value in cache.noise.items() if name not in ("rate", "digest")}
-    return kept | {"spec": f"{cache.noise.get('spec', 'unknown')}, relabelled"}
+    kept = {name: value for name, value in noise.items() if name not in ("rate", "digest")}
+    return kept | {"spec": f"{noise.get('spec', 'unknown')}, relabelled"}
