@@ -14,6 +14,7 @@ from trustq.heads.out_of_fold import PASSES
 from trustq.recipes import load_recipe
 from trustq.repair import draw_experiment, parse_arm, repair
 from trustq.repair.arms import round_sizes, with_references
+from trustq.repair.engine import run_group
 from trustq.repair.experts import make_expert
 from trustq.repair.loop import Loop
 from trustq.repair.policy import make_policy
@@ -220,6 +221,17 @@ def test_a_matched_random_drop_takes_as_many_of_each_class() -> None:
             np.bincount(observed[taken(matched)]), np.bincount(observed[taken(base)])
         )
         assert set(taken(matched)) != set(taken(base))
+
+
+def test_a_drop_that_fails_is_not_matched() -> None:
+    arms = "arms=self_confidence@crossfit:drop,random~self_confidence@crossfit:drop"
+    found = run_group(make_cache(), recipe=recipe(arms), draw_seed=0, keep_going=True)
+    assert not found.new
+    assert {str(error) for _, error in found.failures} == {
+        "cache of gauss holds no crossfit logits; use the source `head`, or extract it in a "
+        "crossfit mode."
+    }
+    assert len(found.failures) == 2
 
 
 def test_raters_are_asked_until_one_answer_leads() -> None:

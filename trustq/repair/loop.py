@@ -90,7 +90,7 @@ class Loop:
         one round could not spend is left to the next.
         """
         state, allowed = zero, 0
-        counts = self._class_counts[arm.text, budget] = []
+        counts: list[np.ndarray] = []
         sizes = round_sizes(budget, self.sweep.rounds, self.sweep.schedule)
         for number, size in enumerate(sizes, start=1):
             allowed += size
@@ -100,12 +100,14 @@ class Loop:
             else:
                 chosen = self._chosen(arm, ranked, state, zero, allowed)
             if not len(chosen.rows):
-                return
+                break
             counts.append(np.bincount(chosen.before, minlength=len(self.policy.class_cap)))
             state = self._acted(state, number, chosen, n_unscored, arm)
             yield state
             if state.stopped:
-                return
+                break
+        # Once all went well, for a matched arm must not repeat the half of one that failed.
+        self._class_counts[arm.text, budget] = counts
 
     def _policy(self, arm: Arm) -> Policy:
         if arm.buys:
