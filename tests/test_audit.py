@@ -98,6 +98,9 @@ def test_precision_takes_as_many_as_keep_the_estimate(path):
     order = order[np.argsort(found.rank[order])]
     assert found.p_wrong[order[: len(found.order) + 1]].mean() < 0.6
     assert "An estimate from the labels alone" in " ".join(audit_page(found).split())
+    # Each cut is an audit of its own, to the last digit.
+    assert audit_labels(found.sources, precision=0.604).key != found.key
+    assert found.cut == "as many as keep an estimated precision of 60%"
 
 
 def test_trusted_rows_are_learned_from_and_never_listed(tmp_path):

@@ -1,9 +1,7 @@
 """The audit: rank labels by suspicion, say what they might be, and flag by several methods."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,9 +11,10 @@ from trustq.class_metrics import class_figures
 from trustq.digest import digest_json
 from trustq.errors import TrustqError
 from trustq.scoring import label_quality
+from trustq.scoring.confident import confident_joint, find_label_issues
 from trustq.seeds import generator
 
-# cleanlab's filters that flag by different reasoning; each source votes with each of them.
+# Filters that flag by different reasoning; each source votes with each of them.
 FILTERS = ("confident_learning", "prune_by_noise_rate", "prune_by_class")
 NEIGHBOURS = "neighbours"  # most of the nearest rows of other groups have another label
 SHOWN_NEIGHBOURS = 5
@@ -142,7 +141,7 @@ def audit_labels(
             features=source.features,
         )
         qualities.append(own[place])
-        flagged, p_wrong = _cleanlab(source.observed, made.probs, made.scorable)
+        flagged, p_wrong = _flagged(source.observed, made.probs, made.scorable)
         for name, rows in flagged.items():
             votes[name] += rows[place]
         probs.append(made.probs[place])
@@ -222,33 +221,23 @@ def _places(first: AuditSource, other: AuditSource) -> np.ndarray:
     return np.asarray(place)
 
 
-def _cleanlab(
+def _flagged(
     labels: np.ndarray, probs: np.ndarray, scorable: np.ndarray
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Rows flagged by each of cleanlab's filters, and the estimated probability of being wrong.
+    """Rows flagged by each filter, and the estimated probability of being wrong.
 
     The estimate is Bayes' rule over the true class y, given the row's label s: p(y | x) times
     p(s | y) of the confident joint. It takes the model's own errors for label errors: where the
     model is weak it promises too much.
     """
-    from cleanlab.count import compute_confident_joint
-    from cleanlab.filter import find_label_issues
-
     n = len(labels)
     flagged = {name: np.zeros(n, dtype=bool) for name in FILTERS}
     p_wrong = np.zeros(n)
     known = np.flatnonzero(scorable)
     own, own_probs = labels[known], probs[known]
-    joint = compute_confident_joint(own, own_probs)
+    joint = confident_joint(own, own_probs)
     for name in FILTERS:
-        # One process: a pool costs more than the filter, and would not survive every caller.
-        options: dict[str, Any] = {"filter_by": name, "n_jobs": 1}
-        if name != "confident_learning":
-            options["confident_joint"] = joint
-        with warnings.catch_warnings():
-            # That a class is too rare for a filter is said by the notes.
-            warnings.simplefilter("ignore", UserWarning)
-            flagged[name][known] = find_label_issues(own, own_probs, **options)
+        flagged[name][known] = find_label_issues(own, own_probs, method=name)
     observed_given_true = joint / np.maximum(joint.sum(axis=0), 1)
     posterior = own_probs * observed_given_true[own]
     total = posterior.sum(axis=1)
@@ -307,7 +296,7 @@ def _cut(
         running = np.cumsum(p_wrong[candidates]) / np.arange(1, len(candidates) + 1)
         enough = np.flatnonzero(running >= precision)
         n = int(enough[-1]) + 1 if len(enough) else 0
-        return candidates[:n], f"as many as keep an estimated precision of {precision:.0%}"
+        return candidates[:n], f"as many as keep an estimated precision of {100 * precision:g}%"
     return candidates[is_issue[candidates]], "flagged by most methods"
 
 
