@@ -290,6 +290,11 @@ def test_only_answered_rows_are_repaired(tmp_path: Path) -> None:
     sheet.write_text("sample_id,label\n" + "\n".join([*lines, "elsewhere,c"]))
     _, rounds = rounds_of("self_confidence", f"answers={sheet}", "budgets=100%", cache=cache)
     np.testing.assert_array_equal(np.sort(taken(rounds)), [*wrong[:9], wrong[11]])
+    loop, bought = rounds_of("oracle", f"answers={sheet}", "budgets=100%", cache=cache)
+    # What could be found at most is what could be answered.
+    np.testing.assert_array_equal(np.sort(taken(bought)), [*wrong[:9], wrong[11]])
+    assert loop.most_hits(parse_arm("oracle"), len(ids)) == 10
+    assert loop.most_hits(parse_arm("oracle:drop"), len(ids)) == len(wrong)
     last = rounds[-1]
     assert last.purchase is not None and last.purchase.n_votes == 12
     assert last.current[wrong[11]] == 0
@@ -560,6 +565,40 @@ def test_settings_at_their_default_leave_the_keys_of_cells_as_they_were(tmp_path
     assert (again.keys, again.n_new) == (first.keys, 0)
     for setting in ("buy_unit=group", "quota=equal", "raters=3", "class_cap=5", "cost=a=2"):
         assert repair([cache], recipe=recipe(setting), results=results).n_new == 1, setting
+
+
+def test_what_only_some_arms_use_makes_other_cells_of_them_and_of_no_others(
+    tmp_path: Path,
+) -> None:
+    cache, results = make_cache(), tmp_path / "r"
+    lda = ("arms=none,margin@heads", "head=lda", "ensemble=linear")
+    weighed = ("arms=none,margin:reweight", "head=linear")
+    n_new = [
+        repair([cache], recipe=recipe(*settings), results=results).n_new
+        for settings in (
+            lda,
+            (*lda, "regularisation=0.01"),
+            (*lda, "ensemble=knn"),
+            (*lda, "ensemble=knn", "regularisation=0.01"),  # of no head there is
+            (*lda, "flagged_weight=0.5"),
+            weighed,
+            (*weighed, "flagged_weight=0.5"),
+            (*weighed, "ensemble=knn"),
+        )
+    ]
+    assert n_new == [2, 1, 1, 0, 0, 2, 1, 0]
+    # Nor does a table take them for repeats of each other.
+    assert query(
+        results,
+        """SELECT arm_title, max(n_cells) FROM seeds
+           WHERE metric = 'nll' AND arm <> 'none' GROUP BY arm_title ORDER BY arm_title""",
+    ) == [
+        ("margin of the top two, several heads (with knn)", 1),
+        ("margin of the top two, several heads (with linear, regularisation 0.01)", 1),
+        ("margin of the top two, several heads (with linear, regularisation 0.1)", 1),
+        ("margin of the top two, weighed down", 1),
+        ("margin of the top two, weighed down (to 0.5)", 1),
+    ]
 
 
 def test_noise_of_every_kind_is_recorded_with_its_unit(tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def setting_digest(cache: Cache, *, externals: Sequence[Cache], sweep: SweepReci
             "numerics": NUMERICS,
             "cache": cache.content_digest,
             "externals": sorted(other.content_digest for other in externals),
-            "sweep": asked | _head_settings(sweep),
+            "sweep": asked | _ensemble_settings(sweep) | _head_settings(sweep),
             "files": files,
         }
     )
@@ -297,8 +297,10 @@ def _cells(sweep: SweepRecipe, shared_key: str, wanted: Sequence[tuple[Arm, str]
             named["policy"] = policy
         if arm.action == "reweight":
             named["weight"] = sweep.flagged_weight
-        if arm.source == "heads" or (arm.like and parse_arm(arm.like).source == "heads"):
+        if _uses_ensemble(arm):
             named["ensemble"] = list(sweep.ensemble)
+            if settings := _ensemble_settings(sweep):
+                named["ensemble_settings"] = settings
         cells.append(Cell(arm, budget, digest_json(named)))
     return cells
 
@@ -405,7 +407,7 @@ def _cell_row(
         "score": arm.score,
         "source": arm.source if arm.uses_probabilities else None,
         "action": arm.action,
-        "arm_title": arm.title,
+        "arm_title": _title(arm, sweep),
         "head": sweep.head,
         "head_settings": json.dumps(_head_settings(sweep), sort_keys=True),
         "refit": "none" if sweep.head == "backbone" else "head",
@@ -491,6 +493,33 @@ def _why_stopped(arm: Arm, last: Round, budget: int) -> str:
     if last.stopped:
         return "precision below the cut"
     return "budget spent" if last.spent >= budget - 1e-9 else "nothing left to take"
+
+
+def _title(arm: Arm, sweep: SweepRecipe) -> str:
+    """An arm for people, with what it was set to: tables tell settings apart by it."""
+    default, told = SweepRecipe(), []
+    if arm.action == "reweight" and sweep.flagged_weight != default.flagged_weight:
+        told.append(f"to {sweep.flagged_weight:g}")
+    if _uses_ensemble(arm):
+        settings = _ensemble_settings(sweep)
+        if settings or sweep.ensemble != default.ensemble:
+            values = [f"{name} {value}" for name, value in settings.items()]
+            told.append(", ".join(["with", *sweep.ensemble, *values]).replace(",", "", 1))
+    return f"{arm.title} ({'; '.join(told)})" if told else arm.title
+
+
+def _uses_ensemble(arm: Arm) -> bool:
+    return arm.source == "heads" or (arm.like != "" and parse_arm(arm.like).source == "heads")
+
+
+def _ensemble_settings(sweep: SweepRecipe) -> dict[str, Any]:
+    """What was asked of the heads beside the head, where that is not the default."""
+    default, settings = SweepRecipe(), {}
+    for name in sweep.ensemble:
+        asked = _head_settings(dataclasses.replace(sweep, head=name))
+        if asked != _head_settings(dataclasses.replace(default, head=name)):
+            settings |= asked
+    return settings
 
 
 def _head_settings(sweep: SweepRecipe) -> dict[str, Any]:

@@ -72,6 +72,8 @@ class Loop:
     def most_hits(self, arm: Arm, budget: int) -> int:
         """Wrong labels that this budget could find at most."""
         wrong = self.experiment.start.observed != self.experiment.labels
+        if arm.buys:
+            wrong &= self.expert.can_answer
         return self._policy(arm).most_hits(wrong, budget)
 
     def round_zero(self, arms: list[Arm]) -> Round:
@@ -213,7 +215,7 @@ class Loop:
         if arm.score == "none":
             return candidates(state, left[:0]), 0
         if arm.score == "oracle":
-            wrong = state.current != experiment.labels
+            wrong = free & (state.current != experiment.labels)
             # A group with one wrong label is worth its price.
             wrong = np.bincount(self.policy.unit, weights=wrong)[self.policy.unit] > 0
             left = left[wrong[left]]
