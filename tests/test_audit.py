@@ -388,6 +388,11 @@ def test_answers_are_relabelled_and_nothing_else(audit, folder):
     for row, sample_id in enumerate(stored.sample_ids.tolist()):
         expected = true[sample_id] if sample_id in changed else stored.given[row]
         assert labels[row] == expected
+    # What a person said, changed or not, is trusted from then on.
+    assert set(stored.sample_ids[cleaned.columns["trusted"]]) == set(ids[:6])
+    dropped = apply_answers(stored, answers=answers, action="drop", max_per_class=0.0)
+    assert dropped.n_held_back == len(changed)
+    assert set(stored.sample_ids[dropped.columns["trusted"]]) == set(ids[:6]) - changed
     assert (cleaned.n_answered, cleaned.n_wrong) == (6, len(changed))
     assert cleaned.precision.lower < len(changed) / 6 <= cleaned.precision.upper
 
@@ -508,6 +513,19 @@ def test_without_test_rows_dropping_is_judged_out_of_fold(tmp_path):
         drop_effect(read_audit_folder(tmp_path / "audit"))
 
 
+def test_test_rows_that_were_audited_too_are_named(tmp_path):
+    cache = noisy_cache()
+    kept = np.isin(cache.split, ("train", "test"))
+    labels = np.where(cache.observed >= 0, cache.observed, cache.label)[kept].astype(int)
+    own = {"groups": cache.group_id[kept], "split": cache.split[kept].astype("<U8")}
+    np.savez(tmp_path / "e.npz", features=cache.features[kept], labels=labels, **own)
+    write(audit_labels([open_source(tmp_path / "e.npz")]), tmp_path / "audit")
+    found = drop_effect(read_audit_folder(tmp_path / "audit"), draws=1)
+    assert found.evaluated_on == (
+        "80 test rows, whose labels helped to choose what is dropped: they were audited too"
+    )
+
+
 def test_probabilities_alone_cannot_be_fitted_again(tmp_path):
     np.savez(
         tmp_path / "p.npz",
@@ -563,7 +581,8 @@ def test_the_commands_go_from_labels_to_a_cleaned_list(path, tmp_path):
     assert run.exit_code == 0, run.output
     assert "were not checked by any person" in run.stdout
     rows = read_csv(cleaned)
-    assert list(rows[0]) == ["sample_id", "label", "given", "suggested", "action", "reason"]
+    assert ",".join(rows[0]) == "sample_id,label,given,suggested,action,reason,trusted"
+    assert {row["trusted"] for row in rows} == {"False"}
     assert sum(row["action"] == "relabel" for row in rows) == 20
     run = invoke("audit", ["effect", out, "--draws", 2, "--json"])
     assert run.exit_code == 0, run.output
