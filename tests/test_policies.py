@@ -100,6 +100,10 @@ def test_prices_by_row_come_from_a_file(tmp_path: Path) -> None:
     with pytest.raises(TrustqError) as caught:
         rounds_of("random", f"cost={sheet}")
     assert str(caught.value) == f"{sheet} has no cost of 143 of the 144 training rows, first s0001."
+    sheet.write_text("sample_id,cost\ns0000,2\ns0000,3\n")
+    with pytest.raises(TrustqError) as caught:
+        rounds_of("random", f"cost={sheet}")
+    assert str(caught.value) == f"{sheet}, row 3: s0000 has two numbers of cost."
     sheet.write_text("sample_id,cost\ns0000,free\n")
     with pytest.raises(TrustqError) as caught:
         rounds_of("random", f"cost={sheet}")
@@ -281,7 +285,7 @@ def test_only_answered_rows_are_repaired(tmp_path: Path) -> None:
     experiment = draw_experiment(cache, sweep=recipe().sweep, draw_seed=0)
     wrong = np.flatnonzero(experiment.start.observed != experiment.labels)
     ids, names = experiment.sample_ids, np.array(cache.classes)
-    lines = [f"{ids[i]},{names[experiment.labels[i]]}" for i in wrong[:9]]
+    lines = [f"{ids[i]},{names[experiment.labels[i]]} " for i in wrong[:9]]  # as typed
     # Two people of different minds: no majority, no repair. And a row that nobody filled in.
     lines += [f"{ids[wrong[9]]},a", f"{ids[wrong[9]]},b", f"{ids[wrong[10]]},"]
     # Two of one mind against one.
