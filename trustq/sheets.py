@@ -33,8 +33,7 @@ def read_sheet(
             close = difflib.get_close_matches(text, classes, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise TrustqError(
-                f"{path}, row {row}: {text!r} is no class{hint}; there are "
-                f"{', '.join(classes)}."
+                f"{path}, row {row}: {text!r} is no class{hint}; there are {', '.join(classes)}."
             )
         answers.setdefault(str(sample), []).append(position[text])
     if not answers:

@@ -51,8 +51,8 @@ def drop_effect(
     random drops take as many labels of each class, so that what they change is the loss of rows and
     not the choice of them. Evaluated on the test rows of the cache, whose labels are never dropped;
     where there are none, out of fold on the audited rows. Where the audit looked at those rows too,
-    their labels had a part in what is dropped, and `evaluated_on` says so. Errors: no features to fit on, a source
-    that has changed, nothing listed, draws below 1.
+    their labels had a part in what is dropped, and `evaluated_on` says so. Errors: no features to
+    fit on, a source that has changed, nothing listed, draws below 1.
     """
     if draws < 1:
         raise TrustqError(f"--draws {draws}: expected 1 or more.")
