@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from support import make_cache
 
-from trustq.digest import digest_json
+from trustq.digest import digest_array, digest_json
 from trustq.errors import TrustqError
-from trustq.heads.out_of_fold import PASSES
+from trustq.heads.out_of_fold import _BUILDER, PASSES
 from trustq.recipes import load_recipe
 from trustq.repair import draw_experiment, parse_arm, repair
 from trustq.repair.arms import round_sizes, with_references
@@ -201,6 +201,33 @@ def test_dropped_rows_are_not_learned_from_and_nothing_is_paid() -> None:
     np.testing.assert_allclose(
         last.head.predict_logits(features), alone.predict_logits(features), atol=2e-3
     )
+
+
+@pytest.mark.parametrize("score", ["knn_agreement", "self_confidence_adjusted", "prune_by_class"])
+def test_dropped_labels_have_no_part_in_later_scores(score: str) -> None:
+    loop, rounds = rounds_of(f"{score}:drop", "budgets=60", "rounds=2")
+    first, second = (state.purchase for state in rounds[1:])
+    assert first is not None and second is not None
+
+    def scores_of(current: np.ndarray) -> np.ndarray:
+        state = dataclasses.replace(rounds[1], current=current)
+        if score != "knn_agreement":
+            of = state.out_of_fold
+            assert of is not None
+            scored = dataclasses.replace(
+                of, observed_digest=digest_array(current), builder=_BUILDER
+            )
+            state = dataclasses.replace(
+                state, fit=dataclasses.replace(state.fit, out_of_fold=scored)
+            )
+        return loop._quality(parse_arm(f"{score}:drop"), state, rounds[0], 30)[0]
+
+    changed = rounds[1].current.copy()
+    changed[first.rows] = (changed[first.rows] + 1) % 3
+    left = np.setdiff1d(np.arange(len(changed)), first.rows)
+    as_is = scores_of(rounds[1].current)
+    np.testing.assert_array_equal(as_is[left], scores_of(changed)[left])
+    np.testing.assert_array_equal(as_is[second.rows], second.quality)
 
 
 def test_rows_weighed_down_count_less() -> None:

@@ -32,7 +32,7 @@ from trustq.tables import Columns
 
 # Part of every cell's key: raised when a change of code changes a number, so that cells of an older
 # numerics are run again rather than mixed with new ones.
-NUMERICS = 3
+NUMERICS = 4
 
 # Settings of a recipe that are one value in each cell, name no number, or concern one head.
 _CELL_SETTINGS = (
@@ -497,7 +497,8 @@ def _why_stopped(arm: Arm, last: Round, budget: int) -> str:
 
 def _title(arm: Arm, sweep: SweepRecipe) -> str:
     """An arm for people, with what it was set to: tables tell settings apart by it."""
-    default, told = SweepRecipe(), []
+    default = SweepRecipe()
+    told = []
     if arm.action == "reweight" and sweep.flagged_weight != default.flagged_weight:
         told.append(f"to {sweep.flagged_weight:g}")
     if _uses_ensemble(arm):
@@ -514,7 +515,8 @@ def _uses_ensemble(arm: Arm) -> bool:
 
 def _ensemble_settings(sweep: SweepRecipe) -> dict[str, Any]:
     """What was asked of the heads beside the head, where that is not the default."""
-    default, settings = SweepRecipe(), {}
+    default = SweepRecipe()
+    settings: dict[str, Any] = {}
     for name in sweep.ensemble:
         asked = _head_settings(dataclasses.replace(sweep, head=name))
         if asked != _head_settings(dataclasses.replace(default, head=name)):

@@ -239,6 +239,7 @@ class Loop:
         training = self.experiment.training
         assert self.shared is not None
         covered = state.trusted | (state.weights < 1)
+        kept = None if state.weight is None else state.weight > 0  # a dropped label tells nothing
         if not arm.uses_probabilities:
             own = feature_quality(
                 arm.score,
@@ -247,13 +248,14 @@ class Loop:
                 training=training,
                 chosen=covered,
                 n_wanted=n_wanted,
+                kept=kept,
             )
             return own, None
         scored, labels = self._scored(arm, state, zero)
         if arm.source == "heads":
             members = [scored, *self._other_heads(state)]
             quality = ensemble_quality(
-                members, labels, training=[training] * len(members), score=arm.score
+                members, labels, training=[training] * len(members), score=arm.score, kept=kept
             )
             return quality, scored.fold
         quality = label_quality(
@@ -264,6 +266,7 @@ class Loop:
             features=self.shared.features,
             chosen=covered,
             n_wanted=n_wanted,
+            kept=kept,
         )
         return quality, scored.fold
 
