@@ -308,6 +308,32 @@ def test_a_cut_that_means_nothing_is_refused(path, cuts, message):
     assert str(caught.value) == message
 
 
+def test_an_audit_takes_scores_of_labels_alone(path):
+    source = open_source(path)
+    by_neighbours = audit_labels([source], score="knn_agreement", review=20)
+    worst = by_neighbours.order
+    assert (by_neighbours.reference != by_neighbours.given)[worst].mean() > 0.9
+    scores = (
+        "self_confidence, normalized_margin, confidence_weighted_entropy, "
+        "self_confidence_adjusted, normalized_margin_adjusted, prune_by_class, prune_by_noise_rate, prune_by_both, "
+        "confident_learning, predicted_neq_given, low_self_confidence, low_normalized_margin, "
+        "cross_entropy_minus_entropy, knn_agreement"
+    )
+    for score, why in (
+        ("entropy", " It looks at no label, so it finds uncertain images."),
+        ("nope", ""),
+    ):
+        with pytest.raises(TrustqError) as caught:
+            audit_labels([source], score=score)
+        assert str(caught.value) == f"--score {score}: expected a score of labels: {scores}.{why}"
+    with pytest.raises(TrustqError) as caught:
+        audit_labels([replace(source, features=None)], score="knn_agreement")
+    assert str(caught.value) == (
+        f"--score knn_agreement: {path} holds no features. Audit a cache or embeddings, or choose "
+        "another score."
+    )
+
+
 def test_neighbours_of_the_same_group_do_not_count():
     rng = np.random.default_rng(0)
     features = rng.standard_normal((60, 4)).astype(np.float32)

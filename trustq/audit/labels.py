@@ -10,9 +10,18 @@ from trustq.audit.source import AuditSource
 from trustq.class_metrics import class_figures
 from trustq.digest import digest_json
 from trustq.errors import TrustqError
-from trustq.scoring import label_quality
+from trustq.scoring import (
+    LABEL_BLIND,
+    NO_PROBABILITIES,
+    SCORE_NAMES,
+    feature_quality,
+    label_quality,
+)
 from trustq.scoring.confident import confident_joint, find_label_issues
 from trustq.seeds import generator
+
+# Scores that look at the label; the others would rank uncertain images.
+AUDIT_SCORES = tuple(name for name in SCORE_NAMES if name not in LABEL_BLIND)
 
 # Filters that flag by different reasoning; each source votes with each of them.
 FILTERS = ("confident_learning", "prune_by_noise_rate", "prune_by_class")
@@ -113,11 +122,17 @@ def audit_labels(
 
     Scores and probabilities are averaged over sources; methods vote. The list holds the rows that
     most votes flag, or the `review` most suspicious ones, or as many of them as keep the estimated
-    share of wrong labels at `precision`, in (0, 1]. Raises `TrustqError` where sources have other
-    rows, classes or labels, and for both cuts at once.
+    share of wrong labels at `precision`, in (0, 1]. `score` is one of AUDIT_SCORES. Raises
+    `TrustqError` for another, where sources have other rows, classes or labels, and for both cuts
+    at once.
     """
     if not sources:
         raise TrustqError("There is nothing to audit: pass a cache or a file.")
+    if score not in AUDIT_SCORES:
+        why = " It looks at no label, so it finds uncertain images." if score in LABEL_BLIND else ""
+        raise TrustqError(
+            f"--score {score}: expected a score of labels: {', '.join(AUDIT_SCORES)}.{why}"
+        )
     if review is not None and precision is not None:
         raise TrustqError("--review and --precision both cut the list: give one.")
     if review is not None and review < 1:
@@ -133,14 +148,7 @@ def audit_labels(
     votes = {name: np.zeros(n, dtype=np.int64) for name in FILTERS}
     for source, place in zip(sources, places, strict=True):
         made = source.out_of_fold
-        own = label_quality(
-            made,
-            source.observed,
-            training=source.training,
-            score=score,
-            features=source.features,
-        )
-        qualities.append(own[place])
+        qualities.append(_quality(source, score)[place])
         flagged, p_wrong = _flagged(source.observed, made.probs, made.scorable)
         for name, rows in flagged.items():
             votes[name] += rows[place]
@@ -194,6 +202,18 @@ def audit_labels(
         class_f1=class_f1,
         notes=tuple(_notes(sources, known) + _weak_classes(classes, given, class_f1)),
     )
+
+
+def _quality(source: AuditSource, score: str) -> np.ndarray:
+    training, labels = source.training, source.observed
+    if score not in NO_PROBABILITIES:
+        return label_quality(source.out_of_fold, labels, training=training, score=score)
+    if source.features is None:
+        raise TrustqError(
+            f"--score {score}: {source.cache.name} holds no features. Audit a cache or embeddings, "
+            "or choose another score."
+        )
+    return feature_quality(score, labels=labels, features=source.features, training=training)
 
 
 def _places(first: AuditSource, other: AuditSource) -> np.ndarray:
