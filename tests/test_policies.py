@@ -560,6 +560,25 @@ def test_the_text_of_an_arm_is_read_back_as_it_was() -> None:
         assert parse_arm(text).text == text
 
 
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        (["arms=margin:reweight", "head=knn"], "margin:reweight': the knn"),
+        (["arms=margin@heads:reweight", "rounds=2"], "margin@heads:reweight': the lda"),
+    ],
+)
+def test_weights_that_a_head_does_not_take_are_refused_before_work(
+    settings: list[str], name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(TrustqError) as caught:
+        repair([make_cache()], recipe=recipe(*settings), results=tmp_path / "r")
+    assert str(caught.value) == (
+        f"Arm '{name} head takes no weights between 0 and 1. Use :drop, or a head that does "
+        "(linear, balanced, xgboost)."
+    )
+    assert not (tmp_path / "r").exists()
+
+
 def test_an_ensemble_of_the_head_alone_is_refused() -> None:
     with pytest.raises(TrustqError) as caught:
         rounds_of("self_confidence@heads", "ensemble=linear")

@@ -18,6 +18,7 @@ import numpy as np
 from trustq.digest import digest_array, digest_bytes, digest_json, digest_strings
 from trustq.errors import TrustqError
 from trustq.heads import SharedFeatures
+from trustq.heads.classic import KINDS
 from trustq.heads.shared import one_blas_thread
 from trustq.recipes import Recipe, SweepRecipe
 from trustq.repair.arms import Arm, parse_arm, round_sizes, with_references
@@ -322,6 +323,14 @@ def check_sweep(sweep: SweepRecipe) -> None:
     if not 0 <= sweep.stop_precision <= 1:
         raise TrustqError(f"stop_precision is {sweep.stop_precision:g}, expected 0 to 1.")
     round_sizes(0, sweep.rounds, sweep.schedule)
+    for arm in _arms(sweep):
+        heads = [sweep.head, *(sweep.ensemble if _uses_ensemble(arm) and sweep.rounds > 1 else ())]
+        unweighed = [name for name in heads if name in KINDS]
+        if arm.action == "reweight" and unweighed:
+            raise TrustqError(
+                f"Arm {arm.text!r}: the {unweighed[0]} head takes no weights between 0 and 1. Use "
+                ":drop, or a head that does (linear, balanced, xgboost)."
+            )
 
 
 def require_distinct(caches: Sequence[Cache]) -> None:
