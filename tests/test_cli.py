@@ -193,6 +193,6 @@ def test_every_command_of_the_readme_has_only_options_that_exist() -> None:
     for words in commands:
         flags = {word for word in words if word.startswith("--")}
         own = [word for word in words if not word.startswith("-")]
-        depth = 2 if own[0] in ("data", "cache", "export", "results", "bundle") else 1
+        depth = 2 if own[0] in ("audit", "data", "cache", "export", "results", "bundle") else 1
         page = run(*own[:depth], "--help").output
         assert all(re.search(rf"{flag}\b", page) for flag in flags), words

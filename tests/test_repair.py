@@ -231,6 +231,15 @@ def test_backbone_head_is_the_cached_logits_as_they_are(tmp_path: Path) -> None:
     ]
 
 
+def test_a_backbone_that_was_trained_on_repaired_labels_is_a_refit_of_its_own(
+    tmp_path: Path,
+) -> None:
+    logits = np.random.default_rng(0).standard_normal((240, 3)).astype(np.float32)
+    cache = make_cache(logits=logits, noise={"spec": "file:labels.csv"})
+    repair([cache], recipe=recipe("head=backbone", "arms=none"), results=tmp_path / "r")
+    assert query(tmp_path / "r", "SELECT refit FROM cells") == [("backbone",)]
+
+
 def finetuned(kind: str, **fields: object) -> Cache:
     base = make_cache(n=400)
     train = base.split == "train"
@@ -460,6 +469,24 @@ def test_tables_and_pictures_of_a_run(finished: Path, tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     with pytest.raises(TrustqError, match="There are no accuracy figures on moon rows to draw"):
         repair_curve_figure(finished, keys, tmp_path / "curve.png", split="moon")
+
+
+def test_draws_that_are_copies_are_no_evidence() -> None:
+    from trustq.report.tables import _difference
+
+    def figures(*values: float) -> dict[tuple[int, int], dict[tuple[str, str], float]]:
+        pairs = [(backbone, draw) for backbone in (42, 52) for draw in range(10)]
+        return {
+            pair: {("uncalibrated", "accuracy"): values[pair[0] == 52] + pair[1] * values[2]}
+            for pair in pairs
+        }
+
+    base, better = figures(0.7, 0.8, 0.0), figures(0.71, 0.82, 0.0)
+    copies = _difference(better, base)
+    assert copies is not None and (copies["unit"], copies["n"]) == ("backbone", 2)
+    assert copies["p"] == pytest.approx(0.5)
+    varied = _difference(figures(0.71, 0.82, 0.001), base)
+    assert varied is not None and (varied["unit"], varied["n"]) == ("draw", 10)
 
 
 def test_arm_grammar() -> None:

@@ -133,7 +133,7 @@ def test_written_is_read(filled: Path) -> None:
     assert rows(filled, "SELECT metadata FROM samples") == [('{"age": 40}',)]
     assert rows(filled, "SELECT arm, figure FROM figures") == [("random", 0.5)]
     counts = {name: n for name, n, _ in describe_results(filled).rows if n is not None}
-    assert counts == {**dict.fromkeys(TABLES, 1), "predictions": 2}
+    assert counts == {**dict.fromkeys(TABLES, 1), "predictions": 2, "failures": 0}
 
 
 def test_arrays_of_numbers_and_lists_are_read_as_written(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_unknown_tables_and_columns_are_refused(tmp_path: Path) -> None:
         write_part(tmp_path, {"cell": {}}, part="p")
     assert message(error) == (
         "Results have no table 'cell', only cells, rounds, transitions, queries, labels, metrics, "
-        "predictions, label_issues, samples."
+        "predictions, label_issues, failures, samples."
     )
     with pytest.raises(TrustqError) as error:
         write_part(tmp_path, {"samples": columns([{"sample_id": "a", "age": 40}])}, part="p")
@@ -586,6 +586,16 @@ def test_paired_averages_within_its_unit(tmp_path: Path) -> None:
         assert (n, budget, differs) == (len(units), "64", ["score"])
         assert (mean, sd) == pytest.approx((units.mean(), units.std(ddof=1)))
         assert (p, floor) == pytest.approx((test.p_value, test.floor))
+
+
+def test_draws_that_are_copies_have_no_p_value(tmp_path: Path) -> None:
+    cells, metrics = [], []
+    for arm, draw, backbone in itertools.product(("none", "entropy"), range(10), (1, 2)):
+        cells.append(cell(arm, draw, backbone))
+        metrics.append(metric(cells[-1], 0.7 + 0.01 * backbone * (arm == "entropy")))
+    write(tmp_path, cells, metrics=metrics)
+    read = rows(tmp_path, "SELECT unit, n, sign_flip_p FROM paired WHERE arm = 'entropy'")
+    assert sorted(read) == [("backbone_seed", 2, 0.5), ("draw_seed", 10, None)]
 
 
 def test_paired_pairs_only_what_is_otherwise_equal(tmp_path: Path) -> None:

@@ -802,4 +802,4 @@ def test_an_unknown_loss_names_the_known_ones() -> None:
 
 def test_packaged_recipes_agree_with_themselves(manifest: Manifest) -> None:
     for name in packaged():
-        require_agreeing(manifest, recipe=load_recipe(name).extract)
+        require_agreeing(manifest, recipe=load_recipe(name, part="extract").extract)

@@ -419,7 +419,7 @@ def _cell_row(
         "arm_title": _title(arm, sweep),
         "head": sweep.head,
         "head_settings": json.dumps(_head_settings(sweep), sort_keys=True),
-        "refit": "none" if sweep.head == "backbone" else "head",
+        "refit": _refit(cache, sweep),
         "calibrator": "temperature" if uses_validation else None,
         "calibration_labels": (
             f"reference labels of {len(validation)} validation rows"
@@ -531,6 +531,13 @@ def _ensemble_settings(sweep: SweepRecipe) -> dict[str, Any]:
         if asked != _head_settings(dataclasses.replace(default, head=name)):
             settings |= asked
     return settings
+
+
+def _refit(cache: Cache, sweep: SweepRecipe) -> str:
+    """What repaired labels were put to: the head, the backbone (`extract --observed`), or none."""
+    if sweep.head != "backbone":
+        return "head"
+    return "backbone" if str(cache.noise.get("spec", "")).startswith("file:") else "none"
 
 
 def _head_settings(sweep: SweepRecipe) -> dict[str, Any]:

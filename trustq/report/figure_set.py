@@ -14,7 +14,9 @@ from trustq.report.figures import (
     _MARKS,
     _arms,
     _canvas,
+    _legend,
     _save,
+    _style,
     repair_curve_figure,
 )
 from trustq.report.tables import arm_order
@@ -142,14 +144,14 @@ def _budget_gain(gains: list[Any], metric: str, split: str) -> Any:
             (*np.nanmean(np.array(pairs), axis=0), _sd(pairs)) for pairs in points.values()
         )
         bought, mean, sd = map(np.array, zip(*stacked, strict=True))
-        style = {"color": _COLOURS[index % 7], "marker": _MARKS[index % 7], "markersize": 5}
+        style = _style(index)
         axes.errorbar(bought, mean, yerr=sd, label=title, linewidth=1.5, capsize=3, **style)
     axes.axhline(0, color="#777777", linewidth=0.8)
     axes.set_xlabel("labels bought")
     name = metric.replace("_", " ")
     axes.set_ylabel(f"{name} gained over no repair" if base else name)
     axes.set_title(f"What a larger budget gains: mean ± sd over seeds, {split} rows", fontsize=10)
-    axes.legend(frameon=False)
+    _legend(axes)
     return figure
 
 
@@ -194,7 +196,7 @@ def _risk_coverage(answer: dict[str, Any], split: str) -> Any:
     axes.set_xlabel("coverage: share of rows answered, most confident first")
     axes.set_ylabel("selective risk: share of answers that are wrong")
     axes.set_title(f"Risk and coverage, {split.replace('_', ' ')} rows, all seeds", fontsize=10)
-    axes.legend(frameon=False, fontsize=7)
+    _legend(axes, fontsize=7)
     return figure
 
 
@@ -220,7 +222,7 @@ def _reliability(answer: dict[str, Any], split: str) -> Any:
     axes.set_ylabel("share of answers that are right")
     name = split.replace("_", " ")
     axes.set_title(f"Reliability, {name} rows, all seeds, {ECE_BINS} bins", fontsize=10)
-    axes.legend(frameon=False, fontsize=7, loc="lower right")
+    _legend(axes, fontsize=7, loc="lower right")
     return figure
 
 

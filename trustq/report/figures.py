@@ -15,6 +15,9 @@ from trustq.selective import max_probability, risk_coverage_curve
 # Okabe and Ito's palette: told apart by the colour-blind; marks and dashes repeat the difference.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKS = ("o", "s", "^", "D", "v", "P", "X")
+_DASHES = ("-", "--", "-.", ":")  # for the arms after the first seven, and so on
+
+_FEW = 4  # lines that a legend can stand among and whose bands can lie over one another
 
 # The first few rows make a risk of anything from 0 to 1; the axis is scaled by what follows them.
 _STEADY = 0.05
@@ -48,7 +51,8 @@ def repair_curve_figure(
     if not rows:
         raise TrustqError(f"There are no {metric} figures on {split} rows to draw.")
     figure, axes = _canvas()
-    for index, (arm, title) in enumerate(_arms(row[:2] for row in rows)):
+    arms = _arms(row[:2] for row in rows)
+    for index, (arm, title) in enumerate(arms):
         own = [row[2:] for row in rows if row[0] == arm]
         n_backbones, n_draws = (len({row[i] for row in own}) for i in (1, 2))
         # Purchases of a share differ by a label or two between draws: points are rounds, at the
@@ -66,18 +70,19 @@ def repair_curve_figure(
         bought, values = stacked[..., 0].mean(axis=0), stacked[..., 1]
         mean = values.mean(axis=0)
         n_units, of = len(units), ("backbones", "draws")[position]
-        style = {"color": _COLOURS[index % 7], "marker": _MARKS[index % 7], "markersize": 5}
+        style = _style(index)
         if len(mean) == 1:
             axes.axhline(mean[0], color=style["color"], linestyle=":", linewidth=1)
         axes.plot(bought, mean, label=f"{title} (n = {n_units} {of})", linewidth=1.5, **style)
         if n_units > 1:
             intervals = [bootstrap_interval(column, seed=0) for column in values.T]
             lower, upper = zip(*intervals, strict=True)
-            axes.fill_between(bought, lower, upper, color=style["color"], alpha=0.12, linewidth=0)
+            alpha = 0.12 if len(arms) <= _FEW else 0.05
+            axes.fill_between(bought, lower, upper, color=style["color"], alpha=alpha, linewidth=0)
     axes.set_xlabel("labels bought")
     axes.set_ylabel(f"{metric.replace('_', ' ')}, {split.replace('_', ' ')} rows")
     axes.set_title("What repair buys: mean and 95 % bootstrap interval")
-    axes.legend(frameon=False)
+    _legend(axes)
     _save(figure, path)
 
 
@@ -105,11 +110,9 @@ def risk_coverage_figure(
         axes.plot(
             curve.coverage,
             curve.risk,
-            color=_COLOURS[index % 7],
-            marker=_MARKS[index % 7],
             markevery=0.1,
-            markersize=4,
             linewidth=1.5,
+            **_style(index, markersize=4),
             label=f"{title} ({wrong.mean():.1%} wrong at full coverage)",
         )
     axes.set_xlim(0, 1.005)
@@ -117,12 +120,32 @@ def risk_coverage_figure(
     axes.set_xlabel("coverage: share of rows answered, most confident first")
     axes.set_ylabel("selective risk: share of answers that are wrong")
     axes.set_title(f"What confidence is worth: {split.replace('_', ' ')} rows, {stage}, all draws")
-    axes.legend(frameon=False)
+    _legend(axes)
     _save(figure, path)
 
 
 def _arms(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     return sorted(set(pairs), key=lambda pair: arm_order(pair[0]))
+
+
+def _style(index: int, *, markersize: float = 5) -> dict[str, Any]:
+    """Colour, mark and dashes of the nth line, different for 28 of them."""
+    return {
+        "color": _COLOURS[index % 7],
+        "marker": _MARKS[index % 7],
+        "markersize": markersize,
+        "linestyle": _DASHES[index // 7 % 4],
+    }
+
+
+def _legend(axes: Any, **options: Any) -> None:
+    """A legend among few lines, or beside many, where it covers none of them."""
+    handles, names = axes.get_legend_handles_labels()
+    if len(names) <= _FEW:
+        axes.legend(frameon=False, **options)
+        return
+    axes.figure.set_size_inches(9.0, 4.2)
+    axes.figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=7)
 
 
 def _canvas() -> tuple[Any, Any]:

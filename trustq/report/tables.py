@@ -185,10 +185,18 @@ def _difference(by_seed: dict[Seeds, Any], other: dict[Seeds, Any]) -> Row | Non
     if not shared:
         return None
     position = _unit_position(shared)
+
+    def figures_of(values: dict[Seeds, Any]) -> dict[Seeds, float]:
+        return {seeds: values[seeds]["uncalibrated", "accuracy"] for seeds in shared}
+
+    if position == 1 and not (_varies(figures_of(by_seed)) or _varies(figures_of(other))):
+        # Draws that are copies of one another are no evidence, however many there are: stored
+        # noise and cross-fitted scores leave nothing to draw.
+        position = 0
     units = sorted({seeds[position] for seeds in shared})
 
     def averaged(values: dict[Seeds, Any]) -> np.ndarray:
-        figures = {seeds: values[seeds]["uncalibrated", "accuracy"] for seeds in shared}
+        figures = figures_of(values)
         return np.array(
             [np.mean([f for seeds, f in figures.items() if seeds[position] == u]) for u in units]
         )
@@ -206,6 +214,14 @@ def _difference(by_seed: dict[Seeds, Any], other: dict[Seeds, Any]) -> Row | Non
         "p": found.p_value,
         "p_floor": found.floor,
     }
+
+
+def _varies(figures: dict[Seeds, float]) -> bool:
+    """Whether any backbone has different figures in different draws."""
+    by_backbone: dict[int, set[float]] = {}
+    for (backbone, _), figure in figures.items():
+        by_backbone.setdefault(backbone, set()).add(figure)
+    return any(len(values) > 1 for values in by_backbone.values())
 
 
 def _caption(cells: list[Row]) -> str:

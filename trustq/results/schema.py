@@ -45,7 +45,7 @@ TABLES: dict[str, dict[str, str]] = {
         "arm_title": "VARCHAR",
         "head": "VARCHAR",
         "head_settings": "VARCHAR",  # JSON, as asked; the penalty chosen is in `rounds`
-        "refit": "VARCHAR",  # 'head' or 'backbone'
+        "refit": "VARCHAR",  # on repaired labels: 'head', 'backbone', or 'none'
         "calibrator": "VARCHAR",
         "calibration_labels": "VARCHAR",  # which labels were used, or why none
         "budget": "VARCHAR",  # as asked: '64', '15%', 'all-wrong'

@@ -79,7 +79,7 @@ def _paired() -> str:
     "All else" is MATCHED, the cache, both seeds and the purchase; an arm with score `none` buys
     nothing, so it pairs with every purchase and the row has the other arm's budget. One row per
     unit: over draw seeds (differences averaged over backbones) and over backbone seeds (averaged
-    over draws).
+    over draws). Draws whose differences are all the same have no p.
     """
     same = " AND ".join(
         f"a.{name} IS NOT DISTINCT FROM b.{name}"
@@ -98,6 +98,8 @@ def _paired() -> str:
     titles = ("arm", "baseline", "arm_title", "baseline_title")
     same_figure = " AND ".join(f"f.{name} IS NOT DISTINCT FROM g.{name}" for name in COORDINATES)
     groups = _listed((*MATCHED, *PURCHASE, *titles, "exposure", *flags, *COORDINATES))
+    # Draws that change nothing (stored noise, cross-fitted scores) are copies, and no evidence.
+    copies = "unit = 'draw_seed' AND n > 1 AND list_max(d) - list_min(d) < 1e-12"
     return f"""
         WITH cell_pairs AS (
             SELECT a.key AS cell, b.key AS baseline_cell, a.backbone_seed, a.draw_seed,
@@ -131,7 +133,8 @@ def _paired() -> str:
         SELECT {groups}, unit, n, mean_difference, sd,
             CASE WHEN n <= {EXACT_LIMIT} THEN pow(2.0, 1 - n) ELSE {1 / (REPLICATES + 1)} END
                 AS sign_flip_floor,
-            CASE WHEN n <= {EXACT_UP_TO} THEN {_sign_flip_p()} END AS sign_flip_p,
+            CASE WHEN n <= {EXACT_UP_TO} AND NOT ({copies}) THEN {_sign_flip_p()} END
+                AS sign_flip_p,
             [x FOR x IN [{names}] IF list_contains(differing, x)] AS differs
         FROM tested"""
 
