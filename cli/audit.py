@@ -155,7 +155,7 @@ def apply(
     out: Annotated[Path, typer.Option(help="Cleaned list to write.")] = Path("cleaned.csv"),
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
-    """Write a cleaned list of labels: sample_id, label, given, suggested, action, reason.
+    """Write a cleaned list: sample_id, label, given, suggested, action, reason, trusted (checked).
 
     Train on it with trustq extract --observed. The answers are also an oracle for trustq repair.
 

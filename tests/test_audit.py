@@ -98,6 +98,9 @@ def test_precision_takes_as_many_as_keep_the_estimate(path):
     order = order[np.argsort(found.rank[order])]
     assert found.p_wrong[order[: len(found.order) + 1]].mean() < 0.6
     assert "An estimate from the labels alone" in " ".join(audit_page(found).split())
+    # Each cut is an audit of its own, to the last digit.
+    assert audit_labels(found.sources, precision=0.604).key != found.key
+    assert found.cut == "as many as keep an estimated precision of 60%"
 
 
 def test_trusted_rows_are_learned_from_and_never_listed(tmp_path):
@@ -305,6 +308,33 @@ def test_a_cut_that_means_nothing_is_refused(path, cuts, message):
     assert str(caught.value) == message
 
 
+def test_an_audit_takes_scores_of_labels_alone(path):
+    source = open_source(path)
+    by_neighbours = audit_labels([source], score="knn_agreement", review=20)
+    worst = by_neighbours.order
+    assert (by_neighbours.reference != by_neighbours.given)[worst].mean() > 0.9
+    scores = (
+        "self_confidence, normalized_margin, confidence_weighted_entropy, "
+        "self_confidence_adjusted, normalized_margin_adjusted, prune_by_class, "
+        "prune_by_noise_rate, prune_by_both, "
+        "confident_learning, predicted_neq_given, low_self_confidence, low_normalized_margin, "
+        "cross_entropy_minus_entropy, knn_agreement"
+    )
+    for score, why in (
+        ("entropy", " It looks at no label, so it finds uncertain images."),
+        ("nope", ""),
+    ):
+        with pytest.raises(TrustqError) as caught:
+            audit_labels([source], score=score)
+        assert str(caught.value) == f"--score {score}: expected a score of labels: {scores}.{why}"
+    with pytest.raises(TrustqError) as caught:
+        audit_labels([replace(source, features=None)], score="knn_agreement")
+    assert str(caught.value) == (
+        f"--score knn_agreement: {path} holds no features. Audit a cache or embeddings, or choose "
+        "another score."
+    )
+
+
 def test_neighbours_of_the_same_group_do_not_count():
     rng = np.random.default_rng(0)
     features = rng.standard_normal((60, 4)).astype(np.float32)
@@ -385,6 +415,11 @@ def test_answers_are_relabelled_and_nothing_else(audit, folder):
     for row, sample_id in enumerate(stored.sample_ids.tolist()):
         expected = true[sample_id] if sample_id in changed else stored.given[row]
         assert labels[row] == expected
+    # What a person said, changed or not, is trusted from then on.
+    assert set(stored.sample_ids[cleaned.columns["trusted"]]) == set(ids[:6])
+    dropped = apply_answers(stored, answers=answers, action="drop", max_per_class=0.0)
+    assert dropped.n_held_back == len(changed)
+    assert set(stored.sample_ids[dropped.columns["trusted"]]) == set(ids[:6]) - changed
     assert (cleaned.n_answered, cleaned.n_wrong) == (6, len(changed))
     assert cleaned.precision.lower < len(changed) / 6 <= cleaned.precision.upper
 
@@ -505,6 +540,19 @@ def test_without_test_rows_dropping_is_judged_out_of_fold(tmp_path):
         drop_effect(read_audit_folder(tmp_path / "audit"))
 
 
+def test_test_rows_that_were_audited_too_are_named(tmp_path):
+    cache = noisy_cache()
+    kept = np.isin(cache.split, ("train", "test"))
+    labels = np.where(cache.observed >= 0, cache.observed, cache.label)[kept].astype(int)
+    own = {"groups": cache.group_id[kept], "split": cache.split[kept].astype("<U8")}
+    np.savez(tmp_path / "e.npz", features=cache.features[kept], labels=labels, **own)
+    write(audit_labels([open_source(tmp_path / "e.npz")]), tmp_path / "audit")
+    found = drop_effect(read_audit_folder(tmp_path / "audit"), draws=1)
+    assert found.evaluated_on == (
+        "80 test rows, whose labels helped to choose what is dropped: they were audited too"
+    )
+
+
 def test_probabilities_alone_cannot_be_fitted_again(tmp_path):
     np.savez(
         tmp_path / "p.npz",
@@ -560,7 +608,8 @@ def test_the_commands_go_from_labels_to_a_cleaned_list(path, tmp_path):
     assert run.exit_code == 0, run.output
     assert "were not checked by any person" in run.stdout
     rows = read_csv(cleaned)
-    assert list(rows[0]) == ["sample_id", "label", "given", "suggested", "action", "reason"]
+    assert ",".join(rows[0]) == "sample_id,label,given,suggested,action,reason,trusted"
+    assert {row["trusted"] for row in rows} == {"False"}
     assert sum(row["action"] == "relabel" for row in rows) == 20
     run = invoke("audit", ["effect", out, "--draws", 2, "--json"])
     assert run.exit_code == 0, run.output

@@ -181,6 +181,17 @@ def test_the_reference_design_cannot_answer_and_a_design_that_can_is_named():
     assert 0.77 <= detected(10, named) <= 0.83
 
 
+def test_a_policy_that_changes_the_price_is_in_it_or_named():
+    policy = {"budgets": ("64",), "raters": 3, "buy_unit": "group", "cost": "mel=3"}
+    plan = plan_sweep(recipe(**policy), minutes_per_label=2.0)
+    assert plan.budgets[0].minutes == 3 * 128
+    assert plan.notes[:3] == (
+        "minutes are of 3 raters for each label; ties ask one more",
+        "budgets buy groups: labels and minutes count one image of each",
+        "budgets pay prices: labels and minutes are those at a price of 1",
+    )
+
+
 def test_cells_are_counted_as_repair_counts_them():
     plan = plan_sweep(recipe(budgets=("64", "5%"), draws=10), backbones=3)
     # None once, three arms with two budgets each.

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from support import make_cache
 
-from trustq.digest import digest_json
+from trustq.digest import digest_array, digest_json
 from trustq.errors import TrustqError
-from trustq.heads.out_of_fold import PASSES
+from trustq.heads.out_of_fold import _BUILDER, PASSES
 from trustq.recipes import load_recipe
 from trustq.repair import draw_experiment, parse_arm, repair
 from trustq.repair.arms import round_sizes, with_references
+from trustq.repair.engine import run_group
 from trustq.repair.experts import make_expert
 from trustq.repair.loop import Loop
 from trustq.repair.policy import make_policy
@@ -99,6 +100,10 @@ def test_prices_by_row_come_from_a_file(tmp_path: Path) -> None:
     with pytest.raises(TrustqError) as caught:
         rounds_of("random", f"cost={sheet}")
     assert str(caught.value) == f"{sheet} has no cost of 143 of the 144 training rows, first s0001."
+    sheet.write_text("sample_id,cost\ns0000,2\ns0000,3\n")
+    with pytest.raises(TrustqError) as caught:
+        rounds_of("random", f"cost={sheet}")
+    assert str(caught.value) == f"{sheet}, row 3: s0000 has two numbers of cost."
     sheet.write_text("sample_id,cost\ns0000,free\n")
     with pytest.raises(TrustqError) as caught:
         rounds_of("random", f"cost={sheet}")
@@ -198,6 +203,33 @@ def test_dropped_rows_are_not_learned_from_and_nothing_is_paid() -> None:
     )
 
 
+@pytest.mark.parametrize("score", ["knn_agreement", "self_confidence_adjusted", "prune_by_class"])
+def test_dropped_labels_have_no_part_in_later_scores(score: str) -> None:
+    loop, rounds = rounds_of(f"{score}:drop", "budgets=60", "rounds=2")
+    first, second = (state.purchase for state in rounds[1:])
+    assert first is not None and second is not None
+
+    def scores_of(current: np.ndarray) -> np.ndarray:
+        state = dataclasses.replace(rounds[1], current=current)
+        if score != "knn_agreement":
+            of = state.out_of_fold
+            assert of is not None
+            scored = dataclasses.replace(
+                of, observed_digest=digest_array(current), builder=_BUILDER
+            )
+            state = dataclasses.replace(
+                state, fit=dataclasses.replace(state.fit, out_of_fold=scored)
+            )
+        return loop._quality(parse_arm(f"{score}:drop"), state, rounds[0], 30)[0]
+
+    changed = rounds[1].current.copy()
+    changed[first.rows] = (changed[first.rows] + 1) % 3
+    left = np.setdiff1d(np.arange(len(changed)), first.rows)
+    as_is = scores_of(rounds[1].current)
+    np.testing.assert_array_equal(as_is[left], scores_of(changed)[left])
+    np.testing.assert_array_equal(as_is[second.rows], second.quality)
+
+
 def test_rows_weighed_down_count_less() -> None:
     loop, rounds = rounds_of("oracle:reweight", "budgets=all-wrong", "flagged_weight=0.25")
     wrong = loop.experiment.start.observed != loop.experiment.labels
@@ -220,6 +252,17 @@ def test_a_matched_random_drop_takes_as_many_of_each_class() -> None:
             np.bincount(observed[taken(matched)]), np.bincount(observed[taken(base)])
         )
         assert set(taken(matched)) != set(taken(base))
+
+
+def test_a_drop_that_fails_is_not_matched() -> None:
+    arms = "arms=self_confidence@crossfit:drop,random~self_confidence@crossfit:drop"
+    found = run_group(make_cache(), recipe=recipe(arms), draw_seed=0, keep_going=True)
+    assert not found.new
+    assert {str(error) for _, error in found.failures} == {
+        "cache of gauss holds no crossfit logits; use the source `head`, or extract it in a "
+        "crossfit mode."
+    }
+    assert len(found.failures) == 2
 
 
 def test_raters_are_asked_until_one_answer_leads() -> None:
@@ -269,7 +312,7 @@ def test_only_answered_rows_are_repaired(tmp_path: Path) -> None:
     experiment = draw_experiment(cache, sweep=recipe().sweep, draw_seed=0)
     wrong = np.flatnonzero(experiment.start.observed != experiment.labels)
     ids, names = experiment.sample_ids, np.array(cache.classes)
-    lines = [f"{ids[i]},{names[experiment.labels[i]]}" for i in wrong[:9]]
+    lines = [f"{ids[i]},{names[experiment.labels[i]]} " for i in wrong[:9]]  # as typed
     # Two people of different minds: no majority, no repair. And a row that nobody filled in.
     lines += [f"{ids[wrong[9]]},a", f"{ids[wrong[9]]},b", f"{ids[wrong[10]]},"]
     # Two of one mind against one.
@@ -278,6 +321,11 @@ def test_only_answered_rows_are_repaired(tmp_path: Path) -> None:
     sheet.write_text("sample_id,label\n" + "\n".join([*lines, "elsewhere,c"]))
     _, rounds = rounds_of("self_confidence", f"answers={sheet}", "budgets=100%", cache=cache)
     np.testing.assert_array_equal(np.sort(taken(rounds)), [*wrong[:9], wrong[11]])
+    loop, bought = rounds_of("oracle", f"answers={sheet}", "budgets=100%", cache=cache)
+    # What could be found at most is what could be answered.
+    np.testing.assert_array_equal(np.sort(taken(bought)), [*wrong[:9], wrong[11]])
+    assert loop.most_hits(parse_arm("oracle"), len(ids)) == 10
+    assert loop.most_hits(parse_arm("oracle:drop"), len(ids)) == len(wrong)
     last = rounds[-1]
     assert last.purchase is not None and last.purchase.n_votes == 12
     assert last.current[wrong[11]] == 0
@@ -512,6 +560,25 @@ def test_the_text_of_an_arm_is_read_back_as_it_was() -> None:
         assert parse_arm(text).text == text
 
 
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        (["arms=margin:reweight", "head=knn"], "margin:reweight': the knn"),
+        (["arms=margin@heads:reweight", "rounds=2"], "margin@heads:reweight': the lda"),
+    ],
+)
+def test_weights_that_a_head_does_not_take_are_refused_before_work(
+    settings: list[str], name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(TrustqError) as caught:
+        repair([make_cache()], recipe=recipe(*settings), results=tmp_path / "r")
+    assert str(caught.value) == (
+        f"Arm '{name} head takes no weights between 0 and 1. Use :drop, or a head that does "
+        "(linear, balanced, xgboost)."
+    )
+    assert not (tmp_path / "r").exists()
+
+
 def test_an_ensemble_of_the_head_alone_is_refused() -> None:
     with pytest.raises(TrustqError) as caught:
         rounds_of("self_confidence@heads", "ensemble=linear")
@@ -548,6 +615,40 @@ def test_settings_at_their_default_leave_the_keys_of_cells_as_they_were(tmp_path
     assert (again.keys, again.n_new) == (first.keys, 0)
     for setting in ("buy_unit=group", "quota=equal", "raters=3", "class_cap=5", "cost=a=2"):
         assert repair([cache], recipe=recipe(setting), results=results).n_new == 1, setting
+
+
+def test_what_only_some_arms_use_makes_other_cells_of_them_and_of_no_others(
+    tmp_path: Path,
+) -> None:
+    cache, results = make_cache(), tmp_path / "r"
+    lda = ("arms=none,margin@heads", "head=lda", "ensemble=linear")
+    weighed = ("arms=none,margin:reweight", "head=linear")
+    n_new = [
+        repair([cache], recipe=recipe(*settings), results=results).n_new
+        for settings in (
+            lda,
+            (*lda, "regularisation=0.01"),
+            (*lda, "ensemble=knn"),
+            (*lda, "ensemble=knn", "regularisation=0.01"),  # of no head there is
+            (*lda, "flagged_weight=0.5"),
+            weighed,
+            (*weighed, "flagged_weight=0.5"),
+            (*weighed, "ensemble=knn"),
+        )
+    ]
+    assert n_new == [2, 1, 1, 0, 0, 2, 1, 0]
+    # Nor does a table take them for repeats of each other.
+    assert query(
+        results,
+        """SELECT arm_title, max(n_cells) FROM seeds
+           WHERE metric = 'nll' AND arm <> 'none' GROUP BY arm_title ORDER BY arm_title""",
+    ) == [
+        ("margin of the top two, several heads (with knn)", 1),
+        ("margin of the top two, several heads (with linear, regularisation 0.01)", 1),
+        ("margin of the top two, several heads (with linear, regularisation 0.1)", 1),
+        ("margin of the top two, weighed down", 1),
+        ("margin of the top two, weighed down (to 0.5)", 1),
+    ]
 
 
 def test_noise_of_every_kind_is_recorded_with_its_unit(tmp_path: Path) -> None:

@@ -178,6 +178,7 @@ def plan_sweep(
     )
     pilot = _pilot(recipe, caches, results, metric, stage, baseline, pilot_draws)
     notes = list(pilot.notes) if pilot else []
+    notes += _policy_notes(sweep)
     sd, sd_upper = math.nan, math.nan
     if pilot:
         sd, sd_upper = _unit_sd(pilot.variation, unit, n_backbones, sweep.draws, notes)
@@ -189,7 +190,16 @@ def plan_sweep(
     effect_holm = detectable_effect(n, alpha=alpha / family, power=power)
     rows = [
         _budget_plan(
-            budget, pilot, sd, n, alpha, power, family, effect_holm, effect, minutes_per_label
+            budget,
+            pilot,
+            sd,
+            n,
+            alpha,
+            power,
+            family,
+            effect_holm,
+            effect,
+            minutes_per_label * sweep.raters,
         )
         for budget in budgets
     ]
@@ -231,6 +241,18 @@ def plan_sweep(
     )
 
 
+def _policy_notes(sweep: SweepRecipe) -> list[str]:
+    """What the price of a budget leaves out."""
+    notes = []
+    if sweep.raters > 1:
+        notes.append(f"minutes are of {sweep.raters} raters for each label; ties ask one more")
+    if sweep.buy_unit == "group":
+        notes.append("budgets buy groups: labels and minutes count one image of each")
+    if sweep.cost:
+        notes.append("budgets pay prices: labels and minutes are those at a price of 1")
+    return notes
+
+
 def _budget_plan(
     budget: str,
     pilot: Pilot | None,
@@ -241,7 +263,7 @@ def _budget_plan(
     family: int,
     effect_holm: float,
     effect: float | None,
-    minutes_per_label: float,
+    minutes_per_bought: float,
 ) -> BudgetPlan:
     n_bought = math.nan
     if pilot:
@@ -274,7 +296,7 @@ def _budget_plan(
     else:
         least = effect_holm * sd
         can, reason = True, f"{what} is {target:+.4f}, detectable from {least:.4f}"
-    return BudgetPlan(budget, n_bought, n_bought * minutes_per_label, gain, can, reason, needed)
+    return BudgetPlan(budget, n_bought, n_bought * minutes_per_bought, gain, can, reason, needed)
 
 
 def _best_gain(rows: list[BudgetPlan], pilot: Pilot | None) -> tuple[float, float]:

@@ -26,23 +26,23 @@ def read_sheet(
     answers: dict[str, list[int]] = {}
     position = {text: c for c, text in enumerate(classes)}
     for row, (sample, label) in enumerate(zip(table["sample_id"], table[name], strict=True), 2):
-        if label is None or sample is None or not str(label).strip():
+        text = "" if label is None else str(label).strip()
+        if sample is None or not text:
             continue
-        if str(label) not in position:
-            close = difflib.get_close_matches(str(label), classes, n=1)
+        if text not in position:
+            close = difflib.get_close_matches(text, classes, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise TrustqError(
-                f"{path}, row {row}: {str(label)!r} is no class{hint}; there are "
-                f"{', '.join(classes)}."
+                f"{path}, row {row}: {text!r} is no class{hint}; there are {', '.join(classes)}."
             )
-        answers.setdefault(str(sample), []).append(position[str(label)])
+        answers.setdefault(str(sample), []).append(position[text])
     if not answers:
         raise TrustqError(f"{path} holds no row with a label in its column {name}.")
     return answers
 
 
 def read_numbers(path: Path, *, column: str) -> dict[str, float]:
-    """A number above 0 by sample id; raises `TrustqError` where there is none or one is not."""
+    """A number above 0 by sample id; raises `TrustqError` where one is not, or an id has two."""
     table = tables.read_table(path)
     if "sample_id" not in table or column not in table:
         raise TrustqError(
@@ -58,5 +58,6 @@ def read_numbers(path: Path, *, column: str) -> dict[str, float]:
             raise TrustqError(
                 f"{path}, row {row}: {column} is {text!r}, expected a number above 0."
             )
-        numbers[str(sample)] = number
+        if numbers.setdefault(str(sample), number) != number:
+            raise TrustqError(f"{path}, row {row}: {sample} has two numbers of {column}.")
     return numbers

@@ -19,6 +19,8 @@ ACTIONS = ("relabel", "drop")
 class Cleaned:
     """Labels after an audit: `columns` are those of the file, one row an audited label.
 
+    A label that a person gave is `trusted`: it was paid for, and the next audit does not list it.
+
     `precision` is the share of answered suspects that people found wrong, with Wilson's interval;
     NaN where none was answered.
     """
@@ -128,6 +130,16 @@ def apply_answers(
         label[row] = None if action == "drop" else new
     changed = acts != "keep"
     answered = [position[sample_id] for sample_id in answers]
+    # Not where a person said otherwise and the cap kept the row, nor where it is gone.
+    trusted = [
+        is_trusted if answer is None else answer == now
+        for is_trusted, answer, now in zip(
+            audit.trusted & (acts != "drop"),
+            map(answers.get, audit.sample_ids.tolist()),
+            label.tolist(),
+            strict=True,
+        )
+    ]
     suspects = [row for row in answered if audit.listed[row]]
     wrong = sum(answers[str(audit.sample_ids[row])] != audit.given[row] for row in suspects)
     return Cleaned(
@@ -138,6 +150,7 @@ def apply_answers(
             "suggested": audit.suggested,
             "action": acts,
             "reason": reason,
+            "trusted": np.array(trusted, dtype=bool),
         },
         n_relabelled=int((acts == "relabel").sum()),
         n_dropped=int((acts == "drop").sum()),

@@ -16,6 +16,7 @@ from trustq.probabilities import softmax
 from trustq.seeds import generator
 
 MEASURES = ("accuracy", "macro_f1")
+AUDITED_TOO = ", whose labels helped to choose what is dropped: they were audited too"
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,9 @@ def drop_effect(
     Of each given class at most the share `max_per_class` is dropped, most suspicious first. `draws`
     random drops take as many labels of each class, so that what they change is the loss of rows and
     not the choice of them. Evaluated on the test rows of the cache, whose labels are never dropped;
-    where there are none, out of fold on the audited rows. Errors: no features to fit on, a source
-    that has changed, nothing listed, draws below 1.
+    where there are none, out of fold on the audited rows. Where the audit looked at those rows too,
+    their labels had a part in what is dropped, and `evaluated_on` says so. Errors: no features to
+    fit on, a source that has changed, nothing listed, draws below 1.
     """
     if draws < 1:
         raise TrustqError(f"--draws {draws}: expected 1 or more.")
@@ -151,7 +153,8 @@ def _predicted(
             features = source.standardise(source.cache.features[test])
             logits = np.stack([head.predict_logits(features) for head in heads])
             labels = source.cache.label[test].astype(np.int64)
-            return logits, labels, f"{len(test)} test rows"
+            known = np.isin(test, source.training.rows).any()
+            return logits, labels, f"{len(test)} test rows" + (AUDITED_TOO if known else "")
         logits = np.empty((len(kept), kept.shape[1], n_classes))
         for index, head in enumerate(heads):
             rows = held_out[index % len(held_out)]

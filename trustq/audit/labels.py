@@ -1,9 +1,7 @@
 """The audit: rank labels by suspicion, say what they might be, and flag by several methods."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -12,10 +10,20 @@ from trustq.audit.source import AuditSource
 from trustq.class_metrics import class_figures
 from trustq.digest import digest_json
 from trustq.errors import TrustqError
-from trustq.scoring import label_quality
+from trustq.scoring import (
+    LABEL_BLIND,
+    NO_PROBABILITIES,
+    SCORE_NAMES,
+    feature_quality,
+    label_quality,
+)
+from trustq.scoring.confident import confident_joint, find_label_issues
 from trustq.seeds import generator
 
-# cleanlab's filters that flag by different reasoning; each source votes with each of them.
+# Scores that look at the label; the others would rank uncertain images.
+AUDIT_SCORES = tuple(name for name in SCORE_NAMES if name not in LABEL_BLIND)
+
+# Filters that flag by different reasoning; each source votes with each of them.
 FILTERS = ("confident_learning", "prune_by_noise_rate", "prune_by_class")
 NEIGHBOURS = "neighbours"  # most of the nearest rows of other groups have another label
 SHOWN_NEIGHBOURS = 5
@@ -114,11 +122,17 @@ def audit_labels(
 
     Scores and probabilities are averaged over sources; methods vote. The list holds the rows that
     most votes flag, or the `review` most suspicious ones, or as many of them as keep the estimated
-    share of wrong labels at `precision`, in (0, 1]. Raises `TrustqError` where sources have other
-    rows, classes or labels, and for both cuts at once.
+    share of wrong labels at `precision`, in (0, 1]. `score` is one of AUDIT_SCORES. Raises
+    `TrustqError` for another, where sources have other rows, classes or labels, and for both cuts
+    at once.
     """
     if not sources:
         raise TrustqError("There is nothing to audit: pass a cache or a file.")
+    if score not in AUDIT_SCORES:
+        why = " It looks at no label, so it finds uncertain images." if score in LABEL_BLIND else ""
+        raise TrustqError(
+            f"--score {score}: expected a score of labels: {', '.join(AUDIT_SCORES)}.{why}"
+        )
     if review is not None and precision is not None:
         raise TrustqError("--review and --precision both cut the list: give one.")
     if review is not None and review < 1:
@@ -134,15 +148,8 @@ def audit_labels(
     votes = {name: np.zeros(n, dtype=np.int64) for name in FILTERS}
     for source, place in zip(sources, places, strict=True):
         made = source.out_of_fold
-        own = label_quality(
-            made,
-            source.observed,
-            training=source.training,
-            score=score,
-            features=source.features,
-        )
-        qualities.append(own[place])
-        flagged, p_wrong = _cleanlab(source.observed, made.probs, made.scorable)
+        qualities.append(_quality(source, score)[place])
+        flagged, p_wrong = _flagged(source.observed, made.probs, made.scorable)
         for name, rows in flagged.items():
             votes[name] += rows[place]
         probs.append(made.probs[place])
@@ -197,6 +204,18 @@ def audit_labels(
     )
 
 
+def _quality(source: AuditSource, score: str) -> np.ndarray:
+    training, labels = source.training, source.observed
+    if score not in NO_PROBABILITIES:
+        return label_quality(source.out_of_fold, labels, training=training, score=score)
+    if source.features is None:
+        raise TrustqError(
+            f"--score {score}: {source.cache.name} holds no features. Audit a cache or embeddings, "
+            "or choose another score."
+        )
+    return feature_quality(score, labels=labels, features=source.features, training=training)
+
+
 def _places(first: AuditSource, other: AuditSource) -> np.ndarray:
     """Where each row of the first source is in another; refused where they are not the same."""
     if other.cache.classes != first.cache.classes:
@@ -222,33 +241,23 @@ def _places(first: AuditSource, other: AuditSource) -> np.ndarray:
     return np.asarray(place)
 
 
-def _cleanlab(
+def _flagged(
     labels: np.ndarray, probs: np.ndarray, scorable: np.ndarray
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Rows flagged by each of cleanlab's filters, and the estimated probability of being wrong.
+    """Rows flagged by each filter, and the estimated probability of being wrong.
 
     The estimate is Bayes' rule over the true class y, given the row's label s: p(y | x) times
     p(s | y) of the confident joint. It takes the model's own errors for label errors: where the
     model is weak it promises too much.
     """
-    from cleanlab.count import compute_confident_joint
-    from cleanlab.filter import find_label_issues
-
     n = len(labels)
     flagged = {name: np.zeros(n, dtype=bool) for name in FILTERS}
     p_wrong = np.zeros(n)
     known = np.flatnonzero(scorable)
     own, own_probs = labels[known], probs[known]
-    joint = compute_confident_joint(own, own_probs)
+    joint = confident_joint(own, own_probs)
     for name in FILTERS:
-        # One process: a pool costs more than the filter, and would not survive every caller.
-        options: dict[str, Any] = {"filter_by": name, "n_jobs": 1}
-        if name != "confident_learning":
-            options["confident_joint"] = joint
-        with warnings.catch_warnings():
-            # That a class is too rare for a filter is said by the notes.
-            warnings.simplefilter("ignore", UserWarning)
-            flagged[name][known] = find_label_issues(own, own_probs, **options)
+        flagged[name][known] = find_label_issues(own, own_probs, method=name)
     observed_given_true = joint / np.maximum(joint.sum(axis=0), 1)
     posterior = own_probs * observed_given_true[own]
     total = posterior.sum(axis=1)
@@ -307,7 +316,7 @@ def _cut(
         running = np.cumsum(p_wrong[candidates]) / np.arange(1, len(candidates) + 1)
         enough = np.flatnonzero(running >= precision)
         n = int(enough[-1]) + 1 if len(enough) else 0
-        return candidates[:n], f"as many as keep an estimated precision of {precision:.0%}"
+        return candidates[:n], f"as many as keep an estimated precision of {100 * precision:g}%"
     return candidates[is_issue[candidates]], "flagged by most methods"
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from trustq.digest import digest_array, digest_bytes, digest_json, digest_strings
 from trustq.errors import TrustqError
 from trustq.heads import SharedFeatures
+from trustq.heads.classic import KINDS
 from trustq.heads.shared import one_blas_thread
 from trustq.recipes import Recipe, SweepRecipe
 from trustq.repair.arms import Arm, parse_arm, round_sizes, with_references
@@ -32,7 +33,7 @@ from trustq.tables import Columns
 
 # Part of every cell's key: raised when a change of code changes a number, so that cells of an older
 # numerics are run again rather than mixed with new ones.
-NUMERICS = 3
+NUMERICS = 4
 
 # Settings of a recipe that are one value in each cell, name no number, or concern one head.
 _CELL_SETTINGS = (
@@ -183,7 +184,7 @@ def setting_digest(cache: Cache, *, externals: Sequence[Cache], sweep: SweepReci
             "numerics": NUMERICS,
             "cache": cache.content_digest,
             "externals": sorted(other.content_digest for other in externals),
-            "sweep": asked | _head_settings(sweep),
+            "sweep": asked | _ensemble_settings(sweep) | _head_settings(sweep),
             "files": files,
         }
     )
@@ -297,8 +298,10 @@ def _cells(sweep: SweepRecipe, shared_key: str, wanted: Sequence[tuple[Arm, str]
             named["policy"] = policy
         if arm.action == "reweight":
             named["weight"] = sweep.flagged_weight
-        if arm.source == "heads" or (arm.like and parse_arm(arm.like).source == "heads"):
+        if _uses_ensemble(arm):
             named["ensemble"] = list(sweep.ensemble)
+            if settings := _ensemble_settings(sweep):
+                named["ensemble_settings"] = settings
         cells.append(Cell(arm, budget, digest_json(named)))
     return cells
 
@@ -320,6 +323,14 @@ def check_sweep(sweep: SweepRecipe) -> None:
     if not 0 <= sweep.stop_precision <= 1:
         raise TrustqError(f"stop_precision is {sweep.stop_precision:g}, expected 0 to 1.")
     round_sizes(0, sweep.rounds, sweep.schedule)
+    for arm in _arms(sweep):
+        heads = [sweep.head, *(sweep.ensemble if _uses_ensemble(arm) and sweep.rounds > 1 else ())]
+        unweighed = [name for name in heads if name in KINDS]
+        if arm.action == "reweight" and unweighed:
+            raise TrustqError(
+                f"Arm {arm.text!r}: the {unweighed[0]} head takes no weights between 0 and 1. Use "
+                ":drop, or a head that does (linear, balanced, xgboost)."
+            )
 
 
 def require_distinct(caches: Sequence[Cache]) -> None:
@@ -405,7 +416,7 @@ def _cell_row(
         "score": arm.score,
         "source": arm.source if arm.uses_probabilities else None,
         "action": arm.action,
-        "arm_title": arm.title,
+        "arm_title": _title(arm, sweep),
         "head": sweep.head,
         "head_settings": json.dumps(_head_settings(sweep), sort_keys=True),
         "refit": _refit(cache, sweep),
@@ -491,6 +502,35 @@ def _why_stopped(arm: Arm, last: Round, budget: int) -> str:
     if last.stopped:
         return "precision below the cut"
     return "budget spent" if last.spent >= budget - 1e-9 else "nothing left to take"
+
+
+def _title(arm: Arm, sweep: SweepRecipe) -> str:
+    """An arm for people, with what it was set to: tables tell settings apart by it."""
+    default = SweepRecipe()
+    told = []
+    if arm.action == "reweight" and sweep.flagged_weight != default.flagged_weight:
+        told.append(f"to {sweep.flagged_weight:g}")
+    if _uses_ensemble(arm):
+        settings = _ensemble_settings(sweep)
+        if settings or sweep.ensemble != default.ensemble:
+            values = [f"{name} {value}" for name, value in settings.items()]
+            told.append(", ".join(["with", *sweep.ensemble, *values]).replace(",", "", 1))
+    return f"{arm.title} ({'; '.join(told)})" if told else arm.title
+
+
+def _uses_ensemble(arm: Arm) -> bool:
+    return arm.source == "heads" or (arm.like != "" and parse_arm(arm.like).source == "heads")
+
+
+def _ensemble_settings(sweep: SweepRecipe) -> dict[str, Any]:
+    """What was asked of the heads beside the head, where that is not the default."""
+    default = SweepRecipe()
+    settings: dict[str, Any] = {}
+    for name in sweep.ensemble:
+        asked = _head_settings(dataclasses.replace(sweep, head=name))
+        if asked != _head_settings(dataclasses.replace(default, head=name)):
+            settings |= asked
+    return settings
 
 
 def _refit(cache: Cache, sweep: SweepRecipe) -> str:

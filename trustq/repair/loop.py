@@ -72,6 +72,8 @@ class Loop:
     def most_hits(self, arm: Arm, budget: int) -> int:
         """Wrong labels that this budget could find at most."""
         wrong = self.experiment.start.observed != self.experiment.labels
+        if arm.buys:
+            wrong &= self.expert.can_answer
         return self._policy(arm).most_hits(wrong, budget)
 
     def round_zero(self, arms: list[Arm]) -> Round:
@@ -90,7 +92,7 @@ class Loop:
         one round could not spend is left to the next.
         """
         state, allowed = zero, 0
-        counts = self._class_counts[arm.text, budget] = []
+        counts: list[np.ndarray] = []
         sizes = round_sizes(budget, self.sweep.rounds, self.sweep.schedule)
         for number, size in enumerate(sizes, start=1):
             allowed += size
@@ -100,12 +102,14 @@ class Loop:
             else:
                 chosen = self._chosen(arm, ranked, state, zero, allowed)
             if not len(chosen.rows):
-                return
+                break
             counts.append(np.bincount(chosen.before, minlength=len(self.policy.class_cap)))
             state = self._acted(state, number, chosen, n_unscored, arm)
             yield state
             if state.stopped:
-                return
+                break
+        # Once all went well, for a matched arm must not repeat the half of one that failed.
+        self._class_counts[arm.text, budget] = counts
 
     def _policy(self, arm: Arm) -> Policy:
         if arm.buys:
@@ -211,7 +215,7 @@ class Loop:
         if arm.score == "none":
             return candidates(state, left[:0]), 0
         if arm.score == "oracle":
-            wrong = state.current != experiment.labels
+            wrong = free & (state.current != experiment.labels)
             # A group with one wrong label is worth its price.
             wrong = np.bincount(self.policy.unit, weights=wrong)[self.policy.unit] > 0
             left = left[wrong[left]]
@@ -235,6 +239,7 @@ class Loop:
         training = self.experiment.training
         assert self.shared is not None
         covered = state.trusted | (state.weights < 1)
+        kept = None if state.weight is None else state.weight > 0  # a dropped label tells nothing
         if not arm.uses_probabilities:
             own = feature_quality(
                 arm.score,
@@ -243,13 +248,14 @@ class Loop:
                 training=training,
                 chosen=covered,
                 n_wanted=n_wanted,
+                kept=kept,
             )
             return own, None
         scored, labels = self._scored(arm, state, zero)
         if arm.source == "heads":
             members = [scored, *self._other_heads(state)]
             quality = ensemble_quality(
-                members, labels, training=[training] * len(members), score=arm.score
+                members, labels, training=[training] * len(members), score=arm.score, kept=kept
             )
             return quality, scored.fold
         quality = label_quality(
@@ -260,6 +266,7 @@ class Loop:
             features=self.shared.features,
             chosen=covered,
             n_wanted=n_wanted,
+            kept=kept,
         )
         return quality, scored.fold
 

@@ -218,7 +218,7 @@ def audit_summary(audit: LabelAudit) -> Row:
 
 
 def write_cleaned(cleaned: Cleaned, path: Path) -> None:
-    """Write the cleaned list as CSV: sample_id, label, given, suggested, action, reason."""
+    """Write the cleaned list as CSV, one column for each of `Cleaned.columns`."""
     columns = cleaned.columns
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     write_rows(Path(path), [dict(zip(columns, row, strict=True)) for row in rows], columns)

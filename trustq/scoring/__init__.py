@@ -32,6 +32,7 @@ def label_quality(
     features: np.ndarray | None = None,
     chosen: np.ndarray | None = None,
     n_wanted: int = 0,
+    kept: np.ndarray | None = None,
 ) -> np.ndarray:
     """Quality of each observed label, (n,) in [0, 1], lower = more suspicious, NaN = no score.
 
@@ -39,6 +40,7 @@ def label_quality(
     raised. A row has no score when its class was absent from the training part of its fold.
     SCORES look at probabilities alone. `hybrid` also needs `features`, (n, d), of the same rows,
     those that are covered already (`chosen`, (n,) of bool) and the size of the batch (`n_wanted`).
+    SCORES know only of the labels that are `kept`, (n,) of bool; the others have no score.
     PASS_SCORES look at the dropout passes that `out_of_fold` was read from. Scores that are
     LABEL_BLIND find uncertain images rather than wrong labels.
     """
@@ -49,6 +51,8 @@ def label_quality(
     known = out_of_fold.scorable
     if not known.any():
         return quality
+    if score in SCORES and kept is not None:
+        known = known & kept
     labels, probs = np.asarray(observed)[known].astype(np.int64), out_of_fold.probs[known]
     if score in SCORES:
         quality[known] = SCORES[score](labels, probs)
@@ -84,12 +88,14 @@ def feature_quality(
     training: TrainingRows,
     chosen: np.ndarray | None = None,
     n_wanted: int = 0,
+    kept: np.ndarray | None = None,
 ) -> np.ndarray:
     """Quality by a score that uses features alone, (n,) in [0, 1], lower = more suspicious.
 
     `score` is one of NO_PROBABILITIES; `labels` (n,) are observed and `features` (n, d), both of
     the `training` rows, whose groups keep relatives from voting. `chosen` and `n_wanted` are as in
-    `label_quality`. Raises `TrustqError` for another score or other shapes.
+    `label_quality`; neighbours vote whose labels are `kept`, and where none of them is there is no
+    score (NaN). Raises `TrustqError` for another score or other shapes.
     """
     if score not in NO_PROBABILITIES:
         raise TrustqError(
@@ -97,7 +103,7 @@ def feature_quality(
         )
     _given(features, score, len(training.rows))
     if score == "knn_agreement":
-        return neighbours.knn_agreement(labels, features, training.groups)
+        return neighbours.knn_agreement(labels, features, training.groups, voters=kept)
     covered = np.zeros(len(labels), dtype=bool) if chosen is None else chosen
     by_id = np.argsort(training.cache.sample_id[training.rows], kind="stable")
     quality = np.empty(len(by_id))
@@ -111,13 +117,14 @@ def ensemble_quality(
     *,
     training: Sequence[TrainingRows],
     score: str,
+    kept: np.ndarray | None = None,
 ) -> np.ndarray:
     """Mean quality of the same rows by several models, (n,), as cleanlab's ensemble has it.
 
     Members are of other heads or of other backbone seeds, each with its own `training` rows, of the
     same samples in the same order. They count by their accuracy on the observed labels. A row has a
-    score where every member gives it one. `score` is one of SCORES; raises `TrustqError` for
-    another, for fewer than two members, or where the rows differ.
+    score where every member gives it one. `score` is one of SCORES, `kept` as in `label_quality`.
+    Raises `TrustqError` for another score, for fewer than two members, or where the rows differ.
     """
     if score not in SCORES:
         raise TrustqError(
@@ -129,9 +136,10 @@ def ensemble_quality(
     if len({own.rows_digest for own in training}) > 1:
         raise TrustqError("The members of an ensemble are of different rows or orders of rows.")
     qualities, accuracies = [], []
+    counted = slice(None) if kept is None else kept
     for member, own in zip(members, training, strict=True):
-        qualities.append(label_quality(member, observed, training=own, score=score))
-        accuracies.append((member.probs.argmax(axis=1) == observed).mean())
+        qualities.append(label_quality(member, observed, training=own, score=score, kept=kept))
+        accuracies.append((member.probs.argmax(axis=1) == observed)[counted].mean())
     weights = np.array(accuracies) / max(sum(accuracies), 1e-300)
     return np.asarray((np.stack(qualities, axis=1) * weights).sum(axis=1))
 

@@ -13,12 +13,18 @@ BLOCK = 1 << 22  # similarities held at once: 16 MiB of float32
 
 
 def knn_agreement(
-    labels: np.ndarray, features: np.ndarray, groups: np.ndarray, *, k: int = K
+    labels: np.ndarray,
+    features: np.ndarray,
+    groups: np.ndarray,
+    *,
+    k: int = K,
+    voters: np.ndarray | None = None,
 ) -> np.ndarray:
     """Share of the nearest rows' votes that are for a row's own label, (n,) in [0, 1].
 
     `features` is (n, d); nearness is the cosine, and a vote counts by it. Rows of the same group
-    have no vote: they often share their label's mistake. Raises `TrustqError` for fewer than `k`
+    have no vote: they often share their label's mistake. Nor has a row outside `voters`, (n,) of
+    bool; a row is NaN whose nearest rows all have none. Raises `TrustqError` for fewer than `k`
     rows of other groups.
 
     >>> features = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
@@ -28,7 +34,10 @@ def knn_agreement(
     rows, similarity = nearest_rows(features, groups, k=k)
     votes = np.clip(similarity, 0, None).astype(np.float64) + 1e-12
     own = labels[rows] == labels[:, None]
-    return np.asarray((votes * own).sum(axis=1) / votes.sum(axis=1))
+    if voters is not None:
+        votes *= voters[rows]
+    total = votes.sum(axis=1)
+    return np.where(total > 0, (votes * own).sum(axis=1) / np.where(total > 0, total, 1), np.nan)
 
 
 def nearest_rows(
