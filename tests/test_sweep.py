@@ -69,6 +69,23 @@ def test_every_cell_is_run_once_and_then_never_again(caches: Path, tmp_path: Pat
     assert set(runs_of_cells(tmp_path / "r").values()) == {1}
 
 
+def test_a_grid_over_purchases_runs_what_buys_nothing_once(caches: Path, tmp_path: Path) -> None:
+    caps = ", ".join(f'"{cap}"' for cap in range(1, 19))  # enough for two of them in one part
+    keys = {"arms": '["none", "random"]', "budgets": '["3"]', "class_cap": f"[{caps}]"}
+    recipe = trivial_recipe(tmp_path, caches, **keys, draws="1", references="false")
+    assert plan_sweep(points_of(recipe), results=tmp_path / "r").n_cells == 2 * (1 + 18)
+    assert len(set(sweep(recipe, tmp_path / "r").keys)) == 2 * (1 + 18)
+    assert set(runs_of_cells(tmp_path / "r").values()) == {1}
+    assert plan_sweep(points_of(recipe), results=tmp_path / "r").n_cells == 0
+
+
+def test_one_noise_in_two_words_is_one_cell(caches: Path, tmp_path: Path) -> None:
+    recipe = trivial_recipe(tmp_path, caches, noise='["auto", "symmetric:0.2"]', draws="20")
+    done = sweep(recipe, tmp_path / "r")
+    assert (done.n_new, len(set(done.keys))) == (2 * 20 * 5, 2 * 20 * 5)
+    assert set(runs_of_cells(tmp_path / "r").values()) == {1}
+
+
 def test_a_sweep_and_a_repair_of_the_same_cells_are_the_same_cells(
     caches: Path, tmp_path: Path
 ) -> None:
