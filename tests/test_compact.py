@@ -7,6 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support_sweep import (
     points_of,
@@ -19,7 +20,15 @@ from trustq.cli import app
 from typer.testing import CliRunner
 
 from trustq.errors import TrustqError
-from trustq.results import clean, committed_keys, compact, compaction, connect, run_query
+from trustq.results import (
+    clean,
+    committed_keys,
+    compact,
+    compaction,
+    connect,
+    run_query,
+    write_part,
+)
 from trustq.sweep import plan_sweep, run_sweep
 
 
@@ -131,6 +140,18 @@ def test_failures_are_merged_too(caches: Path, tmp_path: Path) -> None:
     compact(tmp_path / "r", fewest=2)
     clean(tmp_path / "r", grace_seconds=0)
     assert run_query(tmp_path / "r", query).rows == before
+
+
+def test_the_last_error_is_shown_whatever_was_merged(tmp_path: Path) -> None:
+    for number, part in enumerate(("sweep-1", "sweep-2", "sweep-3", "compact-0")):
+        row = {"request": "r", "error": f"error {number}", "created": f"2026-01-0{number + 1}"}
+        columns = {name: np.array([value], dtype=object) for name, value in row.items()}
+        write_part(tmp_path, {"failures": columns}, part=part)
+    query = "SELECT request, error FROM failures"
+    assert run_query(tmp_path, query).rows == [("r", "error 3")]
+    assert compact(tmp_path, fewest=2) == 4
+    clean(tmp_path, grace_seconds=0)
+    assert run_query(tmp_path, query).rows == [("r", "error 3")]
 
 
 def test_one_at_a_time(results: Path) -> None:

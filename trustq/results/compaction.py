@@ -11,7 +11,7 @@ import duckdb
 
 from trustq.errors import TrustqError
 from trustq.files import replacing
-from trustq.results.query import damaged_part, typed_select
+from trustq.results.query import LAST_FAILURE, damaged_part, typed_select
 from trustq.results.schema import COMPACTIONS, MARKER, OF_CELLS, TABLES
 from trustq.results.write import check_marker, new_part, part_path, records, superseded
 from trustq.tables import literal
@@ -152,7 +152,9 @@ def _copy(
 ) -> None:
     columns = ", ".join(TABLES[table])
     select = f"SELECT {columns} FROM ({typed_select(table, files)}) r"
-    if table != "failures":
+    if table == "failures":
+        select += f" QUALIFY {LAST_FAILURE}"
+    else:
         key = "key" if table == "cells" else "cell"
         select += f""" SEMI JOIN chosen c
             ON r.{key} = c.key AND parse_filename(r.filename, true) = c.part"""
