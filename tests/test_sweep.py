@@ -57,13 +57,14 @@ def refused(caches: Path, results: Path, *settings: str) -> str:
 
 
 def test_every_cell_is_run_once_and_then_never_again(caches: Path, tmp_path: Path) -> None:
-    recipe = trivial_recipe(tmp_path, caches, head='["majority", "lda"]', rounds="[1, 2]")
+    keys = {"head": '["majority", "lda"]', "rounds": "[1, 2]", "draws": "2"}
+    recipe = trivial_recipe(tmp_path, caches, **keys)
     told: list[tuple[int, int, int]] = []
     first = sweep(recipe, tmp_path / "r", progress=lambda *counts: told.append(counts))
-    # 2 caches x 5 draws x 2 heads x (no repair once, 2 arms x 2 budgets x 2 rounds)
-    assert first.n_new == len(set(first.keys)) == 2 * 5 * 2 * 9
-    assert told[-1] == (180, 180, 0)
-    assert run_query(tmp_path / "r", "SELECT count(*) FROM cells").rows == [(180,)]
+    # 2 caches x 2 draws x 2 heads x (no repair once, 2 arms x 2 budgets x 2 rounds)
+    assert first.n_new == len(set(first.keys)) == 2 * 2 * 2 * 9
+    assert told[-1] == (72, 72, 0)
+    assert run_query(tmp_path / "r", "SELECT count(*) FROM cells").rows == [(72,)]
     again = sweep(recipe, tmp_path / "r")
     assert (again.n_new, sorted(again.keys)) == (0, sorted(first.keys))
     assert set(runs_of_cells(tmp_path / "r").values()) == {1}
@@ -80,9 +81,9 @@ def test_a_grid_over_purchases_runs_what_buys_nothing_once(caches: Path, tmp_pat
 
 
 def test_one_noise_in_two_words_is_one_cell(caches: Path, tmp_path: Path) -> None:
-    recipe = trivial_recipe(tmp_path, caches, noise='["auto", "symmetric:0.2"]', draws="20")
+    recipe = trivial_recipe(tmp_path, caches, noise='["auto", "symmetric:0.2"]', draws="2")
     done = sweep(recipe, tmp_path / "r")
-    assert (done.n_new, len(set(done.keys))) == (2 * 20 * 5, 2 * 20 * 5)
+    assert (done.n_new, len(set(done.keys))) == (2 * 2 * 5, 2 * 2 * 5)
     assert set(runs_of_cells(tmp_path / "r").values()) == {1}
 
 
@@ -99,7 +100,7 @@ def test_a_sweep_and_a_repair_of_the_same_cells_are_the_same_cells(
 
 def test_processes_give_the_rows_that_one_gives(caches: Path, tmp_path: Path) -> None:
     keys = {"head": '["linear", "xgboost"]', "arms": '["none", "self_confidence"]', "draws": "2"}
-    recipe = trivial_recipe(tmp_path, caches, **keys, trees="5")
+    recipe = trivial_recipe(tmp_path, caches, **keys, trees="5", references="false")
     sweep(recipe, tmp_path / "one")
     sweep(recipe, tmp_path / "two", jobs=2)
     assert rows_digest(tmp_path / "one") == rows_digest(tmp_path / "two")
@@ -339,7 +340,7 @@ def test_a_cluster_gives_the_rows_that_processes_give(
     caches: Path, cluster: str, tmp_path: Path
 ) -> None:
     keys = {"head": '["linear", "majority"]', "arms": '["none", "self_confidence"]', "draws": "3"}
-    recipe = trivial_recipe(tmp_path, caches, **keys)
+    recipe = trivial_recipe(tmp_path, caches, **keys, references="false")
     sweep(recipe, tmp_path / "processes", jobs=2)
     found = sweep(recipe, tmp_path / "cluster", scheduler=cluster)
     assert found.n_new == 2 * 2 * 3 * 3
