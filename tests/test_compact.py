@@ -239,5 +239,5 @@ def test_writers_and_readers_work_at_the_same_time(caches: Path, tmp_path: Path)
     for head in ("majority", "lda"):
         (tmp_path / head).mkdir()
         recipes.append(trivial_recipe(tmp_path / head, caches, head=f'"{head}"', draws="2"))
-    n_queries, n_cells = read_and_write(recipes, tmp_path / "r", readers=2, seconds=6)
+    n_queries, n_cells = read_and_write(recipes, tmp_path / "r", readers=2, seconds=3)
     assert n_queries > 0 and n_cells >= 10

@@ -107,7 +107,7 @@ def test_processes_give_the_rows_that_one_gives(caches: Path, tmp_path: Path) ->
 
 
 def test_killed_and_resumed_is_as_undisturbed(caches: Path, tmp_path: Path) -> None:
-    recipe = trivial_recipe(tmp_path, caches, draws="30")
+    recipe = trivial_recipe(tmp_path, caches, draws="15")
     sweep(recipe, tmp_path / "undisturbed")
     kill_sweeps(recipe, tmp_path / "killed", kills=2, longest=4.0)
     finish_sweep(recipe, tmp_path / "killed")
