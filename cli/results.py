@@ -31,7 +31,7 @@ def clean(
         float, typer.Option(help="Seconds for which what was merged is kept for open queries.")
     ] = 600.0,
 ) -> None:
-    """Delete parts that were merged, and what killed writers left behind.
+    """Delete parts that were merged, and what killed writers left behind ten minutes ago or more.
 
     Example: trustq results clean --results results
     """

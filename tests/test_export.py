@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from trustq.cli import app
 from typer.testing import CliRunner
 
 from trustq.aurc_conventions import aurc_by
+from trustq.digest import digest_bytes
 from trustq.errors import TrustqError
-from trustq.report.bundle import QUERIES, verify_bundle, write_bundle
+from trustq.report.bundle import QUERIES, verify_bundle
 from trustq.report.figure_set import draw_figures
 from trustq.report.main_table import PRESETS, format_main_table, main_table
 from trustq.results import run_query, write_part
@@ -32,6 +34,15 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = trivial_recipe(folder, caches, head='["lda", "majority"]', draws="2", rounds="2")
     run_sweep(plan_sweep(points_of(recipe), results=folder / "r"), results=folder / "r", jobs=1)
     return folder / "r"
+
+
+@pytest.fixture(scope="module")
+def bundle(results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bundle") / "good.zip"
+    done = run("export", "bundle", path, "--results", results)
+    with zipfile.ZipFile(path) as file:
+        assert done.stdout.split() == file.namelist()
+    return path
 
 
 def run(*words: str | Path):  # type: ignore[no-untyped-def]
@@ -190,17 +201,17 @@ def test_figures_are_drawn_once_per_problem_as_png_and_svg(results: Path, tmp_pa
     assert svg.count("Research only, not a medical device.") == 1
 
 
-def test_a_bundle_is_verified_against_the_parts(results: Path, tmp_path: Path) -> None:
-    out = tmp_path / "study.zip"
-    names = run("export", "bundle", out, "--results", results).stdout.split()
+def test_a_bundle_is_verified_against_the_parts(results: Path, bundle: Path) -> None:
+    with zipfile.ZipFile(bundle) as file:
+        names = file.namelist()
     assert {"bundle.json", "tables/main.md", "queries/paired.sql"} <= set(names)
     assert len([name for name in names if re.match(r"recipes/trivial-\w{8}\.json", name)]) == 1
-    done = run("bundle", "verify", out, "--results", results)
+    done = run("bundle", "verify", bundle, "--results", results)
     assert done.exit_code == 0, done.output
     n_tables = len(QUERIES)
     assert done.stdout == (
-        f"{out}: {len(names)} files are as they were written; {n_tables} tables of 40 cells come "
-        f"out the same from {results}\n"
+        f"{bundle}: {len(names)} files are as they were written; {n_tables} tables of 40 cells "
+        f"come out the same from {results}\n"
     )
 
 
@@ -215,12 +226,69 @@ def changed(source: Path, target: Path, **members: bytes | None) -> Path:
     return target
 
 
-def test_a_bundle_that_was_touched_or_is_of_other_results_is_refused(
-    results: Path, tmp_path: Path
+def forged(source: Path, target: Path, **members: bytes | None) -> Path:
+    """A changed bundle whose index says that it was always so."""
+    changed(source, target, **members)
+    with zipfile.ZipFile(target) as file:
+        index = json.loads(file.read("bundle.json"))
+        names = [name for name in file.namelist() if name != "bundle.json"]
+        index["digests"] = {name: digest_bytes(file.read(name)) for name in names}
+    return changed(source, target, **members, bundle_dot_json=json.dumps(index).encode())
+
+
+def test_a_bundle_whose_digests_were_made_to_fit_is_caught_by_the_parts(
+    results: Path, bundle: Path, tmp_path: Path
 ) -> None:
-    good = tmp_path / "good.zip"
-    write_bundle(results, good)
-    other = tmp_path / "other.zip"
+    good, other = bundle, tmp_path / "other.zip"
+    with pytest.raises(TrustqError) as caught:
+        verify_bundle(forged(good, other, tables__main_dot_md=b"better\n"), results)
+    assert str(caught.value) == (
+        f"{other}: tables/main.md is not the table that {results} gives now, though the figures "
+        "behind it are the same."
+    )
+    for lost in ("tables__seeds_dot_csv", "queries__seeds_dot_sql"):
+        with pytest.raises(TrustqError) as caught:
+            verify_bundle(forged(good, other, **{lost: None}), results)
+        assert str(caught.value) == (
+            f"{other} holds only one of tables/seeds.csv and the query that made it, so the parts "
+            "cannot be compared with it. Write it again."
+        )
+    empty = {"format": "trustq.bundle", "format_version": 1, "digests": {}}
+    with zipfile.ZipFile(other, "w") as file:
+        file.writestr("bundle.json", json.dumps(empty))
+    with pytest.raises(
+        TrustqError, match=r"other\.zip holds only one of tables/cells\.csv and the"
+    ):
+        verify_bundle(other, results)
+
+
+@pytest.mark.parametrize(
+    ("table", "change"),
+    [
+        ("predictions", "confidence = confidence / 2"),
+        ("queries", "label_after = label_before"),
+        ("metrics", "figure = figure + 0.01"),
+        ("rounds", "hits_total = hits_total + 1"),
+    ],
+)
+def test_a_part_that_was_changed_is_noticed(
+    results: Path, bundle: Path, tmp_path: Path, table: str, change: str
+) -> None:
+    folder = Path(shutil.copytree(results, tmp_path / "r"))
+    part = sorted((folder / table).glob("*.parquet"))[0]
+    with duckdb.connect() as connection:
+        connection.execute(f"CREATE TABLE t AS FROM '{part}'")
+        connection.execute(f"UPDATE t SET {change}")
+        connection.execute(f"COPY t TO '{part}' (FORMAT parquet)")
+    said = rf"good\.zip: tables/\w+\.csv, row \d+: .+ is .+, and {folder} now gives"
+    with pytest.raises(TrustqError, match=said):
+        verify_bundle(bundle, folder)
+
+
+def test_a_bundle_that_was_touched_or_is_of_other_results_is_refused(
+    results: Path, bundle: Path, tmp_path: Path
+) -> None:
+    good, other = bundle, tmp_path / "other.zip"
     with pytest.raises(TrustqError, match=r"other\.zip: tables/main\.md was changed after the bun"):
         verify_bundle(changed(good, other, tables__main_dot_md=b"better"), results)
     with pytest.raises(

@@ -217,6 +217,10 @@ def test_errors_in_grids_and_included_recipes_have_their_own_line(tmp_path: Path
     variant = write(tmp_path, "c.toml", text)
     itself = write(tmp_path, "d.toml", "include = 'd.toml'\n")
     wrong = write(tmp_path, "e.toml", "include = 3\n")
+    (tmp_path / "sub").mkdir()
+    round_about = write(tmp_path, "f.toml", "include = 'sub/../f.toml'\n")
+    nameless = write(tmp_path, "g.toml", "name = 3\n")
+    no_tables = write(tmp_path, "h.toml", "[sweep]\nvariants = [1, 2]\n")
     for path, message in (
         (including, f"{shared}, line 3: unknown key 'fold' in [sweep] (did you mean 'folds'?)."),
         (
@@ -226,6 +230,12 @@ def test_errors_in_grids_and_included_recipes_have_their_own_line(tmp_path: Path
         (variant, f"{variant}, line 5: unknown key 'round' in [sweep] (did you mean 'rounds'?)."),
         (itself, f"{itself} includes itself, through {itself}."),
         (wrong, f"{wrong}, line 1: include is 3, expected recipes."),
+        (
+            round_about,
+            f"{tmp_path}/sub/../f.toml includes itself, through {round_about}.",
+        ),
+        (nameless, f"{nameless}, line 1: name is 3, expected text."),
+        (no_tables, f"{no_tables}, line 2: variants are tables, [[sweep.variants]]."),
     ):
         with pytest.raises(TrustqError) as caught:
             load_sweep(path)

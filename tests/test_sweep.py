@@ -57,15 +57,33 @@ def refused(caches: Path, results: Path, *settings: str) -> str:
 
 
 def test_every_cell_is_run_once_and_then_never_again(caches: Path, tmp_path: Path) -> None:
-    recipe = trivial_recipe(tmp_path, caches, head='["majority", "lda"]', rounds="[1, 2]")
+    keys = {"head": '["majority", "lda"]', "rounds": "[1, 2]", "draws": "2"}
+    recipe = trivial_recipe(tmp_path, caches, **keys)
     told: list[tuple[int, int, int]] = []
     first = sweep(recipe, tmp_path / "r", progress=lambda *counts: told.append(counts))
-    # 2 caches x 5 draws x 2 heads x (no repair once, 2 arms x 2 budgets x 2 rounds)
-    assert first.n_new == len(set(first.keys)) == 2 * 5 * 2 * 9
-    assert told[-1] == (180, 180, 0)
-    assert run_query(tmp_path / "r", "SELECT count(*) FROM cells").rows == [(180,)]
+    # 2 caches x 2 draws x 2 heads x (no repair once, 2 arms x 2 budgets x 2 rounds)
+    assert first.n_new == len(set(first.keys)) == 2 * 2 * 2 * 9
+    assert told[-1] == (72, 72, 0)
+    assert run_query(tmp_path / "r", "SELECT count(*) FROM cells").rows == [(72,)]
     again = sweep(recipe, tmp_path / "r")
     assert (again.n_new, sorted(again.keys)) == (0, sorted(first.keys))
+    assert set(runs_of_cells(tmp_path / "r").values()) == {1}
+
+
+def test_a_grid_over_purchases_runs_what_buys_nothing_once(caches: Path, tmp_path: Path) -> None:
+    caps = ", ".join(f'"{cap}"' for cap in range(1, 19))  # enough for two of them in one part
+    keys = {"arms": '["none", "random"]', "budgets": '["3"]', "class_cap": f"[{caps}]"}
+    recipe = trivial_recipe(tmp_path, caches, **keys, draws="1", references="false")
+    assert plan_sweep(points_of(recipe), results=tmp_path / "r").n_cells == 2 * (1 + 18)
+    assert len(set(sweep(recipe, tmp_path / "r").keys)) == 2 * (1 + 18)
+    assert set(runs_of_cells(tmp_path / "r").values()) == {1}
+    assert plan_sweep(points_of(recipe), results=tmp_path / "r").n_cells == 0
+
+
+def test_one_noise_in_two_words_is_one_cell(caches: Path, tmp_path: Path) -> None:
+    recipe = trivial_recipe(tmp_path, caches, noise='["auto", "symmetric:0.2"]', draws="2")
+    done = sweep(recipe, tmp_path / "r")
+    assert (done.n_new, len(set(done.keys))) == (2 * 2 * 5, 2 * 2 * 5)
     assert set(runs_of_cells(tmp_path / "r").values()) == {1}
 
 
@@ -82,14 +100,14 @@ def test_a_sweep_and_a_repair_of_the_same_cells_are_the_same_cells(
 
 def test_processes_give_the_rows_that_one_gives(caches: Path, tmp_path: Path) -> None:
     keys = {"head": '["linear", "xgboost"]', "arms": '["none", "self_confidence"]', "draws": "2"}
-    recipe = trivial_recipe(tmp_path, caches, **keys, trees="5")
+    recipe = trivial_recipe(tmp_path, caches, **keys, trees="5", references="false")
     sweep(recipe, tmp_path / "one")
     sweep(recipe, tmp_path / "two", jobs=2)
     assert rows_digest(tmp_path / "one") == rows_digest(tmp_path / "two")
 
 
 def test_killed_and_resumed_is_as_undisturbed(caches: Path, tmp_path: Path) -> None:
-    recipe = trivial_recipe(tmp_path, caches, draws="30")
+    recipe = trivial_recipe(tmp_path, caches, draws="15")
     sweep(recipe, tmp_path / "undisturbed")
     kill_sweeps(recipe, tmp_path / "killed", kills=2, longest=4.0)
     finish_sweep(recipe, tmp_path / "killed")
@@ -322,7 +340,7 @@ def test_a_cluster_gives_the_rows_that_processes_give(
     caches: Path, cluster: str, tmp_path: Path
 ) -> None:
     keys = {"head": '["linear", "majority"]', "arms": '["none", "self_confidence"]', "draws": "3"}
-    recipe = trivial_recipe(tmp_path, caches, **keys)
+    recipe = trivial_recipe(tmp_path, caches, **keys, references="false")
     sweep(recipe, tmp_path / "processes", jobs=2)
     found = sweep(recipe, tmp_path / "cluster", scheduler=cluster)
     # Per head, cache and draw: none, and self-confidence with its two references by two budgets.

@@ -137,7 +137,7 @@ class _Written:
 
 def _written(recipe: str, *, above: tuple[str, ...] = ()) -> _Written:
     text, origin, name = _read(recipe)
-    if origin in above:
+    if (place := str(Path(origin).resolve())) in above:
         raise TrustqError(f"{origin} includes itself, through {' and '.join(above)}.")
     try:
         values = tomllib.loads(text)
@@ -149,6 +149,8 @@ def _written(recipe: str, *, above: tuple[str, ...] = ()) -> _Written:
         return f"{origin}, line {lines.get(place, 1)}"
 
     name = values.pop("name", name)
+    if not isinstance(name, str) or not name:
+        raise TrustqError(f"{where('name')}: name is {name!r}, expected text.")
     parts: dict[str, dict[str, _Found]] = {part: {} for part in _PARTS}
     variants: tuple[dict[str, _Found], ...] = ()
     included = values.pop("include", [])
@@ -159,7 +161,7 @@ def _written(recipe: str, *, above: tuple[str, ...] = ()) -> _Written:
         # Files are looked for beside the one that includes them.
         beside = Path(recipe).parent / other
         own = str(beside) if recipe and other.endswith(".toml") else other
-        found = _written(own, above=(*above, origin))
+        found = _written(own, above=(*above, place))
         parts = {part: keys | found.parts[part] for part, keys in parts.items()}
         variants = found.variants or variants
     for table, content in values.items():
@@ -167,6 +169,10 @@ def _written(recipe: str, *, above: tuple[str, ...] = ()) -> _Written:
             known = ["name", "include", *_PARTS]
             raise TrustqError(f"{where(table)}: unknown key {table!r}{_nearest(table, known)}.")
         if table == "sweep" and isinstance(content.get(_VARIANTS), list):
+            if not all(isinstance(variant, dict) for variant in content[_VARIANTS]):
+                raise TrustqError(
+                    f"{where('sweep', _VARIANTS)}: {_VARIANTS} are tables, [[sweep.{_VARIANTS}]]."
+                )
             variants = tuple(
                 {
                     key: (value, where("sweep", _VARIANTS, str(number), key))

@@ -47,6 +47,11 @@ _CELL_SETTINGS = (
     "external",
 )
 _HEAD_SETTINGS = ("regularisation", "trees", "components")
+_POLICY_SETTINGS = (
+    *("buy_unit", "schedule", "cost", "class_cap", "quota", "diversity", "stop_precision"),
+    *("raters", "rater_error", "answers"),
+)
+_ARM_SETTINGS = (*_POLICY_SETTINGS, "flagged_weight", "ensemble")  # concern some arms only
 
 _LAST_SEED = 2**31 - 1  # seeds are stored as 32-bit integers
 
@@ -171,7 +176,7 @@ def setting_digest(cache: Cache, *, externals: Sequence[Cache], sweep: SweepReci
     asked = {
         name: value
         for name, value in dataclasses.asdict(sweep).items()
-        if name not in (*_CELL_SETTINGS, *_HEAD_SETTINGS)
+        if name not in (*_CELL_SETTINGS, *_HEAD_SETTINGS, *_ARM_SETTINGS)
     }
     # Some settings name a file (matrix:noise.toml), which may change under its name.
     files = {
@@ -184,7 +189,7 @@ def setting_digest(cache: Cache, *, externals: Sequence[Cache], sweep: SweepReci
             "numerics": NUMERICS,
             "cache": cache.content_digest,
             "externals": sorted(other.content_digest for other in externals),
-            "sweep": asked | _ensemble_settings(sweep) | _head_settings(sweep),
+            "sweep": asked | _head_settings(sweep),
             "files": files,
         }
     )
@@ -198,8 +203,8 @@ def request_digest(
     `setting` is from `setting_digest`. Equal requests have equal keys, so a cell whose request is
     there need not be looked at again.
     """
-    rounds = 1 if arm.score == "none" else sweep.rounds
-    return digest_strings([setting, str(draw_seed), arm.text, budget, str(rounds)])
+    named = _arm_settings(arm, sweep)
+    return digest_strings([setting, str(draw_seed), arm.text, budget, digest_json(named)])
 
 
 def run_group(
@@ -290,20 +295,25 @@ def write_samples(cache: Cache, results: Path) -> None:
 def _cells(sweep: SweepRecipe, shared_key: str, wanted: Sequence[tuple[Arm, str]]) -> list[Cell]:
     cells = []
     for arm, budget in wanted:
-        # No purchase: one cell, whatever the budgets and rounds.
-        rounds = 1 if arm.score == "none" else sweep.rounds
-        named = {"shared": shared_key, "arm": arm.text, "budget": budget, "rounds": rounds}
-        # Only what is set, so that cells from before a setting was there keep their key.
-        if arm.score != "none" and (policy := _policy_settings(sweep)):
-            named["policy"] = policy
-        if arm.action == "reweight":
-            named["weight"] = sweep.flagged_weight
-        if _uses_ensemble(arm):
-            named["ensemble"] = list(sweep.ensemble)
-            if settings := _ensemble_settings(sweep):
-                named["ensemble_settings"] = settings
-        cells.append(Cell(arm, budget, digest_json(named)))
+        named = {"shared": shared_key, "arm": arm.text, "budget": budget}
+        cells.append(Cell(arm, budget, digest_json(named | _arm_settings(arm, sweep))))
     return cells
+
+
+def _arm_settings(arm: Arm, sweep: SweepRecipe) -> dict[str, Any]:
+    """The settings that change an arm's numbers, and no others: grids over them run it once."""
+    # No purchase: one cell, whatever the budgets, rounds and policies.
+    named: dict[str, Any] = {"rounds": 1 if arm.score == "none" else sweep.rounds}
+    # Only what is set, so that cells from before a setting was there keep their key.
+    if arm.score != "none" and (policy := _policy_settings(sweep)):
+        named["policy"] = policy
+    if arm.action == "reweight":
+        named["weight"] = sweep.flagged_weight
+    if _uses_ensemble(arm):
+        named["ensemble"] = list(sweep.ensemble)
+        if settings := _ensemble_settings(sweep):
+            named["ensemble_settings"] = settings
+    return named
 
 
 def check_sweep(sweep: SweepRecipe) -> None:
@@ -473,13 +483,7 @@ def _policy_settings(sweep: SweepRecipe) -> dict[str, Any]:
 
 
 _POLICY_DEFAULTS: dict[str, Any] = {
-    f.name: f.default
-    for f in dataclasses.fields(SweepRecipe)
-    if f.name
-    in (
-        *("buy_unit", "schedule", "cost", "class_cap", "quota", "diversity", "stop_precision"),
-        *("raters", "rater_error", "answers"),
-    )
+    f.name: f.default for f in dataclasses.fields(SweepRecipe) if f.name in _POLICY_SETTINGS
 }
 
 

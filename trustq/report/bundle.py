@@ -41,6 +41,16 @@ WHERE baseline IN ('none', 'random') AND {_OVERALL} AND {_SHOWN} ORDER BY ALL"""
     avg(r.n_bought_total) AS bought, avg(r.hits_total) AS hits, avg(r.noise_left) AS noise_left,
     count(*) AS n_cells
 FROM rounds r JOIN cells c ON r.cell = c.key GROUP BY ALL ORDER BY ALL""",
+    # What was bought and predicted, cell by cell, so that a part of these is not changed unnoticed.
+    "purchases": """SELECT cell, round, count(*) AS n, count_if(hit) AS hits,
+    md5(string_agg(concat_ws(' ', sample_id, label_before, label_after, truth), ','
+        ORDER BY rank)) AS digest
+FROM queries GROUP BY ALL ORDER BY ALL""",
+    "predictions": """SELECT cell, round, eval_dataset, split, stage, count(*) AS n,
+    avg(confidence) AS confidence,
+    md5(string_agg(concat_ws(' ', sample_id, label, predicted), ',' ORDER BY sample_id)) AS digest
+FROM predictions GROUP BY ALL ORDER BY ALL""",
+    "selective": "SELECT * FROM selective ORDER BY ALL",
     "failures": "SELECT * EXCLUDE (traceback, cache) FROM failures ORDER BY ALL",
 }
 
@@ -65,9 +75,7 @@ def write_bundle(results: Path, path: Path) -> list[str]:
     for name, query in QUERIES.items():
         members[f"queries/{name}.sql"] = f"{query}\n".encode()
         members[f"tables/{name}.csv"] = _csv(results, query)
-    table = main_table(results)
-    members["tables/main.md"] = (format_main_table(table, "markdown") + "\n").encode()
-    members["tables/main.tex"] = (format_main_table(table, "latex") + "\n").encode()
+    members |= _main_tables(results)
     with tempfile.TemporaryDirectory() as folder:
         for figure in draw_figures(results, Path(folder)):
             members[f"figures/{figure.name}"] = figure.read_bytes()
@@ -107,6 +115,12 @@ def verify_bundle(path: Path, results: Path) -> Verified:
     if strangers := sorted(set(members) - set(index["digests"]) - {INDEX}):
         raise TrustqError(f"{path} holds {strangers[0]}, which its {INDEX} does not list.")
     names = sorted(name for name in members if name.startswith("queries/"))
+    made = {f"tables/{Path(name).stem}.csv" for name in names} | {"tables/cells.csv"}
+    if unpaired := made ^ {name for name in members if name.endswith(".csv")}:
+        raise TrustqError(
+            f"{path} holds only one of {min(unpaired)} and the query that made it, so the parts "
+            "cannot be compared with it. Write it again."
+        )
     names.sort(key=lambda name: "cells" not in name)  # other cells explain all other differences
     n_cells = 0
     for name in names:
@@ -115,6 +129,13 @@ def verify_bundle(path: Path, results: Path) -> Verified:
         new = _table(_csv(Path(results), members[name].decode()))
         _compare(old, new, table=f"{path}: {table}", results=Path(results))
         n_cells = len(old) - 1 if table == "tables/cells.csv" else n_cells
+    main = _main_tables(Path(results))
+    for name in sorted(set(members) & set(main)):
+        if members[name] != main[name]:
+            raise TrustqError(
+                f"{path}: {name} is not the table that {results} gives now, though the figures "
+                "behind it are the same."
+            )
     return Verified(len(members), len(names), n_cells)
 
 
@@ -138,6 +159,14 @@ def _read(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
             f"to {FORMAT_VERSION}. Upgrade it: pip install --upgrade trustq"
         )
     return members, index
+
+
+def _main_tables(results: Path) -> dict[str, bytes]:
+    table = main_table(results)
+    formats = {"tables/main.md": "markdown", "tables/main.tex": "latex"}
+    return {
+        name: f"{format_main_table(table, format)}\n".encode() for name, format in formats.items()
+    }
 
 
 def _csv(results: Path, query: str) -> bytes:

@@ -51,7 +51,8 @@ ORDER BY ALL
 """
 _RANKED = """
 SELECT cell, eval_dataset, list(confidence) AS confidence, list(predicted <> label) AS wrong
-FROM predictions WHERE split = ? AND stage = ? AND (? IS NULL OR cell IN (SELECT unnest(?)))
+FROM predictions
+WHERE label IS NOT NULL AND split = ? AND stage = ? AND (? IS NULL OR cell IN (SELECT unnest(?)))
 GROUP BY ALL
 """
 

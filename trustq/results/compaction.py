@@ -11,9 +11,9 @@ import duckdb
 
 from trustq.errors import TrustqError
 from trustq.files import replacing
-from trustq.results.query import damaged_part, typed_select
+from trustq.results.query import LAST_FAILURE, damaged_part, typed_select
 from trustq.results.schema import COMPACTIONS, MARKER, OF_CELLS, TABLES
-from trustq.results.write import check_marker, new_part, part_path, superseded
+from trustq.results.write import check_marker, new_part, part_path, records, superseded
 from trustq.tables import literal
 
 FEWEST = 16  # parts; fewer are left as they are
@@ -52,8 +52,9 @@ def compact(folder: Path, *, fewest: int = FEWEST, wait: bool = True) -> int:
 def clean(folder: Path, *, grace_seconds: float = GRACE_SECONDS) -> int:
     """Delete parts that were merged, and rows of writers that were killed; say how many parts.
 
-    Only what is older than `grace_seconds` goes, so that a query or writer that is at work keeps
-    its files. Raises `TrustqError` while a compaction is at work.
+    What was merged goes when it is older than `grace_seconds`, so that a query at work keeps its
+    files. Rows without their cells may be of a writer at work: they stay for ten minutes in any
+    case. Raises `TrustqError` while a compaction is at work, and for a damaged record.
     """
     folder = Path(folder)
     check_marker(folder / MARKER)
@@ -62,15 +63,14 @@ def clean(folder: Path, *, grace_seconds: float = GRACE_SECONDS) -> int:
             raise TrustqError(f"{folder} is being compacted by another process. Try later.")
         before = time.time() - grace_seconds
         names = set()
-        for record in sorted((folder / COMPACTIONS).glob("*.json")):
+        for record, supersedes in records(folder).items():
             if record.stat().st_mtime > before:
                 continue
-            supersedes = json.loads(record.read_text("utf-8"))["supersedes"]
             for name in supersedes:
                 _delete(folder, name)
             names.update(supersedes)
             record.unlink()
-        for name in _abandoned(folder, before):
+        for name in _abandoned(folder, min(before, time.time() - GRACE_SECONDS)):
             _delete(folder, name)
             names.add(name)
         return len(names)
@@ -152,7 +152,9 @@ def _copy(
 ) -> None:
     columns = ", ".join(TABLES[table])
     select = f"SELECT {columns} FROM ({typed_select(table, files)}) r"
-    if table != "failures":
+    if table == "failures":
+        select += f" QUALIFY {LAST_FAILURE}"
+    else:
         key = "key" if table == "cells" else "cell"
         select += f""" SEMI JOIN chosen c
             ON r.{key} = c.key AND parse_filename(r.filename, true) = c.part"""
@@ -163,14 +165,22 @@ def _copy(
 
 
 def _abandoned(folder: Path, before: float) -> set[str]:
-    """Parts without cells whose writer has long gone."""
+    """Parts without cells, and files that never became whole, whose writer has long gone."""
     whole = _names(folder, "cells")
-    return {
-        path.stem
-        for table in OF_CELLS
-        for path in (folder / table).glob("*.parquet")
-        if path.stem not in whole and path.stat().st_mtime < before
-    }
+    names = set()
+    for table in (*OF_CELLS, "cells", "failures"):
+        for path in (folder / table).glob("*.parquet"):
+            is_part = table in OF_CELLS and path.stem not in whole
+            if (is_part or path.name.startswith(".")) and _is_older(path, before):
+                names.add(path.stem)
+    return names
+
+
+def _is_older(path: Path, before: float) -> bool:
+    try:
+        return path.stat().st_mtime < before
+    except FileNotFoundError:  # a writer has just renamed it
+        return False
 
 
 def _names(folder: Path, table: str) -> set[str]:

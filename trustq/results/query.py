@@ -22,6 +22,10 @@ _EXPLAIN = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
+# Of several errors of one request, the one that came last; merged parts hold more than one.
+LAST_FAILURE = (
+    "row_number() OVER (PARTITION BY r.request ORDER BY r.created DESC, r.filename DESC) = 1"
+)
 
 Parameters = Mapping[str, str | int | float]
 
@@ -213,8 +217,11 @@ def _create_views(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
             select += """ QUALIFY row_number() OVER
                 (PARTITION BY dataset, sample_id ORDER BY filename DESC) = 1"""
         if table == "failures":  # the last error of what has not succeeded since
-            select += """ ANTI JOIN trustq.committed c ON r.request = c.request
-                QUALIFY row_number() OVER (PARTITION BY r.request ORDER BY filename DESC) = 1"""
+            select += (
+                """ ANTI JOIN trustq.committed c ON r.request = c.request
+                QUALIFY """
+                + LAST_FAILURE
+            )
         connection.execute(f"CREATE VIEW {table} AS {select}")
     for name, select in derived_views().items():
         connection.execute(f"CREATE VIEW {name} AS {select}")

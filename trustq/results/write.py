@@ -96,18 +96,28 @@ def superseded(folder: Path) -> set[str]:
 
     Raises `TrustqError` for a record that cannot be read.
     """
-    names: set[str] = set()
-    for path in (folder / COMPACTIONS).glob("*.json"):
+    return {name for record in records(folder).values() for name in record}
+
+
+def records(folder: Path) -> dict[Path, list[str]]:
+    """The records of compactions with the parts that each supersedes.
+
+    Raises `TrustqError` for a record that cannot be read.
+    """
+    found = {}
+    for path in sorted((folder / COMPACTIONS).glob("*.json")):
         if path.name.startswith("."):
-            continue
+            continue  # somebody is writing it, or was killed
         try:
-            names.update(json.loads(path.read_text("utf-8"))["supersedes"])
+            found[path] = [str(name) for name in json.loads(path.read_text("utf-8"))["supersedes"]]
+        except FileNotFoundError:
+            continue  # just cleaned, and its parts before it
         except (ValueError, KeyError, TypeError) as error:
             raise TrustqError(
                 f"{path} is damaged: it is no record of a compaction. Delete it; the parts that it "
                 "named are read again, and no row is shown twice."
             ) from error
-    return names
+    return found
 
 
 def mark(folder: Path) -> None:

@@ -101,6 +101,7 @@ def _run_groups(
             of_failed = {cell.key for cell, _ in run.failures}
             done.keys += [key for key in run.keys if key not in of_failed]
             done.n_new += len(run.new)
+            there.update(run.new)  # two groups may ask for one cell in different words
             done.notes += [note for note in run.notes if note not in done.notes]
             waiting.tables += run.tables
         if failed:
