@@ -171,7 +171,8 @@ def _score_comparison(gains: list[Any], budget: str, metric: str, split: str) ->
         axes.plot([values.mean()] * 2, [position - 0.3, position + 0.3], color="#000000")
     axes.set_yticks(range(len(arms)), [title for _, title in reversed(arms)])
     axes.set_xlabel(f"{metric.replace('_', ' ')}, {split.replace('_', ' ')} rows")
-    axes.set_title(f"Budget {budget}: every seed a dot, the mean a line", fontsize=10)
+    # Over the whole figure, for long names of arms leave the axes little width.
+    figure.suptitle(f"Budget {budget}: every seed a dot, the mean a line", fontsize=10)
     return figure
 
 
