@@ -343,8 +343,7 @@ def test_a_cluster_gives_the_rows_that_processes_give(
     recipe = trivial_recipe(tmp_path, caches, **keys, references="false")
     sweep(recipe, tmp_path / "processes", jobs=2)
     found = sweep(recipe, tmp_path / "cluster", scheduler=cluster)
-    # Per head, cache and draw: none, and self-confidence with its two references by two budgets.
-    assert found.n_new == 2 * 2 * 3 * (1 + 3 * 2)
+    assert found.n_new == 2 * 2 * 3 * (1 + 2)  # head, cache and draw: none, and two budgets
     assert rows_digest(tmp_path / "cluster") == rows_digest(tmp_path / "processes")
 
 
