@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from support import make_cache
 
+from trustq.class_metrics import class_figures
 from trustq.errors import TrustqError
 from trustq.noise import draw_start, parse_noise
 from trustq.recipes import load_recipe
@@ -65,6 +66,58 @@ def test_the_ledger_tells_every_purchase_truly(finished: Path) -> None:
         finished,
         """SELECT bool_and(current_label = observed) FROM labels WHERE bought_round IS NULL""",
     ) == [(True,)]
+
+
+def test_figures_of_classes_are_those_of_the_stored_predictions(finished: Path) -> None:
+    # Of what was evaluated after the last round, before and after temperature.
+    sql = """SELECT cell, round, split, stage, list(label ORDER BY sample_id),
+               list(probabilities ORDER BY sample_id) FROM predictions
+             WHERE split <> 'val' GROUP BY ALL ORDER BY ALL"""
+    expected = {}
+    for *place, labels, probs in query(finished, sql):
+        codes = np.array(["abc".index(label) for label in labels])
+        for found in class_figures(codes, np.array(probs)):
+            for metric in ("recall", "precision", "f1", "auroc"):
+                expected[*place, "abc"[found.label], metric] = (getattr(found, metric), found.n)
+    stored = query(
+        finished,
+        """SELECT cell, round, split, stage, class_name, metric, figure, n FROM metrics
+           WHERE class_name IS NOT NULL AND is_final""",
+    )
+    assert {row[:6]: row[6:] for row in stored} == {
+        place: (pytest.approx(figure, abs=1e-12), n) for place, (figure, n) in expected.items()
+    }
+    assert len(stored) == 5 * 3 * 2 * 3 * 4  # arms, draws, stages, classes, figures
+
+
+def test_figures_of_classes_are_of_the_last_round_and_share_no_name(finished: Path) -> None:
+    of_classes = query(finished, "SELECT DISTINCT metric FROM metrics WHERE class_name IS NOT NULL")
+    of_all = query(finished, "SELECT DISTINCT metric FROM metrics WHERE class_name IS NULL")
+    assert len(of_classes) == 4 and not set(of_classes) & set(of_all)
+    assert query(
+        finished,
+        """SELECT bool_and(is_final), list(DISTINCT split) FROM metrics
+           WHERE class_name IS NOT NULL""",
+    ) == [(True, ["test"])]
+    # The mean over classes is the figure of all.
+    assert query(
+        finished,
+        """SELECT max(abs(of_all.figure - by_class.mean)) < 1e-12 FROM metrics of_all JOIN (
+             SELECT cell, stage, avg(figure) AS mean FROM metrics
+             WHERE metric = 'auroc' GROUP BY ALL) by_class USING (cell, stage)
+           WHERE of_all.metric = 'macro_auroc' AND is_final AND split = 'test'""",
+    ) == [(True,)]
+
+
+def test_a_class_that_is_nowhere_has_rows_without_a_figure(tmp_path: Path) -> None:
+    cache = make_cache()
+    cache = dataclasses.replace(cache, classes=(*cache.classes, "rare"))
+    repair([cache], recipe=recipe("arms=none"), results=tmp_path / "r")
+    assert query(
+        tmp_path / "r",
+        """SELECT metric, figure, n FROM metrics
+           WHERE class_name = 'rare' AND stage = 'uncalibrated' ORDER BY ALL""",
+    ) == [(name, None, 0) for name in ("auroc", "f1", "precision", "recall")]
 
 
 def test_scores_are_bought_from_the_lowest_up(finished: Path) -> None:

@@ -135,11 +135,12 @@ TABLES: dict[str, dict[str, str]] = {
         **_ROW,
         "is_final": "BOOLEAN",
         "metric": "VARCHAR",
+        # NULL: of all classes. Those of one are of the last round: recall, precision, f1, auroc.
         "class_name": "VARCHAR",
         "slice_name": "VARCHAR",
         "slice_value": "VARCHAR",
         "figure": "DOUBLE",
-        "n": "INTEGER",  # rows that the figure is of
+        "n": "INTEGER",  # rows that the figure is of; those of its class
     },
     "predictions": {
         **_ROW,
