@@ -100,15 +100,15 @@ _WARNINGS = (
     (
         "calibration_labels IS NOT NULL AND calibrator IS NOT NULL "
         "AND calibration_labels NOT LIKE 'reference labels%'",
-        "NOISY CALIBRATION LABELS: temperature was not fitted on reference labels.",
+        "NOISY CALIBRATION LABELS: the calibrator was not fitted on reference labels.",
     ),
     (
         "calibrator IS NULL",
-        "Not calibrated: there were no validation rows to fit a temperature on.",
+        "Not calibrated: there were no validation rows to fit a calibrator on.",
     ),
     (
         "selection_digest = calibration_digest",
-        "The head's settings and the temperature use the same validation labels.",
+        "The head's settings and the calibrator use the same validation labels.",
     ),
 )
 

@@ -96,7 +96,7 @@ TABLES: dict[str, dict[str, str]] = {
         "n_wrong_left": "INTEGER",
         "fit_seconds": "DOUBLE",
         "regularisation": "DOUBLE",  # the C chosen, where the head has one
-        "temperature": "DOUBLE",  # fitted on this round's validation logits
+        "temperature": "DOUBLE",  # on this round's validation logits, where that is the calibrator
     },
     # The confident joint of labels as they are and true ones, after each round that fitted folds.
     "transitions": {
