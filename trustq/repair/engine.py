@@ -232,8 +232,8 @@ def run_group(
     experiment = draw_experiment(cache, sweep=sweep, draw_seed=draw_seed, allow_leak=allow_leak)
     if _calibrator_setting(sweep) and not len(experiment.validation):
         raise TrustqError(
-            f"calibrator is {sweep.calibrator!r}, but {cache.name} has no validation rows to fit it "
-            "on. Leave calibrator out, or give rows to a val split."
+            f"calibrator is {sweep.calibrator!r}, but {cache.name} has no validation rows to fit "
+            "it on. Leave calibrator out, or give rows to a val split."
         )
     shared_key = _shared_key(experiment, sweep, own)
     cells = _cells(sweep, shared_key, group_cells(sweep) if only is None else only)
