@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from support import make_cache
 
+from trustq.calibrators import NAMES, make_calibrator
+from trustq.class_metrics import class_figures
 from trustq.errors import TrustqError
+from trustq.metrics import summarise
 from trustq.noise import draw_start, parse_noise
-from trustq.recipes import load_recipe
+from trustq.recipes import SweepRecipe, load_recipe
 from trustq.repair import draw_experiment, parse_arm, repair
 from trustq.repair.arms import budget_size, round_sizes
 from trustq.report import repair_curve_figure, repair_table, risk_coverage_figure
@@ -65,6 +68,135 @@ def test_the_ledger_tells_every_purchase_truly(finished: Path) -> None:
         finished,
         """SELECT bool_and(current_label = observed) FROM labels WHERE bought_round IS NULL""",
     ) == [(True,)]
+
+
+def test_figures_of_classes_are_those_of_the_stored_predictions(finished: Path) -> None:
+    # Of what was evaluated after the last round, before and after temperature.
+    sql = """SELECT cell, round, split, stage, list(label ORDER BY sample_id),
+               list(probabilities ORDER BY sample_id) FROM predictions
+             WHERE split <> 'val' GROUP BY ALL ORDER BY ALL"""
+    expected = {}
+    for *place, labels, probs in query(finished, sql):
+        codes = np.array(["abc".index(label) for label in labels])
+        for found in class_figures(codes, np.array(probs)):
+            for metric in ("recall", "precision", "f1", "auroc"):
+                expected[*place, "abc"[found.label], metric] = (getattr(found, metric), found.n)
+    stored = query(
+        finished,
+        """SELECT cell, round, split, stage, class_name, metric, figure, n FROM metrics
+           WHERE class_name IS NOT NULL AND is_final""",
+    )
+    assert {row[:6]: row[6:] for row in stored} == {
+        place: (pytest.approx(figure, abs=1e-12), n) for place, (figure, n) in expected.items()
+    }
+    assert len(stored) == 5 * 3 * 2 * 3 * 4  # arms, draws, stages, classes, figures
+
+
+def test_figures_of_classes_are_of_the_last_round_and_share_no_name(finished: Path) -> None:
+    of_classes = query(finished, "SELECT DISTINCT metric FROM metrics WHERE class_name IS NOT NULL")
+    of_all = query(finished, "SELECT DISTINCT metric FROM metrics WHERE class_name IS NULL")
+    assert len(of_classes) == 4 and not set(of_classes) & set(of_all)
+    assert query(
+        finished,
+        """SELECT bool_and(is_final), list(DISTINCT split) FROM metrics
+           WHERE class_name IS NOT NULL""",
+    ) == [(True, ["test"])]
+    # The mean over classes is the figure of all.
+    assert query(
+        finished,
+        """SELECT max(abs(of_all.figure - by_class.mean)) < 1e-12 FROM metrics of_all JOIN (
+             SELECT cell, stage, avg(figure) AS mean FROM metrics
+             WHERE metric = 'auroc' GROUP BY ALL) by_class USING (cell, stage)
+           WHERE of_all.metric = 'macro_auroc' AND is_final AND split = 'test'""",
+    ) == [(True,)]
+
+
+def test_a_class_that_is_nowhere_has_rows_without_a_figure(tmp_path: Path) -> None:
+    cache = make_cache()
+    cache = dataclasses.replace(cache, classes=(*cache.classes, "rare"))
+    repair([cache], recipe=recipe("arms=none"), results=tmp_path / "r")
+    assert query(
+        tmp_path / "r",
+        """SELECT metric, figure, n FROM metrics
+           WHERE class_name = 'rare' AND stage = 'uncalibrated' ORDER BY ALL""",
+    ) == [(name, None, 0) for name in ("auroc", "f1", "precision", "recall")]
+
+
+CALIBRATORS = next(f for f in dataclasses.fields(SweepRecipe) if f.name == "calibrator")
+
+
+def test_a_recipe_may_name_every_calibrator_but_the_second_temperature() -> None:
+    assert {*CALIBRATORS.metadata["choices"], "sklearn-temperature"} == set(NAMES)
+
+
+@pytest.mark.parametrize("name", CALIBRATORS.metadata["choices"])
+def test_calibrated_figures_are_of_the_calibrator_fitted_on_the_validation_logits(
+    name: str, tmp_path: Path
+) -> None:
+    if name.startswith("netcal"):
+        pytest.importorskip("netcal")
+    results = tmp_path / "r"
+    settings = recipe("arms=random", f"calibrator={name}")
+    repair([make_cache(separation=1.0)], recipe=settings, results=results)
+    of = {}
+    for split, logits, labels in query(
+        results,
+        """SELECT split, list(logits ORDER BY sample_id), list(label ORDER BY sample_id)
+           FROM predictions WHERE stage = 'uncalibrated' GROUP BY split""",
+    ):
+        of[split] = (np.array(logits), np.array(["abc".index(label) for label in labels]))
+    by_hand = make_calibrator(name).fit(*of["val"]).transform(of["test"][0])
+    stored = query(
+        results,
+        """SELECT metric, figure FROM metrics WHERE is_final AND split = 'test'
+           AND stage = 'calibrated' AND class_name IS NULL""",
+    )
+    expected = summarise(of["test"][1], logits=by_hand).figures
+    assert dict(stored) == pytest.approx(expected, abs=1e-9, nan_ok=True)
+    kept = query(
+        results, "SELECT calibrator, temperature IS NULL FROM cells JOIN rounds ON key = cell"
+    )
+    assert set(kept) == {(name, name != "temperature")}
+
+
+def test_a_calibrator_is_part_of_the_key_where_it_is_not_the_default(tmp_path: Path) -> None:
+    cache, results = make_cache(), tmp_path / "r"
+    plain = repair([cache], recipe=recipe("arms=none"), results=results)
+    named = recipe("arms=none", "calibrator=temperature")
+    same = repair([cache], recipe=named, results=results)
+    other = repair([cache], recipe=recipe("arms=none", "calibrator=vector"), results=results)
+    assert (same.keys, same.n_new, other.n_new) == (plain.keys, 0, 1)
+    # What comes before calibration is the same.
+    assert query(
+        results,
+        """SELECT stage, max(n) FROM (SELECT stage, split, metric, count(DISTINCT figure) AS n
+             FROM metrics WHERE metric IN ('nll', 'ece') GROUP BY ALL) GROUP BY stage ORDER BY 1""",
+    ) == [("calibrated", 2), ("uncalibrated", 1)]
+
+
+def test_a_calibrator_without_validation_rows_is_refused(tmp_path: Path) -> None:
+    cache = make_cache()
+    split = np.where(cache.split == "val", "train", cache.split)
+    cache = dataclasses.replace(cache, split=split)
+    with pytest.raises(TrustqError) as caught:
+        repair([cache], recipe=recipe("calibrator=vector"), results=tmp_path / "r")
+    assert str(caught.value) == (
+        f"calibrator is 'vector', but {cache.name} has no validation rows to fit it on. Leave "
+        "calibrator out, or give rows to a val split."
+    )
+
+
+def test_a_calibrator_that_is_not_installed_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trustq.calibrators.find_spec", lambda name: None)
+    with pytest.raises(TrustqError) as caught:
+        repair([make_cache()], recipe=recipe("calibrator=netcal-beta"), results=tmp_path / "r")
+    assert str(caught.value) == (
+        "The beta calibrator is netcal's, which is not installed: "
+        "pip install 'trustq[calibration]'."
+    )
+    assert not (tmp_path / "r").exists()
 
 
 def test_scores_are_bought_from_the_lowest_up(finished: Path) -> None:

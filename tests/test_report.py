@@ -54,6 +54,20 @@ def test_warnings_stand_before_everything_else(page: Path) -> None:
     assert text.index('role="alert"') < text.index("<table")
 
 
+def test_a_line_of_classes_is_one_class_of_an_arm_and_budget(page: Path) -> None:
+    text = page.read_text("utf-8")
+    table = text[text.index("<h2>Classes</h2>") :]
+    head, body = table[: table.index("</table>")].split("<tbody>")
+    names = re.findall(r"<button[^>]*>(.*?)</button>", head)
+    assert names[3:] == ["arm", "budget", "class", "recall", "precision", "f1", "auroc", "n"]
+    lines = [re.findall(r"<td>(.*?)</td>", line) for line in body.split("</tr>")[:-1]]
+    # Without a purchase, and three arms with two budgets each; over caches and draws.
+    places = [tuple(line[3:6]) for line in lines]
+    assert len(set(places)) == len(places) == 3 * (1 + 3 * 2)
+    assert {line[5] for line in lines} == set("abc") and {line[-1] for line in lines} == {"4"}
+    assert all(0 <= float(figure) <= 1 for line in lines for figure in line[6:10])
+
+
 def test_nothing_is_fetched_and_nothing_of_the_results_is_markup(page: Path) -> None:
     text = page.read_text("utf-8")
     assert not re.search(r"""(?:src|href)=["'](?!data:)""", text)
@@ -80,8 +94,8 @@ def test_leaks_unknown_exposures_and_missing_calibration_are_said(tmp_path: Path
     for said in (
         "LEAKY: the backbone was trained on other labels",
         "What the backbone has seen was not stated: every figure may be optimistic. (1 of 2 cells)",
-        "NOISY CALIBRATION LABELS: temperature was not fitted on reference labels. (1 of 2 cells)",
-        "Not calibrated: there were no validation rows to fit a temperature on. (1 of 2 cells)",
+        "NOISY CALIBRATION LABELS: the calibrator was not fitted on reference labels. (1 of 2",
+        "Not calibrated: there were no validation rows to fit a calibrator on. (1 of 2 cells)",
     ):
         assert said in text.replace("&#39;", "'")
 

@@ -364,7 +364,9 @@ def test_no_cluster_is_said_so(
 def test_packaged_sweeps_are_listed_and_expand() -> None:
     listed = json.loads(run("sweep", "--list", "--json").stdout)
     assert [row["recipe"] for row in listed] == list(packaged_sweeps())
-    assert {"study-main", "budget-curve", "head-comparison"} <= set(packaged_sweeps())
+    assert {"study-main", "budget-curve", "head-comparison", "calibration-comparison"} <= set(
+        packaged_sweeps()
+    )
     for name in packaged_sweeps():
         points = load_sweep(name)
         assert points and all(point.sweep.caches for point in points), name

@@ -8,6 +8,7 @@ import contextlib
 import io
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,13 @@ def make_calibrator(name: str, *, accept_noisy: bool = False) -> Calibrator:
         return SklearnCalibration(method, accept_noisy=accept_noisy)
     kind = TemperatureScaling if name == "temperature" else VectorScaling
     return kind(accept_noisy=accept_noisy)
+
+
+def require_library(name: str) -> None:
+    """Raise `TrustqError` for a calibrator of a library that is not installed; imports nothing."""
+    library, _, method = name.partition("-")
+    if library == "netcal" and find_spec("netcal") is None:
+        raise _no_netcal(method)
 
 
 class _OfProbabilities(Calibrator):
@@ -172,10 +180,7 @@ def _netcal_model(method: str) -> Any:
     try:
         from netcal import binning, scaling
     except ImportError as error:
-        raise TrustqError(
-            f"The {method} calibrator is netcal's, which is not installed: "
-            "pip install 'trustq[calibration]'."
-        ) from error
+        raise _no_netcal(method) from error
     makers = {
         "isotonic": binning.IsotonicRegression,
         "beta": scaling.BetaCalibration,
@@ -184,6 +189,13 @@ def _netcal_model(method: str) -> Any:
         "enir": binning.ENIR,
     }
     return makers[method]()
+
+
+def _no_netcal(method: str) -> TrustqError:
+    return TrustqError(
+        f"The {method} calibrator is netcal's, which is not installed: "
+        "pip install 'trustq[calibration]'."
+    )
 
 
 @contextlib.contextmanager

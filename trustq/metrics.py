@@ -255,14 +255,24 @@ def _macro_f1(confusion: np.ndarray) -> float:
 
 
 def _macro_auroc(labels: np.ndarray, scores: np.ndarray) -> MacroAuroc:
+    areas = _class_aurocs(labels, scores)
+    unusable = np.isnan(areas)
+    left_out = tuple(np.flatnonzero(unusable).tolist())
+    if unusable.all():
+        return MacroAuroc(float("nan"), 0, left_out)
+    used = areas[~unusable]
+    return MacroAuroc(float(np.mean(used)), len(used), left_out)
+
+
+def _class_aurocs(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """AUROC of each class against the rest, (k,); NaN for a class without both outcomes."""
     n, k = scores.shape
     of_class = np.bincount(labels, minlength=k)
+    areas = np.full(k, np.nan)
     used = np.flatnonzero((of_class > 0) & (of_class < n))
-    left_out = tuple(np.flatnonzero((of_class == 0) | (of_class == n)).tolist())
     if len(used) == 0:
-        return MacroAuroc(float("nan"), 0, left_out)
+        return areas
     columns = np.sort(np.ascontiguousarray(scores.T), axis=1)
-    areas = []
     for c in used:
         # Mann-Whitney: twice the rank (ties share the middle one) of each row of the class. Only
         # those rows are looked up, n in all over the classes, which beats ranking every column.
@@ -270,8 +280,8 @@ def _macro_auroc(labels: np.ndarray, scores: np.ndarray) -> MacroAuroc:
         twice_ranks = columns[c].searchsorted(own, "left") + columns[c].searchsorted(own, "right")
         m = int(of_class[c])
         # Looked-up positions count the class's own rows too: m^2 of the doubled pairs.
-        areas.append((int(twice_ranks.sum()) - m * m) / (2 * m * (n - m)))
-    return MacroAuroc(float(np.mean(areas)), len(areas), left_out)
+        areas[c] = (int(twice_ranks.sum()) - m * m) / (2 * m * (n - m))
+    return areas
 
 
 def _clipped_at_label(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:

@@ -182,6 +182,13 @@ class SweepRecipe:
     rater_error: float = setting(0.0, "share of answers in which a simulated expert errs")
     answers: str = setting("", "people's answers instead: a file of sample_id and label")
     ensemble: tuple[str, ...] = setting(("lda", "knn"), "heads beside the head, for SCORE@heads")
+    calibrator: str = setting(
+        "temperature",
+        "what is fitted on validation logits; netcal-* need trustq[calibration]",
+        *("temperature", "vector"),
+        *("netcal-isotonic", "netcal-beta", "netcal-histogram", "netcal-bbq", "netcal-enir"),
+        *("sklearn-sigmoid", "sklearn-isotonic"),  # its temperature is ours, and needs 1.8
+    )
     # What `trustq sweep` runs on; `trustq repair` is given its caches.
     caches: tuple[str, ...] = setting((), "caches of a sweep: files, folders or patterns")
     external: tuple[str, ...] = setting((), "caches of other images by the same networks")

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from trustq.calibrators import require_library
 from trustq.digest import digest_array, digest_bytes, digest_json, digest_strings
 from trustq.errors import TrustqError
 from trustq.heads import SharedFeatures
@@ -176,7 +177,7 @@ def setting_digest(cache: Cache, *, externals: Sequence[Cache], sweep: SweepReci
     asked = {
         name: value
         for name, value in dataclasses.asdict(sweep).items()
-        if name not in (*_CELL_SETTINGS, *_HEAD_SETTINGS, *_ARM_SETTINGS)
+        if name not in (*_CELL_SETTINGS, *_HEAD_SETTINGS, *_ARM_SETTINGS, "calibrator")
     }
     # Some settings name a file (matrix:noise.toml), which may change under its name.
     files = {
@@ -189,7 +190,7 @@ def setting_digest(cache: Cache, *, externals: Sequence[Cache], sweep: SweepReci
             "numerics": NUMERICS,
             "cache": cache.content_digest,
             "externals": sorted(other.content_digest for other in externals),
-            "sweep": asked | _head_settings(sweep),
+            "sweep": asked | _head_settings(sweep) | _calibrator_setting(sweep),
             "files": files,
         }
     )
@@ -229,6 +230,11 @@ def run_group(
     sweep = recipe.sweep
     own = matching_externals(cache, externals)
     experiment = draw_experiment(cache, sweep=sweep, draw_seed=draw_seed, allow_leak=allow_leak)
+    if _calibrator_setting(sweep) and not len(experiment.validation):
+        raise TrustqError(
+            f"calibrator is {sweep.calibrator!r}, but {cache.name} has no validation rows to fit "
+            "it on. Leave calibrator out, or give rows to a val split."
+        )
     shared_key = _shared_key(experiment, sweep, own)
     cells = _cells(sweep, shared_key, group_cells(sweep) if only is None else only)
     missing = [cell for cell in cells if cell.key not in there]
@@ -333,6 +339,7 @@ def check_sweep(sweep: SweepRecipe) -> None:
     if not 0 <= sweep.stop_precision <= 1:
         raise TrustqError(f"stop_precision is {sweep.stop_precision:g}, expected 0 to 1.")
     round_sizes(0, sweep.rounds, sweep.schedule)
+    require_library(sweep.calibrator)
     for arm in _arms(sweep):
         heads = [sweep.head, *(sweep.ensemble if _uses_ensemble(arm) and sweep.rounds > 1 else ())]
         unweighed = [name for name in heads if name in KINDS]
@@ -373,6 +380,7 @@ def _shared_key(experiment: Experiment, sweep: SweepRecipe, externals: tuple[Cac
             "folds": sweep.folds,
             "externals": sorted(cache.content_digest for cache in externals),
         }
+        | _calibrator_setting(sweep)
     )
 
 
@@ -430,7 +438,7 @@ def _cell_row(
         "head": sweep.head,
         "head_settings": json.dumps(_head_settings(sweep), sort_keys=True),
         "refit": _refit(cache, sweep),
-        "calibrator": "temperature" if uses_validation else None,
+        "calibrator": sweep.calibrator if uses_validation else None,
         "calibration_labels": (
             f"reference labels of {len(validation)} validation rows"
             if uses_validation
@@ -542,6 +550,12 @@ def _refit(cache: Cache, sweep: SweepRecipe) -> str:
     if sweep.head != "backbone":
         return "head"
     return "backbone" if str(cache.noise.get("spec", "")).startswith("file:") else "none"
+
+
+def _calibrator_setting(sweep: SweepRecipe) -> dict[str, str]:
+    # Only what is set, so that cells from before the setting was there keep their key.
+    is_default = sweep.calibrator == SweepRecipe().calibrator
+    return {} if is_default else {"calibrator": sweep.calibrator}
 
 
 def _head_settings(sweep: SweepRecipe) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from trustq.calibration import DegenerateCalibrationWarning, TemperatureScaling
+from trustq.calibrators import make_calibrator
 from trustq.errors import TrustqError
 from trustq.heads import Head, SharedFeatures, make_head
 from trustq.heads.boosted import PRESETS
@@ -437,13 +438,13 @@ class Loop:
         return logits
 
     def _measured(self, state: Round, started: float) -> Round:
-        """Add the figures of every evaluation split, before and after temperature."""
+        """Add the figures of every evaluation split, before and after calibration."""
         fit_seconds = time.perf_counter() - started
         experiment = self.experiment
         cache = experiment.cache
         scaler, notes = None, []
         if len(experiment.validation):
-            scaler = TemperatureScaling()
+            scaler = make_calibrator(self.sweep.calibrator)
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", DegenerateCalibrationWarning)
                 scaler.fit(
@@ -483,7 +484,7 @@ class Loop:
         return replace(
             state,
             evaluated=tuple(evaluated),
-            temperature=float("nan") if scaler is None else scaler.temperature_,
+            temperature=scaler.temperature_ if isinstance(scaler, TemperatureScaling) else np.nan,
             fit_seconds=fit_seconds,
             notes=tuple(notes),
         )

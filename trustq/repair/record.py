@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from trustq.class_metrics import figures_by_class
 from trustq.probabilities import softmax
 from trustq.repair.arms import Arm
 from trustq.repair.experiment import Experiment
@@ -72,6 +73,8 @@ class Recorder:
             for evaluated in state.evaluated:
                 self._add_figures(cell, state.number, state is rounds[-1], evaluated)
         for evaluated in rounds[-1].evaluated:
+            if evaluated.split != "val":
+                self._add_class_figures(cell, rounds[-1].number, evaluated)
             self._add_predictions(cell, rounds[-1].number, evaluated)
         start, last = experiment.start, rounds[-1]
         self._add_block(
@@ -148,10 +151,34 @@ class Recorder:
                     "split": evaluated.split,
                     "stage": stage,
                     "metric": metric,
+                    "class_name": None,
                     "figure": figure,
                     "n": len(evaluated.labels),
                 }
                 for metric, figure in figures.items()
+            ]
+
+    def _add_class_figures(self, cell: str, number: int, evaluated: Evaluated) -> None:
+        # No metric of a class has the name of one of all rows: a query that forgets the class
+        # finds none, and never averages both.
+        names = self._names[:-1].tolist()
+        of_class = np.bincount(evaluated.labels, minlength=len(names)).tolist()
+        for stage, logits in evaluated.logits.items():
+            self._rows["metrics"] += [
+                {
+                    "cell": cell,
+                    "round": number,
+                    "is_final": True,
+                    "eval_dataset": evaluated.dataset,
+                    "split": evaluated.split,
+                    "stage": stage,
+                    "metric": metric,
+                    "class_name": name,
+                    "figure": figure,
+                    "n": n,
+                }
+                for metric, figures in figures_by_class(evaluated.labels, logits).items()
+                for name, figure, n in zip(names, figures.tolist(), of_class, strict=True)
             ]
 
     def _add_predictions(self, cell: str, number: int, evaluated: Evaluated) -> None:

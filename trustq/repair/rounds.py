@@ -10,7 +10,7 @@ from trustq.heads.out_of_fold import FoldFit, OutOfFold
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One set of rows that was predicted: logits before and after temperature, and the figures."""
+    """One set of rows that was predicted: logits before and after calibration, and the figures."""
 
     dataset: str
     split: str

@@ -26,7 +26,7 @@ _CURVES = """
 SELECT arm, arm_title, r.n_bought_total AS bought, c.backbone_seed, c.draw_seed, m.figure
 FROM metrics m JOIN rounds r USING (cell, round) JOIN cells c ON c.key = m.cell
 WHERE m.metric = ? AND m.split = ? AND m.stage = 'uncalibrated' AND c.key IN (SELECT unnest(?))
-  AND m.eval_dataset = c.dataset
+  AND m.eval_dataset = c.dataset AND m.class_name IS NULL AND m.slice_name IS NULL
 ORDER BY ALL
 """
 _PREDICTIONS = """

@@ -13,6 +13,7 @@ from trustq.report.figure_set import draw_figures
 from trustq.report.main_table import MainTable, Row, main_table
 from trustq.report.tables import DISCLAIMER
 from trustq.results import Result, connect
+from trustq.results.schema import SETTINGS
 
 _CAPTIONS = {
     "repair_curve": "What repair buys",
@@ -22,6 +23,7 @@ _CAPTIONS = {
     "reliability": "Reliability, before and after temperature",
 }
 
+_OVERALL = "class_name IS NULL AND slice_name IS NULL"
 _FACTS = """
 SELECT count(*) AS cells, count(DISTINCT cache_digest) AS caches,
     count(DISTINCT {'b': backbone_seed}) AS backbones, count(DISTINCT {'d': draw_seed}) AS draws,
@@ -40,21 +42,34 @@ SELECT c.dataset, c.noise, c.head, c.arm_title AS arm, c.budget,
     round(avg(r.noise_left), 4) AS noise_left, count(*) AS cells
 FROM cells c JOIN rounds r ON r.cell = c.key AND r.round = c.n_rounds_done
 WHERE c.score <> 'none' GROUP BY ALL ORDER BY ALL"""
-_PAIRED = """
+_PAIRED = f"""
 SELECT dataset, noise, head, arm_title AS arm, baseline_title AS against, budget, metric, unit, n,
     round(mean_difference, 4) AS difference, round(sd, 4) AS sd, sign_flip_p AS p,
     sign_flip_floor AS floor, array_to_string(differs, ', ') AS differs
 FROM paired
 WHERE baseline IN ('none', 'random') AND arm <> 'none' AND metric IN ('accuracy', 'macro_f1')
     AND split IN ('test', 'out_of_fold') AND stage = 'uncalibrated' AND n > 1
-    AND class_name IS NULL AND slice_name IS NULL
+    AND {_OVERALL}
+ORDER BY ALL"""
+# A line is a class: one for each of its figures would be four times as long.
+_BY_CLASS = ", ".join(
+    f"round(any_value(mean) FILTER (metric = '{name}'), 4) AS {name}"
+    for name in ("recall", "precision", "f1", "auroc")
+)
+_CLASSES = f"""
+SELECT * EXCLUDE (setting) FROM (
+    SELECT dataset, noise, head, arm_title AS arm, budget, class_name AS class, {_BY_CLASS},
+        max(n) AS n, hash({", ".join(SETTINGS)}) AS setting
+    FROM seeds
+    WHERE is_final AND class_name IS NOT NULL AND slice_name IS NULL
+        AND stage = 'uncalibrated' AND split IN ('test', 'out_of_fold')
+    GROUP BY ALL)
 ORDER BY ALL"""
 _SLICES = """
-SELECT dataset, head, arm_title AS arm, budget, coalesce(slice_name, 'class') AS slice,
-    coalesce(slice_value, class_name) AS "of", metric, round(mean, 4) AS mean,
-    round(sd, 4) AS sd, n
+SELECT dataset, head, arm_title AS arm, budget, slice_name AS slice, slice_value AS "of",
+    class_name AS class, metric, round(mean, 4) AS mean, round(sd, 4) AS sd, n
 FROM seeds
-WHERE is_final AND (slice_name IS NOT NULL OR class_name IS NOT NULL)
+WHERE is_final AND slice_name IS NOT NULL
     AND stage = 'uncalibrated' AND split IN ('test', 'out_of_fold')
 ORDER BY ALL"""
 _FAILURES = """
@@ -85,15 +100,15 @@ _WARNINGS = (
     (
         "calibration_labels IS NOT NULL AND calibrator IS NOT NULL "
         "AND calibration_labels NOT LIKE 'reference labels%'",
-        "NOISY CALIBRATION LABELS: temperature was not fitted on reference labels.",
+        "NOISY CALIBRATION LABELS: the calibrator was not fitted on reference labels.",
     ),
     (
         "calibrator IS NULL",
-        "Not calibrated: there were no validation rows to fit a temperature on.",
+        "Not calibrated: there were no validation rows to fit a calibrator on.",
     ),
     (
         "selection_digest = calibration_digest",
-        "The head's settings and the temperature use the same validation labels.",
+        "The head's settings and the calibrator use the same validation labels.",
     ),
 )
 
@@ -116,7 +131,8 @@ def write_report(results: Path, path: Path) -> None:
             ("What was run", _answer(connection, _RUN)),
             ("Paired differences", _answer(connection, _PAIRED)),
             ("Ledger: what was bought", _answer(connection, _LEDGER)),
-            ("Classes and slices", _answer(connection, _SLICES)),
+            ("Classes", _answer(connection, _CLASSES)),
+            ("Slices", _answer(connection, _SLICES)),
             ("Failures", _answer(connection, _FAILURES)),
         ]
     template = resources.files("trustq.report").joinpath("page.html").read_text("utf-8")
@@ -144,7 +160,7 @@ def _warnings(connection: Any) -> list[str]:
             found.append(f"{said} ({n} of {n_all} cells)")
     floors = connection.execute(
         "SELECT unit, n, max(sign_flip_floor) FROM paired WHERE sign_flip_floor > 0.05 "
-        "GROUP BY unit, n ORDER BY unit, n"
+        f"AND {_OVERALL} GROUP BY unit, n ORDER BY unit, n"
     ).fetchall()
     units = {"draw_seed": "draws", "backbone_seed": "backbones"}
     found += [
@@ -160,7 +176,7 @@ def _warnings(connection: Any) -> list[str]:
     checks = (
         ("SELECT count(*) FROM failures", "cells failed; they are listed below."),
         (
-            "SELECT count(*) FROM seeds WHERE is_final AND n_cells > n",
+            f"SELECT count(*) FROM seeds WHERE is_final AND n_cells > n AND {_OVERALL}",
             "means hold the same seeds more than once, as after a cache was made anew.",
         ),
     )

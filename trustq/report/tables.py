@@ -254,7 +254,7 @@ def _footer(cells: list[Row]) -> str:
     if any(
         c["selection_digest"] and c["selection_digest"] == c["calibration_digest"] for c in cells
     ):
-        lines.append("The head's settings and the temperature use the same validation labels.")
+        lines.append("The head's settings and the calibrator use the same validation labels.")
     lines.append(DISCLAIMER)
     return "\n".join(lines)
 

@@ -96,7 +96,7 @@ TABLES: dict[str, dict[str, str]] = {
         "n_wrong_left": "INTEGER",
         "fit_seconds": "DOUBLE",
         "regularisation": "DOUBLE",  # the C chosen, where the head has one
-        "temperature": "DOUBLE",  # fitted on this round's validation logits
+        "temperature": "DOUBLE",  # on this round's validation logits, where that is the calibrator
     },
     # The confident joint of labels as they are and true ones, after each round that fitted folds.
     "transitions": {
@@ -135,11 +135,12 @@ TABLES: dict[str, dict[str, str]] = {
         **_ROW,
         "is_final": "BOOLEAN",
         "metric": "VARCHAR",
+        # NULL: of all classes. Those of one are of the last round: recall, precision, f1, auroc.
         "class_name": "VARCHAR",
         "slice_name": "VARCHAR",
         "slice_value": "VARCHAR",
         "figure": "DOUBLE",
-        "n": "INTEGER",  # rows that the figure is of
+        "n": "INTEGER",  # rows that the figure is of; those of its class
     },
     "predictions": {
         **_ROW,
