@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .output import write_or_print
+
 
 def compare(
     models: Annotated[
@@ -126,10 +128,5 @@ def _arms(chosen: list[str], *, format: str, results: Path, **options: Any) -> s
 
 
 def _put(text: str, out: Path | None) -> None:
-    from trustq.files import replacing
 
-    if out is None:
-        typer.echo(text)
-        return
-    with replacing(out) as part:
-        part.write_text(text + "\n", encoding="utf-8")
+    write_or_print(text, out)

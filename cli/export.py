@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from .output import write_or_print
+
 app = typer.Typer(help="Tables of results for papers and other programs.", no_args_is_help=True)
 
 _Results = Annotated[Path, typer.Option(help="Folder of result tables.")]
@@ -52,7 +54,6 @@ def significance(
     from dataclasses import asdict
 
     from trustq.errors import TrustqError
-    from trustq.files import replacing
     from trustq.report.text import to_json
     from trustq.significance import (
         METRICS,
@@ -85,11 +86,7 @@ def significance(
         )
     rows = significance(read, metrics=wanted, seed=seed)
     text = to_json([asdict(row) for row in rows]) if json else format_significance(rows, format)
-    if out is None:
-        typer.echo(text)
-    else:
-        with replacing(out) as part:
-            part.write_text(text + "\n", encoding="utf-8")
+    write_or_print(text, out)
 
 
 @app.command()
@@ -112,7 +109,6 @@ def table(
     Example: trustq export table --preset trustquerynet --format latex
     """
     from trustq.errors import TrustqError
-    from trustq.files import replacing
     from trustq.report.main_table import PRESETS, format_main_table, main_table, table_records
     from trustq.report.text import to_json
 
@@ -123,11 +119,7 @@ def table(
         results, metrics=PRESETS[preset] if preset else named, split=split, stage=stage
     )
     text = to_json(table_records(found)) if json else format_main_table(found, format)
-    if out is None:
-        typer.echo(text)
-    else:
-        with replacing(out) as part:
-            part.write_text(text + "\n", encoding="utf-8")
+    write_or_print(text, out)
 
 
 @app.command()

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -30,6 +31,17 @@ def print_repair_table(table: Any) -> None:
     typer.echo(table.caption)
     print_table(table.rows)
     typer.echo(table.footer)
+
+
+def write_or_print(text: str, out: Path | None) -> None:
+    """Write a text to a file, whole or not at all, or print it where there is none."""
+    from trustq.files import replacing
+
+    if out is None:
+        typer.echo(text)
+        return
+    with replacing(out) as part:
+        part.write_text(text + "\n", encoding="utf-8")
 
 
 @contextmanager

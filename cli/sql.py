@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from .output import write_or_print
+
 _BY_SUFFIX = {".csv": "csv", ".json": "json", ".md": "markdown", ".parquet": "parquet"}
 _FORMATS = ("table", "csv", "json", "markdown", "parquet")
 
@@ -43,7 +45,6 @@ def sql(
     """
     import sys
 
-    from trustq.files import replacing
     from trustq.results import format_result, run_query, save_query
 
     if file is not None:
@@ -70,11 +71,7 @@ def sql(
         save_query(results, query, out, parameters)
     else:
         text = format_result(run_query(results, query, parameters), format)
-        if out is None:
-            typer.echo(text)
-        else:
-            with replacing(out) as part:
-                part.write_text(text + "\n", encoding="utf-8")
+        write_or_print(text, out)
 
 
 def _read(file: Path) -> str:

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from support_extract import draw_images, make_rows
+
+from trustq.manifest import Manifest
 
 # Timings vary on shared machines; correctness tests have no deadline.
 hypothesis.settings.register_profile("trustq", deadline=None)
@@ -25,3 +28,17 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip("needs the real data in ../shared/data, which are not in the repository")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of sixty drawn images, to be read only."""
+    root = tmp_path_factory.mktemp("images")
+    draw_images(root)
+    return root
+
+
+@pytest.fixture
+def manifest(images: Path) -> Manifest:
+    """Rows of the drawn images: 36 train, 12 val, 12 test."""
+    return make_rows(images)

@@ -614,7 +614,11 @@ def test_a_relabelled_cache_fits_the_relabelled_manifest(tmp_path: Path) -> None
     new = make_manifest(columns, classes=cache.classes, root=tmp_path, source="m")
     write_manifest(new, tmp_path / "new.parquet")
     cache = dataclasses.replace(cache, manifest=old.digests)
-    require_same_manifest(relabel_cache(cache, tmp_path / "new.parquet").cache, new)
+    relabelled = relabel_cache(cache, tmp_path / "new.parquet").cache
+    assert relabelled.manifest["labels"] == new.digests["labels"] != old.digests["labels"]
+    require_same_manifest(relabelled, new)
+    with pytest.raises(TrustqError, match="was written from another manifest: its labels"):
+        require_same_manifest(relabelled, old)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 # As `trustq extract` sets it, but here torch is imported before: waiting threads must not spin.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from support_extract import CLASSES, TINY, Heard, draw_images, extract_one, make_rows, tiny
+from support_extract import CLASSES, TINY, Heard, extract_one, make_rows, tiny
 from trustq.cli import app
 
 from trustq.errors import TrustqError
@@ -38,18 +38,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 
 AS_TRAINED = ("extract.trusted=0.1", "rotation=10.0")  # the settings of the fixture `trained`
 FROZEN = ("mode=frozen", "extract.noise=none")
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("images")
-    draw_images(root)
-    return root
-
-
-@pytest.fixture
-def manifest(images: Path) -> Manifest:
-    return make_rows(images)
 
 
 @pytest.fixture(scope="module")

@@ -33,18 +33,6 @@ CROSSFIT = ("mode=crossfit", "crossfit_folds=3", "epochs=1")
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("images")
-    draw_images(root)
-    return root
-
-
-@pytest.fixture
-def manifest(images: Path) -> Manifest:
-    return make_rows(images)
-
-
-@pytest.fixture(scope="module")
 def crossfitted(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     out = tmp_path_factory.mktemp("crossfit")
     return extract_one(make_rows(images), tiny(*CROSSFIT), out)

@@ -13,7 +13,7 @@ import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from support_extract import Heard, draw_images, extract_one, make_rows, tiny
+from support_extract import Heard, extract_one, make_rows, tiny
 
 from trustq.errors import TrustqError
 from trustq.extraction.exposure import rows_of_training
@@ -50,13 +50,6 @@ ONE_STEP = (
     "rotation=0.0",
     "colour_jitter=0.0",
 )
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("images")
-    draw_images(root)
-    return root
 
 
 @pytest.fixture(scope="module")

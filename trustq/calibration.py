@@ -6,6 +6,7 @@ in `labels_used_` which labels it was fitted on. Those of other libraries: `trus
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 
 import numpy as np
 from scipy import optimize
@@ -40,7 +41,7 @@ class DegenerateCalibrationWarning(UserWarning):
     """The fitting rows do not determine a temperature, or only a questionable one."""
 
 
-class Calibrator(BaseEstimator):
+class Calibrator(ABC, BaseEstimator):
     """What all calibrators share: the check of labels and columns, and probabilities from logits.
 
     `accept_noisy` lets labels be used that are known to be noisy.
@@ -61,9 +62,9 @@ class Calibrator(BaseEstimator):
         """
         return np.exp(_log_softmax(self.transform(logits)))
 
+    @abstractmethod
     def transform(self, logits: np.ndarray) -> np.ndarray:
         """Calibrated logits, (n, k)."""
-        raise NotImplementedError(f"{type(self).__name__} must say how it transforms logits.")
 
     def _checked_fit(
         self, logits: np.ndarray, labels: np.ndarray, labels_used: str

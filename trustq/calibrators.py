@@ -7,6 +7,7 @@ to 4 % of rows when tried): report accuracy after them.
 import contextlib
 import io
 import warnings
+from abc import abstractmethod
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -67,8 +68,9 @@ class _OfProbabilities(Calibrator):
         uniform = 1 / probs.shape[1]
         return np.where(sums > 0, probs / np.where(sums > 0, sums, 1.0), uniform)
 
+    @abstractmethod
     def _map(self, logits: np.ndarray) -> np.ndarray:
-        raise NotImplementedError(f"{type(self).__name__} must say how it maps probabilities.")
+        """Probabilities, (n, k), before they are clipped and normed."""
 
 
 class NetcalCalibration(_OfProbabilities):

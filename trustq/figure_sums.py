@@ -4,6 +4,7 @@ The sums of a draw of groups are a sparse matrix (sums x groups) times how often
 drawn. AURC and AUGRC need one sort, and then only how many rows precede each wrong one.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,15 +14,15 @@ from trustq.metrics import ECE_BINS
 from trustq.probabilities import PROBABILITY_FLOOR, _log_odds, _log_softmax
 
 
-class FigureSums:
+class FigureSums(ABC):
     """What is summed over rows, as a sparse matrix (sums, groups), and the figures of the sums."""
 
     matrix: sparse.csr_matrix
     n_figures: int
 
+    @abstractmethod
     def figures(self, sums: np.ndarray) -> np.ndarray:
         """Figures (n_figures, b) of sums (sums, b), one column per draw of groups."""
-        raise NotImplementedError
 
 
 class AreaSums(FigureSums):
