@@ -59,7 +59,17 @@ def test_a_line_of_classes_is_one_class_of_an_arm_and_budget(page: Path) -> None
     table = text[text.index("<h2>Classes</h2>") :]
     head, body = table[: table.index("</table>")].split("<tbody>")
     names = re.findall(r"<button[^>]*>(.*?)</button>", head)
-    assert names[3:] == ["arm", "budget", "class", "recall", "precision", "f1", "auroc", "n"]
+    assert names[3:] == [
+        "refit",
+        "arm",
+        "budget",
+        "class",
+        "recall",
+        "precision",
+        "f1",
+        "auroc",
+        "n",
+    ]
     lines = [re.findall(r"<td>(.*?)</td>", line) for line in body.split("</tr>")[:-1]]
     # Without a purchase, and three arms with two budgets each; over caches and draws.
     places = [tuple(line[3:6]) for line in lines]

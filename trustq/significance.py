@@ -4,7 +4,6 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -159,14 +158,16 @@ def results_seed_tables(
     metrics: Sequence[str] = METRICS,
     split: str = "test",
     stage: str = "calibrated",
+    where: str = "",
 ) -> list[SeedTable]:
     """Final figures of arms in a results folder, one table per arm and setting, first arm first.
 
     A setting is all that was asked but the arm and the seeds; an arm that buys nothing belongs to
-    every budget. Units are draw seeds (figures averaged over backbones) or backbone seeds (averaged
-    over draws), whichever are more. Errors: an arm without figures.
+    every budget. Settings that lack the first arm or have no other are left out. Units are draw
+    seeds (figures averaged over backbones) or backbone seeds (averaged over draws), whichever are
+    more. `where` is a condition on `cells`. Errors: an arm without figures, no setting with two.
     """
-    with connect(results) as connection:
+    with connect(results, where=where) as connection:
         answer = connection.execute(_FIGURES, [split, stage, list(metrics), list(arms)])
         names = [column[0] for column in answer.description or []]
         rows = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
@@ -176,25 +177,47 @@ def results_seed_tables(
                 f"{results} has no final {stage} figures of arm {arm!r} on {split} rows."
             )
     settings = (*MATCHED, "eval_dataset")
-    varying = [name for name in settings if len({row[name] for row in rows}) > 1]
-
-    def setting(row: dict[str, Any]) -> str:
-        return ", ".join(f"{name} {row[name]}" for name in varying)
-
+    by_setting: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        by_setting.setdefault(tuple(row[name] for name in settings), []).append(row)
+    compared = {
+        setting: own
+        for setting, own in by_setting.items()
+        if arms[0] in (found := {row["arm"] for row in own}) and len(found) > 1
+    }
+    if not compared:
+        raise TrustqError(
+            f"No setting in {results} has both {arms[0]!r} and another of the arms, so nothing is "
+            "paired. `trustq export table` shows which setting has which."
+        )
+    told = _told_apart(list(compared))
     tables = []
-    for place, grouped in groupby(sorted(rows, key=setting), key=setting):
-        own = list(grouped)
+    for setting, own in compared.items():
+        place = ", ".join(f"{settings[j]} {setting[j]}" for j in told)
         budgets = sorted({row["budget"] for row in own if row["score"] != "none"}) or [None]
         for budget in budgets:
-            where = ", ".join(filter(None, [place, f"budget {budget}" if len(budgets) > 1 else ""]))
+            named = ", ".join(filter(None, [place, f"budget {budget}" if len(budgets) > 1 else ""]))
             chosen = [row for row in own if row["score"] == "none" or row["budget"] == budget]
             unit = _unit(chosen)
-            for arm in arms:
-                of_arm = [row for row in chosen if row["arm"] == arm]
-                if of_arm:
-                    figures = _by_unit(of_arm, unit)
-                    tables.append(SeedTable(of_arm[0]["arm_title"], where, figures))
+            of_arms = [(arm, [row for row in chosen if row["arm"] == arm]) for arm in arms]
+            if not of_arms[0][1] or not any(found for _, found in of_arms[1:]):
+                continue
+            tables += [
+                SeedTable(found[0]["arm_title"], named, _by_unit(found, unit))
+                for _, found in of_arms
+                if found
+            ]
     return tables
+
+
+def _told_apart(settings: Sequence[tuple[Any, ...]]) -> list[int]:
+    """The first places by which settings differ; those that tell nothing more are left out."""
+    told: list[int] = []
+    for j in range(len(settings[0])):
+        known = {tuple(setting[i] for i in told) for setting in settings}
+        if len({tuple(setting[i] for i in (*told, j)) for setting in settings}) > len(known):
+            told.append(j)
+    return told
 
 
 OVER_SEEDS = "95 % percentile bootstrap over seeds alone"

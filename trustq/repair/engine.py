@@ -26,6 +26,7 @@ from trustq.repair.arms import Arm, parse_arm, round_sizes, with_references
 from trustq.repair.experiment import Experiment, draw_experiment
 from trustq.repair.loop import Loop
 from trustq.repair.record import Recorder
+from trustq.repair.retrained import as_arm, training_columns
 from trustq.repair.rounds import Round
 from trustq.results import committed_keys, join_tables, new_part, part_path, write_part
 from trustq.store import Cache
@@ -276,9 +277,12 @@ def _run_cell(
     rounds = [zero, *loop.rounds(cell.arm, zero, budget=budget)]
     seconds = shared_seconds + time.perf_counter() - started
     recorder = Recorder(experiment.cache.classes)
-    recorder.add_cell(_cell_row(cell, loop, recipe, rounds, shared_key, seconds, budget))
+    row = _cell_row(cell, loop, recipe, rounds, shared_key, seconds, budget)
+    row, note = as_arm(row, experiment.cache)
+    recorder.add_cell(row)
     recorder.add_rounds(cell.key, cell.arm, experiment, rounds, loop.settings)
-    return recorder.tables(), [note for state in rounds for note in state.notes]
+    notes = [note for state in rounds for note in state.notes]
+    return recorder.tables(), notes + ([note] if note else [])
 
 
 def write_samples(cache: Cache, results: Path) -> None:
@@ -420,6 +424,7 @@ def _cell_row(
         "cache": str(cache.path or ""),
         "cache_recipe": str(cache.recipe.get("name", "")),
         "cache_digest": cache.content_digest,
+        **training_columns(cache),
         "backbone": cache.backbone,
         "backbone_seed": cache.backbone_seed,
         "draw_seed": experiment.draw_seed,
@@ -437,7 +442,7 @@ def _cell_row(
         "arm_title": _title(arm, sweep),
         "head": sweep.head,
         "head_settings": json.dumps(_head_settings(sweep), sort_keys=True),
-        "refit": _refit(cache, sweep),
+        "refit": _refit(arm, sweep),
         "calibrator": sweep.calibrator if uses_validation else None,
         "calibration_labels": (
             f"reference labels of {len(validation)} validation rows"
@@ -545,11 +550,11 @@ def _ensemble_settings(sweep: SweepRecipe) -> dict[str, Any]:
     return settings
 
 
-def _refit(cache: Cache, sweep: SweepRecipe) -> str:
-    """What repaired labels were put to: the head, the backbone (`extract --observed`), or none."""
+def _refit(arm: Arm, sweep: SweepRecipe) -> str:
+    """What learnt from the arm's labels; cached logits learnt only from those that were stored."""
     if sweep.head != "backbone":
         return "head"
-    return "backbone" if str(cache.noise.get("spec", "")).startswith("file:") else "none"
+    return "backbone" if arm.score == "none" else "none"
 
 
 def _calibrator_setting(sweep: SweepRecipe) -> dict[str, str]:

@@ -11,6 +11,7 @@ from trustq.errors import TrustqError
 from trustq.files import replacing
 from trustq.report.figure_set import draw_figures
 from trustq.report.main_table import MainTable, Row, main_table
+from trustq.report.refit_order import refit_order_warnings
 from trustq.report.tables import DISCLAIMER
 from trustq.results import Result, connect
 from trustq.results.schema import SETTINGS
@@ -41,10 +42,11 @@ SELECT c.dataset, c.noise, c.head, c.arm_title AS arm, c.budget,
     round(avg(r.hits_total / nullif(r.n_bought_total, 0)), 4) AS hit_rate,
     round(avg(r.noise_left), 4) AS noise_left, count(*) AS cells
 FROM cells c JOIN rounds r ON r.cell = c.key AND r.round = c.n_rounds_done
-WHERE c.score <> 'none' GROUP BY ALL ORDER BY ALL"""
+WHERE c.score <> 'none' AND coalesce(c.origin_digest, c.cache_digest) = c.cache_digest
+GROUP BY ALL ORDER BY ALL"""
 _PAIRED = f"""
-SELECT dataset, noise, head, arm_title AS arm, baseline_title AS against, budget, metric, unit, n,
-    round(mean_difference, 4) AS difference, round(sd, 4) AS sd, sign_flip_p AS p,
+SELECT dataset, noise, head, refit, arm_title AS arm, baseline_title AS against, budget, metric,
+    unit, n, round(mean_difference, 4) AS difference, round(sd, 4) AS sd, sign_flip_p AS p,
     sign_flip_floor AS floor, array_to_string(differs, ', ') AS differs
 FROM paired
 WHERE baseline IN ('none', 'random') AND arm <> 'none' AND metric IN ('accuracy', 'macro_f1')
@@ -58,7 +60,7 @@ _BY_CLASS = ", ".join(
 )
 _CLASSES = f"""
 SELECT * EXCLUDE (setting) FROM (
-    SELECT dataset, noise, head, arm_title AS arm, budget, class_name AS class, {_BY_CLASS},
+    SELECT dataset, noise, head, refit, arm_title AS arm, budget, class_name AS class, {_BY_CLASS},
         max(n) AS n, hash({", ".join(SETTINGS)}) AS setting
     FROM seeds
     WHERE is_final AND class_name IS NOT NULL AND slice_name IS NULL
@@ -153,7 +155,7 @@ def write_report(results: Path, path: Path) -> None:
 
 def _warnings(connection: Any) -> list[str]:
     n_all = connection.execute("SELECT count(*) FROM cells").fetchone()[0]
-    found = []
+    found = refit_order_warnings(connection)
     for condition, said in _WARNINGS:
         n = connection.execute(f"SELECT count(*) FROM cells WHERE {condition}").fetchone()[0]
         if n:
