@@ -64,8 +64,8 @@ def draw_figures(
     One set per data set, noise, head and so on: what differs in more than arm, budget and seeds is
     never in one figure. Files are named for what tells the sets apart, `linear__reliability.png`.
     `keys` keeps to some cells, and so does `where`, a condition on `cells`. Returns the files, PNG
-    and SVG of each. A figure that needs what was not run (two budgets, two arms, calibration) is
-    left out. Raises `TrustqError` for a folder without cells.
+    and SVG of each. A figure that needs what was not run (a purchase, two budgets, two arms,
+    calibration) is left out. Raises `TrustqError` for a folder without cells.
     """
     with connect(results, where=where) as connection:
         rows = connection.execute(_CELLS).fetchall()
@@ -120,7 +120,7 @@ def _draw_set(results: Path, keys: list[str], folder: Path, prefix: str, metric:
         return []
     figures: list[tuple[str, Any]] = []
     drawn: list[Path] = []
-    for suffix in SUFFIXES:
+    for suffix in SUFFIXES if budgets else ():
         path = folder / f"{prefix}repair_curve{suffix}"
         repair_curve_figure(results, of_largest, path, metric=metric, split=split)
         drawn.append(path)
