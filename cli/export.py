@@ -41,6 +41,9 @@ def significance(
     arms: Annotated[
         str | None, typer.Option(help="Arms of --results, the compared one first: a,b,c.")
     ] = None,
+    by: Annotated[
+        str, typer.Option(help="Compare values of this column of cells instead: head, ...")
+    ] = "arm",
     split: Annotated[str, typer.Option(help="Evaluated rows of --results.")] = "test",
     stage: Annotated[str, typer.Option(help="calibrated or uncalibrated.")] = "calibrated",
     format: Annotated[str, typer.Option(help="markdown, csv or latex.")] = "markdown",
@@ -54,6 +57,8 @@ def significance(
     Intervals are over seeds alone; trustq compare --arms crosses them with groups.
 
     Example: trustq export significance Repair=repair.csv None=no-repair.csv
+
+    Example: trustq export significance --by head --arms xgboost,linear --where "budget = '64'"
     """
     from dataclasses import asdict
 
@@ -83,7 +88,7 @@ def significance(
     elif arms:
         names, wanted = [name.strip() for name in arms.split(",")], wanted or list(METRICS)
         read = results_seed_tables(
-            results, arms=names, metrics=wanted, split=split, stage=stage, where=where
+            results, arms=names, by=by, metrics=wanted, split=split, stage=stage, where=where
         )
     else:
         raise TrustqError(
