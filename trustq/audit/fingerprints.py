@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trustq.colour import as_rgb
 from trustq.errors import TrustqError
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _fingerprint(path: Path) -> tuple[str, np.ndarray, np.ndarray]:
         data = Path(path).read_bytes()
         with images.open(io.BytesIO(data)) as image:
             image.draft("RGB", (2 * _THUMB, 2 * _THUMB))  # a large JPEG is decoded smaller
-            colour = image.convert("RGB")
+            colour = as_rgb(image)
     except OSError as error:
         raise TrustqError(f"{path} could not be read as an image ({error}).") from error
     return hashlib.sha256(data).hexdigest(), _hashes(colour), _spectrum(colour)
