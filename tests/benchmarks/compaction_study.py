@@ -1,13 +1,13 @@
 """kill -9 at random moments of a compaction: are all rows there, and does a later one go through?
 
 A results folder of many parts is copied for each trial. A child compacts the copy and is killed at
-a uniformly random moment of the time that an undisturbed compaction takes or, every other time, of
-its end: from the first byte of the merged cells, written last, over the renames and the record to
-the last rename. A child that ended before its moment does not count. Then every view must have the
-rows of the undisturbed folder, again after a second compaction and again after `clean`, which must
-leave nothing that belongs to no cell.
+a uniformly random moment: in turn of the time that an undisturbed compaction takes, of the time
+from the first byte of the merged cells, written last, and of that from their rename, over the
+record that commits them to its own rename. A child that ended before its moment does not count.
+Then every view must have the rows of the undisturbed folder, again after a second compaction and
+again after `clean`, which must leave nothing that belongs to no cell.
 
-Run: python tests/benchmarks/compaction_study.py [--trials 40] [--parts 200]
+Run: python tests/benchmarks/compaction_study.py [--trials 60] [--parts 200]
 """
 
 import argparse
@@ -88,23 +88,28 @@ def start(folder: Path) -> multiprocessing.process.BaseProcess:
     return child
 
 
-def wait_for_cells(child: multiprocessing.process.BaseProcess, folder: Path) -> None:
-    """Until the merged cells are being written; a glob of an empty pattern costs 20 us."""
-    while child.is_alive() and not any((folder / "cells").glob("*compact-*")):
+# Files that say how far the child is: begun, merged cells being written, and in their place.
+MOMENTS = ("", "*compact-*", "compact-*")
+
+
+def wait_for(pattern: str, child: multiprocessing.process.BaseProcess, folder: Path) -> None:
+    """Until there are merged cells of a name, or the child has ended."""
+    while pattern and child.is_alive() and not any((folder / "cells").glob(pattern)):
         pass
 
 
-def measured(folder: Path, copy: Path) -> tuple[float, float]:
-    """Seconds of an undisturbed compaction, and of its end."""
+def measured(folder: Path, copy: Path) -> list[float]:
+    """Seconds from each of `MOMENTS` to the end of an undisturbed compaction."""
     shutil.copytree(folder, copy)
     child = start(copy)
-    started = time.perf_counter()
-    wait_for_cells(child, copy)
-    at_cells = time.perf_counter()
+    times = []
+    for pattern in MOMENTS:
+        wait_for(pattern, child, copy)
+        times.append(time.perf_counter())
     child.join()
     ended = time.perf_counter()
     shutil.rmtree(copy)
-    return ended - started, ended - at_cells
+    return [ended - begun for begun in times]
 
 
 def stage_of(folder: Path) -> str:
@@ -132,7 +137,7 @@ def strangers(folder: Path) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--parts", type=int, default=200)
     asked = parser.parse_args()
     rng = np.random.default_rng(0)
@@ -143,18 +148,16 @@ def main() -> None:
         write_parts(root / "whole", asked.parts)
         expected = view_digests(root / "whole")
         times = [measured(root / "whole", root / "timed") for _ in range(3)]
-        seconds, end = (max(column) for column in zip(*times, strict=True))
+        seconds = [max(column) for column in zip(*times, strict=True)]
         killed = trial = 0
         while killed < asked.trials:
             trial += 1
             copy = root / f"trial{trial}"
             shutil.copytree(root / "whole", copy)
             child = start(copy)
-            if trial % 2:
-                time.sleep(rng.uniform(0, seconds))
-            else:
-                wait_for_cells(child, copy)
-                time.sleep(rng.uniform(0, end))
+            moment = trial % len(MOMENTS)
+            wait_for(MOMENTS[moment], child, copy)
+            time.sleep(rng.uniform(0, seconds[moment]))
             if child.pid and child.is_alive():
                 os.kill(child.pid, signal.SIGKILL)
             child.join()
@@ -170,7 +173,11 @@ def main() -> None:
                 is_whole = view_digests(copy) == expected and not strangers(copy)
                 equal["after clean, nothing else left"] += is_whole
             shutil.rmtree(copy)
-    print(f"{asked.parts} parts, compacted in {seconds:.2f} s, of which the end {end:.3f} s.\n")
+    whole, cells, renamed = seconds
+    print(
+        f"{asked.parts} parts, compacted in {whole:.2f} s, of which {cells:.3f} s from the cells' "
+        f"first byte and {renamed:.4f} s from their rename.\n"
+    )
     print("| killed at work | " + " | ".join(f"rows equal {when}" for when in equal) + " |")
     print("|---" * (1 + len(equal)) + "|")
     print(f"| {killed} | " + " | ".join(map(str, equal.values())) + " |\n")
