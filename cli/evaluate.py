@@ -31,6 +31,13 @@ def evaluate(
     meta: Annotated[
         list[Path] | None, typer.Option(help="Table to join by id; may be given again.")
     ] = None,
+    external: Annotated[
+        list[Path] | None,
+        typer.Option(help="Predictions of other data by the same model; may be given again."),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Column that labels are from, e.g. of --meta.")
+    ] = None,
     conditions: Annotated[
         str | None,
         typer.Option(help="More probability arrays of the npz, or views of the cache: a,b or all."),
@@ -61,10 +68,12 @@ def evaluate(
 
     Example: trustq evaluate predictions.npz --calibrate cv:5 --out evaluation/
     """
+    from dataclasses import replace
+
     from trustq.errors import TrustqError
     from trustq.evaluate import evaluate as run
     from trustq.noise import parse_noise
-    from trustq.predictions import read_predictions
+    from trustq.predictions import Predictions, read_predictions
     from trustq.report.evaluation import evaluation_page, write_evaluation
     from trustq.report.text import to_json
 
@@ -93,10 +102,17 @@ def evaluate(
         meta=meta or [],
         conditions=_listed(conditions),
         normalise=normalize,
+        target=target,
     )
-    other = None
-    if calibrate_on is not None:
-        other = read_predictions(calibrate_on, names=names, meta=meta or [], normalise=normalize)
+
+    def read(path: Path) -> Predictions:
+        return read_predictions(
+            path, names=names, meta=meta or [], normalise=normalize, target=target
+        )
+
+    other = None if calibrate_on is None else read(calibrate_on)
+    # By their whole path: caches of one seed have one name.
+    others = [replace(read(path), source=str(path)) for path in external or []]
     matrix = None if noise is None else parse_noise(noise, classes=predictions.classes).matrix
     found = run(
         predictions,
@@ -108,6 +124,7 @@ def evaluate(
         positive=_listed(positive),
         slices=wanted,
         ages=ages,
+        externals=others,
         seed=seed,
         replicates=replicates,
     )

@@ -30,6 +30,14 @@ def print_repair_table(table: Any) -> None:
     """Print a table of arms with its caption above and its warnings below."""
     typer.echo(table.caption)
     print_table(table.rows)
+    if table.shift:
+        from trustq.external import STAGES
+
+        typer.echo("\nExternal sets under shift")
+        print_table(table.shift)
+        for stage, meaning in STAGES.items():
+            typer.echo(f"{stage}: {meaning}.")
+        typer.echo()
     typer.echo(table.footer)
 
 

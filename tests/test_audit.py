@@ -345,6 +345,12 @@ def test_neighbours_of_the_same_group_do_not_count():
     distance[groups[:, None] == groups] = np.inf
     expected = np.sort(distance, axis=1)[:, :5]
     np.testing.assert_allclose(found.distances, expected, atol=1e-5)
+    some = np.array([7, 3, 41])
+    of_some = nearest(features, groups, rows=some, k=5)
+    assert np.array_equal(of_some.rows, found.rows[some])
+    # Equally far rows come by their position.
+    corners = np.array([[1.0], [0.0], [2.0], [0.0]], dtype=np.float32)
+    assert nearest(corners, np.arange(4), rows=np.array([0]), k=3).rows.tolist() == [[1, 2, 3]]
 
 
 def test_what_is_like_nothing_else_is_an_outlier():
@@ -471,17 +477,20 @@ def test_without_answers_nothing_is_changed(folder):
     [
         (
             "sample_id,answer\ns1,a\n",
-            "{path} lacks label; answers have sample_id,label: the expert's label, or a blank "
-            "where there is no answer.",
+            "{path} has the columns sample_id, answer; expected sample_id and label.",
         ),
         (
-            "sample_id,label\ns1,a\ns1,b\n",
-            "{path}: sample_id 's1' is there twice; give one answer each.",
+            "sample_id,label\ns1,melanoma\ns1,naevus\n",
+            "{path}: sample_id 's1' is answered 2 times; give one answer each.",
         ),
         (
             "sample_id,label\ns1,melanom\n",
-            "{path}: the answer 'melanom' for s1 is no class (did you mean 'melanoma'?); there are "
-            "melanoma, naevus.",
+            "{path}, row 2: 'melanom' is no class (did you mean 'melanoma'?); there are melanoma, "
+            "naevus.",
+        ),
+        (
+            "sample_id,label\ns1,\n",
+            "{path} holds no row with a label in its column label: fill it in, or leave it out.",
         ),
     ],
 )

@@ -195,6 +195,18 @@ def test_the_estimated_matrix_is_row_stochastic_and_near_the_true_one():
     )
 
 
+def test_the_estimated_matrix_is_that_of_cleanlabs_joint():
+    from cleanlab.count import compute_confident_joint
+
+    rng = np.random.default_rng(0)
+    for k in (2, 5, 9):
+        probs = rng.dirichlet(np.ones(k), 300)
+        observed = np.array([*range(k), *(rng.choice(k, p=row) for row in probs[k:])])
+        joint = np.asarray(compute_confident_joint(observed, probs), dtype=float).T
+        expected = joint / joint.sum(axis=1, keepdims=True)
+        assert np.array_equal(estimate_noise_matrix(observed, probs), expected)
+
+
 def test_the_table_of_the_definitions_is_reproduced_on_public_predictions(shared_data):
     with np.load(shared_data / "predictions_cifar" / "wideresnet-16-4-cifar-10.npz") as stored:
         labels, logits = stored["ground_truth"], logits_from_probs(stored["predictions"])

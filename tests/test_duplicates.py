@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from trustq.audit.close_pairs import hash_pairs, standing_out
 from trustq.audit.duplicates import audit_duplicates, write_audit
-from trustq.audit.fingerprints import VIEWS, WORDS, fingerprint_images
+from trustq.audit.fingerprints import HASH_SIDE, VIEWS, WORDS, fingerprint_images
 from trustq.datasets import prepare
 from trustq.errors import TrustqError
 from trustq.manifest import read_manifest
@@ -43,6 +43,28 @@ def blotch(seed, size=(160, 120)):
     blob = np.exp(-((across - centre[0]) ** 2 + (down - centre[1]) ** 2) / rng.uniform(200, 900))
     values = 170 + 40 * sum(fields) - 110 * blob[..., None] * rng.uniform(0.6, 1, 3)
     return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+
+
+def test_hashes_are_imagehashs_of_every_view_bit_for_bit(tmp_path):
+    from imagehash import phash
+
+    noise = np.random.default_rng(0).integers(0, 256, (70, 40, 3), dtype=np.uint8)
+    ramp = np.tile(np.arange(200, dtype=np.uint8), (150, 1))
+    images = [blotch(seed) for seed in range(4)]
+    images += [blotch(4, (300, 90)), Image.fromarray(noise), Image.fromarray(ramp)]
+    images += [Image.new("RGB", (90, 60), colour) for colour in ("white", "black", "red")]
+    for number, image in enumerate(images):
+        image.save(tmp_path / f"{number}.png")
+    found = fingerprint_images([tmp_path / f"{n}.png" for n in range(len(images))]).hashes
+    for image, hashes in zip(images, found, strict=True):
+        grey = image.convert("RGB").convert("L")
+        grey.thumbnail((128, 128), Image.Resampling.BOX)
+        width, height = grey.size
+        for (left, top, right, bottom), own in zip(VIEWS, hashes, strict=True):
+            box = (left * width, top * height, right * width, bottom * height)
+            view = grey.resize((64, 64), Image.Resampling.LANCZOS, box=box)
+            bits = phash(view, hash_size=HASH_SIDE).hash
+            assert np.array_equal(np.packbits(bits.ravel()).view(np.uint64), own)
 
 
 def part_of(image, left, top, right, bottom):

@@ -11,6 +11,7 @@ from support_cli import invoke
 from trustq.compare import NO_SIGN_FLIP, compare_models
 from trustq.errors import TrustqError
 from trustq.evaluate import evaluate
+from trustq.external import STAGES, shift_figures
 from trustq.metrics import summarise
 from trustq.predictions import Predictions, read_predictions
 from trustq.probabilities import softmax
@@ -370,3 +371,125 @@ def test_public_predictions_are_joined_to_lesions_and_skin_tone(shared_data):
     (pair,) = compare_models(models, replicates=50).pairs
     assert pair.figures["accuracy"].a == pytest.approx(0.590, abs=5e-4)
     assert pair.figures["accuracy"].b == pytest.approx(0.668, abs=1e-3)
+
+
+def outside(seed=7, **fields):
+    ids = np.array([f"o{i}" for i in range(300)])
+    return simulated(seed=seed, source="o.npz", sample_ids=ids, split=None, **fields)
+
+
+def test_external_rows_are_judged_with_what_was_fitted_inside():
+    rows, other = simulated(), outside()
+    # Another order of classes: they are matched by name.
+    turned = replace(
+        other, classes=("c", "b", "a"), labels=2 - other.labels, logits=other.logits[:, ::-1]
+    )
+    found = evaluate(rows, externals=[turned], replicates=20)
+    report = found.report["external"]["o.npz"]
+    assert list(report["stages"]) == ["uncalibrated", "calibrated", *STAGES]
+    scaled = other.logits / found.report["calibrator"]["temperature"]
+    expected = {
+        "uncalibrated": summarise(other.labels, logits=other.logits).figures,
+        "calibrated": summarise(other.labels, logits=scaled).figures,
+    }
+    val = rows.split == "val"
+    expected |= shift_figures(
+        other.labels,
+        softmax(scaled),
+        logits=other.logits,
+        inside_labels=rows.labels[val],
+        inside_calibrated=softmax(rows.logits[val] / found.report["calibrator"]["temperature"]),
+    ).stages
+    for stage, figures in expected.items():
+        assert report["stages"][stage] == pytest.approx(figures), stage
+    assert report["oracle_temperature"] == pytest.approx(3, rel=0.4)
+    page = evaluation_page(found)
+    assert "External o.npz: 300 rows" in page and "oracle_temperature: a temperature fitted" in page
+
+
+def test_cross_fitted_rows_and_stored_probabilities_judge_external_rows_too():
+    rows, other = simulated(split=None), outside()
+    kept = other.labels != 1
+    few = replace(other.take(np.flatnonzero(kept)), logits=None, probs=softmax(other.logits)[kept])
+    report = evaluate(rows, folds=5, externals=[few], replicates=20).report["external"]["o.npz"]
+    assert list(report["stages"]) == ["uncalibrated", "calibrated", *STAGES]
+    assert report["absent"] == ["b"] and report["recall"]["b"] is None
+    assert sum(report["frequencies"]["bbse"].values()) == pytest.approx(1)
+    # Without a calibrator there is nothing to take outside.
+    plain = evaluate(rows, externals=[few], replicates=20).report["external"]["o.npz"]
+    assert list(plain["stages"]) == ["uncalibrated"] and plain["absent"] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"classes": ("a", "b", "d")},
+            "o.npz has the classes a, b, d and p.npz a, b, c: external rows go through the same "
+            "model.",
+        ),
+        (
+            {"sample_ids": np.array([f"s{i}" if i == 4 else f"o{i}" for i in range(300)])},
+            "1 of 300 rows of o.npz are rows of p.npz too, e.g. s4, so they are no external test. "
+            "Leave them out.",
+        ),
+    ],
+)
+def test_external_rows_that_are_none_are_refused(change, message):
+    with pytest.raises(TrustqError) as error:
+        evaluate(simulated(), externals=[replace(outside(), **change)], replicates=10)
+    assert str(error.value) == message
+    with pytest.raises(TrustqError) as error:
+        evaluate(simulated(), externals=[outside(), outside(seed=8)], replicates=10)
+    assert str(error.value) == "Two external files are called o.npz; rename one."
+
+
+def test_a_target_is_a_column_whose_values_are_the_classes(tmp_path):
+    rows, other = simulated(), outside()
+    path, second = save(tmp_path / "p.npz", rows), tmp_path / "o.npz"
+    np.savez(second, labels=other.labels, logits=other.logits, sample_ids=other.sample_ids)
+    meta = tmp_path / "m.csv"
+    with open(meta, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["sample_id", "checked", "malignant"])
+        for i, (name, label) in enumerate(zip(rows.sample_ids, rows.labels, strict=True)):
+            writer.writerow([name, "" if i == 1 else "abc"[(label + (i == 2)) % 3], "benign"])
+    given = [path, "--meta", meta, "--replicates", 10]
+    plain = json.loads(invoke("evaluate", [*given, "--json"]).stdout)
+    found = json.loads(invoke("evaluate", [*given, "--target", "checked", "--json"]).stdout)
+    assert (plain["n"], found["n"]) == (200, 199)
+    assert "1 rows without checked were left out" in found["notes"]
+    # One label is another one now, of a row that counts.
+    right = [report["uncalibrated"]["figures"]["accuracy"]["value"] for report in (plain, found)]
+    assert 200 * right[0] != 199 * right[1]
+    refused = {
+        "malignant": f"{path}: malignant is benign, and the probabilities are of a, b, c. A target "
+        "needs a model of its classes: label a manifest by it (trustq data target M.parquet "
+        "--column malignant --out T.parquet), extract that and evaluate its cache.",
+        "colour": f"{path} has no colour for the target; it has labels, logits, sample_ids, "
+        "groups, split, classes, sample_id, checked, malignant.",
+    }
+    for target, message in refused.items():
+        assert str(invoke("evaluate", [*given, "--target", target]).exception) == message
+    lacking = ["--meta", meta, "--target", "checked"]
+    np.savez(second, labels=rows.labels, logits=rows.logits, sample_ids=rows.sample_ids)
+    assert str(invoke("evaluate", [second, *lacking]).exception) == (
+        f"{second} does not name the classes of its probabilities, so which of them a, b, c of "
+        "checked are is not known: name them in their order (--classes a,b,c)."
+    )
+    named = [second, *lacking, "--classes", "a,b,c", "--replicates", 10]
+    assert invoke("evaluate", named).exit_code == 0
+
+
+def test_the_command_takes_any_number_of_external_files(tmp_path):
+    path = save(tmp_path / "p.npz", simulated())
+    others = []
+    for seed in (7, 8):
+        (tmp_path / str(seed)).mkdir()
+        rows = outside(seed=seed)
+        given = {"labels": rows.labels, "logits": rows.logits, "sample_ids": rows.sample_ids}
+        others.append(tmp_path / str(seed) / "o.npz")
+        np.savez(others[-1], classes=rows.classes, **given)
+    options = [part for other in others for part in ("--external", other)]
+    answer = invoke("evaluate", [path, *options, "--replicates", 10, "--json"])
+    assert list(json.loads(answer.stdout)["external"]) == [str(other) for other in others]

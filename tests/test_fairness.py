@@ -4,11 +4,14 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from trustq.audit.fingerprints import fingerprint_images
 from trustq.class_metrics import equalised_odds_gaps
 from trustq.errors import TrustqError
 from trustq.fairness import gap_intervals
-from trustq.measure import MEASURES, image_measures, ita_group
+from trustq.manifest import make_manifest
+from trustq.measure import MEASURES, image_measures, ita_group, measured
 from trustq.slices import age_bands, slice_names
 
 
@@ -114,6 +117,24 @@ def test_an_image_without_colour_has_no_skin_tone():
     ramp = np.repeat(np.arange(240, dtype=np.uint8)[None], 40, axis=0)
     ita = image_measures(np.stack([ramp] * 3, axis=2))["ita"]
     assert np.isnan(ita) and ita_group(ita) is None
+
+
+@pytest.mark.parametrize("ending", ["png", "tiff"])
+def test_sixteen_bits_are_measured_as_eight(tmp_path, ending):
+    grey = np.random.default_rng(0).integers(0, 256, (30, 40), dtype=np.uint8)
+    for depth, pixels in (("8", grey), ("16", grey.astype(np.uint16) * 257)):
+        Image.fromarray(pixels).save(tmp_path / f"{depth}.{ending}")
+    rows = {name: np.array(["x", "y"], object) for name in ("sample_id", "group_id", "label")}
+    rows["path"] = np.array([f"8.{ending}", f"16.{ending}"], object)
+    rows |= {name: np.array(["d", "d"], object) for name in ("dataset", "domain")}
+    rows["split"] = np.array(["train", "train"], object)
+    made = make_manifest(rows, classes=("x", "y"), root=tmp_path, source="m")
+    columns = measured(made).columns
+    for name in MEASURES:
+        np.testing.assert_array_equal(*columns[name])
+    assert columns["mean_grey"][1] == pytest.approx(grey.mean(), rel=1e-5)
+    prints = fingerprint_images([made.image_path(row) for row in range(2)])
+    assert (prints.hashes[0] == prints.hashes[1]).all()
 
 
 def test_a_single_lesion_gives_no_interval_of_a_gap():

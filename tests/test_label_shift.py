@@ -1,19 +1,27 @@
 """Label shift: known class frequencies are recovered, and figures corrected for them."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from support import make_cache
 
 from trustq.errors import TrustqError
-from trustq.external import external_report
+from trustq.external import STAGES, shift_figures
 from trustq.label_shift import (
     bbse_frequencies,
     corrected_probs,
     em_frequencies,
     reweighted_figures,
 )
-from trustq.metrics import expected_calibration_error
+from trustq.metrics import expected_calibration_error, summarise
+from trustq.probabilities import softmax
+from trustq.recipes import load_recipe
+from trustq.repair import repair
+from trustq.report import repair_table
+from trustq.report.page import write_report
+from trustq.results import run_query
 
 INSIDE = np.array([0.6, 0.3, 0.1])
 OUTSIDE = np.array([0.2, 0.2, 0.6])
@@ -111,33 +119,135 @@ def test_what_cannot_be_estimated_is_refused():
         em_frequencies(probs, np.array([0.5, 0.6]))
 
 
-def test_an_external_report_parts_changed_frequencies_from_changed_images():
+@pytest.mark.parametrize("k", [2, 5, 11])
+def test_newton_ends_where_expectation_maximisation_does(k):
+    rng = np.random.default_rng(k)
+    inside = rng.dirichlet(np.ones(k))
+    inside[0] = 0.0
+    inside /= inside.sum()
+    for scale in (0.3, 3.0, 30.0):  # the last has probabilities of 0 and 1
+        logits = scale * rng.standard_normal((150, k))
+        probs = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probs /= probs.sum(axis=1, keepdims=True)
+        ratio = probs[:, 1:] / inside[1:]
+        ratio = ratio[ratio.sum(axis=1) > 0]
+        slow = inside[1:].copy()
+        for _ in range(4_000):
+            slow *= (ratio / (ratio @ slow)[:, None]).mean(axis=0)
+        found = em_frequencies(probs, inside)
+        assert found[0] == 0 and found.sum() == pytest.approx(1)
+        likelihood = [float(np.log(ratio @ f).mean()) for f in (found[1:], slow)]
+        assert likelihood[0] >= likelihood[1] - 1e-12
+        if scale < 30:  # there the maximum is one point
+            assert found[1:] == pytest.approx(slow, abs=1e-4)
+
+
+def test_shift_figures_part_changed_frequencies_from_changed_images():
     labels, probs = simulated(INSIDE, 8_000, 6)
     outside, outside_probs = simulated(OUTSIDE, 8_000, 7)
-    classes = ("a", "b", "c")
-    given = {
-        "validation_labels": labels,
-        "validation_logits": np.log(probs),
-        "frequencies": INSIDE,
-        "classes": classes,
-    }
-    found = external_report(outside, np.log(outside_probs), **given)
-    plain, em = found.stages["internal_temperature"], found.stages["em"]
-    assert em["accuracy"] > plain["accuracy"] + 0.1 and em["ece"] < plain["ece"] / 3
-    inside = (probs.argmax(axis=1) == labels).mean()
+    inside = {"inside_labels": labels, "inside_calibrated": probs}
+    found = shift_figures(outside, outside_probs, logits=np.log(outside_probs), **inside)
+    assert list(found.stages) == list(STAGES)
+    plain = summarise(outside, probs=outside_probs).figures
+    for stage in ("em_corrected", "bbse_corrected"):
+        assert found.stages[stage]["accuracy"] > plain["accuracy"] + 0.1
+        assert found.stages[stage]["ece"] < plain["ece"] / 3
+    right = (probs.argmax(axis=1) == labels).mean()
     # Only the frequencies changed: at those of inside nothing is lost.
-    assert found.stages["reweighted"]["accuracy"] == pytest.approx(inside, abs=0.02)
+    assert found.stages["reweighted"]["accuracy"] == pytest.approx(right, abs=0.02)
     assert found.frequencies["em"] == pytest.approx(OUTSIDE, abs=0.03)
-    assert found.temperatures["internal"] == pytest.approx(1.0, abs=0.05)
     # Blurred logits stand for other images: what is lost stays lost.
     rng = np.random.default_rng(8)
     blurred = np.log(outside_probs) + 2 * rng.standard_normal(outside_probs.shape)
-    shifted = external_report(outside, blurred, **given)
-    assert shifted.stages["reweighted"]["accuracy"] < inside - 0.05
-    assert shifted.temperatures["external"] > 1.5
-    some = outside != 1
-    few = external_report(outside[some], np.log(outside_probs[some]), **given)
-    assert few.absent == ("b",) and few.recall["b"] is None
+    shifted = shift_figures(outside, softmax(blurred), logits=blurred, **inside)
+    assert shifted.stages["reweighted"]["accuracy"] < right - 0.05
+    assert shifted.temperature > 1.5
+    bound = shifted.stages["oracle_temperature"]["nll"]
+    assert bound < summarise(outside, logits=blurred).figures["nll"]
+
+
+def test_what_shift_figures_cannot_have_is_left_out_and_said():
+    labels, probs = simulated(INSIDE, 500, 6)
+    outside, outside_probs = simulated(OUTSIDE, 500, 7)
+    some, few = labels != 2, outside == 2
+    found = shift_figures(
+        outside[few],
+        outside_probs[few],
+        logits=np.log(outside_probs[few]),
+        inside_labels=labels[some],
+        inside_calibrated=probs[some],
+    )
+    assert found.absent == (0, 1)
+    assert list(found.stages) == ["oracle_temperature", "em_corrected"]
+    assert found.notes == (
+        "oracle_temperature: every fitting row has label 2 (T = 6.43489, 308 rows).",
+        "bbse_corrected is left out. The inside rows must have every class of the 3 and the "
+        "outside probabilities 3 columns; found no row of class 2 and 3 columns.",
+        "reweighted is left out: no outside row is of a class that is inside.",
+    )
+
+
+def test_a_repair_records_what_shift_does_to_its_external_sets(tmp_path):
+    network = {"weights_digest": "w"}
+    cache = replace(make_cache(n=400), **network)
+    split = np.array(["external"] * 300)
+    same = replace(make_cache(n=300, seed=9, dataset="same", split=split), **network)
+    kept = np.flatnonzero(same.label != 1)
+    rows = ("sample_id", "group_id", "label", "split", "features", "seen", "observed", "trusted")
+    few = {name: getattr(same, name)[kept] for name in rows}
+    few["sample_id"] = np.char.add("few", few["sample_id"])
+    lacking = replace(same, dataset="lacking", content_digest="other", logits=None, **few)
+    settings = ["arms=none,random", "budgets=20", "rounds=2", "references=false"]
+    recipe = load_recipe(settings=["sweep.noise=symmetric:0.2", "regularisation=0.1", *settings])
+    run = repair([cache], recipe=recipe, results=tmp_path, externals=[same, lacking])
+    assert [note for note in run.notes if note.startswith("lacking")] == [
+        "lacking: no row is b; figures over classes are of the others (macro-F1 also of those "
+        "that are predicted)."
+    ]
+    sql = """SELECT arm, eval_dataset, stage, count(*), bool_and(is_final)
+        FROM figures WHERE split = 'external' AND class_name IS NULL AND stage NOT LIKE '%calib%'
+        GROUP BY ALL ORDER BY ALL"""
+    expected = [
+        (arm, data, stage, 4 if stage == "reweighted" else 12, True)
+        for arm in ("none", "random")
+        for data in ("lacking", "same")
+        for stage in sorted(STAGES)
+    ]
+    assert run_query(tmp_path, sql).rows == expected
+    # Elsewhere, and in the rounds before the last, nothing but the plain figures.
+    sql = """SELECT DISTINCT stage FROM metrics WHERE split <> 'external' OR NOT is_final
+        ORDER BY stage"""
+    assert run_query(tmp_path, sql).rows == [("calibrated",), ("uncalibrated",)]
+    # What is recorded is what the function says of the stored predictions.
+    sql = """SELECT split, stage, label, probabilities, logits FROM predictions JOIN cells
+        ON key = cell WHERE arm = 'random' AND eval_dataset IN ('same', dataset)
+        ORDER BY sample_id"""
+    stored = run_query(tmp_path, sql).rows
+
+    def of(split, stage, column):
+        own = [row[column] for row in stored if row[:2] == (split, stage)]
+        return np.array(["abc".index(x) for x in own] if column == 2 else own)
+
+    found = shift_figures(
+        of("external", "calibrated", 2),
+        of("external", "calibrated", 3),
+        logits=of("external", "uncalibrated", 4),
+        inside_labels=of("val", "calibrated", 2),
+        inside_calibrated=of("val", "calibrated", 3),
+    )
+    sql = """SELECT stage, metric, figure FROM figures WHERE arm = 'random'
+        AND eval_dataset = 'same' AND class_name IS NULL AND stage NOT LIKE '%calib%'"""
+    recorded = {row[:2]: row[2] for row in run_query(tmp_path, sql).rows}
+    assert recorded == pytest.approx(
+        {(stage, name): v for stage, own in found.stages.items() for name, v in own.items()}
+    )
+    # The table that a repair prints shows them of the first arm.
+    table = repair_table(tmp_path, run.keys)
+    assert [row["stage"] for row in table.shift[:6]] == ["uncalibrated", "calibrated", *STAGES]
+    assert {row["arm"] for row in table.shift} == {"no repair"}
+    write_report(tmp_path, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "External sets under shift" in page and "<td>oracle_temperature</td>" in page
 
 
 def test_weighted_rows_fall_into_the_same_bins_as_copied_ones():

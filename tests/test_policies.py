@@ -338,7 +338,10 @@ def test_only_answered_rows_are_repaired(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("id,label\n1,a\n", "{} has the columns id, label; expected sample_id and label."),
-        ("sample_id,label\n1,\n", "{} holds no row with a label in its column label."),
+        (
+            "sample_id,label\n1,\n",
+            "{} holds no row with a label in its column label: fill it in, or leave it out.",
+        ),
         (
             "sample_id,label\ns0000,aa\n",
             "{}, row 2: 'aa' is no class (did you mean 'a'?); there are a, b, c.",

@@ -223,8 +223,8 @@ class NoiseAwareTemperature(Calibrator):
 def estimate_noise_matrix(observed: np.ndarray, probs: np.ndarray) -> np.ndarray:
     """Row-stochastic matrix, true to observed class, estimated from out-of-sample probabilities.
 
-    `observed` is (n,), `probs` (n, k), of models that did not see the rows. Counts the confident
-    joint of cleanlab and divides its rows. A class that no row is confidently of keeps its labels.
+    `observed` is (n,), `probs` (n, k), of models that did not see the rows. Divides the rows of the
+    confident joint, which is cleanlab's. A class that no row is confidently of keeps its labels.
     Northcutt, Jiang and Chuang (2021).
 
     >>> rng = np.random.default_rng(0)
@@ -234,7 +234,7 @@ def estimate_noise_matrix(observed: np.ndarray, probs: np.ndarray) -> np.ndarray
     array([[0.7, 0.3],
            [0.1, 0.9]])
     """
-    from cleanlab.count import compute_confident_joint
+    from trustq.scoring.confident import confident_joint
 
     probs = checked_probs(probs)
     observed = checked_labels(observed, *probs.shape, beside="probs")
@@ -246,8 +246,8 @@ def estimate_noise_matrix(observed: np.ndarray, probs: np.ndarray) -> np.ndarray
             f"No row is labelled {absent}, so its noise cannot be estimated: "
             "pass more rows, or a given matrix."
         )
-    # cleanlab's joint counts [observed, true], calibrated to the observed counts.
-    joint = np.asarray(compute_confident_joint(observed, probs, calibrate=True), dtype=float).T
+    # The joint counts (observed, true), calibrated to the observed counts.
+    joint = confident_joint(observed, probs).T.astype(np.float64)
     totals = joint.sum(axis=1, keepdims=True)
     return np.where(totals > 0, joint / np.where(totals > 0, totals, 1), np.eye(k))
 

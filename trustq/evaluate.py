@@ -20,6 +20,7 @@ from trustq.class_metrics import (
     sensitivity_at_specificity,
 )
 from trustq.errors import TrustqError
+from trustq.evaluate_external import external_reports
 from trustq.fairness import MIN_ROWS, gap_intervals
 from trustq.guarantee import risk_guarantee
 from trustq.metrics import expected_calibration_error, summarise
@@ -76,6 +77,7 @@ def evaluate(
     positive: Sequence[str] = (),
     slices: Sequence[str] = (),
     ages: str | None = None,
+    externals: Sequence[Predictions] = (),
     seed: int = 0,
     replicates: int = 2000,
 ) -> Evaluation:
@@ -87,7 +89,8 @@ def evaluate(
     operating points, guarantee) come from validation rows, so not from `folds`. Calibration labels
     known to be noisy (`labels_used="noisy"`) are refused without a `noise_matrix`, (k, k) of true
     to observed class, with which temperature scaling is corrected. `positive` names the classes
-    that count as one; `slices` and `ages` columns of the predictions. Errors: no test
+    that count as one; `slices` and `ages` columns of the predictions. `externals` are predictions
+    of other data by the same model, judged as in `external_reports`. Errors: no test
     rows, an unknown class or column, calibration rows among the test rows.
     """
     test, validation, where = _rows(predictions, calibrate_on, folds)
@@ -112,6 +115,15 @@ def evaluate(
     if apply is not None:
         after = _stage("calibrated", test.labels, _as_stored(apply(_logits(test)), test))
     stages = (before,) if after is None else (before, after)
+    outside, whole = None, None
+    if externals and after is not None:
+        # Of cross-fitted rows the calibrator of all of them is the one that goes outside.
+        held_out = test if validation is None else validation
+        whole = fit(_logits(held_out), held_out.labels)
+        calibrated = (
+            after.probs if validation is None else softmax(whole.transform(_logits(held_out)))
+        )
+        outside = (held_out.labels, calibrated)
     notes = [*test.notes, *_shared_groups(test, validation)]
     report: dict[str, Any] = {
         "source": test.source,
@@ -148,6 +160,12 @@ def evaluate(
         },
         "gaps": _gaps(test, before, chosen, slices, ages, seed, replicates),
         "conditions": _conditions(test, before, apply, seed, replicates),
+        "external": external_reports(
+            externals,
+            beside=[test] if validation is None else [test, validation],
+            inside=outside,
+            fitted=whole,
+        ),
         "notes": notes,
     }
     return Evaluation(report, test, stages, chosen)

@@ -1,11 +1,15 @@
-"""A head on data it was not made for: what the shift costs, what of it is in the frequencies."""
+"""Figures of outside rows under shift: what of a loss is in the class frequencies, what is not.
 
-from typing import Any, NamedTuple
+They stand beside the plain figures of these rows, in stages of their own (`STAGES`).
+"""
+
+import warnings
+from typing import NamedTuple
 
 import numpy as np
 
-from trustq.calibration import TemperatureScaling
-from trustq.class_metrics import class_figures
+from trustq.calibration import DegenerateCalibrationWarning, TemperatureScaling
+from trustq.errors import TrustqError
 from trustq.label_shift import (
     bbse_frequencies,
     corrected_probs,
@@ -13,99 +17,97 @@ from trustq.label_shift import (
     reweighted_figures,
 )
 from trustq.metrics import summarise
-from trustq.probabilities import checked_labels, checked_logits, softmax
+from trustq.probabilities import checked_labels, checked_logits, checked_probs
 
-FIGURES = (
-    "accuracy",
-    "macro_f1",
-    "nll",
-    "ece",
-    "aurc",
-    "augrc",
-    "coverage_at_0_5",
-    "risk_at_0_5",
-)
+# What each stage is, beside `uncalibrated` and `calibrated`, which is by the inside calibrator.
+STAGES = {
+    "oracle_temperature": "a temperature fitted on the very rows it is judged on: a bound, no "
+    "figure that anyone can have",
+    "em_corrected": "calibrated inside, corrected for class frequencies that EM estimates without "
+    "outside labels",
+    "bbse_corrected": "the same with frequencies by BBSE",
+    "reweighted": "calibrated inside, rows weighted to the inside class frequencies (no ranking "
+    "figures)",
+}
 
 
-class ExternalReport(NamedTuple):
-    """Figures by stage, recall by class (None where it is absent), frequencies and temperatures.
+class ShiftFigures(NamedTuple):
+    """Figures by stage and metric, and what they rest on.
 
-    Stages: `uncalibrated`; `internal_temperature`, fitted on inside validation rows;
-    `external_temperature`, fitted on the very rows that are judged, an upper bound that nobody has;
-    `em` and `bbse`, corrected for estimated class frequencies without using outside labels;
-    `reweighted`, rows weighted to the inside frequencies (no ranking figures).
+    `absent` are the classes without an outside row, by index; `frequencies`, each (k,), are those
+    found `inside`, those found `outside`, and the estimates `em` and `bbse`; `notes` say what could
+    not be had.
     """
 
-    n: int
     stages: dict[str, dict[str, float]]
-    recall: dict[str, float | None]
-    absent: tuple[str, ...]
-    temperatures: dict[str, float]
-    frequencies: dict[str, list[float]]
+    temperature: float
+    frequencies: dict[str, np.ndarray]
+    absent: tuple[int, ...]
+    notes: tuple[str, ...]
 
 
-def external_report(
+def shift_figures(
     labels: np.ndarray,
-    logits: np.ndarray,
+    calibrated: np.ndarray,
     *,
-    validation_labels: np.ndarray,
-    validation_logits: np.ndarray,
-    frequencies: np.ndarray,
-    classes: tuple[str, ...],
-) -> ExternalReport:
-    """Figures of external rows, with temperature and label-shift correction from inside alone.
+    logits: np.ndarray,
+    inside_labels: np.ndarray,
+    inside_calibrated: np.ndarray,
+) -> ShiftFigures:
+    """Figures of outside rows by an oracle's temperature, corrected for label shift, reweighted.
 
-    `labels`, (n,), and `logits`, (n, k), are of the external rows; `frequencies`, (k,), the class
-    shares that the head was fitted on. EM starts from the internally calibrated probabilities.
-    Raises `TrustqError` where BBSE cannot be solved, as when validation lacks a class.
+    `labels`, (n,), `calibrated` probabilities and raw `logits`, (n, k), are of outside rows;
+    `inside_labels`, (m,), and `inside_calibrated`, (m, k), of held-out inside rows through the same
+    model and calibrator. Inside frequencies are those of `inside_labels`. Where BBSE cannot be
+    solved, as where a class has no inside row, its stage is left out and a note says why.
 
     >>> rng = np.random.default_rng(0)
-    >>> labels = rng.integers(0, 2, 200)
-    >>> logits = 2 * np.eye(2)[labels] + rng.standard_normal((200, 2))
-    >>> found = external_report(
-    ...     labels[:100], logits[:100], validation_labels=labels[100:],
-    ...     validation_logits=logits[100:], frequencies=np.array([0.5, 0.5]), classes=("a", "b"),
+    >>> labels = rng.choice(2, 2000, p=[0.2, 0.8])
+    >>> logits = np.array([[1.5, 0], [0, 1.5]])[labels] + rng.standard_normal((2000, 2))
+    >>> probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    >>> inside = np.repeat([0, 1], 1000)
+    >>> like = np.exp(np.array([[1.5, 0], [0, 1.5]])[inside] + rng.standard_normal((2000, 2)))
+    >>> found = shift_figures(
+    ...     labels, probs, logits=logits, inside_labels=inside,
+    ...     inside_calibrated=like / like.sum(axis=1, keepdims=True),
     ... )
-    >>> found.stages["em"]["accuracy"] > 0.8, found.absent
-    (True, ())
+    >>> found.frequencies["bbse"].round(1).tolist()
+    [0.2, 0.8]
     """
-    logits, inside = checked_logits(logits), checked_logits(validation_logits)
-    labels = checked_labels(labels, *logits.shape, beside="logits")
-    scaler = TemperatureScaling().fit(inside, validation_labels)
-    bound = TemperatureScaling().fit(logits, labels)
-    calibrated = scaler.predict_proba(logits)
-    by_em = em_frequencies(calibrated, frequencies)
-    by_bbse = bbse_frequencies(validation_labels, scaler.predict_proba(inside), calibrated)
-    stages: dict[str, dict[str, Any]] = {
-        "uncalibrated": {"logits": logits},
-        "internal_temperature": {"logits": scaler.transform(logits)},
-        "external_temperature": {"logits": bound.transform(logits)},
-        "em": {"probs": corrected_probs(calibrated, frequencies, by_em)},
-        "bbse": {"probs": corrected_probs(calibrated, frequencies, by_bbse)},
-    }
-    found = {name: _figures(labels, given) for name, given in stages.items()}
-    weighted = reweighted_figures(labels, calibrated, frequencies)
-    found["reweighted"] = {"accuracy": weighted.accuracy, "nll": weighted.nll, "ece": weighted.ece}
-    per_class = class_figures(labels, softmax(logits))
-    shares = np.bincount(labels, minlength=len(classes)) / len(labels)
-    return ExternalReport(
-        n=len(labels),
-        stages=found,
-        recall={classes[row.label]: row.recall if row.n else None for row in per_class},
-        absent=tuple(classes[row.label] for row in per_class if not row.n),
-        temperatures={"internal": scaler.temperature_, "external": bound.temperature_},
-        frequencies={
-            name: [round(float(share), 4) for share in values]
-            for name, values in {
-                "inside": frequencies,
-                "outside": shares,
-                "em": by_em,
-                "bbse": by_bbse,
-            }.items()
-        },
+    logits, calibrated = checked_logits(logits), checked_probs(calibrated)
+    inside_calibrated = checked_probs(inside_calibrated)
+    labels = checked_labels(labels, *calibrated.shape, beside="probs")
+    inside_labels = checked_labels(inside_labels, *inside_calibrated.shape, beside="probs")
+    k = calibrated.shape[1]
+    notes = []
+    oracle = TemperatureScaling()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DegenerateCalibrationWarning)
+        oracle.fit(logits, labels)
+    notes += [f"oracle_temperature: {warning.message}." for warning in caught]
+    inside = np.bincount(inside_labels, minlength=k) / len(inside_labels)
+    outside = np.bincount(labels, minlength=k) / len(labels)
+    frequencies = {"inside": inside, "outside": outside, "em": em_frequencies(calibrated, inside)}
+    try:
+        frequencies["bbse"] = bbse_frequencies(inside_labels, inside_calibrated, calibrated)
+    except TrustqError as error:
+        notes.append(f"bbse_corrected is left out. {error}")
+    stages = {"oracle_temperature": summarise(labels, logits=oracle.transform(logits)).figures}
+    for name in ("em", "bbse"):
+        if name in frequencies:
+            corrected = corrected_probs(calibrated, inside, frequencies[name])
+            stages[f"{name}_corrected"] = summarise(labels, probs=corrected).figures
+    if inside[labels].any():
+        weighted = reweighted_figures(labels, calibrated, inside)
+        stages["reweighted"] = {
+            name: getattr(weighted, name) for name in ("accuracy", "nll", "brier", "ece")
+        }
+    else:
+        notes.append("reweighted is left out: no outside row is of a class that is inside.")
+    return ShiftFigures(
+        stages=stages,
+        temperature=oracle.temperature_,
+        frequencies=frequencies,
+        absent=tuple(np.flatnonzero(outside == 0).tolist()),
+        notes=tuple(notes),
     )
-
-
-def _figures(labels: np.ndarray, given: dict[str, Any]) -> dict[str, float]:
-    figures = summarise(labels, **given).figures
-    return {name: float(figures[name]) for name in FIGURES}

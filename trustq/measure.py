@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trustq.colour import as_rgb
 from trustq.errors import TrustqError
 from trustq.manifest import Manifest
 
@@ -113,7 +114,7 @@ def _measures_of_file(path: Path) -> list[float]:
 
     try:
         with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
+            pixels = np.asarray(as_rgb(image))
     except OSError as error:
         raise TrustqError(f"{path} could not be read as an image ({error}).") from error
     return list(image_measures(pixels).values())

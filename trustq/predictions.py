@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from trustq.class_metrics import slice_name
+from trustq.class_metrics import UNKNOWN, slice_name
 from trustq.errors import TrustqError
 from trustq.joins import ID_COLUMNS, find_rows, id_keys
 from trustq.probabilities import (
@@ -84,6 +84,7 @@ def read_predictions(
     meta: Sequence[Path] = (),
     conditions: Sequence[str] = (),
     normalise: str | None = None,
+    target: str | None = None,
 ) -> Predictions:
     """Predictions of an npz, CSV or Parquet file, or of a cache (.h5, or exported .safetensors).
 
@@ -93,8 +94,10 @@ def read_predictions(
     `columns` are further ones to keep. Tables in `meta` are joined by id, with or without the
     ending of an image file, and may bring any of these. `conditions` names more arrays of
     probabilities in an npz (`["all"]`: every one of that shape), or views of a cache. `normalise`
-    is l1 or softmax. No ids: row numbers. No groups: every row its own. Errors: a file of another
-    kind, what is named and not there, ids twice, rows that do not sum to 1, labels of no class.
+    is l1 or softmax. `target` names the column that labels are from, of the file or of `meta`; rows
+    without a value are left out, and values that are no class are refused. No ids: row numbers. No
+    groups: every row its own. Errors: a file of another kind, what is named and not there, ids
+    twice, rows that do not sum to 1, labels of no class.
     """
     path, names = Path(path), dict(names or {})
     if normalise is not None and normalise not in NORMALISATIONS:
@@ -112,8 +115,15 @@ def read_predictions(
         if ids is None:
             raise TrustqError(f"{path} has no ids to join {table} by: name them (--sample-ids).")
         raw |= _joined(Path(table), id_keys(ids), names, [*raw])
+    if target is not None:
+        raw, left_out = _with_target(path, raw, target, names.get("classes", "classes"))
+        names["labels"] = target
+        ids = _find(raw, names.get("sample_ids"), ID_COLUMNS, path, "sample_ids")
+        notes += [f"{left_out} rows without {target} were left out"] if left_out else []
     kind, scores, titles = _scores(path, raw, names, is_table)
     classes = _class_names(raw, names, titles)
+    if target is not None:
+        _require_classes(path, target, raw[target], classes)
     k = scores.shape[1]
     if classes is not None and len(classes) != k:
         raise TrustqError(f"{path} has {k} columns of {kind} and {len(classes)} classes.")
@@ -222,6 +232,41 @@ def _joined(
         for name, column in columns.items()
         if name not in taken
     }
+
+
+def _with_target(
+    path: Path, raw: dict[str, np.ndarray], target: str, classes: str
+) -> tuple[dict[str, np.ndarray], int]:
+    """The rows that have a value of the target, and how many have none."""
+    column = _column(path, raw, target, "the target")
+    there = np.array([slice_name(value) != UNKNOWN for value in column.tolist()])
+    if not there.any():
+        raise TrustqError(f"{path}: {target} has no value in any row.")
+    kept = {
+        name: array if name == classes or len(array) != len(there) else array[there]
+        for name, array in raw.items()
+    }
+    return kept, int((~there).sum())
+
+
+def _require_classes(
+    path: Path, target: str, column: np.ndarray, classes: tuple[str, ...] | None
+) -> None:
+    found = sorted({slice_name(value) for value in column.tolist()})
+    if classes is None:
+        raise TrustqError(
+            f"{path} does not name the classes of its probabilities, so which of them "
+            f"{', '.join(found[:5])} of {target} are is not known: name them in their order "
+            "(--classes a,b,c)."
+        )
+    known = {name.lower() for name in classes}
+    if strange := [name for name in found if name.lower() not in known]:
+        raise TrustqError(
+            f"{path}: {target} is {', '.join(strange[:5])}, and the probabilities are of "
+            f"{', '.join(classes)}. A target needs a model of its classes: label a manifest by it "
+            f"(trustq data target M.parquet --column {target} --out T.parquet), extract that and "
+            "evaluate its cache."
+        )
 
 
 def _scores(

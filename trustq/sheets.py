@@ -37,7 +37,9 @@ def read_sheet(
             )
         answers.setdefault(str(sample), []).append(position[text])
     if not answers:
-        raise TrustqError(f"{path} holds no row with a label in its column {name}.")
+        raise TrustqError(
+            f"{path} holds no row with a label in its column {name}: fill it in, or leave it out."
+        )
     return answers
 
 

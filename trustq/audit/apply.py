@@ -1,7 +1,5 @@
 """From a list of suspects and people's answers to a cleaned list of labels."""
 
-import difflib
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +7,9 @@ import numpy as np
 
 from trustq.audit.folder import StoredAudit
 from trustq.errors import TrustqError
+from trustq.sheets import read_sheet
 from trustq.stats import Interval, share_interval
-from trustq.tables import Columns, read_table
+from trustq.tables import Columns
 
 ACTIONS = ("relabel", "drop")
 
@@ -37,34 +36,19 @@ class Cleaned:
 
 
 def read_answers(path: Path, *, classes: tuple[str, ...]) -> dict[str, str]:
-    """Answers by sample id from a table with `sample_id` and `label`; a blank label is no answer.
+    """Answers by sample id from a sheet with `sample_id` and `label`; a blank label is no answer.
 
-    Raises `TrustqError` for a missing column, an id twice, or a label that is no class.
+    Raises `TrustqError` for a missing column, a sheet without any answer, an id that is answered
+    twice, or a label that is no class.
     """
-    table = read_table(Path(path))
-    missing = [name for name in ("sample_id", "label") if name not in table]
-    if missing:
-        raise TrustqError(
-            f"{path} lacks {' and '.join(missing)}; answers have sample_id,label: the expert's "
-            "label, or a blank where there is no answer."
-        )
-    ids = [str(value) for value in table["sample_id"].tolist()]
-    most = Counter(ids).most_common(1)
-    if most and most[0][1] > 1:
-        raise TrustqError(f"{path}: sample_id {most[0][0]!r} is there twice; give one answer each.")
     answers = {}
-    for sample_id, label in zip(ids, table["label"].tolist(), strict=True):
-        text = "" if label is None else str(label).strip()
-        if not text:
-            continue
-        if text not in classes:
-            close = difflib.get_close_matches(text, classes, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
+    for sample_id, given in read_sheet(Path(path), classes=classes).items():
+        if len(given) > 1:
             raise TrustqError(
-                f"{path}: the answer {text!r} for {sample_id} is no class{hint}; there are "
-                f"{', '.join(classes)}."
+                f"{path}: sample_id {sample_id!r} is answered {len(given)} times; give one answer "
+                "each."
             )
-        answers[sample_id] = text
+        answers[sample_id] = classes[given[0]]
     return answers
 
 

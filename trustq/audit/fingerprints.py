@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trustq.colour import as_rgb
 from trustq.errors import TrustqError
 
 if TYPE_CHECKING:
@@ -79,26 +80,56 @@ def _fingerprint(path: Path) -> tuple[str, np.ndarray, np.ndarray]:
         data = Path(path).read_bytes()
         with images.open(io.BytesIO(data)) as image:
             image.draft("RGB", (2 * _THUMB, 2 * _THUMB))  # a large JPEG is decoded smaller
-            colour = image.convert("RGB")
+            colour = as_rgb(image)
     except OSError as error:
         raise TrustqError(f"{path} could not be read as an image ({error}).") from error
     return hashlib.sha256(data).hexdigest(), _hashes(colour), _spectrum(colour)
 
 
 def _hashes(colour: "Image") -> np.ndarray:
-    import imagehash
     from PIL.Image import Resampling
 
     grey = colour.convert("L")
     grey.thumbnail((_THUMB, _THUMB), Resampling.BOX)
     width, height = grey.size
-    found = np.empty((len(VIEWS), WORDS), dtype=np.uint64)
+    views = np.empty((len(VIEWS), _HASHED, _HASHED))
+    narrow: dict[tuple[float, float], Image] = {}
     for row, (left, top, right, bottom) in enumerate(VIEWS):
-        box = (left * width, top * height, right * width, bottom * height)
-        view = grey.resize((_HASHED, _HASHED), Resampling.LANCZOS, box=box)
-        bits = imagehash.phash(view, hash_size=HASH_SIDE).hash
-        found[row] = np.packbits(bits.ravel()).view(np.uint64)
-    return found
+        low, high = top * height, bottom * height
+        if width < height:  # Pillow may then resize down before across
+            box = (left * width, low, right * width, high)
+            view = grey.resize((_HASHED, _HASHED), Resampling.LANCZOS, box=box)
+        else:
+            # It resizes across, then down: views of equal sides share the first, to the pixel.
+            if (left, right) not in narrow:
+                box = (left * width, 0.0, right * width, float(height))
+                wide = grey.resize((_HASHED, height), Resampling.LANCZOS, box=box)
+                narrow[left, right] = wide
+            box = (0.0, low, float(_HASHED), high)
+            view = narrow[left, right].resize((_HASHED, _HASHED), Resampling.LANCZOS, box=box)
+        views[row] = np.asarray(view)
+    return perceptual_hashes(views)
+
+
+def perceptual_hashes(views: np.ndarray) -> np.ndarray:
+    """Hashes of grey images, (n, 64, 64), as (n, words) of uint64, bit for bit imagehash's phash.
+
+    A bit for each of the lowest frequencies of the cosine transform: is it above their median? All
+    images are transformed at once and nothing but what is kept, a quarter of imagehash's time.
+
+    >>> steps = np.arange(64.0) * np.ones((2, 64, 1))
+    >>> perceptual_hashes(steps).shape
+    (2, 4)
+    """
+    from scipy.fft import dct
+
+    lowest = dct(dct(views, axis=1)[:, :HASH_SIDE], axis=2)[:, :, :HASH_SIDE]
+    lowest = lowest.reshape(len(views), -1)
+    # Of an even number the median is the mean of the middle two.
+    middle = lowest.shape[1] // 2
+    ordered = np.partition(lowest, (middle - 1, middle), axis=1)
+    median = ordered[:, middle - 1 : middle + 1].mean(axis=1, keepdims=True)
+    return np.packbits(lowest > median, axis=1).view(np.uint64)
 
 
 def _spectrum(colour: "Image") -> np.ndarray:

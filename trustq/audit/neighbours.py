@@ -5,10 +5,10 @@ from typing import NamedTuple
 import numpy as np
 
 from trustq.heads.shared import one_blas_thread
+from trustq.scoring.neighbours import largest_products
 
 K = 10  # neighbours that vote and whose mean distance says how far out a row lies
 REFERENCE_ROWS = 2000  # rows whose distances tell what is usual
-BLOCK = 1 << 24  # distances held at once
 
 
 class Neighbours(NamedTuple):
@@ -30,24 +30,15 @@ def nearest(
     >>> nearest(points, np.array([0, 0, 1, 2]), rows=np.array([0]), k=2).rows.tolist()
     [[2, 3]]
     """
-    n = len(features)
-    k = min(k, n - int(np.bincount(groups).max()))
+    k = min(k, len(features) - int(np.bincount(groups).max()))
     squares = np.einsum("nd,nd->n", features, features)
-    found, far = np.empty((len(rows), k), dtype=np.int64), np.empty((len(rows), k))
-    size = max(1, BLOCK // n)
     with one_blas_thread():
-        for start in range(0, len(rows), size):
-            own = rows[start : start + size]
-            squared = squares[own, None] + squares - 2 * (features[own] @ features.T)
-            squared[groups[own, None] == groups] = np.inf
-            near = np.argpartition(squared, k - 1, axis=1)[:, :k]
-            distance = np.take_along_axis(squared, near, axis=1)
-            # Sorted by distance, equal ones by position, whatever the partition did.
-            order = np.lexsort((near, distance), axis=1)
-            found[start : start + size] = np.take_along_axis(near, order, axis=1)
-            ordered = np.take_along_axis(distance, order, axis=1)
-            far[start : start + size] = np.sqrt(np.maximum(ordered, 0))
-    return Neighbours(found, far)
+        found, products = largest_products(features, groups, k=k, rows=rows, less=squares / 2)
+    squared = squares[rows, None] - 2 * products
+    # Equal distances by position, whatever the search did.
+    order = np.lexsort((found, squared), axis=1)
+    ordered = np.take_along_axis(squared, order, axis=1).astype(np.float64)
+    return Neighbours(np.take_along_axis(found, order, axis=1), np.sqrt(np.maximum(ordered, 0)))
 
 
 def outlier_score(

@@ -21,6 +21,7 @@ import torch
 from PIL import Image, ImageChops
 from torch.utils.data import DataLoader, Dataset
 
+from trustq.colour import as_rgb
 from trustq.errors import TrustqError
 from trustq.extraction.augment import WHOLE, Augmentation, Box
 from trustq.extraction.corruptions import Corruption
@@ -349,7 +350,7 @@ def _decode(path: Path, enough: tuple[int, int] | None) -> Image.Image:
         if enough is not None:
             # JPEG decodes at 1/2, 1/4 or 1/8 for much less.
             image.draft("RGB", enough)
-        return image.convert("RGB")
+        return as_rgb(image)
 
 
 def _header_problem(manifest: Manifest, row: int) -> str | None:

@@ -28,6 +28,7 @@ from trustq.repair.loop import Loop
 from trustq.repair.record import Recorder
 from trustq.repair.retrained import as_arm, training_columns
 from trustq.repair.rounds import Round
+from trustq.repair.shift import with_shift_figures
 from trustq.results import committed_keys, join_tables, new_part, part_path, write_part
 from trustq.store import Cache
 from trustq.store.format import SEEN_SELECTION
@@ -259,7 +260,7 @@ def run_group(
                 continue
             run.tables.append(tables)
             run.new.append(cell.key)
-            run.notes += notes
+            run.notes += [note for note in notes if note not in run.notes]
     return run
 
 
@@ -275,6 +276,7 @@ def _run_cell(
     started = time.perf_counter()
     budget = loop.budget(cell.arm, cell.budget)
     rounds = [zero, *loop.rounds(cell.arm, zero, budget=budget)]
+    rounds[-1] = with_shift_figures(rounds[-1], experiment.cache.classes)
     seconds = shared_seconds + time.perf_counter() - started
     recorder = Recorder(experiment.cache.classes)
     row = _cell_row(cell, loop, recipe, rounds, shared_key, seconds, budget)

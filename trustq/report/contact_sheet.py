@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from trustq.colour import as_rgb
 from trustq.errors import TrustqError
 from trustq.files import replacing
 
@@ -31,7 +32,7 @@ def write_pair_sheet(
         top = _GAP + (number // _COLUMNS) * height
         for place, file in enumerate(files):
             with Image.open(file) as image:
-                small = image.convert("RGB")
+                small = as_rgb(image)
             small.thumbnail((_SIDE, _SIDE))
             x = left + place * (_SIDE + 2)
             sheet.paste(small, (x, top + (_SIDE - small.height) // 2))

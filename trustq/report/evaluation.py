@@ -10,6 +10,7 @@ import numpy as np
 from trustq.calibration_error import CONVENTIONS
 from trustq.class_metrics import positive_score
 from trustq.evaluate import Evaluation, _positive, curve_rows, error_rows
+from trustq.external import STAGES
 from trustq.files import replacing
 from trustq.metrics import ECE_BINS
 from trustq.report.figures import _COLOURS, _canvas, _save
@@ -58,7 +59,13 @@ def evaluation_page(found: Evaluation) -> str:
         lines.append("Other calibration errors: " + _errors(own["calibration_errors"]))
         lines += [_selection(name, pick) for name, pick in own["selections"].items()]
     lines += ["", *_class_lines(report)]
-    for part in (_guarantee_lines, _positive_lines, _slice_lines, _condition_lines):
+    for part in (
+        _guarantee_lines,
+        _positive_lines,
+        _slice_lines,
+        _condition_lines,
+        _external_lines,
+    ):
         if own_lines := part(report):
             lines += ["", *own_lines]
     if report["uncalibrated"]["left_out"]:
@@ -243,6 +250,29 @@ def _condition_lines(report: dict[str, Any]) -> list[str]:
         if "ece_calibrated" in figures:
             cells.append(f"ece after the calibrator {figures['ece_calibrated']['value']:.3f}")
         lines.append(f"  {name[:24]:24} " + "  ".join(cells))
+    return lines
+
+
+def _external_lines(report: dict[str, Any]) -> list[str]:
+    shown = ("accuracy", "macro_f1", "nll", "ece", "aurc", "augrc")
+    lines = []
+    for name, own in report["external"].items():
+        lines.append(f"External {name}: {own['n']} rows")
+        lines.append(f"  {'':18}" + "".join(f"{figure:>10}" for figure in shown))
+        for stage, figures in own["stages"].items():
+            cells = [f"{figures[f]:.4f}" if f in figures else "" for f in shown]
+            lines.append(f"  {stage:18}" + "".join(f"{cell:>10}" for cell in cells))
+        recall = ", ".join(f"{c} {v:.3f}" for c, v in own["recall"].items() if v is not None)
+        lines.append(f"  recall: {recall}")
+        for kind, shares in (own["frequencies"] or {}).items():
+            lines.append(
+                f"  {kind:8} frequencies: " + ", ".join(f"{c} {v:.3f}" for c, v in shares.items())
+            )
+        if own["absent"]:
+            lines.append(f"  no row is {', '.join(own['absent'])}")
+        lines += [f"  {note}" for note in own["notes"]]
+    if any("reweighted" in own["stages"] for own in report["external"].values()):
+        lines += [f"{stage}: {meaning}." for stage, meaning in STAGES.items()]
     return lines
 
 

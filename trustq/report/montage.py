@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from trustq.audit.labels import LabelAudit
+from trustq.colour import as_rgb
 from trustq.errors import TrustqError
 from trustq.files import replacing
 from trustq.manifest import read_manifest
@@ -188,7 +189,7 @@ def _image(path: Path | None) -> Image.Image | None:
     try:
         with Image.open(path) as image:
             image.draft("RGB", (2 * TILE, 2 * TILE))  # a large JPEG is decoded small
-            upright = ImageOps.exif_transpose(image).convert("RGB")
+            upright = as_rgb(ImageOps.exif_transpose(image))
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
     return ImageOps.contain(upright, (TILE, TILE))

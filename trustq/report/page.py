@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trustq.errors import TrustqError
+from trustq.external import STAGES
 from trustq.files import replacing
 from trustq.report.figure_set import draw_figures
 from trustq.report.main_table import MainTable, Row, main_table
@@ -67,6 +68,20 @@ SELECT * EXCLUDE (setting) FROM (
         AND stage = 'uncalibrated' AND split IN ('test', 'out_of_fold')
     GROUP BY ALL)
 ORDER BY ALL"""
+_SHIFTED = ", ".join(
+    f"round(any_value(mean) FILTER (metric = '{name}'), 4) AS {name}"
+    for name in ("accuracy", "macro_f1", "nll", "ece", "aurc", "augrc")
+)
+# The plain figures first, then what `trustq.external` adds to them.
+_STAGES = "['uncalibrated', 'calibrated', " + ", ".join(f"'{name}'" for name in STAGES) + "]"
+_SHIFT = f"""
+SELECT * EXCLUDE (setting) FROM (
+    SELECT dataset, eval_dataset AS external, noise, head, arm_title AS arm, budget, stage,
+        {_SHIFTED}, max(n) AS n, hash({", ".join(SETTINGS)}) AS setting
+    FROM seeds
+    WHERE is_final AND split = 'external' AND {_OVERALL}
+    GROUP BY ALL)
+ORDER BY dataset, external, noise, head, arm, budget, setting, list_position({_STAGES}, stage)"""
 _SLICES = """
 SELECT dataset, head, arm_title AS arm, budget, slice_name AS slice, slice_value AS "of",
     class_name AS class, metric, round(mean, 4) AS mean, round(sd, 4) AS sd, n
@@ -134,6 +149,7 @@ def write_report(results: Path, path: Path) -> None:
             ("Paired differences", _answer(connection, _PAIRED)),
             ("Ledger: what was bought", _answer(connection, _LEDGER)),
             ("Classes", _answer(connection, _CLASSES)),
+            ("External sets under shift", _answer(connection, _SHIFT)),
             ("Slices", _answer(connection, _SLICES)),
             ("Failures", _answer(connection, _FAILURES)),
         ]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from trustq.errors import TrustqError
+from trustq.external import STAGES
 from trustq.results import connect
 from trustq.stats import paired_summary, sign_flip_test
 
@@ -43,12 +44,16 @@ Seeds = tuple[int, int]  # backbone, draw
 
 @dataclass(frozen=True)
 class RepairTable:
-    """One table of arms: `rows` as people read them, `records` as scripts do."""
+    """One table of arms: `rows` as people read them, `records` as scripts do.
+
+    `shift` has a row for each stage of the external sets, of the first arm, no repair where it ran.
+    """
 
     caption: str
     rows: list[Row]
     footer: str
     records: list[Row]
+    shift: list[Row]
 
 
 def repair_table(results: Path, keys: list[str]) -> RepairTable:
@@ -60,6 +65,7 @@ def repair_table(results: Path, keys: list[str]) -> RepairTable:
     purchases, to no repair and to the oracle, paired by draw (averaged over backbones) or by
     backbone (averaged over draws), whichever are more; the caption
     says which. Rows that are dropped or weighed down have random and oracle of the same action.
+    Records of external sets also have the stages of `trustq.external`.
     Raises `TrustqError` when two cells would fall on one place of the table.
     """
     with connect(results) as connection:
@@ -75,7 +81,8 @@ def repair_table(results: Path, keys: list[str]) -> RepairTable:
             of |= dict(zip(("evaluated_on", "split"), evaluation, strict=True))
             arms = _arm_records(own, _of(found, ("eval_dataset", "split"), evaluation))
             records += [of | record for record in arms]
-    return RepairTable("\n\n".join(captions) + "\n", _shown(records), _footer(cells), records)
+    caption, footer = "\n\n".join(captions) + "\n", _footer(cells)
+    return RepairTable(caption, _shown(records), footer, records, _shift_rows(records))
 
 
 def _arm_records(cells: list[Row], figures: list[Row]) -> list[Row]:
@@ -112,6 +119,13 @@ def _arm_records(cells: list[Row], figures: list[Row]) -> list[Row]:
             record[stage] = (
                 {metric: _mean(by_seed, stage, metric) for metric in _SHOWN} if there else None
             )
+        for stage in STAGES:
+            if all((stage, "ece") in found for found in by_seed.values()):
+                record[stage] = {
+                    metric: _mean(by_seed, stage, metric)
+                    for metric in _SHOWN
+                    if all((stage, metric) in found for found in by_seed.values())
+                }
         action = "" if own[0]["action"] == "relabel" else f":{own[0]['action']}"
         for baseline in _BASELINES:
             name = baseline if baseline == "none" else baseline + action
@@ -168,6 +182,28 @@ def _shown(records: list[Row]) -> list[Row]:
         if not any(row[name] for row in rows):
             idle.add(name)
     return [{name: value for name, value in row.items() if name not in idle} for row in rows]
+
+
+def _shift_rows(records: list[Row]) -> list[Row]:
+    telling = [name for name in _SETTING if len({record[name] for record in records}) > 1]
+    rows, done = [], set()
+    for record in records:
+        place = tuple(record[name] for name in (*_SETTING, "evaluated_on", "split"))
+        if "oracle_temperature" not in record or place in done:
+            continue
+        done.add(place)
+        for stage in ("uncalibrated", "calibrated", *STAGES):
+            if stage in record:
+                rows.append(
+                    {name: record[name] for name in (*telling, "evaluated_on")}
+                    | {"arm": record["arm_title"], "budget": record["budget"], "stage": stage}
+                    | {name: _or_none(record[stage].get(name)) for name in _SHOWN}
+                )
+    return rows
+
+
+def _or_none(figure: float | None) -> float | None:
+    return None if figure is None else round(figure, 4)
 
 
 def arm_order(arm: str) -> tuple[int, str]:

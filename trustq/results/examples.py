@@ -62,6 +62,14 @@ GROUP BY ALL
 ORDER BY label, recall DESC""",
     ),
     (
+        "External sets: what of a loss is in the class frequencies, what in the images",
+        """SELECT eval_dataset, arm, budget, stage, metric, mean, sd, n
+FROM seeds
+WHERE is_final AND split = 'external' AND class_name IS NULL AND slice_name IS NULL
+    AND metric IN ('accuracy', 'nll', 'ece')
+ORDER BY eval_dataset, arm, budget, metric, stage""",
+    ),
+    (
         "Warnings: cells whose figures are not what an honest experiment gives",
         """SELECT arm, exposure, leaky, in_sample, backbone_saw_rows, count(*) AS n_cells
 FROM cells

@@ -78,23 +78,49 @@ def _search(of: _Neighbourhood) -> tuple[np.ndarray, np.ndarray]:
             f"There are {n - sizes.max(initial=0)} rows beside the largest group, and {k} "
             "neighbours of other groups are to vote."
         )
-    unit = _unit_length(of.features)
-    rows, cosines = np.empty((n, k), dtype=np.int64), np.empty((n, k), dtype=np.float32)
-    width = max(1, BLOCK // n)
-    for start in range(0, n, width):
-        own = slice(start, start + width)
-        similarity = unit[own] @ unit.T
-        similarity[of.groups[own, None] == of.groups[None]] = -np.inf
-        nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-        found = np.take_along_axis(similarity, nearest, axis=1)
-        order = np.argsort(-found, axis=1, kind="stable")
-        rows[own] = np.take_along_axis(nearest, order, axis=1)
-        cosines[own] = np.take_along_axis(found, order, axis=1)
+    rows, cosines = largest_products(_unit_length(of.features), of.groups, k=k)
     for array in (rows, cosines):
         array.setflags(write=False)
     # The features themselves need not be kept for the next call: the digest tells them.
     of.features = of.groups = np.empty(0)
     return rows, cosines
+
+
+def largest_products(
+    points: np.ndarray,
+    groups: np.ndarray,
+    *,
+    k: int,
+    rows: np.ndarray | None = None,
+    less: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of each row the k rows of other groups with the largest product, and the products, (m, k).
+
+    `points` is (n, d), `rows` (m,) of positions, by default all; `less`, (n,), is taken off the
+    products with each point: half its square makes the largest product the least distance. There
+    must be k rows of other groups.
+
+    >>> points = np.array([[1.0, 0.0], [3.0, 0.0], [2.0, 1.0]])
+    >>> largest_products(points, np.arange(3), k=1, rows=np.array([0]))[0].tolist()
+    [[1]]
+    """
+    wanted = np.arange(len(points)) if rows is None else rows
+    found = np.empty((len(wanted), k), dtype=np.int64)
+    products = np.empty((len(wanted), k), dtype=points.dtype)
+    width = max(1, BLOCK // len(points))
+    for start in range(0, len(wanted), width):
+        block = slice(start, start + width)
+        own = wanted[block]
+        product = points[own] @ points.T
+        if less is not None:
+            product -= less
+        product[groups[own, None] == groups[None]] = -np.inf
+        largest = np.argpartition(-product, k - 1, axis=1)[:, :k]
+        values = np.take_along_axis(product, largest, axis=1)
+        order = np.argsort(-values, axis=1, kind="stable")
+        found[block] = np.take_along_axis(largest, order, axis=1)
+        products[block] = np.take_along_axis(values, order, axis=1)
+    return found, products
 
 
 def k_centre(features: np.ndarray, chosen: np.ndarray, *, n_wanted: int) -> np.ndarray:

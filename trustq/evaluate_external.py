@@ -1,0 +1,113 @@
+"""Predictions of other data by the same model, beside the evaluated ones: what shift does."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from trustq.class_metrics import class_figures
+from trustq.errors import TrustqError
+from trustq.external import shift_figures
+from trustq.metrics import summarise
+from trustq.predictions import Predictions
+from trustq.probabilities import logits_from_probs, softmax
+
+
+def external_reports(
+    externals: Sequence[Predictions],
+    *,
+    beside: Sequence[Predictions],
+    inside: tuple[np.ndarray, np.ndarray] | None,
+    fitted: Any,
+) -> dict[str, dict[str, Any]]:
+    """Figures of every external set by stage, before any calibration first; by name of the file.
+
+    All rows of a set count, whatever their split. `inside` are the labels and calibrated
+    probabilities of held-out inside rows, `fitted` is the calibrator that was fitted inside; both
+    are None where nothing was calibrated, and the stages that need them are left out. Raises
+    `TrustqError` for other classes than those evaluated, a name twice, and ids that are among the
+    rows `beside`, evaluated or calibrated on.
+    """
+    reports: dict[str, dict[str, Any]] = {}
+    for given in externals:
+        if given.source in reports:
+            raise TrustqError(f"Two external files are called {given.source}; rename one.")
+        rows = _in_order_of(given, beside[0])
+        for other in beside:
+            _require_other_rows(rows, other)
+        reports[given.source] = _report(rows, inside, fitted)
+    return reports
+
+
+def _report(
+    rows: Predictions, inside: tuple[np.ndarray, np.ndarray] | None, fitted: Any
+) -> dict[str, Any]:
+    figures = class_figures(rows.labels, rows.of_rows())
+    absent = [rows.classes[row.label] for row in figures if not row.n]
+    report: dict[str, Any] = {
+        "n": len(rows),
+        "absent": absent,
+        "stages": {"uncalibrated": summarise(rows.labels, **rows.given).figures},
+        "recall": {rows.classes[row.label]: row.recall if row.n else None for row in figures},
+        "oracle_temperature": None,
+        "frequencies": None,
+        "notes": [],
+    }
+    if inside is None:
+        return report
+    logits = rows.logits if rows.logits is not None else logits_from_probs(rows.of_rows())
+    own = fitted.transform(logits)
+    calibrated = softmax(own)
+    # As for the evaluated rows: stored probabilities are ranked by probability.
+    after = {"logits": own} if rows.logits is not None else {"probs": calibrated}
+    found = shift_figures(
+        rows.labels,
+        calibrated,
+        logits=logits,
+        inside_labels=inside[0],
+        inside_calibrated=inside[1],
+    )
+    report["stages"]["calibrated"] = summarise(rows.labels, **after).figures
+    report["stages"] |= found.stages
+    return report | {
+        "oracle_temperature": found.temperature,
+        "frequencies": {
+            name: dict(zip(rows.classes, values.tolist(), strict=True))
+            for name, values in found.frequencies.items()
+        },
+        "notes": list(found.notes),
+    }
+
+
+def _in_order_of(rows: Predictions, other: Predictions) -> Predictions:
+    """The same predictions with their classes in the order of the other's."""
+    if set(rows.classes) != set(other.classes):
+        raise TrustqError(
+            f"{rows.source} has the classes {', '.join(rows.classes)} and {other.source} "
+            f"{', '.join(other.classes)}: external rows go through the same model."
+        )
+    order = np.array([rows.classes.index(name) for name in other.classes])
+    place = np.argsort(order)
+
+    def of(scores: np.ndarray | None) -> np.ndarray | None:
+        return None if scores is None else scores[:, order]
+
+    return replace(
+        rows,
+        classes=other.classes,
+        labels=place[rows.labels],
+        logits=of(rows.logits),
+        probs=of(rows.probs),
+    )
+
+
+def _require_other_rows(rows: Predictions, other: Predictions) -> None:
+    if not (rows.has_ids and other.has_ids):
+        return
+    shared = np.isin(rows.sample_ids, other.sample_ids)
+    if shared.any():
+        raise TrustqError(
+            f"{shared.sum()} of {len(rows)} rows of {rows.source} are rows of {other.source} too, "
+            f"e.g. {rows.sample_ids[shared][0]}, so they are no external test. Leave them out."
+        )
