@@ -11,14 +11,9 @@ from trustq.errors import TrustqError
 from trustq.noise import parse_noise
 from trustq.recipes import Recipe
 from trustq.repair.arms import Arm, budget_size
-from trustq.repair.engine import (
-    check_sweep,
-    group_cells,
-    matching_externals,
-    request_digest,
-    require_distinct,
-    setting_digest,
-)
+from trustq.repair.engine import request_digest, require_distinct, setting_digest
+from trustq.repair.externals import matching_externals
+from trustq.repair.settings import check_sweep, group_cells
 from trustq.results import committed_cells
 from trustq.store import Cache, find_caches, open_cache
 
