@@ -15,8 +15,9 @@ from trustq.heads.shared import one_blas_thread
 from trustq.recipes import Recipe, SweepRecipe
 from trustq.repair.arms import Arm
 from trustq.repair.experiment import Experiment, draw_experiment
-from trustq.repair.externals import matching_externals
+from trustq.repair.externals import of_network
 from trustq.repair.loop import Loop
+from trustq.repair.metadata import metadata_setting
 from trustq.repair.record import Recorder
 from trustq.repair.rounds import Round
 from trustq.repair.row import cell_row
@@ -31,6 +32,8 @@ from trustq.repair.settings import (
     head_settings,
     shared_settings,
 )
+from trustq.repair.slicing import Slices, find_slices
+from trustq.repair.target import pose
 from trustq.results import committed_keys, join_tables, new_part, part_path, write_part
 from trustq.store import Cache
 from trustq.tables import Columns
@@ -130,7 +133,7 @@ def repair(
             run.n_new += len(group.new)
             if progress:
                 progress(len(run.keys), total)
-        for shown in (cache, *matching_externals(cache, externals)):
+        for shown in (cache, *of_network(cache, externals)):
             write_samples(shown, results)
     return run
 
@@ -148,6 +151,7 @@ def setting_digest(cache: Cache, *, externals: Sequence[Cache], sweep: SweepReci
             "sweep": shared_settings(sweep),
             "files": file_digests(sweep),
         }
+        | metadata_setting(cache, externals, sweep=sweep)
     )
 
 
@@ -183,7 +187,8 @@ def run_group(
     the arguments alone, so that any process on any machine may run the group.
     """
     sweep = recipe.sweep
-    own = matching_externals(cache, externals)
+    posed = pose(cache, externals, sweep=sweep)
+    cache, own = posed.cache, posed.externals
     experiment = draw_experiment(cache, sweep=sweep, draw_seed=draw_seed, allow_leak=allow_leak)
     if calibrator_setting(sweep) and not len(experiment.validation):
         raise TrustqError(
@@ -191,11 +196,12 @@ def run_group(
             "it on. Leave calibrator out, or give rows to a val split."
         )
     shared_key = _shared_key(experiment, sweep, own)
+    slices = find_slices(experiment, own, sweep)
     setting = setting_digest(cache, externals=own, sweep=sweep)
     wanted = group_cells(sweep) if only is None else only
     cells = _cells(sweep, shared_key, setting, draw_seed, wanted)
     missing = [cell for cell in cells if cell.key not in there]
-    run = GroupRun([cell.key for cell in cells], [], [], list(experiment.notes), [])
+    run = GroupRun([cell.key for cell in cells], [], [], [*posed.notes, *experiment.notes], [])
     if not missing:
         return run
     shared = shared or SharedOnce()
@@ -207,7 +213,9 @@ def run_group(
         shared_seconds = time.perf_counter() - started
         for cell in missing:
             try:
-                tables, notes = _run_cell(cell, loop, recipe, zero, shared_key, shared_seconds)
+                tables, notes = _run_cell(
+                    cell, loop, recipe, zero, slices, shared_key, shared_seconds
+                )
             except Exception as error:
                 if not keep_going:
                     raise
@@ -224,6 +232,7 @@ def _run_cell(
     loop: Loop,
     recipe: Recipe,
     zero: Round,
+    slices: Slices,
     shared_key: str,
     shared_seconds: float,
 ) -> tuple[dict[str, Columns], list[str]]:
@@ -247,6 +256,7 @@ def _run_cell(
     recorder = Recorder(experiment.cache.classes)
     recorder.add_cell(row)
     recorder.add_rounds(cell.key, cell.arm, experiment, rounds, loop.settings)
+    recorder.add_slices(cell.key, rounds[-1], slices)
     return recorder.tables(), [note for state in rounds for note in state.notes]
 
 
@@ -314,4 +324,5 @@ def _shared_key(experiment: Experiment, sweep: SweepRecipe, externals: tuple[Cac
             "externals": sorted(cache.content_digest for cache in externals),
         }
         | calibrator_setting(sweep)
+        | metadata_setting(experiment.cache, externals, sweep=sweep)
     )

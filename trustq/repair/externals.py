@@ -10,7 +10,16 @@ from trustq.store import Cache
 
 
 def matching_externals(cache: Cache, externals: Sequence[Cache]) -> tuple[Cache, ...]:
-    """The external caches that came through the same network, with labels in this class order."""
+    """The external caches that came through the same network, with labels in this class order.
+
+    Raises `TrustqError` where there are some and none of them did, for two of one data set, and for
+    rows that the cache holds or classes that it lacks.
+    """
+    return tuple(_relabelled(other, cache) for other in of_network(cache, externals))
+
+
+def of_network(cache: Cache, externals: Sequence[Cache]) -> list[Cache]:
+    """The external caches that came through the cache's network, as they are."""
     own = [
         other
         for other in externals
@@ -25,7 +34,7 @@ def matching_externals(cache: Cache, externals: Sequence[Cache]) -> tuple[Cache,
     names = [other.dataset for other in own]
     if len(set(names)) < len(names):
         raise TrustqError(f"Two external caches are of data set {sorted(names)[0]!r}; give one.")
-    return tuple(_relabelled(other, cache) for other in own)
+    return own
 
 
 def _relabelled(other: Cache, cache: Cache) -> Cache:

@@ -14,6 +14,7 @@ from trustq.digest import digest_strings
 from trustq.recipes import Recipe, SweepRecipe
 from trustq.repair.arms import Arm, parse_arm
 from trustq.repair.loop import Loop
+from trustq.repair.metadata import weights_text
 from trustq.repair.rounds import Round
 from trustq.repair.settings import head_settings, policy_settings, title_of
 from trustq.store import Cache
@@ -60,6 +61,9 @@ def cell_row(
         "backbone_seed": cache.backbone_seed,
         "draw_seed": experiment.draw_seed,
         "rows_used": sweep.rows,
+        "target": sweep.target or None,
+        "fit_on": sweep.fit_on or None,
+        "weights": weights_text(sweep),
         "noise": experiment.noise,
         "noise_process": experiment.noise_process,
         "noise_unit": sweep.noise_unit,

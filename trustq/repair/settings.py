@@ -7,9 +7,10 @@ from typing import Any
 from trustq.calibrators import require_library
 from trustq.digest import digest_bytes
 from trustq.errors import TrustqError
-from trustq.heads.classic import KINDS
+from trustq.heads.classic import UNWEIGHED
 from trustq.recipes import SweepRecipe
 from trustq.repair.arms import Arm, parse_arm, round_sizes, with_references
+from trustq.repair.metadata import check_metadata
 
 # Settings that are one value in each cell, name no number, or concern one head.
 _CELL_SETTINGS = (
@@ -21,6 +22,12 @@ _POLICY_SETTINGS = (
     *("raters", "rater_error", "answers"),
 )
 _ARM_SETTINGS = (*_POLICY_SETTINGS, "flagged_weight", "ensemble")  # concern some arms only
+
+# In a key by what their columns hold: `trustq.repair.metadata`.
+_METADATA_SETTINGS = (
+    *("metadata", "target", "fit_on", "weights", "sampling_domain", "sampling_group"),
+    *("slices", "ages", "positive"),
+)
 
 _LAST_SEED = 2**31 - 1  # seeds are stored as 32-bit integers
 
@@ -62,8 +69,9 @@ def file_digests(sweep: SweepRecipe) -> dict[str, str]:
 
 
 def _of_all_cells(sweep: SweepRecipe) -> dict[str, Any]:
-    left_out = (*_CELL_SETTINGS, *_HEAD_SETTINGS, *_ARM_SETTINGS, "calibrator")
-    return {k: v for k, v in dataclasses.asdict(sweep).items() if k not in left_out}
+    left_out = (*_CELL_SETTINGS, *_HEAD_SETTINGS, *_ARM_SETTINGS, *_METADATA_SETTINGS)
+    asked = dataclasses.asdict(sweep)
+    return {k: v for k, v in asked.items() if k not in (*left_out, "calibrator")}
 
 
 def check_sweep(sweep: SweepRecipe) -> None:
@@ -84,14 +92,35 @@ def check_sweep(sweep: SweepRecipe) -> None:
         raise TrustqError(f"stop_precision is {sweep.stop_precision:g}, expected 0 to 1.")
     round_sizes(0, sweep.rounds, sweep.schedule)
     require_library(sweep.calibrator)
+    check_metadata(sweep)
     for arm in arms_of(sweep):
-        heads = [sweep.head, *(sweep.ensemble if uses_ensemble(arm) and sweep.rounds > 1 else ())]
-        unweighed = [name for name in heads if name in KINDS]
-        if arm.action == "reweight" and unweighed:
+        later = uses_ensemble(arm) and sweep.rounds > 1
+        if arm.action == "reweight" and (name := _unweighed(sweep, ensemble=later)):
             raise TrustqError(
-                f"Arm {arm.text!r}: the {unweighed[0]} head takes no weights between 0 and 1. Use "
-                ":drop, or a head that does (linear, balanced, xgboost)."
+                f"Arm {arm.text!r}: the {name} head takes no weights between 0 and 1. Use :drop, "
+                f"or a head that does ({_WEIGHED})."
             )
+        if sweep.weights != "none":
+            if sweep.head == "backbone":
+                raise TrustqError(
+                    f"weights={sweep.weights} is of heads that are fitted; --head backbone is the "
+                    "cached logits as they are. Leave weights out, or fit a head, e.g. --head "
+                    "linear."
+                )
+            if name := _unweighed(sweep, ensemble=uses_ensemble(arm)):
+                raise TrustqError(
+                    f"weights={sweep.weights}: the {name} head takes no weights of rows. Leave "
+                    f"weights out, or use a head that does ({_WEIGHED})."
+                )
+
+
+_WEIGHED = "linear, balanced, xgboost, ridge, mlp"  # the rest of them has nothing to weigh
+
+
+def _unweighed(sweep: SweepRecipe, *, ensemble: bool) -> str:
+    """The first head that takes no weights of rows; empty where all do."""
+    heads = (sweep.head, *(sweep.ensemble if ensemble else ()))
+    return next((name for name in heads if name in UNWEIGHED), "")
 
 
 def arm_settings(arm: Arm, sweep: SweepRecipe) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from trustq.noise import parse_noise
 from trustq.recipes import Recipe
 from trustq.repair.arms import Arm, budget_size
 from trustq.repair.engine import request_digest, require_distinct, setting_digest
-from trustq.repair.externals import matching_externals
 from trustq.repair.settings import check_sweep, group_cells
+from trustq.repair.target import pose
 from trustq.results import committed_cells
 from trustq.store import Cache, find_caches, open_cache
 
@@ -94,10 +94,11 @@ def plan_sweep(
         for budget in sweep.budgets:
             budget_size(budget, n_rows=1, n_wrong=1)
         for cache in caches:
+            posed = pose(cache, externals, sweep=sweep)
             # Noise of stored rows, of features or of a file is checked where its rows are known.
             if sweep.noise.partition(":")[0] not in ("auto", "stored", "instance", "file"):
-                parse_noise(sweep.noise, classes=cache.classes)
-            own = matching_externals(cache, externals)
+                parse_noise(sweep.noise, classes=posed.cache.classes)
+            own = posed.externals
             setting = setting_digest(cache, externals=own, sweep=sweep)
             for draw_seed in range(sweep.draw_seed, sweep.draw_seed + sweep.draws):
                 cells = []
