@@ -7,13 +7,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from trustq.class_metrics import UNKNOWN
 from trustq.errors import TrustqError
+from trustq.fairness import FIGURES as ODDS
+from trustq.fairness import MIN_ROWS
 from trustq.files import replacing
 from trustq.report.figure_set import draw_figures
 from trustq.report.main_table import MainTable, Row, main_table
 from trustq.report.tables import DISCLAIMER
 from trustq.results import Result, connect
 from trustq.results.schema import SETTINGS
+from trustq.slices import FIGURES as SLICE_FIGURES
 
 _CAPTIONS = {
     "repair_curve": "What repair buys",
@@ -65,12 +69,33 @@ SELECT * EXCLUDE (setting) FROM (
         AND stage = 'uncalibrated' AND split IN ('test', 'out_of_fold')
     GROUP BY ALL)
 ORDER BY ALL"""
-_SLICES = """
-SELECT dataset, head, arm_title AS arm, budget, slice_name AS slice, slice_value AS "of",
-    class_name AS class, metric, round(mean, 4) AS mean, round(sd, 4) AS sd, n
-FROM seeds
-WHERE is_final AND slice_name IS NOT NULL
-    AND stage = 'uncalibrated' AND split IN ('test', 'out_of_fold')
+# A line is a slice, as a class is above; a slice that enters no gap says why.
+_SLICED = """dataset, target, noise, fit_on, weights, head, arm_title AS arm, budget,
+        nullif(eval_dataset, dataset) AS evaluated_on, slice_name AS slice"""
+_OF_SLICES = f"""hash({", ".join(SETTINGS)}) AS setting
+    FROM figures
+    WHERE is_final AND slice_name IS NOT NULL AND class_name IS NULL
+        AND stage = 'uncalibrated' AND split IN ('test', 'out_of_fold', 'external')"""
+_BY_SLICE = ", ".join(
+    f"round(avg(figure) FILTER (metric = '{name}'), 4) AS {name}"
+    for name in (*SLICE_FIGURES, *ODDS)
+)
+_SLICES = f"""
+SELECT * EXCLUDE (setting) FROM (
+    SELECT {_SLICED}, slice_value AS "of", round(avg(n) FILTER (metric = 'accuracy')) AS n_rows,
+        {_BY_SLICE}, CASE WHEN max(slice_value) = '{UNKNOWN}' THEN 'unknown: in no gap'
+            WHEN min(n) FILTER (metric IN ('sensitivity', 'specificity')) < {MIN_ROWS}
+            THEN 'under {MIN_ROWS} of an outcome: in no gap' END AS note, {_OF_SLICES}
+        AND slice_value IS NOT NULL
+    GROUP BY ALL)
+ORDER BY ALL"""
+_BY_GAP = ", ".join(
+    f"round(avg(figure) FILTER (metric = '{name}_gap'), 4) AS {name}_gap" for name in ODDS
+)
+_GAPS = f"""
+SELECT * EXCLUDE (setting) FROM (
+    SELECT {_SLICED}, round(avg(n)) AS n_rows, {_BY_GAP}, {_OF_SLICES} AND slice_value IS NULL
+    GROUP BY ALL)
 ORDER BY ALL"""
 _FAILURES = """
 SELECT dataset, backbone_seed, draw_seed, noise, head, arm, budget, error FROM failures
@@ -132,7 +157,8 @@ def write_report(results: Path, path: Path) -> None:
             ("Paired differences", _answer(connection, _PAIRED)),
             ("Ledger: what was bought", _answer(connection, _LEDGER)),
             ("Classes", _answer(connection, _CLASSES)),
-            ("Slices", _answer(connection, _SLICES)),
+            ("Slices", _filled(_answer(connection, _SLICES))),
+            ("Gaps between slices", _filled(_answer(connection, _GAPS))),
             ("Failures", _answer(connection, _FAILURES)),
         ]
     template = resources.files("trustq.report").joinpath("page.html").read_text("utf-8")
@@ -227,6 +253,13 @@ def _figures(results: Path) -> list[dict[str, str]]:
 def _answer(connection: Any, query: str) -> Result:
     answer = connection.execute(query)
     return Result([column[0] for column in answer.description], answer.fetchall())
+
+
+def _filled(result: Result) -> Result:
+    """Without columns that are empty in every row, as those of settings that nobody set."""
+    keep = [j for j in range(len(result.columns)) if any(row[j] is not None for row in result.rows)]
+    rows = [tuple(row[j] for j in keep) for row in result.rows]
+    return Result([result.columns[j] for j in keep], rows)
 
 
 def _dicts(result: Result) -> list[dict[str, Any]]:
