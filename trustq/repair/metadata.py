@@ -53,7 +53,7 @@ class Metadata:
                     found.add(place)
         if not found:
             raise TrustqError(
-                f"{files} shares no sample id with {cache.name}, e.g. {cache.sample_id[0]!r}: "
+                f"{files} shares no sample id with {cache.name}, e.g. {keys[0]!r}: "
                 f"{key} needs the manifest that it was extracted from, or a table like it."
             )
         return values
@@ -99,7 +99,9 @@ def metadata_setting(
         if (value := getattr(sweep, name)) and value != "none"
     }
     if sweep.weights == "none":
+        # As the settings of a head beside another head, they change nothing.
         named.pop("sampling_domain", None)
+        named.pop("sampling_group", None)
     if not named:
         return {}
     digests = []
@@ -138,13 +140,6 @@ def _columns(sweep: SweepRecipe, *, external: bool) -> list[tuple[str, str]]:
 
 def check_metadata(sweep: SweepRecipe) -> None:
     """Raise `TrustqError` for settings of metadata that name no table or change nothing."""
-    default = SweepRecipe()
-    for key in ("sampling_domain", "sampling_group"):
-        if sweep.weights == "none" and (value := getattr(sweep, key)) != getattr(default, key):
-            raise TrustqError(
-                f"{key}={value} is of weights=domain_balanced and changes nothing with "
-                "weights=none. Leave it out, or --set weights=domain_balanced."
-            )
     if sweep.positive and not sliced_columns(sweep):
         raise TrustqError(
             f"positive={','.join(sweep.positive)} counts these classes as one in slices, and "
