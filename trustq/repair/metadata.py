@@ -6,7 +6,7 @@ columns that its recipe names, so that a new column invalidates no cell either.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 
 from trustq.balance import DomainBalance, make_balance
 from trustq.class_metrics import UNKNOWN, slice_name
-from trustq.digest import digest_strings
+from trustq.digest import digest_array, digest_strings
 from trustq.errors import TrustqError
 from trustq.joins import Joinable, id_keys, read_joinable
 from trustq.recipes import SweepRecipe
@@ -24,9 +24,17 @@ from trustq.store import Cache
 
 @dataclass(frozen=True)
 class Metadata:
-    """Tables that hold columns of rows by id; of two that hold a row, the first counts."""
+    """Tables that hold columns of rows by id; of two that hold a row, the first counts.
 
-    tables: tuple[Joinable, ...]
+    `files` are paths with the time of their last change and their size.
+    """
+
+    files: tuple[tuple[Path, int, int], ...]
+
+    @property
+    def tables(self) -> list[Joinable]:
+        """The tables, read once for as long as they do not change."""
+        return [_read(*file) for file in self.files]
 
     def column(self, name: str, cache: Cache, *, key: str) -> np.ndarray:
         """A column for the rows of a cache, (n,) of objects, None where no table has it.
@@ -34,26 +42,17 @@ class Metadata:
         `key` is the setting that names it. Raises `TrustqError` where no table has the column, or
         none that has it has one of the rows.
         """
-        having = [table for table in self.tables if name in table.columns]
-        files = " and ".join(str(table.path) for table in self.tables)
-        if not having:
+        files = " and ".join(str(path) for path, *_ in self.files)
+        if not any(name in table.columns for table in self.tables):
             known = list(dict.fromkeys(c for table in self.tables for c in table.columns))
             raise TrustqError(
                 f"{key} names the column {name!r}, which {files} lacks; there are "
                 f"{', '.join(known)}."
             )
-        keys = id_keys(cache.sample_id)
-        values = np.full(len(keys), None, dtype=object)
-        found: set[int] = set()
-        for table in having:
-            column = np.ma.asarray(table.columns[name]).tolist()  # None where masked
-            for place, row in enumerate(table.rows(keys)):
-                if row is not None and place not in found:
-                    values[place] = column[row]
-                    found.add(place)
-        if not found:
+        values = _joined(self, name, _Ids(digest_array(cache.sample_id), cache.sample_id))
+        if values is None:
             raise TrustqError(
-                f"{files} shares no sample id with {cache.name}, e.g. {keys[0]!r}: "
+                f"{files} shares no sample id with {cache.name}, e.g. {str(cache.sample_id[0])!r}: "
                 f"{key} needs the manifest that it was extracted from, or a table like it."
             )
         return values
@@ -66,19 +65,45 @@ def metadata_of(sweep: SweepRecipe, *, key: str) -> Metadata:
             f"{key} names a column of metadata, and there is none: caches hold none. Name the "
             "manifest, or another table with sample_id: --metadata FILE."
         )
-    return Metadata(tuple(_read(Path(path).resolve(), Path(path)) for path in sweep.metadata))
+    files = []
+    for path in map(Path, sweep.metadata):
+        if not path.is_file():
+            raise TrustqError(f"{path}: no such file.")
+        state = path.stat()
+        files.append((path, state.st_mtime_ns, state.st_size))
+    return Metadata(tuple(files))
 
 
-def _read(resolved: Path, path: Path) -> Joinable:
-    if not resolved.is_file():
-        raise TrustqError(f"{path}: no such file.")
-    state = resolved.stat()
-    return _read_once(path, state.st_mtime_ns, state.st_size)
+# A sweep asks for the same columns of the same tables at every point and draw.
 
 
-@lru_cache(maxsize=8)  # a sweep asks for the same tables at every group
-def _read_once(path: Path, changed: int, size: int) -> Joinable:
+@lru_cache(maxsize=8)
+def _read(path: Path, changed: int, size: int) -> Joinable:
     return read_joinable(path)
+
+
+@dataclass(frozen=True)
+class _Ids:
+    digest: str
+    ids: np.ndarray = field(compare=False)
+
+
+@lru_cache(maxsize=32)
+def _joined(metadata: Metadata, name: str, rows: _Ids) -> np.ndarray | None:
+    """A column of rows; None where no table that has it has any of them."""
+    keys = id_keys(rows.ids)
+    values = np.full(len(keys), None, dtype=object)
+    found: set[int] = set()
+    for table in metadata.tables:
+        if name not in table.columns:
+            continue
+        column = np.ma.asarray(table.columns[name]).tolist()  # None where masked
+        for place, row in enumerate(table.rows(keys)):
+            if row is not None and place not in found:
+                values[place] = column[row]
+                found.add(place)
+    values.setflags(write=False)
+    return values if found else None
 
 
 def column_of(cache: Cache, name: str, *, key: str, sweep: SweepRecipe) -> np.ndarray:
