@@ -104,9 +104,17 @@ def _show_plan(plan: Any, results: Path, jobs: int, as_json: bool) -> None:
 
     import joblib
 
+    from trustq.recipes import SweepRecipe
     from trustq.sweep import estimate_seconds
 
     seconds = estimate_seconds(plan, results=results)
+    # Settings of metadata have a column where a point sets them.
+    default = SweepRecipe()
+    named = [
+        name
+        for name in ("target", "fit_on", "weights")
+        if any(getattr(g.recipe.sweep, name) != getattr(default, name) for g in plan.groups)
+    ]
     cells = [
         {
             "cache": group.cache.name,
@@ -114,6 +122,7 @@ def _show_plan(plan: Any, results: Path, jobs: int, as_json: bool) -> None:
             "draw": group.draw_seed,
             "noise": group.recipe.sweep.noise,
             "head": group.recipe.sweep.head,
+            **{name: getattr(group.recipe.sweep, name) for name in named},
             "arm": cell.arm.text,
             "budget": cell.budget,
             "rounds": group.recipe.sweep.rounds,

@@ -245,6 +245,12 @@ def test_a_head_of_a_target_is_the_head_of_those_labels(
         assert repr(query(tmp_path / "target", sql)) == repr(query(tmp_path / "merged", sql))
 
 
+def test_an_experiment_is_drawn_on_the_target(cache: Cache, table: Path) -> None:
+    experiment = draw_experiment(cache, sweep=recipe(table, "target=growth").sweep, draw_seed=0)
+    assert experiment.cache.classes == ("benign", "malignant")
+    assert experiment.labels.tolist() == np.minimum(cache.label[experiment.rows], 1).tolist()
+
+
 def test_what_is_of_other_classes_is_refused(cache: Cache, table: Path, tmp_path: Path) -> None:
     logits = np.zeros((len(cache), 3), np.float32)
     own = dataclasses.replace(cache, logits=logits)

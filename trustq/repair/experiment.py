@@ -10,6 +10,7 @@ from trustq.heads.out_of_fold import TrainingRows
 from trustq.noise import Start, observe_labels, trust_some
 from trustq.recipes import SweepRecipe
 from trustq.repair.metadata import balance_of, fitted_rows
+from trustq.repair.target import pose
 from trustq.splits import group_folds, split_by_group, thin_classes
 from trustq.store import Cache
 from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE
@@ -66,6 +67,7 @@ def draw_experiment(
     Raises `TrustqError` when the cache's exposure makes the noise dishonest (unless `allow_leak`),
     when stored labels are asked for and there are none, or when rows lack reference labels.
     """
+    cache = pose(cache, (), sweep=sweep).cache  # as it is, where it has the target's labels already
     notes: list[str] = []
     split = _fitted_on(cache, _splits(cache, sweep, notes), sweep, notes)
     rows = np.flatnonzero(split == "train")
