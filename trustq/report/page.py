@@ -2,6 +2,7 @@
 
 import base64
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -35,19 +36,21 @@ SELECT count(*) AS cells, count(DISTINCT cache_digest) AS caches,
 FROM cells"""
 _RUN = """
 SELECT recipe, dataset, cache_recipe, exposure, noise, round(avg(noise_rate), 4) AS realised,
-    head, refit, any_value(n_train) AS training_labels, round(avg(n_wrong_start), 1) AS wrong,
+    target, fit_on, weights, head, refit, any_value(n_train) AS training_labels,
+    round(avg(n_wrong_start), 1) AS wrong,
     any_value(n_trusted) AS trusted, any_value(n_clean_validation) AS clean_validation,
     count(*) AS cells
 FROM cells GROUP BY ALL ORDER BY ALL"""
 _LEDGER = """
-SELECT c.dataset, c.noise, c.head, c.arm_title AS arm, c.budget,
+SELECT c.dataset, c.target, c.noise, c.fit_on, c.weights, c.head, c.arm_title AS arm, c.budget,
     round(avg(r.n_bought_total), 1) AS bought, round(avg(r.hits_total), 1) AS hits,
     round(avg(r.hits_total / nullif(r.n_bought_total, 0)), 4) AS hit_rate,
     round(avg(r.noise_left), 4) AS noise_left, count(*) AS cells
 FROM cells c JOIN rounds r ON r.cell = c.key AND r.round = c.n_rounds_done
 WHERE c.score <> 'none' GROUP BY ALL ORDER BY ALL"""
 _PAIRED = f"""
-SELECT dataset, noise, head, arm_title AS arm, baseline_title AS against, budget, metric, unit, n,
+SELECT dataset, target, noise, fit_on, weights, head, arm_title AS arm,
+    baseline_title AS against, budget, metric, unit, n,
     round(mean_difference, 4) AS difference, round(sd, 4) AS sd, sign_flip_p AS p,
     sign_flip_floor AS floor, array_to_string(differs, ', ') AS differs
 FROM paired
@@ -62,8 +65,8 @@ _BY_CLASS = ", ".join(
 )
 _CLASSES = f"""
 SELECT * EXCLUDE (setting) FROM (
-    SELECT dataset, noise, head, arm_title AS arm, budget, class_name AS class, {_BY_CLASS},
-        max(n) AS n, hash({", ".join(SETTINGS)}) AS setting
+    SELECT dataset, target, noise, fit_on, weights, head, arm_title AS arm, budget,
+        class_name AS class, {_BY_CLASS}, max(n) AS n, hash({", ".join(SETTINGS)}) AS setting
     FROM seeds
     WHERE is_final AND class_name IS NOT NULL AND slice_name IS NULL
         AND stage = 'uncalibrated' AND split IN ('test', 'out_of_fold')
@@ -157,8 +160,8 @@ def write_report(results: Path, path: Path) -> None:
             ("Paired differences", _answer(connection, _PAIRED)),
             ("Ledger: what was bought", _answer(connection, _LEDGER)),
             ("Classes", _answer(connection, _CLASSES)),
-            ("Slices", _filled(_answer(connection, _SLICES))),
-            ("Gaps between slices", _filled(_answer(connection, _GAPS))),
+            ("Slices", _telling(_answer(connection, _SLICES))),
+            ("Gaps between slices", _telling(_answer(connection, _GAPS))),
             ("Failures", _answer(connection, _FAILURES)),
         ]
     template = resources.files("trustq.report").joinpath("page.html").read_text("utf-8")
@@ -170,7 +173,7 @@ def write_report(results: Path, path: Path) -> None:
         warnings=warnings,
         main=_main_tables(results),
         figures=_figures(results),
-        tables={name: _texts(found) for name, found in tables if found.rows},
+        tables={name: _texts(_filled(found)) for name, found in tables if found.rows},
         disclaimer=DISCLAIMER,
     )
     with replacing(Path(path)) as part:
@@ -255,11 +258,30 @@ def _answer(connection: Any, query: str) -> Result:
     return Result([column[0] for column in answer.description], answer.fetchall())
 
 
+def _telling(result: Result) -> Result:
+    """Without settings that are the same in every row: slices have many columns besides."""
+    of_cells = ("dataset", "noise", "head", "arm", "budget", *_OF_METADATA)
+    same = [name for name in of_cells if len(_values(result, name)) == 1]
+    return _without(result, same)
+
+
 def _filled(result: Result) -> Result:
-    """Without columns that are empty in every row, as those of settings that nobody set."""
-    keep = [j for j in range(len(result.columns)) if any(row[j] is not None for row in result.rows)]
-    rows = [tuple(row[j] for j in keep) for row in result.rows]
-    return Result([result.columns[j] for j in keep], rows)
+    """Without settings of metadata where nobody set them."""
+    return _without(result, [name for name in _OF_METADATA if _values(result, name) == {None}])
+
+
+_OF_METADATA = ("target", "fit_on", "weights", "evaluated_on")
+
+
+def _values(result: Result, name: str) -> set[Any]:
+    place = result.columns.index(name) if name in result.columns else -1
+    return {row[place] for row in result.rows} if place >= 0 else set()
+
+
+def _without(result: Result, names: Sequence[str]) -> Result:
+    keep = [place for place, name in enumerate(result.columns) if name not in names]
+    rows = [tuple(row[place] for place in keep) for row in result.rows]
+    return Result([result.columns[place] for place in keep], rows)
 
 
 def _dicts(result: Result) -> list[dict[str, Any]]:
