@@ -29,6 +29,9 @@ def compare(
     eval_dataset: Annotated[
         str | None, typer.Option(help="Evaluated data set of --results [default: its own].")
     ] = None,
+    where: Annotated[
+        str, typer.Option(help="Cells of --results, in SQL, e.g. \"head = 'linear'\".")
+    ] = "",
     metrics: Annotated[
         str | None, typer.Option(help="Figures of --arms, e.g. accuracy,aurc [default: all].")
     ] = None,
@@ -77,6 +80,7 @@ def compare(
             stage=stage,
             budget=budget,
             eval_dataset=eval_dataset,
+            where=where,
             seed=seed,
             replicates=replicates,
             **({"figures": [m.strip() for m in metrics.split(",")]} if metrics else {}),

@@ -10,6 +10,9 @@ from .output import write_or_print
 app = typer.Typer(help="Tables of results for papers and other programs.", no_args_is_help=True)
 
 _Results = Annotated[Path, typer.Option(help="Folder of result tables.")]
+_Where = Annotated[
+    str, typer.Option(help="Cells to take, in SQL, e.g. \"head = 'linear' AND draw_seed < 5\".")
+]
 
 
 @app.callback()
@@ -38,11 +41,15 @@ def significance(
     arms: Annotated[
         str | None, typer.Option(help="Arms of --results, the compared one first: a,b,c.")
     ] = None,
+    by: Annotated[
+        str, typer.Option(help="Compare values of this column of cells instead: head, ...")
+    ] = "arm",
     split: Annotated[str, typer.Option(help="Evaluated rows of --results.")] = "test",
     stage: Annotated[str, typer.Option(help="calibrated or uncalibrated.")] = "calibrated",
     format: Annotated[str, typer.Option(help="markdown, csv or latex.")] = "markdown",
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
     out: Annotated[Path | None, typer.Option(help="File to write instead of printing.")] = None,
+    where: _Where = "",
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
 ) -> None:
     """Compare arms over seeds: difference, interval, sign-flip p with its floor, Holm, effect.
@@ -50,6 +57,8 @@ def significance(
     Intervals are over seeds alone; trustq compare --arms crosses them with groups.
 
     Example: trustq export significance Repair=repair.csv None=no-repair.csv
+
+    Example: trustq export significance --by head --arms xgboost,linear --where "budget = '64'"
     """
     from dataclasses import asdict
 
@@ -78,7 +87,9 @@ def significance(
         wanted = wanted or default_metrics(read)
     elif arms:
         names, wanted = [name.strip() for name in arms.split(",")], wanted or list(METRICS)
-        read = results_seed_tables(results, arms=names, metrics=wanted, split=split, stage=stage)
+        read = results_seed_tables(
+            results, arms=names, by=by, metrics=wanted, split=split, stage=stage, where=where
+        )
     else:
         raise TrustqError(
             "There is nothing to compare: name two seed tables (Repair=repair.csv "
@@ -100,6 +111,7 @@ def table(
     ] = None,
     split: Annotated[str, typer.Option(help="test, val, external or out_of_fold.")] = "test",
     stage: Annotated[str, typer.Option(help="calibrated or uncalibrated.")] = "calibrated",
+    where: _Where = "",
     format: Annotated[str, typer.Option(help="markdown, csv, latex or table.")] = "markdown",
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
     out: Annotated[Path | None, typer.Option(help="File to write instead of printing.")] = None,
@@ -116,10 +128,48 @@ def table(
         raise TrustqError(f"There is no preset {preset!r}, only {', '.join(PRESETS)}.")
     named = [name.strip() for name in metrics.split(",") if name.strip()]
     found = main_table(
-        results, metrics=PRESETS[preset] if preset else named, split=split, stage=stage
+        results,
+        metrics=PRESETS[preset] if preset else named,
+        split=split,
+        stage=stage,
+        where=where,
     )
     text = to_json(table_records(found)) if json else format_main_table(found, format)
     write_or_print(text, out)
+
+
+@app.command()
+def labels(
+    arm: Annotated[str, typer.Argument(help="Arm that repaired them.")],
+    budget: Annotated[str | None, typer.Option(help="Its budget, where several were run.")] = None,
+    results: _Results = Path("results"),
+    where: _Where = "",
+    out: Annotated[Path, typer.Option(help="Folder for a file a backbone seed.")] = Path("labels"),
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
+) -> None:
+    """Write the labels that an arm left, to train the backbone on them again.
+
+    A network trained on them with the same recipe is then that arm with refit backbone, beside the
+    head-only one: trustq extract M.parquet --recipe R --name again-ARM --observed
+    'labels/seed{seed}.parquet' --seeds 42,52, then trustq repair --head backbone --arms none.
+
+    Example: trustq export labels self_confidence --budget 5% --out labels
+    """
+    from trustq.report.text import to_json
+    from trustq.results import save_repaired_labels
+    from trustq.tables import literal
+
+    conditions = [f"({where})"] if where else []
+    conditions += [f"budget = {literal(budget)}"] if budget is not None else []
+    saved = save_repaired_labels(results, out, arm=arm, where=" AND ".join(conditions))
+    if json:
+        typer.echo(to_json([row._asdict() | {"path": str(row.path)} for row in saved]))
+        return
+    for row in saved:
+        typer.echo(
+            f"{row.path}: {row.n_rows:,} labels, {row.n_bought:,} of them bought, "
+            f"{row.n_wrong:,} still wrong"
+        )
 
 
 @app.command()
@@ -127,6 +177,7 @@ def figures(
     results: _Results = Path("results"),
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("figures"),
     metric: Annotated[str, typer.Option(help="Metric of curves and comparisons.")] = "accuracy",
+    where: _Where = "",
 ) -> None:
     """Draw repair curves, budget and gain, arms, risk-coverage and reliability: PNG and SVG.
 
@@ -134,7 +185,7 @@ def figures(
     """
     from trustq.report.figure_set import draw_figures
 
-    for path in draw_figures(results, out, metric=metric):
+    for path in draw_figures(results, out, metric=metric, where=where):
         typer.echo(path)
 
 

@@ -25,7 +25,10 @@ def extract(
     ] = None,
     observed: Annotated[
         Path | None,
-        typer.Option(help="Train on the labels of this table: sample_id,label; blank = dropped."),
+        typer.Option(
+            help="Train on the labels of this table: sample_id,label; blank = dropped. "
+            "{seed} in its name is filled in."
+        ),
     ] = None,
     mode: Annotated[
         str | None,

@@ -1,10 +1,18 @@
 """A small cache whose truth is known, for tests."""
 
-from typing import NamedTuple
+import re
+from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 
+from trustq.errors import TrustqError
 from trustq.store import Cache
+
+
+def refused(message: str) -> Any:
+    """A context that expects a `TrustqError` with exactly this message."""
+    return pytest.raises(TrustqError, match=f"^{re.escape(message)}$")
 
 
 def make_cache(

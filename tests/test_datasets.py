@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import refused
 from typer.testing import CliRunner
 
 from trustq.datasets import (
@@ -65,10 +66,6 @@ def touch(root, *names):
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(str(root / name).encode())  # prepare reads bytes, not pixels
-
-
-def refused(message):
-    return pytest.raises(TrustqError, match=f"^{re.escape(message)}$")
 
 
 def column(manifest, name):

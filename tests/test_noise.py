@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, norm
+from support import refused
 
 from trustq.errors import TrustqError
 from trustq.noise import (
@@ -34,10 +35,6 @@ matrix = [
 ]
 """
 ONE_WAY_CSV = "true,a,b,c\na,0.6,0.4,0.0\nb,0.0,1.0,0.0\nc,0.1,0.2,0.7\n"
-
-
-def refused(message):
-    return pytest.raises(TrustqError, match=f"^{re.escape(message)}$")
 
 
 def assert_plausible(n_hits, n_rows, rate):

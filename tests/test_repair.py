@@ -354,10 +354,11 @@ def test_backbone_head_is_the_cached_logits_as_they_are(tmp_path: Path) -> None:
     right = float((cache.logits[test].argmax(axis=1) == cache.label[test]).mean())
     rows = query(
         tmp_path / "r",
-        """SELECT DISTINCT figure, refit FROM figures
-           WHERE metric = 'accuracy' AND split = 'test'""",
+        """SELECT DISTINCT figure, refit, arm = 'none' FROM figures
+           WHERE metric = 'accuracy' AND split = 'test' ORDER BY ALL""",
     )
-    assert rows == [(pytest.approx(right), "none")]
+    # What was bought reached nothing; what was stored is what the backbone was trained on.
+    assert rows == [(pytest.approx(right), "backbone", True), (pytest.approx(right), "none", False)]
     assert query(tmp_path / "r", "SELECT arm FROM cells WHERE in_sample") == [
         ("self_confidence@in_sample",)
     ]

@@ -178,16 +178,47 @@ def test_arms_of_a_results_folder_are_compared_over_draws(tmp_path):
     )
 
 
-def write_results(folder):
+def test_purchases_are_compared_each_for_itself(tmp_path):
+    write_results(tmp_path)
+    write_results(tmp_path, arms=(("entropy", 0.3),), n_rounds=4)
+    found = results_seed_tables(tmp_path, arms=["entropy", "none"], metrics=["accuracy"])
+    rows = significance(found, metrics=["accuracy"])
+    assert {row.evaluation: round(row.difference, 9) for row in rows} == {
+        "n_rounds 1": 0.1,
+        "n_rounds 4": 0.3,
+    }
+
+
+def test_values_of_any_column_are_compared_and_say_what_else_they_differ_in(tmp_path):
+    write_results(tmp_path, noise="stored", trusted=0.1, cache_recipe="noisy")
+    write_results(tmp_path, noise="none", trusted=0.0, cache_recipe="clean", shift=0.05)
+    asked = {"arms": ["clean", "noisy"], "by": "cache_recipe", "metrics": ["accuracy"]}
+    found = results_seed_tables(tmp_path, **asked)
+    rows = significance(found, metrics=["accuracy"])
+    assert {row.evaluation for row in rows} == {"arm entropy", "arm none"}
+    for row in rows:
+        assert row.a == "clean (noise none, trusted 0.0)"
+        assert row.b == "noisy (noise stored, trusted 0.1)"
+        assert row.difference == pytest.approx(0.05)
+    one = results_seed_tables(tmp_path, **asked, where="arm = 'none'")
+    assert [table.evaluation for table in one] == ["", ""]
+    with pytest.raises(TrustqError) as error:
+        results_seed_tables(tmp_path, arms=["a", "b"], by="hed")
+    assert str(error.value) == "cells have no column 'hed'; did you mean head?"
+
+
+def write_results(folder, *, arms=(("entropy", 0.1), ("none", 0.0)), shift=0.0, **columns):
     from trustq.results import new_part, write_part
 
     cells, metrics = [], []
-    for arm, gain in (("entropy", 0.1), ("none", 0.0)):
+    for arm, gain in arms:
         for backbone in (5, 6):
             for draw in (1, 2, 3):
-                key = f"{arm}-{backbone}-{draw}"
+                key = f"{arm}-{backbone}-{draw}-{columns}"
                 cells.append(
                     {
+                        "n_rounds": 1,
+                        **columns,
                         "key": key,
                         "arm": arm,
                         "arm_title": arm.title(),
@@ -207,7 +238,7 @@ def write_results(folder):
                         "split": "test",
                         "stage": "calibrated",
                         "metric": "accuracy",
-                        "figure": 0.5 + gain + draw / 100 + backbone / 100,
+                        "figure": 0.5 + gain + shift + draw / 100 + backbone / 100,
                         "n": 10,
                     }
                 )

@@ -64,6 +64,7 @@ def compare_arms(
     stage: str = "calibrated",
     budget: str | None = None,
     eval_dataset: str | None = None,
+    where: str = "",
     figures: Sequence[str] = FIGURES,
     seed: int = 0,
     replicates: int = REPLICATES,
@@ -72,10 +73,11 @@ def compare_arms(
 
     Per figure: a 95 % interval for seeds and groups crossed, the sign-flip test over seeds with its
     floor, Holm over the figures, Hedges' g and P(a > b). Where several budgets were run, name one;
-    an arm that buys nothing pairs with any. Errors: no predictions of an arm, no shared pair of
-    seeds, several settings or budgets, rows that differ between cells.
+    an arm that buys nothing pairs with any. `where` is a condition on `cells`. Errors: no
+    predictions of an arm, no shared pair of seeds, several settings or budgets, rows that differ
+    between cells.
     """
-    with connect(results) as connection:
+    with connect(results, where=where) as connection:
         answer = connection.execute(
             _PREDICTIONS, [a, b, split, stage, eval_dataset, budget, budget]
         ).fetchnumpy()
@@ -89,7 +91,7 @@ def compare_arms(
         if len(found) > 1:
             raise TrustqError(
                 f"The cells of {a} and {b} have several values of {name}: {', '.join(found)}. "
-                "Keep one setting in a results folder to compare its arms."
+                f"Choose one, e.g. --where \"{name} = '{found[0]}'\"."
             )
     cells = [_cells(answer, arm) for arm in (a, b)]
     shared = [pair for pair in cells[0] if pair in cells[1]]

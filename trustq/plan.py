@@ -18,15 +18,13 @@ from trustq.recipes import Recipe, SweepRecipe
 from trustq.repair import repair
 from trustq.repair.arms import BLIND, budget_size, parse_arm, with_references
 from trustq.results import connect
-from trustq.results.schema import MATCHED
+from trustq.results.schema import LOWER_IS_BETTER, MATCHED
 from trustq.store import Cache
 
 PILOT_BACKBONES = 2  # caches that a pilot runs on: two tell backbones apart, more cost time
 PILOT_DRAWS = 5
 UNITS = ("draw_seed", "backbone_seed")
 UNIT_NAMES = {"draw_seed": "draws", "backbone_seed": "backbones"}
-# Metrics whose gain is a fall.
-LOWER_IS_BETTER = ("nll", "brier", "ece", "aurc", "e_aurc", "augrc", "risk_at_0_5")
 _USUAL = (8, 10, 20, 50)  # units that the table of designs shows besides those that are needed
 
 _FIGURES = f"""
@@ -39,6 +37,8 @@ LEFT JOIN rounds r ON r.cell = m.cell AND r.round = m.round
 WHERE m.metric = ? AND m.stage = ? AND m.split IN ('test', 'out_of_fold')
   AND m.class_name IS NULL AND m.slice_name IS NULL AND m.eval_dataset = c.dataset
   AND m.figure IS NOT NULL
+  -- A backbone that was trained again is no round of a purchase, and its price is another.
+  AND coalesce(c.origin_digest, c.cache_digest) IS NOT DISTINCT FROM c.cache_digest
 ORDER BY ALL
 """
 

@@ -1,10 +1,10 @@
 """Tables of paired comparisons over seeds, with the floor of each test and Holm over the family."""
 
 import csv
+import difflib
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,20 @@ import numpy as np
 
 from trustq.errors import TrustqError
 from trustq.results import connect
-from trustq.results.schema import MATCHED
+from trustq.results.schema import MATCHED, PURCHASE, TABLES
 from trustq.stats import effect_size, holm, paired_summary, probability_of_superiority
 from trustq.tables import read_table
 
 FORMATS = ("markdown", "csv", "latex")
 METRICS = ("macro_f1", "accuracy")
 
+# {by} is a column of `cells`, checked before.
 _FIGURES = f"""
-SELECT {", ".join(MATCHED)}, eval_dataset, score, budget, arm, arm_title, backbone_seed, draw_seed,
-       metric, figure
+SELECT {", ".join((*MATCHED, *PURCHASE))}, eval_dataset, score, arm, arm_title, backbone_seed,
+       draw_seed, metric, figure, CAST({{by}} AS VARCHAR) AS compared
 FROM figures
 WHERE is_final AND class_name IS NULL AND slice_name IS NULL AND split = ? AND stage = ?
-  AND metric IN (SELECT unnest(?)) AND arm IN (SELECT unnest(?))
+  AND metric IN (SELECT unnest(?)) AND compared IN (SELECT unnest(?))
 ORDER BY ALL
 """
 
@@ -156,45 +157,104 @@ def results_seed_tables(
     results: Path,
     *,
     arms: Sequence[str],
+    by: str = "arm",
     metrics: Sequence[str] = METRICS,
     split: str = "test",
     stage: str = "calibrated",
+    where: str = "",
 ) -> list[SeedTable]:
     """Final figures of arms in a results folder, one table per arm and setting, first arm first.
 
     A setting is all that was asked but the arm and the seeds; an arm that buys nothing belongs to
-    every budget. Units are draw seeds (figures averaged over backbones) or backbone seeds (averaged
-    over draws), whichever are more. Errors: an arm without figures.
+    every purchase. Settings that lack the first arm or have no other are left out. Units are draw
+    seeds (figures averaged over backbones) or backbone seeds (averaged over draws), whichever are
+    more. `where` is a condition on `cells`.
+
+    With another column `by`, such as `head` or `cache_recipe`, `arms` are its values, and the arm
+    is a part of the setting. Other columns that have one value for each of them, and not the same,
+    are told in their titles: `small-clean (noise none)`. Errors: an arm without figures, no setting
+    with two, a column that `cells` lacks.
     """
-    with connect(results) as connection:
-        answer = connection.execute(_FIGURES, [split, stage, list(metrics), list(arms)])
+    if by not in TABLES["cells"]:
+        near = difflib.get_close_matches(by, list(TABLES["cells"]), n=1, cutoff=0.0)
+        raise TrustqError(f"cells have no column {by!r}; did you mean {near[0]}?")
+    with connect(results, where=where) as connection:
+        answer = connection.execute(
+            _FIGURES.format(by=by), [split, stage, list(metrics), list(arms)]
+        )
         names = [column[0] for column in answer.description or []]
         rows = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
     for arm in arms:
-        if not any(row["arm"] == arm for row in rows):
+        if not any(row["compared"] == arm for row in rows):
             raise TrustqError(
-                f"{results} has no final {stage} figures of arm {arm!r} on {split} rows."
+                f"{results} has no final {stage} figures of {by} {arm!r} on {split} rows."
             )
-    settings = (*MATCHED, "eval_dataset")
-    varying = [name for name in settings if len({row[name] for row in rows}) > 1]
-
-    def setting(row: dict[str, Any]) -> str:
-        return ", ".join(f"{name} {row[name]}" for name in varying)
-
+    alike = (*(() if by == "arm" else ("arm",)), *MATCHED, *PURCHASE, "eval_dataset")
+    telling = [] if by == "arm" else _determined(rows, [name for name in alike if name != by])
+    settings = [name for name in alike if name != by and name not in telling]
+    compared = {
+        setting: own
+        for setting, own in _by_setting(rows, settings, any_purchase=by == "arm").items()
+        if len(there := {row["compared"] for row in own}) > 1 and arms[0] in there
+    }
+    if not compared:
+        raise TrustqError(
+            f"No setting in {results} has both {by} {arms[0]!r} and another of them, so nothing is "
+            "paired. `trustq export table` shows which setting has which."
+        )
+    told = _told_apart(list(compared))
     tables = []
-    for place, grouped in groupby(sorted(rows, key=setting), key=setting):
-        own = list(grouped)
-        budgets = sorted({row["budget"] for row in own if row["score"] != "none"}) or [None]
-        for budget in budgets:
-            where = ", ".join(filter(None, [place, f"budget {budget}" if len(budgets) > 1 else ""]))
-            chosen = [row for row in own if row["score"] == "none" or row["budget"] == budget]
-            unit = _unit(chosen)
-            for arm in arms:
-                of_arm = [row for row in chosen if row["arm"] == arm]
-                if of_arm:
-                    figures = _by_unit(of_arm, unit)
-                    tables.append(SeedTable(of_arm[0]["arm_title"], where, figures))
+    for setting, own in compared.items():
+        place = ", ".join(f"{settings[j]} {setting[j]}" for j in told)
+        unit = _unit(own)
+        for arm in arms:
+            if found := [row for row in own if row["compared"] == arm]:
+                title = found[0]["arm_title"] if by == "arm" else _title(arm, found[0], telling)
+                tables.append(SeedTable(title, place, _by_unit(found, unit)))
     return tables
+
+
+def _by_setting(
+    rows: list[dict[str, Any]], settings: Sequence[str], *, any_purchase: bool
+) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
+    """Rows of each setting; with `any_purchase`, rows that buy nothing are in all of their kind."""
+    grouped: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    buys_nothing = [any_purchase and row["score"] == "none" for row in rows]
+    free = [row for row, nothing in zip(rows, buys_nothing, strict=True) if nothing]
+    for row in (row for row, nothing in zip(rows, buys_nothing, strict=True) if not nothing):
+        grouped.setdefault(tuple(row[name] for name in settings), []).append(row)
+    for row in free:
+        asked = [j for j, name in enumerate(settings) if name not in PURCHASE]
+        for setting, own in grouped.items():
+            if all(row[settings[j]] == setting[j] for j in asked):
+                own.append(row)
+    return grouped
+
+
+def _determined(rows: list[dict[str, Any]], names: Sequence[str]) -> list[str]:
+    """Columns with one value for each compared value, and not the same for all of them."""
+    found = []
+    for name in names:
+        pairs = {(row["compared"], row[name]) for row in rows}
+        values = {value for _, value in pairs}
+        if len(values) > 1 and len(pairs) == len({compared for compared, _ in pairs}):
+            found.append(name)
+    return found
+
+
+def _title(value: str, row: dict[str, Any], telling: Sequence[str]) -> str:
+    told = ", ".join(f"{name} {row[name]}" for name in telling)
+    return f"{value} ({told})" if told else value
+
+
+def _told_apart(settings: Sequence[tuple[Any, ...]]) -> list[int]:
+    """The first places by which settings differ; those that tell nothing more are left out."""
+    told: list[int] = []
+    for j in range(len(settings[0])):
+        known = {tuple(setting[i] for i in told) for setting in settings}
+        if len({tuple(setting[i] for i in (*told, j)) for setting in settings}) > len(known):
+            told.append(j)
+    return told
 
 
 OVER_SEEDS = "95 % percentile bootstrap over seeds alone"

@@ -76,7 +76,9 @@ def rows_of_training(
     train = _trained_on(manifest, recipe.train_on)
     notes = []
     if recipe.observed:
-        given = read_observed(Path(recipe.observed), manifest, rows=train, left_out=left_out)
+        given = read_observed(
+            Path(recipe.observed), manifest, rows=train, seed=seed, left_out=left_out
+        )
         observed[train], trusted[train] = given.observed[train], given.trusted[train]
         seen[observed >= 0] = SEEN_OBSERVED
         # A checked label may be another than the manifest's, which nobody was trained on then.

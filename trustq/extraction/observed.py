@@ -12,6 +12,7 @@ from trustq import tables
 from trustq.digest import digest_array
 from trustq.errors import TrustqError
 from trustq.manifest import Manifest
+from trustq.origin import Origin, file_origin
 
 _LISTED = 5  # ids that an error names
 _TRUE, _FALSE = ("1", "1.0", "true", "yes"), ("", "nan", "0", "0.0", "false", "no")
@@ -22,7 +23,7 @@ class Observed:
     """Labels of a file in the manifest's order, each (n,).
 
     `observed` is -1 where the row is dropped; `trusted` is what the file calls so; a row that is
-    not `listed` keeps the manifest's label.
+    not `listed` keeps the manifest's label; `origin` is the cell that bought them, where noted.
     """
 
     path: Path
@@ -30,11 +31,13 @@ class Observed:
     trusted: np.ndarray
     listed: np.ndarray
     rate: float  # share of trained rows whose label is not the manifest's
+    origin: Origin | None = None
 
     @property
     def attribute(self) -> dict[str, Any]:
         """As a cache's noise attribute."""
-        return {
+        origin = {} if self.origin is None else {"origin": dict(self.origin.cell)}
+        return origin | {
             "spec": f"file:{self.path.name}",
             "trusted": float(self.trusted.mean()),
             "rate": self.rate,
@@ -53,16 +56,32 @@ class Observed:
 
 
 def read_observed(
-    path: Path, manifest: Manifest, *, rows: np.ndarray, left_out: Sequence[str] = ()
+    path: Path,
+    manifest: Manifest,
+    *,
+    rows: np.ndarray,
+    seed: int,
+    left_out: Sequence[str] = (),
 ) -> Observed:
     """Read the labels of `rows`, (n,) of bool, from a CSV or Parquet table.
+
+    `{seed}` in the file's name stands for `seed`, that of the training.
 
     Columns `sample_id` and `label` (blank: the row is dropped), or `given`, `suggested` and
     `action` (keep, relabel or drop) as `trustq audit apply` writes them; `trusted` may mark labels
     that someone checked. Lines of the ids in `left_out` are passed over. Raises `TrustqError` that
     names ids: unknown, twice, not of `rows`, or with a label outside the classes.
     """
+    path = Path(str(path).replace("{seed}", str(seed)))
     columns = tables.read_table(path)
+    origin = file_origin(path)
+    if origin is not None and origin.cell["backbone_seed"] != seed:
+        bought = origin.cell["backbone_seed"]
+        raise TrustqError(
+            f"{path}: its labels were bought for the network of seed {bought}, and seed {seed} is "
+            f"to be trained, so the two would be no pair. Train --seeds {bought}, or name a file "
+            "for each seed: --observed 'FOLDER/seed{seed}.parquet'."
+        )
     if "sample_id" not in columns:
         raise TrustqError(f"{path}: it has no column sample_id, only {', '.join(columns)}.")
     if left_out:
@@ -95,7 +114,7 @@ def read_observed(
     if not trained.any():
         raise TrustqError(f"{path}: it drops every row, so nothing is left to train on.")
     rate = float((observed != reference)[trained].mean())
-    return Observed(Path(path), observed, trusted, listed, rate)
+    return Observed(path, observed, trusted, listed, rate, origin)
 
 
 def _names(path: Path, columns: tables.Columns) -> list[str]:

@@ -27,7 +27,8 @@ class ExtractRecipe:
         "train", "split to train on, or a share of its groups: train:0.5; the rest stays unseen"
     )
     observed: str = setting(
-        "", "train on the labels of this file (sample_id,label); blank = the row is dropped"
+        "",
+        "train on a file's labels (sample_id,label; blank = dropped); {seed} in its name is filled",
     )
     backbone: str = setting("convnext_tiny", "any timm model name")
     pretrained: bool = setting(True, "start from timm's pretrained weights")

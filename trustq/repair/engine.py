@@ -19,6 +19,7 @@ from trustq.repair.externals import of_network
 from trustq.repair.loop import Loop
 from trustq.repair.metadata import metadata_setting
 from trustq.repair.record import Recorder
+from trustq.repair.retrained import as_arm
 from trustq.repair.rounds import Round
 from trustq.repair.row import cell_row
 from trustq.repair.settings import (
@@ -253,11 +254,13 @@ def _run_cell(
         numerics=NUMERICS,
         seconds=shared_seconds + time.perf_counter() - started,
     )
+    row, note = as_arm(row, experiment.cache)
     recorder = Recorder(experiment.cache.classes)
     recorder.add_cell(row)
     recorder.add_rounds(cell.key, cell.arm, experiment, rounds, loop.settings)
     recorder.add_slices(cell.key, rounds[-1], slices)
-    return recorder.tables(), [note for state in rounds for note in state.notes]
+    notes = [note for state in rounds for note in state.notes]
+    return recorder.tables(), notes + ([note] if note else [])
 
 
 def write_samples(cache: Cache, results: Path) -> None:

@@ -15,9 +15,9 @@ from trustq.recipes import Recipe, SweepRecipe
 from trustq.repair.arms import Arm, parse_arm
 from trustq.repair.loop import Loop
 from trustq.repair.metadata import weights_text
+from trustq.repair.retrained import training_columns
 from trustq.repair.rounds import Round
 from trustq.repair.settings import head_settings, policy_settings, title_of
-from trustq.store import Cache
 from trustq.store.format import SEEN_SELECTION
 
 
@@ -57,6 +57,7 @@ def cell_row(
         "cache": str(cache.path or ""),
         "cache_recipe": str(cache.recipe.get("name", "")),
         "cache_digest": cache.content_digest,
+        **training_columns(cache),
         "backbone": cache.backbone,
         "backbone_seed": cache.backbone_seed,
         "draw_seed": experiment.draw_seed,
@@ -77,7 +78,7 @@ def cell_row(
         "arm_title": title_of(arm, sweep),
         "head": sweep.head,
         "head_settings": json.dumps(head_settings(sweep), sort_keys=True),
-        "refit": _refit(cache, sweep),
+        "refit": _refit(arm, sweep),
         "calibrator": sweep.calibrator if uses_validation else None,
         "calibration_labels": (
             f"reference labels of {len(validation)} validation rows"
@@ -132,11 +133,11 @@ def _why_stopped(arm: Arm, last: Round, budget: int) -> str:
     return "budget spent" if last.spent >= budget - 1e-9 else "nothing left to take"
 
 
-def _refit(cache: Cache, sweep: SweepRecipe) -> str:
-    """What repaired labels were put to: the head, the backbone (`extract --observed`), or none."""
+def _refit(arm: Arm, sweep: SweepRecipe) -> str:
+    """What learnt from the arm's labels; cached logits learnt only from those that were stored."""
     if sweep.head != "backbone":
         return "head"
-    return "backbone" if str(cache.noise.get("spec", "")).startswith("file:") else "none"
+    return "backbone" if arm.score == "none" else "none"
 
 
 @remember  # reading the metadata of five packages takes 20 ms

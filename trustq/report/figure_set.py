@@ -27,8 +27,12 @@ from trustq.selective import risk_coverage_curve, thin_curve
 SUFFIXES = (".png", ".svg")
 MOST_ARMS = 4  # of figures with two lines an arm; the first in the order of tables
 
-# Cells of one figure differ in arm, budget and seeds alone.
-_PURCHASED = ("arm", "score", "source", "action", "arm_title", "budget", "n_rounds", "in_sample")
+# Cells of one figure differ in arm, budget and seeds alone; so does the exposure of a backbone that
+# was trained again, and that of other backbones goes with the name of their recipe.
+_PURCHASED = (
+    *("arm", "score", "source", "action", "arm_title", "budget", "n_rounds", "in_sample"),
+    "exposure",
+)
 _ONE_FIGURE = tuple(name for name in SETTINGS if name not in _PURCHASED)
 _CELLS = f"SELECT key, {', '.join(_ONE_FIGURE)} FROM cells ORDER BY ALL"
 _PREDICTIONS = """
@@ -48,17 +52,22 @@ WHERE f.is_final AND f.metric = ? AND f.split = ? AND f.stage = 'uncalibrated'
 
 
 def draw_figures(
-    results: Path, folder: Path, *, metric: str = "accuracy", keys: Sequence[str] | None = None
+    results: Path,
+    folder: Path,
+    *,
+    metric: str = "accuracy",
+    keys: Sequence[str] | None = None,
+    where: str = "",
 ) -> list[Path]:
     """Draw repair curves, budget and gain, score comparison, risk-coverage and reliability.
 
     One set per data set, noise, head and so on: what differs in more than arm, budget and seeds is
     never in one figure. Files are named for what tells the sets apart, `linear__reliability.png`.
-    Returns the files, PNG and SVG of each. A figure that needs what was not
-    run (two budgets, two arms, calibration) is left out. Raises `TrustqError` for a folder without
-    cells.
+    `keys` keeps to some cells, and so does `where`, a condition on `cells`. Returns the files, PNG
+    and SVG of each. A figure that needs what was not run (a purchase, two budgets, two arms,
+    calibration) is left out. Raises `TrustqError` for a folder without cells.
     """
-    with connect(results) as connection:
+    with connect(results, where=where) as connection:
         rows = connection.execute(_CELLS).fetchall()
     wanted = None if keys is None else set(keys)
     sets: dict[tuple[Any, ...], list[str]] = {}
@@ -111,7 +120,7 @@ def _draw_set(results: Path, keys: list[str], folder: Path, prefix: str, metric:
         return []
     figures: list[tuple[str, Any]] = []
     drawn: list[Path] = []
-    for suffix in SUFFIXES:
+    for suffix in SUFFIXES if budgets else ():
         path = folder / f"{prefix}repair_curve{suffix}"
         repair_curve_figure(results, of_largest, path, metric=metric, split=split)
         drawn.append(path)

@@ -23,7 +23,8 @@ _FEW = 4  # lines that a legend can stand among and whose bands can lie over one
 _STEADY = 0.05
 
 _CURVES = """
-SELECT arm, arm_title, r.n_bought_total AS bought, c.backbone_seed, c.draw_seed, m.figure
+SELECT arm, arm_title, CASE WHEN c.origin_digest <> c.cache_digest THEN c.n_bought
+    ELSE r.n_bought_total END AS bought, c.backbone_seed, c.draw_seed, m.figure
 FROM metrics m JOIN rounds r USING (cell, round) JOIN cells c ON c.key = m.cell
 WHERE m.metric = ? AND m.split = ? AND m.stage = 'uncalibrated' AND c.key IN (SELECT unnest(?))
   AND m.eval_dataset = c.dataset AND m.class_name IS NULL AND m.slice_name IS NULL

@@ -13,6 +13,7 @@ import numpy as np
 
 from trustq.aurc_conventions import aurc_by
 from trustq.errors import TrustqError
+from trustq.report.refit_order import refit_order_warnings
 from trustq.report.tables import DISCLAIMER, arm_order
 from trustq.results import connect
 from trustq.results.schema import LOWER_IS_BETTER, PROBLEM, SETTINGS
@@ -92,16 +93,18 @@ def main_table(
     split: str = "test",
     stage: str = "calibrated",
     keys: Sequence[str] | None = None,
+    where: str = "",
 ) -> MainTable:
     """Final figures of every setting, averaged over seeds, best means marked within one problem.
 
     A column tells settings apart where they differ. `metrics` may hold `aurc:CONVENTION`, computed
-    from the stored predictions. `keys` keeps to some cells. Where there are none on `test`, the
+    from the stored predictions. `keys` keeps to some cells, and so does `where`, a condition on
+    `cells`. Where there are none on `test`, the
     figures are of out-of-fold predictions, and where nothing was calibrated, uncalibrated; the
     notes say which. Raises `TrustqError` where there are no such figures.
     """
     chosen = None if keys is None else list(keys)
-    with connect(results) as connection:
+    with connect(results, where=where) as connection:
         # Without validation rows nothing was calibrated, without test rows all is out of fold.
         splits = (split, "out_of_fold") if split == "test" else (split,)
         places = itertools.product(splits, dict.fromkeys((stage, "uncalibrated")))
@@ -111,6 +114,7 @@ def main_table(
                 break
         conventions = [name for name in metrics if name.startswith("aurc:")]
         ranked = _dicts(connection.execute(_RANKED, asked)) if conventions and rows else []
+        warnings = refit_order_warnings(connection)
     if not rows:
         raise TrustqError(f"{results} has no final {stage} figures of {split} rows.")
     rows += [
@@ -125,7 +129,7 @@ def main_table(
             f"{results} has no {unknown[0]} of {split} rows, only {', '.join(sorted(known))}."
         )
     found = _rows(rows, tuple(metrics))
-    return MainTable(tuple(metrics), found, _notes(rows, split, stage))
+    return MainTable(tuple(metrics), found, (*warnings, *_notes(rows, split, stage)))
 
 
 def format_main_table(table: MainTable, format: str = "markdown") -> str:
@@ -314,7 +318,10 @@ def _notes(rows: list[dict[str, Any]], split: str, stage: str) -> tuple[str, ...
     if n_draws > 1 and n_backbones < n_draws:
         notes.append("Draws share their backbones: they are not independent trainings.")
     if len({row["refit"] for row in rows}) > 1:
-        notes.append("Rows with refit head fit a classifier on features of a fixed backbone.")
+        notes.append(
+            "Rows with refit head fit a classifier on features of a fixed backbone; those with "
+            "refit backbone are of networks that were trained on the arm's labels."
+        )
     return (*notes, DISCLAIMER)
 
 

@@ -15,6 +15,7 @@ from trustq.fairness import MIN_ROWS
 from trustq.files import replacing
 from trustq.report.figure_set import draw_figures
 from trustq.report.main_table import MainTable, Row, main_table
+from trustq.report.refit_order import refit_order_warnings
 from trustq.report.tables import DISCLAIMER
 from trustq.results import Result, connect
 from trustq.results.schema import SETTINGS
@@ -47,9 +48,10 @@ SELECT c.dataset, c.target, c.noise, c.fit_on, c.weights, c.head, c.arm_title AS
     round(avg(r.hits_total / nullif(r.n_bought_total, 0)), 4) AS hit_rate,
     round(avg(r.noise_left), 4) AS noise_left, count(*) AS cells
 FROM cells c JOIN rounds r ON r.cell = c.key AND r.round = c.n_rounds_done
-WHERE c.score <> 'none' GROUP BY ALL ORDER BY ALL"""
+WHERE c.score <> 'none' AND coalesce(c.origin_digest, c.cache_digest) = c.cache_digest
+GROUP BY ALL ORDER BY ALL"""
 _PAIRED = f"""
-SELECT dataset, target, noise, fit_on, weights, head, arm_title AS arm,
+SELECT dataset, target, noise, fit_on, weights, head, refit, arm_title AS arm,
     baseline_title AS against, budget, metric, unit, n,
     round(mean_difference, 4) AS difference, round(sd, 4) AS sd, sign_flip_p AS p,
     sign_flip_floor AS floor, array_to_string(differs, ', ') AS differs
@@ -65,7 +67,7 @@ _BY_CLASS = ", ".join(
 )
 _CLASSES = f"""
 SELECT * EXCLUDE (setting) FROM (
-    SELECT dataset, target, noise, fit_on, weights, head, arm_title AS arm, budget,
+    SELECT dataset, target, noise, fit_on, weights, head, refit, arm_title AS arm, budget,
         class_name AS class, {_BY_CLASS}, max(n) AS n, hash({", ".join(SETTINGS)}) AS setting
     FROM seeds
     WHERE is_final AND class_name IS NOT NULL AND slice_name IS NULL
@@ -73,7 +75,7 @@ SELECT * EXCLUDE (setting) FROM (
     GROUP BY ALL)
 ORDER BY ALL"""
 # A line is a slice, as a class is above; a slice that enters no gap says why.
-_SLICED = """dataset, target, noise, fit_on, weights, head, arm_title AS arm, budget,
+_SLICED = """dataset, target, noise, fit_on, weights, head, refit, arm_title AS arm, budget,
         nullif(eval_dataset, dataset) AS evaluated_on, slice_name AS slice"""
 _OF_SLICES = f"""hash({", ".join(SETTINGS)}) AS setting
     FROM figures
@@ -182,7 +184,7 @@ def write_report(results: Path, path: Path) -> None:
 
 def _warnings(connection: Any) -> list[str]:
     n_all = connection.execute("SELECT count(*) FROM cells").fetchone()[0]
-    found = []
+    found = refit_order_warnings(connection)
     for condition, said in _WARNINGS:
         n = connection.execute(f"SELECT count(*) FROM cells WHERE {condition}").fetchone()[0]
         if n:
@@ -260,7 +262,7 @@ def _answer(connection: Any, query: str) -> Result:
 
 def _telling(result: Result) -> Result:
     """Without settings that are the same in every row: slices have many columns besides."""
-    of_cells = ("dataset", "noise", "head", "arm", "budget", *_OF_METADATA)
+    of_cells = ("dataset", "noise", "head", "refit", "arm", "budget", *_OF_METADATA)
     same = [name for name in of_cells if len(_values(result, name)) == 1]
     return _without(result, same)
 

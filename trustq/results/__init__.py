@@ -12,6 +12,7 @@ from trustq.results.query import (
     save_database,
     save_query,
 )
+from trustq.results.repaired import save_repaired_labels
 from trustq.results.schema import TABLES
 from trustq.results.show import format_result
 from trustq.results.write import join_tables, mark, new_part, part_path, write_part
@@ -34,5 +35,6 @@ __all__ = [
     "run_query",
     "save_database",
     "save_query",
+    "save_repaired_labels",
     "write_part",
 ]

@@ -37,16 +37,25 @@ class Result(NamedTuple):
     rows: list[tuple[Any, ...]]
 
 
-def connect(folder: Path) -> duckdb.DuckDBPyConnection:
+def connect(folder: Path, *, where: str = "") -> duckdb.DuckDBPyConnection:
     """Open a results folder: one typed view per table, and `figures`, `seeds`, `curves`, `paired`.
+
+    `where` is a condition on `cells`, in SQL: all tables and views keep to the cells that meet it.
 
     The views hold the parts that were there when it was opened, keep to committed cells, and take
     a cell that two writers both wrote from the part whose name sorts first. A column that a part
     lacks is NULL; a table without parts is an empty view. The connection reads the results folder
     and no other file, and its settings are locked. Raises `TrustqError` for a folder without
-    results, results of a newer format and a damaged part.
+    results, results of a newer format, a damaged part, and a condition that is none.
     """
-    return _connect(Path(folder), [])
+    connection = _connect(Path(folder), [])
+    if where:
+        try:
+            _keep_to(connection, where)
+        except Exception:
+            connection.close()
+            raise
+    return connection
 
 
 def run_query(folder: Path, sql: str, parameters: Parameters | None = None) -> Result:
@@ -182,6 +191,21 @@ def _connect(folder: Path, writable: list[Path]) -> duckdb.DuckDBPyConnection:
             raise damaged from error
         raise
     return connection
+
+
+def _keep_to(connection: duckdb.DuckDBPyConnection, where: str) -> None:
+    sql = f"DELETE FROM trustq.committed WHERE NOT coalesce((\n{where}\n), false)"
+    try:
+        (statement,) = connection.extract_statements(sql)
+        connection.execute(statement)
+    except (ValueError, duckdb.Error) as error:
+        said = (
+            str(error).splitlines()[0] if isinstance(error, duckdb.Error) else "not one condition"
+        )
+        raise TrustqError(
+            f"{where!r} is no condition on cells ({said}). Write one as in SQL, e.g. --where "
+            "\"head = 'linear' AND budget = '5%'\"; `trustq sql` alone lists the columns."
+        ) from error
 
 
 def _create_views(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:

@@ -28,6 +28,8 @@ TABLES: dict[str, dict[str, str]] = {
         "cache": "VARCHAR",  # path
         "cache_recipe": "VARCHAR",  # name of the recipe that the cache was extracted by
         "cache_digest": "VARCHAR",
+        "origin_digest": "VARCHAR",  # of the cache whose labels were repaired; mostly the same
+        "training": "VARCHAR",  # digest of how the network learnt, but for its labels
         "backbone": "VARCHAR",
         "backbone_seed": "INTEGER",
         "draw_seed": "INTEGER",
@@ -48,7 +50,7 @@ TABLES: dict[str, dict[str, str]] = {
         "arm_title": "VARCHAR",
         "head": "VARCHAR",
         "head_settings": "VARCHAR",  # JSON, as asked; the penalty chosen is in `rounds`
-        "refit": "VARCHAR",  # on repaired labels: 'head', 'backbone', or 'none'
+        "refit": "VARCHAR",  # what learnt from the arm's labels: 'head', 'backbone', 'both', 'none'
         "calibrator": "VARCHAR",
         "calibration_labels": "VARCHAR",  # which labels were used, or why none
         "budget": "VARCHAR",  # as asked: '64', '15%', 'all-wrong'

@@ -51,7 +51,9 @@ def _curves() -> str:
     # The means at every round. Seeds may have bought different numbers (a budget of 'all-wrong'),
     # so the labels bought are a mean too.
     groups = _listed((*SETTINGS, "round", *COORDINATES))
-    bought = "CASE WHEN f.round = 0 THEN 0 ELSE r.n_bought_total END"
+    # Labels that the backbone was trained on again were bought before its round 0.
+    bought = """CASE WHEN f.origin_digest <> f.cache_digest THEN f.n_bought
+                WHEN f.round = 0 THEN 0 ELSE r.n_bought_total END"""
     return f"""
         SELECT {groups}, bool_and(is_final) AS is_final, avg(bought) AS n_bought_total,
             {_over_seeds()}
@@ -76,15 +78,20 @@ def _over_seeds() -> str:
 def _paired() -> str:
     """Final figures of every ordered pair of arms, where all else is the same.
 
-    "All else" is MATCHED, the cache, both seeds and the purchase; an arm with score `none` buys
-    nothing, so it pairs with every purchase and the row has the other arm's budget. One row per
-    unit: over draw seeds (differences averaged over backbones) and over backbone seeds (averaged
-    over draws). Draws whose differences are all the same have no p.
+    "All else" is MATCHED, the cache whose labels were repaired, both seeds and the purchase; an
+    arm with score `none` buys nothing, so it pairs with every purchase and the row has the other
+    arm's budget. One row per unit: over draw seeds (differences averaged over backbones) and over
+    backbone seeds (averaged over draws). Draws whose differences are all the same have no p.
     """
     same = " AND ".join(
         f"a.{name} IS NOT DISTINCT FROM b.{name}"
-        for name in (*MATCHED, "cache_digest", "backbone_seed", "draw_seed", "shared_key")
+        for name in (*MATCHED, "backbone_seed", "draw_seed")
     )
+    # A backbone that was trained again has a cache and a round 0 of its own.
+    same += """ AND CASE WHEN a.cache_digest IS NOT DISTINCT FROM b.cache_digest
+            THEN a.shared_key IS NOT DISTINCT FROM b.shared_key
+            ELSE coalesce(a.origin_digest, a.cache_digest)
+                = coalesce(b.origin_digest, b.cache_digest) END"""
     same_purchase = " AND ".join(f"a.{name} IS NOT DISTINCT FROM b.{name}" for name in PURCHASE)
     purchase = ", ".join(
         f"CASE WHEN a.score = 'none' THEN b.{name} ELSE a.{name} END AS {name}" for name in PURCHASE

@@ -1,0 +1,107 @@
+"""Labels that a backbone is trained on again: which cell of a results folder bought them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trustq.digest import digest_json
+from trustq.errors import TrustqError
+from trustq.recipes import Recipe, resolved
+from trustq.tables import read_metadata
+
+# Columns of `cells` that say what was bought, on what: a network trained on the outcome is that
+# arm with the backbone fitted again, so its cells take them over.
+PURCHASE_COLUMNS: dict[str, type | tuple[type, ...]] = {
+    "cache_recipe": str,
+    "cache_digest": str,
+    "backbone_seed": int,
+    "draw_seed": int,
+    "noise": str,
+    "noise_process": (str, type(None)),
+    "noise_unit": str,
+    "noise_rate": (int, float),
+    "trusted": (int, float),
+    "trusted_strata": str,
+    "n_wrong_start": int,
+    "n_trusted": int,
+    "arm": str,
+    "score": str,
+    "source": (str, type(None)),
+    "action": str,
+    "arm_title": str,
+    "budget": str,
+    "buy_unit": str,
+    "policy": (str, type(None)),
+    "n_rounds": int,
+    "n_rounds_done": int,
+    "n_bought": int,
+    "n_flagged": int,
+    "n_votes": int,
+    "spent": (int, float),
+    "hits_possible": (int, type(None)),
+    "stopped": str,
+    "leaky": bool,
+    "in_sample": bool,
+    "training": str,
+}
+
+# Keys of an extraction that are of labels, or of what is dumped, and not of how a network learns.
+_NOT_OF_TRAINING = (
+    *("mode", "crossfit_folds", "noise", "trusted", "observed"),
+    *("workers", "compile", "views", "passes", "maps"),
+)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The cell that bought a file's labels: `PURCHASE_COLUMNS` and their values.
+
+    `training` is the `training_digest` of the network whose labels were repaired.
+    """
+
+    cell: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, found: Any, *, where: str) -> "Origin":
+        """From JSON of a stranger's file; raises `TrustqError` unless it is whole."""
+        if not isinstance(found, dict):
+            raise TrustqError(f"{where}: its origin is no table of a cell's columns.")
+        for name, kind in PURCHASE_COLUMNS.items():
+            value = found.get(name)
+            is_bool = isinstance(value, bool)
+            if name not in found or not isinstance(value, kind) or is_bool != (kind is bool):
+                raise TrustqError(
+                    f"{where}: its origin has {name} = {value!r}, which no cell has. Write the "
+                    "labels again with `trustq export labels`."
+                )
+        return cls({name: found[name] for name in PURCHASE_COLUMNS})
+
+
+def file_origin(path: Path) -> Origin | None:
+    """The origin that `trustq export labels` noted in a file's footer; None without one."""
+    if Path(path).suffix.lower() != ".parquet":
+        return None
+    found = read_metadata(path).get("origin")
+    return None if found is None else Origin.of(found, where=str(path))
+
+
+def training_digest(recipe: Mapping[str, Any]) -> str | None:
+    """Digest of how a network was trained, apart from its labels, by a cache's recipe attribute.
+
+    Settings that an older trustq did not have count as their defaults. None where no recipe says
+    it (an imported cache), nothing was trained, or the network is another cache's.
+
+    >>> one = training_digest({"extract": {"epochs": 3, "noise": "reference"}})
+    >>> one == training_digest({"extract": {"epochs": 3, "mode": "crossfit"}})
+    True
+    >>> one == training_digest({"extract": {"epochs": 4}})
+    False
+    """
+    settings = recipe.get("extract")
+    if not settings or "with" in recipe or settings.get("mode") == "frozen":
+        return None
+    every = resolved(Recipe(), "extract")["extract"] | settings
+    learning = {name: value for name, value in every.items() if name not in _NOT_OF_TRAINING}
+    files = [recipe.get(name) for name in ("weights_file", "sampling_columns", "fitted")]
+    return digest_json([learning, files])

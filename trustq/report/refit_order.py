@@ -1,0 +1,68 @@
+"""Whether heads refitted on fixed features order arms as networks trained again do."""
+
+from itertools import combinations
+from typing import Any
+
+from trustq.results.schema import LOWER_IS_BETTER
+
+METRICS = ("accuracy", "macro_f1", "nll")
+
+# One problem, whichever of the two learnt from its labels.
+_PROBLEM = ("results_version", "dataset", "cache_recipe", "noise", "trusted", "eval_dataset")
+_MEANS = f"""
+SELECT {", ".join(_PROBLEM)}, metric, refit, head, arm_title, score = 'none' AS is_none, budget,
+    avg(mean) AS mean
+FROM seeds
+WHERE is_final AND class_name IS NULL AND slice_name IS NULL AND split = 'test'
+    AND stage = 'calibrated' AND metric IN (SELECT unnest(?)) AND mean IS NOT NULL
+    AND (refit = 'head' OR refit = 'backbone' AND head = 'backbone')
+GROUP BY ALL ORDER BY ALL
+"""
+
+
+def refit_order_warnings(connection: Any) -> list[str]:
+    """A sentence for each metric, head and budget by which the two put arms in other orders.
+
+    `connection` is of `trustq.results.connect`. Only arms that were both refitted by a head and
+    trained again count, at least two of them; what agrees is not told.
+    """
+    answer = connection.execute(_MEANS, [list(METRICS)])
+    names = [column[0] for column in answer.description]
+    rows = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+    warnings = []
+    heads = sorted({row["head"] for row in rows if row["refit"] == "head"})
+    problems = dict.fromkeys(tuple(row[name] for name in _PROBLEM) for row in rows)
+    for problem in problems:
+        own = [row for row in rows if tuple(row[name] for name in _PROBLEM) == problem]
+        trained = [row for row in own if row["refit"] == "backbone"]
+        for budget in sorted({row["budget"] for row in trained if not row["is_none"]}):
+            for head in heads:
+                fitted = [row for row in own if row["refit"] == "head" and row["head"] == head]
+                for metric in METRICS:
+                    losses = [_losses(part, metric, budget) for part in (fitted, trained)]
+                    arms = [arm for arm in losses[0] if arm in losses[1]]
+                    if _contradict(losses[0], losses[1], arms):
+                        by_head, by_network = (
+                            " > ".join(sorted(arms, key=lambda arm: of_arm[arm]))
+                            for of_arm in losses
+                        )
+                        warnings.append(
+                            f"REFIT ORDER: by {metric}, {head} heads on fixed features put "
+                            f"{by_head}; networks trained again on the same labels put "
+                            f"{by_network} (budget {budget}). Head-only figures do not stand for "
+                            "the whole loop."
+                        )
+    return warnings
+
+
+def _losses(rows: list[dict[str, Any]], metric: str, budget: str) -> dict[str, float]:
+    """Mean of each arm's title, less is better; one that buys nothing is of any budget."""
+    sign = 1 if metric in LOWER_IS_BETTER else -1
+    own = [r for r in rows if r["metric"] == metric and (r["is_none"] or r["budget"] == budget)]
+    return {row["arm_title"]: sign * row["mean"] for row in own}
+
+
+def _contradict(one: dict[str, float], two: dict[str, float], arms: list[str]) -> bool:
+    """Whether some arm is better than another by one and worse by the other; ties are neither."""
+    pairs = combinations(arms, 2)
+    return any((one[a] - one[b]) * (two[a] - two[b]) < 0 for a, b in pairs)
