@@ -75,6 +75,28 @@ def repair(
         list[str] | None,
         typer.Option(help="Caches of other images by the same networks; may be repeated."),
     ] = None,
+    metadata: Annotated[
+        list[Path] | None,
+        typer.Option(help="Manifest, or table with sample_id, of the columns below; repeatable."),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(help="Column of the labels, e.g. malignant [default: the cache's]."),
+    ] = None,
+    fit_on: Annotated[
+        str | None,
+        typer.Option(help="Train and val rows of heads: COLUMN=VALUE,... or COLUMN!=VALUE,..."),
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Of rows in the fit: none, or domain_balanced.")
+    ] = None,
+    slices: Annotated[
+        str | None, typer.Option(help="Columns to slice by, separated by commas.")
+    ] = None,
+    ages: Annotated[str | None, typer.Option(help="Column of ages, in bands of years.")] = None,
+    positive: Annotated[
+        str | None, typer.Option(help="Classes that count as one in slices: mel,bcc,akiec.")
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any recipe key, e.g. --set folds=10.")
     ] = None,
@@ -113,6 +135,13 @@ def repair(
         "draws": draws,
         "draw_seed": draw_seed,
         "rows": rows,
+        "metadata": json.dumps([str(path) for path in metadata]) if metadata else None,
+        "target": target,
+        "fit_on": fit_on,
+        "weights": weights,
+        "slices": slices,
+        "ages": ages,
+        "positive": positive,
     }
     given = [f"sweep.{key}={value}" for key, value in sugar.items() if value is not None]
     chosen = load_recipe(recipe, settings=[*given, *(settings or [])], part="sweep")

@@ -16,6 +16,13 @@ def sweep(
         list[str] | None,
         typer.Option("--set", help="Any key, e.g. --set caches=PATTERN --set rounds=[1,4]."),
     ] = None,
+    metadata: Annotated[
+        list[Path] | None,
+        typer.Option(help="Manifest, or table with sample_id, of columns named; repeatable."),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Metadata column of the labels, e.g. malignant.")
+    ] = None,
     results: Annotated[Path, typer.Option(help="Folder for the result tables.")] = Path("results"),
     jobs: Annotated[int, typer.Option(help="Processes; 0 = one per core.")] = 0,
     scheduler: Annotated[
@@ -49,11 +56,16 @@ def sweep(
         known = [{"recipe": name, "title": title} for name, title in packaged_sweeps().items()]
         typer.echo(json.dumps(known, indent=2)) if as_json else print_table(known)
         return
-    if not recipe and not settings:
+    given = list(settings or [])
+    if metadata:
+        given.append(f"sweep.metadata={json.dumps([str(path) for path in metadata])}")
+    if target is not None:
+        given.append(f"sweep.target={target}")
+    if not recipe and not given:
         raise typer.BadParameter("name a recipe (--list shows the packaged ones).")
     from trustq.sweep import plan_sweep, run_sweep
 
-    plan = plan_sweep(load_sweep(recipe, settings=settings or []), results=results)
+    plan = plan_sweep(load_sweep(recipe, settings=given), results=results)
     typer.echo(f"{plan.n_cells} cells to run, {len(plan.there)} are there already", err=True)
     if dry_run:
         _show_plan(plan, results, jobs, as_json)
@@ -92,9 +104,17 @@ def _show_plan(plan: Any, results: Path, jobs: int, as_json: bool) -> None:
 
     import joblib
 
+    from trustq.recipes import SweepRecipe
     from trustq.sweep import estimate_seconds
 
     seconds = estimate_seconds(plan, results=results)
+    # Settings of metadata have a column where a point sets them.
+    default = SweepRecipe()
+    named = [
+        name
+        for name in ("target", "fit_on", "weights")
+        if any(getattr(g.recipe.sweep, name) != getattr(default, name) for g in plan.groups)
+    ]
     cells = [
         {
             "cache": group.cache.name,
@@ -102,6 +122,7 @@ def _show_plan(plan: Any, results: Path, jobs: int, as_json: bool) -> None:
             "draw": group.draw_seed,
             "noise": group.recipe.sweep.noise,
             "head": group.recipe.sweep.head,
+            **{name: getattr(group.recipe.sweep, name) for name in named},
             "arm": cell.arm.text,
             "budget": cell.budget,
             "rounds": group.recipe.sweep.rounds,

@@ -17,6 +17,7 @@ RECORD = Path(__file__).with_name("numerics.json")
 
 # Everything that a figure, a purchase or a draw of a cell goes through.
 PATTERNS = (
+    "balance.py",
     "calibration*.py",
     "calibrators.py",
     "confidence.py",
@@ -30,8 +31,11 @@ PATTERNS = (
     "repair/experiment.py",
     "repair/experts.py",
     "repair/loop.py",
+    "repair/metadata.py",
     "repair/policy.py",
     "repair/shift.py",
+    "repair/slicing.py",
+    "repair/target.py",
     "scoring/*.py",
     "seeds.py",
     "selective.py",

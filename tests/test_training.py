@@ -15,10 +15,11 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from support_extract import Heard, extract_one, make_rows, tiny
 
+from trustq.balance import class_balanced, domain_balanced
 from trustq.errors import TrustqError
 from trustq.extraction.exposure import rows_of_training
 from trustq.extraction.run import _training_jobs
-from trustq.extraction.sampling import class_balanced, domain_balanced, sampling_weights
+from trustq.extraction.sampling import sampling_weights
 from trustq.extraction.selection import best_epoch
 from trustq.extraction.settings import require_agreeing
 from trustq.manifest import Manifest
@@ -730,7 +731,7 @@ def test_other_backbones_go_through(manifest: Manifest, tmp_path: Path, backbone
             "so a second time, by counts that the draws no longer have. Choose one of them.",
         ),
         (
-            ["sampling=domain_balanced", "sampling_group=skin_tone"],
+            ["sampling=domain_balanced", "extract.sampling_group=skin_tone"],
             "sampling_group=skin_tone: the manifest has no such column; it has sample_id, path, "
             "label, group_id, split, dataset, domain.",
         ),

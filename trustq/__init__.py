@@ -5,6 +5,7 @@ Data flows one way, from the first of these to the last; none of them loads torc
 - `datasets`, `manifest`, `splits`, `noise`: published files to a sample table; label noise
 - `extraction`: the GPU stage, images to features and logits
 - `store`: the cache, one sealed HDF5 file per recipe and backbone seed; to and from other formats
+- `balance`: weights by which rare classes, domains and groups count as much as others
 - `heads`: classifiers on features, and the out-of-fold probabilities that scores insist on
 - `scoring`, `repair`: which labels look wrong; arms, budgets and the repair loop
 - `audit`: which labels of real data look wrong, answers, a cleaned list, what dropping changes

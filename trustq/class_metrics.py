@@ -218,6 +218,19 @@ def operating_points(
     return points
 
 
+def class_positions(classes: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...]:
+    """Positions of classes by name, whatever their case; raises `TrustqError` for one of no class.
+
+    >>> class_positions(("mel", "nv"), ["NV"])
+    (1,)
+    """
+    position = {name.lower(): index for index, name in enumerate(classes)}
+    strange = [name for name in wanted if name.lower() not in position]
+    if strange:
+        raise TrustqError(f"{', '.join(strange)}: no such class; there are {', '.join(classes)}.")
+    return tuple(position[name.lower()] for name in wanted)
+
+
 class OddsGaps(NamedTuple):
     """Largest less smallest of each figure over groups, the largest gap, and the groups' figures.
 

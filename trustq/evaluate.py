@@ -13,6 +13,7 @@ from trustq.calibration_error import calibration_errors
 from trustq.calibrators import make_calibrator
 from trustq.class_metrics import (
     class_figures,
+    class_positions,
     equalised_odds_gaps,
     macro_auprc,
     operating_points,
@@ -94,7 +95,7 @@ def evaluate(
     rows, an unknown class or column, calibration rows among the test rows.
     """
     test, validation, where = _rows(predictions, calibrate_on, folds)
-    chosen = _positive(test.classes, positive)
+    chosen = class_positions(test.classes, positive)
     missing = [name for name in (*slices, *([ages] if ages else [])) if name not in test.columns]
     if missing:
         raise TrustqError(f"There is no column {', '.join(missing)} to slice by.")
@@ -352,14 +353,6 @@ def _guarantee(
         "test_coverage": float(kept.mean()),
         "test_risk": float(stage.wrong[kept].mean()) if kept.any() else float("nan"),
     }
-
-
-def _positive(classes: tuple[str, ...], wanted: Sequence[str]) -> tuple[int, ...]:
-    position = {name.lower(): index for index, name in enumerate(classes)}
-    strange = [name for name in wanted if name.lower() not in position]
-    if strange:
-        raise TrustqError(f"{', '.join(strange)}: no such class; there are {', '.join(classes)}.")
-    return tuple(position[name.lower()] for name in wanted)
 
 
 def _positive_report(

@@ -1,6 +1,7 @@
 """Rows of two tables matched by id, with or without the ending of an image file."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +29,21 @@ def id_keys(ids: np.ndarray) -> list[str]:
     return keys
 
 
-def find_rows(
-    table: Path, keys: Sequence[str], *, by: str | None = None
-) -> tuple[Columns, list[int | None]]:
-    """Columns of a table, and the row of each of `keys` (None where the table lacks it).
+@dataclass(frozen=True)
+class Joinable:
+    """A table whose rows are found by id."""
+
+    path: Path
+    columns: Columns
+    position: dict[str, int]
+
+    def rows(self, keys: Sequence[str]) -> list[int | None]:
+        """The row of each of `keys`, as `id_keys` makes them; None where the table lacks it."""
+        return [self.position.get(key) for key in keys]
+
+
+def read_joinable(table: Path, *, by: str | None = None) -> Joinable:
+    """A table and the places of its ids.
 
     `by` names the column of ids [default: the first of `ID_COLUMNS` that is there]. Raises
     `TrustqError` for no such column, or ids twice.
@@ -47,4 +59,15 @@ def find_rows(
     position = {key: row for row, key in enumerate(theirs)}
     if len(position) < len(theirs):
         raise TrustqError(f"{table}: {name} must be unique to be joined by.")
-    return columns, [position.get(key) for key in keys]
+    return Joinable(table, columns, position)
+
+
+def find_rows(
+    table: Path, keys: Sequence[str], *, by: str | None = None
+) -> tuple[Columns, list[int | None]]:
+    """Columns of a table, and the row of each of `keys` (None where the table lacks it).
+
+    Raises `TrustqError` as `read_joinable` does.
+    """
+    found = read_joinable(table, by=by)
+    return found.columns, found.rows(keys)

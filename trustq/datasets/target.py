@@ -70,20 +70,30 @@ def retarget(manifest: Manifest, column: str) -> Manifest:
         raise TrustqError(
             f"The manifest has no column {column!r}; it has {', '.join(manifest.columns)}."
         )
-    values = manifest.columns[column]
+    names, classes = target_names(manifest.columns[column], column)
+    there = np.array([name is not None for name in names], dtype=bool)
+    if not there.any():
+        raise TrustqError(f"Column {column!r} of the manifest has no value in any row.")
+    columns = {name: array[there] for name, array in manifest.columns.items()}
+    columns["label"] = np.array([*names, None], dtype=object)[:-1][there]
+    return replace(manifest, columns=columns, classes=classes)
+
+
+def target_names(values: np.ndarray, column: str) -> tuple[list[str | None], tuple[str, ...]]:
+    """Values of a column as names of classes, None for a blank, and the classes in their order.
+
+    The order is that of `trustq.taxonomy` where it knows the column, else that of the sorted names.
+
+    >>> target_names(np.array(["malignant", None], dtype=object), "malignant")
+    (['malignant', None], ('benign', 'malignant'))
+    """
     masked = np.ma.getmaskarray(values)
     # A NaN, which differs from itself, is a blank too.
     blank = [bool(m) or v in (None, "") or v != v for v, m in zip(values, masked, strict=True)]
     names = [None if none else str(v) for v, none in zip(values, blank, strict=True)]
-    there = np.array([name is not None for name in names])
-    if not there.any():
-        raise TrustqError(f"Column {column!r} of the manifest has no value in any row.")
     present = {name for name in names if name is not None}
     known = TARGETS.get(column, ())
-    classes = known if known and present <= set(known) else tuple(sorted(present))
-    columns = {name: array[there] for name, array in manifest.columns.items()}
-    columns["label"] = np.array([*names, None], dtype=object)[:-1][there]
-    return replace(manifest, columns=columns, classes=classes)
+    return names, known if known and present <= set(known) else tuple(sorted(present))
 
 
 def _without(rows: Rows, drop: Sequence[str]) -> Rows:

@@ -81,8 +81,9 @@ def fit_heads(
     """Fit p heads of one kind, each on its own labels and rows of the same features.
 
     `labels` is (p, n) of class indices and `used`, (p, n), True where a head may learn from the
-    row. Linear heads are solved together, from `start`, p heads fitted earlier, where given;
-    boosted ones share their bins and are fitted side by side, one a core.
+    row, or what the row weighs, 0 where it may not. Linear heads are solved together, from `start`,
+    p heads fitted earlier, where given; boosted ones share their bins and are fitted side by side,
+    one a core.
     `validation`, features and labels of other rows, is for heads that stop early. Raises
     `TrustqError` for a fit that fails.
 

@@ -12,6 +12,7 @@ from trustq.heads.shared import SharedFeatures, one_blas_thread
 from trustq.probabilities import softmax
 
 KINDS = ("knn", "centroid", "lda", "ridge", "mlp", "majority", "prior")
+UNWEIGHED = ("knn", "centroid", "lda")  # leave rows out, but cannot weigh them
 SMOOTHING = 1e-3  # share of the prior mixed into probabilities: k neighbours alone give zeros
 
 
@@ -43,27 +44,30 @@ class ClassicHead(ClassifierMixin, BaseEstimator):
         sample_weight: np.ndarray | None = None,
         **_: Any,
     ) -> Self:
-        """Fit on (n, d) features and (n,) class indices; `sample_weight`, 0 or 1, leaves rows out.
+        """Fit on (n, d) features and (n,) class indices; `sample_weight`, 0, leaves rows out.
 
-        Raises `TrustqError` for other weights, which neighbours and networks do not take.
+        Raises `TrustqError` for weights other than 0 and 1 where the kind takes none: neighbours,
+        class means, linear discriminants.
         """
         matrix = features.features if isinstance(features, SharedFeatures) else features
-        used = np.ones(len(labels), dtype=bool)
-        if sample_weight is not None:
-            used = np.asarray(sample_weight) != 0
-            if not (np.asarray(sample_weight)[used] == 1).all():
-                raise TrustqError(f"The {self.kind} head takes weights of 0 and 1 alone.")
-        self.classes_, counts = np.unique(labels[used], return_counts=True)
+        weights = np.ones(len(labels)) if sample_weight is None else np.asarray(sample_weight)
+        used = weights != 0
+        weights = weights[used].astype(np.float64)
+        is_weighed = bool((weights != 1).any())
+        if is_weighed and self.kind in UNWEIGHED:
+            raise TrustqError(f"The {self.kind} head takes weights of 0 and 1 alone.")
+        self.classes_, of_class = np.unique(labels[used], return_inverse=True)
+        counts = np.bincount(of_class, weights=weights)
         self.prior_ = counts / counts.sum()
         self.model_ = None
         if len(self.classes_) > 1 and self.kind != "majority":
-            balance: dict[str, Any] = {}
+            own: dict[str, Any] = {"sample_weight": weights} if is_weighed else {}
             if self.kind == "mlp":
                 mean = counts.sum() / (len(counts) * counts)  # as scikit-learn's `balanced`
-                balance["sample_weight"] = mean[np.searchsorted(self.classes_, labels[used])]
+                own["sample_weight"] = weights * mean[of_class]
             with one_blas_thread():
                 model = _MODELS[self.kind](self.seed)
-                self.model_ = model.fit(matrix[used], labels[used], **balance)
+                self.model_ = model.fit(matrix[used], labels[used], **own)
         return self
 
     def predict_logits(self, features: np.ndarray) -> np.ndarray:

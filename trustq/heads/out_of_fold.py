@@ -11,6 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
+from trustq.balance import DomainBalance
 from trustq.digest import digest_array, digest_strings
 from trustq.errors import TrustqError
 from trustq.heads import Head, SharedFeatures, fit_heads
@@ -131,6 +132,7 @@ def fit_folds(
     start: Sequence[FoldFit] | None = None,
     validation: tuple[np.ndarray, np.ndarray] | None = None,
     weight: np.ndarray | None = None,
+    balance: DomainBalance | None = None,
 ) -> list[FoldFit]:
     """Out-of-fold probabilities of many label sets at once: all their folds are fitted together.
 
@@ -138,7 +140,8 @@ def fit_folds(
     With `whole` a head of all rows is fitted beside each set's `folds`. `start` holds s earlier
     fits, with the same folds, that heads start from; it must know no more than the new fit, or
     labels would leak into the last bits. `weight`, (n,), is what rows count in every fit, 0 where
-    they were dropped. Raises `TrustqError` when a fold splits a group.
+    they were dropped; `balance` weighs each fit's rows besides, by the labels that it is fitted on
+    and no others. Raises `TrustqError` when a fold splits a group.
     """
     _require_whole_groups(training)
     shared = features if isinstance(features, SharedFeatures) else SharedFeatures(features)
@@ -147,11 +150,16 @@ def fit_folds(
     heads = [[make_one() for _ in used] for make_one in make]
     if weight is not None:
         used = [rows * weight for rows in used]
+    weights = np.tile(np.array(used), (len(heads), 1))
+    if balance is not None:
+        weights = np.array(
+            [rows * balance.weights(own, rows > 0) for own in label_sets for rows in used]
+        )
     fit_heads(
         [head for own in heads for head in own],
         shared,
         np.repeat(label_sets, len(used), axis=0),
-        used=np.tile(np.array(used), (len(heads), 1)),
+        used=weights,
         start=None if start is None else [head for fit in start for head in _heads(fit, folds)],
         validation=validation,
     )

@@ -190,6 +190,30 @@ class SweepRecipe:
         *("netcal-isotonic", "netcal-beta", "netcal-histogram", "netcal-bbq", "netcal-enir"),
         *("sklearn-sigmoid", "sklearn-isotonic"),  # its temperature is ours, and needs 1.8
     )
+    # Columns of metadata, which caches lack: labels, rows to fit on, weights, slices.
+    metadata: tuple[str, ...] = setting(
+        (), "manifests, or tables with sample_id, that hold the columns named below"
+    )
+    target: str = setting("", "column of the labels, e.g. malignant; empty: those of the cache")
+    fit_on: str = setting(
+        "", "COLUMN=VALUE,... or COLUMN!=VALUE,...: train and val rows of heads; test stays whole"
+    )
+    weights: str = setting(
+        "none",
+        "of rows in the fit of heads; domain_balanced as sampling is in [extract]",
+        *("none", "domain_balanced"),
+    )
+    sampling_domain: str = setting("domain", "domain_balanced: column of the domains")
+    sampling_group: str = setting(
+        "", "domain_balanced: column that, with the label, makes the cells, e.g. skin_tone"
+    )
+    slices: tuple[str, ...] = setting(
+        (), "columns by whose values the last round is also measured; numbers in quartiles"
+    )
+    ages: str = setting("", "column of ages to slice by, in bands of years")
+    positive: tuple[str, ...] = setting(
+        (), "classes that count as one in slices: sensitivity, specificity and their gaps"
+    )
     # What `trustq sweep` runs on; `trustq repair` is given its caches.
     caches: tuple[str, ...] = setting((), "caches of a sweep: files, folders or patterns")
     external: tuple[str, ...] = setting((), "caches of other images by the same networks")

@@ -1,62 +1,48 @@
 """Repair on caches: cells of arm x budget x draw, each run once and recorded."""
 
-import dataclasses
-import json
-import os
-import platform
 import time
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from functools import cache as remember
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trustq.calibrators import require_library
-from trustq.digest import digest_array, digest_bytes, digest_json, digest_strings
+from trustq.digest import digest_array, digest_json, digest_strings
 from trustq.errors import TrustqError
 from trustq.heads import SharedFeatures
-from trustq.heads.classic import KINDS
 from trustq.heads.shared import one_blas_thread
 from trustq.recipes import Recipe, SweepRecipe
-from trustq.repair.arms import Arm, parse_arm, round_sizes, with_references
+from trustq.repair.arms import Arm
 from trustq.repair.experiment import Experiment, draw_experiment
+from trustq.repair.externals import of_network
 from trustq.repair.loop import Loop
+from trustq.repair.metadata import metadata_setting
 from trustq.repair.record import Recorder
-from trustq.repair.retrained import as_arm, training_columns
+from trustq.repair.retrained import as_arm
 from trustq.repair.rounds import Round
+from trustq.repair.row import cell_row
+from trustq.repair.settings import (
+    arm_settings,
+    arms_of,
+    asked_arms,
+    calibrator_setting,
+    check_sweep,
+    file_digests,
+    group_cells,
+    head_settings,
+    shared_settings,
+)
 from trustq.repair.shift import with_shift_figures
+from trustq.repair.slicing import Slices, find_slices
+from trustq.repair.target import pose
 from trustq.results import committed_keys, join_tables, new_part, part_path, write_part
 from trustq.store import Cache
-from trustq.store.format import SEEN_SELECTION
 from trustq.tables import Columns
 
 # Part of every cell's key: raised when a change of code changes a number, so that cells of an older
 # numerics are run again rather than mixed with new ones.
 NUMERICS = 4
-
-# Settings of a recipe that are one value in each cell, name no number, or concern one head.
-_CELL_SETTINGS = (
-    "arms",
-    "references",
-    "budgets",
-    "rounds",
-    "draws",
-    "draw_seed",
-    "caches",
-    "external",
-)
-_HEAD_SETTINGS = ("regularisation", "trees", "components")
-_POLICY_SETTINGS = (
-    *("buy_unit", "schedule", "cost", "class_cap", "quota", "diversity", "stop_precision"),
-    *("raters", "rater_error", "answers"),
-)
-_ARM_SETTINGS = (*_POLICY_SETTINGS, "flagged_weight", "ensemble")  # concern some arms only
-
-_LAST_SEED = 2**31 - 1  # seeds are stored as 32-bit integers
 
 
 @dataclass
@@ -75,6 +61,7 @@ class Cell:
     arm: Arm
     budget: str
     key: str
+    request: str
 
 
 @dataclass
@@ -120,8 +107,8 @@ def repair(
     sweep = recipe.sweep
     check_sweep(sweep)
     require_distinct(caches)
-    asked = _asked(sweep)
-    arms = _arms(sweep)
+    asked = asked_arms(sweep)
+    arms = arms_of(sweep)
     run = RepairRun()
     if len(arms) > len(asked):
         added = ", ".join(arm.text for arm in arms[len(asked) :])
@@ -148,27 +135,9 @@ def repair(
             run.n_new += len(group.new)
             if progress:
                 progress(len(run.keys), total)
-        for shown in (cache, *matching_externals(cache, externals)):
+        for shown in (cache, *of_network(cache, externals)):
             write_samples(shown, results)
     return run
-
-
-def _asked(sweep: SweepRecipe) -> list[Arm]:
-    return list(dict.fromkeys(parse_arm(text) for text in sweep.arms))
-
-
-def _arms(sweep: SweepRecipe) -> list[Arm]:
-    """The arms that were asked for and, unless they are left out, what bounds them."""
-    return with_references(_asked(sweep)) if sweep.references else _asked(sweep)
-
-
-def group_cells(sweep: SweepRecipe) -> list[tuple[Arm, str]]:
-    """Arm and budget of every cell that one cache and draw have; an arm without budget is one."""
-    return [
-        (arm, budget)
-        for arm in _arms(sweep)
-        for budget in (("0",) if arm.score == "none" else dict.fromkeys(sweep.budgets))
-    ]
 
 
 def setting_digest(cache: Cache, *, externals: Sequence[Cache], sweep: SweepRecipe) -> str:
@@ -176,25 +145,15 @@ def setting_digest(cache: Cache, *, externals: Sequence[Cache], sweep: SweepReci
 
     `externals` are those of the cache's own network.
     """
-    asked = {
-        name: value
-        for name, value in dataclasses.asdict(sweep).items()
-        if name not in (*_CELL_SETTINGS, *_HEAD_SETTINGS, *_ARM_SETTINGS, "calibrator")
-    }
-    # Some settings name a file (matrix:noise.toml), which may change under its name.
-    files = {
-        name: digest_bytes(path.read_bytes())
-        for name, value in asked.items()
-        if isinstance(value, str) and (path := Path(value.rpartition(":")[2])).is_file()
-    }
     return digest_json(
         {
             "numerics": NUMERICS,
             "cache": cache.content_digest,
             "externals": sorted(other.content_digest for other in externals),
-            "sweep": asked | _head_settings(sweep) | _calibrator_setting(sweep),
-            "files": files,
+            "sweep": shared_settings(sweep),
+            "files": file_digests(sweep),
         }
+        | metadata_setting(cache, externals, sweep=sweep)
     )
 
 
@@ -206,7 +165,7 @@ def request_digest(
     `setting` is from `setting_digest`. Equal requests have equal keys, so a cell whose request is
     there need not be looked at again.
     """
-    named = _arm_settings(arm, sweep)
+    named = arm_settings(arm, sweep)
     return digest_strings([setting, str(draw_seed), arm.text, budget, digest_json(named)])
 
 
@@ -230,17 +189,21 @@ def run_group(
     the arguments alone, so that any process on any machine may run the group.
     """
     sweep = recipe.sweep
-    own = matching_externals(cache, externals)
+    posed = pose(cache, externals, sweep=sweep)
+    cache, own = posed.cache, posed.externals
     experiment = draw_experiment(cache, sweep=sweep, draw_seed=draw_seed, allow_leak=allow_leak)
-    if _calibrator_setting(sweep) and not len(experiment.validation):
+    if calibrator_setting(sweep) and not len(experiment.validation):
         raise TrustqError(
             f"calibrator is {sweep.calibrator!r}, but {cache.name} has no validation rows to fit "
             "it on. Leave calibrator out, or give rows to a val split."
         )
     shared_key = _shared_key(experiment, sweep, own)
-    cells = _cells(sweep, shared_key, group_cells(sweep) if only is None else only)
+    slices = find_slices(experiment, own, sweep)
+    setting = setting_digest(cache, externals=own, sweep=sweep)
+    wanted = group_cells(sweep) if only is None else only
+    cells = _cells(sweep, shared_key, setting, draw_seed, wanted)
     missing = [cell for cell in cells if cell.key not in there]
-    run = GroupRun([cell.key for cell in cells], [], [], list(experiment.notes), [])
+    run = GroupRun([cell.key for cell in cells], [], [], [*posed.notes, *experiment.notes], [])
     if not missing:
         return run
     shared = shared or SharedOnce()
@@ -252,7 +215,9 @@ def run_group(
         shared_seconds = time.perf_counter() - started
         for cell in missing:
             try:
-                tables, notes = _run_cell(cell, loop, recipe, zero, shared_key, shared_seconds)
+                tables, notes = _run_cell(
+                    cell, loop, recipe, zero, slices, shared_key, shared_seconds
+                )
             except Exception as error:
                 if not keep_going:
                     raise
@@ -269,6 +234,7 @@ def _run_cell(
     loop: Loop,
     recipe: Recipe,
     zero: Round,
+    slices: Slices,
     shared_key: str,
     shared_seconds: float,
 ) -> tuple[dict[str, Columns], list[str]]:
@@ -277,12 +243,24 @@ def _run_cell(
     budget = loop.budget(cell.arm, cell.budget)
     rounds = [zero, *loop.rounds(cell.arm, zero, budget=budget)]
     rounds[-1] = with_shift_figures(rounds[-1], experiment.cache.classes)
-    seconds = shared_seconds + time.perf_counter() - started
-    recorder = Recorder(experiment.cache.classes)
-    row = _cell_row(cell, loop, recipe, rounds, shared_key, seconds, budget)
+    row = cell_row(
+        loop,
+        recipe,
+        rounds,
+        arm=cell.arm,
+        budget=cell.budget,
+        allowed=budget,
+        key=cell.key,
+        request=cell.request,
+        shared_key=shared_key,
+        numerics=NUMERICS,
+        seconds=shared_seconds + time.perf_counter() - started,
+    )
     row, note = as_arm(row, experiment.cache)
+    recorder = Recorder(experiment.cache.classes)
     recorder.add_cell(row)
     recorder.add_rounds(cell.key, cell.arm, experiment, rounds, loop.settings)
+    recorder.add_slices(cell.key, rounds[-1], slices)
     notes = [note for state in rounds for note in state.notes]
     return recorder.tables(), notes + ([note] if note else [])
 
@@ -304,56 +282,20 @@ def write_samples(cache: Cache, results: Path) -> None:
         write_part(results, {"samples": {"dataset": dataset, **columns}}, part=part)
 
 
-def _cells(sweep: SweepRecipe, shared_key: str, wanted: Sequence[tuple[Arm, str]]) -> list[Cell]:
+def _cells(
+    sweep: SweepRecipe,
+    shared_key: str,
+    setting: str,
+    draw_seed: int,
+    wanted: Sequence[tuple[Arm, str]],
+) -> list[Cell]:
     cells = []
     for arm, budget in wanted:
         named = {"shared": shared_key, "arm": arm.text, "budget": budget}
-        cells.append(Cell(arm, budget, digest_json(named | _arm_settings(arm, sweep))))
+        key = digest_json(named | arm_settings(arm, sweep))
+        request = request_digest(setting, sweep=sweep, draw_seed=draw_seed, arm=arm, budget=budget)
+        cells.append(Cell(arm, budget, key, request))
     return cells
-
-
-def _arm_settings(arm: Arm, sweep: SweepRecipe) -> dict[str, Any]:
-    """The settings that change an arm's numbers, and no others: grids over them run it once."""
-    # No purchase: one cell, whatever the budgets, rounds and policies.
-    named: dict[str, Any] = {"rounds": 1 if arm.score == "none" else sweep.rounds}
-    # Only what is set, so that cells from before a setting was there keep their key.
-    if arm.score != "none" and (policy := _policy_settings(sweep)):
-        named["policy"] = policy
-    if arm.action == "reweight":
-        named["weight"] = sweep.flagged_weight
-    if _uses_ensemble(arm):
-        named["ensemble"] = list(sweep.ensemble)
-        if settings := _ensemble_settings(sweep):
-            named["ensemble_settings"] = settings
-    return named
-
-
-def check_sweep(sweep: SweepRecipe) -> None:
-    """Raise `TrustqError` for counts and seeds out of their range."""
-    for name in ("draws", "rounds", "trees"):
-        if getattr(sweep, name) < 1:
-            raise TrustqError(f"{name} is {getattr(sweep, name)}, expected 1 or more.")
-    if not 0 <= sweep.draw_seed <= _LAST_SEED - sweep.draws:
-        raise TrustqError(
-            f"draw_seed is {sweep.draw_seed}; seeds are whole numbers from 0 to {_LAST_SEED}."
-        )
-    if not 0 < sweep.flagged_weight < 1:
-        raise TrustqError(
-            f"flagged_weight is {sweep.flagged_weight:g}, expected above 0 (which :drop is) and "
-            "below 1."
-        )
-    if not 0 <= sweep.stop_precision <= 1:
-        raise TrustqError(f"stop_precision is {sweep.stop_precision:g}, expected 0 to 1.")
-    round_sizes(0, sweep.rounds, sweep.schedule)
-    require_library(sweep.calibrator)
-    for arm in _arms(sweep):
-        heads = [sweep.head, *(sweep.ensemble if _uses_ensemble(arm) and sweep.rounds > 1 else ())]
-        unweighed = [name for name in heads if name in KINDS]
-        if arm.action == "reweight" and unweighed:
-            raise TrustqError(
-                f"Arm {arm.text!r}: the {unweighed[0]} head takes no weights between 0 and 1. Use "
-                ":drop, or a head that does (linear, balanced, xgboost)."
-            )
 
 
 def require_distinct(caches: Sequence[Cache]) -> None:
@@ -382,244 +324,10 @@ def _shared_key(experiment: Experiment, sweep: SweepRecipe, externals: tuple[Cac
             "noise": [experiment.noise, experiment.noise_process, experiment.start.digest],
             "trusted": [experiment.trusted, sweep.trusted_strata],
             "draw_seed": experiment.draw_seed,
-            "head": [sweep.head, _head_settings(sweep)],
+            "head": [sweep.head, head_settings(sweep)],
             "folds": sweep.folds,
             "externals": sorted(cache.content_digest for cache in externals),
         }
-        | _calibrator_setting(sweep)
+        | calibrator_setting(sweep)
+        | metadata_setting(experiment.cache, externals, sweep=sweep)
     )
-
-
-def _cell_row(
-    cell: Cell,
-    loop: Loop,
-    recipe: Recipe,
-    rounds: list[Round],
-    shared_key: str,
-    seconds: float,
-    budget: int,
-) -> dict[str, Any]:
-    experiment, sweep = loop.experiment, recipe.sweep
-    cache, arm = experiment.cache, cell.arm
-    head, validation = rounds[-1].head, experiment.validation
-    digest = digest_strings(cache.sample_id[validation].tolist()) if len(validation) else None
-    uses_validation = bool(len(validation))
-    # Clean labels that chose the backbone's checkpoint were paid for as well.
-    chose_checkpoint = np.flatnonzero(cache.seen & SEEN_SELECTION)
-    trained_on = experiment.training.rows_digest
-    saw_rows = bool(cache.seen_labels[experiment.rows].any())
-    purchases = [state.purchase for state in rounds if state.purchase]
-    policy = _policy_settings(sweep) if arm.score != "none" else {}
-    return {
-        "key": cell.key,
-        "request": request_digest(
-            setting_digest(cache, externals=loop.externals, sweep=sweep),
-            sweep=sweep,
-            draw_seed=experiment.draw_seed,
-            arm=arm,
-            budget=cell.budget,
-        ),
-        "results_version": NUMERICS,
-        "recipe": recipe.name,
-        "dataset": cache.dataset,
-        "classes": json.dumps(cache.classes, ensure_ascii=False),
-        "cache": str(cache.path or ""),
-        "cache_recipe": str(cache.recipe.get("name", "")),
-        "cache_digest": cache.content_digest,
-        **training_columns(cache),
-        "backbone": cache.backbone,
-        "backbone_seed": cache.backbone_seed,
-        "draw_seed": experiment.draw_seed,
-        "rows_used": sweep.rows,
-        "noise": experiment.noise,
-        "noise_process": experiment.noise_process,
-        "noise_unit": sweep.noise_unit,
-        "noise_rate": experiment.start.rate,
-        "buy_unit": sweep.buy_unit,
-        "policy": json.dumps(policy, sort_keys=True) if policy else None,
-        "arm": arm.text,
-        "score": arm.score,
-        "source": arm.source if arm.uses_probabilities else None,
-        "action": arm.action,
-        "arm_title": _title(arm, sweep),
-        "head": sweep.head,
-        "head_settings": json.dumps(_head_settings(sweep), sort_keys=True),
-        "refit": _refit(arm, sweep),
-        "calibrator": sweep.calibrator if uses_validation else None,
-        "calibration_labels": (
-            f"reference labels of {len(validation)} validation rows"
-            if uses_validation
-            else "none: there are no validation rows"
-        ),
-        "budget": cell.budget,
-        "n_rounds": sweep.rounds if arm.score != "none" else 0,
-        "n_rounds_done": len(rounds) - 1,
-        "n_folds": sweep.folds,
-        "trusted": experiment.trusted,
-        "trusted_strata": sweep.trusted_strata,
-        "exposure": cache.exposure,
-        "leaky": experiment.leaky,
-        "in_sample": _in_sample(arm, saw_rows),
-        "backbone_saw_rows": saw_rows,
-        "n_train": len(experiment.rows),
-        "n_wrong_start": experiment.n_wrong,
-        "n_bought": sum(purchase.n_bought for purchase in purchases),
-        "n_flagged": sum(len(purchase.rows) for purchase in purchases),
-        "n_votes": sum(purchase.n_votes for purchase in purchases),
-        "spent": rounds[-1].spent if arm.buys else 0.0,
-        "hits_possible": loop.most_hits(arm, budget),
-        "stopped": _why_stopped(arm, rounds[-1], budget),
-        "n_trusted": int(experiment.start.trusted.sum()),
-        "n_clean_validation": len(set(validation.tolist()) | set(chose_checkpoint.tolist())),
-        "n_unscored": max(state.n_unscored for state in rounds),
-        "selection_digest": {"val": digest, "train": trained_on}.get(loop.chosen_on),
-        "calibration_digest": digest,
-        "shared_key": shared_key,
-        "threads": os.cpu_count(),
-        "seconds": seconds,
-        "head_bytes": head.n_bytes if head else None,
-        "microseconds_per_row": loop.microseconds_per_row,
-        "created": datetime.now(UTC).isoformat("T", "seconds"),
-        "versions": json.dumps(_versions()),
-    }
-
-
-def _policy_settings(sweep: SweepRecipe) -> dict[str, Any]:
-    """How a budget is spent and by whom it is answered, where that is not the default."""
-    policy: dict[str, Any] = {}
-    for name, default in _POLICY_DEFAULTS.items():
-        if (value := getattr(sweep, name)) != default:
-            policy[name] = value
-    for name in ("answers", "cost"):
-        if Path(str(policy.get(name, ""))).suffix in (".csv", ".gz", ".parquet"):
-            # A file may change under its name.
-            policy[f"{name}_digest"] = digest_bytes(_bytes_of(Path(policy[name])))
-    return policy
-
-
-_POLICY_DEFAULTS: dict[str, Any] = {
-    f.name: f.default for f in dataclasses.fields(SweepRecipe) if f.name in _POLICY_SETTINGS
-}
-
-
-def _bytes_of(path: Path) -> bytes:
-    if not path.is_file():
-        raise TrustqError(f"{path}: no such file.")
-    return path.read_bytes()
-
-
-def _in_sample(arm: Arm, saw_rows: bool) -> bool:
-    if arm.like:
-        return _in_sample(parse_arm(arm.like), saw_rows)
-    known = arm.source == "in_sample" or (arm.source == "passes" and saw_rows)
-    return arm.uses_probabilities and known
-
-
-def _why_stopped(arm: Arm, last: Round, budget: int) -> str:
-    if arm.score == "none":
-        return "nothing to buy"
-    if last.stopped:
-        return "precision below the cut"
-    return "budget spent" if last.spent >= budget - 1e-9 else "nothing left to take"
-
-
-def _title(arm: Arm, sweep: SweepRecipe) -> str:
-    """An arm for people, with what it was set to: tables tell settings apart by it."""
-    default = SweepRecipe()
-    told = []
-    if arm.action == "reweight" and sweep.flagged_weight != default.flagged_weight:
-        told.append(f"to {sweep.flagged_weight:g}")
-    if _uses_ensemble(arm):
-        settings = _ensemble_settings(sweep)
-        if settings or sweep.ensemble != default.ensemble:
-            values = [f"{name} {value}" for name, value in settings.items()]
-            told.append(", ".join(["with", *sweep.ensemble, *values]).replace(",", "", 1))
-    return f"{arm.title} ({'; '.join(told)})" if told else arm.title
-
-
-def _uses_ensemble(arm: Arm) -> bool:
-    return arm.source == "heads" or (arm.like != "" and parse_arm(arm.like).source == "heads")
-
-
-def _ensemble_settings(sweep: SweepRecipe) -> dict[str, Any]:
-    """What was asked of the heads beside the head, where that is not the default."""
-    default = SweepRecipe()
-    settings: dict[str, Any] = {}
-    for name in sweep.ensemble:
-        asked = _head_settings(dataclasses.replace(sweep, head=name))
-        if asked != _head_settings(dataclasses.replace(default, head=name)):
-            settings |= asked
-    return settings
-
-
-def _refit(arm: Arm, sweep: SweepRecipe) -> str:
-    """What learnt from the arm's labels; cached logits learnt only from those that were stored."""
-    if sweep.head != "backbone":
-        return "head"
-    return "backbone" if arm.score == "none" else "none"
-
-
-def _calibrator_setting(sweep: SweepRecipe) -> dict[str, str]:
-    # Only what is set, so that cells from before the setting was there keep their key.
-    is_default = sweep.calibrator == SweepRecipe().calibrator
-    return {} if is_default else {"calibrator": sweep.calibrator}
-
-
-def _head_settings(sweep: SweepRecipe) -> dict[str, Any]:
-    """What was asked of the head; other settings do not concern it."""
-    components = {"components": sweep.components} if sweep.components else {}
-    settings: dict[str, dict[str, Any]] = {
-        "linear": {"regularisation": sweep.regularisation},
-        "balanced": {"regularisation": sweep.regularisation},
-        "xgboost": {"trees": sweep.trees} | components,
-        "xgboost_study": components,
-    }
-    return settings.get(sweep.head, {})
-
-
-@remember  # reading the metadata of five packages takes 20 ms
-def _versions() -> dict[str, str]:
-    names = ("trustq", "numpy", "scikit-learn", "cleanlab", "xgboost")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
-
-
-def matching_externals(cache: Cache, externals: Sequence[Cache]) -> tuple[Cache, ...]:
-    """The external caches that came through the same network, with labels in this class order."""
-    own = [
-        other
-        for other in externals
-        if other.weights_digest and other.weights_digest == cache.weights_digest
-    ]
-    if externals and not own:
-        raise TrustqError(
-            f"None of the external caches is known to be of the network of {cache.name}. Make them "
-            f"with `trustq extract OTHER.parquet --with {cache.name}`."
-        )
-    own.sort(key=lambda other: other.content_digest)
-    names = [other.dataset for other in own]
-    if len(set(names)) < len(names):
-        raise TrustqError(f"Two external caches are of data set {sorted(names)[0]!r}; give one.")
-    return tuple(_relabelled(other, cache) for other in own)
-
-
-def _relabelled(other: Cache, cache: Cache) -> Cache:
-    shared = set(other.group_id.tolist()) & set(cache.group_id.tolist())
-    shared |= set(other.sample_id.tolist()) & set(cache.sample_id.tolist())
-    # A view is called DATASET@VIEW, and shows the same images.
-    is_same = other.dataset.partition("@")[0] == cache.dataset.partition("@")[0]
-    if other.seen_labels.any() or (is_same and shared):
-        n_seen = int(other.seen_labels.sum())
-        raise TrustqError(
-            f"{other.name} holds rows of {cache.name} ({len(shared)} ids or groups; {n_seen} rows "
-            "that the backbone was trained on), so it is no external test. Leave them out of its "
-            "manifest."
-        )
-    if not (other.label >= 0).any():
-        raise TrustqError(f"{other.name} has no labelled row to evaluate.")
-    strange = set(other.classes) - set(cache.classes)
-    if strange:
-        raise TrustqError(
-            f"{other.name} has classes that {cache.name} lacks: {', '.join(sorted(strange))}."
-        )
-    position = np.array([cache.classes.index(name) for name in other.classes] + [-1])
-    return dataclasses.replace(other, classes=cache.classes, label=position[other.label])

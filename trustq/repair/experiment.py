@@ -4,10 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trustq.balance import DomainBalance
 from trustq.errors import TrustqError
 from trustq.heads.out_of_fold import TrainingRows
 from trustq.noise import Start, observe_labels, trust_some
 from trustq.recipes import SweepRecipe
+from trustq.repair.metadata import balance_of, fitted_rows
+from trustq.repair.target import pose
 from trustq.splits import group_folds, split_by_group, thin_classes
 from trustq.store import Cache
 from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE
@@ -34,6 +37,7 @@ class Experiment:
     scale: np.ndarray  # (d,)
     features: np.ndarray  # (all rows, d), standardised
     notes: tuple[str, ...]
+    balance: DomainBalance | None = None  # of the training rows; None: they all weigh the same
 
     @property
     def rows(self) -> np.ndarray:
@@ -63,8 +67,9 @@ def draw_experiment(
     Raises `TrustqError` when the cache's exposure makes the noise dishonest (unless `allow_leak`),
     when stored labels are asked for and there are none, or when rows lack reference labels.
     """
+    cache = pose(cache, (), sweep=sweep).cache  # as it is, where it has the target's labels already
     notes: list[str] = []
-    split = _splits(cache, sweep, notes)
+    split = _fitted_on(cache, _splits(cache, sweep, notes), sweep, notes)
     rows = np.flatnonzero(split == "train")
     labels = cache.label[rows].astype(np.int64)
     if not len(rows):
@@ -122,7 +127,21 @@ def draw_experiment(
         scale=scale,
         features=_standardised(cache.features, center, scale),
         notes=tuple(notes),
+        balance=balance_of(cache, rows, sweep=sweep),
     )
+
+
+def _fitted_on(cache: Cache, split: np.ndarray, sweep: SweepRecipe, notes: list[str]) -> np.ndarray:
+    """Splits in which training and validation rows are those that heads are to be fitted on."""
+    inside = np.isin(split, ("train", "val"))
+    left_out = inside & ~fitted_rows(cache, sweep=sweep)
+    if not left_out.any():
+        return split
+    notes.append(
+        f"Fitted on {sweep.fit_on}: {int((inside & ~left_out).sum())} of {int(inside.sum())} "
+        "training and validation rows; test rows stay whole."
+    )
+    return np.where(left_out, "", split)
 
 
 def _splits(cache: Cache, sweep: SweepRecipe, notes: list[str]) -> np.ndarray:

@@ -415,6 +415,7 @@ class Loop:
             start=start,
             validation=self._validation(name),
             weight=weight,
+            balance=self.experiment.balance,
         )
 
     def _validation(self, head: str) -> tuple[np.ndarray, np.ndarray] | None:

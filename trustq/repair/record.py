@@ -10,6 +10,7 @@ from trustq.probabilities import softmax
 from trustq.repair.arms import Arm
 from trustq.repair.experiment import Experiment
 from trustq.repair.rounds import Evaluated, Purchase, Round
+from trustq.repair.slicing import Slices, slice_rows
 from trustq.results import TABLES
 from trustq.scoring.confident import estimated_joint
 from trustq.tables import Columns
@@ -89,6 +90,22 @@ class Recorder:
             bought_round=np.ma.masked_equal(bought_round, -1),
         )
 
+    def add_slices(self, cell: str, state: Round, slices: Slices) -> None:
+        """Add figures of slices of the last round's predictions."""
+        for evaluated in state.evaluated:
+            self._rows["metrics"] += [
+                {
+                    "cell": cell,
+                    "round": state.number,
+                    "is_final": True,
+                    "eval_dataset": evaluated.dataset,
+                    "split": evaluated.split,
+                    "class_name": None,
+                }
+                | row
+                for row in slice_rows(evaluated, slices)
+            ]
+
     def tables(self) -> dict[str, Columns]:
         """All rows as columns, ready to be written."""
         tables = {name: _columns(name, rows) for name, rows in self._rows.items()}
@@ -152,6 +169,8 @@ class Recorder:
                     "stage": stage,
                     "metric": metric,
                     "class_name": None,
+                    "slice_name": None,
+                    "slice_value": None,
                     "figure": figure,
                     "n": len(evaluated.labels),
                 }
@@ -174,6 +193,8 @@ class Recorder:
                     "stage": stage,
                     "metric": metric,
                     "class_name": name,
+                    "slice_name": None,
+                    "slice_value": None,
                     "figure": figure,
                     "n": n,
                 }

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from trustq.calibration_error import CONVENTIONS
-from trustq.class_metrics import positive_score
-from trustq.evaluate import Evaluation, _positive, curve_rows, error_rows
+from trustq.class_metrics import class_positions, positive_score
+from trustq.evaluate import Evaluation, curve_rows, error_rows
 from trustq.external import STAGES
 from trustq.files import replacing
 from trustq.metrics import ECE_BINS
@@ -388,7 +388,7 @@ def _draw_confusion(found: Evaluation, path: Path) -> None:
 def _chosen(found: Evaluation, of_class: str | None) -> tuple[list[int], str]:
     classes = found.rows.classes
     if of_class is not None:
-        return list(_positive(classes, [of_class])), of_class
+        return list(class_positions(classes, [of_class])), of_class
     if found.positive:
         return list(found.positive), "+".join(classes[c] for c in found.positive)
     counts = np.bincount(found.rows.labels, minlength=len(classes))

@@ -2,13 +2,17 @@
 
 import base64
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from trustq.class_metrics import UNKNOWN
 from trustq.errors import TrustqError
 from trustq.external import STAGES
+from trustq.fairness import FIGURES as ODDS
+from trustq.fairness import MIN_ROWS
 from trustq.files import replacing
 from trustq.report.figure_set import draw_figures
 from trustq.report.main_table import MainTable, Row, main_table
@@ -16,6 +20,7 @@ from trustq.report.refit_order import refit_order_warnings
 from trustq.report.tables import DISCLAIMER
 from trustq.results import Result, connect
 from trustq.results.schema import SETTINGS
+from trustq.slices import FIGURES as SLICE_FIGURES
 
 _CAPTIONS = {
     "repair_curve": "What repair buys",
@@ -33,12 +38,13 @@ SELECT count(*) AS cells, count(DISTINCT cache_digest) AS caches,
 FROM cells"""
 _RUN = """
 SELECT recipe, dataset, cache_recipe, exposure, noise, round(avg(noise_rate), 4) AS realised,
-    head, refit, any_value(n_train) AS training_labels, round(avg(n_wrong_start), 1) AS wrong,
+    target, fit_on, weights, head, refit, any_value(n_train) AS training_labels,
+    round(avg(n_wrong_start), 1) AS wrong,
     any_value(n_trusted) AS trusted, any_value(n_clean_validation) AS clean_validation,
     count(*) AS cells
 FROM cells GROUP BY ALL ORDER BY ALL"""
 _LEDGER = """
-SELECT c.dataset, c.noise, c.head, c.arm_title AS arm, c.budget,
+SELECT c.dataset, c.target, c.noise, c.fit_on, c.weights, c.head, c.arm_title AS arm, c.budget,
     round(avg(r.n_bought_total), 1) AS bought, round(avg(r.hits_total), 1) AS hits,
     round(avg(r.hits_total / nullif(r.n_bought_total, 0)), 4) AS hit_rate,
     round(avg(r.noise_left), 4) AS noise_left, count(*) AS cells
@@ -46,8 +52,9 @@ FROM cells c JOIN rounds r ON r.cell = c.key AND r.round = c.n_rounds_done
 WHERE c.score <> 'none' AND coalesce(c.origin_digest, c.cache_digest) = c.cache_digest
 GROUP BY ALL ORDER BY ALL"""
 _PAIRED = f"""
-SELECT dataset, noise, head, refit, arm_title AS arm, baseline_title AS against, budget, metric,
-    unit, n, round(mean_difference, 4) AS difference, round(sd, 4) AS sd, sign_flip_p AS p,
+SELECT dataset, target, noise, fit_on, weights, head, refit, arm_title AS arm,
+    baseline_title AS against, budget, metric, unit, n,
+    round(mean_difference, 4) AS difference, round(sd, 4) AS sd, sign_flip_p AS p,
     sign_flip_floor AS floor, array_to_string(differs, ', ') AS differs
 FROM paired
 WHERE baseline IN ('none', 'random') AND arm <> 'none' AND metric IN ('accuracy', 'macro_f1')
@@ -61,8 +68,8 @@ _BY_CLASS = ", ".join(
 )
 _CLASSES = f"""
 SELECT * EXCLUDE (setting) FROM (
-    SELECT dataset, noise, head, refit, arm_title AS arm, budget, class_name AS class, {_BY_CLASS},
-        max(n) AS n, hash({", ".join(SETTINGS)}) AS setting
+    SELECT dataset, target, noise, fit_on, weights, head, refit, arm_title AS arm, budget,
+        class_name AS class, {_BY_CLASS}, max(n) AS n, hash({", ".join(SETTINGS)}) AS setting
     FROM seeds
     WHERE is_final AND class_name IS NOT NULL AND slice_name IS NULL
         AND stage = 'uncalibrated' AND split IN ('test', 'out_of_fold')
@@ -82,12 +89,33 @@ SELECT * EXCLUDE (setting) FROM (
     WHERE is_final AND split = 'external' AND {_OVERALL}
     GROUP BY ALL)
 ORDER BY dataset, external, noise, head, arm, budget, setting, list_position({_STAGES}, stage)"""
-_SLICES = """
-SELECT dataset, head, arm_title AS arm, budget, slice_name AS slice, slice_value AS "of",
-    class_name AS class, metric, round(mean, 4) AS mean, round(sd, 4) AS sd, n
-FROM seeds
-WHERE is_final AND slice_name IS NOT NULL
-    AND stage = 'uncalibrated' AND split IN ('test', 'out_of_fold')
+# A line is a slice, as a class is above; a slice that enters no gap says why.
+_SLICED = """dataset, target, noise, fit_on, weights, head, refit, arm_title AS arm, budget,
+        nullif(eval_dataset, dataset) AS evaluated_on, slice_name AS slice"""
+_OF_SLICES = f"""hash({", ".join(SETTINGS)}) AS setting
+    FROM figures
+    WHERE is_final AND slice_name IS NOT NULL AND class_name IS NULL
+        AND stage = 'uncalibrated' AND split IN ('test', 'out_of_fold', 'external')"""
+_BY_SLICE = ", ".join(
+    f"round(avg(figure) FILTER (metric = '{name}'), 4) AS {name}"
+    for name in (*SLICE_FIGURES, *ODDS)
+)
+_SLICES = f"""
+SELECT * EXCLUDE (setting) FROM (
+    SELECT {_SLICED}, slice_value AS "of", round(avg(n) FILTER (metric = 'accuracy')) AS n_rows,
+        {_BY_SLICE}, CASE WHEN max(slice_value) = '{UNKNOWN}' THEN 'unknown: in no gap'
+            WHEN min(n) FILTER (metric IN ('sensitivity', 'specificity')) < {MIN_ROWS}
+            THEN 'under {MIN_ROWS} of an outcome: in no gap' END AS note, {_OF_SLICES}
+        AND slice_value IS NOT NULL
+    GROUP BY ALL)
+ORDER BY ALL"""
+_BY_GAP = ", ".join(
+    f"round(avg(figure) FILTER (metric = '{name}_gap'), 4) AS {name}_gap" for name in ODDS
+)
+_GAPS = f"""
+SELECT * EXCLUDE (setting) FROM (
+    SELECT {_SLICED}, round(avg(n)) AS n_rows, {_BY_GAP}, {_OF_SLICES} AND slice_value IS NULL
+    GROUP BY ALL)
 ORDER BY ALL"""
 _FAILURES = """
 SELECT dataset, backbone_seed, draw_seed, noise, head, arm, budget, error FROM failures
@@ -150,7 +178,8 @@ def write_report(results: Path, path: Path) -> None:
             ("Ledger: what was bought", _answer(connection, _LEDGER)),
             ("Classes", _answer(connection, _CLASSES)),
             ("External sets under shift", _answer(connection, _SHIFT)),
-            ("Slices", _answer(connection, _SLICES)),
+            ("Slices", _telling(_answer(connection, _SLICES))),
+            ("Gaps between slices", _telling(_answer(connection, _GAPS))),
             ("Failures", _answer(connection, _FAILURES)),
         ]
     template = resources.files("trustq.report").joinpath("page.html").read_text("utf-8")
@@ -162,7 +191,7 @@ def write_report(results: Path, path: Path) -> None:
         warnings=warnings,
         main=_main_tables(results),
         figures=_figures(results),
-        tables={name: _texts(found) for name, found in tables if found.rows},
+        tables={name: _texts(_filled(found)) for name, found in tables if found.rows},
         disclaimer=DISCLAIMER,
     )
     with replacing(Path(path)) as part:
@@ -245,6 +274,32 @@ def _figures(results: Path) -> list[dict[str, str]]:
 def _answer(connection: Any, query: str) -> Result:
     answer = connection.execute(query)
     return Result([column[0] for column in answer.description], answer.fetchall())
+
+
+def _telling(result: Result) -> Result:
+    """Without settings that are the same in every row: slices have many columns besides."""
+    of_cells = ("dataset", "noise", "head", "refit", "arm", "budget", *_OF_METADATA)
+    same = [name for name in of_cells if len(_values(result, name)) == 1]
+    return _without(result, same)
+
+
+def _filled(result: Result) -> Result:
+    """Without settings of metadata where nobody set them."""
+    return _without(result, [name for name in _OF_METADATA if _values(result, name) == {None}])
+
+
+_OF_METADATA = ("target", "fit_on", "weights", "evaluated_on")
+
+
+def _values(result: Result, name: str) -> set[Any]:
+    place = result.columns.index(name) if name in result.columns else -1
+    return {row[place] for row in result.rows} if place >= 0 else set()
+
+
+def _without(result: Result, names: Sequence[str]) -> Result:
+    keep = [place for place, name in enumerate(result.columns) if name not in names]
+    rows = [tuple(row[place] for place in keep) for row in result.rows]
+    return Result([result.columns[place] for place in keep], rows)
 
 
 def _dicts(result: Result) -> list[dict[str, Any]]:

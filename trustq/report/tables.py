@@ -14,7 +14,10 @@ from trustq.stats import paired_summary, sign_flip_test
 
 DISCLAIMER = "Research only, not a medical device."
 
-_SETTING = ("dataset", "cache_recipe", "exposure", "noise", "noise_process", "head", "rows_used")
+_SETTING = (
+    *("dataset", "cache_recipe", "exposure", "noise", "noise_process", "head", "rows_used"),
+    *("target", "fit_on", "weights"),
+)
 _CELLS = f"""
 SELECT {", ".join(_SETTING)}, arm, arm_title, budget, backbone_seed, draw_seed, cache_digest,
        leaky, in_sample, backbone_saw_rows, n_train, n_wrong_start, noise_rate, n_trusted,
@@ -269,12 +272,17 @@ def _caption(cells: list[Row]) -> str:
     unit = "backbones" if _unit_position(pairs) == 0 else "draws"
     return (
         f"{first['dataset']}, recipe {first['cache_recipe']}: exposure {first['exposure']}, noise "
-        f"{first['noise']} ({rate:.1%} realised), head {first['head']}\n"
+        f"{first['noise']} ({rate:.1%} realised), head {first['head']}{_of_metadata(first)}\n"
         f"{first['n_train']} training labels, {wrong:.0f} wrong at the start; clean labels besides "
         f"those bought: {first['n_trusted']} trusted, {first['n_clean_validation']} validation\n"
         f"{n_draws} draws x {n_backbones} backbones; differences of accuracy with 95 % bootstrap "
         f"intervals and sign-flip p over {unit}"
     )
+
+
+def _of_metadata(cell: Row) -> str:
+    names = {"target": "target", "fit_on": "fitted on", "weights": "weights"}
+    return "".join(f", {said} {cell[name]}" for name, said in names.items() if cell[name])
 
 
 def _footer(cells: list[Row]) -> str:

@@ -70,6 +70,15 @@ WHERE is_final AND split = 'external' AND class_name IS NULL AND slice_name IS N
 ORDER BY eval_dataset, arm, budget, metric, stage""",
     ),
     (
+        "Slices: figures of parts of the test rows; a row without a value is a gap between slices",
+        """SELECT arm, head, slice_name, slice_value, metric, avg(figure) AS mean, avg(n) AS n_rows
+FROM figures
+WHERE is_final AND slice_name IS NOT NULL AND split IN ('test', 'out_of_fold')
+    AND stage = 'uncalibrated'
+GROUP BY ALL
+ORDER BY ALL""",
+    ),
+    (
         "Warnings: cells whose figures are not what an honest experiment gives",
         """SELECT arm, exposure, leaky, in_sample, backbone_saw_rows, count(*) AS n_cells
 FROM cells

@@ -36,6 +36,9 @@ TABLES: dict[str, dict[str, str]] = {
         "backbone_seed": "INTEGER",
         "draw_seed": "INTEGER",
         "rows_used": "VARCHAR",  # 'split' or 'unseen'
+        "target": "VARCHAR",  # metadata column of the labels; NULL: the cache's own
+        "fit_on": "VARCHAR",  # rows that the head was fitted on, COLUMN=VALUE; NULL: all
+        "weights": "VARCHAR",  # of rows in the fit, with their columns; NULL: all the same
         "noise": "VARCHAR",
         "noise_process": "VARCHAR",  # digest of its matrix, for a file may change; NULL when stored
         "noise_unit": "VARCHAR",
@@ -141,8 +144,9 @@ TABLES: dict[str, dict[str, str]] = {
         "metric": "VARCHAR",
         # NULL: of all classes. Those of one are of the last round: recall, precision, f1, auroc.
         "class_name": "VARCHAR",
-        "slice_name": "VARCHAR",
-        "slice_value": "VARCHAR",
+        # NULL: of all rows. Those of slices are of the last round.
+        "slice_name": "VARCHAR",  # metadata column
+        "slice_value": "VARCHAR",  # NULL beside a slice_name: a gap between its slices
         "figure": "DOUBLE",
         "n": "INTEGER",  # rows that the figure is of; those of its class
     },
@@ -221,6 +225,9 @@ SETTINGS = (
     "cache_recipe",
     "backbone",
     "rows_used",
+    "target",
+    "fit_on",
+    "weights",
     "noise",
     "noise_process",
     "noise_unit",
@@ -257,6 +264,9 @@ MATCHED = (
     "cache_recipe",
     "backbone",
     "rows_used",
+    "target",
+    "fit_on",
+    "weights",
     "noise",
     "noise_process",
     "noise_unit",
@@ -303,6 +313,7 @@ PROBLEM = (
     "dataset",
     "cache_recipe",
     "rows_used",
+    "target",
     "noise",
     "noise_process",
     "noise_unit",

@@ -38,6 +38,39 @@ def relabel_cache(cache: Cache, labels: Path) -> Relabelled:
     changed = new != cache.label
     if not changed.any():
         raise TrustqError(f"{labels} changes no label of {cache.name}.")
+    relabelled = {
+        "file": labels.name,
+        "digest": digest_bytes(labels.read_bytes()),
+        "of": cache.content_digest,
+        "changed": int(changed.sum()),
+    }
+    classes, manifest = cache.classes, dict(cache.manifest)
+    if "labels" in manifest:
+        texts = [None if index < 0 else classes[index] for index in new.tolist()]
+        manifest["labels"] = digest_strings([*classes, "", *texts])
+    recipe = cache.recipe | {"relabelled": relabelled}
+    trained = changed & cache.seen_labels
+    fresh = dataclasses.replace(
+        with_labels(cache, new),
+        manifest=manifest,
+        recipe=recipe,
+        path=None,
+        digest="",
+        content_digest=digest_json([cache.content_digest, relabelled]),
+    )
+    n_trusted = int((cache.trusted & changed).sum())
+    return Relabelled(fresh, int(changed.sum()), int(trained.sum()), n_trusted)
+
+
+def with_labels(cache: Cache, new: np.ndarray) -> Cache:
+    """A cache with reference labels `new`, (n,) of class indices, and marks that tell the change.
+
+    See `relabel_cache`; digests, manifest and recipe stay those of the cache. Raises `TrustqError`
+    for a row that was trained on the reference beside another observed label.
+    """
+    changed = new != cache.label
+    if not changed.any():
+        return cache
     saw_reference = (cache.seen & SEEN_REFERENCE) != 0
     torn = changed & saw_reference & (cache.observed >= 0) & (cache.observed != cache.label)
     if torn.any():
@@ -58,33 +91,15 @@ def relabel_cache(cache: Cache, labels: Path) -> Relabelled:
     seen[changed] &= np.uint8(255 - SEEN_REFERENCE)
     if exposure == "finetuned-clean" and trained.any():
         exposure = "finetuned-observed"
-    relabelled = {
-        "file": labels.name,
-        "digest": digest_bytes(labels.read_bytes()),
-        "of": cache.content_digest,
-        "changed": int(changed.sum()),
-    }
-    classes, manifest = cache.classes, dict(cache.manifest)
-    if "labels" in manifest:
-        texts = [None if index < 0 else classes[index] for index in new.tolist()]
-        manifest["labels"] = digest_strings([*classes, "", *texts])
-    recipe = cache.recipe | {"relabelled": relabelled}
-    fresh = dataclasses.replace(
+    return dataclasses.replace(
         cache,
         exposure=exposure,
         label=new,
         observed=observed,
         seen=seen,
         trusted=cache.trusted & ~changed,
-        manifest=manifest,
         noise=relabelled_noise(cache.noise),
-        recipe=recipe,
-        path=None,
-        digest="",
-        content_digest=digest_json([cache.content_digest, relabelled]),
     )
-    n_trusted = int((cache.trusted & changed).sum())
-    return Relabelled(fresh, int(changed.sum()), int(trained.sum()), n_trusted)
 
 
 def _new_labels(cache: Cache, labels: Path) -> np.ndarray:

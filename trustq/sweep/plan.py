@@ -11,14 +11,10 @@ from trustq.errors import TrustqError
 from trustq.noise import parse_noise
 from trustq.recipes import Recipe
 from trustq.repair.arms import Arm, budget_size
-from trustq.repair.engine import (
-    check_sweep,
-    group_cells,
-    matching_externals,
-    request_digest,
-    require_distinct,
-    setting_digest,
-)
+from trustq.repair.engine import request_digest, require_distinct, setting_digest
+from trustq.repair.metadata import fitted_rows
+from trustq.repair.settings import check_sweep, group_cells
+from trustq.repair.target import pose
 from trustq.results import committed_cells
 from trustq.store import Cache, find_caches, open_cache
 
@@ -70,8 +66,8 @@ def plan_sweep(
 
     A cell that several points ask for is run once. Groups are ordered by cache. Raises
     `TrustqError`, before anything runs, for points without caches, patterns that match nothing,
-    arms, budgets and noises that are none, caches of one data set that differ in their classes or
-    cannot be told apart, and externals of other networks.
+    arms, budgets, noises and metadata that are none, caches of one data set that differ in their
+    classes or cannot be told apart, and externals of other networks.
     """
     shelf: dict[Path, Cache] = {}
 
@@ -85,7 +81,7 @@ def plan_sweep(
     there = {request: key for key, request in committed_cells(results).items() if request}
     groups, skipped = [], []
     planned: set[str] = set()
-    for point in points:
+    for point in map(_with_whole_paths, points):
         sweep = point.sweep
         if not sweep.caches:
             raise TrustqError(
@@ -99,10 +95,12 @@ def plan_sweep(
         for budget in sweep.budgets:
             budget_size(budget, n_rows=1, n_wrong=1)
         for cache in caches:
+            posed = pose(cache, externals, sweep=sweep)
+            fitted_rows(cache, sweep=sweep)
             # Noise of stored rows, of features or of a file is checked where its rows are known.
             if sweep.noise.partition(":")[0] not in ("auto", "stored", "instance", "file"):
-                parse_noise(sweep.noise, classes=cache.classes)
-            own = matching_externals(cache, externals)
+                parse_noise(sweep.noise, classes=posed.cache.classes)
+            own = posed.externals
             setting = setting_digest(cache, externals=own, sweep=sweep)
             for draw_seed in range(sweep.draw_seed, sweep.draw_seed + sweep.draws):
                 cells = []
@@ -142,6 +140,12 @@ def _group(
         draw_seed=draw_seed,
         cells=tuple(cells),
     )
+
+
+def _with_whole_paths(point: Recipe) -> Recipe:
+    # The workers of a cluster have folders of their own.
+    metadata = tuple(str(Path(path).resolve()) for path in point.sweep.metadata)
+    return dataclasses.replace(point, sweep=dataclasses.replace(point.sweep, metadata=metadata))
 
 
 def _without_arrays(cache: Cache) -> Cache:

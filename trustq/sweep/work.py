@@ -171,8 +171,10 @@ def _failures(group: Group, failed: Sequence[tuple[AskedCell, Exception]]) -> Co
 
 
 def _named(group: Group, cell: AskedCell) -> str:
+    sweep = group.recipe.sweep
+    fitted = f", fitted on {sweep.fit_on}" if sweep.fit_on else ""
     return (
-        f"{group.cache.name}, draw {group.draw_seed}, head {group.recipe.sweep.head}, arm "
+        f"{group.cache.name}, draw {group.draw_seed}, head {sweep.head}{fitted}, arm "
         f"{cell.arm.text}, budget {cell.budget}"
     )
 

@@ -1,0 +1,60 @@
+"""External caches: other images by the same network, never the rows that an experiment is on."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from trustq.errors import TrustqError
+from trustq.store import Cache
+
+
+def matching_externals(cache: Cache, externals: Sequence[Cache]) -> tuple[Cache, ...]:
+    """The external caches that came through the same network, with labels in this class order.
+
+    Raises `TrustqError` where there are some and none of them did, for two of one data set, and for
+    rows that the cache holds or classes that it lacks.
+    """
+    return tuple(_relabelled(other, cache) for other in of_network(cache, externals))
+
+
+def of_network(cache: Cache, externals: Sequence[Cache]) -> list[Cache]:
+    """The external caches that came through the cache's network, as they are."""
+    own = [
+        other
+        for other in externals
+        if other.weights_digest and other.weights_digest == cache.weights_digest
+    ]
+    if externals and not own:
+        raise TrustqError(
+            f"None of the external caches is known to be of the network of {cache.name}. Make them "
+            f"with `trustq extract OTHER.parquet --with {cache.name}`."
+        )
+    own.sort(key=lambda other: other.content_digest)
+    names = [other.dataset for other in own]
+    if len(set(names)) < len(names):
+        raise TrustqError(f"Two external caches are of data set {sorted(names)[0]!r}; give one.")
+    return own
+
+
+def _relabelled(other: Cache, cache: Cache) -> Cache:
+    shared = set(other.group_id.tolist()) & set(cache.group_id.tolist())
+    shared |= set(other.sample_id.tolist()) & set(cache.sample_id.tolist())
+    # A view is called DATASET@VIEW, and shows the same images.
+    is_same = other.dataset.partition("@")[0] == cache.dataset.partition("@")[0]
+    if other.seen_labels.any() or (is_same and shared):
+        n_seen = int(other.seen_labels.sum())
+        raise TrustqError(
+            f"{other.name} holds rows of {cache.name} ({len(shared)} ids or groups; {n_seen} rows "
+            "that the backbone was trained on), so it is no external test. Leave them out of its "
+            "manifest."
+        )
+    if not (other.label >= 0).any():
+        raise TrustqError(f"{other.name} has no labelled row to evaluate.")
+    strange = set(other.classes) - set(cache.classes)
+    if strange:
+        raise TrustqError(
+            f"{other.name} has classes that {cache.name} lacks: {', '.join(sorted(strange))}."
+        )
+    position = np.array([cache.classes.index(name) for name in other.classes] + [-1])
+    return dataclasses.replace(other, classes=cache.classes, label=position[other.label])

@@ -1,0 +1,212 @@
+"""Settings of a recipe: which of them concern which cells, so that no other changes a key."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from trustq.calibrators import require_library
+from trustq.digest import digest_bytes
+from trustq.errors import TrustqError
+from trustq.heads.classic import UNWEIGHED
+from trustq.recipes import SweepRecipe
+from trustq.repair.arms import Arm, parse_arm, round_sizes, with_references
+from trustq.repair.metadata import check_metadata
+
+# Settings that are one value in each cell, name no number, or concern one head.
+_CELL_SETTINGS = (
+    *("arms", "references", "budgets", "rounds", "draws", "draw_seed", "caches", "external"),
+)
+_HEAD_SETTINGS = ("regularisation", "trees", "components")
+_POLICY_SETTINGS = (
+    *("buy_unit", "schedule", "cost", "class_cap", "quota", "diversity", "stop_precision"),
+    *("raters", "rater_error", "answers"),
+)
+_ARM_SETTINGS = (*_POLICY_SETTINGS, "flagged_weight", "ensemble")  # concern some arms only
+
+# In a key by what their columns hold: `trustq.repair.metadata`.
+_METADATA_SETTINGS = (
+    *("metadata", "target", "fit_on", "weights", "sampling_domain", "sampling_group"),
+    *("slices", "ages", "positive"),
+)
+
+_LAST_SEED = 2**31 - 1  # seeds are stored as 32-bit integers
+
+
+def asked_arms(sweep: SweepRecipe) -> list[Arm]:
+    """The arms that a recipe names, each once."""
+    return list(dict.fromkeys(parse_arm(text) for text in sweep.arms))
+
+
+def arms_of(sweep: SweepRecipe) -> list[Arm]:
+    """The arms that were asked for and, unless they are left out, what bounds them."""
+    return with_references(asked_arms(sweep)) if sweep.references else asked_arms(sweep)
+
+
+def group_cells(sweep: SweepRecipe) -> list[tuple[Arm, str]]:
+    """Arm and budget of every cell that one cache and draw have; an arm without budget is one."""
+    return [
+        (arm, budget)
+        for arm in arms_of(sweep)
+        for budget in (("0",) if arm.score == "none" else dict.fromkeys(sweep.budgets))
+    ]
+
+
+def shared_settings(sweep: SweepRecipe) -> dict[str, Any]:
+    """What a recipe asks of every cell, whatever its arm; JSON."""
+    return _of_all_cells(sweep) | head_settings(sweep) | calibrator_setting(sweep)
+
+
+def file_digests(sweep: SweepRecipe) -> dict[str, str]:
+    """Digests of the files that settings of every cell name (matrix:noise.toml).
+
+    A file may change under its name.
+    """
+    return {
+        name: digest_bytes(path.read_bytes())
+        for name, value in _of_all_cells(sweep).items()
+        if isinstance(value, str) and (path := Path(value.rpartition(":")[2])).is_file()
+    }
+
+
+def _of_all_cells(sweep: SweepRecipe) -> dict[str, Any]:
+    left_out = (*_CELL_SETTINGS, *_HEAD_SETTINGS, *_ARM_SETTINGS, *_METADATA_SETTINGS)
+    asked = dataclasses.asdict(sweep)
+    return {k: v for k, v in asked.items() if k not in (*left_out, "calibrator")}
+
+
+def check_sweep(sweep: SweepRecipe) -> None:
+    """Raise `TrustqError` for counts and seeds out of their range."""
+    for name in ("draws", "rounds", "trees"):
+        if getattr(sweep, name) < 1:
+            raise TrustqError(f"{name} is {getattr(sweep, name)}, expected 1 or more.")
+    if not 0 <= sweep.draw_seed <= _LAST_SEED - sweep.draws:
+        raise TrustqError(
+            f"draw_seed is {sweep.draw_seed}; seeds are whole numbers from 0 to {_LAST_SEED}."
+        )
+    if not 0 < sweep.flagged_weight < 1:
+        raise TrustqError(
+            f"flagged_weight is {sweep.flagged_weight:g}, expected above 0 (which :drop is) and "
+            "below 1."
+        )
+    if not 0 <= sweep.stop_precision <= 1:
+        raise TrustqError(f"stop_precision is {sweep.stop_precision:g}, expected 0 to 1.")
+    round_sizes(0, sweep.rounds, sweep.schedule)
+    require_library(sweep.calibrator)
+    check_metadata(sweep)
+    for arm in arms_of(sweep):
+        later = uses_ensemble(arm) and sweep.rounds > 1
+        if arm.action == "reweight" and (name := _unweighed(sweep, ensemble=later)):
+            raise TrustqError(
+                f"Arm {arm.text!r}: the {name} head takes no weights between 0 and 1. Use :drop, "
+                f"or a head that does ({_WEIGHED})."
+            )
+        if sweep.weights != "none":
+            if sweep.head == "backbone":
+                raise TrustqError(
+                    f"weights={sweep.weights} is of heads that are fitted; --head backbone is the "
+                    "cached logits as they are. Leave weights out, or fit a head, e.g. --head "
+                    "linear."
+                )
+            if name := _unweighed(sweep, ensemble=uses_ensemble(arm)):
+                raise TrustqError(
+                    f"weights={sweep.weights}: the {name} head takes no weights of rows. Leave "
+                    f"weights out, or use a head that does ({_WEIGHED})."
+                )
+
+
+_WEIGHED = "linear, balanced, xgboost, ridge, mlp"  # the rest of them has nothing to weigh
+
+
+def _unweighed(sweep: SweepRecipe, *, ensemble: bool) -> str:
+    """The first head that takes no weights of rows; empty where all do."""
+    heads = (sweep.head, *(sweep.ensemble if ensemble else ()))
+    return next((name for name in heads if name in UNWEIGHED), "")
+
+
+def arm_settings(arm: Arm, sweep: SweepRecipe) -> dict[str, Any]:
+    """The settings that change an arm's numbers, and no others: grids over them run it once."""
+    # No purchase: one cell, whatever the budgets, rounds and policies.
+    named: dict[str, Any] = {"rounds": 1 if arm.score == "none" else sweep.rounds}
+    # Only what is set, so that cells from before a setting was there keep their key.
+    if arm.score != "none" and (policy := policy_settings(sweep)):
+        named["policy"] = policy
+    if arm.action == "reweight":
+        named["weight"] = sweep.flagged_weight
+    if uses_ensemble(arm):
+        named["ensemble"] = list(sweep.ensemble)
+        if settings := _ensemble_settings(sweep):
+            named["ensemble_settings"] = settings
+    return named
+
+
+def policy_settings(sweep: SweepRecipe) -> dict[str, Any]:
+    """How a budget is spent and by whom it is answered, where that is not the default."""
+    policy: dict[str, Any] = {}
+    for name, default in _POLICY_DEFAULTS.items():
+        if (value := getattr(sweep, name)) != default:
+            policy[name] = value
+    for name in ("answers", "cost"):
+        if Path(str(policy.get(name, ""))).suffix in (".csv", ".gz", ".parquet"):
+            # A file may change under its name.
+            policy[f"{name}_digest"] = digest_bytes(_bytes_of(Path(policy[name])))
+    return policy
+
+
+_POLICY_DEFAULTS: dict[str, Any] = {
+    f.name: f.default for f in dataclasses.fields(SweepRecipe) if f.name in _POLICY_SETTINGS
+}
+
+
+def _bytes_of(path: Path) -> bytes:
+    if not path.is_file():
+        raise TrustqError(f"{path}: no such file.")
+    return path.read_bytes()
+
+
+def title_of(arm: Arm, sweep: SweepRecipe) -> str:
+    """An arm for people, with what it was set to: tables tell settings apart by it."""
+    default = SweepRecipe()
+    told = []
+    if arm.action == "reweight" and sweep.flagged_weight != default.flagged_weight:
+        told.append(f"to {sweep.flagged_weight:g}")
+    if uses_ensemble(arm):
+        settings = _ensemble_settings(sweep)
+        if settings or sweep.ensemble != default.ensemble:
+            values = [f"{name} {value}" for name, value in settings.items()]
+            told.append(", ".join(["with", *sweep.ensemble, *values]).replace(",", "", 1))
+    return f"{arm.title} ({'; '.join(told)})" if told else arm.title
+
+
+def uses_ensemble(arm: Arm) -> bool:
+    """Whether an arm scores by several heads."""
+    return arm.source == "heads" or (arm.like != "" and parse_arm(arm.like).source == "heads")
+
+
+def _ensemble_settings(sweep: SweepRecipe) -> dict[str, Any]:
+    """What was asked of the heads beside the head, where that is not the default."""
+    default = SweepRecipe()
+    settings: dict[str, Any] = {}
+    for name in sweep.ensemble:
+        asked = head_settings(dataclasses.replace(sweep, head=name))
+        if asked != head_settings(dataclasses.replace(default, head=name)):
+            settings |= asked
+    return settings
+
+
+def calibrator_setting(sweep: SweepRecipe) -> dict[str, str]:
+    """The calibrator, where it is not the default."""
+    # Only what is set, so that cells from before the setting was there keep their key.
+    is_default = sweep.calibrator == SweepRecipe().calibrator
+    return {} if is_default else {"calibrator": sweep.calibrator}
+
+
+def head_settings(sweep: SweepRecipe) -> dict[str, Any]:
+    """What was asked of the head; other settings do not concern it."""
+    components = {"components": sweep.components} if sweep.components else {}
+    settings: dict[str, dict[str, Any]] = {
+        "linear": {"regularisation": sweep.regularisation},
+        "balanced": {"regularisation": sweep.regularisation},
+        "xgboost": {"trees": sweep.trees} | components,
+        "xgboost_study": components,
+    }
+    return settings.get(sweep.head, {})
