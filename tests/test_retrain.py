@@ -192,6 +192,29 @@ def test_labels_bought_for_another_seed_are_refused(loop: Any, tmp_path: Path) -
         extract_one(manifest, tiny("extract.noise=none", f"observed={path}"), tmp_path)
 
 
+def test_labels_of_a_part_of_the_rows_are_no_arm(loop: Any, tmp_path: Path) -> None:
+    root, manifest, _ = loop
+    table = read_table(root / "random/seed5.parquet")
+    origin = read_metadata(root / "random/seed5.parquet")
+    path = tmp_path / "part.parquet"
+    write_parquet(path, {name: column[2:] for name, column in table.items()}, metadata=origin)
+    first = ", ".join(table["sample_id"][:2])
+    with refused(f"{path}: 2 ids to train on are not in it, though a purchase is of all: {first}."):
+        extract_one(manifest, tiny("extract.noise=none", f"observed={path}"), tmp_path)
+    recipe = {"name": "r", "extract": {"epochs": 1}}
+    repair(
+        [make_cache(recipe=recipe)],
+        recipe=repair_recipe("rows=unseen", "noise=symmetric:0.2", "arms=random"),
+        results=tmp_path / "r",
+    )
+    with refused(
+        "Arm 'random' bought labels of some training rows or of another target (rows unseen, "
+        "target None, fit_on None); a network is trained again on all rows of the train split and "
+        "their own labels. Choose other cells with --where."
+    ):
+        save_repaired_labels(tmp_path / "r", tmp_path, arm="random")
+
+
 def test_dropped_rows_are_blank_in_the_labels(loop: Any, tmp_path: Path) -> None:
     _, _, results = loop
     saved = save_repaired_labels(results, tmp_path, arm="random:drop", where="backbone_seed = 5")

@@ -107,6 +107,9 @@ def read_observed(
     there = np.array([row_of[i] for i in ids], dtype=np.int64)
     observed[there] = [position[name] if name else -1 for name in names]
     listed[there] = True
+    if origin is not None:
+        absent = manifest.columns["sample_id"][rows & ~listed].tolist()
+        _refuse(path, "to train on are not in it, though a purchase is of all", absent)
     if "trusted" in columns:
         trusted[there] = _booleans(path, columns["trusted"])
         trusted &= observed >= 0

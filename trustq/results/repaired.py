@@ -40,8 +40,9 @@ def save_repaired_labels(
     Columns `sample_id`, `label` (NULL: the row was dropped), `trusted` and `bought_round`; the
     footer says which cell bought them, so that a network trained on them (`trustq extract
     --observed`) is known as that arm with the backbone fitted again. `where` is a condition on
-    `cells`. Errors: no such arm, several cells of one seed, rows that were weighed down, a network
-    of which no recipe says how it was trained.
+    `cells`. Errors: no such arm, several cells of one seed, purchases from a part of the training
+    rows or of another target, rows that were weighed down, a network of which no recipe says how it
+    was trained.
     """
     with connect(results, where=where) as connection:
         answer = connection.execute(_CELLS, [arm])
@@ -90,6 +91,13 @@ def _save(folder: Path, cell: dict[str, Any], rows: dict[str, Any]) -> RepairedL
             "(it was imported or frozen, or its cells are older than this trustq), so no training "
             "on its repaired labels could be known to be like it. Run `trustq repair` on a cache "
             "that `trustq extract` trained."
+        )
+    if cell["rows_used"] != "split" or cell["target"] or cell["fit_on"]:
+        raise TrustqError(
+            f"Arm {cell['arm']!r} bought labels of some training rows or of another target "
+            f"(rows {cell['rows_used']}, target {cell['target']}, fit_on {cell['fit_on']}); a "
+            "network is trained again on all rows of the train split and their own labels. Choose "
+            "other cells with --where."
         )
     weight = rows["weight"]
     if np.any((weight > 0) & (weight < 1)):
