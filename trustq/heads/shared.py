@@ -69,6 +69,14 @@ class SharedFeatures:
             turn = self.axes.astype(self.dtype)
             return [self._centred(rows) @ turn for rows in self.blocks]
 
+    def rows(self, positions: np.ndarray) -> np.ndarray:
+        """Some rows on the axes, (positions, axes), positions ascending."""
+        found = []
+        for rows, block in zip(self.blocks, self.by_row, strict=True):
+            first, last = np.searchsorted(positions, [rows.start, rows.stop])
+            found.append(block[positions[first:last] - rows.start])
+        return np.concatenate(found)
+
     @contextmanager
     def bins(self, max_bin: int) -> Iterator[Any]:
         """The features in XGBoost's bins, lent: a `QuantileDMatrix` whose labels may be replaced.
