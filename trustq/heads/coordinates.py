@@ -96,7 +96,7 @@ def _hessian(
     probabilities sum to one, a class with itself makes the sum over all classes vanish.
     """
     k = len(weights)
-    hessian = np.zeros((k * width, k * width))
+    flat_hessian = np.zeros((k * width, k * width))
     for rows, block in zip(features.blocks, features.by_row, strict=True):
         logits = block @ weights[:, :-1].T.astype(block.dtype)
         logits += weights[:, -1].astype(block.dtype)
@@ -109,8 +109,8 @@ def _hessian(
         )
         spread[:, :, -1] = probs
         flat = spread.reshape(len(block), -1)
-        hessian -= flat.T @ flat
-    hessian = hessian.reshape(k, width, k, width)
+        flat_hessian -= flat.T @ flat
+    hessian = flat_hessian.reshape(k, width, k, width)
     for a in range(k):
         hessian[a, :, a] = 0
         hessian[a, :, a] = -hessian[a].sum(axis=1)

@@ -34,7 +34,7 @@ from trustq.tables import Columns
 
 # Part of every cell's key: raised when a change of code changes a number, so that cells of an older
 # numerics are run again rather than mixed with new ones.
-NUMERICS = 4
+NUMERICS = 5
 
 # Settings of a recipe that are one value in each cell, name no number, or concern one head.
 _CELL_SETTINGS = (
