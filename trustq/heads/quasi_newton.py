@@ -27,7 +27,7 @@ class Minimiser:
     >>> minimiser = Minimiser(np.array([3.0, 1.0]), tolerance=1e-12, max_evaluations=50)
     >>> while not minimiser.done:
     ...     x = minimiser.trial
-    ...     minimiser.tell(1 + x @ x, 2 * x)
+    ...     _ = minimiser.tell(1 + x @ x, 2 * x)
     >>> minimiser.converged, minimiser.point.round(6).tolist()
     (True, [0.0, 0.0])
     """
