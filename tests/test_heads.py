@@ -352,3 +352,28 @@ def test_every_head_tells_its_size(name: str) -> None:
     head = make_head(name, n_classes=3).fit(cache.features, cache.label)
     least = {"knn": cache.features.nbytes, "mlp": 256 * 8 * 4, "majority": 24, "prior": 24}
     assert head.n_bytes >= least.get(name, 3 * 8 * 4)
+
+
+def test_bins_are_those_of_all_rows_whatever_rows_are_used() -> None:
+    cache = make_cache()
+    shared = SharedFeatures(cache.features)
+    used = np.arange(240) % 3 > 0
+    with shared.bins(16, used) as some, shared.bins(16, used) as again:
+        assert some is not again and some.num_row() == again.num_row() == 160
+        np.testing.assert_array_equal(some.get_quantile_cut()[1], again.get_quantile_cut()[1])
+        with shared.bins(16, ~used) as others, shared.bins(16, used | True) as everything:
+            np.testing.assert_array_equal(
+                others.get_quantile_cut()[1], everything.get_quantile_cut()[1]
+            )
+    with shared.bins(16, used) as lent_before:
+        assert lent_before in (some, again)
+
+
+def test_few_bins_are_kept_of_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = make_cache()
+    shared = SharedFeatures(cache.features)
+    monkeypatch.setattr("trustq.heads.shared.KEPT_BINS", 2 * shared.features.size)
+    for rest in range(5):
+        with shared.bins(16, np.arange(240) % 5 != rest):
+            pass
+    assert len(shared._idle_bins) == 2

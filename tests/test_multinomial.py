@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 
 from trustq.errors import TrustqError
 from trustq.heads import LinearHead, SharedFeatures, fit_multinomial, fit_penalty_path, multinomial
+from trustq.heads.coordinates import Coordinates
 from trustq.heads.multinomial import MultinomialFits
 from trustq.heads.shared import one_blas_thread
 
@@ -183,16 +184,123 @@ def test_a_start_near_the_answer_saves_time_and_changes_little() -> None:
     assert warm.n_evaluations[0] < cold.n_evaluations[0]
     assert abs(warm.objective[0] / cold.objective[0] - 1) < 1e-6
     again = fit_multinomial(shared, labels[None], n_classes=4, start=first)
-    assert again.n_evaluations[0] == 1
+    assert again.n_evaluations[0] == 0
+    np.testing.assert_allclose(again.coef, first.coef, atol=1e-6)
+    np.testing.assert_array_equal(again.objective, first.objective)
 
 
-def test_a_large_problem_keeps_no_curvature_and_still_starts_another(
+def drifting(
+    n: int = 2500, d: int = 40, k: int = 4, *, rounds: int = 6
+) -> tuple[SharedFeatures, list[np.ndarray], list[np.ndarray]]:
+    """Features, and labels and weights that change a little from round to round."""
+    features, labels, rng = problem(n, d, k)
+    sets, weights = [np.where(rng.random(n) < 0.2, rng.integers(k, size=n), labels)], [np.ones(n)]
+    for _ in range(rounds):
+        sets.append(sets[-1].copy())
+        weights.append(weights[-1].copy())
+        rows = rng.choice(n, size=n // 100, replace=False)
+        sets[-1][rows] = labels[rows]
+        weights[-1][rng.choice(n, size=3)] = rng.choice([0.0, 0.3])
+    return SharedFeatures(features), sets, weights
+
+
+@pytest.mark.parametrize("penalty", [1e-3, 1e-2, 1.0, 100.0])
+def test_refits_stay_as_near_the_minimum_as_they_say(penalty: float) -> None:
+    shared, sets, weights = drifting()
+    options = {"n_classes": 4, "penalties": penalty}
+    fits, evaluations = None, []
+    for labels, weight in zip(sets, weights, strict=True):
+        fits = fit_multinomial(shared, labels[None], weights=weight[None], start=fits, **options)
+        best = fit_multinomial(
+            shared, labels[None], weights=weight[None], tolerance=1e-12, **options
+        )
+        targets = np.eye(4)[labels] * weight[:, None]
+        ours, least = (
+            objective(shared.features, targets, own.coef[0], own.intercept[0], penalty)
+            for own in (fits, best)
+        )
+        assert fits.decrease[0] <= 1e-8 * ours
+        assert ours - least <= 5e-8 * least
+        assert abs(fits.objective[0] - ours) <= 1e-7 * ours
+        evaluations.append(int(fits.n_evaluations[0]))
+    assert max(evaluations[1:]) <= evaluations[0] / 2
+
+
+def test_a_refit_is_its_own_whatever_is_fitted_beside_it() -> None:
+    shared, sets, weights = drifting(rounds=1)
+    penalties = np.array([1e-2, 1.0, 100.0])
+
+    def fit(i: int, which: list[int], start: MultinomialFits | None, threads: int):  # type: ignore[no-untyped-def]
+        return fit_multinomial(
+            shared,
+            np.repeat(sets[i][None], len(which), axis=0),
+            n_classes=4,
+            weights=np.repeat(weights[i][None], len(which), axis=0),
+            penalties=penalties[which],
+            start=start,
+            threads=threads,
+        )
+
+    together = fit(1, [0, 1, 2], fit(0, [0, 1, 2], None, 2), 2)
+    for c in range(3):
+        alone = fit(1, [c], fit(0, [c], None, 1), 1)
+        np.testing.assert_array_equal(alone.coef[0], together.coef[c])
+
+
+def test_a_start_at_another_penalty_or_of_soft_labels_is_as_good() -> None:
+    features, labels, rng = problem(n=2500, d=40)
+    shared = SharedFeatures(features)
+    first = fit_multinomial(shared, labels[None], n_classes=4, penalties=0.1)
+    soft = 0.9 * np.eye(4)[labels] + 0.1 * rng.dirichlet(np.ones(4), size=2500)
+    for own, penalty in ((labels, 0.2), (soft, 0.1)):
+        warm = fit_multinomial(shared, own[None], n_classes=4, penalties=penalty, start=first)
+        cold = fit_multinomial(shared, own[None], n_classes=4, penalties=penalty)
+        assert abs(warm.objective[0] / cold.objective[0] - 1) < 5e-8
+
+
+def test_a_tighter_fit_does_not_take_a_loose_one_for_its_answer() -> None:
+    features, labels, _ = problem(n=2500, d=40)
+    loose = fit_multinomial(features, labels[None], n_classes=4, tolerance=1e-4)
+    tight = fit_multinomial(features, labels[None], n_classes=4, tolerance=1e-10, start=loose)
+    assert tight.decrease[0] <= 1e-10 * tight.objective[0] < loose.decrease[0]
+    assert tight.n_evaluations[0] > 0
+
+
+def test_the_block_is_the_hessian_of_the_longest_axes() -> None:
+    features, labels, rng = problem(n=3000, d=40)
+    shared = SharedFeatures(features.astype(np.float32))
+    share, mass = np.bincount(labels) / 3000, rng.integers(3, size=3000).astype(float)
+    weights = rng.standard_normal((4, 41)) / 10
+    coordinates = Coordinates.of_shares(shared, share, total=mass.sum(), ridge=2.0)
+    weights -= weights.mean(axis=0)
+    refined = coordinates.with_block(shared, weights, mass=mass, ridge=2.0)
+    assert refined.block is not None
+    rows = np.hstack([np.vstack(shared.by_row).astype(float), np.ones((3000, 1))])
+    logits = rows @ weights.T
+    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    spread = np.einsum("na,ab->nab", probs, np.eye(4)) - np.einsum("na,nb->nab", probs, probs)
+    hessian = np.einsum("n,nab,ni,nj->aibj", mass, spread, rows, rows, optimize=True)
+    hessian += np.einsum("ab,ij->aibj", np.eye(4), np.diag([2.0] * 40 + [0]))
+    inner = np.zeros((4, 41), bool)
+    inner[1:, -(len(refined.block) // 3) :] = True
+    columns = [refined.to_weights(one) for one in np.eye(164)[inner.ravel()]]
+    round_one = np.einsum("pai,aibj,qbj->pq", columns, hessian, columns, optimize=True)
+    np.testing.assert_allclose(round_one, np.eye(len(columns)), atol=5e-3)
+    gradient = rng.standard_normal((4, 41))
+    np.testing.assert_allclose(
+        refined.to_slope(gradient)[inner.ravel()],
+        [(column * gradient).sum() for column in columns],
+        rtol=1e-9,
+    )
+
+
+def test_a_large_problem_keeps_no_memory_and_still_starts_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     features, labels, _ = problem(n=2500, d=40)
-    monkeypatch.setattr(multinomial, "KEPT_SIZE", 4 * 41 - 1)
+    monkeypatch.setattr(multinomial, "KEPT_SIZE", 4 * 2500 - 1)
     first = fit_multinomial(features, labels[None], n_classes=4)
-    assert first.curvature == (None,)
+    assert first.memory == (None,)
     again = fit_multinomial(features, labels[None], n_classes=4, start=first)
     assert again.n_evaluations[0] == 1
 

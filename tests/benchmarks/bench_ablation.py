@@ -1,12 +1,17 @@
 """The reference ablation by trustq and by a plain script, one process, alternating.
 
     python tests/benchmarks/bench_ablation.py [--seeds 5] [--solvers newton-cg] [--repeats 3]
+    python tests/benchmarks/bench_ablation.py --equality [--seeds 5]
 
 Arms none, random and self-confidence, five rounds of 1 % of the labels, five-fold scores, final
 fits, temperature, all metrics, results written. The plain script is what one writes with
 scikit-learn, cleanlab and netcal and no more thought; it replays trustq's ledger, so that test
 figures can be compared, yet computes every score it would have bought by. Rows are appended to
 `results_ablation.md` beside this file.
+
+Peers are timed at their ordinary tolerances, at which they stop up to 6e-5 (relative objective)
+above the minimum: enough to flip rows. Whether the figures are the same is another question, and
+`--equality` asks it of a peer that is solved to the end, over the fits that are measured.
 """
 
 import argparse
@@ -33,7 +38,9 @@ from sklearn.metrics import (
 )
 from threadpoolctl import threadpool_limits
 
-from trustq.recipes import load_recipe
+from trustq.heads import SharedFeatures, fit_multinomial, fit_penalty_path
+from trustq.probabilities import softmax
+from trustq.recipes import Recipe, load_recipe
 from trustq.repair import draw_experiment, repair
 from trustq.repair.loop import REGULARISATION_GRID
 from trustq.results import run_query
@@ -67,11 +74,15 @@ def main() -> None:
     parser.add_argument("--solvers", default="newton-cg")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peer-threads", type=int, default=2)
+    parser.add_argument("--equality", action="store_true")
     options = parser.parse_args()
     if not DATA.is_dir():
         sys.exit("skipped: the real features are not there (../shared/data)")
     cache = load(DATA / "convnext_atto_64px.npz")
     recipe = load_recipe(settings=[*SETTINGS, f"draws={options.seeds}"])
+    if options.equality:
+        equality(cache, recipe, options.seeds)
+        return
     timed: dict[str, list[tuple[float, float]]] = {"trustq": []}
     figures: dict[str, dict[tuple[int, str, int], dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -172,6 +183,57 @@ def plain(
                 measure(fit(train, current, best), (seed, arm, number))
     (folder / "plain.json").write_text(json.dumps(records), encoding="utf-8")
     return figures
+
+
+def equality(cache: Cache, recipe: Recipe, n_seeds: int) -> None:
+    """Test figures of every measured fit, ours against newton-cg in float64 to the end.
+
+    And against our own solver at a tolerance of 1e-13, which tells whose tolerance a difference is.
+    """
+    found: dict[tuple[int, str, int], dict[str, float]]
+    with tempfile.TemporaryDirectory() as folder:
+        repair([cache], recipe=recipe, results=Path(folder))
+        found, ledger = read(Path(folder)), read_ledger(Path(folder))
+    index = {sample: i for i, sample in enumerate(cache.sample_id.tolist())}
+    worst: dict[str, dict[str, float]] = {"newton-cg float64, tol 1e-7": {}, "trustq, 1e-13": {}}
+    truth = cache.label.astype(int)
+    for seed in range(n_seeds):
+        start = draw_experiment(cache, sweep=recipe.sweep, draw_seed=seed)
+        features, train, test = start.features, start.rows, start.evaluation["test"]
+        validation = start.evaluation["val"]
+        shared, double = SharedFeatures(features[train]), features.astype(np.float64)
+        path = fit_penalty_path(
+            shared,
+            start.start.observed,
+            n_classes=len(CLASSES),
+            penalties=REGULARISATION_GRID,
+            validation=(features[validation], truth[validation]),
+        )
+        peer = LogisticRegression(
+            C=path.best.C, solver="newton-cg", tol=1e-7, max_iter=5000, warm_start=True
+        )
+        for arm in ARMS:
+            current = start.start.observed.copy()
+            for number in range(ROUNDS + 1 if arm != "none" else 1):
+                bought = [index[sample] for sample in ledger.get((seed, arm, number), ())]
+                rows = np.searchsorted(train, bought)
+                current[rows] = truth[train[rows]]
+                tight = fit_multinomial(
+                    shared,
+                    current[None],
+                    n_classes=len(CLASSES),
+                    penalties=path.best.C,
+                    tolerance=1e-13,
+                )
+                own = softmax(tight.logits(features[test])[0])
+                theirs = peer.fit(double[train], current).predict_proba(double[test])
+                for name, probs in zip(worst, (theirs, own), strict=True):
+                    for metric, value in class_figures(truth[test], probs).items():
+                        off = abs(value - found[seed, arm, number][metric])
+                        worst[name][metric] = max(off, worst[name].get(metric, 0.0))
+    for name, figures in worst.items():
+        text = ", ".join(f"{metric} {off:.1e}" for metric, off in figures.items())
+        write(f"equality, {n_seeds} seeds", name, "", "", "", f"largest difference: {text}")
 
 
 def class_figures(truth: np.ndarray, probs: np.ndarray) -> dict[str, float]:

@@ -339,7 +339,7 @@ def boosted(
     shared = SharedFeatures(features)
     head = BoostedHead(n_classes=N_CLASSES, trees=40)
     clocks = [time.process_time()]
-    with shared.bins(head.max_bin):
+    with shared.bins(head.max_bin, np.ones(len(labels), dtype=bool)):
         clocks.append(time.process_time())
     head.fit(shared, labels)
     clocks.append(time.process_time())

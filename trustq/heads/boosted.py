@@ -96,8 +96,9 @@ class BoostedHead(ClassifierMixin, BaseEstimator):
             self._find_axes(shared.features[weights > 0])
             shared = SharedFeatures(self._seen(shared.features))
         # A matrix carries labels, so while one fit holds it another has to use its own.
-        with shared.bins(self.max_bin) as bins:
-            bins.set_info(label=labels, weight=weights)
+        used = weights > 0
+        with shared.bins(self.max_bin, used) as bins:
+            bins.set_info(label=labels[used], weight=weights[used])
             stop: dict[str, Any] = {}
             if validation is not None:
                 held_out = xgboost.DMatrix(self._seen(validation[0]), validation[1])

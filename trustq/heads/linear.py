@@ -78,7 +78,7 @@ class LinearHead(ClassifierMixin, BaseEstimator):
     def _take(self, fits: MultinomialFits, i: int) -> Self:
         self.coef_, self.intercept_ = fits.coef[i], fits.intercept[i]
         self.classes_ = np.flatnonzero(fits.present[i])
-        self._curvature = fits.curvature[i]  # quickens a fit that starts from this one
+        self._memory = fits.memory[i]  # quickens a fit that starts from this one
         self.n_evaluations_ = int(fits.n_evaluations[i])
         return self
 
@@ -172,5 +172,5 @@ def _solutions(heads: Sequence[LinearHead]) -> MultinomialFits:
         decrease=nothing,
         n_evaluations=nothing,
         converged=nothing,
-        curvature=tuple(head._curvature for head in heads),
+        memory=tuple(head._memory for head in heads),
     )

@@ -17,8 +17,10 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from trustq.errors import TrustqError
+from trustq.heads.coordinates import Coordinates
 from trustq.heads.quasi_newton import Minimiser
 from trustq.heads.shared import SharedFeatures, cores, one_blas_thread, products
+from trustq.probabilities import log_softmax
 
 # Columns of one tile, about. BLAS gains from wider ones (one core: 8 columns 50 GFLOP/s, 32 109, 96
 # 147), but slots run empty: five folds of 7 classes took 131 ms at 24, 178 at 32, 235 at 48.
@@ -26,14 +28,22 @@ TILE_COLUMNS = 24
 COLUMN_MULTIPLE = 8  # products of 35 columns took longer than of 40
 MAX_EVALUATIONS = 2000
 ABSENT = -1e30  # logit of a class that a problem lacks: its probability is exactly 0
-KEPT_SIZE = 1 << 15  # a problem with more weights leaves no curvature: its pairs would take 8 MB
+KEPT_SIZE = 1 << 20  # a problem with more targets leaves no memory: it would take 8 MB
+# Evaluations after which a point is near enough for its Hessian to be of use: after 6 a cold fit
+# takes one less, and those that start beside it on clean labels two more.
+BLOCK_AFTER = 8
+# The gradient at a start is taken for 0 before labels changed; what was left of it must not matter.
+LEFT_OF_CHANGE = 1e-2
 
 
-class Curvature(NamedTuple):
-    """What a solver learned of the Hessian: steps in the weights, changes of the gradient."""
+class Memory(NamedTuple):
+    """What quickens a fit that starts from this one, on labels or weights that differ little."""
 
-    steps: np.ndarray  # (pairs, present classes, axes + 1)
-    changes: np.ndarray
+    coordinates: Coordinates
+    ridge: float
+    targets: np.ndarray  # (k, n) weight of every class in every row
+    value: float
+    decrease: float
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ class MultinomialFits:
     decrease: np.ndarray
     n_evaluations: np.ndarray
     converged: np.ndarray
-    curvature: tuple["Curvature | None", ...]  # None: nothing was solved
+    memory: tuple["Memory | None", ...]  # None: nothing was solved, or it is too large to keep
 
     def __len__(self) -> int:
         return len(self.coef)
@@ -114,7 +124,7 @@ def fit_multinomial(
             weights=None if weights is None else weights[i],
             class_weights=class_weights,
             start=None if start is None else (start.coef[i], start.intercept[i]),
-            curvature=None if start is None else start.curvature[i],
+            memory=None if start is None else start.memory[i],
             tolerance=tolerance,
             max_evaluations=max_evaluations,
         )
@@ -185,16 +195,17 @@ class _Problem:
         weights: np.ndarray | None,
         class_weights: np.ndarray | Literal["balanced"] | None,
         start: tuple[np.ndarray, np.ndarray] | None,
-        curvature: Curvature | None,
+        memory: Memory | None,
         tolerance: float,
         max_evaluations: int,
     ) -> None:
         self._shared = shared
-        self.curvature = curvature
+        self.memory = memory  # of the start, and then its own
         self._labels, self._weights, self._class_weights = labels, weights, class_weights
         self._start = start
         self._n_classes, self._penalty = n_classes, penalty
         self._tolerance, self._max_evaluations = tolerance, max_evaluations
+        self._targets = np.empty((0, 0))
         self.present = np.zeros(n_classes, dtype=bool)
         self.solution: np.ndarray | None = None  # (present classes, axes + intercept)
         self.value = 0.0
@@ -202,7 +213,67 @@ class _Problem:
         self.n_evaluations = 0
         self.converged = False
 
-    def targets(self) -> np.ndarray:
+    def begin(self, dtype: type[np.floating]) -> np.ndarray | None:
+        """Set coordinates and start; targets, (k, n), or None where there is nothing to solve."""
+        self._targets = targets = self._make_targets()
+        of_class = targets.sum(axis=1)
+        total = float(of_class.sum())
+        self.present = of_class > 0
+        k = int(self.present.sum())
+        if k == 0:
+            raise TrustqError("All weights of a problem are 0: it has no rows to fit.")
+        if k == 1:
+            self.solution = np.zeros((1, len(self._shared.sizes) + 1))
+            self.converged, self.memory = True, None
+            return None
+        # scikit-learn fits one column for two classes, which halves |coef|^2 at equal logits.
+        self._ridge = self._penalty * (2 if k == 2 else 1)
+        share = of_class[self.present] / total
+        self._base = self._first_point(np.log(share)) if self.solution is None else self.solution
+        self._dtype = dtype
+        self._is_refined = False
+        if not self._remembers():
+            self.memory = None
+            self._coordinates = Coordinates.of_shares(
+                self._shared, share, total=total, ridge=self._ridge
+            )
+            self._restart()
+            return targets
+        assert self.memory is not None
+        self._coordinates = self.memory.coordinates
+        self._is_refined = self._coordinates.block is not None
+        self._restart()
+        return None if self._foresee(self.memory) else targets
+
+    def weights_at(self, point: np.ndarray) -> np.ndarray:
+        """Coefficients and intercepts, (present classes, axes + 1), of a minimiser's point."""
+        return self._base + self._coordinates.to_weights(point)
+
+    @property
+    def trial(self) -> np.ndarray:
+        """Coefficients and intercepts, (present classes, axes + 1), to be evaluated next."""
+        return self.weights_at(self._minimiser.trial)
+
+    def tell(self, loss: float, gradient: np.ndarray) -> bool:
+        """Add the penalty and take the evaluation of `trial`; whether it was the last."""
+        weights, minimiser = self.trial, self._minimiser
+        gradient = gradient[self.present]
+        gradient[:, :-1] += self._ridge * weights[:, :-1]
+        value = loss + self._penalised(weights)
+        is_new = minimiser.tell(value, self._coordinates.to_slope(gradient))
+        if minimiser.done:
+            self._finish()
+            return True
+        if is_new and not self._is_refined and minimiser.n_evaluations >= BLOCK_AFTER:
+            self._refine(weights, value, gradient)
+        return False
+
+    @property
+    def stalled(self) -> bool:
+        """Whether rounding stopped it before its tolerance."""
+        return not self.converged and self.n_evaluations < self._max_evaluations
+
+    def _make_targets(self) -> np.ndarray:
         """Weight of every class in every row, (k, n) float64."""
         k, n = self._n_classes, self._shared.shape[0]
         targets = np.zeros((k, n))
@@ -222,53 +293,6 @@ class _Problem:
             targets *= np.asarray(self._class_weights, dtype=np.float64)[:, None]
         return targets
 
-    def begin(self, targets: np.ndarray, dtype: type[np.floating]) -> Minimiser | None:
-        """Set scale and start; None where there is nothing to solve."""
-        of_class = targets.sum(axis=1)
-        total = float(of_class.sum())
-        self.present = of_class > 0
-        k = int(self.present.sum())
-        if k == 0:
-            raise TrustqError("All weights of a problem are 0: it has no rows to fit.")
-        if k == 1:
-            self.solution = np.zeros((1, len(self._shared.sizes) + 1))
-            self.converged = True
-            return None
-        # scikit-learn fits one column for two classes, which halves |coef|^2 at equal logits.
-        self.ridge = self._penalty * (2 if k == 2 else 1)
-        share = of_class[self.present] / total
-        self._set_scale(share, total)
-        start = self._first_point(np.log(share)) if self.solution is None else self.solution
-        pairs = None
-        if self.curvature is not None and self.curvature.steps.shape[1:] == start.shape:
-            turn = self._turn.T.astype(dtype)
-            pairs = (
-                (turn @ self.curvature.steps / self.scale).reshape(-1, start.size),
-                (turn @ self.curvature.changes * self.scale).reshape(-1, start.size),
-            )
-        return Minimiser(
-            (self._turn.T @ start / self.scale).ravel(),
-            pairs=pairs,
-            tolerance=self._tolerance,
-            max_evaluations=self._max_evaluations - self.n_evaluations,
-            dtype=dtype,
-        )
-
-    def _set_scale(self, share: np.ndarray, total: float) -> None:
-        """Turn the classes and scale the axes so that the Hessian is nearly the identity.
-
-        Were all probabilities the shares, it would be (diag(share) - share share^T) x Gram; turned
-        to the axes of both it is diagonal. On clean HAM10000 labels this takes a third fewer
-        evaluations than one bend for all classes.
-        """
-        bends, self._turn = np.linalg.eigh(np.diag(share) - np.outer(share, share))
-        # Equal steps of all classes change no probability; nothing is to gain along them, and at a
-        # scale of their own rounding would grow.
-        bends[0] = bends[-1]
-        bends = np.maximum(bends, 1e-6 * bends[-1])[:, None] * total
-        on_axes = bends / self._shared.shape[0] * self._shared.sizes + self.ridge
-        self.scale = 1 / np.sqrt(np.hstack([on_axes, bends]))
-
     def _first_point(self, log_share: np.ndarray) -> np.ndarray:
         log_share = log_share - log_share.mean()
         point = np.zeros((len(log_share), len(self._shared.sizes) + 1))
@@ -285,36 +309,79 @@ class _Problem:
                 point -= point.mean(axis=0)
         return point
 
-    def weights_at(self, point: np.ndarray) -> np.ndarray:
-        """Coefficients and intercepts, (present classes, axes + 1), of a minimiser's point."""
-        weights: np.ndarray = self._turn @ (point.reshape(self.scale.shape) * self.scale)
-        return weights
+    def _remembers(self) -> bool:
+        """Whether what the start knew of the objective is still of use."""
+        if self.memory is None or self.memory.ridge != self._ridge:
+            return False
+        before = self.memory.targets
+        if before.shape != self._targets.shape:
+            return False
+        return bool(((before.sum(axis=1) > 0) == self.present).all())
 
-    def tell(self, minimiser: Minimiser, loss: float, gradient: np.ndarray) -> None:
-        """Add the penalty and hand the evaluation on; keep the solution when it is done."""
-        weights = self.weights_at(minimiser.trial)[:, :-1]
-        value = loss + 0.5 * self.ridge * float(np.vdot(weights, weights))
-        gradient = gradient[self.present]
-        gradient[:, :-1] += self.ridge * weights
-        minimiser.tell(value, (self._turn.T @ gradient * self.scale).ravel())
-        if minimiser.done:
-            self.solution = self.weights_at(minimiser.point)
-            self.value, self.decrease = minimiser.value, minimiser.decrease
-            self.n_evaluations += minimiser.n_evaluations
-            self.converged = minimiser.converged
-            self.curvature = self._learned(minimiser)
+    def _foresee(self, memory: Memory) -> bool:
+        """Value and gradient at the start from those before few rows changed; True if they do.
 
-    def _learned(self, minimiser: Minimiser) -> Curvature | None:
-        if self.scale.size > KEPT_SIZE:
-            return None
-        steps, changes = (each.reshape(-1, *self.scale.shape) for each in minimiser.pairs)
-        turn, scale = (each.astype(steps.dtype) for each in (self._turn, self.scale))
-        return Curvature(turn @ (steps * scale), turn @ (changes / scale))
+        The start was a minimum, so that the gradient there is that of the rows that changed alone.
+        """
+        change = self._targets - memory.targets
+        rows = np.flatnonzero(change.any(axis=0))
+        change = change[self.present][:, rows]
+        if not len(rows) and memory.decrease <= self._tolerance * abs(memory.value):
+            self.solution, self.converged = self._base, True
+            self.value, self.decrease = memory.value, memory.decrease
+            return True
+        if not 0 < len(rows) <= self._shared.shape[0] // 8:
+            return False  # nearly an evaluation's work
+        features = self._shared.rows(rows).astype(np.float64)
+        logits = self._base[:, :-1] @ features.T + self._base[:, -1:]
+        probs = log_softmax(logits.T).T
+        mass = change.sum(axis=0)
+        value = memory.value - float(np.vdot(change, probs))
+        residuals = mass * np.exp(probs) - change
+        gradient = np.column_stack([residuals @ features, residuals.sum(axis=1)])
+        slope = self._coordinates.to_slope(gradient)
+        if memory.decrease <= LEFT_OF_CHANGE * 0.5 * float(slope @ slope):
+            self._minimiser.begin(value, slope)
+            if self._minimiser.done:
+                self._finish()
+                return True
+        return False
 
-    @property
-    def stalled(self) -> bool:
-        """Whether rounding stopped it before its tolerance."""
-        return not self.converged and self.n_evaluations < self._max_evaluations
+    def _penalised(self, weights: np.ndarray) -> float:
+        return 0.5 * self._ridge * float(np.vdot(weights[:, :-1], weights[:, :-1]))
+
+    def _restart(self) -> None:
+        self._minimiser = Minimiser(
+            np.zeros(self._base.size),
+            tolerance=self._tolerance,
+            max_evaluations=self._max_evaluations - self.n_evaluations,
+            dtype=self._dtype,
+        )
+
+    def _refine(self, weights: np.ndarray, value: float, gradient: np.ndarray) -> None:
+        """Go on from here with the Hessian that is here."""
+        self._is_refined = True
+        self._base = weights
+        self.n_evaluations += self._minimiser.n_evaluations
+        mass = self._targets.sum(axis=0)
+        self._coordinates = self._coordinates.with_block(
+            self._shared, weights, mass=mass, ridge=self._ridge
+        )
+        self._restart()
+        self._minimiser.begin(value, self._coordinates.to_slope(gradient))
+
+    def _finish(self) -> None:
+        minimiser = self._minimiser
+        self.solution = self.weights_at(minimiser.point)
+        self.value, self.decrease = minimiser.value, minimiser.decrease
+        self.n_evaluations += minimiser.n_evaluations
+        self.converged = minimiser.converged
+        self.memory = None
+        if self.converged and self._targets.size <= KEPT_SIZE:
+            self.memory = Memory(
+                self._coordinates, self._ridge, self._targets, self.value, self.decrease
+            )
+        self._targets = np.empty((0, 0))
 
 
 class _Tile:
@@ -333,37 +400,32 @@ class _Tile:
         longest = max(len(block) for block in shared.by_row)
         self._wide = [np.empty(self.n_slots * padded * longest, dtype) for _ in range(2)]
         self._narrow = [np.empty(self.n_slots * longest, dtype) for _ in range(3)]
-        self.active: list[tuple[_Problem, Minimiser] | None] = [None] * self.n_slots
+        self.active: list[_Problem | None] = [None] * self.n_slots
 
-    def load(self, slot: int, problem: _Problem) -> bool:
-        """Put a problem in a slot; False where it needs no solving."""
-        targets = problem.targets()
-        minimiser = problem.begin(targets, self._dtype)
-        if minimiser is None:
-            return False
+    def load(self, slot: int, problem: _Problem) -> None:
+        """Put a problem in a slot, unless it needs no solving."""
+        targets = problem.begin(self._dtype)
+        if targets is None:
+            return
         self._targets[slot, : len(targets)] = targets
         self._mass[slot] = targets.sum(axis=0)
         self._weights[slot] = 0
         self._intercepts[slot] = ABSENT
-        self.active[slot] = (problem, minimiser)
-        return True
+        self.active[slot] = problem
 
     def advance(self) -> None:
         """Evaluate every slot's trial and tell it; slots that are done become free."""
-        for slot, entry in enumerate(self.active):
-            if entry is not None:
-                problem, minimiser = entry
-                weights = problem.weights_at(minimiser.trial)
+        for slot, problem in enumerate(self.active):
+            if problem is not None:
+                weights = problem.trial
                 present = np.flatnonzero(problem.present)
                 self._weights[slot, present] = weights[:, :-1]
                 self._intercepts[slot, present, 0] = weights[:, -1]
         losses, gradients = self._evaluate()
-        for slot, entry in enumerate(self.active):
-            if entry is not None:
-                problem, minimiser = entry
+        for slot, problem in enumerate(self.active):
+            if problem is not None:
                 k = len(problem.present)
-                problem.tell(minimiser, float(losses[slot]), gradients[slot, :k])
-                if minimiser.done:
+                if problem.tell(float(losses[slot]), gradients[slot, :k]):
                     self.active[slot] = None
                     self._mass[slot] = 0
                     self._targets[slot] = 0
@@ -467,5 +529,5 @@ def _collected(shared: SharedFeatures, problems: list[_Problem]) -> MultinomialF
         decrease=np.array([problem.decrease for problem in problems]),
         n_evaluations=np.array([problem.n_evaluations for problem in problems]),
         converged=np.array([problem.converged for problem in problems]),
-        curvature=tuple(problem.curvature for problem in problems),
+        memory=tuple(problem.memory for problem in problems),
     )

@@ -42,7 +42,7 @@ from trustq.tables import Columns
 
 # Part of every cell's key: raised when a change of code changes a number, so that cells of an older
 # numerics are run again rather than mixed with new ones.
-NUMERICS = 4
+NUMERICS = 5
 
 
 @dataclass

@@ -83,12 +83,13 @@ _SHIFTED = ", ".join(
 _STAGES = "['uncalibrated', 'calibrated', " + ", ".join(f"'{name}'" for name in STAGES) + "]"
 _SHIFT = f"""
 SELECT * EXCLUDE (setting) FROM (
-    SELECT dataset, eval_dataset AS external, noise, head, arm_title AS arm, budget, stage,
-        {_SHIFTED}, max(n) AS n, hash({", ".join(SETTINGS)}) AS setting
+    SELECT dataset, target, eval_dataset AS external, noise, fit_on, weights, head, refit,
+        arm_title AS arm, budget, stage, {_SHIFTED}, max(n) AS n, hash({", ".join(SETTINGS)}) AS setting
     FROM seeds
     WHERE is_final AND split = 'external' AND {_OVERALL}
     GROUP BY ALL)
-ORDER BY dataset, external, noise, head, arm, budget, setting, list_position({_STAGES}, stage)"""
+ORDER BY dataset, target, external, noise, fit_on, weights, head, arm, budget, setting,
+    list_position({_STAGES}, stage)"""
 # A line is a slice, as a class is above; a slice that enters no gap says why.
 _SLICED = """dataset, target, noise, fit_on, weights, head, refit, arm_title AS arm, budget,
         nullif(eval_dataset, dataset) AS evaluated_on, slice_name AS slice"""
@@ -177,7 +178,7 @@ def write_report(results: Path, path: Path) -> None:
             ("Paired differences", _answer(connection, _PAIRED)),
             ("Ledger: what was bought", _answer(connection, _LEDGER)),
             ("Classes", _answer(connection, _CLASSES)),
-            ("External sets under shift", _answer(connection, _SHIFT)),
+            ("External sets under shift", _telling(_answer(connection, _SHIFT))),
             ("Slices", _telling(_answer(connection, _SLICES))),
             ("Gaps between slices", _telling(_answer(connection, _GAPS))),
             ("Failures", _answer(connection, _FAILURES)),
