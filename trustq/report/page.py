@@ -84,7 +84,8 @@ _STAGES = "['uncalibrated', 'calibrated', " + ", ".join(f"'{name}'" for name in 
 _SHIFT = f"""
 SELECT * EXCLUDE (setting) FROM (
     SELECT dataset, target, eval_dataset AS external, noise, fit_on, weights, head, refit,
-        arm_title AS arm, budget, stage, {_SHIFTED}, max(n) AS n, hash({", ".join(SETTINGS)}) AS setting
+        arm_title AS arm, budget, stage, {_SHIFTED}, max(n) AS n,
+        hash({", ".join(SETTINGS)}) AS setting
     FROM seeds
     WHERE is_final AND split = 'external' AND {_OVERALL}
     GROUP BY ALL)
@@ -178,7 +179,7 @@ def write_report(results: Path, path: Path) -> None:
             ("Paired differences", _answer(connection, _PAIRED)),
             ("Ledger: what was bought", _answer(connection, _LEDGER)),
             ("Classes", _answer(connection, _CLASSES)),
-            ("External sets under shift", _telling(_answer(connection, _SHIFT))),
+            ("External sets under shift", _filled(_answer(connection, _SHIFT))),
             ("Slices", _telling(_answer(connection, _SLICES))),
             ("Gaps between slices", _telling(_answer(connection, _GAPS))),
             ("Failures", _answer(connection, _FAILURES)),
