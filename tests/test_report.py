@@ -21,7 +21,9 @@ from trustq.cli import app
 from typer.testing import CliRunner
 
 from trustq.errors import TrustqError
-from trustq.report.page import write_report
+from trustq.recipes import load_recipe
+from trustq.repair import repair
+from trustq.report.page import MOST_SETS, write_report
 from trustq.results import write_part
 from trustq.store import write_cache
 from trustq.sweep import plan_sweep, run_sweep
@@ -238,3 +240,16 @@ def test_the_page_of_one_cache_without_calibration_is_made(tmp_path: Path) -> No
     text = (tmp_path / "p.html").read_text("utf-8")
     assert "Not calibrated: there were no validation rows" in text
     assert "Uncalibrated figures of test rows" in text
+
+
+def test_a_page_of_many_settings_draws_the_first_and_says_so(tmp_path: Path) -> None:
+    settings = ["noise=symmetric:0.2", "arms=none", "folds=2", "head=centroid"]
+    cache = make_cache()
+    for share in range(1, MOST_SETS + 3):  # other settings of trust, each a set of its own
+        asked = load_recipe(settings=[*settings, f"sweep.trusted=0.{share:02d}"], part="sweep")
+        repair([cache], recipe=asked, results=tmp_path / "r")
+    write_report(tmp_path / "r", tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text("utf-8")
+    assert "2 further settings are not drawn here" in text
+    captions = re.findall(r"<figcaption>Reliability[^:]*: (.*?)</figcaption>", text)
+    assert len(captions) == MOST_SETS

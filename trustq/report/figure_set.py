@@ -58,15 +58,36 @@ def draw_figures(
     metric: str = "accuracy",
     keys: Sequence[str] | None = None,
     where: str = "",
+    suffixes: Sequence[str] = SUFFIXES,
+    most: int | None = None,
 ) -> list[Path]:
     """Draw repair curves, budget and gain, score comparison, risk-coverage and reliability.
 
     One set per data set, noise, head and so on: what differs in more than arm, budget and seeds is
     never in one figure. Files are named for what tells the sets apart, `linear__reliability.png`.
-    `keys` keeps to some cells, and so does `where`, a condition on `cells`. Returns the files, PNG
-    and SVG of each. A figure that needs what was not run (a purchase, two budgets, two arms,
-    calibration) is left out. Raises `TrustqError` for a folder without cells.
+    `keys` keeps to some cells, and so does `where`, a condition on `cells`; `most` to the first
+    sets. Returns the files, one for each of `suffixes`. A figure that needs what was not run (a
+    purchase, two budgets, two arms, calibration) is left out. Raises `TrustqError` for a folder
+    without cells.
     """
+    sets = _sets(results, keys, where)
+    if not sets:
+        raise TrustqError(f"{results} holds no cells to draw.")
+    drawn = []
+    for prefix, own in list(zip(_prefixes(list(sets)), sets.values(), strict=True))[:most]:
+        drawn += _draw_set(results, own, Path(folder), prefix, metric, suffixes)
+    return drawn
+
+
+def count_sets(results: Path) -> int:
+    """How many sets of figures `draw_figures` draws."""
+    return len(_sets(results, None, ""))
+
+
+def _sets(
+    results: Path, keys: Sequence[str] | None, where: str
+) -> dict[tuple[Any, ...], list[str]]:
+    """Keys of the cells of each set of figures, by what they have in common."""
     with connect(results, where=where) as connection:
         rows = connection.execute(_CELLS).fetchall()
     wanted = None if keys is None else set(keys)
@@ -74,12 +95,7 @@ def draw_figures(
     for key, *setting in rows:
         if wanted is None or key in wanted:
             sets.setdefault(tuple(setting), []).append(key)
-    if not sets:
-        raise TrustqError(f"{results} holds no cells to draw.")
-    drawn = []
-    for prefix, own in zip(_prefixes(list(sets)), sets.values(), strict=True):
-        drawn += _draw_set(results, own, Path(folder), prefix, metric)
-    return drawn
+    return sets
 
 
 def _prefixes(settings: list[tuple[Any, ...]]) -> list[str]:
@@ -99,7 +115,14 @@ def _prefixes(settings: list[tuple[Any, ...]]) -> list[str]:
     return prefixes or [""]
 
 
-def _draw_set(results: Path, keys: list[str], folder: Path, prefix: str, metric: str) -> list[Path]:
+def _draw_set(
+    results: Path,
+    keys: list[str],
+    folder: Path,
+    prefix: str,
+    metric: str,
+    suffixes: Sequence[str],
+) -> list[Path]:
     with connect(results) as connection:
         asked = [metric, "test", keys]
         gains = connection.execute(_GAINS, asked).fetchall()
@@ -120,7 +143,7 @@ def _draw_set(results: Path, keys: list[str], folder: Path, prefix: str, metric:
         return []
     figures: list[tuple[str, Any]] = []
     drawn: list[Path] = []
-    for suffix in SUFFIXES if budgets else ():
+    for suffix in suffixes if budgets else ():
         path = folder / f"{prefix}repair_curve{suffix}"
         repair_curve_figure(results, of_largest, path, metric=metric, split=split)
         drawn.append(path)
@@ -132,7 +155,7 @@ def _draw_set(results: Path, keys: list[str], folder: Path, prefix: str, metric:
         figures.append(("risk_coverage", _risk_coverage(answer, split)))
         figures.append(("reliability", _reliability(answer, split)))
     for name, figure in figures:
-        for suffix in SUFFIXES:
+        for suffix in suffixes:
             drawn.append(folder / f"{prefix}{name}{suffix}")
             _save(figure, drawn[-1])
     return drawn

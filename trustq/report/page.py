@@ -14,7 +14,7 @@ from trustq.external import STAGES
 from trustq.fairness import FIGURES as ODDS
 from trustq.fairness import MIN_ROWS
 from trustq.files import replacing
-from trustq.report.figure_set import draw_figures
+from trustq.report.figure_set import count_sets, draw_figures
 from trustq.report.main_table import MainTable, Row, main_table
 from trustq.report.refit_order import refit_order_warnings
 from trustq.report.tables import DISCLAIMER
@@ -29,6 +29,8 @@ _CAPTIONS = {
     "risk_coverage": "Risk and coverage, before and after temperature",
     "reliability": "Reliability, before and after temperature",
 }
+
+MOST_SETS = 8  # of figures on a page; each takes a second or two
 
 _OVERALL = "class_name IS NULL AND slice_name IS NULL"
 _FACTS = """
@@ -193,6 +195,7 @@ def write_report(results: Path, path: Path) -> None:
         warnings=warnings,
         main=_main_tables(results),
         figures=_figures(results),
+        undrawn=max(0, count_sets(results) - MOST_SETS),
         tables={name: _texts(_filled(found)) for name, found in tables if found.rows},
         disclaimer=DISCLAIMER,
     )
@@ -263,9 +266,8 @@ def _main_row(table: MainTable, row: Row) -> list[tuple[str, bool]]:
 
 def _figures(results: Path) -> list[dict[str, str]]:
     with tempfile.TemporaryDirectory() as folder:
-        drawn = [path for path in draw_figures(results, Path(folder)) if path.suffix == ".svg"]
         shown = []
-        for path in drawn:
+        for path in draw_figures(results, Path(folder), suffixes=(".svg",), most=MOST_SETS):
             problem, _, name = path.stem.rpartition("__")
             caption = _CAPTIONS[name] + (f": {problem}" if problem else "")
             data = base64.b64encode(path.read_bytes()).decode()
