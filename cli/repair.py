@@ -87,7 +87,7 @@ def repair(
         str | None,
         typer.Option(help="Train and val rows of heads: COLUMN=VALUE,... or COLUMN!=VALUE,..."),
     ] = None,
-    weights: Annotated[
+    row_weights: Annotated[
         str | None, typer.Option(help="Of rows in the fit: none, or domain_balanced.")
     ] = None,
     slices: Annotated[
@@ -138,7 +138,7 @@ def repair(
         "metadata": json.dumps([str(path) for path in metadata]) if metadata else None,
         "target": target,
         "fit_on": fit_on,
-        "weights": weights,
+        "row_weights": row_weights,
         "slices": slices,
         "ages": ages,
         "positive": positive,

@@ -112,7 +112,7 @@ def _show_plan(plan: Any, results: Path, jobs: int, as_json: bool) -> None:
     default = SweepRecipe()
     named = [
         name
-        for name in ("target", "fit_on", "weights")
+        for name in ("target", "fit_on", "row_weights")
         if any(getattr(g.recipe.sweep, name) != getattr(default, name) for g in plan.groups)
     ]
     cells = [

@@ -435,7 +435,7 @@ def test_weights_have_mean_one_and_know_only_the_rows_used() -> None:
 def test_folds_and_head_are_fitted_with_the_weights_of_their_own_rows(
     cache: Cache, table: Path
 ) -> None:
-    settings = ("weights=domain_balanced", "sampling_domain=site", "sampling_group=tone")
+    settings = ("row_weights=domain_balanced", "sampling_domain=site", "sampling_group=tone")
     experiment = draw_experiment(cache, sweep=recipe(table, *settings).sweep, draw_seed=0)
     rows = [rows_of(cache)[row] for row in experiment.rows]
     domains, tones = (np.array([str(row[name]) for row in rows]) for name in ("site", "tone"))
@@ -500,19 +500,19 @@ def test_the_network_weighs_classes_by_the_weight_of_their_rows(cache: Cache) ->
 
 
 def test_weights_are_refused_where_nothing_takes_them(cache: Cache, table: Path) -> None:
-    weights = ("weights=domain_balanced", "sampling_domain=site")
+    weights = ("row_weights=domain_balanced", "sampling_domain=site")
     for head in ("knn", "centroid", "lda"):
         assert refused(cache, table, *weights, f"head={head}") == (
-            f"weights=domain_balanced: the {head} head takes no weights of rows. Leave weights "
-            "out, or use a head that does (linear, balanced, xgboost, ridge, mlp)."
+            f"row_weights=domain_balanced: the {head} head takes no weights of rows. Leave "
+            "row_weights out, or use a head that does (linear, balanced, xgboost, ridge, mlp)."
         )
     assert refused(cache, table, *weights, "arms=entropy@heads") == (
-        "weights=domain_balanced: the lda head takes no weights of rows. Leave weights out, or "
-        "use a head that does (linear, balanced, xgboost, ridge, mlp)."
+        "row_weights=domain_balanced: the lda head takes no weights of rows. Leave "
+        "row_weights out, or use a head that does (linear, balanced, xgboost, ridge, mlp)."
     )
     assert refused(cache, table, *weights, "head=backbone") == (
-        "weights=domain_balanced is of heads that are fitted; --head backbone is the cached "
-        "logits as they are. Leave weights out, or fit a head, e.g. --head linear."
+        "row_weights=domain_balanced is of heads that are fitted; --head backbone is the cached "
+        "logits as they are. Leave row_weights out, or fit a head, e.g. --head linear."
     )
 
 
@@ -584,7 +584,7 @@ def test_a_grid_over_domains_is_swept_once_on_any_number_of_processes(tmp_path: 
         *("target=growth", "slices=site", "positive=malignant", "sweep.noise=symmetric:0.2"),
         *("arms=none,self_confidence", "references=false", "budgets=5", "regularisation=0.1"),
         'fit_on=["", "site=site 0", "site!=site 0"]',
-        'weights=["none", "domain_balanced"]',
+        'row_weights=["none", "domain_balanced"]',
         "sampling_domain=site",
     ]
     points = load_sweep("", settings=settings)
@@ -598,7 +598,7 @@ def test_a_grid_over_domains_is_swept_once_on_any_number_of_processes(tmp_path: 
     # Seeds and pairs keep the fits apart.
     found = query(
         tmp_path / "one",
-        """SELECT fit_on, weights, count(*) FROM paired WHERE arm = 'none' AND split = 'test'
+        """SELECT fit_on, row_weights, count(*) FROM paired WHERE arm = 'none' AND split = 'test'
            AND stage = 'uncalibrated' AND metric = 'accuracy' AND slice_name IS NULL
            AND unit = 'draw_seed' GROUP BY ALL ORDER BY ALL""",
     )
@@ -613,7 +613,7 @@ def test_pages_say_what_was_fitted_and_show_the_slices(
     cache: Cache, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trustq.report.page._figures", lambda results: [])  # they take seconds
-    settings = ("target=growth", "fit_on=site!=site 1", "weights=domain_balanced")
+    settings = ("target=growth", "fit_on=site!=site 1", "row_weights=domain_balanced")
     more = ("sampling_domain=site", "slices=site,sex", "positive=malignant")
     done = run(cache, tmp_path / "r", table, *settings, *more)
     assert (

@@ -55,8 +55,8 @@ def write_parquet(
         )
         options.append(f"KV_METADATA {{{pairs}}}")
     with replacing(path) as part, _own(connection) as connection:
-        connection.register("columns", flat)
         try:
+            connection.register("columns", flat)
             connection.execute(
                 f"COPY (SELECT {', '.join(select)} FROM columns) TO {literal(str(part))} "
                 f"({', '.join(options)})"

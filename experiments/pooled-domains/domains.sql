@@ -1,6 +1,6 @@
 -- One row a fit and head: figures of all test rows, F1 for malignant in each data set, the gaps.
 WITH found AS (
-    SELECT CASE WHEN weights IS NOT NULL THEN 'pooled, balanced' ELSE coalesce(fit_on, 'pooled') END
+    SELECT CASE WHEN row_weights IS NOT NULL THEN 'pooled, balanced' ELSE coalesce(fit_on, 'pooled') END
             AS fit, head,
         round(any_value(figure) FILTER (metric = 'accuracy' AND slice_name IS NULL), 3) AS accuracy,
         round(any_value(figure) FILTER (metric = 'macro_f1' AND slice_name IS NULL), 3) AS macro_f1,
@@ -17,5 +17,5 @@ WITH found AS (
         round(any_value(figure) FILTER (metric = 'specificity_gap' AND slice_name = 'dataset'), 3)
             AS specificity_gap
     FROM figures WHERE is_final AND split = 'test' AND stage = 'uncalibrated'
-    GROUP BY fit_on, weights, head)
+    GROUP BY fit_on, row_weights, head)
 SELECT * FROM found ORDER BY fit LIKE 'pooled%', fit LIKE '%!=%', fit, head

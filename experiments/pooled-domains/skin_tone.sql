@@ -1,6 +1,6 @@
 -- Sensitivity and specificity for malignant by estimated skin tone, all data sets pooled.
 WITH found AS (
-    SELECT head, coalesce(weights, 'none') AS weights, slice_value AS tone,
+    SELECT head, coalesce(row_weights, 'none') AS weights, slice_value AS tone,
         any_value(n) FILTER (metric = 'sensitivity') AS n_malignant,
         round(any_value(figure) FILTER (metric = 'sensitivity'), 3) AS sensitivity,
         any_value(n) FILTER (metric = 'specificity') AS n_benign,

@@ -198,7 +198,7 @@ class SweepRecipe:
     fit_on: str = setting(
         "", "COLUMN=VALUE,... or COLUMN!=VALUE,...: train and val rows of heads; test stays whole"
     )
-    weights: str = setting(
+    row_weights: str = setting(
         "none",
         "of rows in the fit of heads; domain_balanced as sampling is in [extract]",
         *("none", "domain_balanced"),

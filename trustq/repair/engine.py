@@ -12,6 +12,7 @@ from trustq.digest import digest_array, digest_json, digest_strings
 from trustq.errors import TrustqError
 from trustq.heads import SharedFeatures
 from trustq.heads.shared import one_blas_thread
+from trustq.interrupts import heeded
 from trustq.recipes import Recipe, SweepRecipe
 from trustq.repair.arms import Arm
 from trustq.repair.experiment import Experiment, draw_experiment
@@ -115,28 +116,30 @@ def repair(
         run.notes.append(f"Run beside the arms, as references: {added} (--no-references: not).")
     there = committed_keys(results)
     total = len(caches) * sweep.draws * len(group_cells(sweep))
-    for cache in caches:
-        shared = SharedOnce()
-        for draw_seed in range(sweep.draw_seed, sweep.draw_seed + sweep.draws):
-            group = run_group(
-                cache,
-                recipe=recipe,
-                draw_seed=draw_seed,
-                externals=externals,
-                there=there,
-                shared=shared,
-                allow_leak=allow_leak,
-            )
-            if group.tables:
-                write_part(results, join_tables(group.tables), part=new_part("repair"))
-            there.update(group.new)
-            run.notes += [note for note in group.notes if note not in run.notes]
-            run.keys += group.keys
-            run.n_new += len(group.new)
-            if progress:
-                progress(len(run.keys), total)
-        for shown in (cache, *of_network(cache, externals)):
-            write_samples(shown, results)
+    with heeded() as check:
+        for cache in caches:
+            shared = SharedOnce()
+            for draw_seed in range(sweep.draw_seed, sweep.draw_seed + sweep.draws):
+                group = run_group(
+                    cache,
+                    recipe=recipe,
+                    draw_seed=draw_seed,
+                    externals=externals,
+                    there=there,
+                    shared=shared,
+                    allow_leak=allow_leak,
+                )
+                if group.tables:
+                    write_part(results, join_tables(group.tables), part=new_part("repair"))
+                there.update(group.new)
+                run.notes += [note for note in group.notes if note not in run.notes]
+                run.keys += group.keys
+                run.n_new += len(group.new)
+                if progress:
+                    progress(len(run.keys), total)
+                check()
+            for shown in (cache, *of_network(cache, externals)):
+                write_samples(shown, results)
     return run
 
 

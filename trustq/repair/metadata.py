@@ -123,7 +123,7 @@ def metadata_setting(
         for name in _SETTINGS
         if (value := getattr(sweep, name)) and value != "none"
     }
-    if sweep.weights == "none":
+    if sweep.row_weights == "none":
         # As the settings of a head beside another head, they change nothing.
         named.pop("sampling_domain", None)
         named.pop("sampling_group", None)
@@ -139,7 +139,7 @@ def metadata_setting(
 
 
 _SETTINGS = (
-    *("target", "fit_on", "weights", "sampling_domain", "sampling_group"),
+    *("target", "fit_on", "row_weights", "sampling_domain", "sampling_group"),
     *("slices", "ages", "positive"),
 )
 
@@ -157,7 +157,7 @@ def _columns(sweep: SweepRecipe, *, external: bool) -> list[tuple[str, str]]:
         return named
     if sweep.fit_on:
         named.append(("fit_on", parse_fit_on(sweep.fit_on).column))
-    if sweep.weights != "none":
+    if sweep.row_weights != "none":
         named.append(("sampling_domain", sweep.sampling_domain))
         named += [("sampling_group", sweep.sampling_group)] if sweep.sampling_group else []
     return named
@@ -221,7 +221,7 @@ def fitted_rows(cache: Cache, *, sweep: SweepRecipe) -> np.ndarray:
 
 def balance_of(cache: Cache, rows: np.ndarray, *, sweep: SweepRecipe) -> DomainBalance | None:
     """What weighs training `rows`, (m,) positions in the cache; None where all weigh the same."""
-    if sweep.weights == "none":
+    if sweep.row_weights == "none":
         return None
 
     def texts(key: str) -> np.ndarray:
@@ -235,7 +235,7 @@ def balance_of(cache: Cache, rows: np.ndarray, *, sweep: SweepRecipe) -> DomainB
 
 def weights_text(sweep: SweepRecipe) -> str | None:
     """How rows are weighed, as the table of cells says it; NULL where they all weigh the same."""
-    if sweep.weights == "none":
+    if sweep.row_weights == "none":
         return None
     columns = [sweep.sampling_domain, *([sweep.sampling_group] if sweep.sampling_group else [])]
-    return f"{sweep.weights}({', '.join(columns)})"
+    return f"{sweep.row_weights}({', '.join(columns)})"

@@ -64,7 +64,7 @@ def cell_row(
         "rows_used": sweep.rows,
         "target": sweep.target or None,
         "fit_on": sweep.fit_on or None,
-        "weights": weights_text(sweep),
+        "row_weights": weights_text(sweep),
         "noise": experiment.noise,
         "noise_process": experiment.noise_process,
         "noise_unit": sweep.noise_unit,

@@ -25,7 +25,7 @@ _ARM_SETTINGS = (*_POLICY_SETTINGS, "flagged_weight", "ensemble")  # concern som
 
 # In a key by what their columns hold: `trustq.repair.metadata`.
 _METADATA_SETTINGS = (
-    *("metadata", "target", "fit_on", "weights", "sampling_domain", "sampling_group"),
+    *("metadata", "target", "fit_on", "row_weights", "sampling_domain", "sampling_group"),
     *("slices", "ages", "positive"),
 )
 
@@ -100,17 +100,17 @@ def check_sweep(sweep: SweepRecipe) -> None:
                 f"Arm {arm.text!r}: the {name} head takes no weights between 0 and 1. Use :drop, "
                 f"or a head that does ({_WEIGHED})."
             )
-        if sweep.weights != "none":
+        if sweep.row_weights != "none":
             if sweep.head == "backbone":
                 raise TrustqError(
-                    f"weights={sweep.weights} is of heads that are fitted; --head backbone is the "
-                    "cached logits as they are. Leave weights out, or fit a head, e.g. --head "
-                    "linear."
+                    f"row_weights={sweep.row_weights} is of heads that are fitted; --head backbone "
+                    "is the cached logits as they are. Leave row_weights out, or fit a head, e.g. "
+                    "--head linear."
                 )
             if name := _unweighed(sweep, ensemble=uses_ensemble(arm)):
                 raise TrustqError(
-                    f"weights={sweep.weights}: the {name} head takes no weights of rows. Leave "
-                    f"weights out, or use a head that does ({_WEIGHED})."
+                    f"row_weights={sweep.row_weights}: the {name} head takes no weights of rows. "
+                    f"Leave row_weights out, or use a head that does ({_WEIGHED})."
                 )
 
 

@@ -40,13 +40,13 @@ SELECT count(*) AS cells, count(DISTINCT cache_digest) AS caches,
 FROM cells"""
 _RUN = """
 SELECT recipe, dataset, cache_recipe, exposure, noise, round(avg(noise_rate), 4) AS realised,
-    target, fit_on, weights, head, refit, any_value(n_train) AS training_labels,
+    target, fit_on, row_weights, head, refit, any_value(n_train) AS training_labels,
     round(avg(n_wrong_start), 1) AS wrong,
     any_value(n_trusted) AS trusted, any_value(n_clean_validation) AS clean_validation,
     count(*) AS cells
 FROM cells GROUP BY ALL ORDER BY ALL"""
 _LEDGER = """
-SELECT c.dataset, c.target, c.noise, c.fit_on, c.weights, c.head, c.arm_title AS arm, c.budget,
+SELECT c.dataset, c.target, c.noise, c.fit_on, c.row_weights, c.head, c.arm_title AS arm, c.budget,
     round(avg(r.n_bought_total), 1) AS bought, round(avg(r.hits_total), 1) AS hits,
     round(avg(r.hits_total / nullif(r.n_bought_total, 0)), 4) AS hit_rate,
     round(avg(r.noise_left), 4) AS noise_left, count(*) AS cells
@@ -54,7 +54,7 @@ FROM cells c JOIN rounds r ON r.cell = c.key AND r.round = c.n_rounds_done
 WHERE c.score <> 'none' AND coalesce(c.origin_digest, c.cache_digest) = c.cache_digest
 GROUP BY ALL ORDER BY ALL"""
 _PAIRED = f"""
-SELECT dataset, target, noise, fit_on, weights, head, refit, arm_title AS arm,
+SELECT dataset, target, noise, fit_on, row_weights, head, refit, arm_title AS arm,
     baseline_title AS against, budget, metric, unit, n,
     round(mean_difference, 4) AS difference, round(sd, 4) AS sd, sign_flip_p AS p,
     sign_flip_floor AS floor, array_to_string(differs, ', ') AS differs
@@ -70,7 +70,7 @@ _BY_CLASS = ", ".join(
 )
 _CLASSES = f"""
 SELECT * EXCLUDE (setting) FROM (
-    SELECT dataset, target, noise, fit_on, weights, head, refit, arm_title AS arm, budget,
+    SELECT dataset, target, noise, fit_on, row_weights, head, refit, arm_title AS arm, budget,
         class_name AS class, {_BY_CLASS}, max(n) AS n, hash({", ".join(SETTINGS)}) AS setting
     FROM seeds
     WHERE is_final AND class_name IS NOT NULL AND slice_name IS NULL
@@ -85,16 +85,16 @@ _SHIFTED = ", ".join(
 _STAGES = "['uncalibrated', 'calibrated', " + ", ".join(f"'{name}'" for name in STAGES) + "]"
 _SHIFT = f"""
 SELECT * EXCLUDE (setting) FROM (
-    SELECT dataset, target, eval_dataset AS external, noise, fit_on, weights, head, refit,
+    SELECT dataset, target, eval_dataset AS external, noise, fit_on, row_weights, head, refit,
         arm_title AS arm, budget, stage, {_SHIFTED}, max(n) AS n,
         hash({", ".join(SETTINGS)}) AS setting
     FROM seeds
     WHERE is_final AND split = 'external' AND {_OVERALL}
     GROUP BY ALL)
-ORDER BY dataset, target, external, noise, fit_on, weights, head, arm, budget, setting,
+ORDER BY dataset, target, external, noise, fit_on, row_weights, head, arm, budget, setting,
     list_position({_STAGES}, stage)"""
 # A line is a slice, as a class is above; a slice that enters no gap says why.
-_SLICED = """dataset, target, noise, fit_on, weights, head, refit, arm_title AS arm, budget,
+_SLICED = """dataset, target, noise, fit_on, row_weights, head, refit, arm_title AS arm, budget,
         nullif(eval_dataset, dataset) AS evaluated_on, slice_name AS slice"""
 _OF_SLICES = f"""hash({", ".join(SETTINGS)}) AS setting
     FROM figures
@@ -292,7 +292,7 @@ def _filled(result: Result) -> Result:
     return _without(result, [name for name in _OF_METADATA if _values(result, name) == {None}])
 
 
-_OF_METADATA = ("target", "fit_on", "weights", "evaluated_on")
+_OF_METADATA = ("target", "fit_on", "row_weights", "evaluated_on")
 
 
 def _values(result: Result, name: str) -> set[Any]:

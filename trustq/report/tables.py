@@ -16,7 +16,7 @@ DISCLAIMER = "Research only, not a medical device."
 
 _SETTING = (
     *("dataset", "cache_recipe", "exposure", "noise", "noise_process", "head", "rows_used"),
-    *("target", "fit_on", "weights"),
+    *("target", "fit_on", "row_weights"),
 )
 _CELLS = f"""
 SELECT {", ".join(_SETTING)}, arm, arm_title, budget, backbone_seed, draw_seed, cache_digest,
@@ -281,7 +281,7 @@ def _caption(cells: list[Row]) -> str:
 
 
 def _of_metadata(cell: Row) -> str:
-    names = {"target": "target", "fit_on": "fitted on", "weights": "weights"}
+    names = {"target": "target", "fit_on": "fitted on", "row_weights": "weights"}
     return "".join(f", {said} {cell[name]}" for name, said in names.items() if cell[name])
 
 

@@ -38,7 +38,7 @@ TABLES: dict[str, dict[str, str]] = {
         "rows_used": "VARCHAR",  # 'split' or 'unseen'
         "target": "VARCHAR",  # metadata column of the labels; NULL: the cache's own
         "fit_on": "VARCHAR",  # rows that the head was fitted on, COLUMN=VALUE; NULL: all
-        "weights": "VARCHAR",  # of rows in the fit, with their columns; NULL: all the same
+        "row_weights": "VARCHAR",  # of rows in the fit, with their columns; NULL: all the same
         "noise": "VARCHAR",
         "noise_process": "VARCHAR",  # digest of its matrix, for a file may change; NULL when stored
         "noise_unit": "VARCHAR",
@@ -227,7 +227,7 @@ SETTINGS = (
     "rows_used",
     "target",
     "fit_on",
-    "weights",
+    "row_weights",
     "noise",
     "noise_process",
     "noise_unit",
@@ -266,7 +266,7 @@ MATCHED = (
     "rows_used",
     "target",
     "fit_on",
-    "weights",
+    "row_weights",
     "noise",
     "noise_process",
     "noise_unit",

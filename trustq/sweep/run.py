@@ -13,6 +13,7 @@ from typing import Any
 from trustq.digest import digest_json
 from trustq.errors import TrustqError
 from trustq.files import replacing
+from trustq.interrupts import heeded
 from trustq.recipes import resolved
 from trustq.results import mark
 from trustq.results.schema import RECIPES
@@ -63,16 +64,18 @@ def run_sweep(
         n_done, n_failed = n_done + new, n_failed + failed
         if progress:
             progress(n_done, plan.n_cells, n_failed)
+        check()
 
     run = functools.partial(
         run_groups, results=results, sweep_id=uuid.uuid4().hex, allow_leak=allow_leak
     )
-    if scheduler:
-        parts = _on_cluster(plan, run, scheduler, tell)
-    else:
-        parts = _on_this_machine(plan, run, jobs, tell)
-    for part in parts:
-        done.add(part)
+    with heeded() as check:
+        if scheduler:
+            parts = _on_cluster(plan, run, scheduler, tell)
+        else:
+            parts = _on_this_machine(plan, run, jobs, tell)
+        for part in parts:
+            done.add(part)
     return SweepRun(tuple(done.keys), done.n_new, tuple(done.notes), tuple(done.failures))
 
 

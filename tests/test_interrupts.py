@@ -1,0 +1,74 @@
+"""Ctrl-C that a library swallows, or makes an error of, still stops a long run."""
+
+import contextlib
+import os
+import signal
+import threading
+
+import pytest
+
+from trustq.interrupts import heeded
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [])  # a call by which the handler has run
+
+
+def test_a_swallowed_interrupt_is_raised_at_the_next_step() -> None:
+    steps = []
+    with pytest.raises(KeyboardInterrupt), heeded() as check:
+        for step in range(3):
+            steps.append(step)
+            with contextlib.suppress(KeyboardInterrupt):  # as a library does
+                if step == 1:
+                    interrupt()
+            check()
+    assert steps == [0, 1]
+
+
+def test_a_swallowed_interrupt_is_raised_at_the_end_of_the_block() -> None:
+    with pytest.raises(KeyboardInterrupt), heeded():
+        with contextlib.suppress(KeyboardInterrupt):
+            interrupt()
+
+
+def test_an_error_after_an_interrupt_is_the_interrupt() -> None:
+    with pytest.raises(KeyboardInterrupt) as caught, heeded():
+        try:
+            interrupt()
+        except KeyboardInterrupt as error:
+            raise RuntimeError("Query interrupted") from error
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_other_errors_stay_what_they_are_and_the_handler_is_put_back() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(ValueError, match="^mine$"), heeded():
+        raise ValueError("mine")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_ignored_interrupt_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with heeded() as check:
+            interrupt()
+            check()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_other_threads_leave_the_handler_alone() -> None:
+    found = []
+
+    def work() -> None:
+        before = signal.getsignal(signal.SIGINT)
+        with heeded() as check:
+            check()
+            found.append(signal.getsignal(signal.SIGINT) is before)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [True]
