@@ -28,9 +28,8 @@ def test_a_swallowed_interrupt_is_raised_at_the_next_step() -> None:
 
 
 def test_a_swallowed_interrupt_is_raised_at_the_end_of_the_block() -> None:
-    with pytest.raises(KeyboardInterrupt), heeded():
-        with contextlib.suppress(KeyboardInterrupt):
-            interrupt()
+    with pytest.raises(KeyboardInterrupt), heeded(), contextlib.suppress(KeyboardInterrupt):
+        interrupt()
 
 
 def test_an_error_after_an_interrupt_is_the_interrupt() -> None:
