@@ -243,7 +243,8 @@ def _determined(rows: list[dict[str, Any]], names: Sequence[str]) -> list[str]:
 
 
 def _title(value: str, row: dict[str, Any], telling: Sequence[str]) -> str:
-    told = ", ".join(f"{name} {row[name]}" for name in telling)
+    # A digest says nothing to a reader; the noise itself is told.
+    told = ", ".join(f"{name} {row[name]}" for name in telling if name != "noise_process")
     return f"{value} ({told})" if told else value
 
 
