@@ -11,10 +11,10 @@ METRICS = ("accuracy", "macro_f1", "nll")
 _PROBLEM = ("results_version", "dataset", "cache_recipe", "noise", "trusted", "eval_dataset")
 _MEANS = f"""
 SELECT {", ".join(_PROBLEM)}, metric, refit, head, arm_title, score = 'none' AS is_none, budget,
-    avg(mean) AS mean
-FROM seeds
+    backbone_seed, draw_seed, avg(figure) AS figure
+FROM figures
 WHERE is_final AND class_name IS NULL AND slice_name IS NULL AND split = 'test'
-    AND stage = 'calibrated' AND metric IN (SELECT unnest(?)) AND mean IS NOT NULL
+    AND stage = 'calibrated' AND metric IN (SELECT unnest(?)) AND figure IS NOT NULL
     AND (refit = 'head' OR refit = 'backbone' AND head = 'backbone')
 GROUP BY ALL ORDER BY ALL
 """
@@ -24,7 +24,8 @@ def refit_order_warnings(connection: Any) -> list[str]:
     """A sentence for each metric, head and budget by which the two put arms in other orders.
 
     `connection` is of `trustq.results.connect`. Only arms that were both refitted by a head and
-    trained again count, at least two of them; what agrees is not told.
+    trained again count, at least two of them, on the seeds that all of them have; what agrees is
+    not told.
     """
     answer = connection.execute(_MEANS, [list(METRICS)])
     names = [column[0] for column in answer.description]
@@ -39,8 +40,9 @@ def refit_order_warnings(connection: Any) -> list[str]:
             for head in heads:
                 fitted = [row for row in own if row["refit"] == "head" and row["head"] == head]
                 for metric in METRICS:
-                    losses = [_losses(part, metric, budget) for part in (fitted, trained)]
-                    arms = [arm for arm in losses[0] if arm in losses[1]]
+                    losses, arms = _means(
+                        [_losses(part, metric, budget) for part in (fitted, trained)]
+                    )
                     if _contradict(losses[0], losses[1], arms):
                         by_head, by_network = (
                             " > ".join(sorted(arms, key=lambda arm: of_arm[arm]))
@@ -55,11 +57,28 @@ def refit_order_warnings(connection: Any) -> list[str]:
     return warnings
 
 
-def _losses(rows: list[dict[str, Any]], metric: str, budget: str) -> dict[str, float]:
-    """Mean of each arm's title, less is better; one that buys nothing is of any budget."""
+def _losses(rows: list[dict[str, Any]], metric: str, budget: str) -> dict[str, dict[Any, float]]:
+    """Figures by arm's title and seeds, less is better; who buys nothing is of any budget."""
     sign = 1 if metric in LOWER_IS_BETTER else -1
-    own = [r for r in rows if r["metric"] == metric and (r["is_none"] or r["budget"] == budget)]
-    return {row["arm_title"]: sign * row["mean"] for row in own}
+    found: dict[str, dict[Any, float]] = {}
+    for row in rows:
+        if row["metric"] == metric and (row["is_none"] or row["budget"] == budget):
+            seeds = row["backbone_seed"], row["draw_seed"]
+            found.setdefault(row["arm_title"], {})[seeds] = sign * row["figure"]
+    return found
+
+
+def _means(parts: list[dict[str, dict[Any, float]]]) -> tuple[list[dict[str, float]], list[str]]:
+    """Means over the seeds that all arms of both parts have, and these arms."""
+    arms = [arm for arm in parts[0] if arm in parts[1]]
+    seeds = set.intersection(*(set(part[arm]) for part in parts for arm in arms)) if arms else set()
+    if not seeds:
+        return [{}, {}], []
+    of_arms = [
+        {arm: sum(part[arm][seed] for seed in sorted(seeds)) / len(seeds) for arm in arms}
+        for part in parts
+    ]
+    return of_arms, arms
 
 
 def _contradict(one: dict[str, float], two: dict[str, float], arms: list[str]) -> bool:
