@@ -170,9 +170,13 @@ def readme_commands(start: str) -> list[list[str]]:
 
 
 def test_every_query_of_the_readme_and_of_trustq_sql_runs(tmp_path: Path) -> None:
-    write_cache(tmp_path / "c.h5", make_cache())
+    cache = make_cache()
+    write_cache(tmp_path / "c.h5", cache)
+    sites = "".join(f"{name},site {i // 2 % 3}\n" for i, name in enumerate(cache.sample_id))
+    (tmp_path / "m.csv").write_text(f"sample_id,site\n{sites}")
     results = tmp_path / "r"
-    shown = run("repair", tmp_path / "c.h5", "--results", results, "--draws", "2")
+    sliced = ("--metadata", tmp_path / "m.csv", "--slices", "site")
+    shown = run("repair", tmp_path / "c.h5", "--results", results, "--draws", "2", *sliced)
     assert shown.exit_code == 0, shown.output
     queries = readme_commands("trustq sql")
     assert len(queries) >= 4

@@ -123,6 +123,8 @@ def test_a_stopped_sweep_says_how_to_go_on(caches: Path, tmp_path: Path) -> None
         [*command, "--results", str(results), "--jobs", "1"],
         stderr=subprocess.PIPE,
         start_new_session=True,
+        # Whoever runs the tests in the background may have told them to ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while not list(results.glob("cells/*.parquet")):
         assert process.poll() is None

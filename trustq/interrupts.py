@@ -12,10 +12,10 @@ def heeded() -> Iterator[Callable[[], None]]:
     """Note Ctrl-C within the block and give a function that raises it again where it was swallowed.
 
     DuckDB looks for signals while it works, and the `KeyboardInterrupt` that it meets may end as an
-    error of its own, or as nothing at all: of 85 sweeps that were interrupted, one ran on to its
-    end and one stopped with "Query interrupted". So long loops call the function once a step. An
-    error that leaves the block after Ctrl-C becomes `KeyboardInterrupt`. Outside the main thread,
-    and where Ctrl-C is ignored, nothing changes.
+    error of its own: of 85 sweeps that were interrupted, one stopped with "Query interrupted" and
+    one had not stopped after eight seconds. So long loops call the function once a step. An error
+    that leaves the block after Ctrl-C becomes `KeyboardInterrupt`. Outside the main thread, and
+    where Ctrl-C is ignored, nothing changes.
 
     >>> with heeded() as check:
     ...     check()
