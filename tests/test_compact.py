@@ -187,6 +187,7 @@ def test_a_record_that_was_half_written_is_none(results: Path) -> None:
     half = results / "compactions" / ".compact-killed.7.part.json"
     half.write_text("")
     assert clean(results, grace_seconds=0) == 4
+    assert not half.exists()
     gone = results / "compactions" / "compact-cleaned.json"
     gone.symlink_to(results / "no-such-file")  # listed, and deleted before it is read
     assert run_query(results, "SELECT count(*) FROM cells").rows == [(20,)]

@@ -70,6 +70,9 @@ def clean(folder: Path, *, grace_seconds: float = GRACE_SECONDS) -> int:
                 _delete(folder, name)
             names.update(supersedes)
             record.unlink()
+        # A record that a killed compaction was writing; while we hold the lock nobody writes one.
+        for unfinished in (folder / COMPACTIONS).glob(".*.json"):
+            unfinished.unlink(missing_ok=True)
         for name in _abandoned(folder, min(before, time.time() - GRACE_SECONDS)):
             _delete(folder, name)
             names.add(name)
