@@ -63,6 +63,7 @@ def test_an_ignored_interrupt_stays_ignored() -> None:
         with heeded() as check:
             interrupt()
             check()
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
 
