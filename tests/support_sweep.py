@@ -112,6 +112,8 @@ def runs_of_cells(results: Path) -> dict[str, int]:
     import duckdb
 
     pattern = str(results / "cells" / "sweep-*.parquet")
+    if not list(results.glob("cells/sweep-*.parquet")):
+        return {}  # every sweep was killed before its first commit
     with duckdb.connect() as connection:
         query = "SELECT key, count(*) FROM read_parquet(?) GROUP BY key"
         return dict(connection.execute(query, [pattern]).fetchall())
