@@ -51,7 +51,7 @@ def connect(folder: Path, *, where: str = "") -> duckdb.DuckDBPyConnection:
     connection = _connect(Path(folder), [])
     if where:
         try:
-            _keep_to(connection, where)
+            _keep_to(connection, where, Path(folder))
         except Exception:
             connection.close()
             raise
@@ -193,7 +193,7 @@ def _connect(folder: Path, writable: list[Path]) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def _keep_to(connection: duckdb.DuckDBPyConnection, where: str) -> None:
+def _keep_to(connection: duckdb.DuckDBPyConnection, where: str, folder: Path) -> None:
     sql = f"DELETE FROM trustq.committed WHERE NOT coalesce((\n{where}\n), false)"
     try:
         (statement,) = connection.extract_statements(sql)
@@ -206,6 +206,12 @@ def _keep_to(connection: duckdb.DuckDBPyConnection, where: str) -> None:
             f"{where!r} is no condition on cells ({said}). Write one as in SQL, e.g. --where "
             "\"head = 'linear' AND budget = '5%'\"; `trustq sql` alone lists the columns."
         ) from error
+    left = connection.execute("SELECT count(*) FROM cells").fetchone()
+    if left == (0,):
+        raise TrustqError(
+            f"No cell of {folder} meets {where!r}. What there is: trustq sql --results {folder} "
+            '"SELECT DISTINCT arm, budget, head, refit, cache_recipe FROM cells"'
+        )
 
 
 def _create_views(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
