@@ -240,8 +240,8 @@ def test_what_names_no_single_purchase_is_refused(loop: Any, tmp_path: Path) -> 
     )
     assert result.exit_code == 1 and "is no condition on cells" in result.output
     with refused(
-        f"No cell of {results} meets \"budget = '77'\". What there is: trustq sql --results {results} "
-        '"SELECT DISTINCT arm, budget, head, refit, cache_recipe FROM cells"'
+        f"No cell of {results} meets \"budget = '77'\". What there is: trustq sql "
+        f'--results {results} "SELECT DISTINCT arm, budget, head, refit, cache_recipe FROM cells"'
     ):
         connect(results, where="budget = '77'")
     with pytest.raises(TrustqError, match="is no condition on cells"):
