@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .output import print_table, progress
+from .output import print_table, stages
 
 if TYPE_CHECKING:
     from trustq.audit.duplicates import DuplicateAudit
@@ -26,7 +26,10 @@ def duplicates(
         int, typer.Option(help="Bits of 256 in which hashes of one image may differ.")
     ] = 30,
     nearest: Annotated[
-        int, typer.Option(min=0, help="Pairs listed by image spectrum, and as many by embedding.")
+        int,
+        typer.Option(
+            min=0, help="Pairs listed by keypoints, as many by embedding; 0: copies alone."
+        ),
     ] = 200,
     out: Annotated[Path, typer.Option(help="Folder for the lists and the sheet.")] = Path(
         "duplicates"
@@ -52,7 +55,7 @@ def duplicates(
     refuse_answers(out)  # before the work, not after it
     sides = [read_manifest(path) for path in (manifest, other) if path is not None]
     caches = [open_cache(path) for path in find_caches(cache)] if cache else []
-    with progress("Fingerprints", "images") as show:
+    with stages() as show:
         found = audit_duplicates(
             sides[0],
             sides[1] if other is not None else None,
@@ -81,15 +84,19 @@ def duplicates(
 
 
 def _summary(found: "DuplicateAudit") -> dict[str, object]:
-    ways = found.pairs["found_by"].tolist()
+    from trustq.audit.matched_points import SURE
+
+    ways = [set(way.split("+")) for way in found.pairs["found_by"].tolist()]
+    points = [(n or 0) >= SURE for n in found.pairs["matched_points"].tolist()]
+    same = [bool({"bytes", "hash"} & way) or n for way, n in zip(ways, points, strict=True)]
     across = found.pairs["across_splits"].tolist()
-    copies = [{"bytes", "hash"} & set(way.split("+")) != set() for way in ways]
     return {
         "images": " and ".join(f"{n:,}" for n in found.n_images),
-        "pairs_of_equal_bytes": sum("bytes" in way.split("+") for way in ways),
-        "pairs_of_close_hash": sum("hash" in way.split("+") for way in ways),
-        "of_these_across_splits": sum(a and c for a, c in zip(across, copies, strict=True)),
-        "other_candidates": len(ways) - sum(copies),
+        "pairs_of_equal_bytes": sum("bytes" in way for way in ways),
+        "pairs_of_close_hash": sum("hash" in way for way in ways),
+        f"pairs_of_{SURE}_points_or_more": sum(points),
+        "of_these_across_splits": sum(a and s for a, s in zip(across, same, strict=True)),
+        "other_candidates": len(ways) - sum(same),
         "same_label_by_chance": round(found.chance, 4),
     }
 
@@ -104,8 +111,9 @@ def _drawn(
     ]
     captions = []
     for row in range(len(files)):
-        distance = pairs["hash_distance"][row]
+        distance, n_points = pairs["hash_distance"][row], pairs["matched_points"][row]
         told = pairs["found_by"][row] + ("" if distance is None else f", {distance} bits")
+        told += "" if n_points is None else f", {n_points} points"
         ends = [
             f"{pairs[f'sample_{end}'][row]} {pairs[f'label_{end}'][row]} "
             f"{pairs[f'split_{end}'][row]}"

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,24 @@ def write_or_print(text: str, out: Path | None) -> None:
         return
     with replacing(out) as part:
         part.write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def stages() -> Iterator[Callable[[str, str, int, int], None]]:
+    """A progress line for each stage of a work, one after the other.
+
+    Yields what to call with (stage, unit, done, total).
+    """
+    with ExitStack() as stack:
+        shown: dict[str, Callable[..., None]] = {}
+
+        def tell(what: str, unit: str, done: int, total: int) -> None:
+            if what not in shown:
+                stack.close()  # the line of the stage before
+                shown[what] = stack.enter_context(progress(what, unit))
+            shown[what](done, total)
+
+        yield tell
 
 
 @contextmanager

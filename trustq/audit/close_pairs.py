@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-_BLOCK_BYTES = 1 << 25  # of distances at a time
+_BLOCK_BYTES = 1 << 25  # of similarities at a time
+_AT_ONCE = 1 << 16  # hashes compared at a time: their differences stay in a core's cache
 _NEAREST = 20  # neighbours of a row that pairs are made of
 _LOCAL = 5  # neighbours that say how crowded a row's surroundings are
 
@@ -14,12 +15,13 @@ class HashPairs(NamedTuple):
     """Pairs within the distance, and of all pairs of a larger one their number by distance.
 
     `first`, `second` and `distance` are (m,); `n_pairs` and `n_same` (reach + 1,) count pairs and
-    pairs of equal labels by distance.
+    pairs of equal labels by distance. `others` (c, 2) are the closest pairs beside the first.
     """
 
     first: np.ndarray
     second: np.ndarray
     distance: np.ndarray
+    others: np.ndarray
     n_pairs: np.ndarray
     n_same: np.ndarray
 
@@ -32,6 +34,7 @@ def hash_pairs(
     reach: int,
     groups: tuple[np.ndarray, np.ndarray],
     labels: tuple[np.ndarray, np.ndarray],
+    most_others: int = 0,
     threads: int = 2,
 ) -> HashPairs:
     """All pairs of rows whose hashes differ in at most `max_distance` bits.
@@ -39,7 +42,8 @@ def hash_pairs(
     `hashes` is (n, views, words) of uint64, `others` (m, views, words), or None for pairs within
     `hashes`. The distance of two rows is the least between one's first view and any view of the
     other's. Every pair is compared, none is passed over. `groups` and `labels` are integers of
-    either side; pairs of one group are left out, a group of -1 is alone. Memory is bounded.
+    either side; pairs of one group are left out, a group of -1 is alone. Of pairs within `reach`
+    the `most_others` closest are kept besides. Memory is bounded.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -47,28 +51,36 @@ def hash_pairs(
     right = hashes if others is None else others
     n_bits = 64 * hashes.shape[2] + 1
     n_pairs, n_same = (np.zeros(min(reach, n_bits) + 1, dtype=np.int64) for _ in range(2))
-    parts: list[tuple[np.ndarray, ...]] = []
+    close: list[np.ndarray] = []  # (3, pairs): rows of either side and their distance
+    beside = np.empty((3, 0), dtype=np.int64)
+    frames = [_by_view(side[:, :1]) for side in (hashes, right)]
+    views = [_by_view(side) for side in (hashes, right)]
 
-    def near(block: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def near(block: slice) -> np.ndarray:
         skipped = block.start if within else 0  # those pairs are of an earlier block
-        distance = _distances(hashes[block], right[skipped:])
+        forward = _least(frames[0][..., block], views[1][..., skipped:])
+        back = _least(frames[1][..., skipped:], views[0][..., block])
+        distance = np.minimum(forward, back.T)
         rows, columns = np.nonzero(distance <= reach)
-        bits = distance[rows, columns].astype(np.int64)
-        return rows + block.start, columns + skipped, bits
+        return np.array([rows + block.start, columns + skipped, distance[rows, columns]])
 
     with ThreadPoolExecutor(threads) as pool:
-        for rows, columns, distance in pool.map(near, _blocks(len(hashes), right)):
+        for found in pool.map(near, _blocks(len(hashes), len(right))):
+            rows, columns, distance = found
             keep = rows < columns if within else np.ones(len(rows), dtype=bool)
             own, other = groups[0][rows], groups[1][columns]
             keep &= (own != other) | (own < 0)
-            rows, columns, distance = rows[keep], columns[keep], distance[keep]
+            rows, columns, distance = found = found[:, keep]
             same = labels[0][rows] == labels[1][columns]
             n_pairs += np.bincount(distance, minlength=len(n_pairs))
             n_same += np.bincount(distance[same], minlength=len(n_same))
-            close = distance <= max_distance
-            parts.append((rows[close], columns[close], distance[close]))
-    first, second, distance = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return HashPairs(first, second, distance, n_pairs, n_same)
+            copies = distance <= max_distance
+            close.append(found[:, copies])
+            if most_others:
+                beside = np.concatenate([beside, found[:, ~copies]], axis=1)
+                beside = beside[:, np.argsort(beside[2], kind="stable")[:most_others]]
+    first, second, distance = np.concatenate([*close, beside[:, :0]], axis=1)
+    return HashPairs(first, second, distance, beside[:2].T, n_pairs, n_same)
 
 
 def standing_out(
@@ -138,24 +150,30 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return np.asarray(vectors / np.maximum(lengths, 1e-12), dtype=np.float32)
 
 
-def _blocks(n: int, right: np.ndarray) -> Iterator[slice]:
-    # Two bytes a distance, and the bits beside it.
-    step = max(1, _BLOCK_BYTES // (12 * right.shape[0] * right.shape[1]))
+def _blocks(n: int, m: int) -> Iterator[slice]:
+    step = max(1, _AT_ONCE // m)
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
-def _distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Least number of differing bits between a frame and any view of the other, (rows, others)."""
-    forward = _least(left[:, 0], right)
-    back = _least(right[:, 0], left).T
-    return np.minimum(forward, back)
+def _by_view(hashes: np.ndarray) -> np.ndarray:
+    """Hashes (n, views, words) as (views, words, n)."""
+    return np.ascontiguousarray(hashes.transpose(1, 2, 0))
 
 
 def _least(frames: np.ndarray, views: np.ndarray) -> np.ndarray:
-    least = np.full((len(frames), len(views)), 64 * views.shape[2] + 1, dtype=np.uint16)
-    for view in range(views.shape[1]):
-        distance = np.zeros(least.shape, dtype=np.uint16)
-        for word in range(views.shape[2]):
-            distance += np.bitwise_count(frames[:, word, None] ^ views[None, :, view, word])
+    """Least number of bits in which a frame differs from any view, (frames, others).
+
+    `frames` is (1, words, n), `views` (views, words, m); arrays are made once and filled again.
+    """
+    shape = frames.shape[2], views.shape[2]
+    differing, count = np.empty(shape, np.uint64), np.empty(shape, np.uint8)
+    distance = np.empty(shape, np.uint16)  # a byte does not hold 256
+    least = np.full(shape, 64 * views.shape[1] + 1, dtype=np.uint16)
+    for view in views:
+        distance[:] = 0
+        for frame_word, word in zip(frames[0], view, strict=True):
+            np.bitwise_xor(frame_word[:, None], word, out=differing)
+            np.bitwise_count(differing, out=count)
+            np.add(distance, count, out=distance)
         np.minimum(least, distance, out=least)
     return least

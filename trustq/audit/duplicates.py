@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 
 from trustq.audit.close_pairs import hash_pairs, standing_out
 from trustq.audit.fingerprints import Fingerprints, fingerprint_images
+from trustq.audit.keypoints import Keypoints
+from trustq.audit.matched_points import MatchedPairs, matched_pairs
 from trustq.errors import TrustqError
 from trustq.files import replacing
 from trustq.manifest import Manifest
@@ -19,10 +22,12 @@ from trustq.tables import read_table
 
 MAX_DISTANCE = 30  # of 256 bits; copies reach 28, 5,000 dermatoscopic images had one other pair
 REACH = 80  # distance up to which label agreement is counted
-NEAREST = 200  # pairs listed by closeness, of images and of embeddings each
+NEAREST = 200  # pairs listed by matched points, and by closeness of embeddings
 PAIRS = "pairs.csv"
 _DISTANCE_STEP = 10
+_BESIDE = 2  # pairs an image, the closest by hash, that are compared by points as well
 _RANKS = (10, 100, 1000)
+_POINTS = (5, 6, 7, 8, 10, 15, 20)  # least matched points of each row of label agreement
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class DuplicateAudit:
     """Pairs of samples, ranked, and how often pairs agree in label by how close they are.
 
     `pairs` has a row a pair; `confirmed` is blank, for a person to fill with yes or no.
-    `agreement` has dicts of what (hash, image, embedding), range, n and share of equal labels;
+    `agreement` has dicts of what (hash, points, embedding), range, n and share of equal labels;
     `chance` is that share for a random pair.
     """
 
@@ -52,22 +57,23 @@ def audit_duplicates(
     max_distance: int = MAX_DISTANCE,
     nearest: int = NEAREST,
     threads: int = 2,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[str, str, int, int], None] | None = None,
 ) -> DuplicateAudit:
     """Pairs of images that may be the same, within a manifest or between two.
 
     Listed are pairs of equal bytes (sha256), all pairs whose perceptual hashes differ in at most
-    `max_distance` of 256 bits, and the `nearest` pairs by image spectrum and, with `caches` of
+    `max_distance` of 256 bits, and the `nearest` pairs by matched keypoints and, with `caches` of
     these samples, by embedding. The first two are copies; the latter are candidates for a person's
-    eye. Within a manifest pairs of one group are left out. Raises `TrustqError` for an image that
-    is not there and for caches without these samples.
+    eye, and left out where `nearest` is 0. Within a manifest pairs of one group are left out.
+    `progress` is told what is done, its unit, how much and of how much. Raises `TrustqError` for an
+    image that is not there and for caches without these samples.
     """
     if not 0 <= max_distance <= REACH:
         raise TrustqError(f"The distance is {max_distance}, expected 0 to {REACH} of 256 bits.")
     if nearest < 0:
         raise TrustqError(f"Pairs to list by closeness: {nearest}, expected 0 or more.")
     sides = [manifest] if other is None else [manifest, other]
-    prints = _fingerprints(sides, threads=threads, progress=progress)
+    prints = _fingerprints(sides, keypoints=nearest > 0, threads=threads, progress=progress)
     groups = _codes([m.columns["group_id"] for m in sides])
     if other is not None:  # a name in two data sets says nothing about an overlap
         groups = [np.full(len(m), -1) for m in sides]
@@ -83,26 +89,21 @@ def audit_duplicates(
         reach=REACH,
         groups=pair_of[0],
         labels=pair_of[1],
+        most_others=_BESIDE * max(map(len, sides)) if nearest else 0,
         threads=threads,
     )
     near = (hashed.first.tolist(), hashed.second.tolist(), hashed.distance.tolist())
     for row, column, bits in zip(*near, strict=True):
         found.add(row, column, "hash", bits)
     agreement = _by_distance(hashed.n_pairs, hashed.n_same)
-    views = {"image": _standardised([p.spectra for p in prints])}
+    if nearest:
+        known = np.stack([hashed.first, hashed.second], axis=1)
+        others = np.concatenate([known, hashed.others])
+        points = _matched(prints, groups, others, threads=threads, progress=progress)
+        agreement += _add_matched(found, points, labels, most=nearest)
     rows, notes = _embedding_rows(sides, caches)
-    for name, vectors in (views | ({"embedding": rows} if caches else {})).items():
-        here = [np.flatnonzero(~np.isnan(v[:, 0])) for v in vectors]
-        first, second, closeness = standing_out(
-            vectors[0][here[0]],
-            None if other is None else vectors[1][here[1]],
-            groups=(groups[0][here[0]], groups[-1][here[-1]]),
-            most=max(nearest, _RANKS[-1]),
-        )
-        first, second = here[0][first], here[-1][second]
-        agreement += _by_rank(name, labels[0][first] == labels[-1][second])
-        for i, j, value in zip(first[:nearest], second[:nearest], closeness, strict=False):
-            found.add(int(i), int(j), name, float(value))
+    if rows:
+        agreement += _add_close(found, rows, groups, labels, most=nearest)
     return DuplicateAudit(
         found.columns(),
         agreement,
@@ -160,8 +161,8 @@ class _Found:
     def columns(self) -> dict[str, np.ndarray]:
         def order(pair: tuple[int, int]) -> tuple[Any, ...]:
             by = self.by[pair]
-            close = max(by.get("image", -9.0), by.get("embedding", -9.0))
-            return ("bytes" not in by, by.get("hash", 999), -close, pair)
+            n_points, close = by.get("points", 0), by.get("embedding", -9.0)
+            return ("bytes" not in by, by.get("hash", 999), -n_points, -close, pair)
 
         pairs = sorted(self.by, key=order)
         ways = [self.by[pair] for pair in pairs]
@@ -173,10 +174,10 @@ class _Found:
             if title == "sample":
                 columns["found_by"] = ["+".join(way) for way in ways]
                 columns["hash_distance"] = [way.get("hash") for way in ways]
-                for name in ("image", "embedding"):
-                    columns[f"{name}_closeness"] = [
-                        None if name not in way else round(way[name], 4) for way in ways
-                    ]
+                columns["matched_points"] = [way.get("points") for way in ways]
+                columns["embedding_closeness"] = [
+                    None if "embedding" not in way else round(way["embedding"], 4) for way in ways
+                ]
         for title, name in (("split", "split"), ("dataset", "dataset"), ("path", "path")):
             for side, end, letter in ends:
                 columns[f"{title}_{letter}"] = [side.columns[name][p[end]] for p in pairs]
@@ -189,7 +190,11 @@ class _Found:
 
 
 def _fingerprints(
-    sides: Sequence[Manifest], *, threads: int, progress: Callable[[int, int], None] | None
+    sides: Sequence[Manifest],
+    *,
+    keypoints: bool,
+    threads: int,
+    progress: Callable[[str, str, int, int], None] | None,
 ) -> list[Fingerprints]:
     total, done = sum(len(m) for m in sides), 0
     prints = []
@@ -199,12 +204,71 @@ def _fingerprints(
 
             def show(k: int, _: int, *, before: int = done) -> None:
                 assert progress is not None
-                progress(before + k, total)
+                progress("Fingerprints", "images", before + k, total)
 
         paths = [side.image_path(row) for row in range(len(side))]
-        prints.append(fingerprint_images(paths, threads=threads, progress=show))
+        prints.append(
+            fingerprint_images(paths, keypoints=keypoints, threads=threads, progress=show)
+        )
         done += len(side)
     return prints
+
+
+def _matched(
+    prints: Sequence[Fingerprints],
+    groups: Sequence[np.ndarray],
+    others: np.ndarray,
+    *,
+    threads: int,
+    progress: Callable[[str, str, int, int], None] | None,
+) -> MatchedPairs:
+    """Matched pairs of other groups, or of the two sides: rows of either."""
+    show = None if progress is None else partial(progress, "Keypoints", "candidates")
+    points = [p.keypoints for p in prints if p.keypoints is not None]
+    apart, shift = groups[0], 0
+    if len(points) == 2:
+        apart, shift = np.repeat([0, 1], [len(part) for part in points]), len(points[0])
+    found = matched_pairs(
+        Keypoints.joined(points),
+        apart,
+        others=others + [0, shift],
+        threads=threads,
+        progress=show,
+    )
+    return found._replace(second=found.second - shift)
+
+
+def _add_matched(
+    found: "_Found", points: MatchedPairs, labels: Sequence[np.ndarray], *, most: int
+) -> list[dict[str, Any]]:
+    """Add the pairs with the most matched points; label agreement of them all."""
+    listed = (column[:most].tolist() for column in points)
+    for row, column, n in zip(*listed, strict=True):
+        found.add(row, column, "points", n)
+    return _by_points(points.n_points, labels[0][points.first] == labels[-1][points.second])
+
+
+def _add_close(
+    found: "_Found",
+    rows: Sequence[np.ndarray],
+    groups: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray],
+    *,
+    most: int,
+) -> list[dict[str, Any]]:
+    """Add the pairs whose embeddings stand out the most; label agreement by rank."""
+    here = [np.flatnonzero(~np.isnan(v[:, 0])) for v in rows]
+    first, second, closeness = standing_out(
+        rows[0][here[0]],
+        rows[1][here[1]] if len(rows) == 2 else None,
+        groups=(groups[0][here[0]], groups[-1][here[-1]]),
+        most=max(most, _RANKS[-1]),
+    )
+    first, second = here[0][first], here[-1][second]
+    listed = (column[:most].tolist() for column in (first, second, closeness))
+    for row, column, value in zip(*listed, strict=True):
+        found.add(row, column, "embedding", value)
+    return _by_rank("embedding", labels[0][first] == labels[-1][second])
 
 
 def _equal_bytes(
@@ -225,12 +289,6 @@ def _codes(columns: Sequence[np.ndarray]) -> list[np.ndarray]:
     names = np.concatenate([column.astype(str) for column in columns])
     codes = np.unique(names, return_inverse=True)[1]
     return np.split(codes, np.cumsum([len(column) for column in columns])[:-1])
-
-
-def _standardised(parts: Sequence[np.ndarray]) -> list[np.ndarray]:
-    mean = np.mean([part.mean(axis=0, dtype=np.float64) for part in parts], axis=0)
-    spread = np.mean([part.std(axis=0, dtype=np.float64) for part in parts], axis=0)
-    return [((part - mean) / np.maximum(spread, 1e-6)).astype(np.float32) for part in parts]
 
 
 def _embedding_rows(
@@ -285,6 +343,17 @@ def _by_distance(n_pairs: np.ndarray, n_same: np.ndarray) -> list[dict[str, Any]
         share = None if n == 0 else round(float(n_same[bits].sum() / n), 4)
         title = f"{start} to {low + _DISTANCE_STEP} bits"
         rows.append({"by": "hash", "range": title, "n_pairs": n, "same_label": share})
+    return rows
+
+
+def _by_points(n_points: np.ndarray, same: np.ndarray) -> list[dict[str, Any]]:
+    rows = []
+    for low, end in zip(_POINTS, (*_POINTS[1:], None), strict=True):
+        part = same[(n_points >= low) & (n_points < (end or np.inf))]
+        share = round(float(part.mean()), 4) if len(part) else None
+        last = " or more" if end is None else f" to {end - 1}" if end > low + 1 else ""
+        title = f"{low}{last} points"
+        rows.append({"by": "points", "range": title, "n_pairs": len(part), "same_label": share})
     return rows
 
 

@@ -1,14 +1,16 @@
-"""Fingerprints of images: bytes, perceptual hashes of crops, a spectrum that shifts leave be."""
+"""Fingerprints of images: bytes, perceptual hashes of crops, keypoints."""
 
 import hashlib
 import io
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from trustq.audit.keypoints import Keypoints, find_keypoints, one_thread_an_image
 from trustq.colour import as_rgb
 from trustq.errors import TrustqError
 
@@ -30,60 +32,66 @@ VIEWS = (
     (0.0, 0.0, 1.0, 1 - _CROP),
 )
 _THUMB = 128  # longest side that views are cut from: hashes of the full image are no better
-_GRID = (48, 64)  # rows and columns of the spectrum's thumbnail
-_BLUR = 6.0  # of its high pass, in its pixels
-_KEPT = (12, 14)  # lowest frequencies kept: rows on either side, columns
-_FLOOR = 0.05  # added before the logarithm, so that empty frequencies do not count
 
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Of n images: `sha256` of files, `hashes` (n, views, words) of uint64, `spectra` (n, d)."""
+    """Of n images: `sha256` of files, `hashes` (n, views, words) of uint64, `keypoints` if any."""
 
     sha256: np.ndarray
     hashes: np.ndarray
-    spectra: np.ndarray
+    keypoints: Keypoints | None
 
     def __len__(self) -> int:
         return len(self.sha256)
 
 
 def fingerprint_images(
-    paths: Sequence[Path], *, threads: int = 2, progress: Callable[[int, int], None] | None = None
+    paths: Sequence[Path],
+    *,
+    keypoints: bool = True,
+    threads: int = 2,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Fingerprints:
     """Fingerprints of image files, in their order.
 
     `hashes` are imagehash's perceptual hashes of every one of `VIEWS`, so that a copy that was
-    re-encoded, resized or cropped by 5 % has a view near the other's frame. `spectra` are the
-    logarithms of the lowest Fourier magnitudes of the image without its slow parts, which stay
-    when the same lesion is photographed again a little aside. Raises `TrustqError` for a file that
-    is missing or no image.
+    re-encoded, resized or cropped by 5 % has a view near the other's frame. `keypoints` are found
+    again where the same lesion is photographed once more. Raises `TrustqError` for a file that is
+    missing or no image.
     """
     from concurrent.futures import ThreadPoolExecutor
+
+    def fingerprint(path: Path) -> tuple[str, np.ndarray, Keypoints | None]:
+        digest, colour = _read(path)
+        return digest, _hashes(colour), find_keypoints(colour) if keypoints else None
 
     n = len(paths)
     sha256 = np.empty(n, dtype=object)
     hashes = np.empty((n, len(VIEWS), WORDS), dtype=np.uint64)
-    spectra = np.empty((n, 3 * 2 * _KEPT[0] * _KEPT[1]), dtype=np.float32)
-    with ThreadPoolExecutor(threads) as pool:
-        for row, found in enumerate(pool.map(_fingerprint, paths)):
-            sha256[row], hashes[row], spectra[row] = found
+    points: list[Keypoints] = []
+    context = one_thread_an_image() if keypoints else nullcontext()
+    with context, ThreadPoolExecutor(threads) as pool:
+        for row, (digest, own, found) in enumerate(pool.map(fingerprint, paths)):
+            sha256[row], hashes[row] = digest, own
+            if found is not None:
+                points.append(found)
             if progress is not None:
                 progress(row + 1, n)
-    return Fingerprints(sha256, hashes, spectra)
+    return Fingerprints(sha256, hashes, Keypoints.joined(points) if keypoints else None)
 
 
-def _fingerprint(path: Path) -> tuple[str, np.ndarray, np.ndarray]:
+def _read(path: Path) -> tuple[str, "Image"]:
+    """Digest of the file, and the image, which a large JPEG gives smaller."""
     from PIL import Image as images
 
     try:
         data = Path(path).read_bytes()
         with images.open(io.BytesIO(data)) as image:
-            image.draft("RGB", (2 * _THUMB, 2 * _THUMB))  # a large JPEG is decoded smaller
-            colour = as_rgb(image)
+            image.draft("RGB", (2 * _THUMB, 2 * _THUMB))
+            return hashlib.sha256(data).hexdigest(), as_rgb(image)
     except OSError as error:
         raise TrustqError(f"{path} could not be read as an image ({error}).") from error
-    return hashlib.sha256(data).hexdigest(), _hashes(colour), _spectrum(colour)
 
 
 def _hashes(colour: "Image") -> np.ndarray:
@@ -130,25 +138,3 @@ def perceptual_hashes(views: np.ndarray) -> np.ndarray:
     ordered = np.partition(lowest, (middle - 1, middle), axis=1)
     median = ordered[:, middle - 1 : middle + 1].mean(axis=1, keepdims=True)
     return np.packbits(lowest > median, axis=1).view(np.uint64)
-
-
-def _spectrum(colour: "Image") -> np.ndarray:
-    from PIL.Image import Resampling
-    from scipy.fft import rfft2
-    from scipy.ndimage import gaussian_filter
-
-    small = colour.resize((_GRID[1], _GRID[0]), Resampling.BOX)
-    pixels = np.moveaxis(np.asarray(small, dtype=np.float32), 2, 0)
-    fine = (pixels - gaussian_filter(pixels, (0, _BLUR, _BLUR))) * _window()
-    fine -= fine.mean(axis=(1, 2), keepdims=True)
-    fine /= np.sqrt((fine**2).sum(axis=(1, 2), keepdims=True)) + 1e-6
-    magnitude = np.log(np.abs(rfft2(fine)) + _FLOOR)
-    rows, columns = _KEPT
-    lowest = np.concatenate([magnitude[:, :rows, :columns], magnitude[:, -rows:, :columns]], axis=1)
-    return lowest.ravel().astype(np.float32)
-
-
-def _window() -> np.ndarray:
-    # The root of Hann's: edges would else put a cross into every spectrum.
-    down, across = (np.hanning(side + 2)[1:-1] for side in _GRID)
-    return np.sqrt(np.outer(down, across)).astype(np.float32)
