@@ -78,7 +78,8 @@ def duplicates(
         typer.echo(json.dumps(_summary(found) | {"agreement": found.agreement}, indent=2))
         return
     for title, value in _summary(found).items():
-        typer.echo(f"{title.replace('_', ' ') + ':':<34}{value}")
+        told = "not looked for" if value is None else value
+        typer.echo(f"{title.replace('_', ' ') + ':':<34}{told}")
     typer.echo("\nPairs of other groups with the same label, by how close they are:")
     print_table(found.agreement)
 
@@ -87,15 +88,17 @@ def _summary(found: "DuplicateAudit") -> dict[str, object]:
     from trustq.audit.matched_points import SURE
 
     ways = [set(way.split("+")) for way in found.pairs["found_by"].tolist()]
-    points = [(n or 0) >= SURE for n in found.pairs["matched_points"].tolist()]
-    same = [bool({"bytes", "hash"} & way) or n for way, n in zip(ways, points, strict=True)]
+    n_points = [n or 0 for n in found.pairs["matched_points"].tolist()]
+    same = [
+        bool({"bytes", "hash"} & way) or n >= SURE for way, n in zip(ways, n_points, strict=True)
+    ]
     across = found.pairs["across_splits"].tolist()
     return {
         "images": " and ".join(f"{n:,}" for n in found.n_images),
         "pairs_of_equal_bytes": sum("bytes" in way for way in ways),
         "pairs_of_close_hash": sum("hash" in way for way in ways),
-        f"pairs_of_{SURE}_points_or_more": sum(points),
-        "of_these_across_splits": sum(a and s for a, s in zip(across, same, strict=True)),
+        "pairs_of_one_scene": found.n_one_scene,
+        "listed_across_splits": sum(a and s for a, s in zip(across, same, strict=True)),
         "other_candidates": len(ways) - sum(same),
         "same_label_by_chance": round(found.chance, 4),
     }
@@ -111,8 +114,8 @@ def _drawn(
     ]
     captions = []
     for row in range(len(files)):
-        distance, n_points = pairs["hash_distance"][row], pairs["matched_points"][row]
-        told = pairs["found_by"][row] + ("" if distance is None else f", {distance} bits")
+        n_points = pairs["matched_points"][row]
+        told = f"{pairs['found_by'][row]}, {pairs['hash_distance'][row]} bits"
         told += "" if n_points is None else f", {n_points} points"
         ends = [
             f"{pairs[f'sample_{end}'][row]} {pairs[f'label_{end}'][row]} "

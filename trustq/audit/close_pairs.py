@@ -1,6 +1,6 @@
 """Close pairs of rows: hashes within a distance, exactly; vectors that stand out as neighbours."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +36,7 @@ def hash_pairs(
     labels: tuple[np.ndarray, np.ndarray],
     most_others: int = 0,
     threads: int = 2,
+    progress: Callable[[int, int], None] | None = None,
 ) -> HashPairs:
     """All pairs of rows whose hashes differ in at most `max_distance` bits.
 
@@ -51,8 +52,8 @@ def hash_pairs(
     right = hashes if others is None else others
     n_bits = 64 * hashes.shape[2] + 1
     n_pairs, n_same = (np.zeros(min(reach, n_bits) + 1, dtype=np.int64) for _ in range(2))
-    close: list[np.ndarray] = []  # (3, pairs): rows of either side and their distance
-    beside = np.empty((3, 0), dtype=np.int64)
+    # Rows of either side and their distance, (3, pairs).
+    close, beside = ([np.empty((3, 0), dtype=np.int64)] for _ in range(2))
     frames = [_by_view(side[:, :1]) for side in (hashes, right)]
     views = [_by_view(side) for side in (hashes, right)]
 
@@ -64,8 +65,9 @@ def hash_pairs(
         rows, columns = np.nonzero(distance <= reach)
         return np.array([rows + block.start, columns + skipped, distance[rows, columns]])
 
+    blocks = _blocks(len(hashes), len(right))
     with ThreadPoolExecutor(threads) as pool:
-        for found in pool.map(near, _blocks(len(hashes), len(right))):
+        for block, found in zip(blocks, pool.map(near, blocks), strict=True):
             rows, columns, distance = found
             keep = rows < columns if within else np.ones(len(rows), dtype=bool)
             own, other = groups[0][rows], groups[1][columns]
@@ -76,11 +78,34 @@ def hash_pairs(
             n_same += np.bincount(distance[same], minlength=len(n_same))
             copies = distance <= max_distance
             close.append(found[:, copies])
-            if most_others:
-                beside = np.concatenate([beside, found[:, ~copies]], axis=1)
-                beside = beside[:, np.argsort(beside[2], kind="stable")[:most_others]]
-    first, second, distance = np.concatenate([*close, beside[:, :0]], axis=1)
-    return HashPairs(first, second, distance, beside[:2].T, n_pairs, n_same)
+            beside.append(found[:, ~copies])
+            if sum(part.shape[1] for part in beside) > 2 * most_others:
+                beside = [_closest(beside, most_others)]
+            if progress is not None:
+                progress(block.stop, len(hashes))
+    first, second, distance = np.concatenate(close, axis=1)
+    others_closest = _closest(beside, most_others)[:2].T
+    return HashPairs(first, second, distance, others_closest, n_pairs, n_same)
+
+
+def _closest(parts: list[np.ndarray], most: int) -> np.ndarray:
+    """Of pairs, (3, pairs) with distances last, the closest; of equals the first."""
+    pairs = np.concatenate(parts, axis=1)
+    return pairs[:, np.argsort(pairs[2], kind="stable")[:most]]
+
+
+def hash_distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Distance of each row of `left` to that of `right`, (p, views, words) both, as `hash_pairs`.
+
+    >>> hashes = np.array([[[0], [7]], [[7], [1]]], dtype=np.uint64)
+    >>> hash_distances(hashes[:1], hashes[1:])
+    array([0], dtype=uint16)
+    """
+    sides = [
+        np.bitwise_count(frames[:, :1] ^ views).sum(axis=2, dtype=np.uint16).min(axis=1)
+        for frames, views in ((left, right), (right, left))
+    ]
+    return np.minimum(*sides)
 
 
 def standing_out(
@@ -150,9 +175,9 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return np.asarray(vectors / np.maximum(lengths, 1e-12), dtype=np.float32)
 
 
-def _blocks(n: int, m: int) -> Iterator[slice]:
+def _blocks(n: int, m: int) -> list[slice]:
     step = max(1, _AT_ONCE // m)
-    return (slice(start, min(start + step, n)) for start in range(0, n, step))
+    return [slice(start, min(start + step, n)) for start in range(0, n, step)]
 
 
 def _by_view(hashes: np.ndarray) -> np.ndarray:

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from trustq.audit.close_pairs import hash_pairs, standing_out
+from trustq.audit.close_pairs import hash_distances, hash_pairs, standing_out
 from trustq.audit.fingerprints import Fingerprints, fingerprint_images
 from trustq.audit.keypoints import Keypoints
-from trustq.audit.matched_points import MatchedPairs, matched_pairs
+from trustq.audit.matched_points import SURE, MatchedPairs, matched_pairs
 from trustq.errors import TrustqError
 from trustq.files import replacing
 from trustq.manifest import Manifest
@@ -25,7 +25,7 @@ REACH = 80  # distance up to which label agreement is counted
 NEAREST = 200  # pairs listed by matched points, and by closeness of embeddings
 PAIRS = "pairs.csv"
 _DISTANCE_STEP = 10
-_BESIDE = 2  # pairs an image, the closest by hash, that are compared by points as well
+_BESIDE = 1  # times the images: pairs, the closest by hash, that are compared by points as well
 _RANKS = (10, 100, 1000)
 _POINTS = (5, 6, 7, 8, 10, 15, 20)  # least matched points of each row of label agreement
 
@@ -36,13 +36,15 @@ class DuplicateAudit:
 
     `pairs` has a row a pair; `confirmed` is blank, for a person to fill with yes or no.
     `agreement` has dicts of what (hash, points, embedding), range, n and share of equal labels;
-    `chance` is that share for a random pair.
+    `chance` is that share for a random pair. `n_one_scene` counts pairs with as many matched points
+    as no chance gives, listed or not; None where points were not looked for.
     """
 
     pairs: dict[str, np.ndarray]
     agreement: list[dict[str, Any]]
     chance: float
     n_images: tuple[int, ...]
+    n_one_scene: int | None = None
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -82,6 +84,7 @@ def audit_duplicates(
     pair_of = (groups[0], groups[-1]), (labels[0], labels[-1])
     for row, column in _equal_bytes(prints, groups):
         found.add(row, column, "bytes", 0)
+    most_others = _BESIDE * max(map(len, sides)) if nearest else 0
     hashed = hash_pairs(
         prints[0].hashes,
         None if other is None else prints[1].hashes,
@@ -89,26 +92,32 @@ def audit_duplicates(
         reach=REACH,
         groups=pair_of[0],
         labels=pair_of[1],
-        most_others=_BESIDE * max(map(len, sides)) if nearest else 0,
+        most_others=most_others,
         threads=threads,
+        progress=None if progress is None else partial(progress, "Hashes", "images"),
     )
     near = (hashed.first.tolist(), hashed.second.tolist(), hashed.distance.tolist())
     for row, column, bits in zip(*near, strict=True):
         found.add(row, column, "hash", bits)
     agreement = _by_distance(hashed.n_pairs, hashed.n_same)
+    n_one_scene = None
     if nearest:
-        known = np.stack([hashed.first, hashed.second], axis=1)
+        # Of many copies the closest will do: they are listed anyway.
+        copies = np.argsort(hashed.distance, kind="stable")[:most_others]
+        known = np.stack([hashed.first, hashed.second], axis=1)[copies]
         others = np.concatenate([known, hashed.others])
         points = _matched(prints, groups, others, threads=threads, progress=progress)
+        n_one_scene = int((points.n_points >= SURE).sum())
         agreement += _add_matched(found, points, labels, most=nearest)
     rows, notes = _embedding_rows(sides, caches)
     if rows:
         agreement += _add_close(found, rows, groups, labels, most=nearest)
     return DuplicateAudit(
-        found.columns(),
+        found.columns([p.hashes for p in prints]),
         agreement,
         _chance(labels),
         tuple(len(m) for m in sides),
+        n_one_scene,
         notes,
     )
 
@@ -155,14 +164,32 @@ class _Found:
         self.by: dict[tuple[int, int], dict[str, float]] = {}
 
     def add(self, a: int, b: int, how: str, value: float) -> None:
-        key = (a, b) if len(self.sides) == 2 or a < b else (b, a)
-        self.by.setdefault(key, {})[how] = value
+        self.by.setdefault(self._key(a, b), {})[how] = value
 
-    def columns(self) -> dict[str, np.ndarray]:
+    def add_closest(
+        self, pairs: Sequence[np.ndarray], values: np.ndarray, how: str, *, most: int
+    ) -> None:
+        """Add values to the pairs that are there, and the first `most` of those that are not."""
+        for a, b, value in zip(*(column.tolist() for column in (*pairs, values)), strict=True):
+            is_new = self._key(a, b) not in self.by
+            if most or not is_new:
+                self.add(a, b, how, value)
+                most -= is_new
+
+    def _key(self, a: int, b: int) -> tuple[int, int]:
+        return (a, b) if len(self.sides) == 2 or a < b else (b, a)
+
+    def columns(self, hashes: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        rows = np.array(list(self.by), dtype=np.intp).reshape(-1, 2)
+        distances = hash_distances(hashes[0][rows[:, 0]], hashes[-1][rows[:, 1]]).tolist()
+        bits = dict(zip(self.by, distances, strict=True))
+
         def order(pair: tuple[int, int]) -> tuple[Any, ...]:
             by = self.by[pair]
-            n_points, close = by.get("points", 0), by.get("embedding", -9.0)
-            return ("bytes" not in by, by.get("hash", 999), -n_points, -close, pair)
+            n_points, apart = by.get("points", 0), -by.get("embedding", -9.0)
+            # Of pairs with equal points the closer hash first, of others the closer embedding.
+            rest = (bits[pair], apart) if n_points else (apart, bits[pair])
+            return ("bytes" not in by, by.get("hash", 999), -n_points, *rest, pair)
 
         pairs = sorted(self.by, key=order)
         ways = [self.by[pair] for pair in pairs]
@@ -173,7 +200,7 @@ class _Found:
                 columns[f"{title}_{letter}"] = [side.columns[name][p[end]] for p in pairs]
             if title == "sample":
                 columns["found_by"] = ["+".join(way) for way in ways]
-                columns["hash_distance"] = [way.get("hash") for way in ways]
+                columns["hash_distance"] = [bits[pair] for pair in pairs]
                 columns["matched_points"] = [way.get("points") for way in ways]
                 columns["embedding_closeness"] = [
                     None if "embedding" not in way else round(way["embedding"], 4) for way in ways
@@ -223,7 +250,6 @@ def _matched(
     progress: Callable[[str, str, int, int], None] | None,
 ) -> MatchedPairs:
     """Matched pairs of other groups, or of the two sides: rows of either."""
-    show = None if progress is None else partial(progress, "Keypoints", "candidates")
     points = [p.keypoints for p in prints if p.keypoints is not None]
     apart, shift = groups[0], 0
     if len(points) == 2:
@@ -233,7 +259,7 @@ def _matched(
         apart,
         others=others + [0, shift],
         threads=threads,
-        progress=show,
+        progress=progress,
     )
     return found._replace(second=found.second - shift)
 
@@ -242,9 +268,7 @@ def _add_matched(
     found: "_Found", points: MatchedPairs, labels: Sequence[np.ndarray], *, most: int
 ) -> list[dict[str, Any]]:
     """Add the pairs with the most matched points; label agreement of them all."""
-    listed = (column[:most].tolist() for column in points)
-    for row, column, n in zip(*listed, strict=True):
-        found.add(row, column, "points", n)
+    found.add_closest((points.first, points.second), points.n_points, "points", most=most)
     return _by_points(points.n_points, labels[0][points.first] == labels[-1][points.second])
 
 
@@ -265,9 +289,7 @@ def _add_close(
         most=max(most, _RANKS[-1]),
     )
     first, second = here[0][first], here[-1][second]
-    listed = (column[:most].tolist() for column in (first, second, closeness))
-    for row, column, value in zip(*listed, strict=True):
-        found.add(row, column, "embedding", value)
+    found.add_closest((first, second), closeness, "embedding", most=most)
     return _by_rank("embedding", labels[0][first] == labels[-1][second])
 
 

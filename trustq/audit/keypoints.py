@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SIDE = 176  # pixels of the longest side: at 128 a fifth of the pairs of HAM10000 were lost
-MOST = 150  # keypoints of an image: 200 take a fourth longer and found hardly more pairs
+MOST = 150  # keypoints of an image, about; 200 take a fourth longer and found hardly more pairs
 LENGTH = 128  # of a descriptor
 # Below OpenCV's .04 and 10: skin is faint, and borders are told from places by what they look like.
 _CONTRAST = 0.015
@@ -23,8 +23,8 @@ class Keypoints:
     """Keypoints of n images, m in all: those of image i are rows `start[i]` to `start[i + 1]`.
 
     `place` is (m, 2), across and down in units of the image's longest side; `size` (m,) is the
-    binary logarithm of its width in pixels, `turn` (m,) its direction in radians; `descriptors`
-    (m, 128) of uint8 are SIFT's (Lowe 2004).
+    binary logarithm of its width in the same units, `turn` (m,) its direction in radians;
+    `descriptors` (m, 128) of uint8 are SIFT's (Lowe 2004). One place may have several directions.
     """
 
     start: np.ndarray
@@ -70,10 +70,11 @@ def find_keypoints(image: "Image") -> Keypoints:
         descriptors = np.empty((0, LENGTH))
     rows = [(*point.pt, point.size, point.angle) for point in found]
     across, down, size, angle = np.array(rows, dtype=np.float32).reshape(-1, 4).T
+    side = np.float32(max(grey.size))
     return Keypoints(
         start=np.array([0, len(rows)]),
-        place=np.stack([across, down], axis=1) / np.float32(max(grey.size)),
-        size=np.log2(size),
+        place=np.stack([across, down], axis=1) / side,
+        size=np.log2(size / side),
         turn=np.deg2rad(angle),
         descriptors=descriptors.astype(np.uint8),
     )

@@ -12,15 +12,17 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
 from trustq.audit.keypoints import Keypoints
 from trustq.scoring.neighbours import largest_products
 
 LEAST = 5  # matched points that say anything at all: two fix the motion
-# As many are no chance: of 86 million pairs of a HAM10000 image and a mirrored one of another
-# lesion one had eight points and none more; of 43 million pairs not mirrored 93 have eight or more.
-SURE = 8
+# As many are hardly chance: of 86 million pairs of a HAM10000 image and a mirrored one of another
+# lesion two had six points and none more; of 43 million pairs not mirrored some 115 have.
+SURE = 6
 _AXES = 64  # of the 128 of a descriptor: half the work, and no fewer pairs
 _WORD = 1024  # descriptors in a word, about
 _SAMPLE = 50_000  # descriptors that axes and words are learned from
@@ -29,9 +31,10 @@ _ALIKE = 0.82  # cosine of descriptors that may be a match
 _RIVAL = 0.72  # squared distance of the best match, at most, in parts of the next best's
 _TURN, _SIZE, _SHIFT = np.deg2rad(20), 0.5, 0.1  # that two matches of one motion may differ by
 _PARTNERS = 12  # matches of one pair that a match is held against
-_CANDIDATES = 5  # pairs compared in full for each image
+_CANDIDATES = 4  # pairs compared in full: the best of either image, so that none takes all
 _OFF = 0.02  # of the longest side, from where the motion carries a point
 _ZOOM = 2.5
+_SAME = 0.005  # of the longest side: points of one such square are one
 _APART = 0.05  # of the longest side, between two points that fix a motion
 _FIXING = 60  # surest matches, any two of which may fix it
 _TOGETHER = 16  # images compared with one at a time
@@ -53,23 +56,30 @@ def matched_pairs(
     others: np.ndarray | None = None,
     threads: int = 2,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[str, str, int, int], None] | None = None,
 ) -> MatchedPairs:
     """Pairs of images of different `groups`, (n,), with at least five matched points, most first.
 
-    A matched point is the nearest in both images, clearly nearer than the next, and lies where one
-    turn, zoom up to 2.5 times and shift carries it, within 2 % of the longest side. Mirrored
-    images do not match. Candidates are found by the points, and `others`, (c, 2) rows of either
-    image, are compared besides. Words are learned with `seed`; threads change nothing but the time.
-    `progress` is told how many of the candidates were compared.
+    A matched point is the nearest in both images, clearly nearer than the next in the second, and
+    lies where one turn, zoom up to 2.5 times and shift carries it, within 2 % of the longest side.
+    Mirrored images do not match, and a mark that most images bear hides what else they share.
+    Candidates are found by the points, and `others`, (c, 2) rows of either image, of different
+    groups, are compared besides. Words are learned with `seed`; threads change nothing but the
+    time. `progress` is told stage, unit, done and total. Memory: some 70 KB an image.
     """
     rng = np.random.default_rng(seed)
     image = np.repeat(np.arange(len(points), dtype=np.int32), np.diff(points.start))
     of_row = groups[image]
     with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
         vectors = _vectors(points.descriptors, rng)
-        matches = pool.map(lambda rows: _matches(vectors, rows, of_row), _words(vectors, rng))
-        pairs = _candidates(points, image, np.concatenate(list(matches), axis=1))
+        words = list(_words(vectors, rng))
+        matches = []
+        for own in pool.map(lambda rows: _matches(vectors, rows, of_row), words):
+            matches.append(own)
+            if progress is not None:
+                progress("Keypoints", "words", len(matches), len(words))
+        pairs = _candidates(points, image, np.concatenate(matches, axis=1))
+        del matches
         if others is not None:
             pairs = np.concatenate([pairs, others])
         pairs = np.unique(pairs, axis=0)  # in order, so that those of one image stand together
@@ -77,7 +87,7 @@ def matched_pairs(
         for found in pool.map(lambda some: _compare(points, vectors, some), _by_first(pairs)):
             counts += found
             if progress is not None:
-                progress(len(counts), len(pairs))
+                progress("Candidates", "pairs", len(counts), len(pairs))
     n_points = np.array(counts, dtype=np.int64)
     order = np.lexsort((pairs[:, 1], pairs[:, 0], -n_points))
     order = order[n_points[order] >= LEAST]
@@ -114,9 +124,6 @@ def _words(vectors: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray
 def _clusters(
     vectors: np.ndarray, rows: np.ndarray, n_clusters: int, rng: np.random.Generator
 ) -> list[np.ndarray]:
-    from sklearn.cluster import KMeans
-    from sklearn.exceptions import ConvergenceWarning
-
     if n_clusters < 2:
         return [rows]
     some = np.sort(rng.permutation(rows)[: max(_SAMPLE // 32, 32 * n_clusters)])
@@ -159,9 +166,11 @@ def _candidates(points: Keypoints, image: np.ndarray, matches: np.ndarray) -> np
     a, b = np.where(image[a] < image[b], a, b), np.where(image[a] < image[b], b, a)
     pair = image[a].astype(np.int64) * len(points) + image[b]
     order = np.argsort(pair, kind="stable")
-    again = pair[order][1:] == pair[order][:-1]
-    order = order[np.append(again, False) | np.append(False, again)]  # a lone match says nothing
-    a, b, pair = a[order], b[order], pair[order]
+    pair = pair[order]
+    again = pair[1:] == pair[:-1]
+    several = np.append(again, False) | np.append(False, again)  # a lone match says nothing
+    order, pair = order[several], pair[several]
+    a, b = a[order], b[order]
     turn = points.turn[b] - points.turn[a]
     size = points.size[b] - points.size[a]
     motion = np.exp2(size) * np.exp(1j * turn)
@@ -183,9 +192,19 @@ def _candidates(points: Keypoints, image: np.ndarray, matches: np.ndarray) -> np
     votes = np.maximum.reduceat(agreeing, first)
     n_matches = np.diff(np.append(first, len(pair)))
     best = np.lexsort((first, -n_matches, -votes))
-    best = best[votes[best] >= 2][: _CANDIDATES * len(points)]
-    chosen = pair[first[best]]
-    return np.stack([chosen // len(points), chosen % len(points)], axis=1)
+    best = best[votes[best] >= 2]
+    chosen = np.stack(np.divmod(pair[first[best]], len(points)), axis=1)
+    return chosen[(_place_among_its_own(chosen) < _CANDIDATES).any(axis=1)]
+
+
+def _place_among_its_own(pairs: np.ndarray) -> np.ndarray:
+    """How many pairs of either image stand before each pair, (c, 2)."""
+    places = np.empty_like(pairs)
+    for side in (0, 1):
+        order = np.argsort(pairs[:, side], kind="stable")
+        sizes = np.unique(pairs[:, side], return_counts=True)[1]
+        places[order, side] = np.arange(len(pairs)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return places
 
 
 def _by_first(pairs: np.ndarray) -> Iterator[np.ndarray]:
@@ -210,17 +229,27 @@ def _compare(points: Keypoints, vectors: np.ndarray, pairs: np.ndarray) -> list[
     nearest = cosines.argmax(axis=2)
     best = np.take_along_axis(cosines, nearest[:, :, None], axis=2)[:, :, 0]
     mutual = best == np.take_along_axis(cosines.max(axis=1), nearest, axis=1)
-    distance = 1 - best
+    # Of equal ones none is nearer, which half precision could hide: lengths may be above one.
+    distance = np.maximum(1 - best, 0)
     np.put_along_axis(cosines, nearest[:, :, None], -1, axis=2)
-    mutual &= distance < _RIVAL * (1 - cosines.max(axis=2))
+    mutual &= distance < _RIVAL * np.maximum(1 - cosines.max(axis=2), 0)
     mutual &= nearest < (ends - starts)[:, None]  # rows beyond are empty
     counts = []
     for other, start in enumerate(starts):
         sure = np.flatnonzero(mutual[other])
         sure = sure[np.argsort(distance[other, sure], kind="stable")]
-        there = _complex(points.place[start + nearest[other, sure]])
-        counts.append(n_carried(place[sure], there))
+        here, there = place[sure], _complex(points.place[start + nearest[other, sure]])
+        for ends in (1, 2):  # a place of several directions counts once, on either side
+            only = _first_of_each(here if ends == 1 else there)
+            here, there = here[only], there[only]
+        counts.append(n_carried(here, there))
     return counts
+
+
+def _first_of_each(places: np.ndarray) -> np.ndarray:
+    squares = np.rint(places.view(np.float32).reshape(-1, 2) / _SAME)
+    found = np.unique(squares @ np.array([1.0, 1e4]), return_index=True)[1]
+    return np.sort(found)
 
 
 def n_carried(before: np.ndarray, after: np.ndarray) -> int:
