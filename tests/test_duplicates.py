@@ -4,6 +4,7 @@ import csv
 import io
 import re
 import zipfile
+from collections import Counter
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from trustq.audit.close_pairs import hash_distances, hash_pairs, standing_out
 from trustq.audit.duplicates import audit_duplicates, write_audit
 from trustq.audit.fingerprints import HASH_SIDE, VIEWS, WORDS, fingerprint_images
 from trustq.audit.keypoints import Keypoints, find_keypoints
-from trustq.audit.matched_points import matched_pairs, n_carried
+from trustq.audit.matched_points import SURE, matched_pairs, n_carried
 from trustq.datasets import prepare
 from trustq.errors import TrustqError
 from trustq.manifest import read_manifest
@@ -437,32 +438,55 @@ def test_lesions_taken_again_are_found_between_two_data_sets(tmp_path):
     assert {row["by"] for row in none.agreement} == {"hash"}
 
 
-def test_real_lesions_under_two_ids_are_found(tmp_path):
+def real_images(wanted):
+    """HAM10000's images that `wanted` says yes to, by id, and the lesions of all ids."""
     if not HAM10000.is_dir():
         pytest.skip("needs the real data in ../shared/data, which are not in the repository")
-    with open(HAM10000 / "duplicate_pairs.csv") as file:
-        known = [r for r in csv.DictReader(file) if r["kind"] == "duplicate"]
-    wanted = {row[name] for row in known for name in ("image_a", "image_b")}
+    with open(HAM10000 / "HAM10000_metadata.csv") as file:
+        lesion = {row["image_id"]: row["lesion_id"] for row in csv.DictReader(file)}
     images = {}
     for part in ("core", "nv_rest"):
         with zipfile.ZipFile(HAM10000 / f"images_200x150_{part}.zip") as archive:
-            names = [n for n in archive.namelist() if n.endswith(".jpg")]
-            for place, name in enumerate(names):
-                if Path(name).stem in wanted or place % 11 == 0:
+            for place, name in enumerate(archive.namelist()):
+                if name.endswith(".jpg") and wanted(Path(name).stem, place, lesion):
                     images[Path(name).stem] = Image.open(io.BytesIO(archive.read(name)))
                     images[Path(name).stem].load()
-    ids = sorted(images)
-    with open(HAM10000 / "HAM10000_metadata.csv") as file:
-        lesion = {row["image_id"]: row["lesion_id"] for row in csv.DictReader(file)}
+    return dict(sorted(images.items())), lesion
+
+
+def test_real_lesions_under_two_ids_are_found():
+    path = HAM10000 / "duplicate_pairs.csv"
+    rows = list(csv.DictReader(path.read_text().splitlines())) if path.is_file() else []
+    pairs = {frozenset((r["image_a"], r["image_b"])) for r in rows if r["kind"] == "duplicate"}
+    ends = set().union(*pairs)
+    images, lesion = real_images(lambda i, place, _: i in ends or place % 11 == 0)
+    ids = list(images)
     groups = np.unique([lesion[i] for i in ids], return_inverse=True)[1]
-    found = matched_pairs(keypoints_of([images[i] for i in ids]), groups)
-    rank = {
-        frozenset((ids[a], ids[b])): place
-        for place, (a, b) in enumerate(zip(found.first, found.second, strict=True))
-    }
-    pairs = [frozenset((row["image_a"], row["image_b"])) for row in known]
+    found = matched_pairs(keypoints_of(images.values()), groups)
+    first = list(zip(found.first[:30].tolist(), found.second[:30].tolist(), strict=True))
     assert len(ids) > 800 and len(pairs) == 18
-    assert sum(rank.get(pair, 999) < 30 for pair in pairs) >= 16
+    assert len(pairs & {frozenset((ids[a], ids[b])) for a, b in first}) >= 16
+
+
+def test_real_images_of_one_lesion_are_told_from_others():
+    chosen = set()
+
+    def wanted(image, place, lesion):
+        if not chosen:
+            several = [name for name, n in Counter(lesion.values()).items() if n > 1]
+            chosen.update(sorted(several)[::6])
+        return lesion[image] in chosen
+
+    images, lesion = real_images(wanted)
+    ids = list(images)
+    of = np.unique([lesion[i] for i in ids], return_inverse=True)[1]
+    found = matched_pairs(keypoints_of(images.values()), np.arange(len(ids)))
+    sure = found.n_points >= SURE
+    same = of[found.first] == of[found.second]
+    n_same = (np.bincount(of) * (np.bincount(of) - 1) // 2).sum()
+    assert n_same > 300
+    assert (same & sure).sum() > 0.75 * n_same
+    assert (~same & sure).sum() <= 0.02 * sure.sum()
 
 
 def test_embeddings_find_what_no_hash_does(tmp_path):
