@@ -40,7 +40,10 @@ def duplicates(
     threads: Annotated[int, typer.Option(min=1, help="Threads to read images with.")] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
-    """Find copies and near copies in other groups, other splits or another data set.
+    """Find copies and scenes taken again in other groups, other splits or another data set.
+
+    Copies have equal bytes or close hashes. Of pairs of one scene, which may be turned, shifted or
+    taken closer, seven points or more match; fewer may be chance.
 
     Fill the column `confirmed` of pairs.csv with yes or no, then join the groups with trustq data
     prepare --merge-duplicates pairs.csv, or those of two data sets with trustq data combine.
