@@ -94,18 +94,24 @@ def _closest(parts: list[np.ndarray], most: int) -> np.ndarray:
     return pairs[:, np.argsort(pairs[2], kind="stable")[:most]]
 
 
-def hash_distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Distance of each row of `left` to that of `right`, (p, views, words) both, as `hash_pairs`.
+def hash_distances(hashes: np.ndarray, others: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Distances as `hash_pairs` measures them, (p,), of `pairs`, (p, 2) rows of either side.
 
     >>> hashes = np.array([[[0], [7]], [[7], [1]]], dtype=np.uint64)
-    >>> hash_distances(hashes[:1], hashes[1:])
-    array([0], dtype=uint16)
+    >>> hash_distances(hashes, hashes, np.array([[0, 1], [0, 0]])).tolist()
+    [0, 0]
     """
-    sides = [
-        np.bitwise_count(frames[:, :1] ^ views).sum(axis=2, dtype=np.uint16).min(axis=1)
-        for frames, views in ((left, right), (right, left))
-    ]
-    return np.minimum(*sides)
+    found = np.empty(len(pairs), dtype=np.int64)
+    for start in range(0, len(pairs), _AT_ONCE):
+        block = slice(start, start + _AT_ONCE)
+        left, right = hashes[pairs[block, 0]], others[pairs[block, 1]]
+        found[block] = np.minimum(
+            *(
+                np.bitwise_count(one[:, :1] ^ other).sum(axis=2, dtype=np.int64).min(axis=1)
+                for one, other in ((left, right), (right, left))
+            )
+        )
+    return found
 
 
 def standing_out(

@@ -181,7 +181,7 @@ class _Found:
 
     def columns(self, hashes: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         rows = np.array(list(self.by), dtype=np.intp).reshape(-1, 2)
-        distances = hash_distances(hashes[0][rows[:, 0]], hashes[-1][rows[:, 1]]).tolist()
+        distances = hash_distances(hashes[0], hashes[-1], rows).tolist()
         bits = dict(zip(self.by, distances, strict=True))
 
         def order(pair: tuple[int, int]) -> tuple[Any, ...]:
