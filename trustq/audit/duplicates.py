@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from trustq.audit.close_pairs import hash_distances, hash_pairs, standing_out
+from trustq.audit.close_pairs import hash_pairs, standing_out
 from trustq.audit.fingerprints import Fingerprints, fingerprint_images
 from trustq.audit.keypoints import Keypoints
 from trustq.audit.matched_points import SURE, MatchedPairs, matched_pairs
+from trustq.audit.pair_list import PairList
 from trustq.errors import TrustqError
 from trustq.files import replacing
 from trustq.manifest import Manifest
@@ -80,7 +81,7 @@ def audit_duplicates(
     if other is not None:  # a name in two data sets says nothing about an overlap
         groups = [np.full(len(m), -1) for m in sides]
     labels = _codes([m.columns["label"] for m in sides])
-    found = _Found(sides)
+    found = PairList(sides)
     pair_of = (groups[0], groups[-1]), (labels[0], labels[-1])
     for row, column in _equal_bytes(prints, groups):
         found.add(row, column, "bytes", 0)
@@ -156,66 +157,6 @@ def write_audit(found: DuplicateAudit, folder: Path) -> list[Path]:
     return written
 
 
-class _Found:
-    """Pairs as they are found, each once, with all that found it."""
-
-    def __init__(self, sides: Sequence[Manifest]) -> None:
-        self.sides = sides
-        self.by: dict[tuple[int, int], dict[str, float]] = {}
-
-    def add(self, a: int, b: int, how: str, value: float) -> None:
-        self.by.setdefault(self._key(a, b), {})[how] = value
-
-    def add_closest(
-        self, pairs: Sequence[np.ndarray], values: np.ndarray, how: str, *, most: int
-    ) -> None:
-        """Add values to the pairs that are there, and the first `most` of those that are not."""
-        for a, b, value in zip(*(column.tolist() for column in (*pairs, values)), strict=True):
-            is_new = self._key(a, b) not in self.by
-            if most or not is_new:
-                self.add(a, b, how, value)
-                most -= is_new
-
-    def _key(self, a: int, b: int) -> tuple[int, int]:
-        return (a, b) if len(self.sides) == 2 or a < b else (b, a)
-
-    def columns(self, hashes: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        rows = np.array(list(self.by), dtype=np.intp).reshape(-1, 2)
-        distances = hash_distances(hashes[0], hashes[-1], rows).tolist()
-        bits = dict(zip(self.by, distances, strict=True))
-
-        def order(pair: tuple[int, int]) -> tuple[Any, ...]:
-            by = self.by[pair]
-            n_points, apart = by.get("points", 0), -by.get("embedding", -9.0)
-            # Of pairs with equal points the closer hash first, of others the closer embedding.
-            rest = (bits[pair], apart) if n_points else (apart, bits[pair])
-            return ("bytes" not in by, by.get("hash", 999), -n_points, *rest, pair)
-
-        pairs = sorted(self.by, key=order)
-        ways = [self.by[pair] for pair in pairs]
-        columns: dict[str, list[Any]] = {"rank": list(range(1, len(pairs) + 1))}
-        ends = ((self.sides[0], 0, "a"), (self.sides[-1], 1, "b"))
-        for title, name in (("sample", "sample_id"), ("label", "label"), ("group", "group_id")):
-            for side, end, letter in ends:
-                columns[f"{title}_{letter}"] = [side.columns[name][p[end]] for p in pairs]
-            if title == "sample":
-                columns["found_by"] = ["+".join(way) for way in ways]
-                columns["hash_distance"] = [bits[pair] for pair in pairs]
-                columns["matched_points"] = [way.get("points") for way in ways]
-                columns["embedding_closeness"] = [
-                    None if "embedding" not in way else round(way["embedding"], 4) for way in ways
-                ]
-        for title, name in (("split", "split"), ("dataset", "dataset"), ("path", "path")):
-            for side, end, letter in ends:
-                columns[f"{title}_{letter}"] = [side.columns[name][p[end]] for p in pairs]
-        columns["across_splits"] = [
-            a != b for a, b in zip(columns["split_a"], columns["split_b"], strict=True)
-        ]
-        columns["confirmed"] = [None] * len(pairs)
-        # A last None keeps numpy from making arrays of anything but objects.
-        return {name: np.array([*v, None], dtype=object)[:-1] for name, v in columns.items()}
-
-
 def _fingerprints(
     sides: Sequence[Manifest],
     *,
@@ -265,7 +206,7 @@ def _matched(
 
 
 def _add_matched(
-    found: "_Found", points: MatchedPairs, labels: Sequence[np.ndarray], *, most: int
+    found: PairList, points: MatchedPairs, labels: Sequence[np.ndarray], *, most: int
 ) -> list[dict[str, Any]]:
     """Add the pairs with the most matched points; label agreement of them all."""
     found.add_closest((points.first, points.second), points.n_points, "points", most=most)
@@ -273,7 +214,7 @@ def _add_matched(
 
 
 def _add_close(
-    found: "_Found",
+    found: PairList,
     rows: Sequence[np.ndarray],
     groups: Sequence[np.ndarray],
     labels: Sequence[np.ndarray],
