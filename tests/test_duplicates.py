@@ -2,7 +2,6 @@
 
 import csv
 import io
-import re
 import zipfile
 from collections import Counter
 from importlib.metadata import entry_points
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support import make_cache
+from support import make_cache, refused
 from typer.testing import CliRunner
 
 from trustq.audit.close_pairs import hash_distances, hash_pairs, standing_out
@@ -29,10 +28,6 @@ HAM10000 = Path(__file__).resolve().parents[2] / "shared" / "data" / "ham10000"
 def run(*words):
     (point,) = entry_points(group="console_scripts", name="trustq")
     return CliRunner().invoke(point.load(), [*map(str, words)])
-
-
-def refused(message):
-    return pytest.raises(TrustqError, match=f"^{re.escape(message)}$")
 
 
 def blotch(seed, size=(160, 120)):

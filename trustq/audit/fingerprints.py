@@ -95,7 +95,10 @@ def _read(path: Path) -> tuple[str, "Image"]:
             image.draft("RGB", (2 * _THUMB, 2 * _THUMB))
             return hashlib.sha256(data).hexdigest(), as_rgb(image)
     except OSError as error:
-        raise TrustqError(f"{path} could not be read as an image ({error}).") from error
+        raise TrustqError(
+            f"{path} could not be read as an image ({error}). Replace the file, or prepare the "
+            "manifest again without it."
+        ) from error
 
 
 def _hashes(colour: "Image") -> np.ndarray:

@@ -238,18 +238,17 @@ def _compare(points: Keypoints, vectors: np.ndarray, pairs: np.ndarray) -> list[
     for other, start in enumerate(starts):
         sure = np.flatnonzero(mutual[other])
         sure = sure[np.argsort(distance[other, sure], kind="stable")]
-        here, there = place[sure], _complex(points.place[start + nearest[other, sure]])
-        for ends in (1, 2):  # a place of several directions counts once, on either side
-            only = _first_of_each(here if ends == 1 else there)
-            here, there = here[only], there[only]
-        counts.append(n_carried(here, there))
+        matched = np.stack([place[sure], _complex(points.place[start + nearest[other, sure]])])
+        for side in (0, 1):  # a place of several directions counts once, on either side
+            matched = matched[:, _first_of_each(matched[side])]
+        counts.append(n_carried(*matched))
     return counts
 
 
 def _first_of_each(places: np.ndarray) -> np.ndarray:
-    squares = np.rint(places.view(np.float32).reshape(-1, 2) / _SAME)
-    found = np.unique(squares @ np.array([1.0, 1e4]), return_index=True)[1]
-    return np.sort(found)
+    """Rows of the first point of each square, in order."""
+    squares = np.rint(places.real / _SAME) + 1j * np.rint(places.imag / _SAME)
+    return np.sort(np.unique(squares, return_index=True)[1])
 
 
 def n_carried(before: np.ndarray, after: np.ndarray) -> int:
