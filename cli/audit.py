@@ -88,7 +88,7 @@ def labels(
         record_audit,
         write_audit,
     )
-    from trustq.report.montage import draw_candidates, find_images
+    from trustq.report.image_sheets import draw_candidates, find_images
     from trustq.report.text import to_json
     from trustq.store import find_caches
 

@@ -9,8 +9,8 @@ import typer
 from .output import print_table, stages
 
 if TYPE_CHECKING:
-    from trustq.audit.duplicates import DuplicateAudit
-    from trustq.manifest import Manifest
+    from trustq.audit.duplicates.find import DuplicateAudit
+    from trustq.data.manifest import Manifest
 
 
 def duplicates(
@@ -50,8 +50,8 @@ def duplicates(
 
     Example: trustq audit duplicates digits.parquet --out duplicates/
     """
-    from trustq.audit.duplicates import audit_duplicates, refuse_answers, write_audit
-    from trustq.manifest import read_manifest
+    from trustq.audit.duplicates.find import audit_duplicates, refuse_answers, write_audit
+    from trustq.data.manifest import read_manifest
     from trustq.report.contact_sheet import write_pair_sheet
     from trustq.store import find_caches, open_cache
 
@@ -88,7 +88,7 @@ def duplicates(
 
 
 def _summary(found: "DuplicateAudit") -> dict[str, object]:
-    from trustq.audit.matched_points import SURE
+    from trustq.audit.duplicates.matched_points import SURE
 
     ways = [set(way.split("+")) for way in found.pairs["found_by"].tolist()]
     n_points = [n or 0 for n in found.pairs["matched_points"].tolist()]

@@ -87,8 +87,8 @@ def compare(
         )
         _put(text, out)
         return
-    from trustq.compare import compare_models, comparison_page
-    from trustq.predictions import read_predictions
+    from trustq.evaluation.compare_models import compare_models, comparison_page
+    from trustq.evaluation.predictions import read_predictions
     from trustq.report.text import to_json
 
     given = {
@@ -119,7 +119,7 @@ def compare(
 def _arms(chosen: list[str], *, format: str, results: Path, **options: Any) -> str:
     from dataclasses import asdict
 
-    from trustq.arm_comparison import arm_table, compare_arms, format_arm_table
+    from trustq.analysis.compare_arms import arm_table, compare_arms, format_arm_table
     from trustq.errors import TrustqError
     from trustq.report.text import to_json
 

@@ -8,7 +8,7 @@ import typer
 from .output import print_table, progress
 
 if TYPE_CHECKING:
-    from trustq.manifest import Manifest
+    from trustq.data.manifest import Manifest
 
 app = typer.Typer(no_args_is_help=True, help="Make manifests of data sets and describe them.")
 
@@ -138,7 +138,7 @@ def describe(
     """
     import json
 
-    from trustq.manifest import read_manifest
+    from trustq.data.manifest import read_manifest
 
     found = read_manifest(manifest, root=root)
     if as_json:
@@ -169,8 +169,8 @@ def combine(
     Example: trustq data combine ham10000.parquet pad.parquet --external pad-ufes-20 --out
     both.parquet
     """
+    from trustq.data.manifest import read_manifest, require_parquet, write_manifest
     from trustq.datasets.combine import combine as join
-    from trustq.manifest import read_manifest, require_parquet, write_manifest
 
     require_parquet(out)
     joined = join(
@@ -196,8 +196,8 @@ def target(
 
     Example: trustq data target ham10000.parquet --column malignant --out malignant.parquet
     """
+    from trustq.data.manifest import read_manifest, write_manifest
     from trustq.datasets.target import retarget
-    from trustq.manifest import read_manifest, write_manifest
 
     found = read_manifest(manifest)
     chosen = retarget(found, column)
@@ -220,8 +220,8 @@ def measure(
 
     Example: trustq data measure digits.parquet
     """
-    from trustq.manifest import read_manifest, require_parquet, write_manifest
-    from trustq.measure import measured
+    from trustq.data.image_measures import measured
+    from trustq.data.manifest import read_manifest, require_parquet, write_manifest
 
     require_parquet(out or manifest)
     with progress("Measuring", "images") as show:
@@ -237,7 +237,7 @@ def _words(text: str | None) -> list[str]:
 def _print_measures(manifest: "Manifest", path: Path) -> None:
     import numpy as np
 
-    from trustq.measure import MEASURES
+    from trustq.data.image_measures import MEASURES
 
     typer.echo(f"{path}: measures of {len(manifest):,} images\n")
     rows = []
@@ -258,7 +258,7 @@ def _numbers(text: str) -> list[float]:
 
 
 def _as_json(manifest: "Manifest") -> dict[str, Any]:
-    from trustq.manifest import describe as count
+    from trustq.data.manifest import describe as count
 
     counts = count(manifest)
     return {
@@ -279,7 +279,7 @@ def _as_json(manifest: "Manifest") -> dict[str, Any]:
 
 
 def _print_description(manifest: "Manifest", path: Path) -> None:
-    from trustq.manifest import describe as count
+    from trustq.data.manifest import describe as count
 
     counts = count(manifest)
     typer.echo(f"{path}: {counts.n_rows:,} rows of {counts.dataset}\n")

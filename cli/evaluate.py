@@ -70,10 +70,10 @@ def evaluate(
     """
     from dataclasses import replace
 
+    from trustq.data.noise import parse_noise
     from trustq.errors import TrustqError
-    from trustq.evaluate import evaluate as run
-    from trustq.noise import parse_noise
-    from trustq.predictions import Predictions, read_predictions
+    from trustq.evaluation.evaluate import evaluate as run
+    from trustq.evaluation.predictions import Predictions, read_predictions
     from trustq.report.evaluation import evaluation_page, write_evaluation
     from trustq.report.text import to_json
 

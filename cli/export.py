@@ -62,9 +62,7 @@ def significance(
     """
     from dataclasses import asdict
 
-    from trustq.errors import TrustqError
-    from trustq.report.text import to_json
-    from trustq.significance import (
+    from trustq.analysis.significance import (
         METRICS,
         default_metrics,
         format_significance,
@@ -72,6 +70,8 @@ def significance(
         results_seed_tables,
         significance,
     )
+    from trustq.errors import TrustqError
+    from trustq.report.text import to_json
 
     wanted = [name.strip() for name in (metrics or "").split(",") if name.strip()]
     if tables:
@@ -120,8 +120,8 @@ def table(
 
     Example: trustq export table --preset trustquerynet --format latex
     """
+    from trustq.analysis.main_table import PRESETS, format_main_table, main_table, table_records
     from trustq.errors import TrustqError
-    from trustq.report.main_table import PRESETS, format_main_table, main_table, table_records
     from trustq.report.text import to_json
 
     if preset is not None and preset not in PRESETS:
@@ -155,9 +155,9 @@ def labels(
 
     Example: trustq export labels self_confidence --budget 5% --out labels
     """
+    from trustq.core.columns import literal
     from trustq.report.text import to_json
     from trustq.results import save_repaired_labels
-    from trustq.tables import literal
 
     conditions = [f"({where})"] if where else []
     conditions += [f"budget = {literal(budget)}"] if budget is not None else []
@@ -183,7 +183,7 @@ def figures(
 
     Example: trustq export figures --out figures
     """
-    from trustq.report.figure_set import draw_figures
+    from trustq.report.plot_set import draw_figures
 
     for path in draw_figures(results, out, metric=metric, where=where):
         typer.echo(path)

@@ -117,10 +117,10 @@ def extract(
     dumped = {"views": views, "passes": passes}
     given += [f"extract.{key}={value}" for key, value in dumped.items() if value is not None]
 
+    from trustq.data.manifest import read_manifest
     from trustq.errors import TrustqError
     from trustq.extraction import extract as train_and_extract
     from trustq.extraction import extract_with
-    from trustq.manifest import read_manifest
     from trustq.recipes import load_recipe
     from trustq.store import find_caches
 

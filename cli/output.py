@@ -31,7 +31,7 @@ def print_repair_table(table: Any) -> None:
     typer.echo(table.caption)
     print_table(table.rows)
     if table.shift:
-        from trustq.external import STAGES
+        from trustq.evaluation.shift_stages import STAGES
 
         typer.echo("\nExternal sets under shift")
         print_table(table.shift)
@@ -43,7 +43,7 @@ def print_repair_table(table: Any) -> None:
 
 def write_or_print(text: str, out: Path | None) -> None:
     """Write a text to a file, whole or not at all, or print it where there is none."""
-    from trustq.files import replacing
+    from trustq.core.atomic_files import replacing
 
     if out is None:
         typer.echo(text)

@@ -45,7 +45,7 @@ def plan(
     """
     import math
 
-    from trustq.plan import plan_sweep
+    from trustq.analysis.study_design import plan_sweep
     from trustq.recipes import load_recipe
     from trustq.report.plan import plan_page, plan_summary
     from trustq.report.text import to_json

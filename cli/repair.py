@@ -114,8 +114,8 @@ def repair(
     Example: trustq repair cache/digits/frozen --arms none,random,self_confidence --budget 15%
     --draws 10
     """
+    from trustq.experiments import repair as run_repair
     from trustq.recipes import load_recipe
-    from trustq.repair import repair as run_repair
     from trustq.report import repair_table
     from trustq.store import find_caches, open_cache
 

@@ -63,7 +63,7 @@ def sweep(
         given.append(f"sweep.target={target}")
     if not recipe and not given:
         raise typer.BadParameter("name a recipe (--list shows the packaged ones).")
-    from trustq.sweep import plan_sweep, run_sweep
+    from trustq.experiments import plan_sweep, run_sweep
 
     plan = plan_sweep(load_sweep(recipe, settings=given), results=results)
     typer.echo(f"{plan.n_cells} cells to run, {len(plan.there)} are there already", err=True)
@@ -104,8 +104,8 @@ def _show_plan(plan: Any, results: Path, jobs: int, as_json: bool) -> None:
 
     import joblib
 
+    from trustq.experiments import estimate_seconds
     from trustq.recipes import SweepRecipe
-    from trustq.sweep import estimate_seconds
 
     seconds = estimate_seconds(plan, results=results)
     # Settings of metadata have a column where a point sets them.
@@ -150,7 +150,8 @@ def _report(run: Any, results: Path, as_json: bool) -> None:
         answer = {"n_new": run.n_new, "n_cells": len(run.keys), "failures": run.failures}
         typer.echo(json.dumps(answer | {"notes": run.notes}, indent=2))
     elif run.keys:
-        from trustq.report import format_main_table, main_table
+        from trustq.analysis import main_table
+        from trustq.report import format_main_table
 
         typer.echo(format_main_table(main_table(results, keys=run.keys), "table"))
 

@@ -13,7 +13,7 @@ import hypothesis
 import pytest
 from support_extract import draw_images, make_rows
 
-from trustq.manifest import Manifest
+from trustq.data.manifest import Manifest
 
 # Timings vary on shared machines; correctness tests have no deadline.
 hypothesis.settings.register_profile("trustq", deadline=None)

@@ -1,6 +1,6 @@
 """Digests of the code that makes numbers, for `test_numerics.py`.
 
-Run after such code has changed: raise NUMERICS in trustq/repair/engine.py if a number of an
+Run after such code has changed: raise NUMERICS in trustq/experiments/run.py if a number of an
 existing setting changes, then record:
 
     python tests/record_numerics.py
@@ -17,29 +17,16 @@ RECORD = Path(__file__).with_name("numerics.json")
 
 # Everything that a figure, a purchase or a draw of a cell goes through.
 PATTERNS = (
-    "balance.py",
-    "calibration*.py",
-    "calibrators.py",
-    "confidence.py",
-    "external.py",
+    "calibration/*.py",
+    "core/generators.py",
+    "data/noise.py",
+    "data/row_weights.py",
+    "data/splits.py",
+    "evaluation/shift_stages.py",
     "heads/*.py",
-    "label_shift.py",
-    "metrics.py",
-    "noise*",
-    "probabilities.py",
-    "repair/arms.py",
-    "repair/experiment.py",
-    "repair/experts.py",
-    "repair/loop.py",
-    "repair/metadata.py",
-    "repair/policy.py",
-    "repair/shift.py",
-    "repair/slicing.py",
-    "repair/target.py",
+    "metrics/*.py",
+    "repair/*.py",
     "scoring/*.py",
-    "seeds.py",
-    "selective.py",
-    "splits.py",
 )
 
 
@@ -70,7 +57,7 @@ def code_digest(source: str) -> str:
 
 
 if __name__ == "__main__":
-    from trustq.repair.engine import NUMERICS
+    from trustq.experiments.run import NUMERICS
 
     RECORD.write_text(json.dumps({"numerics": NUMERICS, "code": source_digests()}, indent=1) + "\n")
     print(f"recorded for NUMERICS = {NUMERICS}", file=sys.stderr)

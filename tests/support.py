@@ -77,7 +77,7 @@ def simulated_study(
     """
     from scipy.stats import norm
 
-    from trustq.bootstrap import crossed_figures
+    from trustq.evaluation.bootstrap import crossed_figures
 
     rng = np.random.default_rng([seed, n_seeds, round(1000 * seed_sd), 6])
     sizes = rng.integers(1, 5, n_lesions)
@@ -136,8 +136,8 @@ def guarantee_draw(
     have risk (1 - t)^1.5 / 5. Rows of one group (1 to `largest` of them) have nearly one confidence
     and are right or wrong together in nine of ten cases.
     """
-    from trustq.guarantee import risk_guarantee
-    from trustq.selective import coverage_at_risk
+    from trustq.metrics.risk_guarantee import risk_guarantee
+    from trustq.metrics.selective import coverage_at_risk
 
     rng = np.random.default_rng([seed, n_groups, largest])
     groups = np.repeat(np.arange(n_groups), rng.integers(1, largest + 1, n_groups))

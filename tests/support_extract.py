@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from trustq.data.manifest import Manifest, make_manifest
 from trustq.extraction import extract
-from trustq.manifest import Manifest, make_manifest
 from trustq.recipes import Recipe, load_recipe
 from trustq.store import read_cache
 

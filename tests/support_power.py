@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from trustq.stats import holm, sign_flip_test
+from trustq.statistics.paired import holm, sign_flip_test
 
 
 def detected(n, effect, *, sweeps=2000, alpha=0.05, family=1, seed=0, draw=None):

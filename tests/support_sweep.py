@@ -158,8 +158,8 @@ def read_and_write(
 
 
 def _write_until(recipe: Path, results: Path, until: float, counts, number: int) -> None:  # type: ignore[no-untyped-def]
+    from trustq.experiments import plan_sweep, run_sweep
     from trustq.results import compact
-    from trustq.sweep import plan_sweep, run_sweep
 
     first = 0
     while not first or time.time() < until:

@@ -10,14 +10,14 @@ import pytest
 from support import make_cache
 from support_cli import invoke
 
-from trustq.arm_comparison import arm_table, compare_arms, format_arm_table
-from trustq.bootstrap import crossed_figures
+from trustq.analysis.compare_arms import arm_table, compare_arms, format_arm_table
 from trustq.errors import TrustqError
-from trustq.probabilities import softmax
+from trustq.evaluation.bootstrap import crossed_figures
+from trustq.experiments import repair
+from trustq.metrics.probabilities import softmax
 from trustq.recipes import load_recipe
-from trustq.repair import repair
 from trustq.results import new_part, write_part
-from trustq.stats import holm, sign_flip_test
+from trustq.statistics.paired import holm, sign_flip_test
 
 CLASSES = np.array(["nv", "mel", "bcc"])  # not in alphabetical order
 

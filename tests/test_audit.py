@@ -19,7 +19,7 @@ from trustq.errors import TrustqError
 from trustq.heads.out_of_fold import TrainingRows, accept_out_of_fold
 from trustq.report.audit import audit_page, class_rows, confusion_rows, issue_rows, record_audit
 from trustq.report.audit import write_audit as write
-from trustq.report.montage import chosen_candidates, draw_candidates, find_images
+from trustq.report.image_sheets import chosen_candidates, draw_candidates, find_images
 from trustq.results import run_query
 from trustq.store import write_cache
 

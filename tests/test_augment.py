@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from trustq.core.generators import generator
 from trustq.errors import TrustqError
-from trustq.extraction import pixels
-from trustq.extraction.augment import WHOLE, Augmentation
-from trustq.extraction.bridging import EFFECTS, Bridging, draw_skin_tone
-from trustq.extraction.corruptions import CORRUPTIONS, Corruption
+from trustq.extraction.inputs import pixels
+from trustq.extraction.inputs.augment import WHOLE, Augmentation
+from trustq.extraction.inputs.corruptions import CORRUPTIONS, Corruption
+from trustq.extraction.inputs.domain_augmentation import EFFECTS, Bridging, draw_skin_tone
 from trustq.recipes import load_recipe
-from trustq.seeds import generator
 
 SIDE = 96
 OFF = ("horizontal_flip=false", "vertical_flip=false", "rotation=0.0", "colour_jitter=0.0")

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trustq.aurc_conventions import CONVENTIONS, all_conventions, aurc_by
 from trustq.errors import TrustqError
-from trustq.selective import aurc
+from trustq.metrics.aurc_conventions import CONVENTIONS, all_conventions, aurc_by
+from trustq.metrics.selective import aurc
 
 unhurried = settings(deadline=None)  # a busy machine is no failure
 

@@ -9,8 +9,8 @@ from scipy import stats
 from scipy.stats import bootstrap as scipy_bootstrap
 from support import simulated_study
 
-from trustq import metrics, selective
-from trustq.bootstrap import (
+from trustq.errors import TrustqError
+from trustq.evaluation.bootstrap import (
     FIGURES,
     _codes,
     _drawn_counts,
@@ -19,9 +19,9 @@ from trustq.bootstrap import (
     figure_intervals,
     selective_replicates,
 )
-from trustq.errors import TrustqError
-from trustq.metrics import summarise
-from trustq.probabilities import softmax
+from trustq.metrics import classification as metrics
+from trustq.metrics.classification import selective, summarise
+from trustq.metrics.probabilities import softmax
 
 
 def simulated(n=300, k=4, seed=0, decimals=12):

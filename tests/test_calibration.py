@@ -13,10 +13,14 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import NotFittedError
 
-from trustq.calibration import MANY_ROWS, DegenerateCalibrationWarning, TemperatureScaling
+from trustq.calibration.temperature import (
+    MANY_ROWS,
+    DegenerateCalibrationWarning,
+    TemperatureScaling,
+)
 from trustq.errors import TrustqError
-from trustq.metrics import summarise
-from trustq.probabilities import log_softmax, logits_from_probs, softmax
+from trustq.metrics.classification import summarise
+from trustq.metrics.probabilities import log_softmax, logits_from_probs, softmax
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(

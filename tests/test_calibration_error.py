@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from trustq.calibration_error import CONVENTIONS, calibration_errors
-from trustq.metrics import expected_calibration_error
-from trustq.probabilities import log_softmax, softmax
+from trustq.metrics.calibration_error import CONVENTIONS, calibration_errors
+from trustq.metrics.classification import expected_calibration_error
+from trustq.metrics.probabilities import log_softmax, softmax
 
 
 def simulated(n=2000, k=4, seed=0, temperature=1.0):

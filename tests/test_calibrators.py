@@ -8,18 +8,23 @@ import pytest
 from scipy.optimize import minimize
 from sklearn.base import clone
 
-from trustq.calibration import (
+from trustq.calibration.registry import (
+    NAMES,
+    NetcalCalibration,
+    SklearnCalibration,
+    make_calibrator,
+)
+from trustq.calibration.temperature import (
     DegenerateCalibrationWarning,
     NoiseAwareTemperature,
     TemperatureScaling,
     VectorScaling,
     estimate_noise_matrix,
 )
-from trustq.calibrators import NAMES, NetcalCalibration, SklearnCalibration, make_calibrator
 from trustq.errors import TrustqError
-from trustq.metrics import brier_score, nll
-from trustq.metrics import expected_calibration_error as ece
-from trustq.probabilities import log_softmax, logits_from_probs, softmax
+from trustq.metrics.classification import brier_score, nll
+from trustq.metrics.classification import expected_calibration_error as ece
+from trustq.metrics.probabilities import log_softmax, logits_from_probs, softmax
 
 REFUSED = (
     "TemperatureScaling was given labels known to be noisy, on which it takes wrong labels for "

@@ -11,8 +11,11 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from trustq.bootstrap import figure_intervals
-from trustq.class_metrics import (
+from trustq.errors import TrustqError
+from trustq.evaluation.bootstrap import figure_intervals
+from trustq.evaluation.slices import age_bands, slice_figures, slice_names
+from trustq.metrics.classification import macro_auroc
+from trustq.metrics.per_class import (
     class_figures,
     equalised_odds_gaps,
     macro_auprc,
@@ -20,10 +23,7 @@ from trustq.class_metrics import (
     positive_score,
     sensitivity_at_specificity,
 )
-from trustq.errors import TrustqError
-from trustq.metrics import macro_auroc
-from trustq.probabilities import softmax
-from trustq.slices import age_bands, slice_figures, slice_names
+from trustq.metrics.probabilities import softmax
 
 unhurried = settings(deadline=None)  # a busy machine is no failure
 

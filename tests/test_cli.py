@@ -15,8 +15,8 @@ from trustq.cli import app
 from trustq.cli.reference import reference
 from typer.testing import CliRunner
 
+from trustq.data.splits import split_by_group
 from trustq.results import EXAMPLES
-from trustq.splits import split_by_group
 from trustq.store import read_cache, write_cache
 
 ROOT = Path(__file__).resolve().parents[1]

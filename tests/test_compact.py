@@ -20,6 +20,7 @@ from trustq.cli import app
 from typer.testing import CliRunner
 
 from trustq.errors import TrustqError
+from trustq.experiments import plan_sweep, run_sweep
 from trustq.results import (
     clean,
     committed_keys,
@@ -29,7 +30,6 @@ from trustq.results import (
     run_query,
     write_part,
 )
-from trustq.sweep import plan_sweep, run_sweep
 
 
 @pytest.fixture(scope="module")

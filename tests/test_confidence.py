@@ -6,9 +6,9 @@ from scipy.special import logsumexp
 from scipy.stats import entropy
 from sklearn.neighbors import NearestNeighbors
 
-from trustq.confidence import confidence_scores, knn_confidence, mahalanobis_confidence
 from trustq.errors import TrustqError
-from trustq.probabilities import softmax
+from trustq.metrics.confidence import confidence_scores, knn_confidence, mahalanobis_confidence
+from trustq.metrics.probabilities import softmax
 
 
 def simulated(n=60, k=5, seed=0):
@@ -49,7 +49,7 @@ def test_a_shift_of_the_logits_moves_only_energy_and_max_logit():
 
 @pytest.mark.parametrize("k", [1, 4])
 def test_knn_equals_that_of_scikit_learn(k, monkeypatch):
-    monkeypatch.setattr("trustq.confidence.BLOCK", 100)  # several blocks
+    monkeypatch.setattr("trustq.metrics.confidence.BLOCK", 100)  # several blocks
     reference, features = simulated(40), simulated(30, seed=1)
     unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (reference, features)]
     expected = NearestNeighbors(n_neighbors=k).fit(unit[0]).kneighbors(unit[1])[0][:, -1]

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from trustq import tables
+from trustq.core import columns as tables
+from trustq.core.digest import digest_bytes
+from trustq.data.manifest import read_manifest
 from trustq.datasets import ADAPTERS, prepare
-from trustq.digest import digest_bytes
 from trustq.errors import TrustqError
-from trustq.manifest import read_manifest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 needs_shared = pytest.mark.skipif(

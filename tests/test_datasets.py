@@ -16,6 +16,8 @@ import pytest
 from support import refused
 from typer.testing import CliRunner
 
+from trustq.core.columns import read_table
+from trustq.data.manifest import REQUIRED, read_manifest, write_manifest
 from trustq.datasets import (
     ADAPTERS,
     bcn20000,
@@ -28,8 +30,6 @@ from trustq.datasets import (
 from trustq.datasets.combine import combine
 from trustq.datasets.target import with_target
 from trustq.errors import TrustqError
-from trustq.manifest import REQUIRED, read_manifest, write_manifest
-from trustq.tables import read_table
 
 ISIC = ("image", "MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
 PAD_HEADER = (

@@ -13,14 +13,14 @@ from PIL import Image
 from support import make_cache, refused
 from typer.testing import CliRunner
 
-from trustq.audit.close_pairs import hash_distances, hash_pairs, standing_out
-from trustq.audit.duplicates import audit_duplicates, write_audit
-from trustq.audit.fingerprints import HASH_SIDE, VIEWS, WORDS, fingerprint_images
-from trustq.audit.keypoints import Keypoints, find_keypoints
-from trustq.audit.matched_points import SURE, matched_pairs, n_carried
+from trustq.audit.duplicates.close_pairs import hash_distances, hash_pairs, standing_out
+from trustq.audit.duplicates.find import audit_duplicates, write_audit
+from trustq.audit.duplicates.fingerprints import HASH_SIDE, VIEWS, WORDS, fingerprint_images
+from trustq.audit.duplicates.keypoints import Keypoints, find_keypoints
+from trustq.audit.duplicates.matched_points import SURE, matched_pairs, n_carried
+from trustq.data.manifest import read_manifest
 from trustq.datasets import prepare
 from trustq.errors import TrustqError
-from trustq.manifest import read_manifest
 
 HAM10000 = Path(__file__).resolve().parents[2] / "shared" / "data" / "ham10000"
 

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from support_cli import invoke
 
-from trustq.compare import NO_SIGN_FLIP, compare_models
 from trustq.errors import TrustqError
-from trustq.evaluate import evaluate
-from trustq.external import STAGES, shift_figures
-from trustq.metrics import summarise
-from trustq.predictions import Predictions, read_predictions
-from trustq.probabilities import softmax
+from trustq.evaluation.compare_models import NO_SIGN_FLIP, compare_models
+from trustq.evaluation.evaluate import evaluate
+from trustq.evaluation.predictions import Predictions, read_predictions
+from trustq.evaluation.shift_stages import STAGES, shift_figures
+from trustq.metrics.classification import summarise
+from trustq.metrics.probabilities import softmax
 from trustq.report.evaluation import evaluation_page, write_evaluation
-from trustq.stats import mcnemar_test
+from trustq.statistics.paired import mcnemar_test
 
 
 def simulated(n=300, k=3, seed=0, scale=3.0, **fields):

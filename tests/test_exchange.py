@@ -14,11 +14,12 @@ import pytest
 from support import make_cache
 from support_cli import invoke
 
+from trustq.core.columns import read_metadata, write_parquet
+from trustq.data.manifest import make_manifest, write_manifest
 from trustq.errors import TrustqError
-from trustq.manifest import make_manifest, write_manifest
-from trustq.predictions import read_predictions
+from trustq.evaluation.predictions import read_predictions
+from trustq.experiments import repair
 from trustq.recipes import load_recipe
-from trustq.repair import repair
 from trustq.results import connect
 from trustq.store import (
     Cache,
@@ -31,7 +32,6 @@ from trustq.store import (
 )
 from trustq.store.export import STATEMENT
 from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE, SEEN_SELECTION
-from trustq.tables import read_metadata, write_parquet
 
 FORMS = (".npz", ".parquet", ".safetensors")
 

@@ -15,15 +15,15 @@ from support_sweep import points_of, trivial_recipe, write_caches
 from trustq.cli import app
 from typer.testing import CliRunner
 
-from trustq.aurc_conventions import aurc_by
-from trustq.digest import digest_bytes
+from trustq.analysis.main_table import PRESETS, format_main_table, main_table
+from trustq.core.digest import digest_bytes
 from trustq.errors import TrustqError
+from trustq.experiments import plan_sweep, run_sweep
+from trustq.metrics.aurc_conventions import aurc_by
+from trustq.metrics.selective import augrc, aurc
 from trustq.report.bundle import QUERIES, verify_bundle
-from trustq.report.figure_set import draw_figures
-from trustq.report.main_table import PRESETS, format_main_table, main_table
+from trustq.report.plot_set import draw_figures
 from trustq.results import run_query, write_part
-from trustq.selective import augrc, aurc
-from trustq.sweep import plan_sweep, run_sweep
 
 
 @pytest.fixture(scope="module")

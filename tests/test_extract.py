@@ -22,10 +22,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from support_extract import CLASSES, TINY, Heard, extract_one, make_rows, tiny
 from trustq.cli import app
 
+from trustq.data.manifest import Manifest, write_manifest
+from trustq.data.noise import draw_start, parse_noise
 from trustq.errors import TrustqError
 from trustq.extraction import extract, extract_with
-from trustq.manifest import Manifest, write_manifest
-from trustq.noise import draw_start, parse_noise
 from trustq.store import read_attributes, read_cache, relabel_cache, verify_cache
 from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE, SEEN_SELECTION
 
@@ -137,7 +137,7 @@ def test_same_seed_same_bytes_whatever_the_loading_processes(
 
 
 def test_augmentation_depends_on_seed_epoch_and_row_only(images: Path) -> None:
-    from trustq.extraction.images import Augmentation
+    from trustq.extraction.inputs.images import Augmentation
 
     image = Image.open(images / "01.png").convert("RGB")
     augment = Augmentation(5, True, True, True, 15.0, 0.1)
@@ -184,7 +184,7 @@ def test_extract_resumes_after_a_kill(
     write_manifest(manifest, tmp_path / "m.parquet")
     code = (
         "import contextlib, os, signal, sys\n"
-        "from trustq.extraction.progress import StderrProgress\n"
+        "from trustq.extraction.train.progress import StderrProgress\n"
         f"moment = {moment!r}\n"
         "def kill(when):\n"
         "    if when:\n"
@@ -323,7 +323,7 @@ def test_with_needs_the_checkpoint_of_the_cache_and_its_classes(
         f"{tmp_path}/seed5.safetensors: no such file. It is the network of {lone}, which other "
         "images must go through; copy it there, or extract again."
     )
-    from trustq.extraction.weights import make_network, save_checkpoint
+    from trustq.extraction.train.weights import make_network, save_checkpoint
 
     network = make_network("test_convnext", n_classes=3, image_size=32)
     save_checkpoint(tmp_path / "seed5.safetensors", network.model, {})
@@ -614,7 +614,7 @@ def test_command_prints_a_line_a_cache_and_json(manifest: Manifest, tmp_path: Pa
 def test_ctrl_c_exits_130_and_says_how_to_go_on(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import trustq.extraction.train as training
+    import trustq.extraction.train.loop as training
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trustq.audit.fingerprints import fingerprint_images
-from trustq.class_metrics import equalised_odds_gaps
+from trustq.audit.duplicates.fingerprints import fingerprint_images
+from trustq.data.image_measures import MEASURES, image_measures, ita_group, measured
+from trustq.data.manifest import make_manifest
 from trustq.errors import TrustqError
-from trustq.fairness import gap_intervals
-from trustq.manifest import make_manifest
-from trustq.measure import MEASURES, image_measures, ita_group, measured
-from trustq.slices import age_bands, slice_names
+from trustq.evaluation.fairness import gap_intervals
+from trustq.evaluation.slices import age_bands, slice_names
+from trustq.metrics.per_class import equalised_odds_gaps
 
 
 def simulated(seed, *, n=300, sensitivity=(0.9, 0.6)):

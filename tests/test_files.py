@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trustq import tables
+from trustq.core import columns as tables
+from trustq.core.atomic_files import replacing
 from trustq.errors import TrustqError
-from trustq.files import replacing
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ FULL_DISK = """
     from support import make_cache
     from trustq.errors import TrustqError
     from trustq.store import write_cache
-    from trustq.tables import write_parquet
+    from trustq.core.columns import write_parquet
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
     for name, write in (

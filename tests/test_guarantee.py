@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 from support import guarantee_draw
 
 from trustq.errors import TrustqError
-from trustq.guarantee import one_row_per_group, risk_guarantee
+from trustq.metrics.risk_guarantee import one_row_per_group, risk_guarantee
 
 unhurried = settings(deadline=None)  # a busy machine is no failure
 

@@ -10,6 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 from support import make_cache
 
+from trustq.data.splits import group_folds
 from trustq.errors import TrustqError
 from trustq.heads import BoostedHead, LinearHead, SharedFeatures, fit_heads, make_head
 from trustq.heads.out_of_fold import (
@@ -20,9 +21,8 @@ from trustq.heads.out_of_fold import (
     fit_out_of_fold,
     read_crossfit,
 )
-from trustq.probabilities import softmax
+from trustq.metrics.probabilities import softmax
 from trustq.scoring import SCORES, label_quality
-from trustq.splits import group_folds
 
 
 def training_rows(cache, *, n_folds=4):  # type: ignore[no-untyped-def]
@@ -372,7 +372,7 @@ def test_bins_are_those_of_all_rows_whatever_rows_are_used() -> None:
 def test_few_bins_are_kept_of_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     cache = make_cache()
     shared = SharedFeatures(cache.features)
-    monkeypatch.setattr("trustq.heads.shared.KEPT_BINS", 2 * shared.features.size)
+    monkeypatch.setattr("trustq.heads.feature_cache.KEPT_BINS", 2 * shared.features.size)
     for rest in range(5):
         with shared.bins(16, np.arange(240) % 5 != rest):
             pass

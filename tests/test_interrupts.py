@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from trustq.interrupts import heeded
+from trustq.core.interrupts import heeded
 
 
 @pytest.fixture(autouse=True)

@@ -8,17 +8,17 @@ import pytest
 from support import make_cache
 
 from trustq.errors import TrustqError
-from trustq.external import STAGES, shift_figures
-from trustq.label_shift import (
+from trustq.evaluation.shift_stages import STAGES, shift_figures
+from trustq.experiments import repair
+from trustq.metrics.classification import expected_calibration_error, summarise
+from trustq.metrics.label_shift import (
     bbse_frequencies,
     corrected_probs,
     em_frequencies,
     reweighted_figures,
 )
-from trustq.metrics import expected_calibration_error, summarise
-from trustq.probabilities import softmax
+from trustq.metrics.probabilities import softmax
 from trustq.recipes import load_recipe
-from trustq.repair import repair
 from trustq.report import repair_table
 from trustq.report.page import write_report
 from trustq.results import run_query

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trustq import tables
-from trustq.errors import TrustqError
-from trustq.manifest import (
+from trustq.core import columns as tables
+from trustq.data.manifest import (
     FORMAT_VERSION,
     REQUIRED,
     Description,
@@ -22,6 +21,7 @@ from trustq.manifest import (
     read_manifest,
     write_manifest,
 )
+from trustq.errors import TrustqError
 
 ROWS = [
     # sample_id, path, label, group_id, split

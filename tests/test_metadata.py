@@ -11,9 +11,10 @@ from support_sweep import rows_digest, write_caches
 from trustq.cli import app
 from typer.testing import CliRunner
 
-from trustq.balance import domain_balanced, make_balance
-from trustq.digest import digest_strings
+from trustq.core.digest import digest_strings
+from trustq.data.row_weights import domain_balanced, make_balance
 from trustq.errors import TrustqError
+from trustq.experiments import plan_sweep, run_sweep
 from trustq.heads import SharedFeatures, make_head
 from trustq.heads.out_of_fold import TrainingRows, fit_folds
 from trustq.recipes import load_recipe, load_sweep
@@ -23,7 +24,6 @@ from trustq.report.page import write_report
 from trustq.results import committed_cells, run_query
 from trustq.store import Cache
 from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE
-from trustq.sweep import plan_sweep, run_sweep
 
 TONES = ("I-II", "III-IV", "V-VI", "")
 
@@ -540,7 +540,7 @@ KEYS = {
 def test_cells_without_metadata_have_the_keys_they_always_had(
     settings: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trustq.repair.engine.NUMERICS", 4)  # that of the digests
+    monkeypatch.setattr("trustq.experiments.run.NUMERICS", 4)  # that of the digests
     own = make_cache(n=60, weights_digest="w")
     made = make_cache(n=20, seed=1, dataset="other", weights_digest="w")
     other = dataclasses.replace(

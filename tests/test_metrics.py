@@ -14,11 +14,11 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from trustq import metrics, selective
-from trustq.calibration_error import calibration_errors
 from trustq.errors import TrustqError
-from trustq.metrics import summarise
-from trustq.probabilities import log_softmax, logits_from_probs, softmax
+from trustq.metrics import classification as metrics
+from trustq.metrics.calibration_error import calibration_errors
+from trustq.metrics.classification import selective, summarise
+from trustq.metrics.probabilities import log_softmax, logits_from_probs, softmax
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(

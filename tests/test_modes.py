@@ -17,12 +17,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from support_extract import CLASSES, TINY, Heard, draw_images, extract_one, make_rows, tiny
 from trustq.cli import app
 
+from trustq.data.manifest import Manifest, write_manifest
+from trustq.data.splits import group_folds
 from trustq.errors import TrustqError
 from trustq.extraction import extract, extract_with
+from trustq.extraction.inputs.staging import stage
 from trustq.extraction.launch import own_share
-from trustq.extraction.staging import stage
-from trustq.manifest import Manifest, write_manifest
-from trustq.splits import group_folds
 from trustq.store import open_cache, read_cache, verify_cache
 from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE, SEEN_SELECTION
 
@@ -56,10 +56,10 @@ def test_no_row_is_scored_by_a_network_that_saw_its_group(crossfitted: Any) -> N
 def test_a_fold_is_what_a_training_without_its_rows_gives(
     manifest: Manifest, crossfitted: Any, tmp_path: Path
 ) -> None:
-    from trustq.extraction.crossfit import crossfit
     from trustq.extraction.exposure import rows_of_training
-    from trustq.extraction.images import Preprocessing
-    from trustq.extraction.weights import start_network
+    from trustq.extraction.inputs.images import Preprocessing
+    from trustq.extraction.train.crossfit import crossfit
+    from trustq.extraction.train.weights import start_network
 
     recipe = tiny(*CROSSFIT).extract
     rows = rows_of_training(manifest, recipe=recipe, seed=5)
@@ -476,7 +476,7 @@ def small_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         network.model.register_forward_pre_hook(refuse)
         return network, left_out
 
-    from trustq.extraction.weights import start_network
+    from trustq.extraction.train.weights import start_network
 
     monkeypatch.setattr(run, "start_network", start)
 
@@ -494,8 +494,8 @@ def test_out_of_memory_tells_the_batch_that_fits(
 
 
 def test_a_batch_of_two_is_the_least_that_is_advised(monkeypatch: pytest.MonkeyPatch) -> None:
-    from trustq.extraction import memory
-    from trustq.extraction.weights import start_network
+    from trustq.extraction.train.loop import memory
+    from trustq.extraction.train.weights import start_network
 
     monkeypatch.setattr(memory, "fits", lambda *_, **__: True)
     recipe = tiny("batch_size=3").extract
@@ -524,7 +524,7 @@ def test_auto_batch_trains_with_what_fits_and_the_cache_says_so(
 def test_out_of_memory_while_features_are_taken_is_told(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trustq.extraction import dump
+    from trustq.extraction.dump.cache_dump import cache_dump as dump
 
     def refuse(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -548,7 +548,7 @@ def test_with_and_a_setting_of_training_is_bad_usage() -> None:
 def test_a_network_that_never_fits_is_told(
     manifest: Manifest, tmp_path: Path, small_memory: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trustq.extraction import memory
+    from trustq.extraction.train.loop import memory
 
     monkeypatch.setattr(memory, "fits", lambda *_, **__: False)
     with pytest.raises(TrustqError) as told:

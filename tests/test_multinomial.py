@@ -14,9 +14,9 @@ from sklearn.linear_model import LogisticRegression
 
 from trustq.errors import TrustqError
 from trustq.heads import LinearHead, SharedFeatures, fit_multinomial, fit_penalty_path, multinomial
-from trustq.heads.coordinates import Coordinates
+from trustq.heads.feature_cache import one_blas_thread
 from trustq.heads.multinomial import MultinomialFits
-from trustq.heads.shared import one_blas_thread
+from trustq.heads.preconditioner import Coordinates
 
 
 def problem(

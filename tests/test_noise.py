@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import binom, norm
 from support import refused
 
-from trustq.errors import TrustqError
-from trustq.noise import (
+from trustq.core.generators import generator
+from trustq.data.noise import (
     FLIP_SPREAD,
     Noise,
     draw_noise,
@@ -19,8 +19,8 @@ from trustq.noise import (
     packaged_noise,
     parse_noise,
 )
-from trustq.seeds import generator
-from trustq.splits import group_folds
+from trustq.data.splits import group_folds
+from trustq.errors import TrustqError
 
 SEVEN = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 COUNTS = np.array([327, 514, 1099, 115, 1113, 6705, 142])  # of the published HAM10000 table

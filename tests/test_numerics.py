@@ -4,7 +4,7 @@ import json
 
 from record_numerics import RECORD, code_digest, source_digests
 
-from trustq.repair.engine import NUMERICS
+from trustq.experiments.run import NUMERICS
 
 
 def test_numerical_code_is_as_recorded_with_its_version() -> None:
@@ -14,7 +14,7 @@ def test_numerical_code_is_as_recorded_with_its_version() -> None:
     changed = [name for name in names if code.get(name) != record["code"].get(name)]
     assert (changed, NUMERICS) == ([], record["numerics"]), (
         f"Code that makes numbers has changed: {', '.join(changed) or 'its version'}. If a number "
-        "of an existing setting changes, raise NUMERICS in trustq/repair/engine.py, so that its "
+        "of an existing setting changes, raise NUMERICS in trustq/experiments/run.py, so that its "
         "cells are run again, and say so in CHANGELOG.md. Then: python tests/record_numerics.py"
     )
 

@@ -10,19 +10,19 @@ from support import make_cache
 from support_cli import invoke
 from support_power import detected
 
+from trustq.analysis.study_design import plan_sweep, read_pilot, variation
 from trustq.errors import TrustqError
-from trustq.plan import plan_sweep, read_pilot, variation
-from trustq.power import (
+from trustq.recipes import Recipe, SweepRecipe, load_recipe
+from trustq.report.plan import plan_page
+from trustq.results import new_part, write_part
+from trustq.statistics.paired import sign_flip_test
+from trustq.statistics.power import (
     detectable_effect,
     fewest_units,
     sign_flip_floor,
     sign_flip_power,
     units_needed,
 )
-from trustq.recipes import Recipe, SweepRecipe, load_recipe
-from trustq.report.plan import plan_page
-from trustq.results import new_part, write_part
-from trustq.stats import sign_flip_test
 
 ARMS = ("none", "random", "self_confidence", "oracle")
 

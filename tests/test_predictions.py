@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from support import make_cache
 
+from trustq.core.columns import write_parquet
 from trustq.errors import TrustqError
-from trustq.predictions import read_predictions
-from trustq.probabilities import softmax
+from trustq.evaluation.predictions import read_predictions
+from trustq.metrics.probabilities import softmax
 from trustq.store import write_cache
-from trustq.tables import write_parquet
 
 
 def simulated(n=12, k=3, seed=0):

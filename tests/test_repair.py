@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from support import make_cache
 
-from trustq.calibrators import NAMES, make_calibrator
-from trustq.class_metrics import class_figures
+from trustq.calibration.registry import NAMES, make_calibrator
+from trustq.data.noise import draw_start, parse_noise
 from trustq.errors import TrustqError
-from trustq.metrics import summarise
-from trustq.noise import draw_start, parse_noise
+from trustq.metrics.classification import summarise
+from trustq.metrics.per_class import class_figures
 from trustq.recipes import SweepRecipe, load_recipe
 from trustq.repair import draw_experiment, parse_arm, repair
 from trustq.repair.arms import budget_size, round_sizes
@@ -189,7 +189,7 @@ def test_a_calibrator_without_validation_rows_is_refused(tmp_path: Path) -> None
 def test_a_calibrator_that_is_not_installed_is_refused_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trustq.calibrators.find_spec", lambda name: None)
+    monkeypatch.setattr("trustq.calibration.registry.find_spec", lambda name: None)
     with pytest.raises(TrustqError) as caught:
         repair([make_cache()], recipe=recipe("calibrator=netcal-beta"), results=tmp_path / "r")
     assert str(caught.value) == (
@@ -606,7 +606,7 @@ def test_tables_and_pictures_of_a_run(finished: Path, tmp_path: Path) -> None:
 
 
 def test_draws_that_are_copies_are_no_evidence() -> None:
-    from trustq.report.tables import _difference
+    from trustq.analysis.repair_table import _difference
 
     def figures(*values: float) -> dict[tuple[int, int], dict[tuple[str, str], float]]:
         pairs = [(backbone, draw) for backbone in (42, 52) for draw in range(10)]

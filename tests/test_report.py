@@ -21,12 +21,11 @@ from trustq.cli import app
 from typer.testing import CliRunner
 
 from trustq.errors import TrustqError
+from trustq.experiments import plan_sweep, repair, run_sweep
 from trustq.recipes import load_recipe
-from trustq.repair import repair
 from trustq.report.page import MOST_SETS, write_report
 from trustq.results import write_part
 from trustq.store import write_cache
-from trustq.sweep import plan_sweep, run_sweep
 
 CHROMIUM = shutil.which("chromium")
 EVIL = "<script>window.evil = 1</script>"

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trustq.core.columns import Columns, write_parquet
 from trustq.errors import TrustqError
 from trustq.results import (
     EXAMPLES,
@@ -31,8 +32,7 @@ from trustq.results import (
 from trustq.results.schema import COMPARED, COORDINATES, MATCHED, PURCHASE, SETTINGS
 from trustq.results.views import EXACT_UP_TO, _sign_flip_p, derived_views
 from trustq.results.write import mark
-from trustq.stats import sign_flip_test
-from trustq.tables import Columns, write_parquet
+from trustq.statistics.paired import sign_flip_test
 
 
 def columns(rows: list[dict[str, Any]]) -> Columns:

@@ -15,19 +15,19 @@ from support_extract import Heard, extract_one, make_rows, tiny
 from trustq.cli import app
 from typer.testing import CliRunner
 
+from trustq.analysis.main_table import main_table
+from trustq.analysis.refit_order import refit_order_warnings
+from trustq.analysis.significance import results_seed_tables, significance
+from trustq.core.columns import read_metadata, read_table, write_parquet
+from trustq.data.manifest import Manifest
+from trustq.data.purchase_origin import Origin, training_digest
 from trustq.errors import TrustqError
+from trustq.experiments import repair
 from trustq.extraction import extract
-from trustq.manifest import Manifest
-from trustq.origin import Origin, training_digest
 from trustq.recipes import load_recipe
-from trustq.repair import repair
-from trustq.report.main_table import main_table
-from trustq.report.refit_order import refit_order_warnings
 from trustq.results import connect, run_query, save_repaired_labels
-from trustq.significance import results_seed_tables, significance
 from trustq.store import read_cache
 from trustq.store.format import SEEN_OBSERVED
-from trustq.tables import read_metadata, read_table, write_parquet
 
 torch = pytest.importorskip("torch")
 
@@ -261,7 +261,7 @@ def test_an_origin_that_no_cell_has_is_refused(loop: Any, tmp_path: Path) -> Non
 
 
 def _whole() -> dict[str, Any]:
-    from trustq.origin import PURCHASE_COLUMNS
+    from trustq.data.purchase_origin import PURCHASE_COLUMNS
 
     made = {str: "a", int: 1, bool: False}
     return {

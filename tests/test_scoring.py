@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import make_cache
 
+from trustq.data.splits import group_folds
 from trustq.errors import TrustqError
 from trustq.heads import make_head
 from trustq.heads.out_of_fold import (
@@ -20,7 +21,7 @@ from trustq.heads.out_of_fold import (
     fit_out_of_fold,
     read_passes,
 )
-from trustq.probabilities import softmax
+from trustq.metrics.probabilities import softmax
 from trustq.scoring import (
     LABEL_BLIND,
     NO_PROBABILITIES,
@@ -40,7 +41,6 @@ from trustq.scoring.confident import (
     find_label_issues,
 )
 from trustq.scoring.neighbours import hybrid, k_centre, knn_agreement, nearest_rows
-from trustq.splits import group_folds
 from trustq.store import Cache
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from trustq.errors import TrustqError
-from trustq.probabilities import logits_from_probs, softmax
-from trustq.selective import (
+from trustq.metrics.probabilities import logits_from_probs, softmax
+from trustq.metrics.selective import (
     augrc,
     aurc,
     coverage_at,

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from support_cli import invoke
 
-from trustq.errors import TrustqError
-from trustq.significance import (
+from trustq.analysis.significance import (
     SeedTable,
     default_metrics,
     format_significance,
@@ -18,6 +17,7 @@ from trustq.significance import (
     results_seed_tables,
     significance,
 )
+from trustq.errors import TrustqError
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT.parent / "shared" / "reference" / "trustquerynet"

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trustq.data.splits import group_folds, split_by_group, thin_classes
 from trustq.errors import TrustqError
-from trustq.splits import group_folds, split_by_group, thin_classes
 
 
 @st.composite

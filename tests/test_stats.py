@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, permutation_test
 
 from trustq.errors import TrustqError
-from trustq.stats import (
+from trustq.statistics.paired import (
     bootstrap_interval,
     effect_size,
     holm,

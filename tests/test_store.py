@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from support import make_cache
 
+from trustq.data.manifest import make_manifest
 from trustq.errors import TrustqError
-from trustq.manifest import make_manifest
 from trustq.store import (
     Cache,
     find_caches,

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 from support import make_cache
 
+from trustq.data.manifest import SPLITS
 from trustq.errors import TrustqError
-from trustq.manifest import SPLITS
 from trustq.store import Cache, export_cache, import_cache, read_cache, verify_cache, write_cache
 
 FORMS = (".h5", ".npz", ".parquet", ".safetensors")

@@ -27,13 +27,12 @@ from trustq.cli import app
 from typer.testing import CliRunner
 
 from trustq.errors import TrustqError
+from trustq.experiments import estimate_seconds, plan_sweep, repair, run_sweep
+from trustq.experiments.parallel import LARGEST_CHUNK, _chunks
 from trustq.recipes import load_recipe, load_sweep, packaged_sweeps
-from trustq.repair import repair
 from trustq.results import run_query
 from trustq.store import read_cache, write_cache
 from trustq.store.format import SEEN_REFERENCE
-from trustq.sweep import estimate_seconds, plan_sweep, run_sweep
-from trustq.sweep.run import LARGEST_CHUNK, _chunks
 
 
 @pytest.fixture(scope="module")

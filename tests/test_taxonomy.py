@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trustq.core.columns import read_table
+from trustq.data.manifest import make_manifest
+from trustq.data.taxonomy import CONDITIONS, TARGETS, label_key, map_labels, read_taxonomy
 from trustq.datasets import bcn20000, isic2018_task3, isic2019, pad_ufes_20
 from trustq.datasets.rows import Rows, texts
 from trustq.datasets.target import retarget, with_target
 from trustq.errors import TrustqError
-from trustq.manifest import make_manifest
-from trustq.tables import read_table
-from trustq.taxonomy import CONDITIONS, TARGETS, label_key, map_labels, read_taxonomy
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 TABLES = [

@@ -15,28 +15,28 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from support_extract import Heard, extract_one, make_rows, tiny
 
-from trustq.balance import class_balanced, domain_balanced
+from trustq.data.manifest import Manifest
+from trustq.data.row_weights import class_balanced, domain_balanced
 from trustq.errors import TrustqError
 from trustq.extraction.exposure import rows_of_training
+from trustq.extraction.inputs.sampling import sampling_weights
 from trustq.extraction.run import _training_jobs
-from trustq.extraction.sampling import sampling_weights
-from trustq.extraction.selection import best_epoch
 from trustq.extraction.settings import require_agreeing
-from trustq.manifest import Manifest
-from trustq.metrics import summarise
+from trustq.extraction.train.selection import best_epoch
+from trustq.metrics.classification import summarise
 from trustq.recipes import load_recipe, packaged
 from trustq.store.format import SEEN_SELECTION
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 
-from trustq.extraction.device import MixedPrecision
-from trustq.extraction.images import Preprocessing, TrainingBatches
-from trustq.extraction.losses import make_loss
-from trustq.extraction.mixing import Mixing
-from trustq.extraction.optimizer import freeze_stages, make_optimizer
-from trustq.extraction.train import train
-from trustq.extraction.weights import Network, make_network, start_network
+from trustq.extraction.inputs.images import Preprocessing, TrainingBatches
+from trustq.extraction.inputs.mixing import Mixing
+from trustq.extraction.train.device import MixedPrecision
+from trustq.extraction.train.loop import train
+from trustq.extraction.train.losses import make_loss
+from trustq.extraction.train.optimizer import freeze_stages, make_optimizer
+from trustq.extraction.train.weights import Network, make_network, start_network
 
 CPU = torch.device("cpu")
 HEADS = {"test_convnext": "head.", "test_resnet": "fc.", "test_vit": "head."}
@@ -192,7 +192,7 @@ def test_slopes_are_finite_where_probabilities_are_0_or_1(settings: dict[str, An
 def test_priors_are_of_the_labels_trained_on(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import trustq.extraction.train as training
+    import trustq.extraction.train.loop as training
 
     given = []
 

@@ -20,9 +20,10 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from trustq.cli import app
 
+from trustq.data.manifest import Manifest, make_manifest, write_manifest
 from trustq.errors import TrustqError
-from trustq.extraction import corruptions, extract, extract_with
-from trustq.manifest import Manifest, make_manifest, write_manifest
+from trustq.extraction import extract, extract_with
+from trustq.extraction.inputs import corruptions
 from trustq.recipes import Recipe, load_recipe
 from trustq.store import Cache, read_cache, verify_cache, write_cache, writing_cache
 
@@ -364,7 +365,7 @@ def test_a_view_that_changes_no_feature_is_an_error(tmp_path: Path) -> None:
 def test_passes_of_a_network_without_dropout_are_an_error(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trustq.extraction.views import DropoutPasses
+    from trustq.extraction.dump.views import DropoutPasses
 
     class Plain(torch.nn.Module):
         def forward_features(self, images: Any) -> Any:
@@ -421,7 +422,7 @@ def test_what_cannot_be_stored_is_told_before_anything_runs(
 def test_a_map_that_is_no_grid_is_told_before_training(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trustq.extraction.weights import grid_of, make_network
+    from trustq.extraction.train.weights import grid_of, make_network
 
     network = make_network("test_convnext", n_classes=3, image_size=32)
     with pytest.raises(TrustqError) as error:
@@ -436,7 +437,7 @@ def test_a_map_that_is_no_grid_is_told_before_training(
 
 
 def test_aspect_squashes_crops_or_pads() -> None:
-    from trustq.extraction.images import Preprocessing
+    from trustq.extraction.inputs.images import Preprocessing
 
     image = Image.new("RGB", (80, 40), (10, 10, 10))
     image.paste((250, 0, 0), (0, 0, 20, 40))  # the left quarter
@@ -480,8 +481,8 @@ def test_aspect_and_interpolation_change_features_and_are_stored(
 def test_random_crop_changes_what_is_trained_on_and_not_what_is_dumped(
     manifest: Manifest, tmp_path: Path
 ) -> None:
-    from trustq.extraction.augment import Augmentation
-    from trustq.extraction.images import EVALUATION, ImageLoader, Preprocessing
+    from trustq.extraction.inputs.augment import Augmentation
+    from trustq.extraction.inputs.images import EVALUATION, ImageLoader, Preprocessing
 
     def batch(epoch: int, *settings: str) -> np.ndarray:
         augmentation = Augmentation.of_recipe(tiny("rotation=0.0", *settings).extract, seed=0)
@@ -580,7 +581,7 @@ def test_a_cache_of_before_these_keys_is_still_the_recipe_s(
 
 
 def test_a_view_of_the_same_images_is_no_external_test(tmp_path: Path) -> None:
-    from trustq.repair import repair
+    from trustq.experiments import repair
 
     cache = make_cache(weights_digest="w")
     views = {

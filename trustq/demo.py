@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trustq.datasets import prepare
+from trustq.experiments import repair
 from trustq.recipes import Recipe, load_recipe
-from trustq.repair import repair
 from trustq.report import (
     RepairTable,
     repair_curve_figure,

@@ -39,7 +39,7 @@ from sklearn.metrics import (
 from threadpoolctl import threadpool_limits
 
 from trustq.heads import SharedFeatures, fit_multinomial, fit_penalty_path
-from trustq.probabilities import softmax
+from trustq.metrics.probabilities import softmax
 from trustq.recipes import Recipe, load_recipe
 from trustq.repair import draw_experiment, repair
 from trustq.repair.loop import REGULARISATION_GRID

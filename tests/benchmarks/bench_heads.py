@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
 from trustq.heads import MultinomialFits, SharedFeatures, fit_multinomial
-from trustq.probabilities import softmax
+from trustq.metrics.probabilities import softmax
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "ham10000_features"
 RESULTS = Path(__file__).with_name("results_heads.md")

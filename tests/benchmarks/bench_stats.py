@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trustq.bootstrap import selective_replicates
-from trustq.calibration import TemperatureScaling
+from trustq.calibration.temperature import TemperatureScaling
+from trustq.evaluation.bootstrap import selective_replicates
 
 N, REPLICATES = 10_000, 10_000
 LOOP_REPLICATES = 100  # of the peers, times 100

@@ -29,8 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support import make_cache
 
+from trustq.experiments import repair
 from trustq.recipes import load_recipe
-from trustq.repair import repair
 from trustq.results import clean, compact, connect
 
 # Children are forked from a server that has imported this and done nothing else.

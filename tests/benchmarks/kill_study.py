@@ -28,9 +28,9 @@ import timm  # noqa: F401
 import torch  # noqa: F401
 from support_extract import Heard, draw_images, make_rows, tiny
 
-import trustq.extraction.crossfit  # noqa: F401
+import trustq.extraction.train.crossfit  # noqa: F401
+from trustq.data.manifest import Manifest
 from trustq.extraction import extract
-from trustq.manifest import Manifest
 from trustq.recipes import Recipe
 from trustq.store import verify_cache
 from trustq.store.read import read_attributes

@@ -15,9 +15,9 @@ import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
 
+from trustq.data.noise import draw_noise, parse_noise
 from trustq.heads import SharedFeatures, make_head
-from trustq.noise import draw_noise, parse_noise
-from trustq.probabilities import softmax
+from trustq.metrics.probabilities import softmax
 from trustq.scoring import SCORE_TITLES, SCORES
 from trustq.scoring.confident import estimated_noise_rate
 

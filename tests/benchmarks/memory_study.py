@@ -35,8 +35,8 @@ def run(folder: Path, n: int) -> None:
     """Extract `n` images and print the peak memory in MB: this process, its largest child."""
     from support_extract import Heard, tiny
 
+    from trustq.data.manifest import make_manifest
     from trustq.extraction import extract
-    from trustq.manifest import make_manifest
 
     images = folder / f"of{n}"
     for start in range(0, n, DRAWN):

@@ -13,9 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support_power import detected
 
-from trustq.plan import variation
-from trustq.power import detectable_effect, sign_flip_floor
-from trustq.stats import sign_flip_test
+from trustq.analysis.study_design import variation
+from trustq.statistics.paired import sign_flip_test
+from trustq.statistics.power import detectable_effect, sign_flip_floor
 
 SWEEPS = 2000
 

@@ -67,8 +67,8 @@ def figures() -> tuple[str, str, float, float]:
     """All figures of one prediction set against scikit-learn's functions and a loop for AURC."""
     from sklearn import metrics as peer_metrics
 
-    from trustq.metrics import summarise
-    from trustq.probabilities import softmax
+    from trustq.metrics.classification import summarise
+    from trustq.metrics.probabilities import softmax
 
     rng = np.random.default_rng(0)
     n, k = 1_400, 7
@@ -99,8 +99,8 @@ def temperature() -> tuple[str, str, float, float]:
     """The exact temperature against scipy's bounded scalar minimiser to the same tolerance."""
     from scipy.optimize import minimize_scalar
 
-    from trustq.calibration import TemperatureScaling
-    from trustq.probabilities import log_softmax
+    from trustq.calibration.temperature import TemperatureScaling
+    from trustq.metrics.probabilities import log_softmax
 
     rng = np.random.default_rng(0)
     n, k = 100_000, 7

@@ -68,8 +68,8 @@ def together(folder: Path, cells: int) -> None:
 
 def overhead(folder: Path, cells: int) -> None:
     """What a sweep of trivial cells costs beyond computing them."""
+    from trustq.experiments import plan_sweep, run_sweep
     from trustq.results import run_query
-    from trustq.sweep import plan_sweep, run_sweep
 
     recipe = trivial_recipe(folder, write_caches(folder), draws=str(cells // CELLS_PER_DRAW))
     for jobs in (1, 2):
@@ -90,8 +90,8 @@ def sql(folder: Path, cells: int) -> None:
     """AURC and AUGRC of 100 cells x 10,000 predictions in SQL."""
     import numpy as np
 
+    from trustq.metrics.selective import augrc, aurc
     from trustq.results import run_query, write_part
-    from trustq.selective import augrc, aurc
 
     rng = np.random.default_rng(0)
     n, expected = 10_000, {}

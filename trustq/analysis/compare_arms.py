@@ -8,12 +8,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trustq.bootstrap import FIGURES, REPLICATES, Comparison, crossed_figures, figure_intervals
+from trustq.analysis.significance import Significance, format_significance
 from trustq.errors import TrustqError
+from trustq.evaluation.bootstrap import (
+    FIGURES,
+    REPLICATES,
+    Comparison,
+    crossed_figures,
+    figure_intervals,
+)
 from trustq.results import connect
 from trustq.results.schema import MATCHED
-from trustq.significance import Significance, format_significance
-from trustq.stats import (
+from trustq.statistics.paired import (
     Effect,
     SignFlip,
     effect_size,

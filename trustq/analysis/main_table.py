@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from trustq.aurc_conventions import aurc_by
+from trustq.analysis.refit_order import refit_order_warnings
+from trustq.analysis.repair_table import DISCLAIMER, arm_order
+from trustq.analysis.significance import _latex, _markdown
 from trustq.errors import TrustqError
-from trustq.report.refit_order import refit_order_warnings
-from trustq.report.tables import DISCLAIMER, arm_order
+from trustq.metrics.aurc_conventions import aurc_by
 from trustq.results import connect
 from trustq.results.schema import LOWER_IS_BETTER, PROBLEM, SETTINGS
-from trustq.significance import _latex, _markdown
 
 FORMATS = ("markdown", "csv", "latex", "table")
 METRICS = ("accuracy", "macro_f1", "ece", "nll", "aurc", "augrc")

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from trustq.errors import TrustqError
-from trustq.external import STAGES
+from trustq.evaluation.shift_stages import STAGES
 from trustq.results import connect
-from trustq.stats import paired_summary, sign_flip_test
+from trustq.statistics.paired import paired_summary, sign_flip_test
 
 DISCLAIMER = "Research only, not a medical device."
 
@@ -68,7 +68,7 @@ def repair_table(results: Path, keys: list[str]) -> RepairTable:
     purchases, to no repair and to the oracle, paired by draw (averaged over backbones) or by
     backbone (averaged over draws), whichever are more; the caption
     says which. Rows that are dropped or weighed down have random and oracle of the same action.
-    Records of external sets also have the stages of `trustq.external`.
+    Records of external sets also have the stages of `trustq.evaluation.shift_stages`.
     Raises `TrustqError` when two cells would fall on one place of the table.
     """
     with connect(results) as connection:

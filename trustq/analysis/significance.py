@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from trustq.core.columns import read_table
 from trustq.errors import TrustqError
 from trustq.results import connect
 from trustq.results.schema import MATCHED, PURCHASE, TABLES
-from trustq.stats import effect_size, holm, paired_summary, probability_of_superiority
-from trustq.tables import read_table
+from trustq.statistics.paired import effect_size, holm, paired_summary, probability_of_superiority
 
 FORMATS = ("markdown", "csv", "latex")
 METRICS = ("macro_f1", "accuracy")
@@ -70,9 +70,10 @@ def significance(
     """Compare the first arm of every evaluation with each of its other arms, by each metric.
 
     Differences are paired by seed: mean, sd, 95 % percentile bootstrap over seeds alone (10,000
-    replicates, which with so few units is for reproducing tables: see `trustq.bootstrap`), exact
-    sign-flip p with its floor, Hedges' g and P(a > b). `p_holm` is over all rows of the answer:
-    they are the family. Errors: an evaluation with one arm, a metric or seed that is not there.
+    replicates, which with so few units is for reproducing tables: see
+    `trustq.evaluation.bootstrap`), exact sign-flip p with its floor, Hedges' g and P(a > b).
+    `p_holm` is over all rows of the answer: they are the family. Errors: an evaluation with one
+    arm, a metric or seed that is not there.
 
     >>> a = SeedTable("repair", "test", {"accuracy": {1: 0.8, 2: 0.7, 3: 0.9}})
     >>> b = SeedTable("none", "test", {"accuracy": {1: 0.7, 2: 0.5, 3: 0.6}})

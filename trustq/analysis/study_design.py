@@ -13,12 +13,12 @@ import numpy as np
 from scipy import stats
 
 from trustq.errors import TrustqError
-from trustq.power import detectable_effect, fewest_units, sign_flip_floor, units_needed
+from trustq.experiments import repair
 from trustq.recipes import Recipe, SweepRecipe
-from trustq.repair import repair
 from trustq.repair.arms import BLIND, budget_size, parse_arm, with_references
 from trustq.results import connect
 from trustq.results.schema import LOWER_IS_BETTER, MATCHED
+from trustq.statistics.power import detectable_effect, fewest_units, sign_flip_floor, units_needed
 from trustq.store import Cache
 
 PILOT_BACKBONES = 2  # caches that a pilot runs on: two tell backbones apart, more cost time

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from trustq.audit.folder import StoredAudit
+from trustq.core.columns import Columns
+from trustq.core.label_sheets import read_sheet
 from trustq.errors import TrustqError
-from trustq.sheets import read_sheet
-from trustq.stats import Interval, share_interval
-from trustq.tables import Columns
+from trustq.statistics.paired import Interval, share_interval
 
 ACTIONS = ("relabel", "drop")
 

@@ -7,13 +7,13 @@ import numpy as np
 
 from trustq.audit.folder import StoredAudit
 from trustq.audit.source import AuditSource, open_source
-from trustq.class_metrics import class_figures
+from trustq.core.generators import generator
 from trustq.errors import TrustqError
 from trustq.heads import SharedFeatures, fit_heads, make_head
-from trustq.heads.shared import one_blas_thread
-from trustq.metrics import summarise
-from trustq.probabilities import softmax
-from trustq.seeds import generator
+from trustq.heads.feature_cache import one_blas_thread
+from trustq.metrics.classification import summarise
+from trustq.metrics.per_class import class_figures
+from trustq.metrics.probabilities import softmax
 
 MEASURES = ("accuracy", "macro_f1")
 AUDITED_TOO = ", whose labels helped to choose what is dropped: they were audited too"

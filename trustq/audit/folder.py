@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from trustq.audit.labels import LabelAudit
+from trustq.core.atomic_files import replacing
+from trustq.core.columns import read_table, write_parquet
 from trustq.errors import TrustqError
-from trustq.files import replacing
-from trustq.tables import read_table, write_parquet
 
 FORMAT = "trustq.audit"
 SETTINGS, ROWS, ANSWERS = "audit.json", "rows.parquet", "answers.csv"

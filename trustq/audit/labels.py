@@ -7,9 +7,10 @@ import numpy as np
 
 from trustq.audit.neighbours import nearest, outlier_score
 from trustq.audit.source import AuditSource
-from trustq.class_metrics import class_figures
-from trustq.digest import digest_json
+from trustq.core.digest import digest_json
+from trustq.core.generators import generator
 from trustq.errors import TrustqError
+from trustq.metrics.per_class import class_figures
 from trustq.scoring import (
     LABEL_BLIND,
     NO_PROBABILITIES,
@@ -18,7 +19,6 @@ from trustq.scoring import (
     label_quality,
 )
 from trustq.scoring.confident import confident_joint, find_label_issues
-from trustq.seeds import generator
 
 # Scores that look at the label; the others would rank uncertain images.
 AUDIT_SCORES = tuple(name for name in SCORE_NAMES if name not in LABEL_BLIND)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trustq.heads.shared import one_blas_thread
+from trustq.heads.feature_cache import one_blas_thread
 from trustq.scoring.neighbours import largest_products
 
 K = 10  # neighbours that vote and whose mean distance says how far out a row lies

@@ -6,9 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from trustq.digest import digest_bytes, digest_json
+from trustq.core.columns import read_table
+from trustq.core.digest import digest_bytes, digest_json
+from trustq.data.splits import group_folds, thin_classes
 from trustq.errors import TrustqError
+from trustq.evaluation.predictions import Predictions, read_predictions
 from trustq.heads import SharedFeatures, make_head
+from trustq.heads.feature_cache import one_blas_thread
 from trustq.heads.out_of_fold import (
     OutOfFold,
     TrainingRows,
@@ -16,12 +20,8 @@ from trustq.heads.out_of_fold import (
     fit_folds,
     read_crossfit,
 )
-from trustq.heads.shared import one_blas_thread
-from trustq.predictions import Predictions, read_predictions
-from trustq.probabilities import log_softmax
-from trustq.splits import group_folds, thin_classes
+from trustq.metrics.probabilities import log_softmax
 from trustq.store import Cache, import_cache, read_cache
-from trustq.tables import read_table
 
 SOURCES = ("auto", "head", "crossfit", "file")
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # of a linear head; the lowest out-of-fold log loss is taken

@@ -1,4 +1,4 @@
-"""Calibrators of other libraries in the form of `trustq.calibration`, and all of them by name.
+"""All calibrators by name; those of other libraries in the form of ours.
 
 netcal's and scikit-learn's work class by class and normalise, so predicted classes may change (2
 to 4 % of rows when tried): report accuracy after them.
@@ -16,9 +16,9 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from threadpoolctl import threadpool_limits
 
-from trustq.calibration import Calibrator, TemperatureScaling, VectorScaling
+from trustq.calibration.temperature import Calibrator, TemperatureScaling, VectorScaling
 from trustq.errors import TrustqError
-from trustq.probabilities import PROBABILITY_FLOOR, _log_softmax
+from trustq.metrics.probabilities import PROBABILITY_FLOOR, _log_softmax
 
 NETCAL_METHODS = ("isotonic", "beta", "histogram", "bbq", "enir")
 SKLEARN_METHODS = ("sigmoid", "isotonic", "temperature")

@@ -1,7 +1,8 @@
 """Calibration of probabilities on held-out rows: temperature and vector scaling.
 
 Every calibrator has `fit(logits, labels)`, `transform` (logits out) and `predict_proba`, and says
-in `labels_used_` which labels it was fitted on. Those of other libraries: `trustq.calibrators`.
+in `labels_used_` which labels it was fitted on. Those of other libraries are in
+`trustq.calibration.registry`.
 """
 
 import math
@@ -14,7 +15,7 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from trustq.errors import TrustqError
-from trustq.probabilities import (
+from trustq.metrics.probabilities import (
     PROBABILITY_FLOOR,
     _log_softmax,
     checked_labels,

@@ -13,8 +13,8 @@ from typing import Any
 import duckdb
 import numpy as np
 
+from trustq.core.atomic_files import replacing
 from trustq.errors import TrustqError
-from trustq.files import replacing
 
 Columns = dict[str, np.ndarray]
 

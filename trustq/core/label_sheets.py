@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trustq import tables
+from trustq.core import columns as tables
 from trustq.errors import TrustqError
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from trustq.core.columns import Columns, read_table
 from trustq.errors import TrustqError
-from trustq.tables import Columns, read_table
 
 # What a column of ids may be called, the first that is there.
 ID_COLUMNS = ("sample_ids", "sample_id", "image_id", "image", "isic_id", "id")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from trustq.colour import as_rgb
+from trustq.data.manifest import Manifest
+from trustq.data.pillow_rgb import as_rgb
 from trustq.errors import TrustqError
-from trustq.manifest import Manifest
 
 MEASURES = (
     "image_width",  # pixels

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from trustq import tables
-from trustq.digest import digest_strings
+from trustq.core import columns as tables
+from trustq.core.columns import Columns
+from trustq.core.digest import digest_strings
 from trustq.errors import TrustqError
-from trustq.tables import Columns
 
 SPLITS = ("train", "val", "test", "external")
 REQUIRED = ("sample_id", "path", "label", "group_id", "split", "dataset", "domain")
 IMAGE_DIGEST = "image_digest"  # xxh3 of each image file's bytes, where they were read
 
-FORMAT = "trustq.manifest"
+FORMAT = "trustq.data.manifest"
 FORMAT_VERSION = 1
 _FOOTER = ("format_version", "classes", "root", "split_origin", "digests")
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from trustq import tables
-from trustq.digest import digest_array, digest_bytes, digest_json
+from trustq.core import columns as tables
+from trustq.core.digest import digest_array, digest_bytes, digest_json
+from trustq.core.generators import generator
+from trustq.core.label_sheets import read_sheet
 from trustq.errors import TrustqError
-from trustq.seeds import generator
-from trustq.sheets import read_sheet
 
 FLIP_SPREAD = 0.1  # of a row's own flip rate about the asked one, as in Xia et al.'s code
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trustq.digest import digest_json
+from trustq.core.columns import read_metadata
+from trustq.core.digest import digest_json
 from trustq.errors import TrustqError
 from trustq.recipes import Recipe, resolved
-from trustq.tables import read_metadata
 
 # Columns of `cells` that say what was bought, on what: a network trained on the outcome is that
 # arm with the backbone fitted again, so its cells take them over.

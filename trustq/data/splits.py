@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from trustq.core.generators import generator
 from trustq.errors import TrustqError
-from trustq.seeds import generator
 
 
 def split_by_group(

@@ -11,8 +11,8 @@ from trustq.errors import TrustqError
 if TYPE_CHECKING:  # numpy and DuckDB stay out of `trustq --help`
     import numpy as np
 
+    from trustq.data.manifest import Manifest
     from trustq.datasets.rows import Rows
-    from trustq.manifest import Manifest
 
 FRACTIONS = (0.70, 0.15, 0.15)  # train, val, test
 SPLIT_MODES = ("made", "published", "external")
@@ -142,7 +142,7 @@ def prepare(
     `fractions`, unless the data set or `splits_file` (`sample_id` and `split` of every row) says
     how. `split` is `made`, `published` (the data set's own parts; its training part gives those
     that it lacks) or `external` (all rows). Labels are the published ones or, by `target`, those of
-    `trustq.taxonomy` (`condition`, `malignant`, `ham10000`); all of these are kept as columns.
+    `trustq.data.taxonomy` (`condition`, `malignant`, `ham10000`); all of these are kept as columns.
     `taxonomy` is a CSV used instead of the packaged table, `drop` names published labels whose rows
     are left out, `merge_duplicates` a table of pairs whose groups become one. `progress` is called
     with images read and images in all, `say` with sentences worth reading. Raises `TrustqError`
@@ -153,15 +153,15 @@ def prepare(
     ...     len(prepare("digits", out=Path(folder) / "digits.parquet"))
     1797
     """
-    from trustq.datasets.groups import merged_groups
-    from trustq.datasets.target import with_target
-    from trustq.manifest import (
+    from trustq.data.manifest import (
         IMAGE_DIGEST,
         make_manifest,
         mixed_groups,
         require_parquet,
         write_manifest,
     )
+    from trustq.datasets.groups import merged_groups
+    from trustq.datasets.target import with_target
 
     say = say or (lambda sentence: None)
     out = Path(out)
@@ -234,8 +234,8 @@ def _with_split(
 ) -> tuple[dict[str, "np.ndarray"], dict[str, Any]]:
     import numpy as np
 
-    from trustq.manifest import SPLITS, make_manifest
-    from trustq.splits import split_by_group
+    from trustq.data.manifest import SPLITS, make_manifest
+    from trustq.data.splits import split_by_group
 
     columns = rows.columns
     if splits_file is not None:
@@ -264,7 +264,7 @@ def _published(
     """The data set's own parts; its training part is divided among itself and those it lacks."""
     import numpy as np
 
-    from trustq.splits import split_by_group
+    from trustq.data.splits import split_by_group
 
     columns = rows.columns
     if "published_split" not in columns:
@@ -293,9 +293,9 @@ def _published(
 def _split_of_file(path: Path, sample_ids: "np.ndarray") -> "np.ndarray":
     import numpy as np
 
+    from trustq.core.columns import read_table
+    from trustq.data.manifest import SPLITS
     from trustq.datasets.rows import column, named_rows, texts
-    from trustq.manifest import SPLITS
-    from trustq.tables import read_table
 
     columns = read_table(path)
     ids = texts(column(columns, "sample_id", source=str(path)).tolist()).tolist()
@@ -329,8 +329,8 @@ def _image_digests(
 
     import numpy as np
 
+    from trustq.core.digest import digest_bytes
     from trustq.datasets.rows import named_rows
-    from trustq.digest import digest_bytes
 
     n = len(manifest)
     paths = [manifest.image_path(row) for row in range(n)]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trustq.core.columns import Columns, read_table
 from trustq.datasets import isic2019
 from trustq.datasets.rows import (
     Rows,
@@ -20,7 +21,6 @@ from trustq.datasets.rows import (
     without_missing,
 )
 from trustq.errors import TrustqError
-from trustq.tables import Columns, read_table
 
 HOW = "The data are at https://doi.org/10.6084/m9.figshare.24140028."
 _OWN = "bcn_20k_train.csv"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trustq.core.columns import Columns, read_table
 from trustq.datasets.rows import (
     Rows,
     column,
@@ -24,7 +25,6 @@ from trustq.datasets.rows import (
     without_missing,
 )
 from trustq.errors import TrustqError
-from trustq.tables import Columns, read_table
 
 CLASSES = ("absent", "present")
 FINDINGS = (

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from trustq.data.manifest import IMAGE_DIGEST, SPLITS, Manifest, make_manifest
+from trustq.data.splits import split_by_group
 from trustq.datasets import FRACTIONS
 from trustq.datasets.groups import merged_groups
 from trustq.errors import TrustqError
-from trustq.manifest import IMAGE_DIGEST, SPLITS, Manifest, make_manifest
-from trustq.splits import split_by_group
 
 
 def combine(

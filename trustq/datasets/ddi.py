@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trustq.core.columns import read_table
 from trustq.datasets.rows import (
     Rows,
     column,
@@ -19,7 +20,6 @@ from trustq.datasets.rows import (
 )
 from trustq.datasets.skin_tone import DDI
 from trustq.errors import TrustqError
-from trustq.tables import read_table
 
 TABLE = "ddi_metadata.csv"
 HOW = "The data are at https://ddi-dataset.github.io (research use, by agreement)."

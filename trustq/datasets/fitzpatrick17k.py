@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trustq.core.columns import read_table
 from trustq.datasets.rows import (
     Rows,
     column,
@@ -20,7 +21,6 @@ from trustq.datasets.rows import (
 )
 from trustq.datasets.skin_tone import group_of_type
 from trustq.errors import TrustqError
-from trustq.tables import read_table
 
 TABLE = "fitzpatrick17k.csv"
 HOW = "The table, with the images' URLs, is at https://github.com/mattgroh/fitzpatrick17k."

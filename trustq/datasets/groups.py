@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from trustq.core.columns import Columns, read_table
 from trustq.datasets.rows import column, named_rows, texts
 from trustq.errors import TrustqError
-from trustq.tables import Columns, read_table
 
 PAIR = ("sample_a", "sample_b")
 CONFIRMED = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}

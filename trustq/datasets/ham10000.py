@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trustq.core.columns import Columns, read_table
 from trustq.datasets.rows import (
     Rows,
     column,
@@ -19,7 +20,6 @@ from trustq.datasets.rows import (
     texts,
 )
 from trustq.errors import TrustqError
-from trustq.tables import Columns, read_table
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trustq.core.columns import Columns, read_table
 from trustq.datasets.ham10000 import CLASSES
 from trustq.datasets.rows import (
     Rows,
@@ -22,7 +23,6 @@ from trustq.datasets.rows import (
     without_missing,
 )
 from trustq.errors import TrustqError
-from trustq.tables import Columns, read_table
 
 TABLE = "ISIC2018_Task3_Test_GroundTruth.csv"
 HOW = (

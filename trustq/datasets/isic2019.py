@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trustq.core.columns import Columns, read_table
 from trustq.datasets.rows import (
     Rows,
     column,
@@ -23,7 +24,6 @@ from trustq.datasets.rows import (
     without_missing,
 )
 from trustq.errors import TrustqError
-from trustq.tables import Columns, read_table
 
 CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
 UNKNOWN = "UNK"

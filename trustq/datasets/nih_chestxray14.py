@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trustq.core.columns import read_table
 from trustq.datasets.chexpert import CLASSES, require_finding
 from trustq.datasets.rows import (
     Rows,
@@ -20,7 +21,6 @@ from trustq.datasets.rows import (
     without_missing,
 )
 from trustq.errors import TrustqError
-from trustq.tables import read_table
 
 FINDINGS = (
     "Atelectasis",

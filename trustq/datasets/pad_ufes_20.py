@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trustq.core.columns import read_table
 from trustq.datasets.rows import (
     Rows,
     column,
@@ -20,7 +21,6 @@ from trustq.datasets.rows import (
 )
 from trustq.datasets.skin_tone import group_of_type
 from trustq.errors import TrustqError
-from trustq.tables import read_table
 
 CLASSES = ("ACK", "BCC", "MEL", "NEV", "SCC", "SEK")
 HOW = "The data are at https://data.mendeley.com/datasets/zr7vgbcyr2/1."

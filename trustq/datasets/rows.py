@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from trustq.core.columns import Columns
 from trustq.errors import TrustqError
-from trustq.tables import Columns
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 

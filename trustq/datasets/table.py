@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
+from trustq.core.columns import read_table
+from trustq.data.manifest import IMAGE_DIGEST, REQUIRED
 from trustq.datasets.rows import IMAGE_SUFFIXES, Rows, column, texts
 from trustq.errors import TrustqError
-from trustq.manifest import IMAGE_DIGEST, REQUIRED
-from trustq.tables import read_table
 
 
 def read_rows(

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from trustq.data.manifest import Manifest
+from trustq.data.taxonomy import TARGETS, map_labels, read_taxonomy
 from trustq.datasets.rows import Rows
 from trustq.errors import TrustqError
-from trustq.manifest import Manifest
-from trustq.taxonomy import TARGETS, map_labels, read_taxonomy
 
 NATIVE = "native"
 
@@ -54,10 +54,10 @@ def with_target(
 def retarget(manifest: Manifest, column: str) -> Manifest:
     """The manifest with another of its columns as labels; ids, groups and splits stay.
 
-    Classes are those of `trustq.taxonomy` in their order, or the column's values sorted; rows
+    Classes are those of `trustq.data.taxonomy` in their order, or the column's values sorted; rows
     without a value are left out. Raises `TrustqError` where there is no such column, or no value.
 
-    >>> from trustq.manifest import make_manifest
+    >>> from trustq.data.manifest import make_manifest
     >>> columns = {name: np.array(["x", "y"], object) for name in ("sample_id", "path", "group_id")}
     >>> columns |= {name: np.array(["d", "d"], object) for name in ("dataset", "domain")}
     >>> columns |= {"label": np.array(["nv", "mel"], object), "split": np.array(["train"] * 2)}
@@ -82,7 +82,8 @@ def retarget(manifest: Manifest, column: str) -> Manifest:
 def target_names(values: np.ndarray, column: str) -> tuple[list[str | None], tuple[str, ...]]:
     """Values of a column as names of classes, None for a blank, and the classes in their order.
 
-    The order is that of `trustq.taxonomy` where it knows the column, else that of the sorted names.
+    The order is that of `trustq.data.taxonomy` where it knows the column, else that of the sorted
+    names.
 
     >>> target_names(np.array(["malignant", None], dtype=object), "malignant")
     (['malignant', None], ('benign', 'malignant'))

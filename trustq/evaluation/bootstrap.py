@@ -1,7 +1,8 @@
 """Bootstrap of every figure over groups of rows: intervals, paired differences, crossed seeds.
 
 A group (lesion, patient) is what was drawn independently, so whole groups are resampled, and the
-same draw serves every arm. All figures are functions of sums over rows (`trustq.figure_sums`).
+same draw serves every arm. All figures are functions of sums over rows
+(`trustq.evaluation.bootstrap_sums`).
 """
 
 import math
@@ -11,12 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from trustq.core.generators import generator
 from trustq.errors import TrustqError
-from trustq.figure_sums import AreaSums, FigureSums, PredictionSums
-from trustq.probabilities import checked_labels, checked_logits, checked_probs
-from trustq.seeds import generator
-from trustq.selective import _checked
-from trustq.stats import Interval, _check_level, _check_replicates
+from trustq.evaluation.bootstrap_sums import AreaSums, FigureSums, PredictionSums
+from trustq.metrics.probabilities import checked_labels, checked_logits, checked_probs
+from trustq.metrics.selective import _checked
+from trustq.statistics.paired import Interval, _check_level, _check_replicates
 
 FIGURES = ("accuracy", "macro_f1", "nll", "brier", "ece", "aurc", "augrc")
 REPLICATES = 10_000

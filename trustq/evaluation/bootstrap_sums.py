@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import sparse
 
-from trustq.metrics import ECE_BINS
-from trustq.probabilities import PROBABILITY_FLOOR, _log_odds, _log_softmax
+from trustq.metrics.classification import ECE_BINS
+from trustq.metrics.probabilities import PROBABILITY_FLOOR, _log_odds, _log_softmax
 
 
 class FigureSums(ABC):

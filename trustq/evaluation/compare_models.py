@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from trustq.bootstrap import FIGURES, REPLICATES, Comparison, compare_figures
 from trustq.errors import TrustqError
-from trustq.predictions import Predictions
-from trustq.stats import McNemar, holm, mcnemar_test
+from trustq.evaluation.bootstrap import FIGURES, REPLICATES, Comparison, compare_figures
+from trustq.evaluation.predictions import Predictions
+from trustq.statistics.paired import McNemar, holm, mcnemar_test
 
 NO_SIGN_FLIP = (
     "One run of each model gives no sign-flip test: the smallest p that one difference can have is "

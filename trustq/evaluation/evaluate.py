@@ -6,12 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from trustq.aurc_conventions import all_conventions
-from trustq.bootstrap import compare_figures, figure_intervals
-from trustq.calibration import NoiseAwareTemperature
-from trustq.calibration_error import calibration_errors
-from trustq.calibrators import make_calibrator
-from trustq.class_metrics import (
+from trustq.calibration.registry import make_calibrator
+from trustq.calibration.temperature import NoiseAwareTemperature
+from trustq.data.splits import group_folds
+from trustq.errors import TrustqError
+from trustq.evaluation.bootstrap import compare_figures, figure_intervals
+from trustq.evaluation.external_sets import external_reports
+from trustq.evaluation.fairness import MIN_ROWS, gap_intervals
+from trustq.evaluation.predictions import Predictions
+from trustq.evaluation.slices import age_bands, slice_figures, slice_names
+from trustq.metrics.aurc_conventions import all_conventions
+from trustq.metrics.calibration_error import calibration_errors
+from trustq.metrics.classification import expected_calibration_error, summarise
+from trustq.metrics.per_class import (
     class_figures,
     class_positions,
     equalised_odds_gaps,
@@ -20,22 +27,15 @@ from trustq.class_metrics import (
     positive_score,
     sensitivity_at_specificity,
 )
-from trustq.errors import TrustqError
-from trustq.evaluate_external import external_reports
-from trustq.fairness import MIN_ROWS, gap_intervals
-from trustq.guarantee import risk_guarantee
-from trustq.metrics import expected_calibration_error, summarise
-from trustq.predictions import Predictions
-from trustq.probabilities import logits_from_probs, softmax
-from trustq.selective import (
+from trustq.metrics.probabilities import logits_from_probs, softmax
+from trustq.metrics.risk_guarantee import risk_guarantee
+from trustq.metrics.selective import (
     Selection,
     coverage_at_risk,
     log_odds_confidence,
     risk_at_coverage,
     risk_coverage_curve,
 )
-from trustq.slices import age_bands, slice_figures, slice_names
-from trustq.splits import group_folds
 
 NO_CALIBRATION = (
     "there are no validation rows, and a calibrator is never fitted on the rows it is judged on: "

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from trustq.class_metrics import class_figures
 from trustq.errors import TrustqError
-from trustq.external import shift_figures
-from trustq.metrics import summarise
-from trustq.predictions import Predictions
-from trustq.probabilities import logits_from_probs, softmax
+from trustq.evaluation.predictions import Predictions
+from trustq.evaluation.shift_stages import shift_figures
+from trustq.metrics.classification import summarise
+from trustq.metrics.per_class import class_figures
+from trustq.metrics.probabilities import logits_from_probs, softmax
 
 
 def external_reports(

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trustq.bootstrap import _codes, _drawn_counts
-from trustq.class_metrics import equalised_odds_gaps, slice_name
+from trustq.core.generators import generator
 from trustq.errors import TrustqError
-from trustq.seeds import generator
+from trustq.evaluation.bootstrap import _codes, _drawn_counts
+from trustq.metrics.per_class import equalised_odds_gaps, slice_name
 
 MIN_ROWS = 10  # of either outcome, for a group to be part of a gap
 FIGURES = ("sensitivity", "specificity", "f1")

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from trustq.class_metrics import UNKNOWN, slice_name
+from trustq.core.columns import read_table
+from trustq.core.sample_ids import ID_COLUMNS, find_rows, id_keys
 from trustq.errors import TrustqError
-from trustq.joins import ID_COLUMNS, find_rows, id_keys
-from trustq.probabilities import (
+from trustq.metrics.per_class import UNKNOWN, slice_name
+from trustq.metrics.probabilities import (
     NORMALISATIONS,
     _log_softmax,
     checked_labels,
@@ -18,7 +19,6 @@ from trustq.probabilities import (
     checked_probs,
     normalised,
 )
-from trustq.tables import read_table
 
 
 @dataclass(frozen=True)

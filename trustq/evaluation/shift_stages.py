@@ -8,16 +8,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trustq.calibration import DegenerateCalibrationWarning, TemperatureScaling
+from trustq.calibration.temperature import DegenerateCalibrationWarning, TemperatureScaling
 from trustq.errors import TrustqError
-from trustq.label_shift import (
+from trustq.metrics.classification import summarise
+from trustq.metrics.label_shift import (
     bbse_frequencies,
     corrected_probs,
     em_frequencies,
     reweighted_figures,
 )
-from trustq.metrics import summarise
-from trustq.probabilities import checked_labels, checked_logits, checked_probs
+from trustq.metrics.probabilities import checked_labels, checked_logits, checked_probs
 
 # What each stage is, beside `uncalibrated` and `calibrated`, which is by the inside calibrator.
 STAGES = {

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trustq.bootstrap import Estimate, figure_intervals
-from trustq.class_metrics import UNKNOWN, slice_name
 from trustq.errors import TrustqError
+from trustq.evaluation.bootstrap import Estimate, figure_intervals
+from trustq.metrics.per_class import UNKNOWN, slice_name
 
 AGE_EDGES = (30, 50, 70)  # years; bands <30, 30-50, 50-70, 70+, each from its lower edge on
 BINS = 4  # quantile bins of a column of numbers

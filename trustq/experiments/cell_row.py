@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from trustq.digest import digest_strings
+from trustq.core.digest import digest_strings
+from trustq.experiments.retrained import training_columns
 from trustq.recipes import Recipe, SweepRecipe
 from trustq.repair.arms import Arm, parse_arm
 from trustq.repair.loop import Loop
 from trustq.repair.metadata import weights_text
-from trustq.repair.retrained import training_columns
 from trustq.repair.rounds import Round
 from trustq.repair.settings import head_settings, policy_settings, title_of
 from trustq.store.format import SEEN_SELECTION

@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trustq.digest import digest_json
+from trustq.core.atomic_files import replacing
+from trustq.core.digest import digest_json
+from trustq.core.interrupts import heeded
 from trustq.errors import TrustqError
-from trustq.files import replacing
-from trustq.interrupts import heeded
+from trustq.experiments.work_list import Group, SweepPlan
+from trustq.experiments.worker import Done, Tell, run_groups
 from trustq.recipes import resolved
 from trustq.results import mark
 from trustq.results.schema import RECIPES
-from trustq.sweep.plan import Group, SweepPlan
-from trustq.sweep.work import Done, Tell, run_groups
 
 CHUNKS_PER_JOB = 16  # so that workers end together and progress is seen
 LARGEST_CHUNK = 32  # groups; each costs at most this share of a sweep when a worker is killed

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from trustq.origin import Origin, training_digest
+from trustq.data.purchase_origin import Origin, training_digest
 from trustq.store import Cache
 
 

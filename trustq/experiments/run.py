@@ -8,21 +8,23 @@ from typing import Any
 
 import numpy as np
 
-from trustq.digest import digest_array, digest_json, digest_strings
+from trustq.core.columns import Columns
+from trustq.core.digest import digest_array, digest_json, digest_strings
+from trustq.core.interrupts import heeded
 from trustq.errors import TrustqError
+from trustq.experiments.cell_row import cell_row
+from trustq.experiments.retrained import as_arm
+from trustq.experiments.tables import Recorder
 from trustq.heads import SharedFeatures
-from trustq.heads.shared import one_blas_thread
-from trustq.interrupts import heeded
+from trustq.heads.feature_cache import one_blas_thread
 from trustq.recipes import Recipe, SweepRecipe
 from trustq.repair.arms import Arm
-from trustq.repair.experiment import Experiment, draw_experiment
-from trustq.repair.externals import of_network
+from trustq.repair.external_caches import of_network
+from trustq.repair.label_shift_stages import with_shift_figures
 from trustq.repair.loop import Loop
 from trustq.repair.metadata import metadata_setting
-from trustq.repair.record import Recorder
-from trustq.repair.retrained import as_arm
+from trustq.repair.relabelling import pose
 from trustq.repair.rounds import Round
-from trustq.repair.row import cell_row
 from trustq.repair.settings import (
     arm_settings,
     arms_of,
@@ -34,12 +36,10 @@ from trustq.repair.settings import (
     head_settings,
     shared_settings,
 )
-from trustq.repair.shift import with_shift_figures
-from trustq.repair.slicing import Slices, find_slices
-from trustq.repair.target import pose
+from trustq.repair.setup import Experiment, draw_experiment
+from trustq.repair.slices import Slices, find_slices
 from trustq.results import committed_keys, join_tables, new_part, part_path, write_part
 from trustq.store import Cache
-from trustq.tables import Columns
 
 # Part of every cell's key: raised when a change of code changes a number, so that cells of an older
 # numerics are run again rather than mixed with new ones.

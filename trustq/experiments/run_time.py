@@ -4,11 +4,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from trustq.repair.engine import run_group
+from trustq.experiments.run import run_group
+from trustq.experiments.work_list import Group, SweepPlan
 from trustq.results import connect
 from trustq.results.schema import MARKER
 from trustq.store import Cache, open_cache
-from trustq.sweep.plan import Group, SweepPlan
 
 # Of a cell's own and of round 0, which the cells of a group share.
 _SECONDS = """

@@ -5,15 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from trustq.class_metrics import figures_by_class
-from trustq.probabilities import softmax
+from trustq.core.columns import Columns
+from trustq.metrics.per_class import figures_by_class
+from trustq.metrics.probabilities import softmax
 from trustq.repair.arms import Arm
-from trustq.repair.experiment import Experiment
 from trustq.repair.rounds import Evaluated, Purchase, Round
-from trustq.repair.slicing import Slices, slice_rows
+from trustq.repair.setup import Experiment
+from trustq.repair.slices import Slices, slice_rows
 from trustq.results import TABLES
 from trustq.scoring.confident import estimated_joint
-from trustq.tables import Columns
 
 
 class Recorder:

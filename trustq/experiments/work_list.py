@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from trustq.data.noise import parse_noise
 from trustq.errors import TrustqError
-from trustq.noise import parse_noise
+from trustq.experiments.run import request_digest, require_distinct, setting_digest
 from trustq.recipes import Recipe
 from trustq.repair.arms import Arm, budget_size
-from trustq.repair.engine import request_digest, require_distinct, setting_digest
 from trustq.repair.metadata import fitted_rows
+from trustq.repair.relabelling import pose
 from trustq.repair.settings import check_sweep, group_cells
-from trustq.repair.target import pose
 from trustq.results import committed_cells
 from trustq.store import Cache, find_caches, open_cache
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from trustq.core.columns import Columns
 from trustq.errors import TrustqError
-from trustq.repair.engine import SharedOnce, run_group, write_samples
+from trustq.experiments.run import SharedOnce, run_group, write_samples
+from trustq.experiments.work_list import AskedCell, Group
 from trustq.results import committed_keys, join_tables, new_part, write_part
 from trustq.store import Cache, open_cache
-from trustq.sweep.plan import AskedCell, Group
-from trustq.tables import Columns
 
 SECONDS_PER_PART = 2.0  # cells are committed this often, so that small ones share a part
 

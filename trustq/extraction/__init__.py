@@ -3,10 +3,10 @@
 Importing this package is light; torch and timm are imported once there is something to run.
 """
 
-from trustq.extraction.elsewhere import extract_with
+from trustq.extraction.dump.reuse_networks import extract_with
 from trustq.extraction.jobs import Extracted
-from trustq.extraction.progress import Progress, StderrProgress
 from trustq.extraction.run import extract
+from trustq.extraction.train.progress import Progress, StderrProgress
 
 __all__ = [
     "Extracted",

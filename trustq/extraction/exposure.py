@@ -8,14 +8,14 @@ from typing import Any
 import h5py
 import numpy as np
 
+from trustq.data.manifest import SPLITS, Manifest
+from trustq.data.noise import draw_start, parse_noise
+from trustq.data.splits import group_folds, split_by_group, thin_classes
 from trustq.errors import TrustqError
-from trustq.extraction.observed import read_observed
+from trustq.extraction.inputs.observed import read_observed
 from trustq.extraction.settings import require_agreeing
-from trustq.extraction.weights import is_checkpoint
-from trustq.manifest import SPLITS, Manifest
-from trustq.noise import draw_start, parse_noise
+from trustq.extraction.train.weights import is_checkpoint
 from trustq.recipes import ExtractRecipe
-from trustq.splits import group_folds, split_by_group, thin_classes
 from trustq.store import read_attributes
 from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE, SEEN_SELECTION
 from trustq.store.relabel import relabelled_noise

@@ -11,12 +11,12 @@ import h5py
 import numpy as np
 
 from trustq import __version__
-from trustq.digest import digest_json
+from trustq.core.digest import digest_json
+from trustq.data.manifest import Manifest
 from trustq.errors import TrustqError
 from trustq.extraction.exposure import Rows
-from trustq.extraction.progress import Progress
-from trustq.extraction.weights import Network, digest_weights_file
-from trustq.manifest import Manifest
+from trustq.extraction.train.progress import Progress
+from trustq.extraction.train.weights import Network, digest_weights_file
 from trustq.recipes import ExtractRecipe, Recipe, resolved
 from trustq.store import read_attributes
 
@@ -133,14 +133,14 @@ def torch_device(name: str, gpu: int | None = None) -> "torch.device":
             f"torch and torchvision are builds that do not fit each other ({error}).\n"
             "Install both together from the same index, e.g. both for CUDA or both for the CPU."
         ) from error
-    from trustq.extraction.device import choose_device
+    from trustq.extraction.train.device import choose_device
 
     return choose_device(name, index=gpu)
 
 
 def require_readable(manifest: Manifest) -> None:
     """`images.require_readable`, which needs torch."""
-    from trustq.extraction.images import require_readable
+    from trustq.extraction.inputs.images import require_readable
 
     require_readable(manifest)
 
@@ -160,9 +160,9 @@ def dump_job(
     import timm
     import torch
 
-    from trustq.extraction.dump import PRECISION, Further, dump
-    from trustq.extraction.images import Preprocessing
-    from trustq.extraction.memory import explained_dump
+    from trustq.extraction.dump.cache_dump import PRECISION, Further, dump
+    from trustq.extraction.inputs.images import Preprocessing
+    from trustq.extraction.train.memory import explained_dump
 
     started = time.monotonic()
     attributes = job.attributes | {

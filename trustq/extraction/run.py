@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
-from trustq.digest import digest_json
+from trustq.core.digest import digest_json
+from trustq.data.manifest import Manifest
 from trustq.errors import TrustqError
-from trustq.extraction.augment import Augmentation
+from trustq.extraction.dump.views import require_dumpable
 from trustq.extraction.exposure import (
     require_trainable,
     require_unrelated_start,
     rows_of_training,
 )
+from trustq.extraction.inputs.augment import Augmentation
+from trustq.extraction.inputs.sampling import columns_digest
+from trustq.extraction.inputs.staging import stage
 from trustq.extraction.jobs import (
     Extracted,
     Job,
@@ -33,11 +37,8 @@ from trustq.extraction.jobs import (
     torch_device,
 )
 from trustq.extraction.launch import own_share
-from trustq.extraction.progress import Progress, StderrProgress
-from trustq.extraction.sampling import columns_digest
-from trustq.extraction.staging import stage
-from trustq.extraction.views import require_dumpable
-from trustq.extraction.weights import (
+from trustq.extraction.train.progress import Progress, StderrProgress
+from trustq.extraction.train.weights import (
     Network,
     digest_weights,
     place,
@@ -45,7 +46,6 @@ from trustq.extraction.weights import (
     save_checkpoint,
     start_network,
 )
-from trustq.manifest import Manifest
 from trustq.recipes import Recipe
 from trustq.store import read_attributes
 
@@ -181,7 +181,7 @@ class _Skipped:
 
 
 def _without_unreadable(manifest: Manifest, progress: Progress) -> tuple[Manifest, _Skipped]:
-    from trustq.extraction.images import decoding_problems
+    from trustq.extraction.inputs.images import decoding_problems
 
     problems = decoding_problems(manifest, progress=progress)
     if len(problems) == len(manifest):
@@ -206,11 +206,11 @@ def _train_and_dump(
     *,
     auto_batch: bool,
 ) -> None:
-    from trustq.extraction.crossfit import crossfit
-    from trustq.extraction.dump import Further
-    from trustq.extraction.images import Preprocessing
-    from trustq.extraction.memory import explained, fitting
-    from trustq.extraction.train import train
+    from trustq.extraction.dump.cache_dump import Further
+    from trustq.extraction.inputs.images import Preprocessing
+    from trustq.extraction.train.crossfit import crossfit
+    from trustq.extraction.train.loop import train
+    from trustq.extraction.train.memory import explained, fitting
 
     settings = recipe.extract
     frozen = settings.mode == "frozen"

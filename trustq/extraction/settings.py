@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import fields
 
+from trustq.data.manifest import Manifest
 from trustq.errors import TrustqError
-from trustq.extraction.sampling import require_columns
-from trustq.manifest import Manifest
+from trustq.extraction.inputs.sampling import require_columns
 from trustq.recipes import ExtractRecipe
 
 SOFT_LABEL_LOSSES = ("ce", "logit_adjusted")  # those that label smoothing and mixing go with

@@ -10,9 +10,9 @@ import numpy as np
 from trustq.errors import TrustqError
 from trustq.heads.boosted import PRESETS, BoostedHead
 from trustq.heads.classic import KINDS, ClassicHead
+from trustq.heads.feature_cache import SharedFeatures, cores
 from trustq.heads.linear import LinearHead, PenaltyPath, fit_penalty_path, fit_together
 from trustq.heads.multinomial import MultinomialFits, fit_multinomial
-from trustq.heads.shared import SharedFeatures, cores
 
 __all__ = [
     "BoostedHead",

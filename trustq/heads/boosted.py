@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from trustq.errors import TrustqError
-from trustq.heads.shared import SharedFeatures, one_blas_thread
+from trustq.heads.feature_cache import SharedFeatures, one_blas_thread
 
 # Presets by name of head, over the defaults below. `xgboost_study` is what the HAM10000 study used.
 PRESETS: dict[str, dict[str, Any]] = {

@@ -7,9 +7,9 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from trustq.errors import TrustqError
+from trustq.heads.feature_cache import SharedFeatures, one_blas_thread
 from trustq.heads.linear import ABSENT_LOG_PROBABILITY
-from trustq.heads.shared import SharedFeatures, one_blas_thread
-from trustq.probabilities import softmax
+from trustq.metrics.probabilities import softmax
 
 KINDS = ("knn", "centroid", "lda", "ridge", "mlp", "majority", "prior")
 UNWEIGHED = ("knn", "centroid", "lda")  # leave rows out, but cannot weigh them

@@ -9,9 +9,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 
 from trustq.errors import TrustqError
+from trustq.heads.feature_cache import SharedFeatures, products
 from trustq.heads.multinomial import MultinomialFits, fit_multinomial
-from trustq.heads.shared import SharedFeatures, products
-from trustq.probabilities import log_softmax
+from trustq.metrics.probabilities import log_softmax
 
 # log p of a class that the fit did not see, beside a normaliser near 0: its column is there, its
 # probability negligible, and the log loss of a row of that class finite.

@@ -17,10 +17,10 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from trustq.errors import TrustqError
-from trustq.heads.coordinates import Coordinates
+from trustq.heads.feature_cache import SharedFeatures, cores, one_blas_thread, products
+from trustq.heads.preconditioner import Coordinates
 from trustq.heads.quasi_newton import Minimiser
-from trustq.heads.shared import SharedFeatures, cores, one_blas_thread, products
-from trustq.probabilities import log_softmax
+from trustq.metrics.probabilities import log_softmax
 
 # Columns of one tile, about. BLAS gains from wider ones (one core: 8 columns 50 GFLOP/s, 32 109, 96
 # 147), but slots run empty: five folds of 7 classes took 131 ms at 24, 178 at 32, 235 at 48.

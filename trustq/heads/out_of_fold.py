@@ -11,11 +11,11 @@ from functools import cached_property
 
 import numpy as np
 
-from trustq.balance import DomainBalance
-from trustq.digest import digest_array, digest_strings
+from trustq.core.digest import digest_array, digest_strings
+from trustq.data.row_weights import DomainBalance
 from trustq.errors import TrustqError
 from trustq.heads import Head, SharedFeatures, fit_heads
-from trustq.probabilities import PROBABILITY_FLOOR, logits_from_probs, softmax
+from trustq.metrics.probabilities import PROBABILITY_FLOOR, logits_from_probs, softmax
 from trustq.store import Cache
 
 PASSES = "passes/dropout/logits"  # (t, n, k): logits of stochastic passes, in a cache's `extra`

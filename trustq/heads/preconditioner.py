@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 
-from trustq.heads.shared import SharedFeatures
+from trustq.heads.feature_cache import SharedFeatures
 
 # What the Hessian of the longest axes may cost, in products of one evaluation. On HAM10000 that is
 # 32 axes; 24 cost the half and 72 five times as much, and save two evaluations of ten at most.

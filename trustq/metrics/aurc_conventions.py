@@ -4,7 +4,7 @@ import numpy as np
 from scipy.integrate import trapezoid
 
 from trustq.errors import TrustqError
-from trustq.selective import _aurc, _checked, _steps
+from trustq.metrics.selective import _aurc, _checked, _steps
 
 CONVENTIONS = ("exact", "geifman-code", "fd-shifts", "torch-uncertainty", "trustquerynet")
 

@@ -7,8 +7,8 @@ probability with whether its class is right.
 import numpy as np
 from scipy.fft import dct, idct
 
-from trustq.metrics import ECE_BINS
-from trustq.probabilities import checked_labels, checked_probs
+from trustq.metrics.classification import ECE_BINS
+from trustq.metrics.probabilities import checked_labels, checked_probs
 
 SMOOTH_CELLS = 4096  # of the grid on [0, 1]; its bandwidth is seldom below .005
 CONVENTIONS = {

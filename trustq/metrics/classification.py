@@ -4,9 +4,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from trustq import selective
 from trustq.errors import TrustqError
-from trustq.probabilities import (
+from trustq.metrics import selective
+from trustq.metrics.probabilities import (
     PROBABILITY_FLOOR,
     _log_odds,
     checked_indices,
@@ -157,7 +157,7 @@ def expected_calibration_error(labels: np.ndarray, probs: np.ndarray) -> float:
 
 def _summarise_logits(labels: np.ndarray, logits: np.ndarray) -> Summary:
     log_odds = _log_odds(logits)
-    # The log-softmax of `trustq.probabilities`, written out because the log-odds are at hand.
+    # `trustq.metrics.probabilities`' log-softmax, written out because the log-odds are at hand.
     log_probs = logits - logits.max(axis=1, keepdims=True)
     log_probs -= np.log1p(np.exp(-log_odds))[:, None]
     return _summarise(

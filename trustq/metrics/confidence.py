@@ -1,12 +1,12 @@
 """Confidence scores: how sure a prediction is, from logits, probabilities or features.
 
-Every score is (n,), higher is surer, and serves as `confidence` in `trustq.selective`.
+Every score is (n,), higher is surer, and serves as `confidence` in `trustq.metrics.selective`.
 """
 
 import numpy as np
 
 from trustq.errors import TrustqError
-from trustq.probabilities import (
+from trustq.metrics.probabilities import (
     _log_odds,
     _log_softmax,
     checked_indices,

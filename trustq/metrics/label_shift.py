@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trustq.calibration_error import _equal_width
 from trustq.errors import TrustqError
-from trustq.metrics import expected_calibration_error
-from trustq.probabilities import checked_labels, checked_probs
+from trustq.metrics.calibration_error import _equal_width
+from trustq.metrics.classification import expected_calibration_error
+from trustq.metrics.probabilities import checked_labels, checked_probs
 
 MOST_STEPS = 100
 TOLERANCE = 1e-10  # largest change of a frequency at which Newton stops

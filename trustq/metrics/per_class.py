@@ -11,15 +11,15 @@ from typing import NamedTuple
 import numpy as np
 
 from trustq.errors import TrustqError
-from trustq.metrics import _class_aurocs, _confusion
-from trustq.probabilities import (
+from trustq.metrics.classification import _class_aurocs, _confusion
+from trustq.metrics.probabilities import (
     _log_softmax,
     checked_indices,
     checked_labels,
     checked_logits,
     checked_probs,
 )
-from trustq.stats import Interval, share_interval
+from trustq.statistics.paired import Interval, share_interval
 
 SENSITIVITIES = (0.99, 0.95, 0.90, 0.85, 0.80)
 
@@ -254,7 +254,7 @@ def equalised_odds_gaps(
     `positive` and `predicted_positive` are (n,) flags, `groups` (n,) names; a blank is "unknown",
     which is shown and stays out of the gaps, as does a group with fewer than `min_rows` positive or
     negative rows. Gaps lie in [0, 1], lower is fairer; NaN with fewer than two groups. Small groups
-    make large gaps by chance: see `trustq.fairness.gap_intervals`. Hardt et al. (2016).
+    make large gaps by chance: see `trustq.evaluation.fairness.gap_intervals`. Hardt et al. (2016).
 
     >>> gaps = equalised_odds_gaps(
     ...     np.array([1, 0, 1, 0]), np.array([1, 0, 0, 0]), np.array(["f", "f", "m", "m"])

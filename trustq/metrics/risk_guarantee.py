@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from trustq.core.generators import generator
 from trustq.errors import TrustqError
-from trustq.seeds import generator
-from trustq.selective import _checked, _steps
+from trustq.metrics.selective import _checked, _steps
 
 METHODS = ("sgr", "fixed-sequence")
 SEQUENCE = 50  # thresholds of a fixed sequence, at equal steps of coverage

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trustq.errors import TrustqError
-from trustq.probabilities import _log_odds, checked_logits, checked_probs
+from trustq.metrics.probabilities import _log_odds, checked_logits, checked_probs
 
 
 def log_odds_confidence(logits: np.ndarray) -> np.ndarray:

@@ -1,7 +1,6 @@
-"""Repair: which labels are bought, and what it changes."""
+"""Repair: arms, policies and the loop that buys labels; pure, nothing is written."""
 
 from trustq.repair.arms import Arm, parse_arm
-from trustq.repair.engine import RepairRun, repair
-from trustq.repair.experiment import Experiment, draw_experiment
+from trustq.repair.setup import Experiment, draw_experiment
 
-__all__ = ["Arm", "Experiment", "RepairRun", "draw_experiment", "parse_arm", "repair"]
+__all__ = ["Arm", "Experiment", "draw_experiment", "parse_arm"]

@@ -7,11 +7,11 @@ from typing import Protocol
 
 import numpy as np
 
+from trustq.core.generators import generator
+from trustq.core.label_sheets import read_sheet
 from trustq.errors import TrustqError
 from trustq.recipes import SweepRecipe
-from trustq.repair.experiment import Experiment
-from trustq.seeds import generator
-from trustq.sheets import read_sheet
+from trustq.repair.setup import Experiment
 
 
 @dataclass(frozen=True)

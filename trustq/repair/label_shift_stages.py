@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
-from trustq.external import shift_figures
-from trustq.probabilities import softmax
+from trustq.evaluation.shift_stages import shift_figures
+from trustq.metrics.probabilities import softmax
 from trustq.repair.rounds import Evaluated, Round
 
 
 def with_shift_figures(state: Round, classes: tuple[str, ...]) -> Round:
-    """The round with the stages of `trustq.external` for its external sets, and their notes.
+    """The round with the further stages of its external sets, and their notes.
 
     Inside rows are the validation rows that the calibrator was fitted on; without any nothing was
     calibrated, and only classes that are absent outside are noted.

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from trustq.calibration import DegenerateCalibrationWarning, TemperatureScaling
-from trustq.calibrators import make_calibrator
+from trustq.calibration.registry import make_calibrator
+from trustq.calibration.temperature import DegenerateCalibrationWarning, TemperatureScaling
+from trustq.core.generators import generator
 from trustq.errors import TrustqError
 from trustq.heads import Head, SharedFeatures, make_head
 from trustq.heads.boosted import PRESETS
@@ -21,16 +22,15 @@ from trustq.heads.out_of_fold import (
     read_crossfit,
     read_passes,
 )
-from trustq.metrics import summarise
-from trustq.probabilities import log_softmax
+from trustq.metrics.classification import summarise
+from trustq.metrics.probabilities import log_softmax
 from trustq.recipes import SweepRecipe
 from trustq.repair.arms import Arm, budget_size, parse_arm, round_sizes
-from trustq.repair.experiment import Experiment
 from trustq.repair.experts import Expert, make_expert
 from trustq.repair.policy import Policy, make_policy
 from trustq.repair.rounds import Evaluated, Purchase, Round, candidates
+from trustq.repair.setup import Experiment
 from trustq.scoring import ensemble_quality, feature_quality, label_quality
-from trustq.seeds import generator
 from trustq.store import Cache
 
 # scikit-learn's C for standardised features; the one with the lowest log loss is taken.

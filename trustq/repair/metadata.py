@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from trustq.balance import DomainBalance, make_balance
-from trustq.class_metrics import UNKNOWN, slice_name
-from trustq.digest import digest_array, digest_strings
+from trustq.core.digest import digest_array, digest_strings
+from trustq.core.sample_ids import Joinable, id_keys, read_joinable
+from trustq.data.row_weights import DomainBalance, make_balance
 from trustq.errors import TrustqError
-from trustq.joins import Joinable, id_keys, read_joinable
+from trustq.metrics.per_class import UNKNOWN, slice_name
 from trustq.recipes import SweepRecipe
 from trustq.store import Cache
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from trustq.core.label_sheets import read_numbers
 from trustq.errors import TrustqError
 from trustq.recipes import SweepRecipe
-from trustq.repair.experiment import Experiment
+from trustq.repair.setup import Experiment
 from trustq.scoring.neighbours import k_centre
-from trustq.sheets import read_numbers
 
 TOLERANCE = 1e-9  # of money
 

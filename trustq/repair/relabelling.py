@@ -8,7 +8,7 @@ import numpy as np
 from trustq.datasets.target import target_names
 from trustq.errors import TrustqError
 from trustq.recipes import SweepRecipe
-from trustq.repair.externals import matching_externals
+from trustq.repair.external_caches import matching_externals
 from trustq.repair.metadata import column_of
 from trustq.repair.settings import arms_of
 from trustq.store import Cache

@@ -4,8 +4,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from trustq.calibrators import require_library
-from trustq.digest import digest_bytes
+from trustq.calibration.registry import require_library
+from trustq.core.digest import digest_bytes
 from trustq.errors import TrustqError
 from trustq.heads.classic import UNWEIGHED
 from trustq.recipes import SweepRecipe

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trustq.balance import DomainBalance
+from trustq.data.noise import Start, observe_labels, trust_some
+from trustq.data.row_weights import DomainBalance
+from trustq.data.splits import group_folds, split_by_group, thin_classes
 from trustq.errors import TrustqError
 from trustq.heads.out_of_fold import TrainingRows
-from trustq.noise import Start, observe_labels, trust_some
 from trustq.recipes import SweepRecipe
 from trustq.repair.metadata import balance_of, fitted_rows
-from trustq.repair.target import pose
-from trustq.splits import group_folds, split_by_group, thin_classes
+from trustq.repair.relabelling import pose
 from trustq.store import Cache
 from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE
 

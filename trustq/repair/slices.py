@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from trustq.class_metrics import class_positions, equalised_odds_gaps
 from trustq.errors import TrustqError
-from trustq.fairness import FIGURES as ODDS
-from trustq.fairness import MIN_ROWS
-from trustq.metrics import summarise
+from trustq.evaluation.fairness import FIGURES as ODDS
+from trustq.evaluation.fairness import MIN_ROWS
+from trustq.evaluation.slices import FIGURES, age_bands, slice_names
+from trustq.metrics.classification import summarise
+from trustq.metrics.per_class import class_positions, equalised_odds_gaps
 from trustq.recipes import SweepRecipe
-from trustq.repair.experiment import Experiment
 from trustq.repair.metadata import column_of, sliced_columns
 from trustq.repair.rounds import Evaluated
-from trustq.slices import FIGURES, age_bands, slice_names
+from trustq.repair.setup import Experiment
 from trustq.store import Cache
 
 

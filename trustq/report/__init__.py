@@ -1,8 +1,8 @@
 """Tables and figures of results."""
 
-from trustq.report.figures import repair_curve_figure, risk_coverage_figure
-from trustq.report.main_table import MainTable, format_main_table, main_table
-from trustq.report.tables import DISCLAIMER, RepairTable, repair_table
+from trustq.analysis.main_table import MainTable, format_main_table, main_table
+from trustq.analysis.repair_table import DISCLAIMER, RepairTable, repair_table
+from trustq.report.plots import repair_curve_figure, risk_coverage_figure
 
 __all__ = [
     "DISCLAIMER",

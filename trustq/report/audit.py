@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from trustq.analysis.repair_table import DISCLAIMER
 from trustq.audit.apply import Cleaned
 from trustq.audit.effect import DropEffect
 from trustq.audit.folder import ANSWERS, require_no_answers, write_audit_folder
 from trustq.audit.labels import OUTLIER, LabelAudit
-from trustq.files import replacing
-from trustq.report.tables import DISCLAIMER
+from trustq.core.atomic_files import replacing
 from trustq.results import Result, connect, format_result, new_part, write_part
-from trustq.stats import share_interval
+from trustq.statistics.paired import share_interval
 
 MONTAGE = "mislabel_candidates.png"
 SHOWN = 15  # suspects and confusions on the page; all of them are in the files

@@ -13,11 +13,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from trustq.digest import digest_bytes
+from trustq.analysis.main_table import format_main_table, main_table
+from trustq.core.atomic_files import replacing
+from trustq.core.digest import digest_bytes
 from trustq.errors import TrustqError
-from trustq.files import replacing
-from trustq.report.figure_set import draw_figures
-from trustq.report.main_table import format_main_table, main_table
+from trustq.report.plot_set import draw_figures
 from trustq.results import format_result, run_query
 from trustq.results.schema import RECIPES, SETTINGS
 

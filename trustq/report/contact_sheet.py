@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from trustq.colour import as_rgb
+from trustq.core.atomic_files import replacing
+from trustq.data.pillow_rgb import as_rgb
 from trustq.errors import TrustqError
-from trustq.files import replacing
 
 _SIDE = 180  # pixels of an image's longer side
 _GAP = 8

@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from trustq.calibration_error import CONVENTIONS
-from trustq.class_metrics import class_positions, positive_score
-from trustq.evaluate import Evaluation, curve_rows, error_rows
-from trustq.external import STAGES
-from trustq.files import replacing
-from trustq.metrics import ECE_BINS
-from trustq.report.figures import _COLOURS, _canvas, _save
-from trustq.report.tables import DISCLAIMER
+from trustq.analysis.repair_table import DISCLAIMER
+from trustq.core.atomic_files import replacing
+from trustq.evaluation.evaluate import Evaluation, curve_rows, error_rows
+from trustq.evaluation.shift_stages import STAGES
+from trustq.metrics.calibration_error import CONVENTIONS
+from trustq.metrics.classification import ECE_BINS
+from trustq.metrics.per_class import class_positions, positive_score
+from trustq.metrics.selective import risk_coverage_curve, thin_curve
+from trustq.report.plots import _COLOURS, _canvas, _save
 from trustq.report.text import to_json
-from trustq.selective import risk_coverage_curve, thin_curve
-from trustq.stats import share_interval
+from trustq.statistics.paired import share_interval
 
 _SHOWN = {
     "accuracy": "share right",

@@ -7,12 +7,12 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from trustq.analysis.repair_table import DISCLAIMER
 from trustq.audit.labels import LabelAudit
-from trustq.colour import as_rgb
+from trustq.core.atomic_files import replacing
+from trustq.data.manifest import read_manifest
+from trustq.data.pillow_rgb import as_rgb
 from trustq.errors import TrustqError
-from trustq.files import replacing
-from trustq.manifest import read_manifest
-from trustq.report.tables import DISCLAIMER
 
 CANDIDATES = 60
 COLUMNS = 10

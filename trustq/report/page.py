@@ -8,19 +8,19 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from trustq.class_metrics import UNKNOWN
+from trustq.analysis.main_table import MainTable, Row, main_table
+from trustq.analysis.refit_order import refit_order_warnings
+from trustq.analysis.repair_table import DISCLAIMER
+from trustq.core.atomic_files import replacing
 from trustq.errors import TrustqError
-from trustq.external import STAGES
-from trustq.fairness import FIGURES as ODDS
-from trustq.fairness import MIN_ROWS
-from trustq.files import replacing
-from trustq.report.figure_set import count_sets, draw_figures
-from trustq.report.main_table import MainTable, Row, main_table
-from trustq.report.refit_order import refit_order_warnings
-from trustq.report.tables import DISCLAIMER
+from trustq.evaluation.fairness import FIGURES as ODDS
+from trustq.evaluation.fairness import MIN_ROWS
+from trustq.evaluation.shift_stages import STAGES
+from trustq.evaluation.slices import FIGURES as SLICE_FIGURES
+from trustq.metrics.per_class import UNKNOWN
+from trustq.report.plot_set import count_sets, draw_figures
 from trustq.results import Result, connect
 from trustq.results.schema import SETTINGS
-from trustq.slices import FIGURES as SLICE_FIGURES
 
 _CAPTIONS = {
     "repair_curve": "What repair buys",
@@ -81,7 +81,7 @@ _SHIFTED = ", ".join(
     f"round(any_value(mean) FILTER (metric = '{name}'), 4) AS {name}"
     for name in ("accuracy", "macro_f1", "nll", "ece", "aurc", "augrc")
 )
-# The plain figures first, then what `trustq.external` adds to them.
+# The plain figures first, then what `trustq.evaluation.shift_stages` adds to them.
 _STAGES = "['uncalibrated', 'calibrated', " + ", ".join(f"'{name}'" for name in STAGES) + "]"
 _SHIFT = f"""
 SELECT * EXCLUDE (setting) FROM (

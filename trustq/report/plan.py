@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from trustq.plan import UNIT_NAMES, Plan
+from trustq.analysis.study_design import UNIT_NAMES, Plan
 from trustq.results import Result, format_result
 
 Row = dict[str, Any]

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from trustq.analysis.repair_table import arm_order
 from trustq.errors import TrustqError
-from trustq.metrics import ECE_BINS
-from trustq.report.figures import (
+from trustq.metrics.classification import ECE_BINS
+from trustq.metrics.selective import risk_coverage_curve, thin_curve
+from trustq.report.plots import (
     _COLOURS,
     _MARKS,
     _arms,
@@ -19,10 +21,8 @@ from trustq.report.figures import (
     _style,
     repair_curve_figure,
 )
-from trustq.report.tables import arm_order
 from trustq.results import connect
 from trustq.results.schema import SETTINGS
-from trustq.selective import risk_coverage_curve, thin_curve
 
 SUFFIXES = (".png", ".svg")
 MOST_ARMS = 4  # of figures with two lines an arm; the first in the order of tables

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from trustq.analysis.repair_table import DISCLAIMER, arm_order
+from trustq.core.atomic_files import replacing
 from trustq.errors import TrustqError
-from trustq.files import replacing
-from trustq.report.tables import DISCLAIMER, arm_order
+from trustq.metrics.selective import max_probability, risk_coverage_curve
 from trustq.results import connect
-from trustq.selective import max_probability, risk_coverage_curve
 
 # Okabe and Ito's palette: told apart by the colour-blind; marks and dashes repeat the difference.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -45,7 +45,7 @@ def repair_curve_figure(
 
     `keys` names cells; raises `TrustqError` when they hold no such figures.
     """
-    from trustq.stats import bootstrap_interval
+    from trustq.statistics.paired import bootstrap_interval
 
     with connect(results) as connection:
         rows = connection.execute(_CURVES, [metric, split, keys]).fetchall()

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import duckdb
 
+from trustq.core.atomic_files import replacing
+from trustq.core.columns import literal
 from trustq.errors import TrustqError
-from trustq.files import replacing
 from trustq.results.query import LAST_FAILURE, damaged_part, typed_select
 from trustq.results.schema import COMPACTIONS, MARKER, OF_CELLS, TABLES
 from trustq.results.write import check_marker, new_part, part_path, records, superseded
-from trustq.tables import literal
 
 FEWEST = 16  # parts; fewer are left as they are
 LARGE = 64 << 20  # bytes; a part of this size is left as it is

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import duckdb
 
+from trustq.core.atomic_files import replacing
+from trustq.core.columns import literal
 from trustq.errors import TrustqError
-from trustq.files import replacing
 from trustq.results.schema import MARKER, OF_CELLS, TABLES
 from trustq.results.views import derived_views
 from trustq.results.write import check_marker, superseded
-from trustq.tables import literal
 
 READABLE = "SELECT, DESCRIBE, SHOW, SUMMARIZE and EXPLAIN"
 

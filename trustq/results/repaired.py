@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from trustq.core.columns import write_parquet
+from trustq.data.purchase_origin import PURCHASE_COLUMNS, Origin
 from trustq.errors import TrustqError
-from trustq.origin import PURCHASE_COLUMNS, Origin
 from trustq.results.query import connect
 from trustq.results.schema import SETTINGS
-from trustq.tables import write_parquet
 
 # What tells two cells of one arm and one backbone apart.
 _TOLD_APART = (*SETTINGS, "draw_seed", "cache_digest")

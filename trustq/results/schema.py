@@ -13,8 +13,9 @@ _ROW = {  # which evaluation a metric or a prediction belongs to
     "round": "INTEGER",  # 0 is before any purchase
     "eval_dataset": "VARCHAR",
     "split": "VARCHAR",
-    # 'uncalibrated' or 'calibrated'; of external rows, after the last round, also what is in
-    # `trustq.external.STAGES`: 'oracle_temperature', 'em_corrected', 'bbse_corrected', 'reweighted'
+    # 'uncalibrated' or 'calibrated'; of external rows, after the last round, also those of
+    # `trustq.evaluation.shift_stages`: 'oracle_temperature', 'em_corrected', 'bbse_corrected',
+    # 'reweighted'
     "stage": "VARCHAR",
 }
 

@@ -12,9 +12,9 @@ from trustq.results.schema import (
 )
 
 EXACT_UP_TO = 12  # differences whose 2^n sign patterns `paired` counts
-EXACT_LIMIT = 20  # beyond it `trustq.stats` draws sign patterns at random
+EXACT_LIMIT = 20  # beyond it `trustq.statistics.paired` draws sign patterns at random
 REPLICATES = 9999
-TIE_TOLERANCE = 1e-9  # of the sum of sizes, as in `trustq.stats`
+TIE_TOLERANCE = 1e-9  # of the sum of sizes, as in `trustq.statistics.paired`
 
 
 def derived_views() -> dict[str, str]:

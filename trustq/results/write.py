@@ -11,10 +11,10 @@ from pathlib import Path
 import duckdb
 import numpy as np
 
+from trustq.core.atomic_files import replacing
+from trustq.core.columns import Columns, write_parquet
 from trustq.errors import TrustqError
-from trustq.files import replacing
 from trustq.results.schema import COMPACTIONS, FORMAT, FORMAT_VERSION, MARKER, OF_CELLS, TABLES
-from trustq.tables import Columns, write_parquet
 
 _marking = threading.Lock()  # a temporary file is named by process, so threads take turns
 

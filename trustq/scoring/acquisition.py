@@ -7,7 +7,7 @@ wrong labels. All are in [0, 1], lower = asked for first.
 import numpy as np
 
 from trustq.errors import TrustqError
-from trustq.probabilities import softmax
+from trustq.metrics.probabilities import softmax
 
 _SMALLEST = 1e-300  # so that logarithms are finite
 

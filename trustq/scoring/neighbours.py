@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from trustq.digest import digest_array
+from trustq.core.digest import digest_array
 from trustq.errors import TrustqError
 from trustq.scoring.acquisition import one_minus_entropy
 

@@ -1,6 +1,6 @@
 """Paired differences between two arms: tests, intervals, effect sizes and families of p-values.
 
-What resamples examples or groups of them lives in `trustq.bootstrap`.
+What resamples examples or groups of them lives in `trustq.evaluation.bootstrap`.
 """
 
 import math
@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, stats
 
+from trustq.core.generators import generator
 from trustq.errors import TrustqError
-from trustq.seeds import generator
 
 EXACT_UP_TO = 20  # differences; all 2^19 sign patterns up to symmetry take 5 ms
 TIE_TOLERANCE = 1e-9  # of the sum of sizes; metrics subtracted in floats tie to about 1e-12

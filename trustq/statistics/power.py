@@ -11,7 +11,7 @@ import numpy as np
 from scipy import optimize, special, stats
 
 from trustq.errors import TrustqError
-from trustq.stats import EXACT_UP_TO
+from trustq.statistics.paired import EXACT_UP_TO
 
 # Units whose 2^(n-1) sign patterns are tried on simulated differences. At 15 and p <= .001
 # Student's t promises 4 % too much, at 16 2 %.

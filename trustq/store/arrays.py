@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from trustq.core.columns import read_metadata, read_table
+from trustq.core.sample_ids import ID_COLUMNS, find_rows, id_keys
 from trustq.errors import TrustqError
-from trustq.joins import ID_COLUMNS, find_rows, id_keys
 from trustq.store.export import STATEMENT
 from trustq.store.restore import read_statement
-from trustq.tables import read_metadata, read_table
 
 TABLES = (".parquet", ".csv", ".csv.gz")
 IMPORTS = (".npz", ".npy", ".safetensors", *TABLES)

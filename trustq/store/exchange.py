@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from trustq import __version__
-from trustq.digest import digest_bytes, digest_json
+from trustq.core.digest import digest_bytes, digest_json
+from trustq.data.manifest import SPLITS, require_whole_groups
 from trustq.errors import TrustqError
-from trustq.manifest import SPLITS, require_whole_groups
-from trustq.probabilities import NORMALISATIONS, logits_from_probs, normalised
+from trustq.metrics.probabilities import NORMALISATIONS, logits_from_probs, normalised
 from trustq.store.arrays import Found, read_arrays
 from trustq.store.format import EXPOSURES, SEEN_OBSERVED, SEEN_REFERENCE, Cache
 from trustq.store.restore import restore_cache

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from trustq.core.atomic_files import replacing
+from trustq.core.columns import write_parquet
 from trustq.errors import TrustqError
-from trustq.files import replacing
 from trustq.store.extra import dataset_digest
 from trustq.store.format import ATTRIBUTES, FORMAT, FORMAT_VERSION, ROW_DATASETS, Cache
 from trustq.store.write import _storable, overall_digests
-from trustq.tables import write_parquet
 
 STATEMENT = "trustq_cache"  # an array of the npz, a key of the other formats' metadata
 EXPORTS = (".npz", ".parquet", ".safetensors")

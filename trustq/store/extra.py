@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trustq.digest import digest_bytes
+from trustq.core.digest import digest_bytes
 from trustq.errors import TrustqError
 
 

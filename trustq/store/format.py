@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from trustq.digest import digest_json
+from trustq.core.digest import digest_json
 from trustq.errors import TrustqError
 
 FORMAT = "trustq.cache"

@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 import xxhash
 
+from trustq.data.manifest import Manifest
 from trustq.errors import TrustqError
-from trustq.manifest import Manifest
 from trustq.store.extra import Extra, Stored, dataset_digest
 from trustq.store.format import (
     ATTRIBUTES,

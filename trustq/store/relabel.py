@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trustq.digest import digest_bytes, digest_json, digest_strings
+from trustq.core.columns import read_table
+from trustq.core.digest import digest_bytes, digest_json, digest_strings
+from trustq.core.sample_ids import ID_COLUMNS
 from trustq.errors import TrustqError
-from trustq.joins import ID_COLUMNS
 from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE, Cache
-from trustq.tables import read_table
 
 LABEL_COLUMNS = ("label", "labels")
 

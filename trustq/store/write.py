@@ -12,9 +12,9 @@ import h5py
 import numpy as np
 import xxhash
 
-from trustq.digest import canonical_json, digest_json
+from trustq.core.atomic_files import replacing
+from trustq.core.digest import canonical_json, digest_json
 from trustq.errors import TrustqError
-from trustq.files import replacing
 from trustq.store.extra import dataset_digest
 from trustq.store.format import (
     ATTRIBUTES,

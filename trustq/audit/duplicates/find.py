@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from trustq.audit.close_pairs import hash_pairs, standing_out
-from trustq.audit.fingerprints import Fingerprints, fingerprint_images
-from trustq.audit.keypoints import Keypoints
-from trustq.audit.matched_points import SURE, MatchedPairs, matched_pairs
-from trustq.audit.pair_list import PairList
+from trustq.audit.duplicates.close_pairs import hash_pairs, standing_out
+from trustq.audit.duplicates.fingerprints import Fingerprints, fingerprint_images
+from trustq.audit.duplicates.keypoints import Keypoints
+from trustq.audit.duplicates.matched_points import SURE, MatchedPairs, matched_pairs
+from trustq.audit.duplicates.pair_list import PairList
+from trustq.core.atomic_files import replacing
+from trustq.core.columns import read_table
+from trustq.data.manifest import Manifest
 from trustq.errors import TrustqError
-from trustq.files import replacing
-from trustq.manifest import Manifest
 from trustq.store import Cache
-from trustq.tables import read_table
 
 MAX_DISTANCE = 30  # of 256 bits; copies reach 28, 5,000 dermatoscopic images had one other pair
 REACH = 80  # distance up to which label agreement is counted

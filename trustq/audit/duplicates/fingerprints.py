@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trustq.audit.keypoints import Keypoints, find_keypoints, one_thread_an_image
-from trustq.colour import as_rgb
+from trustq.audit.duplicates.keypoints import Keypoints, find_keypoints, one_thread_an_image
+from trustq.data.pillow_rgb import as_rgb
 from trustq.errors import TrustqError
 
 if TYPE_CHECKING:

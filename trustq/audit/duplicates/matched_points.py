@@ -16,7 +16,7 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from threadpoolctl import threadpool_limits
 
-from trustq.audit.keypoints import Keypoints
+from trustq.audit.duplicates.keypoints import Keypoints
 from trustq.scoring.neighbours import largest_products
 
 LEAST = 5  # matched points that say anything at all: two fix the motion

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from trustq.audit.close_pairs import hash_distances
-from trustq.manifest import Manifest
+from trustq.audit.duplicates.close_pairs import hash_distances
+from trustq.data.manifest import Manifest
 
 
 class PairList:

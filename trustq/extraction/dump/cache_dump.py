@@ -12,14 +12,19 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from trustq.digest import canonical_json
+from trustq.core.digest import canonical_json
+from trustq.data.manifest import Manifest
 from trustq.errors import TrustqError
+from trustq.extraction.dump.views import DropoutPasses, View, averaged, resolve_views, turned
 from trustq.extraction.exposure import Rows
-from trustq.extraction.images import ImageLoader, Preprocessing, evaluation_batches, n_workers
-from trustq.extraction.progress import Progress
-from trustq.extraction.views import DropoutPasses, View, averaged, resolve_views, turned
-from trustq.extraction.weights import Network, forward_head, grid_of
-from trustq.manifest import Manifest
+from trustq.extraction.inputs.images import (
+    ImageLoader,
+    Preprocessing,
+    evaluation_batches,
+    n_workers,
+)
+from trustq.extraction.train.progress import Progress
+from trustq.extraction.train.weights import Network, forward_head, grid_of
 from trustq.recipes import ExtractRecipe
 from trustq.store import CacheWriter, writing_cache
 from trustq.store.write import Stream

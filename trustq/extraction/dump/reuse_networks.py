@@ -5,7 +5,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trustq.data.manifest import Manifest
 from trustq.errors import TrustqError
+from trustq.extraction.dump.views import require_dumpable
 from trustq.extraction.exposure import rows_elsewhere
 from trustq.extraction.jobs import (
     Extracted,
@@ -18,10 +20,8 @@ from trustq.extraction.jobs import (
     require_readable,
     torch_device,
 )
-from trustq.extraction.progress import Progress, StderrProgress
-from trustq.extraction.views import require_dumpable
-from trustq.extraction.weights import load_checkpoint, make_network, place
-from trustq.manifest import Manifest
+from trustq.extraction.train.progress import Progress, StderrProgress
+from trustq.extraction.train.weights import load_checkpoint, make_network, place
 from trustq.recipes import ExtractRecipe
 from trustq.store import read_attributes
 

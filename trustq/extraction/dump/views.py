@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from trustq.core.generators import generator
 from trustq.errors import TrustqError
-from trustq.extraction.corruptions import CORRUPTIONS, Corruption
+from trustq.extraction.inputs.corruptions import CORRUPTIONS, Corruption
 from trustq.recipes import ExtractRecipe
-from trustq.seeds import generator
 
 if TYPE_CHECKING:
     import torch

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageEnhance
 
+from trustq.core.generators import generator
 from trustq.errors import TrustqError
-from trustq.extraction.bridging import Bridging
+from trustq.extraction.inputs.domain_augmentation import Bridging
 from trustq.recipes import ExtractRecipe
-from trustq.seeds import generator
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom as shares of the frame
 

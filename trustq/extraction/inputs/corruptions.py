@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from trustq.extraction import pixels
-from trustq.seeds import generator
+from trustq.core.generators import generator
+from trustq.extraction.inputs import pixels
 
 # Name to parameters, which apply in their order. Noise and colour are in 8-bit levels, the radius
 # in pixels of the image as it is on disk, before it is resized for the network.

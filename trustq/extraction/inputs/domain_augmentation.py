@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
+from trustq.core.generators import generator
 from trustq.errors import TrustqError
-from trustq.extraction import pixels
-from trustq.seeds import generator
+from trustq.extraction.inputs import pixels
 
 _PROBABILITY = 0.3  # of an effect in one image of one epoch, where the recipe states none
 _SMOOTH = 4  # curves are drawn this many times larger, then shrunk

@@ -21,13 +21,13 @@ import torch
 from PIL import Image, ImageChops
 from torch.utils.data import DataLoader, Dataset
 
-from trustq.colour import as_rgb
+from trustq.core.generators import generator
+from trustq.data.manifest import Manifest
+from trustq.data.pillow_rgb import as_rgb
 from trustq.errors import TrustqError
-from trustq.extraction.augment import WHOLE, Augmentation, Box
-from trustq.extraction.corruptions import Corruption
-from trustq.extraction.progress import Progress
-from trustq.manifest import Manifest
-from trustq.seeds import generator
+from trustq.extraction.inputs.augment import WHOLE, Augmentation, Box
+from trustq.extraction.inputs.corruptions import Corruption
+from trustq.extraction.train.progress import Progress
 
 Key = tuple[int, int]  # (epoch, row); an epoch of EVALUATION leaves the image as it is
 EVALUATION = -1

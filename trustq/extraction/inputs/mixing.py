@@ -3,8 +3,8 @@
 import torch
 from torchvision.transforms import v2
 
+from trustq.core.generators import generator
 from trustq.recipes import ExtractRecipe
-from trustq.seeds import generator
 
 
 class Mixing:

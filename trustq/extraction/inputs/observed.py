@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from trustq import tables
-from trustq.digest import digest_array
+from trustq.core import columns as tables
+from trustq.core.digest import digest_array
+from trustq.data.manifest import Manifest
+from trustq.data.purchase_origin import Origin, file_origin
 from trustq.errors import TrustqError
-from trustq.manifest import Manifest
-from trustq.origin import Origin, file_origin
 
 _LISTED = 5  # ids that an error names
 _TRUE, _FALSE = ("1", "1.0", "true", "yes"), ("", "nan", "0", "0.0", "false", "no")

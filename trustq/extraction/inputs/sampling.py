@@ -5,10 +5,10 @@ Only observed labels enter, for the true ones are not known before training.
 
 import numpy as np
 
-from trustq.balance import class_balanced, domain_balanced
-from trustq.digest import digest_json
+from trustq.core.digest import digest_json
+from trustq.data.manifest import Manifest
+from trustq.data.row_weights import class_balanced, domain_balanced
 from trustq.errors import TrustqError
-from trustq.manifest import Manifest
 from trustq.recipes import ExtractRecipe
 
 

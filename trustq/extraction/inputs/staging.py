@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from trustq.digest import digest_bytes
+from trustq.core.digest import digest_bytes
+from trustq.data.manifest import Manifest
 from trustq.errors import TrustqError
-from trustq.extraction.progress import Progress
-from trustq.manifest import Manifest
+from trustq.extraction.train.progress import Progress
 
 _THREADS = 8  # a network disk answers many requests at once
 

@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from trustq.digest import digest_json
-from trustq.extraction.dump import predict
+from trustq.core.atomic_files import replacing
+from trustq.core.digest import digest_json
+from trustq.core.generators import generator
+from trustq.data.manifest import Manifest
+from trustq.extraction.dump.cache_dump import predict
 from trustq.extraction.exposure import Rows
-from trustq.extraction.images import Preprocessing
-from trustq.extraction.progress import Progress
-from trustq.extraction.train import train
-from trustq.extraction.weights import Network
-from trustq.files import replacing
-from trustq.manifest import Manifest
+from trustq.extraction.inputs.images import Preprocessing
+from trustq.extraction.train.loop import train
+from trustq.extraction.train.progress import Progress
+from trustq.extraction.train.weights import Network
 from trustq.recipes import ExtractRecipe
-from trustq.seeds import generator
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from timm.utils import ModelEmaV3
 
+from trustq.core.atomic_files import replacing
+from trustq.core.generators import generator
+from trustq.data.manifest import Manifest
 from trustq.errors import TrustqError
-from trustq.extraction.device import MixedPrecision, is_compiler_error
-from trustq.extraction.dump import evaluate, to_input
-from trustq.extraction.images import (
+from trustq.extraction.dump.cache_dump import evaluate, to_input
+from trustq.extraction.inputs.images import (
     Augmentation,
     ImageLoader,
     Preprocessing,
@@ -26,22 +28,20 @@ from trustq.extraction.images import (
     evaluation_batches,
     n_workers,
 )
-from trustq.extraction.losses import make_loss
-from trustq.extraction.mixing import Mixing
-from trustq.extraction.optimizer import (
+from trustq.extraction.inputs.mixing import Mixing
+from trustq.extraction.inputs.sampling import sampling_weights
+from trustq.extraction.train.device import MixedPrecision, is_compiler_error
+from trustq.extraction.train.losses import make_loss
+from trustq.extraction.train.optimizer import (
     freeze_stages,
     learning_rate_factor,
     make_optimizer,
     to_training_mode,
 )
-from trustq.extraction.progress import Progress
-from trustq.extraction.sampling import sampling_weights
-from trustq.extraction.selection import best_epoch, criterion_of, further_figure
-from trustq.extraction.weights import Network
-from trustq.files import replacing
-from trustq.manifest import Manifest
+from trustq.extraction.train.progress import Progress
+from trustq.extraction.train.selection import best_epoch, criterion_of, further_figure
+from trustq.extraction.train.weights import Network
 from trustq.recipes import ExtractRecipe
-from trustq.seeds import generator
 
 EVALUATION_BATCH = 64
 

@@ -8,8 +8,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from trustq.errors import TrustqError
-from trustq.extraction.device import MixedPrecision
-from trustq.extraction.weights import Network
+from trustq.extraction.train.device import MixedPrecision
+from trustq.extraction.train.weights import Network
 from trustq.recipes import ExtractRecipe
 
 _LEAST = 2  # batch norm needs two

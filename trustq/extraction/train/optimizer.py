@@ -5,7 +5,7 @@ import math
 import torch
 
 from trustq.errors import TrustqError
-from trustq.extraction.weights import Network
+from trustq.extraction.train.weights import Network
 from trustq.recipes import ExtractRecipe
 
 

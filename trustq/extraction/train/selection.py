@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trustq.errors import TrustqError
-from trustq.metrics import summarise
+from trustq.metrics.classification import summarise
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def criterion_of(checkpoint: str, labels: np.ndarray) -> Criterion:
 
 
 def further_figure(criterion: Criterion, labels: np.ndarray, logits: np.ndarray) -> float:
-    """The criterion's figure of rows with labels (n,) and logits (n, k), as `trustq.metrics`."""
+    """The criterion's figure of rows with labels (n,) and logits (n, k)."""
     return summarise(labels, logits=logits).figures[criterion.figure.removeprefix("val_")]
 
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trustq.digest import digest_bytes
+from trustq.core.atomic_files import replacing
+from trustq.core.digest import digest_bytes
+from trustq.core.generators import generator
 from trustq.errors import TrustqError
-from trustq.files import replacing
 from trustq.recipes import ExtractRecipe
-from trustq.seeds import generator
 
 if TYPE_CHECKING:
     import torch

@@ -1,0 +1,1 @@
+"""Copies and near copies: fingerprints, keypoints, the list of pairs."""

@@ -1,0 +1,1 @@
+"""Calibrators: temperature, also under label noise, and the registry of all of them."""

@@ -1,0 +1,1 @@
+"""Predictions of any model: their figures with intervals, slices, gaps and comparisons."""

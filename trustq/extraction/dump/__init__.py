@@ -1,0 +1,1 @@
+"""Features, logits, views and passes of a trained backbone, into a cache."""

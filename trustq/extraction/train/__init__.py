@@ -1,0 +1,1 @@
+"""Training a backbone: weights, losses, the loop, checkpoints, cross-fitting."""

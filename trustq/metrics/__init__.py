@@ -1,0 +1,1 @@
+"""Figures of predictions: classification, per class, selective prediction, calibration error."""
