@@ -14,11 +14,11 @@ from typer.testing import CliRunner
 from trustq.core.digest import digest_strings
 from trustq.data.row_weights import domain_balanced, make_balance
 from trustq.errors import TrustqError
-from trustq.experiments import plan_sweep, run_sweep
+from trustq.experiments import plan_sweep, repair, run_sweep
 from trustq.heads import SharedFeatures, make_head
 from trustq.heads.out_of_fold import TrainingRows, fit_folds
 from trustq.recipes import load_recipe, load_sweep
-from trustq.repair import draw_experiment, repair
+from trustq.repair import draw_experiment
 from trustq.report import repair_table
 from trustq.report.page import write_report
 from trustq.results import committed_cells, run_query

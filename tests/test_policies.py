@@ -10,10 +10,11 @@ from support import make_cache
 
 from trustq.core.digest import digest_array, digest_json
 from trustq.errors import TrustqError
+from trustq.experiments import repair
 from trustq.experiments.run import run_group
 from trustq.heads.out_of_fold import _BUILDER, PASSES
 from trustq.recipes import load_recipe
-from trustq.repair import draw_experiment, parse_arm, repair
+from trustq.repair import draw_experiment, parse_arm
 from trustq.repair.arms import round_sizes, with_references
 from trustq.repair.experts import make_expert
 from trustq.repair.loop import Loop

@@ -10,10 +10,11 @@ from support import make_cache
 from trustq.calibration.registry import NAMES, make_calibrator
 from trustq.data.noise import draw_start, parse_noise
 from trustq.errors import TrustqError
+from trustq.experiments import repair
 from trustq.metrics.classification import summarise
 from trustq.metrics.per_class import class_figures
 from trustq.recipes import SweepRecipe, load_recipe
-from trustq.repair import draw_experiment, parse_arm, repair
+from trustq.repair import draw_experiment, parse_arm
 from trustq.repair.arms import budget_size, round_sizes
 from trustq.report import repair_curve_figure, repair_table, risk_coverage_figure
 from trustq.results import run_query

@@ -38,10 +38,11 @@ from sklearn.metrics import (
 )
 from threadpoolctl import threadpool_limits
 
+from trustq.experiments import repair
 from trustq.heads import SharedFeatures, fit_multinomial, fit_penalty_path
 from trustq.metrics.probabilities import softmax
 from trustq.recipes import Recipe, load_recipe
-from trustq.repair import draw_experiment, repair
+from trustq.repair import draw_experiment
 from trustq.repair.loop import REGULARISATION_GRID
 from trustq.results import run_query
 from trustq.store import Cache
