@@ -150,7 +150,7 @@ def _report(run: Any, results: Path, as_json: bool) -> None:
         answer = {"n_new": run.n_new, "n_cells": len(run.keys), "failures": run.failures}
         typer.echo(json.dumps(answer | {"notes": run.notes}, indent=2))
     elif run.keys:
-        from trustq.analysis import main_table
+        from trustq.analysis.main_table import main_table
         from trustq.report import format_main_table
 
         typer.echo(format_main_table(main_table(results, keys=run.keys), "table"))

@@ -494,7 +494,7 @@ def test_out_of_memory_tells_the_batch_that_fits(
 
 
 def test_a_batch_of_two_is_the_least_that_is_advised(monkeypatch: pytest.MonkeyPatch) -> None:
-    from trustq.extraction.train.loop import memory
+    from trustq.extraction.train import memory
     from trustq.extraction.train.weights import start_network
 
     monkeypatch.setattr(memory, "fits", lambda *_, **__: True)
@@ -524,7 +524,7 @@ def test_auto_batch_trains_with_what_fits_and_the_cache_says_so(
 def test_out_of_memory_while_features_are_taken_is_told(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trustq.extraction.dump.cache_dump import cache_dump as dump
+    from trustq.extraction.dump import cache_dump as dump
 
     def refuse(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -548,7 +548,7 @@ def test_with_and_a_setting_of_training_is_bad_usage() -> None:
 def test_a_network_that_never_fits_is_told(
     manifest: Manifest, tmp_path: Path, small_memory: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trustq.extraction.train.loop import memory
+    from trustq.extraction.train import memory
 
     monkeypatch.setattr(memory, "fits", lambda *_, **__: False)
     with pytest.raises(TrustqError) as told:
