@@ -1,11 +1,14 @@
 """Files and tables: whole or absent, and the same again when read."""
 
+import gzip
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
+import duckdb
 import numpy as np
+import openpyxl
 import pytest
 
 from trustq.core import columns as tables
@@ -91,6 +94,50 @@ def test_columns_come_back_with_their_blanks(tmp_path: Path) -> None:
     assert tables.read_metadata(path)["note"] == {"a": [1]}
 
 
+def test_a_table_is_the_same_in_every_encoding_kind_and_folder(tmp_path: Path) -> None:
+    header, rows = ["prob_A", "prob_a", "", "x=y"], [["1", "2.5", "é", ""], ["3", "", "b", "c"]]
+    lines = [",".join(row) for row in (header, *rows)]
+    folders = [tmp_path, tmp_path / "prob_A=9", tmp_path / "x=y=[1]"]
+    expected = {
+        "prob_A": ["1", "3"],
+        "prob_a": ["2.5", None],
+        "column2": ["é", "b"],
+        "x=y": [None, "c"],
+    }
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+        (folder / "u8[1]*?.csv").write_text("\n".join(lines), encoding="utf-8-sig")
+        (folder / "u81xx.csv").write_text("other\n1\n")
+        (folder / "u16.csv").write_text("\n".join(lines), encoding="utf-16")
+        (folder / "t.tsv").write_text("\n".join(lines).replace(",", "\t"))
+        with gzip.open(folder / "g.csv.gz", "wt", encoding="utf-8") as file:
+            file.write("\n".join(lines))
+        book = openpyxl.Workbook()
+        for row in (header, *rows):
+            assert book.active is not None
+            book.active.append([None if value == "" else value for value in row])
+        book.save(folder / "e.xlsx")
+        for name in ("u8[1]*?.csv", "u16.csv", "t.tsv", "g.csv.gz", "e.xlsx"):
+            read = tables.read_table(folder / name)
+            assert {key: values.tolist() for key, values in read.items()} == expected, name
+
+
+def test_columns_of_parquet_that_are_neither_numbers_nor_texts_are_left_out(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "odd=[1].parquet"
+    duckdb.sql(
+        rf"""COPY (SELECT encode('ä') AS name, '\xff\x00'::BLOB AS picture,
+        {{'bytes': '\xff'::BLOB, 'path': i || '.jpg'}} AS image, {{'a': 1}} AS box,
+        MAP {{'k': 1}} AS pairs, [i, 2] AS list, 'b' AS List2, i AS odd
+        FROM range(2) t(i)) TO {tables.literal(str(path))}"""
+    )
+    read = tables.read_table(path)
+    assert list(read) == ["name", "image", "list", "List2", "odd"]
+    assert read["name"].tolist() == ["ä", "ä"] and read["odd"].tolist() == [0, 1]
+    assert read["image"].tolist() == ["0.jpg", "1.jpg"]
+
+
 def test_csv_is_read_as_text_with_blanks(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text("id,age\n001,50\n002,\n")
@@ -103,7 +150,10 @@ def test_csv_is_read_as_text_with_blanks(tmp_path: Path) -> None:
     ("name", "content", "message"),
     [
         ("a.parquet", b"PAR1 no", "a.parquet could not be read: "),
-        ("a.xlsx", b"", "a.xlsx: expected a .parquet, .csv or .csv.gz file."),
+        ("a.mat", b"", "a.mat: expected a .parquet, .csv, .csv.gz, .tsv, .tab or .xlsx file."),
+        ("a.xlsx", b"PK no", "a.xlsx could not be read as an Excel file: File is not a zip file."),
+        ("a.csv", b"a,b\n1,K\xf6ln\n", r"line 2 \(in Windows-1252 it reads '1,Köln'\)"),
+        ("b.csv", b"\xff\xfea\x00,", "b.csv begins as UTF-16 and is not"),
     ],
 )
 def test_a_file_that_is_no_table_says_so(

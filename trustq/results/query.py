@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import duckdb
 
 from trustq.core.atomic_files import replacing
-from trustq.core.columns import literal
+from trustq.core.columns import literal, scan_parquet
 from trustq.errors import TrustqError
 from trustq.results.schema import MARKER, OF_CELLS, TABLES
 from trustq.results.views import derived_views
@@ -276,8 +276,7 @@ def typed_select(table: str, files: list[Path]) -> str:
 
 
 def _parquet(files: list[Path]) -> str:
-    listed = ", ".join(literal(_unglobbed(path)) for path in files)
-    return f"read_parquet([{listed}], union_by_name = true, filename = true)"
+    return scan_parquet(*files, options="union_by_name = true, filename = true")
 
 
 def _unglobbed(path: Path) -> str:

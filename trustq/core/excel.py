@@ -1,0 +1,54 @@
+"""The first sheet of an Excel file (.xlsx) as columns of text, as the same sheet saved as CSV."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trustq.errors import TrustqError
+
+
+def read_excel(path: Path) -> dict[str, np.ndarray]:
+    """Columns of the first sheet, whose first row holds the names; blanks are None.
+
+    Needs openpyxl. Raises `TrustqError` for a damaged or an empty file.
+    """
+    try:
+        import openpyxl
+    except ModuleNotFoundError as error:
+        raise TrustqError(
+            f"{path}: Excel files need openpyxl (pip install openpyxl). Or save it as CSV."
+        ) from error
+    try:
+        # Not read_only: its sheets keep the file open, and some writers leave out their size.
+        book = openpyxl.load_workbook(path, data_only=True)
+        rows = [list(map(_cell, row)) for row in book.worksheets[0].iter_rows(values_only=True)]
+    except Exception as error:  # openpyxl raises whatever a damaged part makes it stumble over
+        raise TrustqError(f"{path} could not be read as an Excel file: {error}.") from error
+    while rows and not any(rows[0]):
+        rows.pop(0)
+    while rows and not any(rows[-1]):
+        rows.pop()
+    if not rows:
+        raise TrustqError(f"{path}: the first sheet is empty.")
+    names: list[str] = []
+    for place, name in enumerate(rows[0]):
+        title = name or f"column{place}"
+        names.append(title if title not in names else f"{title}_{place}")
+    columns = {}
+    for place, name in enumerate(names):
+        values = np.array([row[place] for row in rows[1:]] + [""], dtype=object)[:-1]
+        if rows[0][place] is not None or any(value is not None for value in values):
+            columns[name] = values
+    return columns
+
+
+def _cell(value: Any) -> str | None:
+    """A cell as CSV would have it."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool):
+        return str(value).upper()
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return str(int(value))
+    return value.isoformat() if hasattr(value, "isoformat") else str(value)
