@@ -66,19 +66,40 @@ def test_one_call_compares_two_arms_from_their_predictions(tmp_path):
     found = compare_arms(tmp_path, "entropy", "none", replicates=200)
     assert (found.n, found.n_groups, len(found.seeds)) == (60, 20, 5)
     expected = crossed_figures(
-        labels, probs["entropy"], probs["none"], groups=groups, seed=0, replicates=200
+        labels,
+        probs["entropy"],
+        probs["none"],
+        groups=groups,
+        networks=[7] * 5,
+        draws=range(5),
+        seed=0,
+        replicates=200,
     )
     for name, row in expected.items():
         assert found.figures[name].crossed == pytest.approx(row, abs=1e-12)
     right = [(one.argmax(axis=2) == labels).mean(axis=1) for one in probs.values()]
     test = sign_flip_test(right[0] - right[1])
     accuracy = found.figures["accuracy"]
-    assert accuracy.sign_flip == test and accuracy.sign_flip.floor == 0.0625
-    assert accuracy.p_holm >= test.p_value and accuracy.superiority.value > 0.5
+    assert accuracy.runs.p_value == test.p_value and accuracy.runs.floor == 0.0625
+    assert accuracy.p_holm >= test.p_value
     assert found.notes == (
-        "5 draws share 1 trained backbones: they are not independent trainings, "
-        "and the interval does not cover other trainings",
+        "tested over 5 draws of one network: about other draws, not about other networks, "
+        "and so is the interval",
     )
+
+
+def test_draws_of_several_networks_are_no_units(tmp_path):
+    networks = {
+        f"{arm}-{draw}": {"backbone_seed": 1 + draw % 2, "draw_seed": draw // 2}
+        for arm in ("entropy", "none")
+        for draw in range(8)
+    }
+    write(tmp_path, draws=tuple(range(8)), **networks)
+    found = compare_arms(tmp_path, "entropy", "none", figures=("accuracy",), replicates=100)
+    runs = found.figures["accuracy"].runs
+    assert (runs.unit, runs.n, runs.n_draws, runs.floor) == ("network", 2, 4, 0.5)
+    assert runs.p_value >= 0.5
+    assert found.notes == ("tested over 2 networks, each averaged over 4 draws",)
 
 
 def test_what_cannot_be_paired_is_refused(tmp_path):
@@ -110,7 +131,11 @@ def test_what_cannot_be_paired_is_refused(tmp_path):
             "Arm 'none' has several cells of backbone seed 7 and draw 1, of budgets 64 and 128: "
             "name a budget.",
         ),
-        (("seeds", "none"), "entropy and none share no pair of seeds: nothing is paired."),
+        (
+            ("seeds", "none"),
+            "entropy and none share no run, so nothing is paired: entropy 7/1 and none 7/2 have no "
+            "partner (network/draw).",
+        ),
     ]
     for (folder, other), message in bad:
         with pytest.raises(TrustqError) as error:
@@ -153,8 +178,8 @@ def test_the_command_compares_the_first_arm_with_each_other(tmp_path: Path) -> N
         assert answer.exit_code == 0 and answer.stdout == ""
         text = out.read_text()
         assert "Holm over the 14 rows of this table" in text
-        assert "interval: 95 %, seeds crossed with groups (5 seeds, 20 groups, 60 rows)" in text
-        assert "5 draws share 1 trained backbones: they are not independent trainings" in text
+        assert "networks and draws crossed with groups (5 runs, 20 groups, 60 rows)" in text
+        assert "5 draws of one network: about other draws, not about other networks" in text
     answer = invoke("compare", [*options, "--json"])
     assert len(json.loads(answer.stdout)) == 14
 
@@ -163,12 +188,12 @@ def test_one_seed_is_compared_over_groups_and_says_so(tmp_path: Path) -> None:
     write(tmp_path, draws=(1,))
     found = compare_arms(tmp_path, "entropy", "none", replicates=100)
     assert found.notes == (
-        "with one seed the interval is for other groups and not for other trainings",
+        "with one run the interval is for other groups and not for other trainings",
     )
     row = arm_table([found])[0]
     assert np.isnan(row.sd) and row.floor == 1 and row.lower < row.difference < row.upper
     assert format_arm_table([found], "markdown").endswith(
-        "With one seed the interval is for other groups and not for other trainings."
+        "With one run the interval is for other groups and not for other trainings."
     )
 
 

@@ -204,7 +204,10 @@ def test_the_crossed_interval_is_that_of_its_formula():
     covariance = np.cov(own, bias=True) / 6
     of_groups = max((covariance.sum() - np.trace(covariance)) / 12, 0)
     t_seeds, t_groups = stats.t.ppf(0.975, 3), stats.t.ppf(0.975, 5)
-    half = (t_seeds * of_seeds + t_groups * of_groups) / np.sqrt(of_seeds + of_groups)
+    total = of_seeds + of_groups
+    weighted = (t_seeds * of_seeds + t_groups * of_groups) / np.sqrt(total)
+    freedom = total**2 / (of_seeds**2 / 3 + of_groups**2 / 5)
+    half = (weighted + stats.t.ppf(0.975, freedom) * np.sqrt(total)) / 2
     assert of_groups > 0
     assert found.upper - found.difference == pytest.approx(half, rel=0.02)
     assert found.difference - found.lower == pytest.approx(half, rel=0.02)

@@ -120,6 +120,7 @@ def test_only_shared_seeds_are_paired():
     b = SeedTable("b", "", {"accuracy": {2: 0.5, 1: 0.3, 3: 0.0}})
     (row,) = significance([a, b], metrics=["accuracy"])
     assert (row.n, row.seeds) == (2, "1,2")
+    assert row.left_out == "seeds without a partner: a 9 and b 3"
     assert row.difference == pytest.approx(0.15)
     assert np.isnan(row.effect)
 
@@ -164,13 +165,14 @@ def test_json_has_null_for_what_is_not_defined(tmp_path):
     assert (row["difference"], row["lower"], row["p_value"], row["floor"]) == (0.25, None, 1, 1)
 
 
-def test_arms_of_a_results_folder_are_compared_over_draws(tmp_path):
+def test_arms_of_a_results_folder_are_compared_over_networks(tmp_path):
     write_results(tmp_path)
     found = results_seed_tables(tmp_path, arms=["entropy", "none"], metrics=["accuracy"])
     assert [table.arm for table in found] == ["Entropy", "None"]
     (row,) = significance(found, metrics=["accuracy"])
-    assert (row.n, row.seeds) == (3, "1,2,3")
-    assert row.difference == pytest.approx(0.1)
+    assert (row.n, row.unit, row.n_draws) == (2, "network", 3)
+    assert row.seeds == "5/1,5/2,5/3,6/1,6/2,6/3"
+    assert row.difference == pytest.approx(0.1) and row.floor == 0.5
     with pytest.raises(TrustqError) as error:
         results_seed_tables(tmp_path, arms=["random"])
     assert str(error.value) == (
@@ -207,12 +209,53 @@ def test_values_of_any_column_are_compared_and_say_what_else_they_differ_in(tmp_
     assert str(error.value) == "cells have no column 'hed'; did you mean head?"
 
 
-def write_results(folder, *, arms=(("entropy", 0.1), ("none", 0.0)), shift=0.0, **columns):
+def test_an_extra_network_of_one_arm_is_named_and_changes_nothing(tmp_path):
+    write_results(tmp_path, arms=(("entropy", 0.1),))
+    write_results(tmp_path, arms=(("random", 0.0),), seeds=(5, 6, 9))
+    (row,) = significance(
+        results_seed_tables(tmp_path, arms=["entropy", "random"], metrics=["accuracy"]),
+        metrics=["accuracy"],
+    )
+    assert row.difference == pytest.approx(0.1) and row.n == 2
+    assert row.left_out == "Random 9/1, 9/2, 9/3 have no partner (network/draw)"
+    assert "Random 9/1, 9/2, 9/3 have no partner" in format_significance([row], "markdown")
+
+
+def test_runs_on_another_cache_are_no_pair(tmp_path):
+    write_results(tmp_path, cache_digest="x")
+    write_results(tmp_path / "b", arms=(("entropy", 0.1),), cache_digest="x")
+    write_results(tmp_path / "b", arms=(("none", 0.0),), cache_digest="relabelled")
+    options = {"arms": ["entropy", "none"], "metrics": ["accuracy"]}
+    assert significance(results_seed_tables(tmp_path, **options), metrics=["accuracy"])
+    with pytest.raises(TrustqError) as error:
+        significance(results_seed_tables(tmp_path / "b", **options), metrics=["accuracy"])
+    assert str(error.value) == (
+        "Entropy and None share no run of accuracy, so nothing is paired: Entropy and None ran "
+        "5/1, 5/2, 5/3, 6/1, 6/2, 6/3 on different caches, which differ in labels, splits or "
+        "features, or with different settings before any purchase: these runs are no pair."
+    )
+
+
+def test_another_budget_is_named(tmp_path):
+    write_results(tmp_path, arms=(("entropy", 0.1), ("random", 0.0)))
+    write_results(tmp_path, arms=(("random", 0.2),), n_rounds=4)
+    rows = significance(
+        results_seed_tables(tmp_path, arms=["entropy", "random"], metrics=["accuracy"]),
+        metrics=["accuracy"],
+    )
+    assert [row.left_out for row in rows] == [
+        "left out, for the other arm is not there: random at n_rounds 4"
+    ]
+
+
+def write_results(
+    folder, *, arms=(("entropy", 0.1), ("none", 0.0)), shift=0.0, seeds=(5, 6), **columns
+):
     from trustq.results import new_part, write_part
 
     cells, metrics = [], []
     for arm, gain in arms:
-        for backbone in (5, 6):
+        for backbone in seeds:
             for draw in (1, 2, 3):
                 key = f"{arm}-{backbone}-{draw}-{columns}"
                 cells.append(

@@ -1,14 +1,14 @@
 """Two arms of a results folder, compared in one call from their stored predictions."""
 
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from trustq.analysis.significance import Significance, format_significance
+from trustq.analysis.pairs import RUN_COLUMNS, Pairing, pair_runs, run_of
+from trustq.analysis.significance import Significance, format_significance, run_columns
 from trustq.errors import TrustqError
 from trustq.evaluation.bootstrap import (
     FIGURES,
@@ -18,19 +18,14 @@ from trustq.evaluation.bootstrap import (
     figure_intervals,
 )
 from trustq.results import connect
-from trustq.results.schema import MATCHED
-from trustq.statistics.paired import (
-    Effect,
-    SignFlip,
-    effect_size,
-    holm,
-    probability_of_superiority,
-    sign_flip_test,
-)
+from trustq.results.schema import MATCHED, PURCHASE
+from trustq.statistics.paired import holm
+from trustq.statistics.runs import RunComparison, compare_runs, over_runs
 
 _PREDICTIONS = f"""
-SELECT c.arm, c.backbone_seed, c.draw_seed, c.key, c.budget, p.sample_id, p.group_id, p.label,
-       p.probabilities, c.classes, {", ".join(f"c.{name}" for name in MATCHED)}
+SELECT c.arm, {", ".join(f"c.{name}" for name in RUN_COLUMNS)}, c.key, c.budget, p.sample_id,
+       p.group_id, p.label, p.probabilities, c.classes, c.score,
+       {", ".join(f"c.{name}" for name in (*MATCHED, *PURCHASE) if name != "budget")}
 FROM predictions p JOIN cells c ON c.key = p.cell
 WHERE c.arm IN (?, ?) AND p.split = ? AND p.stage = ? AND p.eval_dataset = coalesce(?, c.dataset)
   AND (? IS NULL OR c.budget = ? OR c.score = 'none')
@@ -42,15 +37,12 @@ class ArmFigure(NamedTuple):
     """One figure of two arms: means, difference a - b with its crossed interval, and tests."""
 
     crossed: Comparison
-    sd: float  # of the difference over seeds; NaN for one
-    sign_flip: SignFlip
+    runs: RunComparison
     p_holm: float
-    effect: Effect
-    superiority: Effect
 
 
 class ArmComparison(NamedTuple):
-    """Two arms over the pairs of seeds that both have, on the same rows."""
+    """Two arms over the runs that both have, (network, draw), on the same rows."""
 
     a: str
     b: str
@@ -77,10 +69,11 @@ def compare_arms(
 ) -> ArmComparison:
     """Compare two arms, a - b, from stored predictions: examples and seeds at once.
 
-    Per figure: a 95 % interval for seeds and groups crossed, the sign-flip test over seeds with its
-    floor, Holm over the figures, Hedges' g and P(a > b). Where several budgets were run, name one;
-    an arm that buys nothing pairs with any. `where` is a condition on `cells`. Errors: no
-    predictions of an arm, no shared pair of seeds, several settings or budgets, rows that differ
+    Per figure: a 95 % interval for networks, draws and groups crossed, the test over runs of
+    `trustq.statistics.runs.compare_runs` with its floor, and Holm over the figures. Runs are paired
+    as in `trustq.analysis.pairs`; the notes name those without a partner. Where several budgets
+    were run, name one; an arm that buys nothing pairs with any. `where` is a condition on `cells`.
+    Errors: no predictions of an arm, no shared run, several settings or budgets, rows that differ
     between cells.
     """
     with connect(results, where=where) as connection:
@@ -100,47 +93,53 @@ def compare_arms(
                 f"Choose one, e.g. --where \"{name} = '{found[0]}'\"."
             )
     cells = [_cells(answer, arm) for arm in (a, b)]
-    shared = [pair for pair in cells[0] if pair in cells[1]]
-    if not shared:
-        raise TrustqError(f"{a} and {b} share no pair of seeds: nothing is paired.")
-    first = cells[0][shared[0]]
-    for own in cells:
-        for pair in shared:
-            if not np.array_equal(own[pair]["sample_id"], first["sample_id"]):
+    pairing = _paired(cells, (a, b))
+    paired = [(cells[0][i], cells[1][j]) for i, j in pairing.pairs]
+    first = paired[0][0]
+    for own in (cell for pair in paired for cell in pair):
+        if not np.array_equal(own["sample_id"], first["sample_id"]):
+            raise TrustqError(f"Cell {own['key']} was evaluated on other rows than {first['key']}.")
+        for name in ("label", "group_id"):
+            n_other = int((own[name] != first[name]).sum())
+            if n_other:
                 raise TrustqError(
-                    f"Cell {own[pair]['key']} was evaluated on other rows than {first['key']}."
+                    f"Cell {own['key']} has another {name} than {first['key']} in "
+                    f"{n_other} of {len(first[name])} rows: their caches were made of other "
+                    "reference labels or groups. Run both on one."
                 )
-            for name in ("label", "group_id"):
-                n_other = int((own[pair][name] != first[name]).sum())
-                if n_other:
-                    raise TrustqError(
-                        f"Cell {own[pair]['key']} has another {name} than {first['key']} in "
-                        f"{n_other} of {len(first[name])} rows: their caches were made of other "
-                        "reference labels or groups. Run both on one."
-                    )
-    probs = np.stack([_probs([own[pair] for pair in shared]) for own in cells])
-    labels = _labels(first["label"], [own[pair] for own in cells for pair in shared])
+    probs = np.stack([_probs([pair[arm] for pair in paired]) for arm in (0, 1)])
+    labels = _labels(first["label"], [cell for pair in paired for cell in pair])
     groups = first["group_id"]
+    runs = [cell["run"] for cell, _ in paired]
+    networks, draws = [run.network for run in runs], [run.draw for run in runs]
     crossed = crossed_figures(
-        labels, *probs, groups=groups, seed=seed, figures=figures, replicates=replicates
+        labels,
+        *probs,
+        groups=groups,
+        networks=networks,
+        draws=draws,
+        seed=seed,
+        figures=figures,
+        replicates=replicates,
     )
-    by_seed = np.array([[_figures_of(labels, one, figures) for one in arm] for arm in probs])
-    differences = by_seed[0] - by_seed[1]
-    tests = [sign_flip_test(column, seed=seed) for column in differences.T]
+    by_run = np.array([[_figures_of(labels, one, figures) for one in arm] for arm in probs])
+    tests = [
+        compare_runs(one, other, networks=networks, draws=draws, seed=seed)
+        for one, other in np.moveaxis(by_run, 2, 0)
+    ]
     adjusted = holm(np.array([test.p_value for test in tests]))
-    found_figures = {
-        name: ArmFigure(
-            crossed[name],
-            float(differences[:, j].std(ddof=1)) if len(differences) > 1 else math.nan,
-            tests[j],
-            float(adjusted[j]),
-            effect_size(differences[:, j]),
-            probability_of_superiority(by_seed[0, :, j], by_seed[1, :, j]),
-        )
-        for j, name in enumerate(figures)
-    }
-    n_groups = len(np.unique(groups))
-    return ArmComparison(a, b, len(labels), n_groups, tuple(shared), found_figures, _notes(shared))
+    return ArmComparison(
+        a,
+        b,
+        len(labels),
+        len(np.unique(groups)),
+        tuple((run.network, run.draw) for run in runs),
+        {
+            name: ArmFigure(crossed[name], tests[j], float(adjusted[j]))
+            for j, name in enumerate(figures)
+        },
+        (*_notes(tests[0]), *pairing.left_out),
+    )
 
 
 def arm_table(comparisons: Sequence[ArmComparison]) -> list[Significance]:
@@ -153,26 +152,15 @@ def arm_table(comparisons: Sequence[ArmComparison]) -> list[Significance]:
     for name in names:
         for comparison in comparisons:
             figure = comparison.figures[name]
+            titles = ",".join(f"{network}/{draw}" for network, draw in comparison.seeds)
+            row = {"evaluation": "", "metric": name, "a": comparison.a, "b": comparison.b}
             rows.append(
-                {
-                    "evaluation": "",
-                    "metric": name,
-                    "a": comparison.a,
-                    "b": comparison.b,
-                    "n": len(comparison.seeds),
-                    "seeds": ",".join(f"{backbone}/{draw}" for backbone, draw in comparison.seeds),
-                    "mean_a": figure.crossed.a,
-                    "mean_b": figure.crossed.b,
+                row
+                | run_columns(figure.runs, titles, ())
+                | {
                     "difference": figure.crossed.difference,
-                    "sd": figure.sd,
                     "lower": figure.crossed.lower,
                     "upper": figure.crossed.upper,
-                    "p_value": figure.sign_flip.p_value,
-                    "floor": figure.sign_flip.floor,
-                    "effect": figure.effect.value,
-                    "effect_lower": figure.effect.lower,
-                    "effect_upper": figure.effect.upper,
-                    "superiority": figure.superiority.value,
                 }
             )
     adjusted = holm(np.array([row["p_value"] for row in rows]))
@@ -183,8 +171,8 @@ def format_arm_table(comparisons: Sequence[ArmComparison], format: str) -> str:
     """The comparisons as Markdown, CSV or LaTeX, as `format_significance` prints them."""
     first = comparisons[0]
     interval = (
-        f"95 %, seeds crossed with groups ({len(first.seeds)} seeds, {first.n_groups} groups, "
-        f"{first.n} rows)"
+        f"95 %, networks and draws crossed with groups ({len(first.seeds)} runs, "
+        f"{first.n_groups} groups, {first.n} rows)"
     )
     notes = dict.fromkeys(note for comparison in comparisons for note in comparison.notes)
     sentences = [note[0].upper() + note[1:] + "." for note in notes]
@@ -196,21 +184,50 @@ def _figures_of(labels: np.ndarray, probs: np.ndarray, figures: Sequence[str]) -
     return [found[name].value for name in figures]
 
 
-def _cells(answer: dict[str, Any], arm: str) -> dict[tuple[Any, Any], dict[str, Any]]:
-    """Rows of every cell of an arm, by its pair of seeds."""
+def _cells(answer: dict[str, Any], arm: str) -> list[dict[str, Any]]:
+    """The columns of every cell of an arm, with its run."""
     chosen = answer["arm"] == arm
-    own = {name: np.ma.getdata(column)[chosen] for name, column in answer.items()}
-    cells: dict[tuple[Any, Any], dict[str, Any]] = {}
+    own = {name: column[chosen] for name, column in answer.items()}
+    cells: dict[Any, dict[str, Any]] = {}
     for key in dict.fromkeys(own["key"].tolist()):
         rows = {name: column[own["key"] == key] for name, column in own.items()}
-        pair = (int(rows["backbone_seed"][0]), int(rows["draw_seed"][0]))
-        if pair in cells:
-            raise TrustqError(
-                f"Arm {arm!r} has several cells of backbone seed {pair[0]} and draw {pair[1]}, of "
-                f"budgets {cells[pair]['budget'][0]} and {rows['budget'][0]}: name a budget."
+        run = run_of({name: rows[name][0] for name in RUN_COLUMNS})
+        if run in cells:
+            budgets = [str(cell["budget"][0]) for cell in (cells[run], rows)]
+            what = (
+                f"of budgets {budgets[0]} and {budgets[1]}: name a budget"
+                if budgets[0] != budgets[1]
+                else f"{cells[run]['key']} and {key}: choose by a condition on cells"
             )
-        cells[pair] = rows | {"key": key}
-    return cells
+            raise TrustqError(
+                f"Arm {arm!r} has several cells of backbone seed {run.network} and draw "
+                f"{run.draw}, {what}."
+            )
+        cells[run] = {name: np.ma.getdata(column) for name, column in rows.items()}
+        cells[run] |= {"key": key, "run": run}
+    return list(cells.values())
+
+
+def _paired(cells: list[list[dict[str, Any]]], names: tuple[str, str]) -> Pairing:
+    """Pairs of cells, all of one purchase: a budget is never compared with another."""
+    pairing = pair_runs(*([cell["run"] for cell in own] for own in cells), names=names)
+    if not pairing.pairs:
+        raise TrustqError(
+            f"{names[0]} and {names[1]} share no run, so nothing is paired: "
+            f"{'; '.join(pairing.left_out)}."
+        )
+    for i, j in pairing.pairs:
+        pair = (cells[0][i], cells[1][j])
+        if "none" in [str(cell["score"][0]) for cell in pair]:
+            continue
+        for name in PURCHASE:
+            values = [str(cell[name][0]) for cell in pair]
+            if values[0] != values[1]:
+                raise TrustqError(
+                    f"{names[0]} has the {name} {values[0]} and {names[1]} {values[1]} in run "
+                    f"{pair[0]['run'].title}: compare one purchase with the same."
+                )
+    return pairing
 
 
 def _probs(cells: list[dict[str, Any]]) -> np.ndarray:
@@ -226,14 +243,10 @@ def _labels(names: np.ndarray, cells: list[dict[str, Any]]) -> np.ndarray:
     return np.array([position[name] for name in names.tolist()])
 
 
-def _notes(shared: list[tuple[Any, Any]]) -> tuple[str, ...]:
-    n_backbones = len({pair[0] for pair in shared})
-    notes = []
-    if n_backbones < len(shared):
-        notes.append(
-            f"{len(shared)} draws share {n_backbones} trained backbones: they are not independent "
-            "trainings, and the interval does not cover other trainings"
-        )
-    if len(shared) == 1:
-        notes.append("with one seed the interval is for other groups and not for other trainings")
-    return tuple(notes)
+def _notes(found: RunComparison) -> tuple[str, ...]:
+    about = over_runs(found.unit, found.n_networks, found.n_draws)
+    if found.unit == "draw":
+        return (f"tested over {about}, and so is the interval",)
+    if found.n == 1:
+        return ("with one run the interval is for other groups and not for other trainings",)
+    return (f"tested over {about}",)

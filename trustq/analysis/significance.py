@@ -3,26 +3,28 @@
 import csv
 import difflib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from trustq.analysis.pairs import RUN_COLUMNS, Run, pair_runs, run_of
 from trustq.core.columns import read_table
 from trustq.errors import TrustqError
 from trustq.results import connect
 from trustq.results.schema import MATCHED, PURCHASE, TABLES
 from trustq.statistics.paired import effect_size, holm, paired_summary, probability_of_superiority
+from trustq.statistics.runs import RunComparison, compare_runs, over_runs
 
 FORMATS = ("markdown", "csv", "latex")
 METRICS = ("macro_f1", "accuracy")
 
 # {by} is a column of `cells`, checked before.
 _FIGURES = f"""
-SELECT {", ".join((*MATCHED, *PURCHASE))}, eval_dataset, score, arm, arm_title, backbone_seed,
-       draw_seed, metric, figure, CAST({{by}} AS VARCHAR) AS compared
+SELECT {", ".join((*MATCHED, *PURCHASE, *RUN_COLUMNS))}, eval_dataset, score, arm, arm_title,
+       metric, figure, CAST({{by}} AS VARCHAR) AS compared
 FROM figures
 WHERE is_final AND class_name IS NULL AND slice_name IS NULL AND split = ? AND stage = ?
   AND metric IN (SELECT unnest(?)) AND compared IN (SELECT unnest(?))
@@ -32,16 +34,25 @@ ORDER BY ALL
 
 @dataclass(frozen=True)
 class SeedTable:
-    """Figures of one arm on one evaluation: metric -> seed -> figure."""
+    """Figures of one arm on one evaluation: metric -> seed -> figure.
+
+    A seed is a number, of a file of seeds, or a `Run` of a results folder.
+    """
 
     arm: str
     evaluation: str  # which rows were evaluated, e.g. internal or external; arms pair within it
-    figures: dict[str, dict[int, float]]
+    figures: Mapping[str, Mapping[Any, float]]
+    across_caches: bool = False  # runs pair by seeds alone, for what is compared decides the cache
+    notes: tuple[str, ...] = ()  # what was asked for and is not in the tables
 
 
 @dataclass(frozen=True)
 class Significance:
-    """One comparison of two arms by one metric, a minus b, over the seeds that both have."""
+    """One comparison of two arms by one metric, a minus b, over the seeds that both have.
+
+    `n` counts units: seeds of a file; networks of a results folder, each averaged over its draws;
+    or the draws of its only network. `left_out` names runs without a partner.
+    """
 
     evaluation: str
     metric: str
@@ -62,6 +73,10 @@ class Significance:
     effect_lower: float
     effect_upper: float
     superiority: float
+    unit: str = "seed"
+    n_networks: int | None = None
+    n_draws: int | None = None
+    left_out: str = ""
 
 
 def significance(
@@ -69,9 +84,10 @@ def significance(
 ) -> list[Significance]:
     """Compare the first arm of every evaluation with each of its other arms, by each metric.
 
-    Differences are paired by seed: mean, sd, 95 % percentile bootstrap over seeds alone (10,000
-    replicates, which with so few units is for reproducing tables: see
-    `trustq.evaluation.bootstrap`), exact sign-flip p with its floor, Hedges' g and P(a > b).
+    Runs of a results folder are paired as in `trustq.analysis.pairs` and compared as in
+    `trustq.statistics.runs.compare_runs`. Of a file of seeds, differences are paired by seed: mean,
+    sd, 95 % percentile bootstrap over seeds alone (10,000 replicates, which with so few units is
+    for reproducing tables) and exact sign-flip p with its floor. Both have Hedges' g and P(a > b).
     `p_holm` is over all rows of the answer: they are the family. Errors: an evaluation with one
     arm, a metric or seed that is not there.
 
@@ -167,9 +183,9 @@ def results_seed_tables(
     """Final figures of arms in a results folder, one table per arm and setting, first arm first.
 
     A setting is all that was asked but the arm and the seeds; an arm that buys nothing belongs to
-    every purchase. Settings that lack the first arm or have no other are left out. Units are draw
-    seeds (figures averaged over backbones) or backbone seeds (averaged over draws), whichever are
-    more. `where` is a condition on `cells`.
+    every purchase. Settings that lack the first arm or have no other are left out, and the notes of
+    the tables name them. Figures are by run; `significance` pairs them. `where` is a condition on
+    `cells`.
 
     With another column `by`, such as `head` or `cache_recipe`, `arms` are its values, and the arm
     is a part of the setting. Other columns that have one value for each of them, and not the same,
@@ -193,9 +209,10 @@ def results_seed_tables(
     alike = (*(() if by == "arm" else ("arm",)), *MATCHED, *PURCHASE, "eval_dataset")
     telling = [] if by == "arm" else _determined(rows, [name for name in alike if name != by])
     settings = [name for name in alike if name != by and name not in telling]
+    by_setting = _by_setting(rows, settings, any_purchase=by == "arm")
     compared = {
         setting: own
-        for setting, own in _by_setting(rows, settings, any_purchase=by == "arm").items()
+        for setting, own in by_setting.items()
         if len(there := {row["compared"] for row in own}) > 1 and arms[0] in there
     }
     if not compared:
@@ -203,16 +220,35 @@ def results_seed_tables(
             f"No setting in {results} has both {by} {arms[0]!r} and another of them, so nothing is "
             "paired. `trustq export table` shows which setting has which."
         )
+    notes = _lone_settings(by_setting, compared, settings)
+    caches = [{row["cache_digest"] for row in rows if row["compared"] == arm} for arm in arms]
+    across_caches = by != "arm" and all(caches[0].isdisjoint(other) for other in caches[1:])
     told = _told_apart(list(compared))
     tables = []
     for setting, own in compared.items():
         place = ", ".join(f"{settings[j]} {setting[j]}" for j in told)
-        unit = _unit(own)
         for arm in arms:
             if found := [row for row in own if row["compared"] == arm]:
                 title = found[0]["arm_title"] if by == "arm" else _title(arm, found[0], telling)
-                tables.append(SeedTable(title, place, _by_unit(found, unit)))
+                tables.append(SeedTable(title, place, _by_run(found), across_caches, notes))
     return tables
+
+
+def _lone_settings(
+    by_setting: Mapping[tuple[Any, ...], list[dict[str, Any]]],
+    compared: Mapping[tuple[Any, ...], object],
+    settings: Sequence[str],
+) -> tuple[str, ...]:
+    """A sentence for each setting that has nothing to be compared with."""
+    told = _told_apart(list(by_setting))
+    said = []
+    for setting, own in by_setting.items():
+        # Arms that buy nothing are in every setting, so they miss nothing here.
+        lone = dict.fromkeys(row["compared"] for row in own if row["score"] != "none")
+        if setting not in compared and lone:
+            place = ", ".join(f"{settings[j]} {setting[j]}" for j in told)
+            said.append(f"left out, for the other arm is not there: {', '.join(lone)} at {place}")
+    return tuple(dict.fromkeys(said))
 
 
 def _by_setting(
@@ -260,19 +296,20 @@ def _told_apart(settings: Sequence[tuple[Any, ...]]) -> list[int]:
 
 
 OVER_SEEDS = "95 % percentile bootstrap over seeds alone"
+OVER_RUNS = "95 %, Student's, of the variance of networks and of draws that they share"
 
 
 def format_significance(
     rows: Sequence[Significance],
     format: str,
     *,
-    interval: str = OVER_SEEDS,
+    interval: str | None = None,
     notes: Sequence[str] = (),
 ) -> str:
     """The table as Markdown, CSV (every column, full precision) or LaTeX (booktabs).
 
-    Markdown and LaTeX end with what the reader must know: the floor, the family, what `interval`
-    there is, and further `notes`.
+    Markdown and LaTeX end with what the reader must know: the units, the floor, the family, what
+    `interval` there is, runs without a partner, and further `notes`.
     """
     if format not in FORMATS:
         raise TrustqError(f"format is {format!r}: expected one of {', '.join(FORMATS)}.")
@@ -289,7 +326,11 @@ def format_significance(
     cells = [_cells(row) for row in rows]
     if not any(row.evaluation for row in rows):
         head, cells = head[1:], [row[1:] for row in cells]
+    if interval is None:
+        interval = OVER_SEEDS if all(row.unit == "seed" for row in rows) else OVER_RUNS
+    left_out = dict.fromkeys(part for row in rows for part in row.left_out.split("; ") if part)
     lines = [_note(rows, interval), *notes]
+    lines += [note[0].upper() + note[1:] + "." for note in left_out]
     if format == "markdown":
         table = [head, ["---"] * len(head), *cells]
         body = ["| " + " | ".join(_markdown(text) for text in row) + " |" for row in table]
@@ -315,27 +356,79 @@ def _compared(a: SeedTable, b: SeedTable, metric: str, seed: int) -> dict[str, A
             raise TrustqError(
                 f"{table.arm} has no figures of {metric}; it has {', '.join(table.figures)}."
             )
-    shared = sorted(set(a.figures[metric]) & set(b.figures[metric]))
+    of_a, of_b = a.figures[metric], b.figures[metric]
+    head = {"evaluation": a.evaluation, "metric": metric, "a": a.arm, "b": b.arm}
+    notes = dict.fromkeys((*a.notes, *b.notes))
+    if all(isinstance(key, Run) for key in (*of_a, *of_b)):
+        across = a.across_caches or b.across_caches
+        runs_a, runs_b = list(of_a), list(of_b)
+        pairing = pair_runs(runs_a, runs_b, names=(a.arm, b.arm), across_caches=across)
+        if not pairing.pairs:
+            raise TrustqError(
+                f"{a.arm} and {b.arm} share no run of {metric}, so nothing is paired: "
+                f"{'; '.join(pairing.left_out)}."
+            )
+        paired = [(runs_a[i], runs_b[j]) for i, j in pairing.pairs]
+        found = compare_runs(
+            np.array([of_a[run] for run, _ in paired]),
+            np.array([of_b[run] for _, run in paired]),
+            networks=[run.network for run, _ in paired],
+            draws=[run.draw for run, _ in paired],
+            seed=seed,
+        )
+        titles = ",".join(run.title for run, _ in paired)
+        return head | run_columns(found, titles, (*pairing.left_out, *notes))
+    shared = sorted(set(of_a) & set(of_b))
     if not shared:
         raise TrustqError(f"{a.arm} and {b.arm} share no seed of {metric}: nothing is paired.")
-    of_a, of_b = (np.array([table.figures[metric][s] for s in shared]) for table in (a, b))
-    paired = paired_summary(of_a, of_b, seed=seed)
+    values = tuple(np.array([own[key] for key in shared]) for own in (of_a, of_b))
+    paired_seeds = paired_summary(*values, seed=seed)
+    lone = [
+        f"{table.arm} {', '.join(map(str, own))}"
+        for table in (a, b)
+        if (own := sorted(set(table.figures[metric]) - set(shared)))
+    ]
+    left_out = [f"seeds without a partner: {' and '.join(lone)}"] if lone else []
+    return head | {
+        "n": paired_seeds.n,
+        "seeds": ",".join(map(str, shared)),
+        "mean_a": float(values[0].mean()),
+        "mean_b": float(values[1].mean()),
+        "difference": paired_seeds.mean,
+        "sd": paired_seeds.sd,
+        "lower": paired_seeds.lower,
+        "upper": paired_seeds.upper,
+        "p_value": paired_seeds.p_value,
+        "floor": paired_seeds.floor,
+        "left_out": "; ".join([*left_out, *notes]),
+        **_effects(values[0], values[1]),
+    }
+
+
+def run_columns(found: RunComparison, titles: str, left_out: Sequence[str]) -> dict[str, Any]:
+    """A comparison over runs as the columns of `Significance`, but for its head and Holm's p."""
+    return {
+        "n": found.n,
+        "seeds": titles,
+        "mean_a": float(found.of_a.mean()),
+        "mean_b": float(found.of_b.mean()),
+        "difference": found.mean,
+        "sd": found.sd,
+        "lower": found.lower,
+        "upper": found.upper,
+        "p_value": found.p_value,
+        "floor": found.floor,
+        "unit": found.unit,
+        "n_networks": found.n_networks,
+        "n_draws": found.n_draws,
+        "left_out": "; ".join(left_out),
+        **_effects(found.of_a, found.of_b),
+    }
+
+
+def _effects(of_a: np.ndarray, of_b: np.ndarray) -> dict[str, float]:
     effect = effect_size(of_a - of_b)
     return {
-        "evaluation": a.evaluation,
-        "metric": metric,
-        "a": a.arm,
-        "b": b.arm,
-        "n": paired.n,
-        "seeds": ",".join(map(str, shared)),
-        "mean_a": float(of_a.mean()),
-        "mean_b": float(of_b.mean()),
-        "difference": paired.mean,
-        "sd": paired.sd,
-        "lower": paired.lower,
-        "upper": paired.upper,
-        "p_value": paired.p_value,
-        "floor": paired.floor,
         "effect": effect.value,
         "effect_lower": effect.lower,
         "effect_upper": effect.upper,
@@ -343,22 +436,14 @@ def _compared(a: SeedTable, b: SeedTable, metric: str, seed: int) -> dict[str, A
     }
 
 
-def _unit(rows: Iterable[dict[str, Any]]) -> str:
-    rows = list(rows)
-    n_backbones, n_draws = (len({row[u] for row in rows}) for u in ("backbone_seed", "draw_seed"))
-    return "backbone_seed" if n_backbones > n_draws else "draw_seed"
-
-
-def _by_unit(rows: Sequence[dict[str, Any]], unit: str) -> dict[str, dict[int, float]]:
-    values: dict[str, dict[int, list[float]]] = {}
+def _by_run(rows: Sequence[dict[str, Any]]) -> dict[str, dict[Run, float]]:
+    values: dict[str, dict[Run, list[float]]] = {}
     for row in rows:
         if row["figure"] is not None:
-            by_seed = values.setdefault(row["metric"], {})
-            # An imported cache has no backbone seed: it is one seed, called 0.
-            by_seed.setdefault(row[unit] or 0, []).append(row["figure"])
+            values.setdefault(row["metric"], {}).setdefault(run_of(row), []).append(row["figure"])
     return {
-        metric: {seed: float(np.mean(figures)) for seed, figures in by_seed.items()}
-        for metric, by_seed in values.items()
+        metric: {run: float(np.mean(figures)) for run, figures in by_run.items()}
+        for metric, by_run in values.items()
     }
 
 
@@ -393,10 +478,18 @@ def _note(rows: Sequence[Significance], interval: str) -> str:
         if floor > 0.05
         else f"the smallest p there can be is {floor:.3g}"
     )
+    units = dict.fromkeys(
+        over_runs(row.unit, row.n_networks, row.n_draws)
+        for row in rows
+        if row.unit in ("network", "draw")
+        and row.n_networks is not None
+        and row.n_draws is not None
+    )
+    over = "paired seeds" if not units else f"paired units ({'; or '.join(units)})"
     return (
-        "p: exact two-sided sign-flip over paired seeds; floor: the smallest p that n seeds can "
-        f"give ({reach}); Holm over the {len(rows)} rows of this table; interval: {interval}; "
-        "g: Hedges' standardised mean difference."
+        f"p: exact two-sided sign-flip over {over}; floor: the smallest p that n "
+        f"{'units' if units else 'seeds'} can give ({reach}); Holm over the {len(rows)} rows of "
+        f"this table; interval: {interval}; g: Hedges' standardised mean difference."
     )
 
 

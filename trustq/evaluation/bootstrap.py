@@ -18,6 +18,7 @@ from trustq.evaluation.bootstrap_sums import AreaSums, FigureSums, PredictionSum
 from trustq.metrics.probabilities import checked_labels, checked_logits, checked_probs
 from trustq.metrics.selective import _checked
 from trustq.statistics.paired import Interval, _check_level, _check_replicates
+from trustq.statistics.runs import _numbered, half_width, run_parts
 
 FIGURES = ("accuracy", "macro_f1", "nll", "brier", "ece", "aurc", "augrc")
 REPLICATES = 10_000
@@ -150,21 +151,23 @@ def crossed_figures(
     kind: str = "probs",
     seed: int,
     groups: np.ndarray | None = None,
+    networks: Sequence[object] | None = None,
+    draws: Sequence[object] | None = None,
     figures: Sequence[str] = FIGURES,
     level: float = 0.95,
     replicates: int = REPLICATES,
 ) -> dict[str, Comparison]:
-    """Mean figures of two arms over seeds, with crossed seeds x groups intervals of the difference.
+    """Mean figures of two arms over runs, with intervals of networks x draws x groups crossed.
 
-    `a` and `b` are (s, n, k): the predictions of s paired trainings on the same rows. The interval
-    is for other trainings and other groups at once: half of it is
-    (t_s V_s + t_g V_g) / sqrt(V_s + V_g), with V_s the variance of the s differences over s, V_g
-    the covariance of two trainings' differences over the same redrawn groups, and Student quantiles
-    of s - 1 and g - 1 degrees of freedom. The two variances as in Obuchowski and Rockette (1995),
-    who cross readers with cases; the weighting of quantiles is Cochran's and Cox's (1950), which
-    holds its level with three seeds, where Satterthwaite's degrees of freedom and the percentiles
-    of a crossed bootstrap fall below 93 %. With one seed this is the paired percentile bootstrap of
-    `compare_figures`. Otherwise as there.
+    `a` and `b` are (r, n, k): the predictions of r paired runs on the same rows; `networks` and
+    `draws` name those of each run, and without them every run is a network of its own. Means are
+    those of networks, each averaged over its draws. The interval is for other networks, other draws
+    and other groups at once, from the variance of the networks' means, that of the draws which
+    networks share (`trustq.statistics.runs`), and the covariance of two networks' differences over
+    the same redrawn groups, as in Obuchowski and Rockette (1995), who cross readers with cases.
+    Their Student quantiles are weighted half as Cochran and Cox (1950), half by Satterthwaite's
+    degrees of freedom: the one alone is too wide with four networks, the other too narrow with
+    three. With one run this is the paired bootstrap of `compare_figures`. Otherwise as there.
 
     >>> labels = np.array([0, 1, 1, 0])
     >>> a = np.array([[[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.7, 0.3]]] * 3)
@@ -173,7 +176,19 @@ def crossed_figures(
     0.5
     """
     _check_options(figures, level, replicates)
-    return _compared(labels, a, b, kind, seed, groups, figures, level, replicates, "percentile")
+    r = len(np.asarray(a))
+    runs = (
+        _numbered(range(r) if networks is None else networks),
+        _numbered([0] * r if draws is None else draws),
+    )
+    if not len(runs[0]) == len(runs[1]) == r:
+        raise TrustqError(
+            f"There are {r} runs, {len(runs[0])} networks and {len(runs[1])} draws: "
+            "name the network and the draw of every run."
+        )
+    return _compared(
+        labels, a, b, kind, seed, groups, figures, level, replicates, "percentile", runs
+    )
 
 
 def _compared(
@@ -187,6 +202,7 @@ def _compared(
     level: float,
     replicates: int,
     method: str,
+    runs: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, Comparison]:
     if kind not in ("probs", "logits"):
         raise TrustqError(f"kind is {kind!r}: expected probs or logits.")
@@ -202,12 +218,13 @@ def _compared(
     for one in (*a, *b):
         own_labels, logits, probs = _checked_predictions(labels, **{kind: one})
         arms.append(PredictionSums(own_labels, logits, probs, codes, n_groups, figures))
-    if n_seeds == 1:
+    if runs is None or n_seeds == 1:
         contrast = np.array([[1.0, -1.0]])
         values, bounds = _intervals(arms, contrast, n_groups, seed, replicates, level, method)
+        of_a, of_b = values
     else:
-        values, bounds = _crossed_intervals(arms, n_seeds, n_groups, seed, replicates, level)
-    of_a, of_b = values[:n_seeds].mean(axis=0), values[n_seeds:].mean(axis=0)
+        values, bounds = _crossed_intervals(arms, runs, n_groups, seed, replicates, level)
+        of_a, of_b = (_of_units(own, runs).mean(axis=0) for own in np.split(values, 2))
     return {
         name: Comparison(float(of_a[j]), float(of_b[j]), float(of_a[j] - of_b[j]), *bounds[j])
         for j, name in enumerate(figures)
@@ -272,28 +289,37 @@ def _intervals(
 
 def _crossed_intervals(
     arms: Sequence[FigureSums],
-    n_seeds: int,
+    runs: tuple[np.ndarray, np.ndarray],
     n_groups: int,
     seed: int,
     replicates: int,
     level: float,
 ) -> tuple[np.ndarray, list[Interval]]:
-    """Figures (arms, figures) of all rows, and intervals of the mean difference over seeds."""
+    """Figures (arms, figures) of all rows, and intervals of the mean difference over runs."""
     values = _of_all_groups(arms, n_groups)
     if n_groups == 1:
         return values, [Interval(math.nan, math.nan)] * values.shape[1]
-    difference = values[:n_seeds] - values[n_seeds:]
+    r = len(runs[0])
+    differences = values[:r] - values[r:]
     drawn = _resample(arms, n_groups, seed, replicates)
-    drawn = drawn[:n_seeds] - drawn[n_seeds:]  # (seeds, replicates, figures)
-    of_seeds = difference.var(axis=0, ddof=1) / n_seeds
-    # The variance of a mean of s is (own + (s - 1) covariance) / s.
-    own, of_mean = drawn.var(axis=1).mean(axis=0), drawn.mean(axis=0).var(axis=0)
-    of_groups = np.maximum((n_seeds * of_mean - own) / (n_seeds - 1), 0)
-    t_seeds, t_groups = (stats.t.ppf((1 + level) / 2, n - 1) for n in (n_seeds, n_groups))
-    total = of_seeds + of_groups
-    half = (t_seeds * of_seeds + t_groups * of_groups) / np.sqrt(np.where(total > 0, total, 1))
-    mean = difference.mean(axis=0)
-    return values, [Interval(float(m - h), float(m + h)) for m, h in zip(mean, half, strict=True)]
+    units = _of_units(drawn[:r] - drawn[r:], runs)  # (units, replicates, figures)
+    n = len(units)
+    # The variance of a mean of n is (own + (n - 1) covariance) / n.
+    own, of_mean = units.var(axis=1).mean(axis=0), units.mean(axis=0).var(axis=0)
+    of_groups = np.maximum((n * of_mean - own) / (n - 1), 0) if n > 1 else own
+    parts = run_parts(differences.T, *runs)
+    mean = _of_units(differences, runs).mean(axis=0)
+    bounds = []
+    for j, part in enumerate(parts):
+        half = half_width(part, of_groups=float(of_groups[j]), n_groups=n_groups, level=level)
+        bounds.append(Interval(float(mean[j]) - half, float(mean[j]) + half))
+    return values, bounds
+
+
+def _of_units(values: np.ndarray, runs: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Values (runs, ...) averaged within networks, or, with one network, within draws."""
+    codes = runs[0] if runs[0].max() > 0 else runs[1]
+    return np.stack([values[codes == unit].mean(axis=0) for unit in range(codes.max() + 1)])
 
 
 def _bca_tails(

@@ -4,6 +4,7 @@ What resamples examples or groups of them lives in `trustq.evaluation.bootstrap`
 """
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -303,18 +304,31 @@ def _sign_flip_test(differences: np.ndarray, seed: int | None, replicates: int) 
     # Without the tolerance 0.1 + 0.2 would not tie with 0.3, and p would depend on rounding.
     at_least = abs(differences.sum()) - TIE_TOLERANCE * np.abs(differences).sum()
     if n <= EXACT_UP_TO:
-        # Flipping every sign keeps the size, so half the patterns, first sign fixed, are enough.
-        sums = differences[:1]
-        for difference in differences[1:]:
-            sums = np.concatenate([sums + difference, sums - difference])
+        sums = _sign_patterns(differences)
         return SignFlip(float((np.abs(sums) >= at_least).mean()), 2 / 2**n, n, True)
     assert seed is not None
-    rng = generator(seed, "sign_flip")
     beyond = 0
-    for size in _blocks(replicates, n):
-        signs = rng.integers(0, 2, size=(size, n), dtype=np.int8) * 2.0 - 1.0
+    for signs in _drawn_signs(n, seed, replicates):
         beyond += int((np.abs(signs @ differences) >= at_least).sum())
     return SignFlip((beyond + 1) / (replicates + 1), 1 / (replicates + 1), n, False)
+
+
+def _sign_patterns(differences: np.ndarray) -> np.ndarray:
+    """Sums of the differences under half of all sign patterns, those that keep the first sign.
+
+    Flipping every sign keeps the size, so the other half adds nothing.
+    """
+    sums = differences[:1]
+    for difference in differences[1:]:
+        sums = np.concatenate([sums + difference, sums - difference])
+    return sums
+
+
+def _drawn_signs(n: int, seed: int, replicates: int) -> Iterator[np.ndarray]:
+    """Random signs in blocks of (b, n)."""
+    rng = generator(seed, "sign_flip")
+    for size in _blocks(replicates, n):
+        yield rng.integers(0, 2, size=(size, n), dtype=np.int8) * 2.0 - 1.0
 
 
 def _bootstrap_interval(
