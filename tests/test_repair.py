@@ -597,7 +597,11 @@ def test_tables_and_pictures_of_a_run(finished: Path, tmp_path: Path) -> None:
     assert {row["n"] for row in table.rows} == {3}
     assert "3 draws x 1 backbones" in table.caption
     assert table.footer.endswith("Research only, not a medical device.")
-    assert "With n = 3 the smallest sign-flip p there can be is 0.25." in table.footer
+    assert (
+        "With n = 3 the smallest sign-flip p there can be is 0.25: no difference can"
+        in table.footer
+    )
+    assert "holm_p: adjusted by Holm over the 7 comparisons of this table." in table.footer
     repair_curve_figure(finished, keys, tmp_path / "curve.png")
     risk_coverage_figure(finished, keys, tmp_path / "risk.png")
     for name in ("curve.png", "risk.png"):
@@ -618,10 +622,13 @@ def test_draws_that_are_copies_are_no_evidence() -> None:
 
     base, better = figures(0.7, 0.8, 0.0), figures(0.71, 0.82, 0.0)
     copies = _difference(better, base)
-    assert copies is not None and (copies["unit"], copies["n"]) == ("backbone", 2)
+    assert copies is not None and (copies["unit"], copies["n"]) == ("network", 2)
     assert copies["p"] == pytest.approx(0.5)
     varied = _difference(figures(0.71, 0.82, 0.001), base)
-    assert varied is not None and (varied["unit"], varied["n"]) == ("draw", 10)
+    assert varied is not None and (varied["unit"], varied["n"]) == ("network", 2)
+    one = [{pair: own[pair] for pair in own if pair[0] == 42} for own in (better, base)]
+    alone = _difference(*one)
+    assert alone is not None and (alone["unit"], alone["p"]) == ("draw", None)
 
 
 def test_arm_grammar() -> None:

@@ -10,7 +10,9 @@ import numpy as np
 from trustq.errors import TrustqError
 from trustq.evaluation.shift_stages import STAGES
 from trustq.results import connect
-from trustq.statistics.paired import paired_summary, sign_flip_test
+from trustq.statistics.paired import holm
+from trustq.statistics.power import sign_flip_floor
+from trustq.statistics.runs import compare_runs
 
 DISCLAIMER = "Research only, not a medical device."
 
@@ -65,9 +67,10 @@ def repair_table(results: Path, keys: list[str]) -> RepairTable:
     `hits` are out of `possible`, what the budget could find at most. Figures are of held-out rows
     (out of fold where there are none). In `rows` they are after temperature where there is one
     (`ece_raw` is before it); `records` have both, uncalibrated first. Differences are to random
-    purchases, to no repair and to the oracle, paired by draw (averaged over backbones) or by
-    backbone (averaged over draws), whichever are more; the caption
-    says which. Rows that are dropped or weighed down have random and oracle of the same action.
+    purchases, to no repair and to the oracle, over runs as in
+    `trustq.statistics.runs.compare_runs`; the caption names the units. `p_holm` is Holm's over all
+    differences to random and to no repair of the table. Rows that are dropped or weighed down have
+    random and oracle of the same action.
     Records of external sets also have the stages of `trustq.evaluation.shift_stages`.
     Raises `TrustqError` when two cells would fall on one place of the table.
     """
@@ -84,8 +87,25 @@ def repair_table(results: Path, keys: list[str]) -> RepairTable:
             of |= dict(zip(("evaluated_on", "split"), evaluation, strict=True))
             arms = _arm_records(own, _of(found, ("eval_dataset", "split"), evaluation))
             records += [of | record for record in arms]
-    caption, footer = "\n\n".join(captions) + "\n", _footer(cells)
+    n_tests = _adjust(records)
+    caption, footer = "\n\n".join(captions) + "\n", _footer(cells, n_tests)
     return RepairTable(caption, _shown(records), footer, records, _shift_rows(records))
+
+
+def _adjust(records: list[Row]) -> int:
+    """Add Holm's p over the differences that a table tests; returns how many there are."""
+    gains = [
+        gain
+        for record in records
+        for baseline in _BASELINES
+        if baseline != "oracle"
+        and (gain := record[f"accuracy_gain_over_{baseline}"]) is not None
+        and gain["p"] is not None
+    ]
+    if gains:
+        for gain, p in zip(gains, holm(np.array([gain["p"] for gain in gains])), strict=True):
+            gain["p_holm"] = float(p)
+    return len(gains)
 
 
 def _arm_records(cells: list[Row], figures: list[Row]) -> list[Row]:
@@ -165,7 +185,7 @@ def _shown(records: list[Row]) -> list[Row]:
         row["ece_raw"] = round(record["uncalibrated"]["ece"], 4)
         for baseline in _BASELINES:
             gain = record[f"accuracy_gain_over_{baseline}"]
-            row[f"gain_over_{baseline}"] = row[f"p_{baseline}"] = None
+            row[f"gain_over_{baseline}"] = row[f"holm_p_{baseline}"] = None
             if baseline == "oracle" and gain:
                 # How much is left to win: its size matters, not whether it is there.
                 row["gain_over_oracle"] = f"{gain['mean']:+.4f}"
@@ -174,11 +194,11 @@ def _shown(records: list[Row]) -> list[Row]:
                 row[f"gain_over_{baseline}"] = f"{gain['mean']:+.4f}" + (
                     "" if gain["p"] is None else f" [{gain['lower']:+.4f}, {gain['upper']:+.4f}]"
                 )
-                row[f"p_{baseline}"] = gain["p"] and float(f"{gain['p']:.2g}")
+                row[f"holm_p_{baseline}"] = gain["p_holm"] and float(f"{gain['p_holm']:.2g}")
         row["marks"] = ", ".join(record["marks"])
         rows.append(row)
     # Columns that say nothing here are left out.
-    idle = {"p_oracle"} | {
+    idle = {"holm_p_oracle"} | {
         name for name in ("taken", "votes", "spent") if all(r[name] == r["bought"] for r in rows)
     }
     for name in ("marks", "gain_over_oracle"):
@@ -223,44 +243,28 @@ def _difference(by_seed: dict[Seeds, Any], other: dict[Seeds, Any]) -> Row | Non
     shared = sorted(set(by_seed) & set(other))
     if not shared:
         return None
-    position = _unit_position(shared)
-
-    def figures_of(values: dict[Seeds, Any]) -> dict[Seeds, float]:
-        return {seeds: values[seeds]["uncalibrated", "accuracy"] for seeds in shared}
-
-    if position == 1 and not (_varies(figures_of(by_seed)) or _varies(figures_of(other))):
-        # Draws that are copies of one another are no evidence, however many there are: stored
-        # noise and cross-fitted scores leave nothing to draw.
-        position = 0
-    units = sorted({seeds[position] for seeds in shared})
-
-    def averaged(values: dict[Seeds, Any]) -> np.ndarray:
-        figures = figures_of(values)
-        return np.array(
-            [np.mean([f for seeds, f in figures.items() if seeds[position] == u]) for u in units]
-        )
-
-    ours, theirs = averaged(by_seed), averaged(other)
-    record: Row = {"unit": ("backbone", "draw")[position], "n": len(units)}
-    if len(units) < 2:
-        none = dict.fromkeys(("lower", "upper", "p", "p_floor"))
-        return record | {"mean": float((ours - theirs).mean())} | none
-    found = paired_summary(ours, theirs, seed=0)
-    return record | {
+    ours, theirs = (
+        np.array([values[seeds]["uncalibrated", "accuracy"] for seeds in shared])
+        for values in (by_seed, other)
+    )
+    found = compare_runs(
+        ours,
+        theirs,
+        networks=[network for network, _ in shared],
+        draws=[draw for _, draw in shared],
+    )
+    # With one unit, or draws that are copies of one another, there is nothing to test.
+    tested = found.n > 1 and not found.copies
+    return {
+        "unit": found.unit,
+        "n": found.n,
         "mean": found.mean,
-        "lower": found.lower,
-        "upper": found.upper,
-        "p": found.p_value,
-        "p_floor": found.floor,
+        "lower": found.lower if tested else None,
+        "upper": found.upper if tested else None,
+        "p": found.p_value if tested else None,
+        "p_floor": found.floor if tested else None,
+        "p_holm": None,
     }
-
-
-def _varies(figures: dict[Seeds, float]) -> bool:
-    """Whether any backbone has different figures in different draws."""
-    by_backbone: dict[int, set[float]] = {}
-    for (backbone, _), figure in figures.items():
-        by_backbone.setdefault(backbone, set()).add(figure)
-    return any(len(values) > 1 for values in by_backbone.values())
 
 
 def _caption(cells: list[Row]) -> str:
@@ -269,14 +273,14 @@ def _caption(cells: list[Row]) -> str:
     rate, wrong = (
         np.mean([cell[name] for cell in cells]) for name in ("noise_rate", "n_wrong_start")
     )
-    unit = "backbones" if _unit_position(pairs) == 0 else "draws"
+    unit = "draws of one network" if n_backbones == 1 and n_draws > 1 else "networks"
     return (
         f"{first['dataset']}, recipe {first['cache_recipe']}: exposure {first['exposure']}, noise "
         f"{first['noise']} ({rate:.1%} realised), head {first['head']}{_of_metadata(first)}\n"
         f"{first['n_train']} training labels, {wrong:.0f} wrong at the start; clean labels besides "
         f"those bought: {first['n_trusted']} trusted, {first['n_clean_validation']} validation\n"
-        f"{n_draws} draws x {n_backbones} backbones; differences of accuracy with 95 % bootstrap "
-        f"intervals and sign-flip p over {unit}"
+        f"{n_draws} draws x {n_backbones} backbones; differences of accuracy with 95 % intervals "
+        f"and sign-flip p over {unit}"
     )
 
 
@@ -285,15 +289,18 @@ def _of_metadata(cell: Row) -> str:
     return "".join(f", {said} {cell[name]}" for name, said in names.items() if cell[name])
 
 
-def _footer(cells: list[Row]) -> str:
+def _footer(cells: list[Row], n_tests: int) -> str:
     pairs = [_seeds(cell) for cell in cells]
-    position = _unit_position(pairs)
-    n = len({pair[position] for pair in pairs})
+    n_networks, n_draws = (len({pair[i] for pair in pairs}) for i in (0, 1))
+    n = n_draws if n_networks == 1 else n_networks
     lines = []
+    if n_tests:
+        lines.append(f"holm_p: adjusted by Holm over the {n_tests} comparisons of this table.")
     if n > 1:
-        floor = sign_flip_test(np.ones(n), seed=0).floor
-        lines.append(f"With n = {n} the smallest sign-flip p there can be is {floor:.2g}.")
-    if n > 1 and position == 1:
+        floor = sign_flip_floor(n)
+        reach = ": no difference can reach .05." if floor > 0.05 else ", before any adjustment."
+        lines.append(f"With n = {n} the smallest sign-flip p there can be is {floor:.2g}{reach}")
+    if n_draws > 1:
         lines.append("Draws share their backbones: they are not independent trainings.")
     if any(
         c["selection_digest"] and c["selection_digest"] == c["calibration_digest"] for c in cells
@@ -301,12 +308,6 @@ def _footer(cells: list[Row]) -> str:
         lines.append("The head's settings and the calibrator use the same validation labels.")
     lines.append(DISCLAIMER)
     return "\n".join(lines)
-
-
-def _unit_position(seeds: Sequence[Seeds]) -> int:
-    """0 where backbones are the unit, 1 where draws are: whichever are more."""
-    n_backbones, n_draws = (len({pair[i] for pair in seeds}) for i in (0, 1))
-    return 0 if n_backbones > n_draws else 1
 
 
 def _seeds(row: Row) -> Seeds:
