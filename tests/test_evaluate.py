@@ -249,6 +249,37 @@ def test_models_are_joined_by_id_whatever_their_order():
     assert fewer.notes[0] == ("rows that not all models have were left out: 100 of A, 0 of B")
 
 
+def test_compare_judges_the_test_rows_that_evaluate_judges():
+    a = simulated(split=np.tile(["train", "val", "test"], 100))
+    worse = a.logits.copy()
+    worse[a.split == "train"] = 0.0  # what happens on training rows changes nothing
+    b = replace(a, logits=worse)
+    found = compare_models({"A": a, "B": b}, replicates=20)
+    assert found.n == (a.split == "test").sum() == evaluate(a, replicates=20).report["n"]
+    assert found.pairs[0].figures["accuracy"].difference == 0
+    note = "test rows are compared, and no others: 100 of 300 of A, 100 of 300 of B"
+    assert note in found.notes
+    by_place = compare_models({"A": a, "B": b}, same_rows=True, replicates=20)
+    assert by_place.pairs == found.pairs
+    unsplit = compare_models({"A": a, "B": replace(b, split=None)}, replicates=20)
+    assert unsplit.pairs == found.pairs
+    assert "B has no split: which rows it was trained on is unknown" in unsplit.notes
+    # Of the second model other rows are test rows: it was trained on those of the first.
+    turned = {"train": "test", "test": "train", "val": "val"}
+    other = replace(a, split=np.array([turned[name] for name in a.split]))
+    for same_rows, message in (
+        (
+            False,
+            "The models share ids and no test row: their splits differ, so that what is test for "
+            "one was training or validation for another. Give both the same split.",
+        ),
+        (True, "The models share no test row: their splits differ."),
+    ):
+        with pytest.raises(TrustqError) as error:
+            compare_models({"A": a, "B": other}, same_rows=same_rows)
+        assert str(error.value) == message
+
+
 def test_three_models_are_a_family():
     models = {name: simulated(seed=0, split=None) for name in "ABC"}
     for seed, name in enumerate("BC", start=1):

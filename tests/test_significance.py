@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from support_cli import invoke
 
+from trustq.analysis.main_table import main_table
 from trustq.analysis.significance import (
     SeedTable,
     default_metrics,
@@ -233,6 +234,27 @@ def test_runs_on_another_cache_are_no_pair(tmp_path):
         "Entropy and None share no run of accuracy, so nothing is paired: Entropy and None ran "
         "5/1, 5/2, 5/3, 6/1, 6/2, 6/3 on different caches, which differ in labels, splits or "
         "features, or with different settings before any purchase: these runs are no pair."
+    )
+
+
+def test_a_table_marks_no_mean_of_other_runs(tmp_path):
+    write_results(tmp_path / "same")
+    alike = main_table(tmp_path / "same", metrics=("accuracy",))
+    assert [row.figures["accuracy"].best for row in alike.rows] == [False, True]
+    write_results(tmp_path / "other", arms=(("entropy", 0.1),))
+    write_results(tmp_path / "other", arms=(("none", 0.0),), seeds=(5, 9))
+    other = main_table(tmp_path / "other", metrics=("accuracy",))
+    assert not any(row.figures["accuracy"].best for row in other.rows)
+    assert other.notes[0] == (
+        "Rows are means of other runs, so none is marked as best; runs (network/draw) that not all "
+        "rows have: None 9/1, 9/2, 9/3; Entropy 6/1, 6/2, 6/3. Export significance compares the "
+        "runs that two arms share."
+    )
+    write_results(tmp_path / "mixed", cache_digest="x")
+    write_results(tmp_path / "mixed", cache_digest="relabelled")
+    assert main_table(tmp_path / "mixed", metrics=("accuracy",)).notes[0] == (
+        "Means of None, Entropy are over several caches of one network: relabelled or split "
+        "otherwise."
     )
 
 

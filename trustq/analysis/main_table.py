@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from trustq.analysis.pairs import Run, run_of
 from trustq.analysis.refit_order import refit_order_warnings
 from trustq.analysis.repair_table import DISCLAIMER, arm_order
 from trustq.analysis.significance import _latex, _markdown
@@ -44,7 +45,8 @@ _MARKS = {"leaky": "leaky", "in_sample": "in-sample", "backbone_saw_rows": "back
 _UNSAID = ("arm", "arm_title", "score", "source", "action", "noise_process", *_MARKS)
 
 _FIGURES = f"""
-SELECT {", ".join(SETTINGS)}, eval_dataset, key, backbone_seed, draw_seed, metric, figure
+SELECT {", ".join(SETTINGS)}, eval_dataset, key, backbone_seed, draw_seed,
+       coalesce(origin_digest, cache_digest) AS cache_digest, metric, figure
 FROM figures
 WHERE is_final AND split = ? AND stage = ? AND class_name IS NULL AND slice_name IS NULL
   AND (? IS NULL OR key IN (SELECT unnest(?)))
@@ -70,11 +72,15 @@ class Figure:
 
 @dataclass(frozen=True)
 class Row:
-    """One setting: its texts by column, its figures by metric, the block that it competes in."""
+    """One setting: its texts by column, its figures by metric, the block that it competes in.
+
+    `runs` are those that the figures are means of: rows of other runs don't compete.
+    """
 
     texts: dict[str, str]
     figures: dict[str, Figure]
     block: tuple[Any, ...]
+    runs: frozenset[Run] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -97,9 +103,10 @@ def main_table(
 ) -> MainTable:
     """Final figures of every setting, averaged over seeds, best means marked within one problem.
 
-    A column tells settings apart where they differ. `metrics` may hold `aurc:CONVENTION`, computed
-    from the stored predictions. `keys` keeps to some cells, and so does `where`, a condition on
-    `cells`. Where there are none on `test`, the
+    A column tells settings apart where they differ. Means of other runs (a network or draw more, a
+    relabelled cache) are not marked, and the notes name them. `metrics` may hold
+    `aurc:CONVENTION`, computed from the stored predictions. `keys` keeps to some cells, and so does
+    `where`, a condition on `cells`. Where there are none on `test`, the
     figures are of out-of-fold predictions, and where nothing was calibrated, uncalibrated; the
     notes say which. Raises `TrustqError` where there are no such figures.
     """
@@ -129,7 +136,9 @@ def main_table(
             f"{results} has no {unknown[0]} of {split} rows, only {', '.join(sorted(known))}."
         )
     found = _rows(rows, tuple(metrics))
-    return MainTable(tuple(metrics), found, (*warnings, *_notes(rows, split, stage)))
+    return MainTable(
+        tuple(metrics), found, (*warnings, *_other_runs(found), *_notes(rows, split, stage))
+    )
 
 
 def format_main_table(table: MainTable, format: str = "markdown") -> str:
@@ -203,8 +212,7 @@ def _rows(rows: list[dict[str, Any]], metrics: tuple[str, ...]) -> tuple[Row, ..
         setting = tuple(row[name] for name in names)
         by_seed = values.setdefault(setting, {}).setdefault(row["metric"], {})
         if row["figure"] is not None:
-            seeds = (row["backbone_seed"], row["draw_seed"])
-            by_seed.setdefault(seeds, []).append(row["figure"])
+            by_seed.setdefault(run_of(row), []).append(row["figure"])
     settings = [dict(zip(names, setting, strict=True)) for setting in values]
     telling = _telling(settings)
     pairs = list(zip(settings, values.values(), strict=True))
@@ -218,7 +226,8 @@ def _rows(rows: list[dict[str, Any]], metrics: tuple[str, ...]) -> tuple[Row, ..
         texts |= {"arm": setting_of["arm_title"]}
         texts |= {"n": str(max(figure.n for figure in figures.values()))}
         texts |= {"marks": ", ".join(marks)}
-        shown.append(Row(texts, figures, _block(setting_of)))
+        runs = frozenset(run for by_run in found.values() for run in by_run)
+        shown.append(Row(texts, figures, _block(setting_of), runs))
     if not any(row.texts["marks"] for row in shown):
         for row_shown in shown:
             del row_shown.texts["marks"]
@@ -280,16 +289,47 @@ def _with_best(rows: list[Row], metrics: tuple[str, ...]) -> tuple[Row, ...]:
                 better = min if _is_lower(name) else max
                 place = (row.block, name)
                 best[place] = better(best.get(place, mean), mean)
-    alone = {row.block for row in rows if [other.block for other in rows].count(row.block) == 1}
+    unmarked = {row.block for row in rows if [other.block for other in rows].count(row.block) == 1}
+    unmarked |= {row.block for row in rows if len(_runs_of(rows, row.block)) > 1}
     marked = []
     for row in rows:
         figures = {
-            name: Figure(f.mean, f.sd, f.n, row.block not in alone and f.mean == best.get(place))
+            name: Figure(f.mean, f.sd, f.n, row.block not in unmarked and f.mean == best.get(place))
             for name, f in row.figures.items()
             if (place := (row.block, name))
         }
-        marked.append(Row(row.texts, figures, row.block))
+        marked.append(Row(row.texts, figures, row.block, row.runs))
     return tuple(marked)
+
+
+def _runs_of(rows: Sequence[Row], block: tuple[Any, ...]) -> set[frozenset[Run]]:
+    return {row.runs for row in rows if row.block == block}
+
+
+def _other_runs(rows: Sequence[Row]) -> list[str]:
+    """A sentence for each problem whose rows are means of other runs, and for caches mixed."""
+    said = []
+    for block in dict.fromkeys(row.block for row in rows):
+        own = [row for row in rows if row.block == block]
+        shared = frozenset.intersection(*(row.runs for row in own))
+        further = [
+            f"{row.texts['arm']} {', '.join(sorted({run.title for run in row.runs - shared}))}"
+            for row in own
+            if row.runs - shared
+        ]
+        if further:
+            said.append(
+                "Rows are means of other runs, so none is marked as best; runs (network/draw) that "
+                f"not all rows have: {'; '.join(dict.fromkeys(further))}. Export significance "
+                "compares the runs that two arms share."
+            )
+    mixed = [row.texts["arm"] for row in rows if len({r[:2] for r in row.runs}) < len(row.runs)]
+    if mixed:
+        said.append(
+            f"Means of {', '.join(dict.fromkeys(mixed))} are over several caches of one network: "
+            "relabelled or split otherwise."
+        )
+    return said
 
 
 def _cells(row: Row, table: MainTable, format: str) -> list[str]:

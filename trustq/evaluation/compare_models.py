@@ -70,23 +70,34 @@ def compare_models(
     seed: int = 0,
     replicates: int = REPLICATES,
 ) -> ModelComparison:
-    """Compare every model with the first, a - b, on the rows that all models have.
+    """Compare every model with the first, a - b, on the test rows that all models have.
 
-    Rows are joined by id, or by position with `same_rows`. Differences of accuracy, macro-F1, NLL,
-    Brier, ECE, AURC and AUGRC have 95 % paired bootstrap intervals over groups; McNemar is adjusted
-    by Holm over the pairs. Where one model has logits and another probabilities, all are ranked by
-    probability. Errors: fewer than two models, no ids, no common row, other classes or labels.
+    Where a model has a split, its rows of `test` (or `external`) are judged, as in `evaluate`, and
+    never those it was trained or calibrated on. Rows are joined by id, or by position with
+    `same_rows`. Differences of accuracy, macro-F1, NLL, Brier, ECE, AURC and AUGRC have 95 % paired
+    bootstrap intervals over groups; McNemar is adjusted by Holm over the pairs. Where one model has
+    logits and another probabilities, all are ranked by probability. Errors: fewer than two models,
+    no ids, no common test row, other classes or labels.
     """
     if len(models) < 2:
         raise TrustqError("One model cannot be compared: pass two, as A=a.npz B=b.npz.")
     names, (first, *others) = tuple(models), list(models.values())
-    rows = _common_rows(names, list(models.values()), same_rows)
+    judged = {name: one.judged() for name, one in models.items()}
+    rows = _common_rows(names, list(models.values()), list(judged.values()), same_rows)
     joined = [one.take(own) for one, own in zip(models.values(), rows, strict=True)]
     for name, one, own in zip(names[1:], others, joined[1:], strict=True):
         _check_same_truth(names[0], name, first, one, joined[0], own)
     notes = list(dict.fromkeys(note for one in models.values() for note in one.notes))
-    dropped = [f"{len(one) - len(rows[0])} of {name}" for name, one in models.items()]
-    if any(len(one) != len(rows[0]) for one in models.values()):
+    if any(one.split is not None for one in models.values()):
+        kept = [f"{own.sum()} of {len(own)} of {name}" for name, own in judged.items()]
+        notes.append(f"test rows are compared, and no others: {', '.join(kept)}")
+        unknown = [name for name, one in models.items() if one.split is None]
+        if unknown:
+            notes.append(
+                f"{', '.join(unknown)} has no split: which rows it was trained on is unknown"
+            )
+    dropped = [f"{own.sum() - len(rows[0])} of {name}" for name, own in judged.items()]
+    if any(own.sum() != len(rows[0]) for own in judged.values()):
         notes.append(f"rows that not all models have were left out: {', '.join(dropped)}")
     groups = next((one.groups for one in joined if one.groups is not None), None)
     if groups is not None:
@@ -161,8 +172,12 @@ def comparison_page(found: ModelComparison) -> str:
 
 
 def _common_rows(
-    names: Sequence[str], models: Sequence[Predictions], same_rows: bool
+    names: Sequence[str],
+    models: Sequence[Predictions],
+    judged: Sequence[np.ndarray],
+    same_rows: bool,
 ) -> list[np.ndarray]:
+    """Positions in each model of the rows that all are judged on, in the first one's order."""
     if same_rows:
         lengths = {len(one) for one in models}
         if len(lengths) > 1:
@@ -170,22 +185,31 @@ def _common_rows(
                 f"{name} {len(one)}" for name, one in zip(names, models, strict=True)
             )
             raise TrustqError(f"--same-rows needs as many rows in every file: {counts}.")
-        return [np.arange(len(models[0]))] * len(models)
+        shared_rows = np.flatnonzero(np.logical_and.reduce(list(judged)))
+        if not len(shared_rows):
+            raise TrustqError("The models share no test row: their splits differ.")
+        return [shared_rows] * len(models)
     for name, one in zip(names, models, strict=True):
         if not one.has_ids:
             raise TrustqError(
                 f"{name} ({one.source}) has no ids to be joined by: name them (--sample-ids), or "
                 "say that all files have the same rows in the same order (--same-rows)."
             )
-    shared = set(models[0].sample_ids.tolist())
-    for one in models[1:]:
-        shared &= set(one.sample_ids.tolist())
+    test_ids = [one.sample_ids[own].tolist() for one, own in zip(models, judged, strict=True)]
+    shared = set(test_ids[0]).intersection(*test_ids[1:])
+    if not shared and set(models[0].sample_ids.tolist()).intersection(
+        *(one.sample_ids.tolist() for one in models[1:])
+    ):
+        raise TrustqError(
+            "The models share ids and no test row: their splits differ, so that what is test for "
+            "one was training or validation for another. Give both the same split."
+        )
     if not shared:
         raise TrustqError(
             f"The models share no id, e.g. {models[0].sample_ids[0]} in {names[0]} and "
             f"{models[1].sample_ids[0]} in {names[1]}."
         )
-    order = [i for i in models[0].sample_ids.tolist() if i in shared]
+    order = [i for i in test_ids[0] if i in shared]
     found = []
     for one in models:
         position = {key: row for row, key in enumerate(one.sample_ids.tolist())}

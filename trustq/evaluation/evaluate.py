@@ -208,11 +208,7 @@ def _rows(
         raise TrustqError("Calibrate on a file or by cross-fitting, not both.")
     test, validation, where = predictions, None, "none"
     if predictions.split is not None:
-        tested = np.isin(predictions.split, ("test", "external"))
-        if not tested.any():
-            found = ", ".join(sorted(set(predictions.split.tolist())))
-            raise TrustqError(f"{predictions.source} has no rows of split test, only {found}.")
-        test = predictions.take(np.flatnonzero(tested))
+        test = predictions.take(np.flatnonzero(predictions.judged()))
         held = np.flatnonzero(predictions.split == "val")
         if len(held) and folds is None and calibrate_on is None:
             validation, where = predictions.take(held), f"split val of {predictions.source}"

@@ -57,6 +57,19 @@ class Predictions:
         assert self.logits is not None
         return np.exp(_log_softmax(self.logits))
 
+    def judged(self) -> np.ndarray:
+        """Which rows a model is judged on, (n,): split `test` or `external`, all without a split.
+
+        Raises `TrustqError` where there is a split and no such row.
+        """
+        if self.split is None:
+            return np.ones(len(self), dtype=bool)
+        tested: np.ndarray = np.isin(self.split, ("test", "external"))
+        if not tested.any():
+            found = ", ".join(sorted(set(self.split.tolist())))
+            raise TrustqError(f"{self.source} has no rows of split test, only {found}.")
+        return tested
+
     def take(self, rows: np.ndarray) -> "Predictions":
         """The same predictions of some rows, by position."""
 
