@@ -208,12 +208,16 @@ def effect(
 
 
 def _share(text: str) -> float:
-    from trustq.errors import TrustqError
+    from trustq.errors import InputError
 
     try:
         return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
-        raise TrustqError(f"--max-per-class {text}: expected a share such as 20%.") from None
+        raise InputError(
+            f"--max-per-class {text}: expected a share such as 20%.",
+            where="max_per_class",
+            found=text,
+        ) from None
 
 
 app.command()(audit_duplicates.duplicates)

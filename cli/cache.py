@@ -202,11 +202,11 @@ def export_file(
 
     Example: trustq cache export cache/digits/digits/seed0.h5 --out seed0.npz
     """
-    from trustq.errors import TrustqError
+    from trustq.errors import InputError
     from trustq.store import export_cache, read_cache
 
     if out.exists():
-        raise TrustqError(f"{out} is there already; delete it or choose another name.")
+        raise InputError(f"{out} is there already; delete it or choose another name.", path=out)
     read = read_cache(cache)
     left_out = export_cache(out, read)
     if left_out:
@@ -244,12 +244,12 @@ def relabel(
 
 
 def _require_new(out: Path) -> None:
-    from trustq.errors import TrustqError
+    from trustq.errors import InputError
 
     if out.suffix != ".h5":
-        raise TrustqError(f"--out {out}: a cache ends in .h5.")
+        raise InputError(f"--out {out}: a cache ends in .h5.", where="out", found=out)
     if out.exists():
-        raise TrustqError(f"{out} is there already; delete it or choose another name.")
+        raise InputError(f"{out} is there already; delete it or choose another name.", path=out)
 
 
 def _describe(out: Path, cache: Any) -> None:

@@ -63,10 +63,10 @@ def compare(
 
     Example: trustq compare --arms self_confidence,random --results results
     """
-    from trustq.errors import TrustqError
+    from trustq.errors import InputError
 
     if bool(models) == bool(arms):
-        raise TrustqError(
+        raise InputError(
             "Name two models (A=a.npz B=b.npz), or arms of a results folder "
             "(--arms self_confidence,random --results results)" + (", not both." if arms else ".")
         )
@@ -104,9 +104,9 @@ def compare(
     for model in models or []:
         name, equals, file = model.partition("=")
         if not equals or not name or not file:
-            raise TrustqError(f"{model!r} is not of the form NAME=FILE, e.g. A=a.npz.")
+            raise InputError(f"{model!r} is not of the form NAME=FILE, e.g. A=a.npz.")
         if name in read:
-            raise TrustqError(f"Two models are called {name}: give each a name of its own.")
+            raise InputError(f"Two models are called {name}: give each a name of its own.")
         path, _, array = file.rpartition(":")
         own = names
         if path.endswith(".npz"):
@@ -120,11 +120,11 @@ def _arms(chosen: list[str], *, format: str, results: Path, **options: Any) -> s
     from dataclasses import asdict
 
     from trustq.analysis.compare_arms import arm_table, compare_arms, format_arm_table
-    from trustq.errors import TrustqError
+    from trustq.errors import InputError
     from trustq.report.text import to_json
 
     if len(chosen) < 2:
-        raise TrustqError(f"--arms {','.join(chosen)}: name at least two, the compared one first.")
+        raise InputError(f"--arms {','.join(chosen)}: name at least two, the compared one first.")
     found = [compare_arms(results, chosen[0], other, **options) for other in chosen[1:]]
     if format == "json":
         return to_json([asdict(row) for row in arm_table(found)])

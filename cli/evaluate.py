@@ -71,7 +71,7 @@ def evaluate(
     from dataclasses import replace
 
     from trustq.data.noise import parse_noise
-    from trustq.errors import TrustqError
+    from trustq.errors import InputError
     from trustq.evaluation.evaluate import evaluate as run
     from trustq.evaluation.predictions import Predictions, read_predictions
     from trustq.report.evaluation import evaluation_page, write_evaluation
@@ -81,7 +81,11 @@ def evaluate(
     if calibrate is not None:
         kind, _, number = calibrate.partition(":")
         if kind != "cv" or not number.isdigit() or int(number) < 2:
-            raise TrustqError(f"--calibrate {calibrate}: expected cv:K with K folds, e.g. cv:5.")
+            raise InputError(
+                f"--calibrate {calibrate}: expected cv:K with K folds, e.g. cv:5.",
+                where="calibrate",
+                found=calibrate,
+            )
         folds = int(number)
     given = {
         "labels": labels,

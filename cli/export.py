@@ -70,7 +70,7 @@ def significance(
         results_seed_tables,
         significance,
     )
-    from trustq.errors import TrustqError
+    from trustq.errors import InputError
     from trustq.report.text import to_json
 
     wanted = [name.strip() for name in (metrics or "").split(",") if name.strip()]
@@ -79,9 +79,7 @@ def significance(
         for given in tables:
             name, equals, file = given.partition("=")
             if not equals or not name or not file:
-                raise TrustqError(
-                    f"{given!r} is not of the form NAME=FILE, e.g. Repair=repair.csv."
-                )
+                raise InputError(f"{given!r} is not of the form NAME=FILE, e.g. Repair=repair.csv.")
             evaluation, _, arm = name.rpartition(":")
             read.append(read_seed_table(Path(file), arm=arm, evaluation=evaluation))
         wanted = wanted or default_metrics(read)
@@ -91,7 +89,7 @@ def significance(
             results, arms=names, by=by, metrics=wanted, split=split, stage=stage, where=where
         )
     else:
-        raise TrustqError(
+        raise InputError(
             "There is nothing to compare: name two seed tables (Repair=repair.csv "
             "None=no-repair.csv), or arms of a results folder (--arms self_confidence,none)."
         )
@@ -121,11 +119,15 @@ def table(
     Example: trustq export table --preset trustquerynet --format latex
     """
     from trustq.analysis.main_table import PRESETS, format_main_table, main_table, table_records
-    from trustq.errors import TrustqError
+    from trustq.errors import NotFound
     from trustq.report.text import to_json
 
     if preset is not None and preset not in PRESETS:
-        raise TrustqError(f"There is no preset {preset!r}, only {', '.join(PRESETS)}.")
+        raise NotFound(
+            f"There is no preset {preset!r}, only {', '.join(PRESETS)}.",
+            expected=PRESETS,
+            found=preset,
+        )
     named = [name.strip() for name in metrics.split(",") if name.strip()]
     found = main_table(
         results,

@@ -118,7 +118,7 @@ def extract(
     given += [f"extract.{key}={value}" for key, value in dumped.items() if value is not None]
 
     from trustq.data.manifest import read_manifest
-    from trustq.errors import TrustqError
+    from trustq.errors import InputError
     from trustq.extraction import extract as train_and_extract
     from trustq.extraction import extract_with
     from trustq.recipes import load_recipe
@@ -143,8 +143,10 @@ def extract(
             try:
                 wanted = [int(seed) for seed in seeds.split(",")]
             except ValueError as error:
-                raise TrustqError(
-                    f"--seeds {seeds}: expected whole numbers, e.g. --seeds 42,52."
+                raise InputError(
+                    f"--seeds {seeds}: expected whole numbers, e.g. --seeds 42,52.",
+                    where="seeds",
+                    found=seeds,
                 ) from error
             rows = read_manifest(manifest, root=root)
             made = train_and_extract(

@@ -75,12 +75,12 @@ def sql(
 
 
 def _read(file: Path) -> str:
-    from trustq.errors import TrustqError
+    from trustq.errors import InputError
 
     try:
         return file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise TrustqError(f"{file}: the query could not be read ({error}).") from error
+        raise InputError(f"{file}: the query could not be read ({error}).", path=file) from error
 
 
 def _parameter(text: str) -> tuple[str, str | int | float]:

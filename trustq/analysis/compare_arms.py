@@ -9,7 +9,7 @@ import numpy as np
 
 from trustq.analysis.pairs import RUN_COLUMNS, Pairing, pair_runs, run_of
 from trustq.analysis.significance import Significance, format_significance, run_columns
-from trustq.errors import TrustqError
+from trustq.errors import InputError, NotFound
 from trustq.evaluation.bootstrap import (
     FIGURES,
     REPLICATES,
@@ -82,13 +82,14 @@ def compare_arms(
         ).fetchnumpy()
     for arm in (a, b):
         if not (answer["arm"] == arm).any():
-            raise TrustqError(
-                f"{results} has no stored {stage} predictions of arm {arm!r} on {split} rows."
+            raise NotFound(
+                f"{results} has no stored {stage} predictions of arm {arm!r} on {split} rows.",
+                path=results,
             )
     for name in MATCHED:
         found = sorted({str(value) for value in answer[name].tolist()})
         if len(found) > 1:
-            raise TrustqError(
+            raise InputError(
                 f"The cells of {a} and {b} have several values of {name}: {', '.join(found)}. "
                 f"Choose one, e.g. --where \"{name} = '{found[0]}'\"."
             )
@@ -98,11 +99,11 @@ def compare_arms(
     first = paired[0][0]
     for own in (cell for pair in paired for cell in pair):
         if not np.array_equal(own["sample_id"], first["sample_id"]):
-            raise TrustqError(f"Cell {own['key']} was evaluated on other rows than {first['key']}.")
+            raise InputError(f"Cell {own['key']} was evaluated on other rows than {first['key']}.")
         for name in ("label", "group_id"):
             n_other = int((own[name] != first[name]).sum())
             if n_other:
-                raise TrustqError(
+                raise InputError(
                     f"Cell {own['key']} has another {name} than {first['key']} in "
                     f"{n_other} of {len(first[name])} rows: their caches were made of other "
                     "reference labels or groups. Run both on one."
@@ -199,7 +200,7 @@ def _cells(answer: dict[str, Any], arm: str) -> list[dict[str, Any]]:
                 if budgets[0] != budgets[1]
                 else f"{cells[run]['key']} and {key}: choose by a condition on cells"
             )
-            raise TrustqError(
+            raise InputError(
                 f"Arm {arm!r} has several cells of backbone seed {run.network} and draw "
                 f"{run.draw}, {what}."
             )
@@ -212,7 +213,7 @@ def _paired(cells: list[list[dict[str, Any]]], names: tuple[str, str]) -> Pairin
     """Pairs of cells, all of one purchase: a budget is never compared with another."""
     pairing = pair_runs(*([cell["run"] for cell in own] for own in cells), names=names)
     if not pairing.pairs:
-        raise TrustqError(
+        raise InputError(
             f"{names[0]} and {names[1]} share no run, so nothing is paired: "
             f"{'; '.join(pairing.left_out)}."
         )
@@ -223,7 +224,7 @@ def _paired(cells: list[list[dict[str, Any]]], names: tuple[str, str]) -> Pairin
         for name in PURCHASE:
             values = [str(cell[name][0]) for cell in pair]
             if values[0] != values[1]:
-                raise TrustqError(
+                raise InputError(
                     f"{names[0]} has the {name} {values[0]} and {names[1]} {values[1]} in run "
                     f"{pair[0]['run'].title}: compare one purchase with the same."
                 )
@@ -238,7 +239,7 @@ def _labels(names: np.ndarray, cells: list[dict[str, Any]]) -> np.ndarray:
     """Labels as columns of the probabilities, whose order the cells name."""
     orders = {str(cell["classes"][0]) for cell in cells}
     if len(orders) > 1:
-        raise TrustqError(f"The cells have different classes: {' and '.join(sorted(orders))}.")
+        raise InputError(f"The cells have different classes: {' and '.join(sorted(orders))}.")
     position = {name: index for index, name in enumerate(json.loads(orders.pop()))}
     return np.array([position[name] for name in names.tolist()])
 

@@ -15,7 +15,7 @@ from trustq.analysis.pairs import Run, run_of
 from trustq.analysis.refit_order import refit_order_warnings
 from trustq.analysis.repair_table import DISCLAIMER, arm_order
 from trustq.analysis.significance import _latex, _markdown
-from trustq.errors import TrustqError
+from trustq.errors import InputError, NotFound
 from trustq.metrics.aurc_conventions import aurc_by
 from trustq.results import connect
 from trustq.results.schema import LOWER_IS_BETTER, PROBLEM, SETTINGS
@@ -123,7 +123,7 @@ def main_table(
         ranked = _dicts(connection.execute(_RANKED, asked)) if conventions and rows else []
         warnings = refit_order_warnings(connection)
     if not rows:
-        raise TrustqError(f"{results} has no final {stage} figures of {split} rows.")
+        raise NotFound(f"{results} has no final {stage} figures of {split} rows.", path=results)
     rows += [
         cells[0] | {"metric": name, "figure": _area(name, answer)}
         for name in conventions
@@ -132,8 +132,10 @@ def main_table(
     ]
     known = {row["metric"] for row in rows}
     if unknown := [name for name in metrics if name not in known]:
-        raise TrustqError(
-            f"{results} has no {unknown[0]} of {split} rows, only {', '.join(sorted(known))}."
+        raise NotFound(
+            f"{results} has no {unknown[0]} of {split} rows, only {', '.join(sorted(known))}.",
+            path=results,
+            expected=sorted(known),
         )
     found = _rows(rows, tuple(metrics))
     return MainTable(
@@ -148,7 +150,12 @@ def format_main_table(table: MainTable, format: str = "markdown") -> str:
     another format.
     """
     if format not in FORMATS:
-        raise TrustqError(f"format is {format!r}: expected one of {', '.join(FORMATS)}.")
+        raise InputError(
+            f"format is {format!r}: expected one of {', '.join(FORMATS)}.",
+            where="format",
+            found=format,
+            expected=FORMATS,
+        )
     texts = list(table.rows[0].texts)
     if format == "csv":
         out = io.StringIO()

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 
 # Columns of a run that pairing looks at.
 RUN_COLUMNS = ("backbone_seed", "draw_seed", "cache_digest", "origin_digest", "shared_key")
@@ -64,7 +64,7 @@ def pair_runs(
                 break
     titles = [a[i].title for i, _ in pairs]
     if twice := next((title for title in titles if titles.count(title) > 1), None):
-        raise TrustqError(
+        raise InputError(
             f"{names[0]} and {names[1]} ran network/draw {twice} on several caches, which are not "
             "independent: choose one by a condition, e.g. cache_digest = '...'."
         )

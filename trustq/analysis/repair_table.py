@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.evaluation.shift_stages import STAGES
 from trustq.results import connect
 from trustq.statistics.paired import holm
@@ -115,7 +115,7 @@ def _arm_records(cells: list[Row], figures: list[Row]) -> list[Row]:
         of_seeds = values.setdefault((row["arm"], row["budget"]), {}).setdefault(_seeds(row), {})
         place = (row["stage"], row["metric"])
         if place in of_seeds:
-            raise TrustqError(
+            raise InputError(
                 f"Two cells of arm {row['arm']} have the same data set, recipe and seeds, though "
                 "they are of different caches; ask for one of them, or use another --results."
             )

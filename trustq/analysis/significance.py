@@ -12,7 +12,7 @@ import numpy as np
 
 from trustq.analysis.pairs import RUN_COLUMNS, Run, pair_runs, run_of
 from trustq.core.columns import read_table
-from trustq.errors import TrustqError
+from trustq.errors import InputError, NotFound
 from trustq.results import connect
 from trustq.results.schema import MATCHED, PURCHASE, TABLES
 from trustq.statistics.paired import effect_size, holm, paired_summary, probability_of_superiority
@@ -98,13 +98,13 @@ def significance(
     (0.2, 0.25, 0.25)
     """
     if not tables or not metrics:
-        raise TrustqError("There is nothing to compare: pass two seed tables and a metric.")
+        raise InputError("There is nothing to compare: pass two seed tables and a metric.")
     rows = []
     for evaluation in dict.fromkeys(table.evaluation for table in tables):
         first, *others = [table for table in tables if table.evaluation == evaluation]
         if not others:
             where = f" on {evaluation!r}" if evaluation else ""
-            raise TrustqError(
+            raise InputError(
                 f"{first.arm} has no other arm{where} to be compared with: pass at least two."
             )
         rows += [_compared(first, other, metric, seed) for metric in metrics for other in others]
@@ -119,13 +119,15 @@ def read_seed_table(path: Path, *, arm: str, evaluation: str = "") -> SeedTable:
     """
     columns = read_table(path)
     if "seed" not in columns:
-        raise TrustqError(
+        raise NotFound(
             f"{path} has no column seed; it has {', '.join(columns)}: "
-            "a seed table has one row per seed."
+            "a seed table has one row per seed.",
+            path=path,
+            expected=columns,
         )
     seeds = [_number(value) for value in columns.pop("seed").tolist()]
     if any(seed is None or seed != int(seed) for seed in seeds) or len(set(seeds)) < len(seeds):
-        raise TrustqError(f"{path}: seed must hold whole numbers, each once.")
+        raise InputError(f"{path}: seed must hold whole numbers, each once.", path=path)
     figures = {}
     for name, column in columns.items():
         values = [_number(value) for value in column.tolist()]
@@ -163,7 +165,7 @@ def default_metrics(tables: Sequence[SeedTable]) -> list[str]:
             if n.replace("uncal", "cal") == n or n.replace("uncal", "cal") not in ending
         ]
     if not chosen:
-        raise TrustqError(
+        raise InputError(
             f"The tables share no column that ends in {' or '.join(METRICS)}; they share "
             f"{', '.join(shared) or 'none'}. Name some: --metrics NAME,NAME."
         )
@@ -194,7 +196,7 @@ def results_seed_tables(
     """
     if by not in TABLES["cells"]:
         near = difflib.get_close_matches(by, list(TABLES["cells"]), n=1, cutoff=0.0)
-        raise TrustqError(f"cells have no column {by!r}; did you mean {near[0]}?")
+        raise InputError(f"cells have no column {by!r}; did you mean {near[0]}?")
     with connect(results, where=where) as connection:
         answer = connection.execute(
             _FIGURES.format(by=by), [split, stage, list(metrics), list(arms)]
@@ -203,8 +205,9 @@ def results_seed_tables(
         rows = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
     for arm in arms:
         if not any(row["compared"] == arm for row in rows):
-            raise TrustqError(
-                f"{results} has no final {stage} figures of {by} {arm!r} on {split} rows."
+            raise NotFound(
+                f"{results} has no final {stage} figures of {by} {arm!r} on {split} rows.",
+                path=results,
             )
     alike = (*(() if by == "arm" else ("arm",)), *MATCHED, *PURCHASE, "eval_dataset")
     telling = [] if by == "arm" else _determined(rows, [name for name in alike if name != by])
@@ -216,7 +219,7 @@ def results_seed_tables(
         if len(there := {row["compared"] for row in own}) > 1 and arms[0] in there
     }
     if not compared:
-        raise TrustqError(
+        raise InputError(
             f"No setting in {results} has both {by} {arms[0]!r} and another of them, so nothing is "
             "paired. `trustq export table` shows which setting has which."
         )
@@ -312,9 +315,14 @@ def format_significance(
     `interval` there is, runs without a partner, and further `notes`.
     """
     if format not in FORMATS:
-        raise TrustqError(f"format is {format!r}: expected one of {', '.join(FORMATS)}.")
+        raise InputError(
+            f"format is {format!r}: expected one of {', '.join(FORMATS)}.",
+            where="format",
+            found=format,
+            expected=FORMATS,
+        )
     if not rows:
-        raise TrustqError("There are no comparisons to print.")
+        raise InputError("There are no comparisons to print.")
     if format == "csv":
         text = io.StringIO()
         writer = csv.DictWriter(text, list(asdict(rows[0])), lineterminator="\n")
@@ -353,8 +361,9 @@ def format_significance(
 def _compared(a: SeedTable, b: SeedTable, metric: str, seed: int) -> dict[str, Any]:
     for table in (a, b):
         if metric not in table.figures:
-            raise TrustqError(
-                f"{table.arm} has no figures of {metric}; it has {', '.join(table.figures)}."
+            raise InputError(
+                f"{table.arm} has no figures of {metric}; it has {', '.join(table.figures)}.",
+                expected=table.figures,
             )
     of_a, of_b = a.figures[metric], b.figures[metric]
     head = {"evaluation": a.evaluation, "metric": metric, "a": a.arm, "b": b.arm}
@@ -364,7 +373,7 @@ def _compared(a: SeedTable, b: SeedTable, metric: str, seed: int) -> dict[str, A
         runs_a, runs_b = list(of_a), list(of_b)
         pairing = pair_runs(runs_a, runs_b, names=(a.arm, b.arm), across_caches=across)
         if not pairing.pairs:
-            raise TrustqError(
+            raise InputError(
                 f"{a.arm} and {b.arm} share no run of {metric}, so nothing is paired: "
                 f"{'; '.join(pairing.left_out)}."
             )
@@ -380,7 +389,7 @@ def _compared(a: SeedTable, b: SeedTable, metric: str, seed: int) -> dict[str, A
         return head | run_columns(found, titles, (*pairing.left_out, *notes))
     shared = sorted(set(of_a) & set(of_b))
     if not shared:
-        raise TrustqError(f"{a.arm} and {b.arm} share no seed of {metric}: nothing is paired.")
+        raise InputError(f"{a.arm} and {b.arm} share no seed of {metric}: nothing is paired.")
     values = tuple(np.array([own[key] for key in shared]) for own in (of_a, of_b))
     paired_seeds = paired_summary(*values, seed=seed)
     lone = [

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.experiments import repair
 from trustq.recipes import Recipe, SweepRecipe
 from trustq.repair.arms import BLIND, budget_size, parse_arm, with_references
@@ -158,14 +158,20 @@ def plan_sweep(
     arms = [parse_arm(text) for text in dict.fromkeys(sweep.arms)]
     tested = [arm for arm in arms if arm.score not in BLIND and arm.text != baseline]
     if not tested and comparisons is None:
-        raise TrustqError(
+        raise InputError(
             f"Recipe {recipe.name} has no arm to compare with {baseline}: its arms are "
             f"{', '.join(sweep.arms)}. Add one, e.g. --set arms=none,random,self_confidence."
         )
     if comparisons is not None and comparisons < 1:
-        raise TrustqError(f"--comparisons {comparisons}: expected 1 or more.")
+        raise InputError(
+            f"--comparisons {comparisons}: expected 1 or more.",
+            where="comparisons",
+            found=comparisons,
+        )
     if effect is not None and not effect > 0:
-        raise TrustqError(f"--effect {effect:g}: expected a gain above 0.")
+        raise InputError(
+            f"--effect {effect:g}: expected a gain above 0.", where="effect", found=effect
+        )
     budgets = list(dict.fromkeys(sweep.budgets))
     n_backbones = len(caches) or backbones or 1
     unit = "backbone_seed" if n_backbones > sweep.draws else "draw_seed"
@@ -330,7 +336,11 @@ def _pilot(
     if not caches:
         return None
     if pilot_draws < 2:
-        raise TrustqError(f"--pilot-draws {pilot_draws}: expected 2 or more, to see variation.")
+        raise InputError(
+            f"--pilot-draws {pilot_draws}: expected 2 or more, to see variation.",
+            where="pilot_draws",
+            found=pilot_draws,
+        )
     sweep: SweepRecipe = dataclasses.replace(recipe.sweep, draws=pilot_draws)
     references = ("none", baseline, "oracle")
     asked = dataclasses.replace(sweep, arms=tuple(dict.fromkeys((*sweep.arms, *references))))
@@ -369,9 +379,10 @@ def read_pilot(
         rows = [row for row in rows if row["split"] == "test"]
     matrices = _differences(rows, baseline)
     if not matrices:
-        raise TrustqError(
+        raise InputError(
             f"{results} has no {stage} {metric} of a scored arm beside {baseline!r}: plan needs "
-            "both, at the same budget, to see how their difference varies."
+            "both, at the same budget, to see how their difference varies.",
+            path=results,
         )
     settings = {_setting(row) for row in rows}
     notes = []

@@ -8,7 +8,7 @@ import numpy as np
 from trustq.audit.folder import StoredAudit
 from trustq.core.columns import Columns
 from trustq.core.label_sheets import read_sheet
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.statistics.paired import Interval, share_interval
 
 ACTIONS = ("relabel", "drop")
@@ -44,9 +44,10 @@ def read_answers(path: Path, *, classes: tuple[str, ...]) -> dict[str, str]:
     answers = {}
     for sample_id, given in read_sheet(Path(path), classes=classes).items():
         if len(given) > 1:
-            raise TrustqError(
+            raise InputError(
                 f"{path}: sample_id {sample_id!r} is answered {len(given)} times; give one answer "
-                "each."
+                "each.",
+                path=path,
             )
         answers[sample_id] = classes[given[0]]
     return answers
@@ -69,12 +70,18 @@ def apply_answers(
     rows that were not audited, and where there is nothing to act on.
     """
     if action not in ACTIONS:
-        raise TrustqError(f"--action {action}: expected relabel or drop.")
+        raise InputError(
+            f"--action {action}: expected relabel or drop.", where="action", found=action
+        )
     if not 0 <= max_per_class <= 1:
-        raise TrustqError(f"--max-per-class {max_per_class:g}: expected a share from 0 to 1.")
+        raise InputError(
+            f"--max-per-class {max_per_class:g}: expected a share from 0 to 1.",
+            where="max_per_class",
+            found=max_per_class,
+        )
     answers = answers or {}
     if not answers and not accept_suggestions:
-        raise TrustqError(
+        raise InputError(
             f"No label of {audit.folder} was answered, so nothing is known to be wrong. Fill in "
             "answers.csv and pass it with --answers, or --accept-suggestions acts on the list "
             "unchecked."
@@ -82,7 +89,7 @@ def apply_answers(
     position = {sample_id: row for row, sample_id in enumerate(audit.sample_ids.tolist())}
     strangers = [sample_id for sample_id in answers if sample_id not in position]
     if strangers:
-        raise TrustqError(
+        raise InputError(
             f"The answers name {strangers[0]!r}, which {audit.folder} did not audit "
             f"({len(strangers)} such ids). Are they of another audit?"
         )

@@ -8,7 +8,7 @@ import numpy as np
 from trustq.audit.folder import StoredAudit
 from trustq.audit.source import AuditSource, open_source
 from trustq.core.generators import generator
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.heads import SharedFeatures, fit_heads, make_head
 from trustq.heads.feature_cache import one_blas_thread
 from trustq.metrics.classification import summarise
@@ -55,9 +55,13 @@ def drop_effect(
     fit on, a source that has changed, nothing listed, draws below 1.
     """
     if draws < 1:
-        raise TrustqError(f"--draws {draws}: expected 1 or more.")
+        raise InputError(f"--draws {draws}: expected 1 or more.", where="draws", found=draws)
     if not 0 <= max_per_class <= 1:
-        raise TrustqError(f"--max-per-class {max_per_class:g}: expected a share from 0 to 1.")
+        raise InputError(
+            f"--max-per-class {max_per_class:g}: expected a share from 0 to 1.",
+            where="max_per_class",
+            found=max_per_class,
+        )
     source = _reopened(audit)
     test = _test_rows(source)
     is_training = np.ones(len(source.observed), dtype=bool)
@@ -65,7 +69,7 @@ def drop_effect(
         is_training = source.cache.split[source.training.rows] == "train"
     suspects = _suspects(audit, source, is_training, max_per_class)
     if not len(suspects):
-        raise TrustqError(f"The list of {audit.folder} has no training label to drop.")
+        raise InputError(f"The list of {audit.folder} has no training label to drop.")
     kept = [is_training, is_training & ~np.isin(np.arange(len(is_training)), suspects)]
     kept += [_random_drop(source, is_training, suspects, seed, draw) for draw in range(draws)]
     logits, labels, where = _predicted(source, np.array(kept), test)
@@ -89,13 +93,14 @@ def _reopened(audit: StoredAudit) -> AuditSource:
     asked = {**stored["asked"], "source": "head"}
     path = Path(stored["path"])
     if stored["probabilities"] == "stated":
-        raise TrustqError(
+        raise InputError(
             f"{path} was audited by its probabilities: there are no features to fit a head on "
-            "again. Audit a cache or an npz with features."
+            "again. Audit a cache or an npz with features.",
+            path=path,
         )
     source = open_source(path, **asked)
     if source.cache.content_digest != stored["content_digest"]:
-        raise TrustqError(f"{path} has changed since it was audited: audit it again.")
+        raise InputError(f"{path} has changed since it was audited: audit it again.", path=path)
     return source
 
 

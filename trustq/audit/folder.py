@@ -10,7 +10,7 @@ import numpy as np
 from trustq.audit.labels import LabelAudit
 from trustq.core.atomic_files import replacing
 from trustq.core.columns import read_table, write_parquet
-from trustq.errors import TrustqError
+from trustq.errors import InputError, NotFound
 
 FORMAT = "trustq.audit"
 SETTINGS, ROWS, ANSWERS = "audit.json", "rows.parquet", "answers.csv"
@@ -85,8 +85,9 @@ def read_audit_folder(folder: Path) -> StoredAudit:
     except (OSError, ValueError, KeyError, TypeError):
         known = False
     if not known:
-        raise TrustqError(
-            f"{folder} holds no audit. Make one: trustq audit labels CACHE --out {folder}"
+        raise NotFound(
+            f"{folder} holds no audit. Make one: trustq audit labels CACHE --out {folder}",
+            path=folder,
         )
     rows = read_table(folder / ROWS)
     return StoredAudit(
@@ -109,7 +110,8 @@ def require_no_answers(folder: Path) -> None:
         labels = read_table(path).get("label", np.array([], dtype=object))
         answered = sum(bool(label) for label in labels.tolist())
         if answered:
-            raise TrustqError(
+            raise InputError(
                 f"{path} holds {answered} answers, which a new audit would overwrite. Keep them: "
-                "choose another --out, or move the file."
+                "choose another --out, or move the file.",
+                path=path,
             )

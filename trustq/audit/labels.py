@@ -9,7 +9,7 @@ from trustq.audit.neighbours import nearest, outlier_score
 from trustq.audit.source import AuditSource
 from trustq.core.digest import digest_json
 from trustq.core.generators import generator
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.metrics.per_class import class_figures
 from trustq.scoring import (
     LABEL_BLIND,
@@ -127,18 +127,26 @@ def audit_labels(
     at once.
     """
     if not sources:
-        raise TrustqError("There is nothing to audit: pass a cache or a file.")
+        raise InputError("There is nothing to audit: pass a cache or a file.")
     if score not in AUDIT_SCORES:
         why = " It looks at no label, so it finds uncertain images." if score in LABEL_BLIND else ""
-        raise TrustqError(
-            f"--score {score}: expected a score of labels: {', '.join(AUDIT_SCORES)}.{why}"
+        raise InputError(
+            f"--score {score}: expected a score of labels: {', '.join(AUDIT_SCORES)}.{why}",
+            where="score",
+            found=score,
         )
     if review is not None and precision is not None:
-        raise TrustqError("--review and --precision both cut the list: give one.")
+        raise InputError("--review and --precision both cut the list: give one.")
     if review is not None and review < 1:
-        raise TrustqError(f"--review {review}: expected 1 or more labels.")
+        raise InputError(
+            f"--review {review}: expected 1 or more labels.", where="review", found=review
+        )
     if precision is not None and not 0 < precision <= 1:
-        raise TrustqError(f"--precision {precision:g}: expected a share above 0 and up to 1.")
+        raise InputError(
+            f"--precision {precision:g}: expected a share above 0 and up to 1.",
+            where="precision",
+            found=precision,
+        )
     first = sources[0]
     places = [_places(first, other) for other in sources]
     given, classes = first.observed, first.cache.classes
@@ -209,9 +217,11 @@ def _quality(source: AuditSource, score: str) -> np.ndarray:
     if score not in NO_PROBABILITIES:
         return label_quality(source.out_of_fold, labels, training=training, score=score)
     if source.features is None:
-        raise TrustqError(
+        raise InputError(
             f"--score {score}: {source.cache.name} holds no features. Audit a cache or embeddings, "
-            "or choose another score."
+            "or choose another score.",
+            where="score",
+            found=score,
         )
     return feature_quality(score, labels=labels, features=source.features, training=training)
 
@@ -219,7 +229,7 @@ def _quality(source: AuditSource, score: str) -> np.ndarray:
 def _places(first: AuditSource, other: AuditSource) -> np.ndarray:
     """Where each row of the first source is in another; refused where they are not the same."""
     if other.cache.classes != first.cache.classes:
-        raise TrustqError(
+        raise InputError(
             f"{other.cache.name} has classes {', '.join(other.cache.classes)}, {first.cache.name} "
             f"{', '.join(first.cache.classes)}: audit them apart."
         )
@@ -228,13 +238,13 @@ def _places(first: AuditSource, other: AuditSource) -> np.ndarray:
     place = order[np.minimum(np.searchsorted(theirs[order], ours), len(theirs) - 1)]
     if len(ours) != len(theirs) or (theirs[place] != ours).any():
         shared = len(np.intersect1d(ours, theirs))
-        raise TrustqError(
+        raise InputError(
             f"{other.cache.name} audits {len(theirs)} rows and {first.cache.name} {len(ours)}, "
             f"{shared} of them shared: audit them apart."
         )
     differ = int((other.observed[place] != first.observed).sum())
     if differ:
-        raise TrustqError(
+        raise InputError(
             f"{other.cache.name} has other labels than {first.cache.name} in {differ} of "
             f"{len(ours)} rows, as where noise was drawn for each seed: audit them apart."
         )

@@ -9,7 +9,7 @@ import numpy as np
 from trustq.core.columns import read_table
 from trustq.core.digest import digest_bytes, digest_json
 from trustq.data.splits import group_folds, thin_classes
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.evaluation.predictions import Predictions, read_predictions
 from trustq.heads import SharedFeatures, make_head
 from trustq.heads.feature_cache import one_blas_thread
@@ -108,7 +108,12 @@ def open_source(
     """
     path, names = Path(path), dict(names or {})
     if source not in SOURCES:
-        raise TrustqError(f"--source {source}: expected one of {', '.join(SOURCES)}.")
+        raise InputError(
+            f"--source {source}: expected one of {', '.join(SOURCES)}.",
+            where="source",
+            found=source,
+            expected=SOURCES,
+        )
     asked = {
         "source": source,
         "head": head,
@@ -127,9 +132,9 @@ def open_source(
         own = own.take(cache.extra["fold"][own.rows] >= 0)  # rows that some fold left out
     rows, observed = own.rows, own.observed
     if not len(rows):
-        raise TrustqError(f"{cache.name} has no labels to audit: neither observed nor others.")
+        raise InputError(f"{cache.name} has no labels to audit: neither observed nor others.")
     if (observed == observed[0]).all():
-        raise TrustqError(
+        raise InputError(
             f"{cache.name}: all {len(rows)} labels to audit are of class "
             f"{cache.classes[observed[0]]}, so there is nothing to tell them from."
         )
@@ -187,7 +192,9 @@ def _read(
         return _of_cache(cache)
     if source in ("head", "crossfit"):
         what = "features to fit a head on" if source == "head" else "crossfit logits"
-        raise TrustqError(f"{path} holds no {what}; audit its probabilities with --source file.")
+        raise InputError(
+            f"{path} holds no {what}; audit its probabilities with --source file.", path=path
+        )
     return _of_predictions(path, names, normalise)
 
 
@@ -293,7 +300,7 @@ def _standardised(features: np.ndarray, by: np.ndarray) -> np.ndarray:
     """Features less the mean of other rows, in units of their spread, as float32."""
     if not np.isfinite(features).all():
         bad = int((~np.isfinite(features)).any(axis=1).sum())
-        raise TrustqError(f"Features of {bad} rows hold NaN or infinite values: leave them out.")
+        raise InputError(f"Features of {bad} rows hold NaN or infinite values: leave them out.")
     own = by.astype(np.float64)
     scale = own.std(axis=0)
     scale[scale < 1e-12] = 1.0  # a constant column carries nothing

@@ -17,7 +17,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from threadpoolctl import threadpool_limits
 
 from trustq.calibration.temperature import Calibrator, TemperatureScaling, VectorScaling
-from trustq.errors import TrustqError
+from trustq.errors import InputError, MissingExtra, TrustqError
 from trustq.metrics.probabilities import PROBABILITY_FLOOR, _log_softmax
 
 NETCAL_METHODS = ("isotonic", "beta", "histogram", "bbq", "enir")
@@ -37,7 +37,11 @@ def make_calibrator(name: str, *, accept_noisy: bool = False) -> Calibrator:
     NetcalCalibration(method='beta')
     """
     if name not in NAMES:
-        raise TrustqError(f"calibrator {name!r} is unknown: expected one of {', '.join(NAMES)}.")
+        raise InputError(
+            f"calibrator {name!r} is unknown: expected one of {', '.join(NAMES)}.",
+            expected=NAMES,
+            found=name,
+        )
     library, _, method = name.partition("-")
     if library == "netcal":
         return NetcalCalibration(method, accept_noisy=accept_noisy)
@@ -93,8 +97,11 @@ class NetcalCalibration(_OfProbabilities):
     ) -> "NetcalCalibration":
         """Fit on rows that trained nothing; returns the estimator."""
         if self.method not in NETCAL_METHODS:
-            raise TrustqError(
-                f"method is {self.method!r}: expected one of {', '.join(NETCAL_METHODS)}."
+            raise InputError(
+                f"method is {self.method!r}: expected one of {', '.join(NETCAL_METHODS)}.",
+                where="method",
+                found=self.method,
+                expected=NETCAL_METHODS,
             )
         logits, labels = self._checked_fit(logits, labels, labels_used)
         _two_classes(labels, "netcal")
@@ -136,8 +143,11 @@ class SklearnCalibration(_OfProbabilities):
         from sklearn.frozen import FrozenEstimator
 
         if self.method not in SKLEARN_METHODS:
-            raise TrustqError(
-                f"method is {self.method!r}: expected one of {', '.join(SKLEARN_METHODS)}."
+            raise InputError(
+                f"method is {self.method!r}: expected one of {', '.join(SKLEARN_METHODS)}.",
+                where="method",
+                found=self.method,
+                expected=SKLEARN_METHODS,
             )
         logits, labels = self._checked_fit(logits, labels, labels_used)
         _two_classes(labels, "scikit-learn")
@@ -172,7 +182,7 @@ class _Logits(ClassifierMixin, BaseEstimator):
 
 def _two_classes(labels: np.ndarray, library: str) -> None:
     if (labels == labels[0]).all():
-        raise TrustqError(
+        raise InputError(
             f"Every fitting row has label {labels[0]}, but {library}'s calibrators compare a class "
             "with the others: pass rows of two classes, or use temperature scaling."
         )
@@ -194,7 +204,7 @@ def _netcal_model(method: str) -> Any:
 
 
 def _no_netcal(method: str) -> TrustqError:
-    return TrustqError(
+    return MissingExtra(
         f"The {method} calibrator is netcal's, which is not installed: "
         "pip install 'trustq[calibration]'."
     )

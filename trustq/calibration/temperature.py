@@ -14,7 +14,7 @@ from scipy import optimize
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from trustq.errors import TrustqError
+from trustq.errors import DishonestError, InputError
 from trustq.metrics.probabilities import (
     PROBABILITY_FLOOR,
     _log_softmax,
@@ -71,11 +71,14 @@ class Calibrator(ABC, BaseEstimator):
         self, logits: np.ndarray, labels: np.ndarray, labels_used: str
     ) -> tuple[np.ndarray, np.ndarray]:
         if labels_used not in LABELS_USED:
-            raise TrustqError(
-                f"labels_used is {labels_used!r}: expected {' or '.join(LABELS_USED)}."
+            raise InputError(
+                f"labels_used is {labels_used!r}: expected {' or '.join(LABELS_USED)}.",
+                where="labels_used",
+                found=labels_used,
+                expected=LABELS_USED,
             )
         if labels_used == "noisy" and not self.accept_noisy:
-            raise TrustqError(
+            raise DishonestError(
                 f"{type(self).__name__} was given labels known to be noisy, on which it takes "
                 "wrong labels for overconfidence (20 % noise turned a temperature of 2.1 into "
                 "5.0): fit on clean labels, correct with NoiseAwareTemperature and a noise "
@@ -91,7 +94,7 @@ class Calibrator(ABC, BaseEstimator):
         check_is_fitted(self)
         logits = checked_logits(logits)
         if logits.shape[1] != self.n_features_in_:
-            raise TrustqError(
+            raise InputError(
                 f"logits has {logits.shape[1]} columns, but the {self._noun} was fitted on "
                 f"{self.n_features_in_}: pass logits of the same classes."
             )
@@ -243,7 +246,7 @@ def estimate_noise_matrix(observed: np.ndarray, probs: np.ndarray) -> np.ndarray
     present = np.bincount(observed, minlength=k) > 0
     if not present.all():
         absent = ", ".join(map(str, np.flatnonzero(~present)))
-        raise TrustqError(
+        raise InputError(
             f"No row is labelled {absent}, so its noise cannot be estimated: "
             "pass more rows, or a given matrix."
         )
@@ -257,16 +260,18 @@ def checked_noise_matrix(matrix: np.ndarray, k: int) -> np.ndarray:
     """A row-stochastic (k, k) matrix, true to observed class, or a TrustqError."""
     matrix = np.asarray(matrix, dtype=np.float64)
     if matrix.shape != (k, k):
-        raise TrustqError(
+        raise InputError(
             f"noise_matrix has shape {matrix.shape}, expected ({k}, {k}): "
-            "one row per true class, one column per observed class."
+            "one row per true class, one column per observed class.",
+            where="noise_matrix",
+            found=matrix.shape,
         )
     if not np.isfinite(matrix).all() or matrix.min() < 0:
-        raise TrustqError("noise_matrix holds NaN or negative numbers: pass probabilities.")
+        raise InputError("noise_matrix holds NaN or negative numbers: pass probabilities.")
     off = np.abs(matrix.sum(axis=1) - 1)
     if off.max() > NOISE_TOLERANCE:
         transposed = np.abs(matrix.sum(axis=0) - 1).max() <= NOISE_TOLERANCE
-        raise TrustqError(
+        raise InputError(
             f"noise_matrix row {off.argmax()} sums to {matrix[off.argmax()].sum():g}, expected 1"
             + (
                 ", and its columns do: it is transposed. Rows are true classes, columns observed "

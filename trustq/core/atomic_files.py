@@ -45,7 +45,8 @@ def _explained(path: Path) -> Iterator[None]:
             raise
         raise TrustqError(
             f"{path} could not be written: {os.strerror(error.errno).lower()}. "
-            "Nothing was left half-written; free the disk or choose another place."
+            "Nothing was left half-written; free the disk or choose another place.",
+            path=path,
         ) from error
 
 

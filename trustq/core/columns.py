@@ -22,7 +22,7 @@ import numpy as np
 
 from trustq.core.atomic_files import replacing
 from trustq.core.excel import read_excel
-from trustq.errors import TrustqError
+from trustq.errors import InputError, NotFound, TrustqError
 
 Columns = dict[str, np.ndarray]
 
@@ -79,7 +79,8 @@ def write_parquet(
         except duckdb.IOException as error:
             raise TrustqError(
                 f"{path} could not be written: {_first_line(error)}. "
-                "Nothing was left half-written; free the disk or choose another place."
+                "Nothing was left half-written; free the disk or choose another place.",
+                path=path,
             ) from error
 
 
@@ -94,7 +95,7 @@ def read_table(path: Path) -> Columns:
     """
     path = Path(path)
     if not path.is_file():
-        raise TrustqError(f"{path}: no such file.")
+        raise NotFound(f"{path}: no such file.", path=path)
     name = path.name.lower()
     if name.endswith(".parquet"):
         return _read_parquet(path)
@@ -103,7 +104,9 @@ def read_table(path: Path) -> Columns:
     # HAM10000_metadata has no ending.
     if name.removesuffix(".gz").endswith(CSV_ENDINGS) or "." not in name:
         return _read_csv(path)
-    raise TrustqError(f"{path}: expected a {', '.join(TABLES[:-1])} or {TABLES[-1]} file.")
+    raise InputError(
+        f"{path}: expected a {', '.join(TABLES[:-1])} or {TABLES[-1]} file.", path=path
+    )
 
 
 def scan_csv(path: Path) -> str:
@@ -143,7 +146,7 @@ def _read_csv(path: Path) -> Columns:
             file.seek(0)
             whole = file.read() if is_utf16 else b""
     except (OSError, EOFError, zlib.error) as error:
-        raise TrustqError(f"{path} could not be read: {error}.") from error
+        raise InputError(f"{path} could not be read: {error}.", path=path) from error
     if is_utf16:
         return _read_utf16(path, whole)
     try:
@@ -151,7 +154,7 @@ def _read_csv(path: Path) -> Columns:
             columns = connection.sql(f"SELECT * FROM {scan_csv(path)}").fetchnumpy()
     except duckdb.Error as error:
         _require_utf8(path, opened)
-        raise TrustqError(f"{path} could not be read: {_first_line(error)}") from error
+        raise InputError(f"{path} could not be read: {_first_line(error)}", path=path) from error
     names = list(columns)
     if _may_be_renamed(names):
         with opened(path, "rt", encoding="utf-8-sig", newline="") as lines:
@@ -163,7 +166,7 @@ def _read_utf16(path: Path, whole: bytes) -> Columns:
     try:
         text = whole.decode("utf-16")
     except UnicodeDecodeError as error:
-        raise TrustqError(f"{path} begins as UTF-16 and is not: {error}.") from error
+        raise InputError(f"{path} begins as UTF-16 and is not: {error}.", path=path) from error
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "table.csv"
         with open(plain, "w", encoding="utf-8", newline="") as file:
@@ -171,7 +174,7 @@ def _read_utf16(path: Path, whole: bytes) -> Columns:
         try:
             return _read_csv(plain)
         except TrustqError as error:
-            raise TrustqError(str(error).replace(str(plain), str(path))) from error
+            raise InputError(str(error).replace(str(plain), str(path))) from error
 
 
 def _require_utf8(path: Path, opened: Any) -> None:
@@ -181,10 +184,11 @@ def _require_utf8(path: Path, opened: Any) -> None:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
                 seen = line[max(error.start - 20, 0) : error.start + 20]
-                raise TrustqError(
+                raise InputError(
                     f"{path} is not UTF-8: byte 0x{line[error.start]:02x} in line {number} (in "
                     f"Windows-1252 it reads {seen.decode('cp1252', 'replace').strip()!r}). Save it "
-                    f"as UTF-8, for example: iconv -f CP1252 -t UTF-8 {path} > utf8.csv"
+                    f"as UTF-8, for example: iconv -f CP1252 -t UTF-8 {path} > utf8.csv",
+                    path=path,
                 ) from error
 
 
@@ -244,7 +248,7 @@ def _read_parquet(path: Path) -> Columns:
             if _may_be_renamed(names):
                 true = dict(zip(names, _parquet_names(connection, path, names), strict=True))
     except duckdb.Error as error:
-        raise TrustqError(f"{path} could not be read: {_first_line(error)}") from error
+        raise InputError(f"{path} could not be read: {_first_line(error)}", path=path) from error
     return {true[key]: _blanks_as_none(array) for key, array in columns.items()}
 
 

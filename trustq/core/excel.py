@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from trustq.errors import TrustqError
+from trustq.errors import DamagedFile, InputError
 
 
 def read_excel(path: Path) -> dict[str, np.ndarray]:
@@ -16,21 +16,24 @@ def read_excel(path: Path) -> dict[str, np.ndarray]:
     try:
         import openpyxl
     except ModuleNotFoundError as error:
-        raise TrustqError(
-            f"{path}: Excel files need openpyxl (pip install openpyxl). Or save it as CSV."
+        raise InputError(
+            f"{path}: Excel files need openpyxl (pip install openpyxl). Or save it as CSV.",
+            path=path,
         ) from error
     try:
         # Not read_only: its sheets keep the file open, and some writers leave out their size.
         book = openpyxl.load_workbook(path, data_only=True)
         rows = [list(map(_cell, row)) for row in book.worksheets[0].iter_rows(values_only=True)]
     except Exception as error:  # openpyxl raises whatever a damaged part makes it stumble over
-        raise TrustqError(f"{path} could not be read as an Excel file: {error}.") from error
+        raise DamagedFile(
+            f"{path} could not be read as an Excel file: {error}.", path=path
+        ) from error
     while rows and not any(rows[0]):
         rows.pop(0)
     while rows and not any(rows[-1]):
         rows.pop()
     if not rows:
-        raise TrustqError(f"{path}: the first sheet is empty.")
+        raise InputError(f"{path}: the first sheet is empty.", path=path)
     names: list[str] = []
     for place, name in enumerate(rows[0]):
         title = name or f"column{place}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from trustq.core import columns as tables
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 
 
 def read_sheet(
@@ -22,7 +22,9 @@ def read_sheet(
     name = next((column for column in columns if column in table), None)
     if "sample_id" not in table or name is None:
         wanted = f"sample_id and {' or '.join(columns)}"
-        raise TrustqError(f"{path} has the columns {', '.join(table)}; expected {wanted}.")
+        raise InputError(
+            f"{path} has the columns {', '.join(table)}; expected {wanted}.", path=path
+        )
     answers: dict[str, list[int]] = {}
     position = {text: c for c, text in enumerate(classes)}
     for row, (sample, label) in enumerate(zip(table["sample_id"], table[name], strict=True), 2):
@@ -32,13 +34,17 @@ def read_sheet(
         if text not in position:
             close = difflib.get_close_matches(text, classes, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise TrustqError(
-                f"{path}, row {row}: {text!r} is no class{hint}; there are {', '.join(classes)}."
+            raise InputError(
+                f"{path}, row {row}: {text!r} is no class{hint}; there are {', '.join(classes)}.",
+                path=path,
+                expected=classes,
+                found=text,
             )
         answers.setdefault(str(sample), []).append(position[text])
     if not answers:
-        raise TrustqError(
-            f"{path} holds no row with a label in its column {name}: fill it in, or leave it out."
+        raise InputError(
+            f"{path} holds no row with a label in its column {name}: fill it in, or leave it out.",
+            path=path,
         )
     return answers
 
@@ -47,8 +53,9 @@ def read_numbers(path: Path, *, column: str) -> dict[str, float]:
     """A number above 0 by sample id; raises `TrustqError` where one is not, or an id has two."""
     table = tables.read_table(path)
     if "sample_id" not in table or column not in table:
-        raise TrustqError(
-            f"{path} has the columns {', '.join(table)}; expected sample_id and {column}."
+        raise InputError(
+            f"{path} has the columns {', '.join(table)}; expected sample_id and {column}.",
+            path=path,
         )
     numbers: dict[str, float] = {}
     for row, (sample, text) in enumerate(zip(table["sample_id"], table[column], strict=True), 2):
@@ -57,9 +64,9 @@ def read_numbers(path: Path, *, column: str) -> dict[str, float]:
         except (TypeError, ValueError):
             number = -1.0
         if not 0 < number < np.inf:
-            raise TrustqError(
-                f"{path}, row {row}: {column} is {text!r}, expected a number above 0."
+            raise InputError(
+                f"{path}, row {row}: {column} is {text!r}, expected a number above 0.", path=path
             )
         if numbers.setdefault(str(sample), number) != number:
-            raise TrustqError(f"{path}, row {row}: {sample} has two numbers of {column}.")
+            raise InputError(f"{path}, row {row}: {sample} has two numbers of {column}.", path=path)
     return numbers

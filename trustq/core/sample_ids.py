@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from trustq.core.columns import Columns, read_table
-from trustq.errors import TrustqError
+from trustq.errors import InputError, NotFound
 
 # What a column of ids may be called, the first that is there.
 ID_COLUMNS = ("sample_ids", "sample_id", "image_id", "image", "isic_id", "id")
@@ -51,14 +51,16 @@ def read_joinable(table: Path, *, by: str | None = None) -> Joinable:
     columns = read_table(table)
     name = next((name for name in (by, *ID_COLUMNS) if name in columns), None)
     if name is None:
-        raise TrustqError(
+        raise NotFound(
             f"{table} has no column of ids; it has {', '.join(columns)}: "
-            f"call it one of {', '.join(ID_COLUMNS)}."
+            f"call it one of {', '.join(ID_COLUMNS)}.",
+            path=table,
+            expected=columns,
         )
     theirs = id_keys(columns[name])
     position = {key: row for row, key in enumerate(theirs)}
     if len(position) < len(theirs):
-        raise TrustqError(f"{table}: {name} must be unique to be joined by.")
+        raise InputError(f"{table}: {name} must be unique to be joined by.", path=table)
     return Joinable(table, columns, position)
 
 

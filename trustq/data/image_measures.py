@@ -8,7 +8,7 @@ import numpy as np
 
 from trustq.data.manifest import Manifest
 from trustq.data.pillow_rgb import as_rgb
-from trustq.errors import TrustqError
+from trustq.errors import DamagedFile, InputError
 
 MEASURES = (
     "image_width",  # pixels
@@ -76,7 +76,7 @@ def image_measures(pixels: np.ndarray) -> dict[str, float]:
 
     pixels = np.asarray(pixels)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
-        raise TrustqError(f"Expected (h, w, 3) of uint8, found {pixels.shape} of {pixels.dtype}.")
+        raise InputError(f"Expected (h, w, 3) of uint8, found {pixels.shape} of {pixels.dtype}.")
     height, width = pixels.shape[:2]
     grey = pixels.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     # Sobel sums eight weighted neighbours: an eighth is grey levels per pixel.
@@ -116,7 +116,7 @@ def _measures_of_file(path: Path) -> list[float]:
         with Image.open(path) as image:
             pixels = np.asarray(as_rgb(image))
     except OSError as error:
-        raise TrustqError(f"{path} could not be read as an image ({error}).") from error
+        raise DamagedFile(f"{path} could not be read as an image ({error}).", path=path) from error
     return list(image_measures(pixels).values())
 
 

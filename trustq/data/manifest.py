@@ -15,7 +15,7 @@ import numpy as np
 from trustq.core import columns as tables
 from trustq.core.columns import Columns
 from trustq.core.digest import digest_strings
-from trustq.errors import TrustqError
+from trustq.errors import DamagedFile, DishonestError, InputError
 
 SPLITS = ("train", "val", "test", "external")
 REQUIRED = ("sample_id", "path", "label", "group_id", "split", "dataset", "domain")
@@ -91,21 +91,24 @@ def make_manifest(
     """
     missing = [name for name in REQUIRED if name not in columns]
     if missing:
-        raise TrustqError(
-            f"{source}: the manifest lacks {_listed(missing)}; it needs {', '.join(REQUIRED)}."
+        raise InputError(
+            f"{source}: the manifest lacks {_listed(missing)}; it needs {', '.join(REQUIRED)}.",
+            path=source,
         )
     columns = {
         name: array.astype(object) if name in REQUIRED else array for name, array in columns.items()
     }
     if not len(columns["sample_id"]):
-        raise TrustqError(f"{source}: no rows.")
+        raise InputError(f"{source}: no rows.", path=source)
     for name in REQUIRED:
         blank = [row for row, value in enumerate(columns[name].tolist()) if value in (None, "")]
         if blank:
-            raise TrustqError(f"{source}: {name} is blank in {_rows(blank)}.")
+            raise InputError(f"{source}: {name} is blank in {_rows(blank)}.", path=source)
     _refuse_duplicates(columns["sample_id"].tolist(), source=source)
     if len(set(classes)) != len(classes):
-        raise TrustqError(f"{source}: the class order {_listed(classes)} repeats a class.")
+        raise InputError(
+            f"{source}: the class order {_listed(classes)} repeats a class.", path=source
+        )
     _refuse_unknown(columns, "label", classes, source=source)
     _refuse_unknown(columns, "split", SPLITS, source=source)
     groups, splits = columns["group_id"].tolist(), columns["split"].tolist()
@@ -113,9 +116,10 @@ def make_manifest(
     for row, path in enumerate(columns["path"].tolist()):
         pure = PurePosixPath(path)
         if pure.is_absolute() or ".." in pure.parts:
-            raise TrustqError(
+            raise InputError(
                 f"{source}: path {path!r} in {_rows([row])} leaves the data root; "
-                "paths are relative to it and contain no '..'."
+                "paths are relative to it and contain no '..'.",
+                path=source,
             )
     return Manifest(columns, tuple(classes), Path(root), split_origin or {})
 
@@ -145,7 +149,9 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
 def require_parquet(path: Path) -> None:
     """Raise `TrustqError` unless a manifest can be written to this file."""
     if path.suffix != ".parquet":
-        raise TrustqError(f"{path}: a manifest is written as Parquet; call it {path.stem}.parquet.")
+        raise InputError(
+            f"{path}: a manifest is written as Parquet; call it {path.stem}.parquet.", path=path
+        )
 
 
 def read_manifest(path: Path, *, root: Path | None = None) -> Manifest:
@@ -158,7 +164,9 @@ def read_manifest(path: Path, *, root: Path | None = None) -> Manifest:
     columns = tables.read_table(path)
     if not path.name.endswith(".parquet"):
         if "label" not in columns:
-            raise TrustqError(f"{path}: the manifest lacks label; it needs {', '.join(REQUIRED)}.")
+            raise InputError(
+                f"{path}: the manifest lacks label; it needs {', '.join(REQUIRED)}.", path=path
+            )
         classes = sorted({label for label in columns["label"].tolist() if label})
         return make_manifest(
             columns,
@@ -169,16 +177,21 @@ def read_manifest(path: Path, *, root: Path | None = None) -> Manifest:
         )
     metadata = tables.read_metadata(path)
     if metadata.get("format") != FORMAT:
-        raise TrustqError(f"{path} is no manifest of trustq; make one with `trustq data prepare`.")
+        raise DamagedFile(
+            f"{path} is no manifest of trustq; make one with `trustq data prepare`.", path=path
+        )
     absent = [name for name in _FOOTER if name not in metadata]
     if absent:
-        raise TrustqError(
-            f"{path}: its footer lacks {_listed(absent)}; make it again with `trustq data prepare`."
+        raise DamagedFile(
+            f"{path}: its footer lacks {_listed(absent)}; "
+            "make it again with `trustq data prepare`.",
+            path=path,
         )
     if metadata["format_version"] > FORMAT_VERSION:
-        raise TrustqError(
+        raise InputError(
             f"{path} has manifest format {metadata['format_version']}; this trustq reads up to "
-            f"{FORMAT_VERSION}. Upgrade trustq."
+            f"{FORMAT_VERSION}. Upgrade trustq.",
+            path=path,
         )
     manifest = make_manifest(
         columns,
@@ -191,9 +204,10 @@ def read_manifest(path: Path, *, root: Path | None = None) -> Manifest:
         name for name, value in manifest.digests.items() if metadata["digests"][name] != value
     ]
     if changed:
-        raise TrustqError(
+        raise DamagedFile(
             f"{path}: {_listed(changed)} do not match the digests in its footer, so it was altered "
-            "after it was written. Make it again with `trustq data prepare`."
+            "after it was written. Make it again with `trustq data prepare`.",
+            path=path,
         )
     return manifest
 
@@ -254,9 +268,10 @@ def require_whole_groups(groups: Sequence[str], splits: Sequence[str], *, source
     split_of: dict[str, str] = {}
     for group, split in zip(groups, splits, strict=True):
         if split_of.setdefault(group, split) != split:
-            raise TrustqError(
+            raise DishonestError(
                 f"{source}: group {group!r} is in both {split_of[group]} and {split}. "
-                "A group (lesion, patient) must lie in one split, or test images leak."
+                "A group (lesion, patient) must lie in one split, or test images leak.",
+                path=source,
             )
 
 
@@ -275,7 +290,9 @@ def _refuse_duplicates(ids: list[str], *, source: str) -> None:
         if first.setdefault(sample_id, row) != row:
             twice.append(f"{sample_id!r} (rows {first[sample_id] + 1} and {row + 1})")
     if twice:
-        raise TrustqError(f"{source}: sample_id must be unique; repeated: {_listed(twice)}.")
+        raise InputError(
+            f"{source}: sample_id must be unique; repeated: {_listed(twice)}.", path=source
+        )
 
 
 def _refuse_unknown(columns: Columns, name: str, known: Sequence[str], *, source: str) -> None:
@@ -283,9 +300,11 @@ def _refuse_unknown(columns: Columns, name: str, known: Sequence[str], *, source
     strange = [row for row, value in enumerate(columns[name].tolist()) if value not in allowed]
     if strange:
         values = list(dict.fromkeys(repr(columns[name][row]) for row in strange))
-        raise TrustqError(
+        raise InputError(
             f"{source}: {name} {_listed(values)} in {_rows(strange)} is not one of "
-            f"{', '.join(known)}."
+            f"{', '.join(known)}.",
+            path=source,
+            expected=known,
         )
 
 

@@ -12,7 +12,7 @@ from trustq.core import columns as tables
 from trustq.core.digest import digest_array, digest_bytes, digest_json
 from trustq.core.generators import generator
 from trustq.core.label_sheets import read_sheet
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 
 FLIP_SPREAD = 0.1  # of a row's own flip rate about the asked one, as in Xia et al.'s code
 
@@ -41,7 +41,7 @@ def parse_noise(spec: str, *, classes: tuple[str, ...]) -> Noise:
     if spec == "none":
         return Noise(spec, np.eye(k))
     if kind in BY_ROW and argument:
-        raise TrustqError(
+        raise InputError(
             f"Noise {spec!r} depends on each row and has no matrix; only `trustq repair` draws it, "
             "on a cache."
         )
@@ -54,7 +54,7 @@ def parse_noise(spec: str, *, classes: tuple[str, ...]) -> Noise:
     if spec in names:
         text = resources.files("trustq.recipes").joinpath(f"noise/{spec}.toml").read_text("utf-8")
         return Noise(spec, _matrix_of_toml(text, classes, source=f"packaged noise {spec}"))
-    raise TrustqError(
+    raise InputError(
         f"Unknown label noise {spec!r}; expected none, symmetric:RATE, instance:RATE, matrix:FILE, "
         f"file:FILE or one of the packaged: {', '.join(names)}."
     )
@@ -128,12 +128,12 @@ def observe_labels(
         return ObservedLabels(observed, digest_json(["instance", rate, digest_array(features)]))
     if kind == "file" and argument:
         if groups is not None:
-            raise TrustqError(f"Noise {spec!r} is given row by row; it is not drawn by group.")
+            raise InputError(f"Noise {spec!r} is given row by row; it is not drawn by group.")
         found = read_sheet(Path(argument), classes=classes, columns=("observed", "label"))
         own = [found.get(sample, []) for sample in sample_ids.tolist()]
         bad = [sample for sample, all_ in zip(sample_ids, own, strict=True) if len(all_) != 1]
         if bad:
-            raise TrustqError(
+            raise InputError(
                 f"{argument}: {len(bad)} of the {len(own)} training rows have no label or several, "
                 f"first {bad[0]}; expected one observed label each."
             )
@@ -197,9 +197,9 @@ def _rate(spec: str, k: int) -> float:
     except ValueError:
         rate = -1.0
     if not 0 <= rate <= 1:
-        raise TrustqError(f"Noise {spec!r}: expected a rate from 0 to 1, e.g. {kind}:0.2.")
+        raise InputError(f"Noise {spec!r}: expected a rate from 0 to 1, e.g. {kind}:0.2.")
     if k < 2:
-        raise TrustqError(f"Noise {spec!r} needs two classes or more; there is one.")
+        raise InputError(f"Noise {spec!r} needs two classes or more; there is one.")
     return rate
 
 
@@ -245,7 +245,7 @@ def trust_some(
     0.5
     """
     if not 0 <= trusted < 1:
-        raise TrustqError(f"The trusted share is {trusted}, expected at least 0 and below 1.")
+        raise InputError(f"The trusted share is {trusted}, expected at least 0 and below 1.")
     rate = float((observed != labels).mean()) if len(labels) else 0.0
     chosen = _stratified_rows(
         labels if strata == "clean" else observed, round(trusted * len(labels)), seed=seed
@@ -269,19 +269,20 @@ def _stratified_rows(strata: np.ndarray, n_rows: int, *, seed: int) -> np.ndarra
 def _matrix_of_file(path: Path, classes: tuple[str, ...]) -> np.ndarray:
     if path.suffix == ".toml":
         if not path.is_file():
-            raise TrustqError(f"{path}: no such noise matrix file.")
+            raise InputError(f"{path}: no such noise matrix file.", path=path)
         return _matrix_of_toml(path.read_text("utf-8"), classes, source=str(path))
     columns = tables.read_table(path)
     first, *observed = columns
     try:
         rows = [[float(columns[name][i]) for name in observed] for i in range(len(columns[first]))]
     except (TypeError, ValueError) as error:
-        raise TrustqError(f"{path}: a noise matrix holds numbers; {error}.") from error
+        raise InputError(f"{path}: a noise matrix holds numbers; {error}.", path=path) from error
     true = columns[first].tolist()
     if true != observed:
-        raise TrustqError(
+        raise InputError(
             f"{path}: the rows are {', '.join(map(str, true))}, the columns {', '.join(observed)}; "
-            "a noise matrix has the same classes in the same order in both."
+            "a noise matrix has the same classes in the same order in both.",
+            path=path,
         )
     return _checked_matrix(rows, true, classes, source=str(path))
 
@@ -290,9 +291,9 @@ def _matrix_of_toml(text: str, classes: tuple[str, ...], *, source: str) -> np.n
     try:
         values: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise TrustqError(f"{source}: this is not TOML: {error}.") from error
+        raise InputError(f"{source}: this is not TOML: {error}.", path=source) from error
     if set(values) != {"classes", "matrix"}:
-        raise TrustqError(f"{source}: a noise matrix has the keys classes and matrix.")
+        raise InputError(f"{source}: a noise matrix has the keys classes and matrix.", path=source)
     return _checked_matrix(values["matrix"], values["classes"], classes, source=source)
 
 
@@ -300,26 +301,29 @@ def _checked_matrix(
     rows: Any, own: list[str], classes: tuple[str, ...], *, source: str
 ) -> np.ndarray:
     if sorted(own) != sorted(classes):
-        raise TrustqError(
-            f"{source} is for the classes {', '.join(own)}; these data have {', '.join(classes)}."
+        raise InputError(
+            f"{source} is for the classes {', '.join(own)}; these data have {', '.join(classes)}.",
+            path=source,
         )
     try:
         matrix = np.array(rows, dtype=float)
     except ValueError:
         matrix = np.empty(0)
     if matrix.shape != (len(own), len(own)):
-        raise TrustqError(f"{source}: expected {len(own)} rows of {len(own)} numbers.")
+        raise InputError(f"{source}: expected {len(own)} rows of {len(own)} numbers.", path=source)
     strange = ~((matrix >= 0) & (matrix <= 1)).all(axis=1)  # NaN too
     if strange.any():
-        raise TrustqError(
+        raise InputError(
             f"{source}: rows must be probabilities that sum to 1; row {own[strange.argmax()]} "
-            "holds a number outside 0 to 1."
+            "holds a number outside 0 to 1.",
+            path=source,
         )
     if np.abs(matrix.sum(axis=1) - 1).max() > 1e-6:
         worst = int(np.abs(matrix.sum(axis=1) - 1).argmax())
-        raise TrustqError(
+        raise InputError(
             f"{source}: rows must be probabilities that sum to 1; row {own[worst]} sums to "
-            f"{matrix[worst].sum():.6g}. Rows are true classes, columns observed ones."
+            f"{matrix[worst].sum():.6g}. Rows are true classes, columns observed ones.",
+            path=source,
         )
     order = [own.index(name) for name in classes]
     return matrix[np.ix_(order, order)]

@@ -7,7 +7,7 @@ from typing import Any
 
 from trustq.core.columns import read_metadata
 from trustq.core.digest import digest_json
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.recipes import Recipe, resolved
 
 # Columns of `cells` that say what was bought, on what: a network trained on the outcome is that
@@ -66,12 +66,12 @@ class Origin:
     def of(cls, found: Any, *, where: str) -> "Origin":
         """From JSON of a stranger's file; raises `TrustqError` unless it is whole."""
         if not isinstance(found, dict):
-            raise TrustqError(f"{where}: its origin is no table of a cell's columns.")
+            raise InputError(f"{where}: its origin is no table of a cell's columns.")
         for name, kind in PURCHASE_COLUMNS.items():
             value = found.get(name)
             is_bool = isinstance(value, bool)
             if name not in found or not isinstance(value, kind) or is_bool != (kind is bool):
-                raise TrustqError(
+                raise InputError(
                     f"{where}: its origin has {name} = {value!r}, which no cell has. Write the "
                     "labels again with `trustq export labels`."
                 )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trustq.core.generators import generator
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 
 
 def split_by_group(
@@ -25,7 +25,7 @@ def split_by_group(
     [14, 3, 3]
     """
     if len(fractions) == 0 or min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise TrustqError(
+        raise InputError(
             f"The split fractions {', '.join(map(str, fractions))} must be positive and sum to 1."
         )
     return _allot(labels, groups, np.asarray(fractions, float), generator(seed, "splits"))
@@ -40,7 +40,7 @@ def group_folds(labels: np.ndarray, groups: np.ndarray, *, n_folds: int, seed: i
     """
     n_groups = len(np.unique(groups))
     if n_folds < 2 or n_groups < n_folds:
-        raise TrustqError(
+        raise InputError(
             f"{n_groups} groups cannot make {n_folds} folds: folds are whole groups, at least 2 "
             "folds, and no more than groups (--set folds=N)."
         )

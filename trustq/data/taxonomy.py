@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError, NotFound
 
 CONDITIONS = (
     "melanoma",
@@ -64,15 +64,16 @@ def read_taxonomy(name: str | Path) -> dict[str, Meaning]:
     """
     if isinstance(name, Path):
         if not name.is_file():
-            raise TrustqError(f"{name}: no such file.")
+            raise NotFound(f"{name}: no such file.")
         source, text = str(name), name.read_text(encoding="utf-8")
     else:
         place = files("trustq.datasets") / "taxonomy" / f"{name}.csv"
         source, text = f"taxonomy/{name}.csv", place.read_text(encoding="utf-8")
     header, *lines = list(csv.reader(text.splitlines())) or [[]]
     if tuple(header) != _HEADER:
-        raise TrustqError(
-            f"{source}: expected the columns {', '.join(_HEADER)}; found {', '.join(header)}."
+        raise InputError(
+            f"{source}: expected the columns {', '.join(_HEADER)}; found {', '.join(header)}.",
+            path=source,
         )
     table: dict[str, Meaning] = {}
     for number, line in enumerate(lines, start=1):
@@ -80,12 +81,15 @@ def read_taxonomy(name: str | Path) -> dict[str, Meaning]:
         meaning = Meaning(*(value or None for value in values))
         for (target, known), value in zip(TARGETS.items(), meaning, strict=True):
             if value is not None and value not in known:
-                raise TrustqError(
+                raise InputError(
                     f"{source}: {target} {value!r} in row {number} ({native}) is not one of "
-                    f"{', '.join(known)}."
+                    f"{', '.join(known)}.",
+                    path=source,
+                    expected=known,
+                    found=value,
                 )
         if label_key(native) in table:
-            raise TrustqError(f"{source}: {native!r} in row {number} is there twice.")
+            raise InputError(f"{source}: {native!r} in row {number} is there twice.", path=source)
         table[label_key(native)] = meaning
     return table
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError, NotFound
 
 if TYPE_CHECKING:  # numpy and DuckDB stay out of `trustq --help`
     import numpy as np
@@ -168,21 +168,30 @@ def prepare(
     adapter = _adapter(name, options)
     require_parquet(out)
     if splits_file is not None and "split_column" in options:
-        raise TrustqError("--splits and --split-column both give the splits; choose one.")
+        raise InputError("--splits and --split-column both give the splits; choose one.")
     if len(fractions) != len(FRACTIONS):
-        raise TrustqError(
+        raise InputError(
             f"Expected the fractions of train, val and test, such as "
             f"{', '.join(map(str, FRACTIONS))}; found {', '.join(map(str, fractions))}."
         )
     if split not in SPLIT_MODES:
-        raise TrustqError(f"--split {split}: expected one of {', '.join(SPLIT_MODES)}.")
+        raise InputError(
+            f"--split {split}: expected one of {', '.join(SPLIT_MODES)}.",
+            where="split",
+            found=split,
+            expected=SPLIT_MODES,
+        )
     if split != "made" and (splits_file is not None or "split_column" in options):
-        raise TrustqError(f"--split {split} and --splits or --split-column both give the splits.")
+        raise InputError(
+            f"--split {split} and --splits or --split-column both give the splits.",
+            where="split",
+            found=split,
+        )
     if root is None and adapter.needs_root:
-        raise TrustqError(f"{name} needs --root: the folder with its published files.")
+        raise InputError(f"{name} needs --root: the folder with its published files.")
     root = Path(root) if root is not None else out.with_suffix(".images")
     if adapter.needs_root and not root.is_dir():
-        raise TrustqError(f"{root}: no such folder.")
+        raise NotFound(f"{root}: no such folder.")
 
     rows: Rows = importlib.import_module(adapter.module).read_rows(root, **options)
     rows = with_target(rows, target, taxonomy=taxonomy or adapter.taxonomy, drop=drop)
@@ -216,12 +225,16 @@ def prepare(
 
 def _adapter(name: str, options: Iterable[str]) -> Adapter:
     if name not in ADAPTERS:
-        raise TrustqError(f"Unknown data set {name!r}; known are {', '.join(ADAPTERS)}.")
+        raise InputError(
+            f"Unknown data set {name!r}; known are {', '.join(ADAPTERS)}.",
+            expected=ADAPTERS,
+            found=name,
+        )
     adapter = ADAPTERS[name]
     foreign = [option for option in options if option not in adapter.options]
     if foreign:
         has = f"its options are {_flags(adapter.options)}" if adapter.options else "it has none"
-        raise TrustqError(f"{_flags(foreign)} is no option of {name}; {has}.")
+        raise InputError(f"{_flags(foreign)} is no option of {name}; {has}.")
     return adapter
 
 
@@ -268,7 +281,7 @@ def _published(
 
     columns = rows.columns
     if "published_split" not in columns:
-        raise TrustqError(
+        raise InputError(
             f"{rows.source} comes without splits, or without the lists that hold them; leave out "
             "--split published."
         )
@@ -312,12 +325,13 @@ def _split_of_file(path: Path, sample_ids: "np.ndarray") -> "np.ndarray":
     }
     for fault, bad in faults.items():
         if bad:
-            raise TrustqError(f"{path}: {fault} {named_rows(bad, ids)}.")
+            raise InputError(f"{path}: {fault} {named_rows(bad, ids)}.", path=path)
     absent = [row for row, i in enumerate(sample_ids.tolist()) if i not in split_of]
     if absent:
-        raise TrustqError(
+        raise InputError(
             f"{path} must give the split of every sample; it has none for "
-            f"{named_rows(absent, sample_ids.tolist())} of the data."
+            f"{named_rows(absent, sample_ids.tolist())} of the data.",
+            path=path,
         )
     return np.array([split_of[sample_id] for sample_id in sample_ids.tolist()], dtype=object)
 
@@ -336,9 +350,10 @@ def _image_digests(
     paths = [manifest.image_path(row) for row in range(n)]
     absent = [row for row, path in enumerate(paths) if not path.is_file()]
     if absent:
-        raise TrustqError(
+        raise InputError(
             f"{source}: no image at the path of "
-            f"{named_rows(absent, manifest.columns['path'].tolist())} under {manifest.root}."
+            f"{named_rows(absent, manifest.columns['path'].tolist())} under {manifest.root}.",
+            path=source,
         )
     digests = np.empty(n, dtype=object)
     # Threads, since the disk is what is waited for.

@@ -20,7 +20,7 @@ from trustq.datasets.rows import (
     texts,
     without_missing,
 )
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 
 HOW = "The data are at https://doi.org/10.6084/m9.figshare.24140028."
 _OWN = "bcn_20k_train.csv"
@@ -45,7 +45,7 @@ def read_rows(root: Path, *, skip_missing: bool = False) -> Rows:
         columns, notes = _isic_rows(root, isic, skip_missing=skip_missing)
         source = isic
     else:
-        raise TrustqError(f"{root} holds neither {_OWN} nor {_ISIC}. {HOW} {isic2019.HOW}")
+        raise InputError(f"{root} holds neither {_OWN} nor {_ISIC}. {HOW} {isic2019.HOW}")
     columns, left_out = without_missing(columns)
     n = len(columns["sample_id"])
     present = set(columns["label"].tolist())
@@ -89,16 +89,17 @@ def _isic_rows(root: Path, path: Path, *, skip_missing: bool) -> tuple[Columns, 
     columns, _ = isic2019.read_part(root, "Training", path)
     mine = np.array([s == "bcn20000" for s in columns["acquisition_source"].tolist()])
     if not mine.any():
-        raise TrustqError(f"{path}: no row has a lesion id that begins with BCN_.")
+        raise InputError(f"{path}: no row has a lesion id that begins with BCN_.", path=path)
     ids = columns["sample_id"]
     # All rows are looked up, for the folder holds the images of the other parts too.
     paths = image_paths(root, ids, source=str(path), how=isic2019.HOW, skip_missing=True)
     columns = {name: array[mine] for name, array in (columns | {"path": paths}).items()}
     absent = sum(path is None for path in columns["path"].tolist())
     if absent and (not skip_missing or absent == mine.sum()):
-        raise TrustqError(
+        raise InputError(
             f"{path}: no image under {root} for {absent:,} of the {mine.sum():,} rows of BCN20000. "
-            f"--skip-missing leaves those out. {isic2019.HOW}"
+            f"--skip-missing leaves those out. {isic2019.HOW}",
+            path=path,
         )
     for name in ("acquisition_source", "published_split"):
         del columns[name]

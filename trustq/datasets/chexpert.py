@@ -24,7 +24,7 @@ from trustq.datasets.rows import (
     texts,
     without_missing,
 )
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 
 CLASSES = ("absent", "present")
 FINDINGS = (
@@ -72,7 +72,7 @@ def read_rows(
     assert finding is not None
     tables = [path for name in TABLES if (path := found_table(root, name)) is not None]
     if not tables:
-        raise TrustqError(f"{root} holds neither train.csv nor valid.csv. {HOW}")
+        raise InputError(f"{root} holds neither train.csv nor valid.csv. {HOW}")
     images = set(images_under(root))
     parts, notes = [], []
     for path in tables:
@@ -116,13 +116,13 @@ def require_finding(name: str, finding: str | None, known: tuple[str, ...]) -> N
     """Raise `TrustqError` unless `finding` is one of those of the data set."""
     if finding not in known:
         said = "needs --finding" if finding is None else f"has no finding {finding!r}"
-        raise TrustqError(f"{name} {said}; its findings are {', '.join(known)}.")
+        raise InputError(f"{name} {said}; its findings are {', '.join(known)}.")
 
 
 def require_choice(option: str, value: str, known: tuple[str, ...]) -> None:
     """Raise `TrustqError` unless `value` is one that the option takes."""
     if value not in known:
-        raise TrustqError(f"{option} {value}: expected one of {', '.join(known)}.")
+        raise InputError(f"{option} {value}: expected one of {', '.join(known)}.", expected=known)
 
 
 def _rows_of(path: Path, finding: str, *, uncertain: str, unmentioned: str) -> Columns:
@@ -139,7 +139,9 @@ def _rows_of(path: Path, finding: str, *, uncertain: str, unmentioned: str) -> C
     patients = [_PATIENT.search(p or "") for p in paths.tolist()]
     without = [row for row, patient in enumerate(patients) if patient is None]
     if without:
-        raise TrustqError(f"{path}: no patient in the path of {named_rows(without, ids.tolist())}.")
+        raise InputError(
+            f"{path}: no patient in the path of {named_rows(without, ids.tolist())}.", path=path
+        )
     raw = published(finding)
     told = np.array([mark is not None for mark in raw.tolist()], dtype=bool)
     require_known(raw[told], (*_MARKS, *_UNCERTAIN), name=finding, ids=ids[told], source=str(path))
@@ -165,7 +167,7 @@ def _rows_of(path: Path, finding: str, *, uncertain: str, unmentioned: str) -> C
 def _decided(columns: Columns, finding: str) -> tuple[Columns, list[str]]:
     decided = np.array([label is not None for label in columns["label"].tolist()])
     if not decided.any():
-        raise TrustqError(f"No row says whether {finding} is there; see --uncertain.")
+        raise InputError(f"No row says whether {finding} is there; see --uncertain.")
     if decided.all():
         return columns, []
     marks = columns["published_mark"][~decided].tolist()

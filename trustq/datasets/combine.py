@@ -11,7 +11,7 @@ from trustq.data.manifest import IMAGE_DIGEST, SPLITS, Manifest, make_manifest
 from trustq.data.splits import split_by_group
 from trustq.datasets import FRACTIONS
 from trustq.datasets.groups import merged_groups
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 
 
 def combine(
@@ -36,19 +36,20 @@ def combine(
     """
     say = say or (lambda sentence: None)
     if len(manifests) < 2:
-        raise TrustqError("Give two manifests or more to combine.")
+        raise InputError("Give two manifests or more to combine.")
     first = manifests[0]
     for other in manifests[1:]:
         if set(other.classes) != set(first.classes):
-            raise TrustqError(
+            raise InputError(
                 f"{other.dataset} has the classes {', '.join(other.classes)} and {first.dataset} "
                 f"{', '.join(first.classes)}. Prepare both with one --target, e.g. condition."
             )
     names = [name for m in manifests for name in dict.fromkeys(m.columns["dataset"].tolist())]
     strange = [name for name in external if name not in names]
     if strange:
-        raise TrustqError(
-            f"--external {','.join(strange)}: no such data set; there are {', '.join(names)}."
+        raise InputError(
+            f"--external {','.join(strange)}: no such data set; there are {', '.join(names)}.",
+            expected=names,
         )
     _refuse_shared(manifests, "sample_id", "sample")
     _refuse_shared(manifests, IMAGE_DIGEST, "image")
@@ -70,7 +71,7 @@ def combine(
         origin = {"seed": seed, "fractions": list(fractions), "stratified": "label x domain"}
         inside = np.flatnonzero(~outside)
         if not len(inside):
-            raise TrustqError("All rows are external; leave one data set inside, or keep splits.")
+            raise InputError("All rows are external; leave one data set inside, or keep splits.")
         pairs = zip(columns["label"][inside], columns["domain"][inside], strict=True)
         strata = np.array([f"{label} | {domain}" for label, domain in pairs])
         part = split_by_group(
@@ -127,7 +128,7 @@ def _refuse_shared(manifests: Sequence[Manifest], column: str, what: str) -> Non
         both = sorted(str(value) for value in own.keys() & seen.keys() - {None})
         if both:
             other = seen[both[0]]
-            raise TrustqError(
+            raise InputError(
                 f"{manifest.dataset} and {other} share {len(both):,} {what}s, e.g. {both[0]}: "
                 "combined, they would count twice. Leave them out of one of the two."
             )

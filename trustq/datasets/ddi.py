@@ -19,7 +19,7 @@ from trustq.datasets.rows import (
     without_missing,
 )
 from trustq.datasets.skin_tone import DDI
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 
 TABLE = "ddi_metadata.csv"
 HOW = "The data are at https://ddi-dataset.github.io (research use, by agreement)."
@@ -38,7 +38,7 @@ def read_rows(root: Path, *, skip_missing: bool = False) -> Rows:
     """
     path = found_table(root, TABLE)
     if path is None:
-        raise TrustqError(f"{root} holds no {TABLE}. {HOW}")
+        raise InputError(f"{root} holds no {TABLE}. {HOW}")
     table = read_table(path)
 
     def published(name: str) -> np.ndarray:

@@ -20,7 +20,7 @@ from trustq.datasets.rows import (
     without_missing,
 )
 from trustq.datasets.skin_tone import group_of_type
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 
 TABLE = "fitzpatrick17k.csv"
 HOW = "The table, with the images' URLs, is at https://github.com/mattgroh/fitzpatrick17k."
@@ -39,7 +39,7 @@ def read_rows(root: Path, *, skip_missing: bool = False) -> Rows:
     """
     path = found_table(root, TABLE, f"{TABLE}.gz")
     if path is None:
-        raise TrustqError(f"{root} holds no {TABLE}. {HOW}")
+        raise InputError(f"{root} holds no {TABLE}. {HOW}")
     table = read_table(path)
     source = str(path)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from trustq.datasets.rows import IMAGE_SUFFIXES, Rows, texts
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 
 
 def read_rows(root: Path, *, group_regex: str | None = None) -> Rows:
@@ -25,7 +25,7 @@ def read_rows(root: Path, *, group_regex: str | None = None) -> Rows:
         if entry.is_dir() and not entry.name.startswith(".")
     )
     if not folders:
-        raise TrustqError(f"{root} holds no folders; expected one folder of images per class.")
+        raise InputError(f"{root} holds no folders; expected one folder of images per class.")
     paths: list[str] = []
     labels: list[str] = []
     n_ignored = sum(
@@ -34,7 +34,7 @@ def read_rows(root: Path, *, group_regex: str | None = None) -> Rows:
     for folder in folders:
         images, n_others = _images_below(root, folder)
         if not images:
-            raise TrustqError(
+            raise InputError(
                 f"{root}: the class folder {folder!r} holds no images "
                 f"({', '.join(suffix[1:] for suffix in IMAGE_SUFFIXES)}). Fill it or remove it."
             )
@@ -90,14 +90,16 @@ def _groups(paths: list[str], pattern: str, *, root: Path) -> list[str]:
     try:
         regex = re.compile(pattern)
     except re.error as error:
-        raise TrustqError(
-            f"--group-regex {pattern!r} is no regular expression: {error}."
+        raise InputError(
+            f"--group-regex {pattern!r} is no regular expression: {error}.",
+            where="group_regex",
+            found=pattern,
         ) from error
     groups = []
     for path in paths:
         match = regex.search(path)
         group = match and (match.group(1) if regex.groups else match.group(0))
         if not group:
-            raise TrustqError(f"{root}: --group-regex {pattern!r} finds no group in {path!r}.")
+            raise InputError(f"{root}: --group-regex {pattern!r} finds no group in {path!r}.")
         groups.append(group)
     return groups

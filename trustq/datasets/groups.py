@@ -7,7 +7,7 @@ import numpy as np
 
 from trustq.core.columns import Columns, read_table
 from trustq.datasets.rows import column, named_rows, texts
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 
 PAIR = ("sample_a", "sample_b")
 CONFIRMED = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
@@ -30,17 +30,20 @@ def merged_groups(columns: Columns, pairs_file: Path) -> tuple[Columns, str]:
         words = [(word or "no").strip().lower() for word in said]  # a blank is no yes
         strange = [row for row, word in enumerate(words) if word not in CONFIRMED]
         if strange:
-            raise TrustqError(
+            raise InputError(
                 f"{path}: confirmed is {said[strange[0]]!r} in {named_rows(strange, ends[0])}; "
-                f"expected {', '.join(CONFIRMED)} or a blank."
+                f"expected {', '.join(CONFIRMED)} or a blank.",
+                path=path,
+                expected=CONFIRMED,
             )
         pairs = [pair for pair, word in zip(pairs, words, strict=True) if CONFIRMED[word]]
     row_of = {i: row for row, i in enumerate(columns["sample_id"].tolist())}
     inside = [(a, b) for a, b in pairs if a in row_of and b in row_of]
     if not inside:
-        raise TrustqError(
+        raise InputError(
             f"{path}: none of its {len(pairs):,} pairs joins two samples of these data. A column "
-            "`confirmed`, where there is one, must say yes."
+            "`confirmed`, where there is one, must say yes.",
+            path=path,
         )
     groups = columns["group_id"].tolist()
     joined = join_groups(groups, [(groups[row_of[a]], groups[row_of[b]]) for a, b in inside])

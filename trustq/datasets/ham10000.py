@@ -19,7 +19,7 @@ from trustq.datasets.rows import (
     require_known,
     texts,
 )
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
 
@@ -56,13 +56,13 @@ def read_rows(root: Path) -> Rows:
         source = marks
         groupings = found_table(root, _GROUPINGS)
         if groupings is None:
-            raise TrustqError(
+            raise InputError(
                 f"{root}: {_ONE_HOT} is there and {_GROUPINGS} is not. Without it images of one "
                 "lesion would fall into several splits; get it from the ISIC 2018 challenge page."
             )
         columns = _rows_of_challenge(marks, groupings)
     else:
-        raise TrustqError(f"{root} holds neither {_METADATA[0]} nor {_ONE_HOT}.")
+        raise InputError(f"{root} holds neither {_METADATA[0]} nor {_ONE_HOT}.")
     n = len(columns["sample_id"])
     return Rows(
         {
@@ -110,7 +110,7 @@ def _rows_of_challenge(marks: Path, groupings: Path) -> Columns:
     row_of = {image: row for row, image in enumerate(images)}
     alone = [row for row, sample_id in enumerate(ids.tolist()) if sample_id not in row_of]
     if alone:
-        raise TrustqError(
+        raise InputError(
             f"{groupings} gives no lesion for {named_rows(alone, ids.tolist())} of {marks.name}."
         )
     order = [row_of[sample_id] for sample_id in ids.tolist()]
@@ -141,8 +141,9 @@ def _paths(root: Path, ids: list[str], *, source: str) -> np.ndarray:
     absent = [row for row, i in enumerate(ids) if i is not None and i not in path_of]
     if absent:
         looked = " and ".join([*folders, "the folder itself"])
-        raise TrustqError(
+        raise InputError(
             f"{source}: no image {ids[absent[0]]}.jpg under {root} (looked in {looked}), and so "
-            f"for {named_rows(absent, ids)}. Add the images, or take their rows out of the table."
+            f"for {named_rows(absent, ids)}. Add the images, or take their rows out of the table.",
+            path=source,
         )
     return texts([path_of.get(sample_id) for sample_id in ids])

@@ -22,7 +22,7 @@ from trustq.datasets.rows import (
     texts,
     without_missing,
 )
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 
 TABLE = "ISIC2018_Task3_Test_GroundTruth.csv"
 HOW = (
@@ -42,7 +42,7 @@ def read_rows(root: Path, *, skip_missing: bool = False) -> Rows:
     """
     path = found_table(root, TABLE)
     if path is None:
-        raise TrustqError(f"{root} holds no {TABLE}. {HOW}")
+        raise InputError(f"{root} holds no {TABLE}. {HOW}")
     table = read_table(path)
     notes = []
     if "dx" in table:

@@ -23,7 +23,7 @@ from trustq.datasets.rows import (
     texts,
     without_missing,
 )
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 
 CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
 UNKNOWN = "UNK"
@@ -55,7 +55,7 @@ def read_rows(root: Path, *, skip_missing: bool = False) -> Rows:
         if (table := _found(root, f"ISIC_2019_{part}_GroundTruth.csv")) is not None
     }
     if not parts:
-        raise TrustqError(
+        raise InputError(
             f"{root} holds neither ISIC_2019_Training_GroundTruth.csv nor "
             f"ISIC_2019_Test_GroundTruth.csv. {HOW}"
         )
@@ -93,7 +93,7 @@ def read_part(root: Path, part: str, truth: Path) -> tuple[Columns, list[str]]:
     labels = np.array(names, dtype=object)[one_hot(table, names, ids=ids, source=source)]
     about = _found(root, f"ISIC_2019_{part}_Metadata.csv")
     if about is None:
-        raise TrustqError(
+        raise InputError(
             f"{root}: {truth.name} is there and ISIC_2019_{part}_Metadata.csv, which holds age, "
             f"sex, site and (in training) lesions, is not. {HOW}"
         )
@@ -104,7 +104,7 @@ def read_part(root: Path, part: str, truth: Path) -> tuple[Columns, list[str]]:
     }
     alone = [row for row, i in enumerate(ids.tolist()) if i not in row_of]
     if alone:
-        raise TrustqError(f"{about} lacks {named_rows(alone, ids.tolist())} of {truth.name}.")
+        raise InputError(f"{about} lacks {named_rows(alone, ids.tolist())} of {truth.name}.")
     order = [row_of[i] for i in ids.tolist()]
 
     def published(name: str) -> np.ndarray:

@@ -20,7 +20,7 @@ from trustq.datasets.rows import (
     texts,
     without_missing,
 )
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 
 FINDINGS = (
     "Atelectasis",
@@ -62,7 +62,7 @@ def read_rows(root: Path, *, finding: str | None = None, skip_missing: bool = Fa
     require_finding("nih-chestxray14", finding, (ANY, *FINDINGS))
     path = found_table(root, *TABLES)
     if path is None:
-        raise TrustqError(f"{root} holds neither {' nor '.join(TABLES)}. {HOW}")
+        raise InputError(f"{root} holds neither {' nor '.join(TABLES)}. {HOW}")
     table = read_table(path)
     source = str(path)
 
@@ -77,15 +77,16 @@ def read_rows(root: Path, *, finding: str | None = None, skip_missing: bool = Fa
     known = {*FINDINGS, NOTHING}
     strange = [row for row, names in enumerate(found) if not names <= known]
     if strange:
-        raise TrustqError(
+        raise InputError(
             f"{source}: Finding Labels {raw[strange[0]]!r} in "
             f"{named_rows(strange, ids.tolist())} holds something that is not one of "
-            f"{', '.join((*FINDINGS, NOTHING))}."
+            f"{', '.join((*FINDINGS, NOTHING))}.",
+            path=source,
         )
     both = [row for row, names in enumerate(found) if NOTHING in names and len(names) > 1]
     if both:
-        raise TrustqError(
-            f"{source}: {NOTHING} beside another in {named_rows(both, ids.tolist())}."
+        raise InputError(
+            f"{source}: {NOTHING} beside another in {named_rows(both, ids.tolist())}.", path=source
         )
     there = [NOTHING not in names if finding == ANY else finding in names for names in found]
     ages, impossible = _years(published("Patient Age"), ids=ids.tolist(), source=source)
@@ -141,9 +142,10 @@ def _years(ages: np.ndarray, *, ids: Sequence[str], source: str) -> tuple[np.nda
             continue
         match = _AGE.fullmatch(text)
         if match is None:
-            raise TrustqError(
+            raise InputError(
                 f"{source}: Patient Age {text!r} in {named_rows([row], ids)} is no age such as "
-                "58, 058Y or 011M."
+                "58, 058Y or 011M.",
+                path=source,
             )
         age = int(match[1]) / _PER_YEAR[match[2]]
         if age > OLDEST:
@@ -162,7 +164,7 @@ def _published_split(
         split_of |= dict.fromkeys(path.read_text(encoding="utf-8").split(), LISTS[name])
     alone = [row for row, file in enumerate(files.tolist()) if file not in split_of]
     if alone:
-        raise TrustqError(
+        raise InputError(
             f"Neither {' nor '.join(LISTS)} names {named_rows(alone, ids.tolist())}. {HOW}"
         )
     return texts([split_of[file] for file in files.tolist()])

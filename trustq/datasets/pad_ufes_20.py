@@ -20,7 +20,7 @@ from trustq.datasets.rows import (
     without_missing,
 )
 from trustq.datasets.skin_tone import group_of_type
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 
 CLASSES = ("ACK", "BCC", "MEL", "NEV", "SCC", "SEK")
 HOW = "The data are at https://data.mendeley.com/datasets/zr7vgbcyr2/1."
@@ -39,7 +39,7 @@ def read_rows(root: Path, *, skip_missing: bool = False) -> Rows:
     """
     path = found_table(root, TABLE)
     if path is None:
-        raise TrustqError(f"{root} holds no {TABLE}. {HOW}")
+        raise InputError(f"{root} holds no {TABLE}. {HOW}")
     table = read_table(path)
 
     def published(name: str) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from trustq.core.columns import Columns
-from trustq.errors import TrustqError
+from trustq.errors import InputError, NotFound
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -43,8 +43,9 @@ def column(columns: Columns, name: str, *, source: str) -> np.ndarray:
         return columns[name]
     close = difflib.get_close_matches(name, list(columns), n=1, cutoff=0.5)
     nearest = f" Did you mean {close[0]!r}?" if close else ""
-    raise TrustqError(
-        f"{source} has no column {name!r}; its columns are {', '.join(columns)}.{nearest}"
+    raise NotFound(
+        f"{source} has no column {name!r}; its columns are {', '.join(columns)}.{nearest}",
+        path=source,
     )
 
 
@@ -87,8 +88,8 @@ def numbers(
         try:
             found[row] = float(value)
         except ValueError as error:
-            raise TrustqError(
-                f"{source}: {name} {value!r} in {named_rows([row], ids)} is no number."
+            raise InputError(
+                f"{source}: {name} {value!r} in {named_rows([row], ids)} is no number.", path=source
             ) from error
     return found
 
@@ -116,9 +117,10 @@ def one_hot(columns: Columns, names: Sequence[str], *, ids: np.ndarray, source: 
     )
     unclear = np.flatnonzero(((marks != 0) & (marks != 1)).any(axis=1) | (marks.sum(axis=1) != 1))
     if len(unclear):
-        raise TrustqError(
+        raise InputError(
             f"{source}: expected one 1 among the classes and 0 elsewhere in "
-            f"{named_rows(unclear.tolist(), ids.tolist())}."
+            f"{named_rows(unclear.tolist(), ids.tolist())}.",
+            path=source,
         )
     return np.asarray(marks.argmax(axis=1))
 
@@ -130,9 +132,11 @@ def require_known(
     allowed = set(known)
     strange = [row for row, value in enumerate(values.tolist()) if value not in allowed]
     if strange:
-        raise TrustqError(
+        raise InputError(
             f"{source}: {name} {values[strange[0]]!r} in {named_rows(strange, ids.tolist())} is "
-            f"not one of {', '.join(known)}."
+            f"not one of {', '.join(known)}.",
+            path=source,
+            expected=known,
         )
 
 
@@ -203,9 +207,10 @@ def require_images(
         if path not in there and known[row] is not None
     ]
     if absent and not (skip_missing and len(absent) < len(known)):
-        raise TrustqError(
+        raise InputError(
             f"{source}: no image under {root} for {named_rows(absent, known)}, of {len(known):,}. "
-            f"Add the images, or leave out rows without one (--skip-missing). {how}"
+            f"Add the images, or leave out rows without one (--skip-missing). {how}",
+            path=source,
         )
 
 
@@ -217,7 +222,7 @@ def refuse_images_alone(
     alone = sorted(path for path in there if path not in known)
     if alone:
         more = f" and {len(alone) - 5:,} more" if len(alone) > 5 else ""
-        raise TrustqError(
+        raise InputError(
             f"{root} holds images that {source} has no row for: {', '.join(alone[:5])}{more}. "
             "Move them elsewhere, or add the table that they belong to."
         )

@@ -3,7 +3,7 @@
 import numpy as np
 
 from trustq.datasets.rows import named_rows
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 
 GROUPS = ("I-II", "III-IV", "V-VI")
 DDI = {"12": "I-II", "34": "III-IV", "56": "V-VI"}  # DDI gives the groups themselves
@@ -25,9 +25,10 @@ def group_of_type(fitzpatrick: np.ndarray, *, ids: np.ndarray, source: str) -> n
         if value is not None and value not in (1, 2, 3, 4, 5, 6)
     ]
     if bad:
-        raise TrustqError(
+        raise InputError(
             f"{source}: the Fitzpatrick type is {types[bad[0]]:g} in "
-            f"{named_rows(bad, ids.tolist())}; expected 1 to 6, or a blank."
+            f"{named_rows(bad, ids.tolist())}; expected 1 to 6, or a blank.",
+            path=source,
         )
     groups = [None if value is None else GROUPS[(int(value) - 1) // 2] for value in types.tolist()]
     return np.array([*groups, None], dtype=object)[:-1]

@@ -7,7 +7,7 @@ import numpy as np
 from trustq.core.columns import read_table
 from trustq.data.manifest import IMAGE_DIGEST, REQUIRED
 from trustq.datasets.rows import IMAGE_SUFFIXES, Rows, column, texts
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 
 
 def read_rows(
@@ -29,7 +29,7 @@ def read_rows(
     sorted order. Raises `TrustqError` for a missing column, naming the nearest.
     """
     if table is None:
-        raise TrustqError("csv needs --table: the CSV or Parquet file with paths and labels.")
+        raise InputError("csv needs --table: the CSV or Parquet file with paths and labels.")
     path = Path(table)
     source = str(path)
     columns = read_table(path)

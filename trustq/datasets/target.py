@@ -10,7 +10,7 @@ import numpy as np
 from trustq.data.manifest import Manifest
 from trustq.data.taxonomy import TARGETS, map_labels, read_taxonomy
 from trustq.datasets.rows import Rows
-from trustq.errors import TrustqError
+from trustq.errors import InputError, NotFound
 
 NATIVE = "native"
 
@@ -27,7 +27,9 @@ def with_target(
     rows = _without(rows, drop)
     if target != NATIVE and (taxonomy is None or target not in TARGETS):
         known = (NATIVE, *TARGETS) if taxonomy is not None else (NATIVE,)
-        raise TrustqError(f"--target {target}: these data have {', '.join(known)}.")
+        raise InputError(
+            f"--target {target}: these data have {', '.join(known)}.", where="target", found=target
+        )
     if taxonomy is None:
         return rows
     native = rows.columns["label"]
@@ -43,7 +45,7 @@ def with_target(
     )
     if blank:
         named = ", ".join(f"{label} ({n:,} rows)" for label, n in blank.most_common(10))
-        raise TrustqError(
+        raise InputError(
             f"{rows.source}: no {target} for {named}{' and others' if len(blank) > 10 else ''}. "
             f"Leave them out (--drop {','.join(label for label, _ in blank.most_common(3))}), or "
             "give your own table (--taxonomy FILE)."
@@ -67,13 +69,15 @@ def retarget(manifest: Manifest, column: str) -> Manifest:
     ['benign', 'malignant']
     """
     if column not in manifest.columns:
-        raise TrustqError(
-            f"The manifest has no column {column!r}; it has {', '.join(manifest.columns)}."
+        raise NotFound(
+            f"The manifest has no column {column!r}; it has {', '.join(manifest.columns)}.",
+            expected=manifest.columns,
+            found=column,
         )
     names, classes = target_names(manifest.columns[column], column)
     there = np.array([name is not None for name in names], dtype=bool)
     if not there.any():
-        raise TrustqError(f"Column {column!r} of the manifest has no value in any row.")
+        raise InputError(f"Column {column!r} of the manifest has no value in any row.")
     columns = {name: array[there] for name, array in manifest.columns.items()}
     columns["label"] = np.array([*names, None], dtype=object)[:-1][there]
     return replace(manifest, columns=columns, classes=classes)
@@ -103,9 +107,10 @@ def _without(rows: Rows, drop: Sequence[str]) -> Rows:
     labels = rows.columns["label"].tolist()
     absent = [name for name in drop if name not in rows.classes]
     if absent:
-        raise TrustqError(
+        raise InputError(
             f"--drop {','.join(absent)}: {rows.source} has no such label; it has "
-            f"{', '.join(rows.classes)}."
+            f"{', '.join(rows.classes)}.",
+            expected=rows.classes,
         )
     keep = np.array([label not in drop for label in labels], dtype=bool)
     return replace(

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats
 
 from trustq.core.generators import generator
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.evaluation.bootstrap_sums import AreaSums, FigureSums, PredictionSums
 from trustq.metrics.probabilities import checked_labels, checked_logits, checked_probs
 from trustq.metrics.selective import _checked
@@ -65,14 +65,16 @@ def selective_replicates(
     _check_replicates(replicates)
     wrong, confidence = np.asarray(wrong), np.asarray(confidence)
     if wrong.shape != confidence.shape or wrong.ndim not in (1, 2):
-        raise TrustqError(
+        raise InputError(
             f"wrong has shape {wrong.shape} and confidence {confidence.shape}: "
-            "pass the same rows in the same order."
+            "pass the same rows in the same order.",
+            where="wrong",
+            found=wrong.shape,
         )
     single = wrong.ndim == 1
     pairs = [(wrong, confidence)] if single else list(zip(wrong, confidence, strict=True))
     if not pairs:
-        raise TrustqError("wrong has no arms: pass at least one row of (a, n).")
+        raise InputError("wrong has no arms: pass at least one row of (a, n).")
     checked = [_checked(*pair) for pair in pairs]
     n = len(checked[0][0])
     codes, n_groups = _codes(groups, n)
@@ -182,7 +184,7 @@ def crossed_figures(
         _numbered([0] * r if draws is None else draws),
     )
     if not len(runs[0]) == len(runs[1]) == r:
-        raise TrustqError(
+        raise InputError(
             f"There are {r} runs, {len(runs[0])} networks and {len(runs[1])} draws: "
             "name the network and the draw of every run."
         )
@@ -205,12 +207,14 @@ def _compared(
     runs: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, Comparison]:
     if kind not in ("probs", "logits"):
-        raise TrustqError(f"kind is {kind!r}: expected probs or logits.")
+        raise InputError(f"kind is {kind!r}: expected probs or logits.", where="kind", found=kind)
     a, b = np.asarray(a), np.asarray(b)
     if a.ndim != 3 or a.shape != b.shape or not len(a):
-        raise TrustqError(
+        raise InputError(
             f"a has shape {a.shape} and b {b.shape}: "
-            "pass the same seeds, rows and classes in the same order."
+            "pass the same seeds, rows and classes in the same order.",
+            where="a",
+            found=a.shape,
         )
     n_seeds = len(a)
     codes, n_groups = _codes(groups, a.shape[1])
@@ -356,12 +360,14 @@ def _codes(groups: np.ndarray | None, n: int) -> tuple[np.ndarray, int]:
         return np.arange(n), n
     groups = np.asarray(groups)
     if groups.shape != (n,):
-        raise TrustqError(
-            f"groups has shape {groups.shape}, expected ({n},): pass the group of every row."
+        raise InputError(
+            f"groups has shape {groups.shape}, expected ({n},): pass the group of every row.",
+            where="groups",
+            found=groups.shape,
         )
     blank = np.array([group is None or group != group or group == "" for group in groups.tolist()])
     if blank.any():
-        raise TrustqError(
+        raise InputError(
             f"groups is blank in {blank.sum()} of {n} rows, first in row {blank.argmax()}: "
             "give these rows a group of their own, or leave them out."
         )
@@ -373,7 +379,7 @@ def _checked_predictions(
     labels: np.ndarray, logits: np.ndarray | None = None, probs: np.ndarray | None = None
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     if (logits is None) == (probs is None):
-        raise TrustqError("Pass either logits or probs, and not both.")
+        raise InputError("Pass either logits or probs, and not both.")
     if logits is not None:
         logits = checked_logits(logits)
         return checked_labels(labels, *logits.shape, beside="logits"), logits, None
@@ -387,10 +393,15 @@ def _check_options(
 ) -> None:
     unknown = [name for name in figures if name not in FIGURES]
     if unknown or not figures:
-        raise TrustqError(
+        raise InputError(
             f"figures is {', '.join(figures) or 'empty'}: choose among {', '.join(FIGURES)}."
         )
     _check_level(level)
     _check_replicates(replicates)
     if method not in METHODS:
-        raise TrustqError(f"method is {method!r}: expected {' or '.join(METHODS)}.")
+        raise InputError(
+            f"method is {method!r}: expected {' or '.join(METHODS)}.",
+            where="method",
+            found=method,
+            expected=METHODS,
+        )

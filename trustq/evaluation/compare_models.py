@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.evaluation.bootstrap import FIGURES, REPLICATES, Comparison, compare_figures
 from trustq.evaluation.predictions import Predictions
 from trustq.statistics.paired import McNemar, holm, mcnemar_test
@@ -80,7 +80,7 @@ def compare_models(
     no ids, no common test row, other classes or labels.
     """
     if len(models) < 2:
-        raise TrustqError("One model cannot be compared: pass two, as A=a.npz B=b.npz.")
+        raise InputError("One model cannot be compared: pass two, as A=a.npz B=b.npz.")
     names, (first, *others) = tuple(models), list(models.values())
     judged = {name: one.judged() for name, one in models.items()}
     rows = _common_rows(names, list(models.values()), list(judged.values()), same_rows)
@@ -184,14 +184,14 @@ def _common_rows(
             counts = ", ".join(
                 f"{name} {len(one)}" for name, one in zip(names, models, strict=True)
             )
-            raise TrustqError(f"--same-rows needs as many rows in every file: {counts}.")
+            raise InputError(f"--same-rows needs as many rows in every file: {counts}.")
         shared_rows = np.flatnonzero(np.logical_and.reduce(list(judged)))
         if not len(shared_rows):
-            raise TrustqError("The models share no test row: their splits differ.")
+            raise InputError("The models share no test row: their splits differ.")
         return [shared_rows] * len(models)
     for name, one in zip(names, models, strict=True):
         if not one.has_ids:
-            raise TrustqError(
+            raise InputError(
                 f"{name} ({one.source}) has no ids to be joined by: name them (--sample-ids), or "
                 "say that all files have the same rows in the same order (--same-rows)."
             )
@@ -200,12 +200,12 @@ def _common_rows(
     if not shared and set(models[0].sample_ids.tolist()).intersection(
         *(one.sample_ids.tolist() for one in models[1:])
     ):
-        raise TrustqError(
+        raise InputError(
             "The models share ids and no test row: their splits differ, so that what is test for "
             "one was training or validation for another. Give both the same split."
         )
     if not shared:
-        raise TrustqError(
+        raise InputError(
             f"The models share no id, e.g. {models[0].sample_ids[0]} in {names[0]} and "
             f"{models[1].sample_ids[0]} in {names[1]}."
         )
@@ -226,14 +226,14 @@ def _check_same_truth(
     own_b: Predictions,
 ) -> None:
     if whole_a.classes != whole_b.classes:
-        raise TrustqError(
+        raise InputError(
             f"{a} has the classes {', '.join(whole_a.classes)} and {b} "
             f"{', '.join(whole_b.classes)}: give both the same classes in the same order."
         )
     differing = np.flatnonzero(own_a.labels != own_b.labels)
     if len(differing):
         at = int(differing[0])
-        raise TrustqError(
+        raise InputError(
             f"{a} and {b} have other labels in {len(differing)} of {len(own_a)} rows, first "
             f"{own_a.sample_ids[at]}: {whole_a.classes[own_a.labels[at]]} and "
             f"{whole_b.classes[own_b.labels[at]]}. These are not the same rows, or one file is "
@@ -243,7 +243,7 @@ def _check_same_truth(
         differing = np.flatnonzero(own_a.groups != own_b.groups)
         if len(differing):
             at = int(differing[0])
-            raise TrustqError(
+            raise InputError(
                 f"{a} and {b} have other groups in {len(differing)} of {len(own_a)} rows, first "
                 f"{own_a.sample_ids[at]}: {own_a.groups[at]} and {own_b.groups[at]}. Intervals "
                 "resample groups, so give both the same."

@@ -9,7 +9,7 @@ import numpy as np
 from trustq.calibration.registry import make_calibrator
 from trustq.calibration.temperature import NoiseAwareTemperature
 from trustq.data.splits import group_folds
-from trustq.errors import TrustqError
+from trustq.errors import InputError, NotFound
 from trustq.evaluation.bootstrap import compare_figures, figure_intervals
 from trustq.evaluation.external_sets import external_reports
 from trustq.evaluation.fairness import MIN_ROWS, gap_intervals
@@ -98,10 +98,10 @@ def evaluate(
     chosen = class_positions(test.classes, positive)
     missing = [name for name in (*slices, *([ages] if ages else [])) if name not in test.columns]
     if missing:
-        raise TrustqError(f"There is no column {', '.join(missing)} to slice by.")
+        raise NotFound(f"There is no column {', '.join(missing)} to slice by.")
     before = _stage("uncalibrated", test.labels, test.given)
     if noise_matrix is not None and calibrator != "temperature":
-        raise TrustqError(f"A noise matrix corrects temperature scaling, not {calibrator}.")
+        raise InputError(f"A noise matrix corrects temperature scaling, not {calibrator}.")
 
     def fit(logits: np.ndarray, labels: np.ndarray) -> Any:
         own: Any = make_calibrator(calibrator)
@@ -205,7 +205,7 @@ def _rows(
 ) -> tuple[Predictions, Predictions | None, str]:
     """Test rows, validation rows, and where the latter are from."""
     if calibrate_on is not None and folds is not None:
-        raise TrustqError("Calibrate on a file or by cross-fitting, not both.")
+        raise InputError("Calibrate on a file or by cross-fitting, not both.")
     test, validation, where = predictions, None, "none"
     if predictions.split is not None:
         test = predictions.take(np.flatnonzero(predictions.judged()))
@@ -218,14 +218,14 @@ def _rows(
             validation = calibrate_on.take(np.flatnonzero(calibrate_on.split == "val"))
             where = f"split val of {calibrate_on.source}"
         if validation.classes != test.classes:
-            raise TrustqError(
+            raise InputError(
                 f"{calibrate_on.source} has the classes {', '.join(validation.classes)} and "
                 f"{test.source} {', '.join(test.classes)}: calibrate on the same classes."
             )
         if validation.has_ids and test.has_ids:
             shared = np.isin(validation.sample_ids, test.sample_ids)
             if shared.any():
-                raise TrustqError(
+                raise InputError(
                     f"{shared.sum()} of {len(shared)} calibration rows are test rows too, e.g. "
                     f"{validation.sample_ids[shared][0]}: calibrate on other rows."
                 )

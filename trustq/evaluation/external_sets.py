@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.evaluation.predictions import Predictions
 from trustq.evaluation.shift_stages import shift_figures
 from trustq.metrics.classification import summarise
@@ -32,7 +32,7 @@ def external_reports(
     reports: dict[str, dict[str, Any]] = {}
     for given in externals:
         if given.source in reports:
-            raise TrustqError(f"Two external files are called {given.source}; rename one.")
+            raise InputError(f"Two external files are called {given.source}; rename one.")
         rows = _in_order_of(given, beside[0])
         for other in beside:
             _require_other_rows(rows, other)
@@ -83,7 +83,7 @@ def _report(
 def _in_order_of(rows: Predictions, other: Predictions) -> Predictions:
     """The same predictions with their classes in the order of the other's."""
     if set(rows.classes) != set(other.classes):
-        raise TrustqError(
+        raise InputError(
             f"{rows.source} has the classes {', '.join(rows.classes)} and {other.source} "
             f"{', '.join(other.classes)}: external rows go through the same model."
         )
@@ -107,7 +107,7 @@ def _require_other_rows(rows: Predictions, other: Predictions) -> None:
         return
     shared = np.isin(rows.sample_ids, other.sample_ids)
     if shared.any():
-        raise TrustqError(
+        raise InputError(
             f"{shared.sum()} of {len(rows)} rows of {rows.source} are rows of {other.source} too, "
             f"e.g. {rows.sample_ids[shared][0]}, so they are no external test. Leave them out."
         )

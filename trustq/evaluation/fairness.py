@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trustq.core.generators import generator
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.evaluation.bootstrap import _codes, _drawn_counts
 from trustq.metrics.per_class import equalised_odds_gaps, slice_name
 
@@ -57,9 +57,7 @@ def gap_intervals(
     if len(kept) < 2:
         return {}
     if not 0 < level < 1 or replicates < 1:
-        raise TrustqError(
-            f"Expected a level in (0, 1) and replicates; found {level}, {replicates}."
-        )
+        raise InputError(f"Expected a level in (0, 1) and replicates; found {level}, {replicates}.")
     names = np.array([slice_name(group) for group in np.ma.asarray(groups).tolist()])
     inside = np.isin(names, kept)
     unit, n_units = _codes(None if units is None else np.asarray(units)[inside], int(inside.sum()))

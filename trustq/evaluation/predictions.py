@@ -9,7 +9,7 @@ import numpy as np
 
 from trustq.core.columns import read_table
 from trustq.core.sample_ids import ID_COLUMNS, find_rows, id_keys
-from trustq.errors import TrustqError
+from trustq.errors import DamagedFile, InputError, NotFound, TrustqError
 from trustq.metrics.per_class import UNKNOWN, slice_name
 from trustq.metrics.probabilities import (
     NORMALISATIONS,
@@ -67,7 +67,7 @@ class Predictions:
         tested: np.ndarray = np.isin(self.split, ("test", "external"))
         if not tested.any():
             found = ", ".join(sorted(set(self.split.tolist())))
-            raise TrustqError(f"{self.source} has no rows of split test, only {found}.")
+            raise InputError(f"{self.source} has no rows of split test, only {found}.")
         return tested
 
     def take(self, rows: np.ndarray) -> "Predictions":
@@ -114,7 +114,12 @@ def read_predictions(
     """
     path, names = Path(path), dict(names or {})
     if normalise is not None and normalise not in NORMALISATIONS:
-        raise TrustqError(f"--normalize {normalise}: expected {' or '.join(NORMALISATIONS)}.")
+        raise InputError(
+            f"--normalize {normalise}: expected {' or '.join(NORMALISATIONS)}.",
+            where="normalize",
+            found=normalise,
+            expected=NORMALISATIONS,
+        )
     is_cache = path.suffix in (".h5", ".hdf5", ".safetensors")
     is_table = not is_cache and path.suffix != ".npz"
     notes: list[str] = []
@@ -126,7 +131,9 @@ def read_predictions(
     ids = _find(raw, names.get("sample_ids"), ID_COLUMNS, path, "sample_ids")
     for table in meta:
         if ids is None:
-            raise TrustqError(f"{path} has no ids to join {table} by: name them (--sample-ids).")
+            raise InputError(
+                f"{path} has no ids to join {table} by: name them (--sample-ids).", path=path
+            )
         raw |= _joined(Path(table), id_keys(ids), names, [*raw])
     if target is not None:
         raw, left_out = _with_target(path, raw, target, names.get("classes", "classes"))
@@ -139,7 +146,7 @@ def read_predictions(
         _require_classes(path, target, raw[target], classes)
     k = scores.shape[1]
     if classes is not None and len(classes) != k:
-        raise TrustqError(f"{path} has {k} columns of {kind} and {len(classes)} classes.")
+        raise InputError(f"{path} has {k} columns of {kind} and {len(classes)} classes.", path=path)
     labels, classes = _labels(path, raw, names, classes, k)
     if normalise is not None:
         scores, kind = normalised(scores, normalise), "probs"
@@ -153,7 +160,9 @@ def read_predictions(
     more = _conditions(path, raw, conditions, scores.shape, used)
     for name, array in {"groups": groups, "split": split, **kept, **more}.items():
         if array is not None and len(array) != len(labels):
-            raise TrustqError(f"{path}: {name} has {len(array)} rows, labels {len(labels)}.")
+            raise InputError(
+                f"{path}: {name} has {len(array)} rows, labels {len(labels)}.", path=path
+            )
     if groups is None:
         notes.append("no groups: every row counts as independent, so intervals may be too narrow")
     if ids is None:
@@ -183,8 +192,10 @@ def _of_cache(path: Path, conditions: Sequence[str]) -> tuple[dict[str, np.ndarr
 
     cache = open_cache(path)
     if cache.logits is None:
-        raise TrustqError(
-            f"{path} holds features and no logits: fit a head with trustq repair, or import logits."
+        raise InputError(
+            f"{path} holds features and no logits: "
+            "fit a head with trustq repair, or import logits.",
+            path=path,
         )
     arrays = {
         "sample_ids": cache.sample_id,
@@ -204,13 +215,14 @@ def _of_cache(path: Path, conditions: Sequence[str]) -> tuple[dict[str, np.ndarr
 
 def _npz(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
-        raise TrustqError(f"{path}: no such file.")
+        raise NotFound(f"{path}: no such file.", path=path)
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (ValueError, OSError, AttributeError) as error:
-        raise TrustqError(
-            f"{path} could not be read as npz arrays ({error}). Pickled objects are not loaded."
+        raise DamagedFile(
+            f"{path} could not be read as npz arrays ({error}). Pickled objects are not loaded.",
+            path=path,
         ) from error
 
 
@@ -229,7 +241,7 @@ def _find(
 def _column(path: Path, raw: dict[str, np.ndarray], name: str, what: str = "") -> np.ndarray:
     if name not in raw:
         wanted = f"{name} for {what}" if what else name
-        raise TrustqError(f"{path} has no {wanted}; it has {', '.join(raw)}.")
+        raise NotFound(f"{path} has no {wanted}; it has {', '.join(raw)}.", path=path, expected=raw)
     return raw[name]
 
 
@@ -239,7 +251,9 @@ def _joined(
     """Columns of a metadata table in the order of `keys`; None where it lacks the id."""
     columns, rows = find_rows(table, keys, by=names.get("sample_ids"))
     if all(row is None for row in rows):
-        raise TrustqError(f"{table} shares no id with the predictions, e.g. {keys[0]!r}.")
+        raise InputError(
+            f"{table} shares no id with the predictions, e.g. {keys[0]!r}.", path=table
+        )
     return {
         name: np.array([None if r is None else column[r] for r in rows], dtype=object)
         for name, column in columns.items()
@@ -254,7 +268,7 @@ def _with_target(
     column = _column(path, raw, target, "the target")
     there = np.array([slice_name(value) != UNKNOWN for value in column.tolist()])
     if not there.any():
-        raise TrustqError(f"{path}: {target} has no value in any row.")
+        raise InputError(f"{path}: {target} has no value in any row.", path=path)
     kept = {
         name: array if name == classes or len(array) != len(there) else array[there]
         for name, array in raw.items()
@@ -267,18 +281,20 @@ def _require_classes(
 ) -> None:
     found = sorted({slice_name(value) for value in column.tolist()})
     if classes is None:
-        raise TrustqError(
+        raise InputError(
             f"{path} does not name the classes of its probabilities, so which of them "
             f"{', '.join(found[:5])} of {target} are is not known: name them in their order "
-            "(--classes a,b,c)."
+            "(--classes a,b,c).",
+            path=path,
         )
     known = {name.lower() for name in classes}
     if strange := [name for name in found if name.lower() not in known]:
-        raise TrustqError(
+        raise InputError(
             f"{path}: {target} is {', '.join(strange[:5])}, and the probabilities are of "
             f"{', '.join(classes)}. A target needs a model of its classes: label a manifest by it "
             f"(trustq data target M.parquet --column {target} --out T.parquet), extract that and "
-            "evaluate its cache."
+            "evaluate its cache.",
+            path=path,
         )
 
 
@@ -300,14 +316,20 @@ def _scores(
         elif (name := names.get(kind, kind)) in raw or kind in names:
             return kind, _column(path, raw, name, kind), None
     wanted = "columns prob_<class> or logit_<class>" if is_table else "array probs or logits"
-    raise TrustqError(f"{path} has no {wanted}; it has {', '.join(raw)}. Name them with --probs.")
+    raise NotFound(
+        f"{path} has no {wanted}; it has {', '.join(raw)}. Name them with --probs.",
+        path=path,
+        expected=raw,
+    )
 
 
 def _numbers(path: Path, column: np.ndarray, name: str) -> np.ndarray:
     try:
         return np.array([float(value) for value in column.tolist()])
     except (TypeError, ValueError) as error:
-        raise TrustqError(f"{path}: {name} holds something that is no number ({error}).") from error
+        raise InputError(
+            f"{path}: {name} holds something that is no number ({error}).", path=path
+        ) from error
 
 
 def _class_names(
@@ -330,7 +352,7 @@ def _labels(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     column = _column(path, raw, names.get("labels", "labels"), "labels")
     if column.ndim != 1:
-        raise TrustqError(f"{path}: labels has shape {column.shape}, expected (n,).")
+        raise InputError(f"{path}: labels has shape {column.shape}, expected (n,).", path=path)
     if column.dtype.kind in "iu":
         return column.astype(np.intp), classes or tuple(map(str, range(k)))
     texts = [slice_name(value) for value in column.tolist()]
@@ -341,17 +363,19 @@ def _labels(
         if classes is None:
             classes = tuple(sorted(set(texts)))
             if len(classes) != k:
-                raise TrustqError(
+                raise InputError(
                     f"{path}: labels name {len(classes)} classes and there are {k} columns: "
-                    "give the class order (classes, or --classes a,b,c)."
+                    "give the class order (classes, or --classes a,b,c).",
+                    path=path,
                 )
     # Names may differ in case between two files that are joined.
     position = {name.lower(): index for index, name in enumerate(classes)}
     strange = sorted({text for text in texts if text.lower() not in position})
     if strange:
-        raise TrustqError(
+        raise InputError(
             f"{path}: {', '.join(strange[:5])} among the labels; the classes are "
-            f"{', '.join(classes)}. Leave out rows without a label."
+            f"{', '.join(classes)}. Leave out rows without a label.",
+            path=path,
         )
     return np.array([position[text.lower()] for text in texts], dtype=np.intp), classes
 
@@ -360,9 +384,10 @@ def _checked_probs_of(path: Path, scores: np.ndarray) -> np.ndarray:
     try:
         return checked_probs(scores)
     except TrustqError as error:
-        raise TrustqError(
+        raise InputError(
             f"{path}: {error} For scores of another kind: --normalize l1, --normalize softmax, or "
-            "--logits NAME."
+            "--logits NAME.",
+            path=path,
         ) from error
 
 
@@ -379,7 +404,9 @@ def _conditions(
     for name in wanted:
         found[name] = _checked_probs_of(path, _column(path, raw, name))
         if found[name].shape != shape:
-            raise TrustqError(f"{path}: {name} has shape {found[name].shape}, expected {shape}.")
+            raise InputError(
+                f"{path}: {name} has shape {found[name].shape}, expected {shape}.", path=path
+            )
     return found
 
 
@@ -388,12 +415,13 @@ def _unique_ids(path: Path, ids: np.ndarray | None, n: int) -> np.ndarray:
         return np.array([str(row) for row in range(n)])
     texts = _texts(ids)
     if len(texts) != n:
-        raise TrustqError(f"{path}: sample_ids has {len(texts)} rows, labels {n}.")
+        raise InputError(f"{path}: sample_ids has {len(texts)} rows, labels {n}.", path=path)
     if len(set(texts)) != n:
         repeated = next(text for text in texts if texts.count(text) > 1)
-        raise TrustqError(
+        raise InputError(
             f"{path}: sample_ids must be unique; {n - len(set(texts))} are repeated, "
-            f"e.g. {repeated!r}."
+            f"e.g. {repeated!r}.",
+            path=path,
         )
     return np.array(texts)
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError, TrustqError
 from trustq.evaluation.bootstrap import Estimate, figure_intervals
 from trustq.metrics.per_class import UNKNOWN, slice_name
 
@@ -49,7 +49,7 @@ def slice_figures(
     labels = np.asarray(labels)
     names, order = (age_bands if ages else slice_names)(values)
     if len(names) != len(labels):
-        raise TrustqError(
+        raise InputError(
             f"values has {len(names)} rows and labels has {len(labels)}: "
             "pass the same rows in the same order."
         )
@@ -114,7 +114,7 @@ def age_bands(ages: np.ndarray) -> tuple[np.ndarray, list[str]]:
     numbers = [_number(text) for text in known]
     for name, number in zip(known, numbers, strict=True):
         if name != UNKNOWN and (number is None or not 0 <= number <= 130):
-            raise TrustqError(f"Age {name!r} is not a number of years from 0 to 130.")
+            raise InputError(f"Age {name!r} is not a number of years from 0 to 130.")
     return _binned(numbers, ["<30", "30-50", "50-70", "70+"], lambda x: _bin(x, AGE_EDGES))
 
 
@@ -136,7 +136,7 @@ def _titles(edges: np.ndarray) -> list[str]:
 
 
 def _constant(value: float, rows: str) -> TrustqError:
-    return TrustqError(
+    return InputError(
         f"A column to slice by is {value:g} in {rows} its rows, so it does not divide them; "
         "leave it out."
     )

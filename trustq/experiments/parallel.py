@@ -13,7 +13,7 @@ from typing import Any
 from trustq.core.atomic_files import replacing
 from trustq.core.digest import digest_json
 from trustq.core.interrupts import heeded
-from trustq.errors import TrustqError
+from trustq.errors import InputError, MissingExtra, TrustqError
 from trustq.experiments.work_list import Group, SweepPlan
 from trustq.experiments.worker import Done, Tell, run_groups
 from trustq.recipes import resolved
@@ -52,7 +52,9 @@ def run_sweep(
     written, a worker was killed or the cluster does not answer.
     """
     if jobs < 0:
-        raise TrustqError(f"jobs is {jobs}, expected 1 or more, or 0 for one per core.")
+        raise InputError(
+            f"jobs is {jobs}, expected 1 or more, or 0 for one per core.", where="jobs", found=jobs
+        )
     results = Path(results).resolve()
     mark(results)
     _keep_recipe(plan, results)
@@ -125,7 +127,7 @@ def _on_cluster(plan: SweepPlan, run: _Run, scheduler: str, tell: Tell) -> Itera
     try:
         from distributed import Client, as_completed
     except ImportError as error:
-        raise TrustqError(
+        raise MissingExtra(
             "--scheduler needs Dask, which is not installed: pip install 'trustq[dask]'"
         ) from error
     try:

@@ -11,7 +11,7 @@ import numpy as np
 from trustq.core.columns import Columns
 from trustq.core.digest import digest_array, digest_json, digest_strings
 from trustq.core.interrupts import heeded
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.experiments.cell_row import cell_row
 from trustq.experiments.retrained import as_arm
 from trustq.experiments.tables import Recorder
@@ -196,9 +196,11 @@ def run_group(
     cache, own = posed.cache, posed.externals
     experiment = draw_experiment(cache, sweep=sweep, draw_seed=draw_seed, allow_leak=allow_leak)
     if calibrator_setting(sweep) and not len(experiment.validation):
-        raise TrustqError(
+        raise InputError(
             f"calibrator is {sweep.calibrator!r}, but {cache.name} has no validation rows to fit "
-            "it on. Leave calibrator out, or give rows to a val split."
+            "it on. Leave calibrator out, or give rows to a val split.",
+            where="calibrator",
+            found=sweep.calibrator,
         )
     shared_key = _shared_key(experiment, sweep, own)
     slices = find_slices(experiment, own, sweep)
@@ -308,7 +310,7 @@ def require_distinct(caches: Sequence[Cache]) -> None:
         name = (cache.dataset, cache.recipe.get("name"), cache.backbone, cache.backbone_seed)
         other = names.setdefault(name, cache)
         if other.content_digest != cache.content_digest:
-            raise TrustqError(
+            raise InputError(
                 f"{other.name} and {cache.name} are different, but both are data set "
                 f"{cache.dataset!r}, recipe {name[1]!r}, seed {cache.backbone_seed}, so their rows "
                 "could not be told apart. Run them with separate --results, or name the data sets "

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from trustq.data.noise import parse_noise
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.experiments.run import request_digest, require_distinct, setting_digest
 from trustq.recipes import Recipe
 from trustq.repair.arms import Arm, budget_size
@@ -84,7 +84,7 @@ def plan_sweep(
     for point in map(_with_whole_paths, points):
         sweep = point.sweep
         if not sweep.caches:
-            raise TrustqError(
+            raise InputError(
                 f"Recipe {point.name} names no caches. Add `caches = [...]` to its [sweep], or "
                 "--set caches=PATTERN."
             )
@@ -160,7 +160,7 @@ def _require_same_classes(caches: Sequence[Cache]) -> None:
     for cache in caches:
         other = first.setdefault(cache.dataset, cache)
         if other.classes != cache.classes:
-            raise TrustqError(
+            raise InputError(
                 f"{other.name} and {cache.name} are both of data set {cache.dataset!r}, but their "
                 f"classes are {', '.join(other.classes)} and {', '.join(cache.classes)}. Extract "
                 "them from one manifest, or run them as two sweeps."

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from trustq.core.columns import Columns
-from trustq.errors import TrustqError
+from trustq.errors import InputError, TrustqError
 from trustq.experiments.run import SharedOnce, run_group, write_samples
 from trustq.experiments.work_list import AskedCell, Group
 from trustq.results import committed_keys, join_tables, new_part, write_part
@@ -138,7 +138,7 @@ class _Waiting:
 def _opened(path: Path, digest: str) -> Cache:
     cache = open_cache(path)
     if cache.content_digest != digest:
-        raise TrustqError(f"{path} has changed since the sweep began. Run it again.")
+        raise InputError(f"{path} has changed since the sweep began. Run it again.", path=path)
     return cache
 
 

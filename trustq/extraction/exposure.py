@@ -11,7 +11,7 @@ import numpy as np
 from trustq.data.manifest import SPLITS, Manifest
 from trustq.data.noise import draw_start, parse_noise
 from trustq.data.splits import group_folds, split_by_group, thin_classes
-from trustq.errors import TrustqError
+from trustq.errors import DishonestError, InputError, NotFound
 from trustq.extraction.inputs.observed import read_observed
 from trustq.extraction.settings import require_agreeing
 from trustq.extraction.train.weights import is_checkpoint
@@ -111,7 +111,7 @@ def rows_of_training(
         labels, groups = observed[trained], manifest.columns["group_id"][trained].astype(str)
         n_folds = recipe.crossfit_folds
         if (n_groups := len(np.unique(groups))) < n_folds:
-            raise TrustqError(
+            raise InputError(
                 f"{n_groups} groups to train on cannot make crossfit_folds={n_folds}: folds are "
                 "whole groups. Ask for fewer, e.g. --set crossfit_folds=2."
             )
@@ -135,7 +135,7 @@ def _trained_on(manifest: Manifest, text: str) -> np.ndarray:
     except ValueError:
         part = 0.0
     if split not in SPLITS or not 0 < part <= 1:
-        raise TrustqError(
+        raise InputError(
             f"train_on={text}: expected a split ({', '.join(SPLITS)}), or a share of the groups of "
             "one, e.g. train:0.5."
         )
@@ -165,22 +165,22 @@ def require_trainable(manifest: Manifest, *, recipe: ExtractRecipe) -> None:
     """
     for name, least in _LEAST.items():
         if getattr(recipe, name) < least:
-            raise TrustqError(f"{name} is {getattr(recipe, name)}, expected at least {least}.")
+            raise InputError(f"{name} is {getattr(recipe, name)}, expected at least {least}.")
     if recipe.mode == "frozen":
         if recipe.noise != "none" or recipe.trusted:
-            raise TrustqError(
+            raise InputError(
                 f"noise={recipe.noise} and trusted={recipe.trusted:g} change nothing in a frozen "
                 "backbone, which sees no label. Draw them where they are used, in `trustq repair`."
             )
         for key, default in (("observed", ""), ("train_on", "train")):
             if (value := getattr(recipe, key)) != default:
-                raise TrustqError(
+                raise InputError(
                     f"{key}={value} changes nothing in a frozen backbone, which is trained on no "
                     "row. Leave it out, or train one: --mode finetune."
                 )
         return
     if recipe.observed and (recipe.noise != "none" or recipe.trusted):
-        raise TrustqError(
+        raise InputError(
             f"observed={recipe.observed} gives the labels to train on, so noise={recipe.noise} and "
             f"trusted={recipe.trusted:g} have nothing to draw. Leave one of them out."
         )
@@ -190,14 +190,14 @@ def require_trainable(manifest: Manifest, *, recipe: ExtractRecipe) -> None:
     train = _trained_on(manifest, recipe.train_on)
     found = ", ".join(f"{n:,} {name}" for name in SPLITS if (n := int((split == name).sum())))
     if not train.any():
-        raise TrustqError(
+        raise InputError(
             f"There are no training rows in {recipe.train_on} (found {found}). Make the splits "
             "again, or extract without training: --mode frozen."
         )
     if not ((split == "val") & ~train).any() and chooses_epoch(recipe):
         asks = f"checkpoint={recipe.checkpoint}"
         asks = asks if recipe.checkpoint != "last" else f"patience={recipe.patience}"
-        raise TrustqError(
+        raise InputError(
             f"There are no validation rows beside those that are trained on (found {found}), which "
             f"{asks} needs. Make the splits again, or keep the last epoch: --set checkpoint=last "
             "--set patience=0."
@@ -209,7 +209,7 @@ def require_trainable(manifest: Manifest, *, recipe: ExtractRecipe) -> None:
         if (here := inside & (labels == name)).any() and not (here & train).any()
     ]
     if untrained:
-        raise TrustqError(
+        raise InputError(
             f"No training row has the class {', '.join(untrained)}, though other splits have. Make "
             "the splits again with more of it in train, or leave the class out."
         )
@@ -227,9 +227,10 @@ def rows_elsewhere(manifest: Manifest, *, source: Path, attributes: dict[str, An
     labels = manifest.columns["label"].tolist()
     strange = [name for name in dict.fromkeys(labels) if name not in classes]
     if strange:
-        raise TrustqError(
+        raise InputError(
             f"{source} has the classes {', '.join(classes)}, but these images are also of "
-            f"{', '.join(strange)}. Map or leave out those rows."
+            f"{', '.join(strange)}. Map or leave out those rows.",
+            path=source,
         )
     position = {name: index for index, name in enumerate(classes)}
     label = np.array([position[name] for name in labels], dtype=np.int16)
@@ -272,17 +273,21 @@ def require_unrelated_start(manifest: Manifest, *, recipe: ExtractRecipe) -> Non
         return
     source = path.with_suffix(".h5")
     if not source.is_file():
-        raise TrustqError(
+        raise NotFound(
             f"--weights {path} is the network of a cache, and {source} is not there to tell which "
-            "rows it has seen. Copy the cache there."
+            "rows it has seen. Copy the cache there.",
+            where="weights",
+            found=path,
         )
     read_attributes(source)  # raises for a damaged one
     if n_seen := int((_seen_by(source, manifest)[0] > 0).sum()):
-        raise TrustqError(
+        raise DishonestError(
             f"--weights {path}: the network of {source} has seen {n_seen:,} of these "
             f"{len(manifest):,} rows, or others of their groups, which a cache that starts from it "
             f"could not tell. Use that network as it is with --with {source}, or start from other "
-            "weights."
+            "weights.",
+            where="weights",
+            found=path,
         )
 
 

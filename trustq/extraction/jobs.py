@@ -13,7 +13,7 @@ import numpy as np
 from trustq import __version__
 from trustq.core.digest import digest_json
 from trustq.data.manifest import Manifest
-from trustq.errors import TrustqError
+from trustq.errors import InputError, MissingExtra
 from trustq.extraction.exposure import Rows
 from trustq.extraction.train.progress import Progress
 from trustq.extraction.train.weights import Network, digest_weights_file
@@ -66,7 +66,7 @@ def recipe_attribute(recipe: Recipe) -> dict[str, Any]:
 def folder_name(name: str) -> str:
     """A name that is safe as a folder's; raises `TrustqError` for another."""
     if not name or name.startswith(".") or "/" in name or "\\" in name:
-        raise TrustqError(
+        raise InputError(
             f"{name!r} cannot name a folder of caches; give the recipe or data set a plain name, "
             "e.g. --name mine."
         )
@@ -98,7 +98,7 @@ def already_there(target: Path, attributes: dict[str, Any], progress: Progress) 
         return True
     expected, there = (digest_json(values[differing[0]]) for values in (attributes, found))
     changed = _differing_settings(theirs, ours)
-    raise TrustqError(
+    raise InputError(
         f"{target} was written from another {' and '.join(differing)} ({differing[0]} digest "
         f"{there[:8]}..., expected {expected[:8]}...{changed}).\n"
         "Give this run a name of its own with --name or --out, or delete that file."
@@ -122,14 +122,14 @@ def torch_device(name: str, gpu: int | None = None) -> "torch.device":
         import torch  # noqa: F401
         import torchvision  # noqa: F401
     except ImportError as error:
-        raise TrustqError(
+        raise MissingExtra(
             f"trustq extract needs torch, torchvision and timm ({error}):\n"
             "  pip install 'trustq[gpu]'"
         ) from error
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise
-        raise TrustqError(
+        raise MissingExtra(
             f"torch and torchvision are builds that do not fit each other ({error}).\n"
             "Install both together from the same index, e.g. both for CUDA or both for the CPU."
         ) from error

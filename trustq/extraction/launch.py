@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 
 
 def own_share(seeds: Sequence[int], environment: Mapping[str, str]) -> tuple[list[int], int | None]:
@@ -24,7 +24,7 @@ def own_share(seeds: Sequence[int], environment: Mapping[str, str]) -> tuple[lis
         rank, n_processes = int(environment["RANK"]), int(environment["WORLD_SIZE"])
         local = int(environment.get("LOCAL_RANK", rank))
     except ValueError as error:
-        raise TrustqError(
+        raise InputError(
             f"RANK, WORLD_SIZE and LOCAL_RANK come from a launcher and are whole numbers: {error}."
         ) from error
     return seeds[rank::n_processes], local

@@ -14,7 +14,7 @@ import numpy as np
 
 from trustq.core.digest import digest_json
 from trustq.data.manifest import Manifest
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.extraction.dump.views import require_dumpable
 from trustq.extraction.exposure import (
     require_trainable,
@@ -86,7 +86,7 @@ def extract(
     """
     progress = progress or StderrProgress()
     if not seeds or min(seeds) < 0:
-        raise TrustqError("Seeds are whole numbers from 0, at least one, e.g. --seeds 42,52.")
+        raise InputError("Seeds are whole numbers from 0, at least one, e.g. --seeds 42,52.")
     require_trainable(manifest, recipe=recipe.extract)
     require_unrelated_start(manifest, recipe=recipe.extract)
     require_dumpable(recipe.extract)
@@ -186,7 +186,7 @@ def _without_unreadable(manifest: Manifest, progress: Progress) -> tuple[Manifes
     problems = decoding_problems(manifest, progress=progress)
     if len(problems) == len(manifest):
         require_readable(manifest)
-        raise TrustqError(f"None of the {len(manifest):,} images can be decoded.")
+        raise InputError(f"None of the {len(manifest):,} images can be decoded.")
     rows = np.array(sorted(problems), dtype=np.int64)
     for row in rows[:_LISTED]:
         progress.say(f"left out: {manifest.image_path(row)}: {problems[row]}")

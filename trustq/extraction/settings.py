@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import fields
 
 from trustq.data.manifest import Manifest
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.extraction.inputs.sampling import require_columns
 from trustq.recipes import ExtractRecipe
 
@@ -53,25 +53,25 @@ def require_agreeing(manifest: Manifest, *, recipe: ExtractRecipe) -> None:
     """
     for key, (expected, is_inside) in _RANGES.items():
         if not is_inside(value := getattr(recipe, key)):
-            raise TrustqError(f"{key} is {value:g}, expected {expected}.")
+            raise InputError(f"{key} is {value:g}, expected {expected}.")
     defaults = {field.name: field.default for field in fields(recipe)}
     for key, (other, needed) in _ONLY_WITH.items():
         value = getattr(recipe, key)
         if value != defaults[key] and (found := getattr(recipe, other)) != needed:
-            raise TrustqError(
+            raise InputError(
                 f"{key}={value} is of {other}={needed} and changes nothing with {other}={found}. "
                 f"Leave it out, or --set {other}={needed}."
             )
     if recipe.loss not in SOFT_LABEL_LOSSES:
         for key in ("mixup", "cutmix", "label_smoothing"):
             if value := getattr(recipe, key):
-                raise TrustqError(
+                raise InputError(
                     f"{key}={value:g} makes soft labels, which loss={recipe.loss} does not take. "
                     f"Leave them out, --set {key}=0, or take one of the losses "
                     f"{', '.join(SOFT_LABEL_LOSSES)}."
                 )
     if recipe.loss == "logit_adjusted" and recipe.sampling != "none":
-        raise TrustqError(
+        raise InputError(
             f"sampling={recipe.sampling} evens out the classes already; loss=logit_adjusted would "
             "do so a second time, by counts that the draws no longer have. Choose one of them."
         )

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.heads.boosted import PRESETS, BoostedHead
 from trustq.heads.classic import KINDS, ClassicHead
 from trustq.heads.feature_cache import SharedFeatures, cores
@@ -64,7 +64,9 @@ def make_head(name: str, *, n_classes: int, **settings: Any) -> Head:
     LinearHead(C=0.1, n_classes=3)
     """
     if name not in _HEADS:
-        raise TrustqError(f"Unknown head {name!r}; there are {', '.join(_HEADS)}.")
+        raise InputError(
+            f"Unknown head {name!r}; there are {', '.join(_HEADS)}.", expected=_HEADS, found=name
+        )
     head: Head = _HEADS[name](n_classes=n_classes, **settings)
     return head
 

@@ -5,7 +5,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.heads.feature_cache import SharedFeatures, one_blas_thread
 
 # Presets by name of head, over the defaults below. `xgboost_study` is what the HAM10000 study used.
@@ -145,9 +145,11 @@ class BoostedHead(ClassifierMixin, BaseEstimator):
 
     def _find_axes(self, rows: np.ndarray) -> None:
         if self.components > min(rows.shape):
-            raise TrustqError(
+            raise InputError(
                 f"components is {self.components}, and {rows.shape[0]} rows of {rows.shape[1]} "
-                "features have fewer; choose fewer components."
+                "features have fewer; choose fewer components.",
+                where="components",
+                found=self.components,
             )
         # The axes of the Gram matrix, ascending, as the linear heads have them.
         shared = SharedFeatures(rows)

@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.heads.feature_cache import SharedFeatures, one_blas_thread
 from trustq.heads.linear import ABSENT_LOG_PROBABILITY
 from trustq.metrics.probabilities import softmax
@@ -55,7 +55,7 @@ class ClassicHead(ClassifierMixin, BaseEstimator):
         weights = weights[used].astype(np.float64)
         is_weighed = bool((weights != 1).any())
         if is_weighed and self.kind in UNWEIGHED:
-            raise TrustqError(f"The {self.kind} head takes weights of 0 and 1 alone.")
+            raise InputError(f"The {self.kind} head takes weights of 0 and 1 alone.")
         self.classes_, of_class = np.unique(labels[used], return_inverse=True)
         counts = np.bincount(of_class, weights=weights)
         self.prior_ = counts / counts.sum()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 
 ROWS_PER_BLOCK = 4096  # float32 sums run over so many rows, float64 ones over the blocks
 KEPT_BINS = 1 << 27  # entries of binned rows that are kept for later fits, a byte each
@@ -33,8 +33,10 @@ class SharedFeatures:
     def __init__(self, features: np.ndarray) -> None:
         features = np.asarray(features)
         if features.ndim != 2 or 0 in features.shape:
-            raise TrustqError(
-                f"features has shape {features.shape}, expected (n, d), neither of them 0."
+            raise InputError(
+                f"features has shape {features.shape}, expected (n, d), neither of them 0.",
+                where="features",
+                found=features.shape,
             )
         self.features = features
         self.shape: tuple[int, int] = (features.shape[0], features.shape[1])
@@ -42,7 +44,7 @@ class SharedFeatures:
         self.center = features.mean(axis=0, dtype=np.float64)
         if not np.isfinite(self.center).all():
             bad = int((~np.isfinite(features)).any(axis=1).sum())
-            raise TrustqError(f"features of {bad} rows hold NaN or infinite values.")
+            raise InputError(f"features of {bad} rows hold NaN or infinite values.")
         self._lending = threading.Lock()
         self._edges: dict[int, Any] = {}  # matrices of one row, by the number of bins
         self._idle_bins: list[tuple[tuple[int, bytes], Any]] = []  # the latest last

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError, TrustqError
 from trustq.heads.feature_cache import SharedFeatures, products
 from trustq.heads.multinomial import MultinomialFits, fit_multinomial
 from trustq.metrics.probabilities import log_softmax
@@ -99,7 +99,7 @@ def fit_together(
     """
     settings = [head.get_params() | {"C": None} for head in heads]
     if any(own != settings[0] for own in settings):
-        raise TrustqError("Heads that are fitted together may differ in C alone.")
+        raise InputError("Heads that are fitted together may differ in C alone.")
     penalties = [head.C for head in heads]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # told below, by its own C

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.heads.feature_cache import SharedFeatures, cores, one_blas_thread, products
 from trustq.heads.preconditioner import Coordinates
 from trustq.heads.quasi_newton import Minimiser
@@ -112,7 +112,7 @@ def fit_multinomial(
     p = _check(shared, labels, n_classes, weights, start)
     penalties = np.broadcast_to(np.asarray(penalties, dtype=np.float64), (p,))
     if not (np.isfinite(penalties) & (penalties > 0)).all():
-        raise TrustqError(f"penalties holds {penalties.min():g}, expected finite numbers above 0.")
+        raise InputError(f"penalties holds {penalties.min():g}, expected finite numbers above 0.")
     if tolerance is None:
         tolerance = 1e-13 if shared.dtype == np.float64 else 1e-8
     problems = [
@@ -158,25 +158,31 @@ def _check(
         or labels.shape[1] != n
         or labels.shape[2:] not in ((), (n_classes,))
     ):
-        raise TrustqError(
+        raise InputError(
             f"labels has shape {labels.shape}, expected (p, {n}) of class indices or (p, {n}, "
-            f"{n_classes}) of soft labels: one set of labels a problem, for the same {n} rows."
+            f"{n_classes}) of soft labels: one set of labels a problem, for the same {n} rows.",
+            where="labels",
+            found=labels.shape,
         )
     p = len(labels)
     if labels.ndim == 2 and not np.issubdtype(labels.dtype, np.integer):
-        raise TrustqError(f"labels holds {labels.dtype}, expected integers: pass class indices.")
+        raise InputError(f"labels holds {labels.dtype}, expected integers: pass class indices.")
     low, high = (labels.min(), labels.max()) if p else (0, 0)
     if labels.ndim == 2 and (low < 0 or high >= n_classes):
-        raise TrustqError(f"labels lies in {low} to {high}, expected 0 to {n_classes - 1}.")
+        raise InputError(f"labels lies in {low} to {high}, expected 0 to {n_classes - 1}.")
     if labels.ndim == 3 and not (low >= 0 and np.isfinite(high)):
-        raise TrustqError(f"soft labels lie in {low:g} to {high:g}, expected finite, at least 0.")
+        raise InputError(f"soft labels lie in {low:g} to {high:g}, expected finite, at least 0.")
     if weights is not None:
         if weights.shape != (p, n):
-            raise TrustqError(f"weights has shape {weights.shape}, expected {(p, n)}.")
+            raise InputError(
+                f"weights has shape {weights.shape}, expected {(p, n)}.",
+                where="weights",
+                found=weights.shape,
+            )
         if not (weights.min(initial=0) >= 0 and np.isfinite(weights.max(initial=0))):
-            raise TrustqError("weights holds negative, infinite or NaN values.")
+            raise InputError("weights holds negative, infinite or NaN values.")
     if start is not None and start.coef.shape != (p, n_classes, d):
-        raise TrustqError(
+        raise InputError(
             f"start holds solutions of shape {start.coef.shape}, expected {(p, n_classes, d)}."
         )
     return p
@@ -221,7 +227,7 @@ class _Problem:
         self.present = of_class > 0
         k = int(self.present.sum())
         if k == 0:
-            raise TrustqError("All weights of a problem are 0: it has no rows to fit.")
+            raise InputError("All weights of a problem are 0: it has no rows to fit.")
         if k == 1:
             self.solution = np.zeros((1, len(self._shared.sizes) + 1))
             self.converged, self.memory = True, None

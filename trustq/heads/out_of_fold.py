@@ -13,7 +13,7 @@ import numpy as np
 
 from trustq.core.digest import digest_array, digest_strings
 from trustq.data.row_weights import DomainBalance
-from trustq.errors import TrustqError
+from trustq.errors import DishonestError, InputError
 from trustq.heads import Head, SharedFeatures, fit_heads
 from trustq.metrics.probabilities import PROBABILITY_FLOOR, logits_from_probs, softmax
 from trustq.store import Cache
@@ -47,7 +47,7 @@ class OutOfFold:
 
     def __post_init__(self, builder: object) -> None:
         if builder is not _BUILDER:
-            raise TrustqError(
+            raise DishonestError(
                 "An OutOfFold is built by fit_out_of_fold, read_crossfit, read_passes or "
                 "accept_in_sample: in-sample probabilities cannot pass as out-of-fold ones."
             )
@@ -69,7 +69,7 @@ class OutOfFold:
             ("folds", _digest_labels(self._folds_of(training)), _digest_labels(self.fold)),
         ):
             if found != expected:
-                raise TrustqError(
+                raise DishonestError(
                     f"These out-of-fold probabilities belong to other {name} (digest "
                     f"{expected[:8]}..., found {found[:8]}...). Fit the folds again on these rows."
                 )
@@ -199,14 +199,14 @@ def read_crossfit(training: TrainingRows, observed: np.ndarray) -> OutOfFold:
     """
     cache, rows = training.cache, training.rows
     if "crossfit_logits" not in cache.extra or "fold" not in cache.extra:
-        raise TrustqError(
+        raise InputError(
             f"{cache.name} holds no crossfit logits; use the source `head`, or extract it in a "
             "crossfit mode."
         )
     if not cache.digest:
-        raise TrustqError(f"{cache.name} was not read from a verified file.")
+        raise InputError(f"{cache.name} was not read from a verified file.")
     if not np.array_equal(cache.observed[rows], observed):
-        raise TrustqError(
+        raise DishonestError(
             f"{cache.name}: its crossfit logits were trained on its stored labels, not on these. "
             "They fit --noise stored, before any repair."
         )
@@ -228,12 +228,12 @@ def read_passes(training: TrainingRows, observed: np.ndarray) -> OutOfFold:
     """
     cache, rows = training.cache, training.rows
     if PASSES not in cache.extra:
-        raise TrustqError(
+        raise InputError(
             f"{cache.name} holds no dropout passes; extract them (--set passes=20), or use another "
             "source."
         )
     if not cache.digest:
-        raise TrustqError(f"{cache.name} was not read from a verified file.")
+        raise InputError(f"{cache.name} was not read from a verified file.")
     passes = cache.extra[PASSES]
     mean = np.zeros((len(rows), passes.shape[2]))
     for logits in passes:
@@ -303,7 +303,7 @@ def _require_whole_groups(training: TrainingRows) -> None:
     if len(split):
         row = int(split[0])
         name = str(training.cache.group_id[training.rows[row]])
-        raise TrustqError(
+        raise DishonestError(
             f"Group {name!r} lies in folds {fold_of_group[group[row]]} and {training.fold[row]}: a "
             "model would score rows of a group it was fitted on. Make folds by group "
             "(splits.group_folds)."

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.integrate import trapezoid
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.metrics.selective import _aurc, _checked, _steps
 
 CONVENTIONS = ("exact", "geifman-code", "fd-shifts", "torch-uncertainty", "trustquerynet")
@@ -24,14 +24,17 @@ def aurc_by(convention: str, wrong: np.ndarray, confidence: np.ndarray) -> float
     {'geifman-code': 0.12, 'fd-shifts': 0.09, 'torch-uncertainty': 0.1125}
     """
     if convention not in CONVENTIONS:
-        raise TrustqError(
-            f"convention is {convention!r}: expected one of {', '.join(CONVENTIONS)}."
+        raise InputError(
+            f"convention is {convention!r}: expected one of {', '.join(CONVENTIONS)}.",
+            where="convention",
+            found=convention,
+            expected=CONVENTIONS,
         )
     wrong, confidence = _checked(wrong, confidence)
     if convention == "exact":
         return _aurc(_steps(wrong, confidence))
     if convention == "trustquerynet" and (confidence.min() < 0 or confidence.max() > 1):
-        raise TrustqError(
+        raise InputError(
             f"confidence lies in [{confidence.min():g}, {confidence.max():g}], but convention "
             "trustquerynet has thresholds from 0 to 1: pass the maximum probability."
         )

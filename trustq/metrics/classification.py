@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.metrics import selective
 from trustq.metrics.probabilities import (
     PROBABILITY_FLOOR,
@@ -54,7 +54,7 @@ def summarise(
     if probs is not None and logits is None:
         probs = checked_probs(probs)
         return _summarise_probs(checked_labels(labels, *probs.shape, beside="probs"), probs)
-    raise TrustqError(
+    raise InputError(
         f"summarise was given {'neither' if logits is None else 'both'} of logits and probs: "
         "pass logits, or probs where no logits were stored."
     )
@@ -224,7 +224,7 @@ def _summarise(
 def _checked_confusion(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     labels, predicted = checked_indices(labels, "labels"), checked_indices(predicted, "predicted")
     if len(labels) != len(predicted):
-        raise TrustqError(
+        raise InputError(
             f"labels has {len(labels)} rows and predicted has {len(predicted)}: "
             "pass the same rows in the same order."
         )

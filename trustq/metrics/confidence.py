@@ -5,7 +5,7 @@ Every score is (n,), higher is surer, and serves as `confidence` in `trustq.metr
 
 import numpy as np
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.metrics.probabilities import (
     _log_odds,
     _log_softmax,
@@ -35,7 +35,7 @@ def confidence_scores(
      'log_odds': [2.0, 0.0], 'energy': [2.127, 0.693], 'max_logit': [2.0, 0.0]}
     """
     if (logits is None) == (probs is None):
-        raise TrustqError("Pass either logits or probs, and not both.")
+        raise InputError("Pass either logits or probs, and not both.")
     if logits is None:
         assert probs is not None
         return _of_probs(checked_probs(probs))
@@ -69,9 +69,11 @@ def knn_confidence(
     features, reference = _checked_features(features, reference)
     m = len(reference)
     if (groups is None) != (reference_groups is None):
-        raise TrustqError("groups and reference_groups go together: pass both or neither.")
+        raise InputError("groups and reference_groups go together: pass both or neither.")
     if not 1 <= k <= m:
-        raise TrustqError(f"k is {k} and there are {m} reference rows: pass k from 1 to {m}.")
+        raise InputError(
+            f"k is {k} and there are {m} reference rows: pass k from 1 to {m}.", where="k", found=k
+        )
     ours, theirs = _unit_length(features), _unit_length(reference)
     found = np.empty(len(ours))
     width = max(1, BLOCK // m)
@@ -84,7 +86,7 @@ def knn_confidence(
         found[rows] = np.sqrt(np.partition(squared, k - 1, axis=1)[:, k - 1])
     lonely = np.flatnonzero(np.isinf(found))
     if len(lonely):
-        raise TrustqError(
+        raise InputError(
             f"{len(lonely)} of {len(found)} rows have fewer than {k} neighbours of other groups, "
             f"first row {lonely[0]}: pass a smaller k or more reference rows."
         )
@@ -112,7 +114,7 @@ def mahalanobis_confidence(
     features, reference = _checked_features(features, reference)
     labels = checked_indices(reference_labels, "reference_labels")
     if len(labels) != len(reference):
-        raise TrustqError(
+        raise InputError(
             f"reference_labels has {len(labels)} rows and reference has {len(reference)}: "
             "pass the same rows in the same order."
         )
@@ -120,7 +122,7 @@ def mahalanobis_confidence(
     means = np.stack([reference[codes == c].mean(axis=0) for c in range(len(classes))])
     centred = reference - means[codes]
     if not centred.any():
-        raise TrustqError(
+        raise InputError(
             "Every reference row equals its class mean, so there is no covariance: "
             "pass more rows per class."
         )
@@ -151,15 +153,17 @@ def _checked_features(features: np.ndarray, reference: np.ndarray) -> tuple[np.n
     for rows, name in ((features, "features"), (reference, "reference")):
         rows = np.asarray(rows)
         if rows.ndim != 2 or not rows.size:
-            raise TrustqError(
-                f"{name} has shape {rows.shape}, expected (n, d): pass one row per sample."
+            raise InputError(
+                f"{name} has shape {rows.shape}, expected (n, d): pass one row per sample.",
+                where=name,
+                found=rows.shape,
             )
         rows = rows.astype(np.float64, copy=False)
         if not np.isfinite(rows).all():
-            raise TrustqError(f"{name} has NaN or infinite values: leave these rows out.")
+            raise InputError(f"{name} has NaN or infinite values: leave these rows out.")
         checked.append(rows)
     if checked[0].shape[1] != checked[1].shape[1]:
-        raise TrustqError(
+        raise InputError(
             f"features has {checked[0].shape[1]} columns and reference {checked[1].shape[1]}: "
             "pass features of the same network."
         )

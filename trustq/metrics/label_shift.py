@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.metrics.calibration_error import _equal_width
 from trustq.metrics.classification import expected_calibration_error
 from trustq.metrics.probabilities import checked_labels, checked_probs
@@ -106,14 +106,14 @@ def bbse_frequencies(
     counts = np.bincount(labels, minlength=k)
     if outside.shape[1] != k or not counts.all():
         missing = ", ".join(map(str, np.flatnonzero(counts == 0)))
-        raise TrustqError(
+        raise InputError(
             f"The inside rows must have every class of the {k} and the outside probabilities "
             f"{k} columns; found no row of class {missing or 'none'} and {outside.shape[1]} "
             "columns."
         )
     predicted = np.stack([probs[labels == c].mean(axis=0) for c in range(k)], axis=1)
     if np.linalg.cond(predicted) > 1e8:
-        raise TrustqError(
+        raise InputError(
             "The confusion matrix has no inverse: two classes are predicted alike. Use EM."
         )
     found = nnls(predicted, outside.mean(axis=0))[0]
@@ -159,7 +159,7 @@ def reweighted_figures(
     found = np.bincount(labels, minlength=probs.shape[1]) / len(labels)
     weights = np.where(found > 0, wanted / np.where(found > 0, found, 1.0), 0.0)[labels]
     if not weights.sum() > 0:
-        raise TrustqError("No row is of a class that is wanted, so none has a weight.")
+        raise InputError("No row is of a class that is wanted, so none has a weight.")
     weights = weights / weights.sum()
     own = probs[np.arange(len(labels)), labels]
     squared = (probs**2).sum(axis=1) - 2 * own + 1
@@ -184,7 +184,7 @@ def _weighted_ece(labels: np.ndarray, probs: np.ndarray, weights: np.ndarray) ->
 def _checked_frequencies(frequencies: np.ndarray, k: int) -> np.ndarray:
     found = np.asarray(frequencies, dtype=np.float64)
     if found.shape != (k,) or not (found >= 0).all() or abs(found.sum() - 1) > 1e-6:
-        raise TrustqError(
+        raise InputError(
             f"Class frequencies must be {k} numbers >= 0 that sum to 1; found {found.shape} that "
             f"sum to {found.sum():.6g}."
         )

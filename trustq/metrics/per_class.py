@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.metrics.classification import _class_aurocs, _confusion
 from trustq.metrics.probabilities import (
     _log_softmax,
@@ -227,7 +227,10 @@ def class_positions(classes: Sequence[str], wanted: Sequence[str]) -> tuple[int,
     position = {name.lower(): index for index, name in enumerate(classes)}
     strange = [name for name in wanted if name.lower() not in position]
     if strange:
-        raise TrustqError(f"{', '.join(strange)}: no such class; there are {', '.join(classes)}.")
+        raise InputError(
+            f"{', '.join(strange)}: no such class; there are {', '.join(classes)}.",
+            expected=classes,
+        )
     return tuple(position[name.lower()] for name in wanted)
 
 
@@ -266,9 +269,11 @@ def equalised_odds_gaps(
     called = np.asarray(predicted_positive).astype(bool)
     groups = np.ma.asarray(groups)  # a masked value is a blank
     if truth.ndim != 1 or not truth.shape == called.shape == groups.shape or not len(truth):
-        raise TrustqError(
+        raise InputError(
             f"positive has shape {truth.shape}, predicted_positive {called.shape} and groups "
-            f"{groups.shape}: pass the same rows in the same order."
+            f"{groups.shape}: pass the same rows in the same order.",
+            where="positive",
+            found=truth.shape,
         )
     names = np.array([slice_name(group) for group in groups.tolist()])
     by_group, left_out = {}, []
@@ -348,15 +353,17 @@ def _checked_binary(
 ) -> tuple[np.ndarray, np.ndarray]:
     truth, score = np.asarray(truth), np.asarray(score, dtype=np.float64)
     if truth.ndim != 1 or truth.shape != score.shape:
-        raise TrustqError(
+        raise InputError(
             f"{name} has shape {truth.shape} and its score {score.shape}: "
-            "pass the same rows in the same order."
+            "pass the same rows in the same order.",
+            where=name,
+            found=truth.shape,
         )
     if np.isnan(score).any():
-        raise TrustqError(f"The score of {name} is NaN in {np.isnan(score).sum()} rows.")
+        raise InputError(f"The score of {name} is NaN in {np.isnan(score).sum()} rows.")
     truth = truth.astype(bool)
     if truth.all() or not truth.any():
-        raise TrustqError(
+        raise InputError(
             f"{name} is {'always' if truth.any() else 'never'} true in {len(truth)} rows: "
             "sensitivity and specificity need both outcomes."
         )
@@ -366,7 +373,7 @@ def _checked_binary(
 def _checked_set(positive: Sequence[int], k: int) -> np.ndarray:
     classes = np.unique(checked_indices(np.asarray(positive, dtype=int), "positive"))
     if classes[-1] >= k or len(classes) == k:
-        raise TrustqError(
+        raise InputError(
             f"positive is {', '.join(map(str, classes))} of {k} classes: "
             "pass some of the classes, and not all."
         )
@@ -375,4 +382,4 @@ def _checked_set(positive: Sequence[int], k: int) -> np.ndarray:
 
 def _check_target(target: float) -> None:
     if not 0 < target <= 1:
-        raise TrustqError(f"The target is {target}, expected a share above 0 and at most 1.")
+        raise InputError(f"The target is {target}, expected a share above 0 and at most 1.")

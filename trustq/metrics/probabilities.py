@@ -5,7 +5,7 @@ float32 softmax saturates: 2,469 of 10,000 confidences of one public file equal 
 
 import numpy as np
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 
 PROBABILITY_FLOOR = 1e-12  # below it a stored probability counts as this, so that logs are finite
 NORMALISATIONS = ("l1", "softmax")  # how rows that do not sum to 1 are made to
@@ -61,7 +61,7 @@ def normalised(scores: np.ndarray, how: str) -> np.ndarray:
         return np.exp(_log_softmax(scores))
     sums = scores.sum(axis=1, keepdims=True)
     if scores.min() < 0 or sums.min() <= 0:
-        raise TrustqError("--normalize l1 needs numbers >= 0 with a positive sum in every row.")
+        raise InputError("--normalize l1 needs numbers >= 0 with a positive sum in every row.")
     return scores / sums
 
 
@@ -75,14 +75,14 @@ def checked_probs(probs: np.ndarray) -> np.ndarray:
     probs = _checked_rows(probs, "probs")
     low, high = probs.min(), probs.max()
     if low < 0 or high > 1 + ROW_SUM_TOLERANCE:
-        raise TrustqError(
+        raise InputError(
             f"probs lies in [{low:g}, {high:g}], expected [0, 1]: "
             "pass probabilities, or pass these numbers as logits."
         )
     sums = probs.sum(axis=1)
     worst = int(np.argmax(np.abs(sums - 1)))
     if abs(sums[worst] - 1) > ROW_SUM_TOLERANCE:
-        raise TrustqError(
+        raise InputError(
             f"probs row {worst} sums to {sums[worst]:g}, expected 1: "
             "normalise the rows, or pass logits."
         )
@@ -93,12 +93,12 @@ def checked_labels(labels: np.ndarray, n: int, k: int, *, beside: str) -> np.nda
     """`labels` as class indices in [0, k) for the n rows of `beside`, or a TrustqError."""
     labels = checked_indices(labels, "labels")
     if len(labels) != n:
-        raise TrustqError(
+        raise InputError(
             f"labels has {len(labels)} rows and {beside} has {n}: "
             "pass the same rows in the same order."
         )
     if labels.max() >= k:
-        raise TrustqError(
+        raise InputError(
             f"labels holds class {labels.max()}, but {beside} has columns for 0 to {k - 1}: "
             "give every class its column, in class order."
         )
@@ -109,17 +109,19 @@ def checked_indices(indices: np.ndarray, name: str) -> np.ndarray:
     """A non-empty (n,) array of integers >= 0, or a TrustqError that calls it `name`."""
     indices = np.asarray(indices)
     if indices.ndim != 1:
-        raise TrustqError(
-            f"{name} has shape {indices.shape}, expected (n,): pass one class index per row."
+        raise InputError(
+            f"{name} has shape {indices.shape}, expected (n,): pass one class index per row.",
+            where=name,
+            found=indices.shape,
         )
     if len(indices) == 0:
-        raise TrustqError(f"{name} is empty: pass at least one row.")
+        raise InputError(f"{name} is empty: pass at least one row.")
     if not np.issubdtype(indices.dtype, np.integer):
-        raise TrustqError(
+        raise InputError(
             f"{name} holds {indices.dtype}, expected integers: pass class indices, not names."
         )
     if indices.min() < 0:
-        raise TrustqError(
+        raise InputError(
             f"{name} holds {indices.min()}, expected class indices from 0: "
             "leave out the rows without a label."
         )
@@ -129,16 +131,18 @@ def checked_indices(indices: np.ndarray, name: str) -> np.ndarray:
 def _checked_rows(rows: np.ndarray, name: str) -> np.ndarray:
     rows = np.asarray(rows)
     if rows.ndim != 2 or rows.shape[1] < 2:
-        raise TrustqError(
+        raise InputError(
             f"{name} has shape {rows.shape}, expected (n, k) with k >= 2: "
-            "pass one row per sample and one column per class."
+            "pass one row per sample and one column per class.",
+            where=name,
+            found=rows.shape,
         )
     if len(rows) == 0:
-        raise TrustqError(f"{name} is empty: pass at least one row.")
+        raise InputError(f"{name} is empty: pass at least one row.")
     rows = rows.astype(np.float64, copy=False)
     if not np.isfinite(rows).all():
         bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-        raise TrustqError(
+        raise InputError(
             f"{name} has NaN or infinite values in {len(bad)} of {len(rows)} rows, first in row "
             f"{bad[0]}: leave these rows out, or clip log-probabilities of zero."
         )

@@ -7,7 +7,7 @@ import numpy as np
 from scipy import stats
 
 from trustq.core.generators import generator
-from trustq.errors import TrustqError
+from trustq.errors import DishonestError, InputError
 from trustq.metrics.selective import _checked, _steps
 
 METHODS = ("sgr", "fixed-sequence")
@@ -63,24 +63,31 @@ def risk_guarantee(
     (12.0, 0.094, 7)
     """
     if not 0 < risk < 1 or not 0 < delta < 1:
-        raise TrustqError(
+        raise InputError(
             f"risk is {risk} and delta {delta}, expected shares between 0 and 1: "
-            "pass risk=0.05, delta=0.1."
+            "pass risk=0.05, delta=0.1.",
+            where="risk",
+            found=risk,
         )
     if method not in METHODS:
-        raise TrustqError(f"method is {method!r}: expected {' or '.join(METHODS)}.")
+        raise InputError(
+            f"method is {method!r}: expected {' or '.join(METHODS)}.",
+            where="method",
+            found=method,
+            expected=METHODS,
+        )
     wrong, confidence = _checked(wrong, confidence)
     if sample_ids is not None and chosen_on is not None:
         shared = np.isin(np.asarray(sample_ids), np.asarray(chosen_on))
         if shared.any():
-            raise TrustqError(
+            raise DishonestError(
                 f"{shared.sum()} of {len(shared)} rows also chose or calibrated the score, so that "
                 "no guarantee holds: keep these rows apart."
             )
     unit = "a random row"
     if groups is not None:
         if seed is None:
-            raise TrustqError("groups were given and no seed: one row per group is drawn from it.")
+            raise InputError("groups were given and no seed: one row per group is drawn from it.")
         rows = one_row_per_group(groups, len(wrong), seed)
         wrong, confidence = wrong[rows], confidence[rows]
         unit = "a random row of a random group"
@@ -111,8 +118,10 @@ def one_row_per_group(groups: np.ndarray, n: int, seed: int) -> np.ndarray:
     """
     groups = np.asarray(groups)
     if groups.shape != (n,):
-        raise TrustqError(
-            f"groups has shape {groups.shape}, expected ({n},): pass the group of every row."
+        raise InputError(
+            f"groups has shape {groups.shape}, expected ({n},): pass the group of every row.",
+            where="groups",
+            found=groups.shape,
         )
     order = generator(seed, "one_row_per_group").permutation(n)
     return order[np.unique(groups[order], return_index=True)[1]]

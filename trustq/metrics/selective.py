@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.metrics.probabilities import _log_odds, checked_logits, checked_probs
 
 
@@ -132,7 +132,11 @@ def thin_curve(curve: RiskCoverage, *, points: int = 200) -> RiskCoverage:
     [0.001, 0.251, 0.501, 0.751, 1.0]
     """
     if points < 2:
-        raise TrustqError(f"points is {points}, expected at least 2: a curve has two ends.")
+        raise InputError(
+            f"points is {points}, expected at least 2: a curve has two ends.",
+            where="points",
+            found=points,
+        )
     if len(curve.coverage) <= points:
         return curve
     wanted = np.linspace(curve.coverage[0], 1, points)
@@ -235,7 +239,11 @@ def _selection(steps: _Steps, at: int) -> Selection:
 
 def _check_share(share: float, name: str) -> None:
     if not 0 <= share <= 1:
-        raise TrustqError(f"{name} is {share}, expected a share between 0 and 1: pass 0.05.")
+        raise InputError(
+            f"{name} is {share}, expected a share between 0 and 1: pass 0.05.",
+            where=name,
+            found=share,
+        )
 
 
 def _risk_of(wrong: np.ndarray, kept: np.ndarray) -> float:
@@ -247,12 +255,14 @@ def _checked(wrong: np.ndarray, confidence: np.ndarray) -> tuple[np.ndarray, np.
     confidence = _checked_confidence(confidence)
     wrong = np.asarray(wrong)
     if wrong.shape != confidence.shape:
-        raise TrustqError(
+        raise InputError(
             f"wrong has shape {wrong.shape} and confidence {confidence.shape}: "
-            "pass the same rows in the same order."
+            "pass the same rows in the same order.",
+            where="wrong",
+            found=wrong.shape,
         )
     if wrong.dtype != bool and not np.isin(wrong, (0, 1)).all():
-        raise TrustqError(
+        raise InputError(
             "wrong holds values other than 0 and 1: pass predicted != labels, not a loss."
         )
     return wrong.astype(bool, copy=False), confidence
@@ -261,13 +271,15 @@ def _checked(wrong: np.ndarray, confidence: np.ndarray) -> tuple[np.ndarray, np.
 def _checked_confidence(confidence: np.ndarray) -> np.ndarray:
     confidence = np.asarray(confidence, dtype=np.float64)
     if confidence.ndim != 1:
-        raise TrustqError(
-            f"confidence has shape {confidence.shape}, expected (n,): pass one number per row."
+        raise InputError(
+            f"confidence has shape {confidence.shape}, expected (n,): pass one number per row.",
+            where="confidence",
+            found=confidence.shape,
         )
     if len(confidence) == 0:
-        raise TrustqError("confidence is empty: pass at least one row.")
+        raise InputError("confidence is empty: pass at least one row.")
     if np.isnan(confidence).any():
-        raise TrustqError(
+        raise InputError(
             f"confidence is NaN in {np.isnan(confidence).sum()} of {len(confidence)} rows: "
             "leave these rows out."
         )

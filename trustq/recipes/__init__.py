@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError, NotFound
 from trustq.recipes.schema import ExtractRecipe, Recipe, SweepRecipe
 
 __all__ = [
@@ -46,7 +46,7 @@ def load_recipe(
         # The caches of a sweep come from the same recipe; its grid does not concern them.
         written.parts["sweep"].clear()
     elif written.variants:
-        raise TrustqError(
+        raise InputError(
             f"{written.origin}: [[sweep.{_VARIANTS}]] make a grid, which `trustq sweep` runs."
         )
     parts: dict[str, dict[str, Any]] = {
@@ -138,11 +138,11 @@ class _Written:
 def _written(recipe: str, *, above: tuple[str, ...] = ()) -> _Written:
     text, origin, name = _read(recipe)
     if (place := str(Path(origin).resolve())) in above:
-        raise TrustqError(f"{origin} includes itself, through {' and '.join(above)}.")
+        raise InputError(f"{origin} includes itself, through {' and '.join(above)}.")
     try:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise TrustqError(f"{origin}: this is not TOML: {error}.") from error
+        raise InputError(f"{origin}: this is not TOML: {error}.") from error
     lines = _lines_of_keys(text)
 
     def where(*place: str) -> str:
@@ -150,13 +150,13 @@ def _written(recipe: str, *, above: tuple[str, ...] = ()) -> _Written:
 
     name = values.pop("name", name)
     if not isinstance(name, str) or not name:
-        raise TrustqError(f"{where('name')}: name is {name!r}, expected text.")
+        raise InputError(f"{where('name')}: name is {name!r}, expected text.")
     parts: dict[str, dict[str, _Found]] = {part: {} for part in _PARTS}
     variants: tuple[dict[str, _Found], ...] = ()
     included = values.pop("include", [])
     names = [included] if isinstance(included, str) else included
     if not isinstance(names, list) or not all(isinstance(other, str) for other in names):
-        raise TrustqError(f"{where('include')}: include is {included!r}, expected recipes.")
+        raise InputError(f"{where('include')}: include is {included!r}, expected recipes.")
     for other in names:
         # Files are looked for beside the one that includes them.
         beside = Path(recipe).parent / other
@@ -167,10 +167,10 @@ def _written(recipe: str, *, above: tuple[str, ...] = ()) -> _Written:
     for table, content in values.items():
         if table not in _PARTS or not isinstance(content, dict):
             known = ["name", "include", *_PARTS]
-            raise TrustqError(f"{where(table)}: unknown key {table!r}{_nearest(table, known)}.")
+            raise InputError(f"{where(table)}: unknown key {table!r}{_nearest(table, known)}.")
         if table == "sweep" and isinstance(content.get(_VARIANTS), list):
             if not all(isinstance(variant, dict) for variant in content[_VARIANTS]):
-                raise TrustqError(
+                raise InputError(
                     f"{where('sweep', _VARIANTS)}: {_VARIANTS} are tables, [[sweep.{_VARIANTS}]]."
                 )
             variants = tuple(
@@ -190,16 +190,20 @@ def _read(recipe: str) -> tuple[str, str, str]:
     path = Path(recipe)
     if path.suffix == ".toml" or path.is_file():
         if not path.is_file():
-            raise TrustqError(f"{path}: no such recipe file.")
+            raise NotFound(f"{path}: no such recipe file.", path=path)
         try:
             return path.read_text("utf-8"), str(path), path.stem
         except UnicodeDecodeError as error:
-            raise TrustqError(f"{path}: this is not TOML; it is no UTF-8 text.") from error
+            raise InputError(
+                f"{path}: this is not TOML; it is no UTF-8 text.", path=path
+            ) from error
     known = packaged()
     if recipe not in known:
-        raise TrustqError(
+        raise NotFound(
             f"There is no packaged recipe {recipe!r}{_nearest(recipe, list(known))}. "
-            f"Packaged are: {', '.join(known)}. A recipe file ends in .toml."
+            f"Packaged are: {', '.join(known)}. A recipe file ends in .toml.",
+            expected=known,
+            found=recipe,
         )
     text = resources.files("trustq.recipes").joinpath(f"{recipe}.toml").read_text("utf-8")
     return text, f"packaged recipe {recipe}", recipe
@@ -209,20 +213,20 @@ def _setting(text: str, preferred: str | None) -> tuple[str, str, Any, str]:
     name, equals, raw = text.partition("=")
     where = f"--set {text}"
     if not equals:
-        raise TrustqError(f"{where}: expected key=value, e.g. --set epochs=3.")
+        raise InputError(f"{where}: expected key=value, e.g. --set epochs=3.")
     part, _, key = name.strip().rpartition(".")
     if part and part not in _PARTS:
-        raise TrustqError(f"{where}: unknown part {part!r}{_nearest(part, list(_PARTS))}.")
+        raise InputError(f"{where}: unknown part {part!r}{_nearest(part, list(_PARTS))}.")
     owners = [part] if part else [p for p in _PARTS if key in _fields(p)]
     if preferred in owners:
         owners = [preferred]
     if len(owners) > 1:
-        raise TrustqError(
+        raise InputError(
             f"{where}: {key} is in several parts; say {' or '.join(f'{p}.{key}' for p in owners)}."
         )
     if not owners:
         every = [field for p in _PARTS for field in _fields(p)]
-        raise TrustqError(f"{where}: unknown key {key!r}{_nearest(key, every)}.")
+        raise InputError(f"{where}: unknown key {key!r}{_nearest(key, every)}.")
     part = owners[0]
     try:
         value: Any = tomllib.loads(f"value = {raw}")["value"]
@@ -246,7 +250,7 @@ def _axis(key: str, value: Any, where: str) -> list[Any]:
 def _checked(part: str, key: str, value: Any, where: str) -> Any:
     known = _fields(part)
     if key not in known:
-        raise TrustqError(f"{where}: unknown key {key!r} in [{part}]{_nearest(key, list(known))}.")
+        raise InputError(f"{where}: unknown key {key!r} in [{part}]{_nearest(key, list(known))}.")
     kind = known[key]
     if get_origin(kind) is tuple and isinstance(value, list | tuple):
         item_kind = get_args(kind)[0]
@@ -259,14 +263,16 @@ def _checked(part: str, key: str, value: Any, where: str) -> Any:
         value = float(value) if kind is float else value
         choices = _metadata(part, key)["choices"]
         if choices and value not in choices:
-            raise TrustqError(
+            raise InputError(
                 f"{where}: {key} is {value!r}, expected one of {', '.join(choices)}"
-                f"{_nearest(value, choices)}."
+                f"{_nearest(value, choices)}.",
+                expected=choices,
+                found=value,
             )
         return value
     grid = part == "sweep" and isinstance(value, list) and get_origin(kind) is not tuple and value
     hint = " A list is a grid, which `trustq sweep` runs." if grid else ""
-    raise TrustqError(f"{where}: {key} is {value!r}, expected {_named(kind)}.{hint}")
+    raise InputError(f"{where}: {key} is {value!r}, expected {_named(kind)}.{hint}")
 
 
 def _is(value: Any, kind: Any) -> bool:

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.scoring import FEATURE_SCORES, NO_PROBABILITIES, PASS_SCORES, SCORE_NAMES, SCORE_TITLES
 
 # Policies that need no score: buy nothing; at random; only wrong labels, which no one could know.
@@ -95,7 +95,7 @@ def parse_arm(text: str) -> Arm:
     if text.startswith(MATCHED):
         base = parse_arm(text.removeprefix(MATCHED))
         if not base.is_scored or base.like:
-            raise TrustqError(f"Arm {text!r}: {MATCHED}ARM matches a scored arm.")
+            raise InputError(f"Arm {text!r}: {MATCHED}ARM matches a scored arm.")
         return Arm("random", action=base.action, like=replace(base, action="relabel").text)
     rest, _, action = text.partition(":")
     score, at, source = rest.partition("@")
@@ -108,18 +108,20 @@ def parse_arm(text: str) -> Arm:
         if value not in known:
             close = difflib.get_close_matches(value, known, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
-            raise TrustqError(
+            raise InputError(
                 f"Arm {text!r}: unknown {kind} {value!r}{hint}; known: {', '.join(known)}. "
-                "An arm is SCORE[@SOURCE][:ACTION], e.g. self_confidence or entropy@in_sample."
+                "An arm is SCORE[@SOURCE][:ACTION], e.g. self_confidence or entropy@in_sample.",
+                expected=known,
+                found=text,
             )
     if at and not arm.uses_probabilities:
-        raise TrustqError(f"Arm {text!r}: {score} uses no probabilities, so it takes no @SOURCE.")
+        raise InputError(f"Arm {text!r}: {score} uses no probabilities, so it takes no @SOURCE.")
     if score in PASS_SCORES and arm.source != "passes":
-        raise TrustqError(f"Arm {text!r}: {score} is of dropout passes (@passes) alone.")
+        raise InputError(f"Arm {text!r}: {score} is of dropout passes (@passes) alone.")
     if arm.source == "heads" and score in FEATURE_SCORES:
-        raise TrustqError(f"Arm {text!r}: {score} builds a batch; it is no mean over heads.")
+        raise InputError(f"Arm {text!r}: {score} builds a batch; it is no mean over heads.")
     if score == "none" and arm.action != "relabel":
-        raise TrustqError(f"Arm {text!r}: none leaves every label as it is; it takes no action.")
+        raise InputError(f"Arm {text!r}: none leaves every label as it is; it takes no action.")
     return arm
 
 
@@ -163,7 +165,7 @@ def budget_size(text: str, *, n_rows: int, n_wrong: int) -> int:
             return int(text)
     except ValueError:
         pass
-    raise TrustqError(
+    raise InputError(
         f"Budget {text!r}: expected a number of labels (64), a share of the training rows (5%) or "
         "all-wrong."
     )
@@ -178,7 +180,7 @@ def round_sizes(budget: int, rounds: int, schedule: str = "equal") -> list[int]:
     ([4, 3, 3], [1, 3, 6], [2, 8])
     """
     if rounds < 1:
-        raise TrustqError(f"rounds is {rounds}, expected 1 or more.")
+        raise InputError(f"rounds is {rounds}, expected 1 or more.", where="rounds", found=rounds)
     if schedule == "equal":
         return [budget // rounds + (r < budget % rounds) for r in range(rounds)]
     if schedule == "doubling":
@@ -198,9 +200,11 @@ def _weights(schedule: str, rounds: int) -> list[float]:
     except ValueError:
         weights = []
     if len(weights) != rounds or not all(0 < weight < 1e9 for weight in weights):
-        raise TrustqError(
+        raise InputError(
             f"schedule is {schedule!r}, expected equal, doubling, or {rounds} numbers above 0, one "
-            "for each round, e.g. 1,2,5."
+            "for each round, e.g. 1,2,5.",
+            where="schedule",
+            found=schedule,
         )
     return weights
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from trustq.core.generators import generator
 from trustq.core.label_sheets import read_sheet
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.recipes import SweepRecipe
 from trustq.repair.setup import Experiment
 
@@ -39,13 +39,15 @@ def make_expert(experiment: Experiment, sweep: SweepRecipe, *, unit: np.ndarray)
     `unit`, (n,), is the unit of each row that is diagnosed at once, by which a rater errs.
     """
     if sweep.raters < 1 or not 0 <= sweep.rater_error < 1:
-        raise TrustqError(
+        raise InputError(
             f"raters is {sweep.raters} and rater_error {sweep.rater_error:g}: expected 1 rater or "
-            "more, and an error rate of at least 0 and below 1."
+            "more, and an error rate of at least 0 and below 1.",
+            where="raters",
+            found=sweep.raters,
         )
     if sweep.answers:
         if sweep.raters != 1 or sweep.rater_error:
-            raise TrustqError(
+            raise InputError(
                 "answers= names a file of human answers; raters and rater_error are of simulated "
                 "ones. Leave them out."
             )
@@ -109,9 +111,10 @@ class FileExpert:
         self._labels, self._votes = counts.argmax(axis=1), counts.sum(axis=1)
         self.can_answer = ~tied
         if not self.can_answer.any():
-            raise TrustqError(
+            raise InputError(
                 f"{path} answers for none of the {n} training rows of {experiment.cache.name}; its "
-                "sample_id must be those of the cache."
+                "sample_id must be those of the cache.",
+                path=path,
             )
 
     def answer(self, rows: np.ndarray) -> Answers:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from trustq.errors import TrustqError
+from trustq.errors import DishonestError, InputError
 from trustq.store import Cache
 
 
@@ -26,14 +26,14 @@ def of_network(cache: Cache, externals: Sequence[Cache]) -> list[Cache]:
         if other.weights_digest and other.weights_digest == cache.weights_digest
     ]
     if externals and not own:
-        raise TrustqError(
+        raise InputError(
             f"None of the external caches is known to be of the network of {cache.name}. Make them "
             f"with `trustq extract OTHER.parquet --with {cache.name}`."
         )
     own.sort(key=lambda other: other.content_digest)
     names = [other.dataset for other in own]
     if len(set(names)) < len(names):
-        raise TrustqError(f"Two external caches are of data set {sorted(names)[0]!r}; give one.")
+        raise InputError(f"Two external caches are of data set {sorted(names)[0]!r}; give one.")
     return own
 
 
@@ -44,16 +44,16 @@ def _relabelled(other: Cache, cache: Cache) -> Cache:
     is_same = other.dataset.partition("@")[0] == cache.dataset.partition("@")[0]
     if other.seen_labels.any() or (is_same and shared):
         n_seen = int(other.seen_labels.sum())
-        raise TrustqError(
+        raise DishonestError(
             f"{other.name} holds rows of {cache.name} ({len(shared)} ids or groups; {n_seen} rows "
             "that the backbone was trained on), so it is no external test. Leave them out of its "
             "manifest."
         )
     if not (other.label >= 0).any():
-        raise TrustqError(f"{other.name} has no labelled row to evaluate.")
+        raise InputError(f"{other.name} has no labelled row to evaluate.")
     strange = set(other.classes) - set(cache.classes)
     if strange:
-        raise TrustqError(
+        raise InputError(
             f"{other.name} has classes that {cache.name} lacks: {', '.join(sorted(strange))}."
         )
     position = np.array([cache.classes.index(name) for name in other.classes] + [-1])

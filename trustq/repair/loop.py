@@ -11,7 +11,7 @@ import numpy as np
 from trustq.calibration.registry import make_calibrator
 from trustq.calibration.temperature import DegenerateCalibrationWarning, TemperatureScaling
 from trustq.core.generators import generator
-from trustq.errors import TrustqError
+from trustq.errors import DishonestError, InputError
 from trustq.heads import Head, SharedFeatures, make_head
 from trustq.heads.boosted import PRESETS
 from trustq.heads.out_of_fold import (
@@ -288,7 +288,7 @@ class Loop:
             assert fit.out_of_fold is not None
             found.append(fit.out_of_fold)
         if not found:
-            raise TrustqError(
+            raise InputError(
                 f"ensemble is {', '.join(self.sweep.ensemble)}, which is the head itself: name "
                 "others, e.g. --set ensemble=lda,knn."
             )
@@ -315,7 +315,7 @@ class Loop:
             logits = self._logits(state.head, self.experiment.cache, training.rows)
             return accept_in_sample(training, logits, state.current), state.current
         if state.out_of_fold is None:
-            raise TrustqError(
+            raise DishonestError(
                 "--head backbone has no folds to score from: its logits of training rows are "
                 f"in-sample. Use {arm.score}@crossfit, {arm.score}@in_sample or another head."
             )
@@ -327,9 +327,9 @@ class Loop:
         observed = experiment.start.observed
         if sweep.head == "backbone":
             if experiment.cache.logits is None:
-                raise TrustqError(f"{experiment.cache.name} holds no logits for --head backbone.")
+                raise InputError(f"{experiment.cache.name} holds no logits for --head backbone.")
             if self._audits:
-                raise TrustqError(f"{experiment.cache.name} has no test rows for --head backbone.")
+                raise InputError(f"{experiment.cache.name} has no test rows for --head backbone.")
         elif sweep.head in PRESETS:
             self.settings = {"trees": sweep.trees} if sweep.head == "xgboost" else {}
             self.settings |= {"components": sweep.components} if sweep.components else {}
@@ -497,7 +497,11 @@ def _number(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 < value < np.inf:
-        raise TrustqError(f"regularisation is {text!r}, expected auto or a number above 0.")
+        raise InputError(
+            f"regularisation is {text!r}, expected auto or a number above 0.",
+            where="regularisation",
+            found=text,
+        )
     return value
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from trustq.core.digest import digest_array, digest_strings
 from trustq.core.sample_ids import Joinable, id_keys, read_joinable
 from trustq.data.row_weights import DomainBalance, make_balance
-from trustq.errors import TrustqError
+from trustq.errors import InputError, NotFound
 from trustq.metrics.per_class import UNKNOWN, slice_name
 from trustq.recipes import SweepRecipe
 from trustq.store import Cache
@@ -45,13 +45,15 @@ class Metadata:
         files = " and ".join(str(path) for path, *_ in self.files)
         if not any(name in table.columns for table in self.tables):
             known = list(dict.fromkeys(c for table in self.tables for c in table.columns))
-            raise TrustqError(
+            raise InputError(
                 f"{key} names the column {name!r}, which {files} lacks; there are "
-                f"{', '.join(known)}."
+                f"{', '.join(known)}.",
+                expected=known,
+                found=name,
             )
         values = _joined(self, name, _Ids(digest_array(cache.sample_id), cache.sample_id))
         if values is None:
-            raise TrustqError(
+            raise InputError(
                 f"{files} shares no sample id with {cache.name}, e.g. {str(cache.sample_id[0])!r}: "
                 f"{key} needs the manifest that it was extracted from, or a table like it."
             )
@@ -61,14 +63,14 @@ class Metadata:
 def metadata_of(sweep: SweepRecipe, *, key: str) -> Metadata:
     """The tables of a recipe; raises `TrustqError` where `key` needs one and there is none."""
     if not sweep.metadata:
-        raise TrustqError(
+        raise InputError(
             f"{key} names a column of metadata, and there is none: caches hold none. Name the "
             "manifest, or another table with sample_id: --metadata FILE."
         )
     files = []
     for path in map(Path, sweep.metadata):
         if not path.is_file():
-            raise TrustqError(f"{path}: no such file.")
+            raise NotFound(f"{path}: no such file.", path=path)
         state = path.stat()
         files.append((path, state.st_mtime_ns, state.st_size))
     return Metadata(tuple(files))
@@ -166,7 +168,7 @@ def _columns(sweep: SweepRecipe, *, external: bool) -> list[tuple[str, str]]:
 def check_metadata(sweep: SweepRecipe) -> None:
     """Raise `TrustqError` for settings of metadata that name no table or change nothing."""
     if sweep.positive and not sliced_columns(sweep):
-        raise TrustqError(
+        raise InputError(
             f"positive={','.join(sweep.positive)} counts these classes as one in slices, and "
             "there are none. Leave it out, or name columns: --slices sex,site."
         )
@@ -192,9 +194,11 @@ def parse_fit_on(text: str) -> FitOn:
     found = re.fullmatch(r"\s*([^=!]+?)\s*(!?=)(.+)", text)
     values = tuple(value.strip() for value in found[3].split(",")) if found else ()
     if found is None or "" in values:
-        raise TrustqError(
+        raise InputError(
             f"fit_on is {text!r}, expected COLUMN=VALUE or COLUMN!=VALUE, or several values with "
-            "commas between."
+            "commas between.",
+            where="fit_on",
+            found=text,
         )
     return FitOn(found[1], values, found[2] == "!=")
 
@@ -212,9 +216,11 @@ def fitted_rows(cache: Cache, *, sweep: SweepRecipe) -> np.ndarray:
     names = np.array([slice_name(value) for value in values.tolist()])
     known = sorted(set(names.tolist()) - {UNKNOWN})
     if strange := [value for value in wanted.values if value not in known]:
-        raise TrustqError(
+        raise InputError(
             f"fit_on is {sweep.fit_on!r}, but no row of {cache.name} has {wanted.column} "
-            f"{strange[0]!r}; there are {', '.join(known[:20])}."
+            f"{strange[0]!r}; there are {', '.join(known[:20])}.",
+            where="fit_on",
+            found=sweep.fit_on,
         )
     return (np.isin(names, wanted.values) != wanted.is_excluded) & (names != UNKNOWN)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from trustq.core.label_sheets import read_numbers
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.recipes import SweepRecipe
 from trustq.repair.setup import Experiment
 from trustq.scoring.neighbours import k_centre
@@ -121,7 +121,11 @@ def make_policy(experiment: Experiment, sweep: SweepRecipe) -> Policy:
     price = np.zeros(int(unit.max(initial=-1)) + 1)
     np.maximum.at(price, unit, _row_prices(experiment, sweep.cost))
     if not sweep.diversity >= 1:
-        raise TrustqError(f"diversity is {sweep.diversity:g}, expected 1 or more.")
+        raise InputError(
+            f"diversity is {sweep.diversity:g}, expected 1 or more.",
+            where="diversity",
+            found=sweep.diversity,
+        )
     return Policy(unit, price, _caps(experiment, unit, sweep), sweep.quota, sweep.diversity)
 
 
@@ -134,7 +138,7 @@ def _row_prices(experiment: Experiment, cost: str) -> np.ndarray:
         found = read_numbers(Path(cost), column="cost")
         missing = [sample for sample in experiment.sample_ids.tolist() if sample not in found]
         if missing:
-            raise TrustqError(
+            raise InputError(
                 f"{cost} has no cost of {len(missing)} of the {n} training rows, first "
                 f"{missing[0]}."
             )
@@ -147,9 +151,11 @@ def _row_prices(experiment: Experiment, cost: str) -> np.ndarray:
         except ValueError:
             price = -1.0
         if not equals or not 0 < price < np.inf:
-            raise TrustqError(
+            raise InputError(
                 f"cost is {cost!r}, expected CLASS=PRICE,... with prices above 0 and classes of "
-                f"{', '.join(classes)}, or a file of sample_id and cost."
+                f"{', '.join(classes)}, or a file of sample_id and cost.",
+                where="cost",
+                found=cost,
             )
     return by_class[experiment.start.observed]
 
@@ -169,8 +175,10 @@ def _caps(experiment: Experiment, unit: np.ndarray, sweep: SweepRecipe) -> np.nd
             return np.full(k, float(int(text)))
     except ValueError:
         pass
-    raise TrustqError(
-        f"class_cap is {text!r}, expected a number (10) or a share of each class (20%)."
+    raise InputError(
+        f"class_cap is {text!r}, expected a number (10) or a share of each class (20%).",
+        where="class_cap",
+        found=text,
     )
 
 

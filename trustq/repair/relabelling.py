@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trustq.datasets.target import target_names
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.recipes import SweepRecipe
 from trustq.repair.external_caches import matching_externals
 from trustq.repair.metadata import column_of
@@ -78,7 +78,7 @@ def _names(cache: Cache, sweep: SweepRecipe) -> tuple[list[str | None], tuple[st
     values = column_of(cache, sweep.target, key="target", sweep=sweep)
     names, classes = target_names(values, sweep.target)
     if not classes or len({name for name in names if name is not None}) < 2:
-        raise TrustqError(
+        raise InputError(
             f"target={sweep.target} has {'one value' if classes else 'no value'} in the rows of "
             f"{cache.name}; labels need two classes or more."
         )
@@ -91,7 +91,7 @@ def _with_classes(other: Cache, cache: Cache, sweep: SweepRecipe) -> Cache:
     names, _ = target_names(values, sweep.target)
     strange = sorted({name for name in names if name is not None} - set(cache.classes))
     if strange:
-        raise TrustqError(
+        raise InputError(
             f"{other.name} has {', '.join(strange)} in {sweep.target}, which {cache.name} lacks."
         )
     labels = _indices(names, cache.classes)
@@ -110,20 +110,20 @@ def _require_features_only(cache: Cache, classes: tuple[str, ...], sweep: SweepR
         f"{', '.join(classes)}"
     )
     if sweep.head == "backbone":
-        raise TrustqError(
+        raise InputError(
             f"{cache.name}: its logits are {differ}. Fit a head on its features, e.g. --head "
             "linear, or leave target out."
         )
     sources = ("crossfit", "passes")
     for arm in arms_of(sweep):
         if arm.uses_probabilities and arm.source in sources:
-            raise TrustqError(
+            raise InputError(
                 f"Arm {arm.text!r}: the {arm.source} logits of {cache.name} are {differ}. Score "
                 f"by a head ({arm.score}), or leave target out."
             )
     is_stored = (cache.observed >= 0) & (cache.observed != cache.label) & (cache.split == "train")
     if sweep.noise == "stored" or (sweep.noise == "auto" and is_stored.any()):
-        raise TrustqError(
+        raise InputError(
             f"{cache.name}: its stored labels are {differ}. Put noise on those, e.g. --noise none "
             "or --noise symmetric:0.2, or leave target out."
         )

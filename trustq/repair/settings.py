@@ -6,7 +6,7 @@ from typing import Any
 
 from trustq.calibration.registry import require_library
 from trustq.core.digest import digest_bytes
-from trustq.errors import TrustqError
+from trustq.errors import InputError, NotFound
 from trustq.heads.classic import UNWEIGHED
 from trustq.recipes import SweepRecipe
 from trustq.repair.arms import Arm, parse_arm, round_sizes, with_references
@@ -78,37 +78,45 @@ def check_sweep(sweep: SweepRecipe) -> None:
     """Raise `TrustqError` for counts and seeds out of their range."""
     for name in ("draws", "rounds", "trees"):
         if getattr(sweep, name) < 1:
-            raise TrustqError(f"{name} is {getattr(sweep, name)}, expected 1 or more.")
+            raise InputError(f"{name} is {getattr(sweep, name)}, expected 1 or more.")
     if not 0 <= sweep.draw_seed <= _LAST_SEED - sweep.draws:
-        raise TrustqError(
-            f"draw_seed is {sweep.draw_seed}; seeds are whole numbers from 0 to {_LAST_SEED}."
+        raise InputError(
+            f"draw_seed is {sweep.draw_seed}; seeds are whole numbers from 0 to {_LAST_SEED}.",
+            where="draw_seed",
+            found=sweep.draw_seed,
         )
     if not 0 < sweep.flagged_weight < 1:
-        raise TrustqError(
+        raise InputError(
             f"flagged_weight is {sweep.flagged_weight:g}, expected above 0 (which :drop is) and "
-            "below 1."
+            "below 1.",
+            where="flagged_weight",
+            found=sweep.flagged_weight,
         )
     if not 0 <= sweep.stop_precision <= 1:
-        raise TrustqError(f"stop_precision is {sweep.stop_precision:g}, expected 0 to 1.")
+        raise InputError(
+            f"stop_precision is {sweep.stop_precision:g}, expected 0 to 1.",
+            where="stop_precision",
+            found=sweep.stop_precision,
+        )
     round_sizes(0, sweep.rounds, sweep.schedule)
     require_library(sweep.calibrator)
     check_metadata(sweep)
     for arm in arms_of(sweep):
         later = uses_ensemble(arm) and sweep.rounds > 1
         if arm.action == "reweight" and (name := _unweighed(sweep, ensemble=later)):
-            raise TrustqError(
+            raise InputError(
                 f"Arm {arm.text!r}: the {name} head takes no weights between 0 and 1. Use :drop, "
                 f"or a head that does ({_WEIGHED})."
             )
         if sweep.row_weights != "none":
             if sweep.head == "backbone":
-                raise TrustqError(
+                raise InputError(
                     f"row_weights={sweep.row_weights} is of heads that are fitted; --head backbone "
                     "is the cached logits as they are. Leave row_weights out, or fit a head, e.g. "
                     "--head linear."
                 )
             if name := _unweighed(sweep, ensemble=uses_ensemble(arm)):
-                raise TrustqError(
+                raise InputError(
                     f"row_weights={sweep.row_weights}: the {name} head takes no weights of rows. "
                     f"Leave row_weights out, or use a head that does ({_WEIGHED})."
                 )
@@ -159,7 +167,7 @@ _POLICY_DEFAULTS: dict[str, Any] = {
 
 def _bytes_of(path: Path) -> bytes:
     if not path.is_file():
-        raise TrustqError(f"{path}: no such file.")
+        raise NotFound(f"{path}: no such file.", path=path)
     return path.read_bytes()
 
 

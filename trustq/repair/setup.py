@@ -7,7 +7,7 @@ import numpy as np
 from trustq.data.noise import Start, observe_labels, trust_some
 from trustq.data.row_weights import DomainBalance
 from trustq.data.splits import group_folds, split_by_group, thin_classes
-from trustq.errors import TrustqError
+from trustq.errors import DishonestError, InputError
 from trustq.heads.out_of_fold import TrainingRows
 from trustq.recipes import SweepRecipe
 from trustq.repair.metadata import balance_of, fitted_rows
@@ -73,9 +73,9 @@ def draw_experiment(
     rows = np.flatnonzero(split == "train")
     labels = cache.label[rows].astype(np.int64)
     if not len(rows):
-        raise TrustqError(f"{cache.name} has no training rows to repair.")
+        raise InputError(f"{cache.name} has no training rows to repair.")
     if (labels < 0).any():
-        raise TrustqError(
+        raise InputError(
             f"{cache.name}: {int((labels < 0).sum())} training rows have no reference label, so a "
             "repair of them cannot be simulated."
         )
@@ -148,7 +148,7 @@ def _splits(cache: Cache, sweep: SweepRecipe, notes: list[str]) -> np.ndarray:
     if sweep.rows == "split":
         return cache.split
     if cache.exposure == "unknown":
-        raise TrustqError(
+        raise InputError(
             f"{cache.name}: its exposure is unknown, so which rows its backbone has not seen is "
             "unknown too. State it with `trustq cache import --exposure`."
         )
@@ -156,7 +156,7 @@ def _splits(cache: Cache, sweep: SweepRecipe, notes: list[str]) -> np.ndarray:
     honest = cache.honest_for_any_noise & (cache.label >= 0) & (cache.split != "external")
     unseen = np.flatnonzero(honest)
     if not len(unseen):
-        raise TrustqError(
+        raise InputError(
             f"{cache.name}: the backbone was trained on a label of every group, so no rows are "
             "unseen. Extract with fewer training rows, or use --noise stored."
         )
@@ -174,7 +174,7 @@ def _noise_spec(cache: Cache, rows: np.ndarray, sweep: SweepRecipe, notes: list[
     if there.all() and (cache.observed[rows] != cache.label[rows]).any():
         return "stored"
     if there.any() and not there.all():
-        raise TrustqError(
+        raise InputError(
             f"{cache.name} stores observed labels for {int(there.sum())} of its {len(rows)} "
             "training rows. Give all of them, or choose a noise, e.g. --noise symmetric:0.2."
         )
@@ -203,7 +203,7 @@ def _begin(
     share, strata = _share(sweep.trusted), sweep.trusted_strata
     if spec != "stored":
         if sweep.trusted == "stored":
-            raise TrustqError("--trusted stored goes with --noise stored: both are of one draw.")
+            raise InputError("--trusted stored goes with --noise stored: both are of one draw.")
         drawn = observe_labels(
             spec,
             labels,
@@ -216,12 +216,12 @@ def _begin(
         start = trust_some(labels, drawn.labels, trusted=share, seed=draw_seed, strata=strata)
         return _Beginning(start, spec, drawn.process, share)
     if sweep.noise_unit == "group":
-        raise TrustqError(
+        raise InputError(
             "--noise-unit group is of noise that is drawn; stored labels are as they are."
         )
     observed = cache.observed[rows].astype(np.int64)
     if (observed < 0).any():
-        raise TrustqError(
+        raise InputError(
             f"{cache.name} stores no observed labels for {int((observed < 0).sum())} of its "
             f"{len(rows)} training rows. Choose a noise, e.g. --noise symmetric:0.2."
         )
@@ -232,7 +232,7 @@ def _begin(
         start = Start(observed, stored.copy(), rate)
         return _Beginning(start, name, None, float(cache.noise.get("trusted", 0.0)))
     if stored.any():
-        raise TrustqError(
+        raise InputError(
             f"{cache.name} was trained with {int(stored.sum())} trusted labels; with --noise "
             "stored the trusted start is its own (--trusted stored)."
         )
@@ -246,8 +246,10 @@ def _share(trusted: str) -> float:
     try:
         return float(trusted)
     except ValueError:
-        raise TrustqError(
-            f"--trusted {trusted}: expected a share such as 0.10, or stored."
+        raise InputError(
+            f"--trusted {trusted}: expected a share such as 0.10, or stored.",
+            where="trusted",
+            found=trusted,
         ) from None
 
 
@@ -256,7 +258,7 @@ def _require_honest(cache: Cache, rows: np.ndarray, spec: str, *, allow_leak: bo
     tainted = _tainted(cache, rows, spec)
     if not tainted.any() or allow_leak:
         return bool(tainted.any())
-    raise TrustqError(
+    raise DishonestError(
         f"{cache.name} is {cache.exposure}: its backbone was trained on other labels of "
         f"{int(tainted.sum())} of the {len(rows)} training rows (or of their groups), so noise "
         f"{spec!r} put on them now would already be known to the features.\n"
@@ -285,7 +287,7 @@ def _require_unseen_evaluation(cache: Cache, held_out: np.ndarray, *, allow_leak
     known = ~cache.honest_for_any_noise[held_out]
     if not known.any() or allow_leak:
         return bool(known.any())
-    raise TrustqError(
+    raise DishonestError(
         f"{cache.name}: its backbone was trained on {int(known.sum())} of the {len(held_out)} "
         "validation, test and external rows (or on others of their groups), so their figures would "
         "be in-sample. Leave them out, or --allow-leak runs it all the same and marks every row."
@@ -295,7 +297,7 @@ def _require_unseen_evaluation(cache: Cache, held_out: np.ndarray, *, allow_leak
 def _center_and_scale(cache: Cache, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     bad = int((~np.isfinite(cache.features)).any(axis=1).sum())
     if bad:
-        raise TrustqError(f"{cache.name}: features of {bad} rows hold NaN or infinite values.")
+        raise InputError(f"{cache.name}: features of {bad} rows hold NaN or infinite values.")
     # Of the training rows alone, without labels, and so shared by all folds.
     own = cache.features[rows].astype(np.float64)
     scale = own.std(axis=0)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError, TrustqError
 from trustq.evaluation.fairness import FIGURES as ODDS
 from trustq.evaluation.fairness import MIN_ROWS
 from trustq.evaluation.slices import FIGURES, age_bands, slice_names
@@ -53,7 +53,7 @@ def find_slices(experiment: Experiment, externals: Sequence[Cache], sweep: Sweep
             try:
                 own[name] = (age_bands if name == sweep.ages else slice_names)(values)
             except TrustqError as error:
-                raise TrustqError(
+                raise InputError(
                     f"slices={name}, {split} rows of {source.dataset}: {error}"
                 ) from error
     return Slices(of, positive)

@@ -16,7 +16,7 @@ from typing import Any
 from trustq.analysis.main_table import format_main_table, main_table
 from trustq.core.atomic_files import replacing
 from trustq.core.digest import digest_bytes
-from trustq.errors import TrustqError
+from trustq.errors import DamagedFile, InputError, NotFound
 from trustq.report.plot_set import draw_figures
 from trustq.results import format_result, run_query
 from trustq.results.schema import RECIPES, SETTINGS
@@ -106,20 +106,26 @@ def verify_bundle(path: Path, results: Path) -> Verified:
     members, index = _read(path)
     for name, expected in index["digests"].items():
         if name not in members:
-            raise TrustqError(f"{path} lacks {name}, which its {INDEX} lists. Write it again.")
+            raise InputError(
+                f"{path} lacks {name}, which its {INDEX} lists. Write it again.", path=path
+            )
         if (found := digest_bytes(members[name])) != expected:
-            raise TrustqError(
+            raise InputError(
                 f"{path}: {name} was changed after the bundle was written (digest {found[:8]}..., "
-                f"expected {expected[:8]}...)."
+                f"expected {expected[:8]}...).",
+                path=path,
             )
     if strangers := sorted(set(members) - set(index["digests"]) - {INDEX}):
-        raise TrustqError(f"{path} holds {strangers[0]}, which its {INDEX} does not list.")
+        raise InputError(
+            f"{path} holds {strangers[0]}, which its {INDEX} does not list.", path=path
+        )
     names = sorted(name for name in members if name.startswith("queries/"))
     made = {f"tables/{Path(name).stem}.csv" for name in names} | {"tables/cells.csv"}
     if unpaired := made ^ {name for name in members if name.endswith(".csv")}:
-        raise TrustqError(
+        raise InputError(
             f"{path} holds only one of {min(unpaired)} and the query that made it, so the parts "
-            "cannot be compared with it. Write it again."
+            "cannot be compared with it. Write it again.",
+            path=path,
         )
     names.sort(key=lambda name: "cells" not in name)  # other cells explain all other differences
     n_cells = 0
@@ -132,16 +138,17 @@ def verify_bundle(path: Path, results: Path) -> Verified:
     main = _main_tables(Path(results))
     for name in sorted(set(members) & set(main)):
         if members[name] != main[name]:
-            raise TrustqError(
+            raise InputError(
                 f"{path}: {name} is not the table that {results} gives now, though the figures "
-                "behind it are the same."
+                "behind it are the same.",
+                path=path,
             )
     return Verified(len(members), len(names), n_cells)
 
 
 def _read(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
     if not path.is_file():
-        raise TrustqError(f"{path}: no such file. `trustq export bundle` writes one.")
+        raise NotFound(f"{path}: no such file. `trustq export bundle` writes one.", path=path)
     try:
         with zipfile.ZipFile(path) as file:
             members = {name: file.read(name) for name in file.namelist()}
@@ -150,13 +157,14 @@ def _read(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
         newer = int(index["format_version"]) > FORMAT_VERSION
         dict(index["digests"])
     except (zipfile.BadZipFile, KeyError, ValueError, TypeError, EOFError) as error:
-        raise TrustqError(f"{path} is no whole trustq bundle ({error}).") from error
+        raise DamagedFile(f"{path} is no whole trustq bundle ({error}).", path=path) from error
     if not known:
-        raise TrustqError(f"{path} is no trustq bundle.")
+        raise InputError(f"{path} is no trustq bundle.", path=path)
     if newer:
-        raise TrustqError(
+        raise InputError(
             f"{path} is a bundle of format {index['format_version']}; this trustq knows formats up "
-            f"to {FORMAT_VERSION}. Upgrade it: pip install --upgrade trustq"
+            f"to {FORMAT_VERSION}. Upgrade it: pip install --upgrade trustq",
+            path=path,
         )
     return members, index
 
@@ -179,17 +187,21 @@ def _table(data: bytes) -> list[list[str]]:
 
 def _compare(old: list[list[str]], new: list[list[str]], *, table: str, results: Path) -> None:
     if old[0] != new[0]:
-        raise TrustqError(f"{table} has columns {', '.join(old[0])}; now they are others.")
+        raise InputError(
+            f"{table} has columns {', '.join(old[0])}; now they are others.", path=table
+        )
     if len(old) != len(new):
-        raise TrustqError(
+        raise InputError(
             f"{table} has {len(old) - 1} rows, {results} now gives {len(new) - 1}: cells were run "
-            "or lost since the bundle was written."
+            "or lost since the bundle was written.",
+            path=table,
         )
     for number, (a, b) in enumerate(zip(old, new, strict=True)):
         for column, x, y in zip(old[0], a, b, strict=True):
             if not _same(x, y):
-                raise TrustqError(
-                    f"{table}, row {number}: {column} is {x}, and {results} now gives {y}."
+                raise InputError(
+                    f"{table}, row {number}: {column} is {x}, and {results} now gives {y}.",
+                    path=table,
                 )
 
 

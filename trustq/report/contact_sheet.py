@@ -5,7 +5,7 @@ from pathlib import Path
 
 from trustq.core.atomic_files import replacing
 from trustq.data.pillow_rgb import as_rgb
-from trustq.errors import TrustqError
+from trustq.errors import NotFound
 
 _SIDE = 180  # pixels of an image's longer side
 _GAP = 8
@@ -20,7 +20,7 @@ def write_pair_sheet(
     from PIL import Image, ImageDraw, ImageFont
 
     if not pairs:
-        raise TrustqError("There is no pair to draw.")
+        raise NotFound("There is no pair to draw.")
     width, height = 2 * _SIDE + 2 * _GAP, _SIDE + _TEXT + _GAP
     rows = -(-len(pairs) // _COLUMNS)
     across = min(len(pairs), _COLUMNS)

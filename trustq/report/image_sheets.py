@@ -12,7 +12,7 @@ from trustq.audit.labels import LabelAudit
 from trustq.core.atomic_files import replacing
 from trustq.data.manifest import read_manifest
 from trustq.data.pillow_rgb import as_rgb
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 
 CANDIDATES = 60
 COLUMNS = 10
@@ -50,7 +50,7 @@ def find_images(
         where = str(root)
     found = {str(i): there[str(i)] for i in sample_ids if str(i) in there}
     if not found:
-        raise TrustqError(
+        raise InputError(
             f"{where} has none of the audited images, e.g. {sample_ids[0]!r}. Is it of another "
             "data set?"
         )
@@ -68,7 +68,7 @@ def draw_candidates(
     """
     rows = chosen_candidates(audit, candidates)
     if not rows:
-        raise TrustqError("The list of suspects is empty: there is nothing to draw.")
+        raise InputError("The list of suspects is empty: there is nothing to draw.")
     blocks = [_block(audit, pair, own, images) for pair, own in rows.items()]
     columns = max(block.columns for block in blocks)
     width = 2 * GAP + columns * TILE + (columns - 1) * GAP

@@ -12,7 +12,7 @@ from trustq.analysis.main_table import MainTable, Row, main_table
 from trustq.analysis.refit_order import refit_order_warnings
 from trustq.analysis.repair_table import DISCLAIMER
 from trustq.core.atomic_files import replacing
-from trustq.errors import TrustqError
+from trustq.errors import InputError, TrustqError
 from trustq.evaluation.fairness import FIGURES as ODDS
 from trustq.evaluation.fairness import MIN_ROWS
 from trustq.evaluation.shift_stages import STAGES
@@ -174,7 +174,9 @@ def write_report(results: Path, path: Path) -> None:
     with connect(results) as connection:
         (facts,) = _dicts(_answer(connection, _FACTS))
         if not facts["cells"]:
-            raise TrustqError(f"{results} holds no cells to report. Run a sweep first.")
+            raise InputError(
+                f"{results} holds no cells to report. Run a sweep first.", path=results
+            )
         warnings = _warnings(connection)
         tables = [
             ("What was run", _answer(connection, _RUN)),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from trustq.analysis.repair_table import arm_order
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.metrics.classification import ECE_BINS
 from trustq.metrics.selective import risk_coverage_curve, thin_curve
 from trustq.report.plots import (
@@ -72,7 +72,7 @@ def draw_figures(
     """
     sets = _sets(results, keys, where)
     if not sets:
-        raise TrustqError(f"{results} holds no cells to draw.")
+        raise InputError(f"{results} holds no cells to draw.", path=results)
     drawn = []
     for prefix, own in list(zip(_prefixes(list(sets)), sets.values(), strict=True))[:most]:
         drawn += _draw_set(results, own, Path(folder), prefix, metric, suffixes)

@@ -8,7 +8,7 @@ import numpy as np
 
 from trustq.analysis.repair_table import DISCLAIMER, arm_order
 from trustq.core.atomic_files import replacing
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.metrics.selective import max_probability, risk_coverage_curve
 from trustq.results import connect
 
@@ -50,7 +50,7 @@ def repair_curve_figure(
     with connect(results) as connection:
         rows = connection.execute(_CURVES, [metric, split, keys]).fetchall()
     if not rows:
-        raise TrustqError(f"There are no {metric} figures on {split} rows to draw.")
+        raise InputError(f"There are no {metric} figures on {split} rows to draw.")
     figure, axes = _canvas()
     arms = _arms(row[:2] for row in rows)
     for index, (arm, title) in enumerate(arms):
@@ -97,7 +97,7 @@ def risk_coverage_figure(
     with connect(results) as connection:
         answer = connection.execute(_PREDICTIONS, [split, keys]).fetchnumpy()
     if not len(answer["arm"]):
-        raise TrustqError(f"There are no predictions of {split} rows to draw.")
+        raise InputError(f"There are no predictions of {split} rows to draw.")
     arms, titles, stages = answer["arm"], answer["arm_title"], answer["stage"]
     stage = "calibrated" if (stages == "calibrated").any() else "uncalibrated"
     figure, axes = _canvas()

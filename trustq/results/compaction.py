@@ -11,7 +11,7 @@ import duckdb
 
 from trustq.core.atomic_files import replacing
 from trustq.core.columns import literal
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.results.query import LAST_FAILURE, damaged_part, typed_select
 from trustq.results.schema import COMPACTIONS, MARKER, OF_CELLS, TABLES
 from trustq.results.write import check_marker, new_part, part_path, records, superseded
@@ -39,7 +39,9 @@ def compact(folder: Path, *, fewest: int = FEWEST, wait: bool = True) -> int:
     with _locked(folder) as is_ours:
         if not is_ours:
             if wait:
-                raise TrustqError(f"{folder} is being compacted by another process. Try later.")
+                raise InputError(
+                    f"{folder} is being compacted by another process. Try later.", path=folder
+                )
             return 0
         small = _small_parts(folder)
         if len(small) < fewest:
@@ -60,7 +62,9 @@ def clean(folder: Path, *, grace_seconds: float = GRACE_SECONDS) -> int:
     check_marker(folder / MARKER)
     with _locked(folder) as is_ours:
         if not is_ours:
-            raise TrustqError(f"{folder} is being compacted by another process. Try later.")
+            raise InputError(
+                f"{folder} is being compacted by another process. Try later.", path=folder
+            )
         before = time.time() - grace_seconds
         names = set()
         for record, supersedes in records(folder).items():
@@ -139,9 +143,10 @@ def _merge(folder: Path, names: list[str]) -> None:
     except duckdb.IOException as error:
         if damaged := damaged_part(folder):
             raise damaged from error
-        raise TrustqError(
+        raise InputError(
             f"{folder} could not be compacted: {str(error).splitlines()[0]}. The parts are as they "
-            "were; free the disk or leave them."
+            "were; free the disk or leave them.",
+            path=folder,
         ) from error
     except duckdb.Error as error:
         raise damaged_part(folder) or error from error

@@ -9,7 +9,7 @@ import duckdb
 
 from trustq.core.atomic_files import replacing
 from trustq.core.columns import literal, scan_parquet
-from trustq.errors import TrustqError
+from trustq.errors import DamagedFile, InputError, NotFound, TrustqError
 from trustq.results.schema import MARKER, OF_CELLS, TABLES
 from trustq.results.views import derived_views
 from trustq.results.write import check_marker, superseded
@@ -70,7 +70,7 @@ def run_query(folder: Path, sql: str, parameters: Parameters | None = None) -> R
             connection.execute(statement, dict(parameters or {}))
             rows = connection.fetchall()
         except duckdb.Error as error:
-            raise damaged_part(Path(folder)) or TrustqError(str(error)) from error
+            raise damaged_part(Path(folder)) or InputError(str(error)) from error
         names = [column[0] for column in connection.description or []]
     return Result(_distinct(names), rows)
 
@@ -83,7 +83,7 @@ def save_query(folder: Path, sql: str, path: Path, parameters: Parameters | None
     with replacing(Path(path)) as part, _connect(Path(folder), [part]) as connection:
         statement = _readable(connection, sql)
         if _EXPLAIN.match(statement):
-            raise TrustqError("A query plan is text, not a table: leave out the Parquet file.")
+            raise InputError("A query plan is text, not a table: leave out the Parquet file.")
         try:
             connection.execute(
                 f"COPY (FROM (\n{statement}\n)) TO {literal(str(part.resolve()))} "
@@ -91,7 +91,7 @@ def save_query(folder: Path, sql: str, path: Path, parameters: Parameters | None
                 dict(parameters or {}),
             )
         except duckdb.Error as error:
-            raise damaged_part(Path(folder)) or TrustqError(str(error)) from error
+            raise damaged_part(Path(folder)) or InputError(str(error)) from error
 
 
 def describe_results(folder: Path) -> Result:
@@ -165,16 +165,18 @@ def save_database(folder: Path, path: Path) -> None:
         except duckdb.IOException as error:
             raise damaged_part(folder) or TrustqError(
                 f"{path} could not be written: {str(error).splitlines()[0]}. "
-                "Nothing was left half-written; free the disk or choose another place."
+                "Nothing was left half-written; free the disk or choose another place.",
+                path=path,
             ) from error
 
 
 def _check_folder(folder: Path) -> None:
     if not (folder / MARKER).is_file():
         found = "no such folder" if not folder.is_dir() else f"it has no {MARKER}"
-        raise TrustqError(
+        raise NotFound(
             f"{folder} holds no results: {found}. "
-            f"Make some with: trustq repair CACHE --results {folder}"
+            f"Make some with: trustq repair CACHE --results {folder}",
+            path=folder,
         )
     check_marker(folder / MARKER)
 
@@ -202,13 +204,13 @@ def _keep_to(connection: duckdb.DuckDBPyConnection, where: str, folder: Path) ->
         said = (
             str(error).splitlines()[0] if isinstance(error, duckdb.Error) else "not one condition"
         )
-        raise TrustqError(
+        raise InputError(
             f"{where!r} is no condition on cells ({said}). Write one as in SQL, e.g. --where "
             "\"head = 'linear' AND budget = '5%'\"; `trustq sql` alone lists the columns."
         ) from error
     left = connection.execute("SELECT count(*) FROM cells").fetchone()
     if left == (0,):
-        raise TrustqError(
+        raise NotFound(
             f"No cell of {folder} meets {where!r}. What there is: trustq sql --results {folder} "
             '"SELECT DISTINCT arm, budget, head, refit, cache_recipe FROM cells"'
         )
@@ -301,9 +303,9 @@ def _readable(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
     try:
         statements = duckdb.extract_statements(sql)
     except duckdb.Error as error:
-        raise TrustqError(str(error)) from error
+        raise InputError(str(error)) from error
     if len(statements) != 1:
-        raise TrustqError(f"Expected one SQL statement, found {len(statements)}.")
+        raise InputError(f"Expected one SQL statement, found {len(statements)}.")
     kind = statements[0].type
     statement = _without_end(sql)
     inner = statement
@@ -313,9 +315,9 @@ def _readable(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
         try:
             kind = duckdb.extract_statements(inner)[0].type
         except duckdb.Error as error:
-            raise TrustqError(str(error)) from error
+            raise InputError(str(error)) from error
     if kind != duckdb.StatementType.SELECT:
-        raise TrustqError(f"Results are only read: a query is one of {READABLE}.")
+        raise InputError(f"Results are only read: a query is one of {READABLE}.")
     if re.search(r"\bwith\b", inner, re.IGNORECASE):
         _refuse_writes_in_with(connection, inner)
     return statement
@@ -333,8 +335,8 @@ def _refuse_writes_in_with(connection: duckdb.DuckDBPyConnection, select: str) -
     except duckdb.Error as error:
         # Simply wrong. The caret belongs under the query as it was typed.
         as_typed = re.sub(r"(?m)^LINE 1: EXPLAIN (.*\n) {8}", r"LINE 1: \1", str(error))
-        raise TrustqError(as_typed) from error
-    raise TrustqError(f"Results are only read: a query is one of {READABLE}.") from refused
+        raise InputError(as_typed) from error
+    raise InputError(f"Results are only read: a query is one of {READABLE}.") from refused
 
 
 def _without_end(sql: str) -> str:
@@ -354,10 +356,11 @@ def damaged_part(folder: Path) -> TrustqError | None:
     for table in TABLES:
         for path in _parts(folder, table):
             if not _is_whole(path):
-                return TrustqError(
+                return DamagedFile(
                     f"{path} is damaged: it is not a whole Parquet file. Delete that part "
                     f"({folder}/*/{path.name}) and run the same command again; only the cells of "
-                    "that part are computed anew."
+                    "that part are computed anew.",
+                    path=path,
                 )
     return None
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from trustq.core.columns import write_parquet
 from trustq.data.purchase_origin import PURCHASE_COLUMNS, Origin
-from trustq.errors import TrustqError
+from trustq.errors import InputError, NotFound
 from trustq.results.query import connect
 from trustq.results.schema import SETTINGS
 
@@ -52,7 +52,9 @@ def save_repaired_labels(
             found = connection.execute("SELECT DISTINCT arm FROM cells ORDER BY arm").fetchall()
             there = ", ".join(name for (name,) in found) or "none"
             asked = f" where {where}" if where else ""
-            raise TrustqError(f"{results} has no cell of arm {arm!r}{asked}; it has arms {there}.")
+            raise NotFound(
+                f"{results} has no cell of arm {arm!r}{asked}; it has arms {there}.", path=results
+            )
         _require_single(cells, arm)
         saved = []
         for cell in cells:
@@ -77,7 +79,7 @@ def _require_single(cells: list[dict[str, Any]], arm: str) -> None:
                 for name in _TOLD_APART
                 if len(values := {str(cell[name]) for cell in own}) > 1
             ]
-            raise TrustqError(
+            raise InputError(
                 f"Arm {arm!r} has {len(own)} cells of backbone seed {seed}, which differ in "
                 f"{'; '.join(told) or 'nothing that was asked'}. Choose with --where, e.g. "
                 "--where \"budget = '64' AND head = 'linear' AND draw_seed = 0\"."
@@ -86,14 +88,14 @@ def _require_single(cells: list[dict[str, Any]], arm: str) -> None:
 
 def _save(folder: Path, cell: dict[str, Any], rows: dict[str, Any]) -> RepairedLabels:
     if cell["training"] is None:
-        raise TrustqError(
+        raise InputError(
             f"{cell['cache'] or 'A cache of the results'} does not say how its network was trained "
             "(it was imported or frozen, or its cells are older than this trustq), so no training "
             "on its repaired labels could be known to be like it. Run `trustq repair` on a cache "
             "that `trustq extract` trained."
         )
     if cell["rows_used"] != "split" or cell["target"] or cell["fit_on"]:
-        raise TrustqError(
+        raise InputError(
             f"Arm {cell['arm']!r} bought labels of some training rows or of another target "
             f"(rows {cell['rows_used']}, target {cell['target']}, fit_on {cell['fit_on']}); a "
             "network is trained again on all rows of the train split and their own labels. Choose "
@@ -101,7 +103,7 @@ def _save(folder: Path, cell: dict[str, Any], rows: dict[str, Any]) -> RepairedL
         )
     weight = rows["weight"]
     if np.any((weight > 0) & (weight < 1)):
-        raise TrustqError(
+        raise InputError(
             f"Arm {cell['arm']!r} weighs rows down, which a file of labels cannot say. Use its "
             ":relabel or :drop."
         )

@@ -7,7 +7,7 @@ import math
 from decimal import Decimal
 from typing import Any
 
-from trustq.errors import TrustqError
+from trustq.errors import NotFound
 from trustq.results.query import Result
 
 WIDEST = 60  # characters of a cell in an aligned table; longer ones are cut
@@ -28,7 +28,11 @@ def format_result(result: Result, format: str = "table") -> str:
     """
     formats = {"table": _table, "csv": _csv, "json": _json, "markdown": _markdown}
     if format not in formats:
-        raise TrustqError(f"There is no format {format!r}, only {', '.join(formats)}.")
+        raise NotFound(
+            f"There is no format {format!r}, only {', '.join(formats)}.",
+            expected=formats,
+            found=format,
+        )
     return formats[format](result)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from trustq.core.atomic_files import replacing
 from trustq.core.columns import Columns, write_parquet
-from trustq.errors import TrustqError
+from trustq.errors import DamagedFile, InputError, NotFound
 from trustq.results.schema import COMPACTIONS, FORMAT, FORMAT_VERSION, MARKER, OF_CELLS, TABLES
 
 _marking = threading.Lock()  # a temporary file is named by process, so threads take turns
@@ -31,13 +31,13 @@ def write_part(folder: Path, tables: dict[str, Columns], *, part: str) -> None:
     folder = Path(folder)
     _check_tables(tables)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", part):
-        raise TrustqError(
+        raise InputError(
             f"{part!r} cannot name a part: use letters, digits, - and _, as new_part() does."
         )
     mark(folder)
     for table in TABLES:
         if part_path(folder, table, part).exists():
-            raise TrustqError(
+            raise InputError(
                 f"{part_path(folder, table, part)} exists, and parts are never overwritten. "
                 "Write under another name, from new_part()."
             )
@@ -113,9 +113,10 @@ def records(folder: Path) -> dict[Path, list[str]]:
         except FileNotFoundError:
             continue  # just cleaned, and its parts before it
         except (ValueError, KeyError, TypeError) as error:
-            raise TrustqError(
+            raise DamagedFile(
                 f"{path} is damaged: it is no record of a compaction. Delete it; the parts that it "
-                "named are read again, and no row is shown twice."
+                "named are read again, and no row is shown twice.",
+                path=path,
             ) from error
     return found
 
@@ -140,11 +141,12 @@ def check_marker(path: Path) -> None:
     except (ValueError, KeyError, TypeError):
         known = False
     if not known:
-        raise TrustqError(
-            f"{path} does not say that this folder holds trustq results. Choose another folder."
+        raise DamagedFile(
+            f"{path} does not say that this folder holds trustq results. Choose another folder.",
+            path=path,
         )
     if version > FORMAT_VERSION:
-        raise TrustqError(
+        raise InputError(
             f"{path.parent} holds results of format {version}; this trustq knows formats up to "
             f"{FORMAT_VERSION}. Upgrade it: pip install --upgrade trustq"
         )
@@ -153,18 +155,22 @@ def check_marker(path: Path) -> None:
 def _check_tables(tables: dict[str, Columns]) -> None:
     for table, columns in tables.items():
         if table not in TABLES:
-            raise TrustqError(f"Results have no table {table!r}, only {', '.join(TABLES)}.")
+            raise InputError(
+                f"Results have no table {table!r}, only {', '.join(TABLES)}.",
+                expected=TABLES,
+                found=table,
+            )
         unknown = [name for name in columns if name not in TABLES[table]]
         if unknown:
-            raise TrustqError(
+            raise NotFound(
                 f"Table {table} has no column {unknown[0]!r}, only {', '.join(TABLES[table])}."
             )
         lengths = {name: len(array) for name, array in columns.items()}
         if len(set(lengths.values())) > 1:
-            raise TrustqError(f"Columns of table {table} differ in length: {lengths}.")
+            raise InputError(f"Columns of table {table} differ in length: {lengths}.")
     keys: list[str] = list(tables.get("cells", {}).get("key", []))
     if len(set(keys)) < len(keys) or len(keys) != _n_rows(tables.get("cells", {})):
-        raise TrustqError("Every row of table cells needs a key of its own.")
+        raise InputError("Every row of table cells needs a key of its own.")
     for table in OF_CELLS:
         if table in tables:
             _check_cells(table, tables[table], keys)
@@ -173,10 +179,10 @@ def _check_tables(tables: dict[str, Columns]) -> None:
 def _check_cells(table: str, columns: Columns, keys: Iterable[str]) -> None:
     # Rows in another part than their cell would never be seen.
     if "cell" not in columns and _n_rows(columns):
-        raise TrustqError(f"Table {table} needs a column 'cell', the key of each row's cell.")
+        raise InputError(f"Table {table} needs a column 'cell', the key of each row's cell.")
     strangers = set(columns.get("cell", [])) - set(keys)
     if strangers:
-        raise TrustqError(
+        raise InputError(
             f"Table {table} has rows of cell {min(strangers, key=str)!r}, which is not in table "
             "cells of the same part: write a cell and its rows together."
         )

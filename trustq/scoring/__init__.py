@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.heads.out_of_fold import PASSES, OutOfFold, TrainingRows
 from trustq.scoring import acquisition, confident, neighbours
 
@@ -45,7 +45,11 @@ def label_quality(
     LABEL_BLIND find uncertain images rather than wrong labels.
     """
     if score not in SCORE_NAMES:
-        raise TrustqError(f"Unknown score {score!r}; there are {', '.join(SCORE_NAMES)}.")
+        raise InputError(
+            f"Unknown score {score!r}; there are {', '.join(SCORE_NAMES)}.",
+            expected=SCORE_NAMES,
+            found=score,
+        )
     out_of_fold.require(training, observed)
     quality = np.full(len(observed), np.nan)
     known = out_of_fold.scorable
@@ -59,7 +63,7 @@ def label_quality(
         return quality
     if score in PASS_SCORES:
         if out_of_fold.source != "passes":
-            raise TrustqError(
+            raise InputError(
                 f"{score} is of dropout passes, and these probabilities are from the source "
                 f"{out_of_fold.source!r}; use read_passes."
             )
@@ -67,7 +71,7 @@ def label_quality(
         quality[known] = PASS_SCORES[score](own[:, known])
         return quality
     if score in NO_PROBABILITIES:
-        raise TrustqError(f"{score} is computed from features alone; call feature_quality.")
+        raise InputError(f"{score} is computed from features alone; call feature_quality.")
     own = _given(features, score, len(observed))[known]
     covered = np.zeros(len(observed), dtype=bool) if chosen is None else chosen
     # In the order of their ids, so that of equal rows the same one is taken however they lie.
@@ -98,8 +102,9 @@ def feature_quality(
     score (NaN). Raises `TrustqError` for another score or other shapes.
     """
     if score not in NO_PROBABILITIES:
-        raise TrustqError(
-            f"{score} is no score of features alone; there are {', '.join(NO_PROBABILITIES)}."
+        raise InputError(
+            f"{score} is no score of features alone; there are {', '.join(NO_PROBABILITIES)}.",
+            expected=NO_PROBABILITIES,
         )
     _given(features, score, len(training.rows))
     if score == "knn_agreement":
@@ -127,14 +132,15 @@ def ensemble_quality(
     Raises `TrustqError` for another score, for fewer than two members, or where the rows differ.
     """
     if score not in SCORES:
-        raise TrustqError(
+        raise InputError(
             f"{score} is no score of probabilities, so there is nothing to average over models; "
-            f"there are {', '.join(SCORES)}."
+            f"there are {', '.join(SCORES)}.",
+            expected=SCORES,
         )
     if len(members) < 2:
-        raise TrustqError(f"An ensemble has two members or more; there are {len(members)}.")
+        raise InputError(f"An ensemble has two members or more; there are {len(members)}.")
     if len({own.rows_digest for own in training}) > 1:
-        raise TrustqError("The members of an ensemble are of different rows or orders of rows.")
+        raise InputError("The members of an ensemble are of different rows or orders of rows.")
     qualities, accuracies = [], []
     counted = slice(None) if kept is None else kept
     for member, own in zip(members, training, strict=True):
@@ -146,11 +152,13 @@ def ensemble_quality(
 
 def _given(features: np.ndarray | None, score: str, n: int) -> np.ndarray:
     if features is None:
-        raise TrustqError(f"{score} is computed from features, (n, d); pass features=.")
+        raise InputError(f"{score} is computed from features, (n, d); pass features=.")
     if features.ndim != 2 or len(features) != n:
-        raise TrustqError(
+        raise InputError(
             f"features has shape {features.shape}, expected (n, d) with n = {n}: one row for each "
-            "of the training rows."
+            "of the training rows.",
+            where="features",
+            found=features.shape,
         )
     return features
 

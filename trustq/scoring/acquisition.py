@@ -6,7 +6,7 @@ wrong labels. All are in [0, 1], lower = asked for first.
 
 import numpy as np
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.metrics.probabilities import softmax
 
 _SMALLEST = 1e-300  # so that logarithms are finite
@@ -51,7 +51,7 @@ def bald(passes: np.ndarray) -> np.ndarray:
     [1.0, 0.0]
     """
     if passes.ndim != 3 or len(passes) < 2:
-        raise TrustqError(
+        raise InputError(
             f"The passes have shape {passes.shape}, expected (t, n, k) with two passes or more."
         )
     # One pass at a time: 20 passes in float64 would be many times the features.

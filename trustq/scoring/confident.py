@@ -6,7 +6,7 @@ The arithmetic is cleanlab's, number for number, without its imports and its pro
 import numpy as np
 from scipy.special import xlogy
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 
 COMPARISON = 1e-6  # cleanlab's tolerance when it compares probabilities
 CLIP = 1e-6  # its floor of divisors
@@ -108,7 +108,11 @@ def find_label_issues(labels: np.ndarray, probs: np.ndarray, *, method: str) -> 
     array([4])
     """
     if method not in FILTERS:
-        raise TrustqError(f"Unknown filter {method!r}; there are {', '.join(FILTERS)}.")
+        raise InputError(
+            f"Unknown filter {method!r}; there are {', '.join(FILTERS)}.",
+            expected=FILTERS,
+            found=method,
+        )
     if method.startswith("low_"):
         lowest = _BY_NAME[method.removeprefix("low_")](labels, probs)
         issues = np.zeros(len(labels), dtype=bool)

@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 
 from trustq.core.digest import digest_array
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.scoring.acquisition import one_minus_entropy
 
 K = 10  # neighbours that vote
@@ -74,7 +74,7 @@ def _search(of: _Neighbourhood) -> tuple[np.ndarray, np.ndarray]:
     n, k = len(of.features), of.k
     sizes = np.unique(of.groups, return_counts=True)[1]
     if n - sizes.max(initial=0) < k:
-        raise TrustqError(
+        raise InputError(
             f"There are {n - sizes.max(initial=0)} rows beside the largest group, and {k} "
             "neighbours of other groups are to vote."
         )

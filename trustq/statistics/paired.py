@@ -11,7 +11,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from trustq.core.generators import generator
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 
 EXACT_UP_TO = 20  # differences; all 2^19 sign patterns up to symmetry take 5 ms
 TIE_TOLERANCE = 1e-9  # of the sum of sizes; metrics subtracted in floats tie to about 1e-12
@@ -43,7 +43,7 @@ def sign_flip_test(
     differences = _checked(differences, "differences")
     _check_replicates(replicates)
     if len(differences) > EXACT_UP_TO and seed is None:
-        raise TrustqError(
+        raise InputError(
             f"sign_flip_test was given {len(differences)} differences and no seed: beyond "
             f"{EXACT_UP_TO} patterns are drawn at random, so pass seed=."
         )
@@ -115,7 +115,7 @@ def holm(p_values: np.ndarray) -> np.ndarray:
     """
     p_values = _checked(p_values, "p_values")
     if p_values.min() < 0 or p_values.max() > 1:
-        raise TrustqError(
+        raise InputError(
             f"p_values lies in [{p_values.min():g}, {p_values.max():g}], expected [0, 1]: "
             "pass p-values, not statistics."
         )
@@ -146,7 +146,7 @@ def mcnemar_test(wrong_a: np.ndarray, wrong_b: np.ndarray) -> McNemar:
     """
     wrong_a, wrong_b = _checked_flags(wrong_a, "wrong_a"), _checked_flags(wrong_b, "wrong_b")
     if len(wrong_a) != len(wrong_b):
-        raise TrustqError(
+        raise InputError(
             f"wrong_a has {len(wrong_a)} rows and wrong_b has {len(wrong_b)}: "
             "pass the same rows in the same order."
         )
@@ -222,7 +222,7 @@ def share_interval(k: int, n: int, *, level: float = 0.95) -> Interval:
     """
     _check_level(level)
     if not 0 <= k <= n:
-        raise TrustqError(f"share_interval was given {k} of {n}: pass a count and its total.")
+        raise InputError(f"share_interval was given {k} of {n}: pass a count and its total.")
     return _wilson(k / n, n, level) if n else Interval(math.nan, math.nan)
 
 
@@ -253,7 +253,7 @@ def _noncentrality(t: float, df: int, tail: float) -> float:
 def _checked_pair(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     a, b = _checked(a, "a"), _checked(b, "b")
     if len(a) != len(b):
-        raise TrustqError(
+        raise InputError(
             f"a has {len(a)} units and b has {len(b)}: pass the same units in the same order."
         )
     return a, b
@@ -262,11 +262,13 @@ def _checked_pair(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 def _checked_flags(flags: np.ndarray, name: str) -> np.ndarray:
     flags = np.asarray(flags)
     if flags.ndim != 1 or len(flags) == 0:
-        raise TrustqError(
-            f"{name} has shape {flags.shape}, expected (n,) with n >= 1: pass one flag per row."
+        raise InputError(
+            f"{name} has shape {flags.shape}, expected (n,) with n >= 1: pass one flag per row.",
+            where=name,
+            found=flags.shape,
         )
     if flags.dtype != bool and not np.isin(flags, (0, 1)).all():
-        raise TrustqError(
+        raise InputError(
             f"{name} holds values other than 0 and 1: pass predicted != labels, not a loss."
         )
     return flags.astype(bool, copy=False)
@@ -275,14 +277,16 @@ def _checked_flags(flags: np.ndarray, name: str) -> np.ndarray:
 def _checked(values: np.ndarray, name: str) -> np.ndarray:
     values = np.asarray(values, dtype=np.float64)
     if values.ndim != 1:
-        raise TrustqError(
-            f"{name} has shape {values.shape}, expected (n,): pass one number per unit."
+        raise InputError(
+            f"{name} has shape {values.shape}, expected (n,): pass one number per unit.",
+            where=name,
+            found=values.shape,
         )
     if len(values) == 0:
-        raise TrustqError(f"{name} is empty: pass at least one unit.")
+        raise InputError(f"{name} is empty: pass at least one unit.")
     if not np.isfinite(values).all():
         bad = np.flatnonzero(~np.isfinite(values))
-        raise TrustqError(
+        raise InputError(
             f"{name} is NaN or infinite in {len(bad)} of {len(values)} units, first in {bad[0]}: "
             "leave these units out of both arms."
         )
@@ -291,12 +295,20 @@ def _checked(values: np.ndarray, name: str) -> np.ndarray:
 
 def _check_level(level: float) -> None:
     if not 0 < level < 1:
-        raise TrustqError(f"level is {level}, expected a share between 0 and 1: pass 0.95.")
+        raise InputError(
+            f"level is {level}, expected a share between 0 and 1: pass 0.95.",
+            where="level",
+            found=level,
+        )
 
 
 def _check_replicates(replicates: int) -> None:
     if replicates < 1:
-        raise TrustqError(f"replicates is {replicates}, expected at least 1: pass some thousands.")
+        raise InputError(
+            f"replicates is {replicates}, expected at least 1: pass some thousands.",
+            where="replicates",
+            found=replicates,
+        )
 
 
 def _sign_flip_test(differences: np.ndarray, seed: int | None, replicates: int) -> SignFlip:

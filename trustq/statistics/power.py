@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import optimize, special, stats
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.statistics.paired import EXACT_UP_TO
 
 # Units whose 2^(n-1) sign patterns are tried on simulated differences. At 15 and p <= .001
@@ -40,7 +40,7 @@ def fewest_units(alpha: float) -> int:
     _check_share(alpha, "alpha")
     found = next((n for n in range(1, EXACT_UP_TO + 2) if sign_flip_floor(n) <= alpha), 0)
     if not found:
-        raise TrustqError(
+        raise InputError(
             f"No number of units reaches a p of {alpha:.2g}: the floor of the test is "
             f"{sign_flip_floor(EXACT_UP_TO + 1):g} however many there are. Compare fewer arms."
         )
@@ -138,9 +138,11 @@ def _patterns(n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _check_n(n: int) -> None:
     if n < 1:
-        raise TrustqError(f"n is {n}: a test needs at least one unit.")
+        raise InputError(f"n is {n}: a test needs at least one unit.", where="n", found=n)
 
 
 def _check_share(value: float, name: str) -> None:
     if not 0 < value < 1:
-        raise TrustqError(f"{name} is {value:g}, expected a share between 0 and 1.")
+        raise InputError(
+            f"{name} is {value:g}, expected a share between 0 and 1.", where=name, found=value
+        )

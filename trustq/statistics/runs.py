@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import stats
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.statistics.paired import (
     EXACT_UP_TO,
     TIE_TOLERANCE,
@@ -92,13 +92,13 @@ def compare_runs(
     a, b = _checked_pair(a, b)
     _check_level(level)
     if not len(a) == len(networks) == len(draws):
-        raise TrustqError(
+        raise InputError(
             f"There are {len(a)} runs, {len(networks)} networks and {len(draws)} draws: "
             "name the network and the draw of every run."
         )
     of_network, of_draw = _numbered(networks), _numbered(draws)
     if len(set(zip(of_network.tolist(), of_draw.tolist(), strict=True))) < len(a):
-        raise TrustqError("A run is given twice: average runs of one network and draw before.")
+        raise InputError("A run is given twice: average runs of one network and draw before.")
     n_networks, n_draws = int(of_network.max()) + 1, int(of_draw.max()) + 1
     unit: Unit = "network" if n_networks > 1 or n_draws == 1 else "draw"
     codes, n = (of_network, n_networks) if unit == "network" else (of_draw, n_draws)

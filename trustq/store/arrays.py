@@ -11,7 +11,7 @@ import numpy as np
 
 from trustq.core.columns import read_metadata, read_table
 from trustq.core.sample_ids import ID_COLUMNS, find_rows, id_keys
-from trustq.errors import TrustqError
+from trustq.errors import DamagedFile, InputError, NotFound
 from trustq.store.export import STATEMENT
 from trustq.store.restore import read_statement
 
@@ -66,7 +66,7 @@ def read_arrays(
     """
     kind = _kind(path)
     if not path.is_file():
-        raise TrustqError(f"{path}: no such file.")
+        raise NotFound(f"{path}: no such file.", path=path)
     if kind in TABLES:
         raw, statement = _table(path)
     elif kind == ".safetensors":
@@ -82,7 +82,9 @@ def read_arrays(
     if meta:
         own = _find(sources, names, "sample_ids")
         if own is None:
-            raise TrustqError(f"{path} has no ids to join {meta[0]} by: name them (--sample-ids).")
+            raise InputError(
+                f"{path} has no ids to join {meta[0]} by: name them (--sample-ids).", path=path
+            )
         sources += [_joined(Path(table), path, own, names) for table in meta]
     there += [name for source in sources[1:] for name in source]
     found: dict[str, np.ndarray] = {}
@@ -114,7 +116,7 @@ def _kind(path: Path) -> str:
     for ending in IMPORTS:
         if path.name.lower().endswith(ending):
             return ending
-    raise TrustqError(f"{path}: expected a file that ends in {', '.join(IMPORTS)}.")
+    raise InputError(f"{path}: expected a file that ends in {', '.join(IMPORTS)}.", path=path)
 
 
 def _table(path: Path) -> tuple[dict[str, np.ndarray], Any]:
@@ -142,9 +144,11 @@ def _numpy(path: Path, kind: str, names: dict[str, str]) -> tuple[dict[str, np.n
                 wanted = {*names.values()} | {n for usual in ARRAYS.values() for n in usual}
                 arrays = {name: file[name] for name in there if name in wanted}
     except (AttributeError, EOFError, OSError, TypeError, ValueError, zlib.error) as error:
-        raise TrustqError(f"{path} is no whole {what} (pickled objects are not loaded).") from error
+        raise DamagedFile(
+            f"{path} is no whole {what} (pickled objects are not loaded).", path=path
+        ) from error
     except zipfile.BadZipFile as error:
-        raise TrustqError(f"{path} is damaged: {error}. Copy it again.") from error
+        raise DamagedFile(f"{path} is damaged: {error}. Copy it again.", path=path) from error
     return arrays | {_LISTED: np.array(there)}, None
 
 
@@ -156,7 +160,9 @@ def _safetensors(path: Path) -> tuple[dict[str, np.ndarray], Any]:
             metadata = file.metadata() or {}
             raw = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, TypeError, ValueError) as error:
-        raise TrustqError(f"{path} could not be read as safetensors: {error}.") from error
+        raise DamagedFile(
+            f"{path} could not be read as safetensors: {error}.", path=path
+        ) from error
     text = metadata.get(STATEMENT)
     return raw, None if text is None else read_statement(text, path)
 
@@ -164,7 +170,7 @@ def _safetensors(path: Path) -> tuple[dict[str, np.ndarray], Any]:
 def _listed(path: Path, ids: Path, own: np.ndarray | None) -> dict[str, np.ndarray]:
     """Ids in row order: a text file of one per line, or a table, whose other columns come too."""
     if not ids.is_file():
-        raise TrustqError(f"{ids}: no such file.")
+        raise NotFound(f"{ids}: no such file.", path=ids)
     if ids.suffix.lower() == ".txt":
         lines = np.array(ids.read_text("utf-8").splitlines(), dtype=object)
         listed = {"sample_ids": lines}
@@ -172,9 +178,11 @@ def _listed(path: Path, ids: Path, own: np.ndarray | None) -> dict[str, np.ndarr
         listed = dict(read_table(ids))
         column = next((name for name in ID_COLUMNS if name in listed), None)
         if column is None:
-            raise TrustqError(
+            raise NotFound(
                 f"{ids} has no column of ids; it has {', '.join(listed)}: "
-                f"call it one of {', '.join(ID_COLUMNS)}."
+                f"call it one of {', '.join(ID_COLUMNS)}.",
+                path=ids,
+                expected=listed,
             )
         lines = listed[column]
     if own is not None:
@@ -185,7 +193,7 @@ def _listed(path: Path, ids: Path, own: np.ndarray | None) -> dict[str, np.ndarr
                 min(len(mine), len(theirs)),
             )
             at = [repr(keys[row]) if row < len(keys) else "nothing" for keys in (mine, theirs)]
-            raise TrustqError(
+            raise InputError(
                 f"The ids of {path} and {ids} do not match: row {row + 1} is {at[0]} and {at[1]}. "
                 "--ids lists the ids of the rows in their order; to join a table by id: --meta."
             )
@@ -199,7 +207,7 @@ def _joined(
     columns, rows = find_rows(table, keys, by=names.get("sample_ids"))
     missing = [key for key, row in zip(keys, rows, strict=True) if row is None]
     if missing:
-        raise TrustqError(
+        raise NotFound(
             f"The ids of {path} and {table} do not match: {len(missing)} of {len(keys)} rows are "
             f"not in the table, e.g. {missing[0]!r}."
         )
@@ -240,7 +248,9 @@ def _matrix_columns(
     chosen = [part.strip() for part in asked.split(",")]
     absent = [column for column in chosen if column not in raw]
     if absent:
-        raise TrustqError(f"{path} has no column {absent[0]!r} for {name}; it has {_some(raw)}.")
+        raise NotFound(
+            f"{path} has no column {absent[0]!r} for {name}; it has {_some(raw)}.", path=path
+        )
     return chosen
 
 
@@ -250,9 +260,10 @@ def _matrix(path: Path, raw: dict[str, np.ndarray], chosen: list[str]) -> np.nda
     if not lists:
         return np.stack([_numbers(path, raw[name], name) for name in chosen], axis=1)
     if len(lists) < len(values) or len({len(row) for row in lists}) > 1:
-        raise TrustqError(
+        raise InputError(
             f"{path}: column {chosen[0]!r} must hold a list of numbers in every row, all of one "
-            "length."
+            "length.",
+            path=path,
         )
     return np.stack(lists)
 
@@ -265,7 +276,9 @@ def _numbers(path: Path, column: np.ndarray, name: str) -> np.ndarray:
     try:
         return np.array([np.nan if value is None else value for value in column.tolist()], float)
     except (TypeError, ValueError) as error:
-        raise TrustqError(f"{path}: {name} holds something that is no number ({error}).") from error
+        raise InputError(
+            f"{path}: {name} holds something that is no number ({error}).", path=path
+        ) from error
 
 
 def _plain(array: np.ndarray, name: str) -> np.ndarray:
@@ -307,10 +320,11 @@ def _require(
     for name in ARRAYS:
         required = name in ("features", "labels") or name in names
         if required and name not in found:
-            raise TrustqError(
+            raise InputError(
                 f"{path} has no {what} {names.get(name, name)!r} for {name}; it holds "
                 f"{_some(there)}. "
-                f"Name it with `trustq cache import {path} --{name.replace('_', '-')} {upper}`."
+                f"Name it with `trustq cache import {path} --{name.replace('_', '-')} {upper}`.",
+                path=path,
             )
 
 

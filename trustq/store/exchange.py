@@ -10,7 +10,7 @@ import numpy as np
 from trustq import __version__
 from trustq.core.digest import digest_bytes, digest_json
 from trustq.data.manifest import SPLITS, require_whole_groups
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.metrics.probabilities import NORMALISATIONS, logits_from_probs, normalised
 from trustq.store.arrays import Found, read_arrays
 from trustq.store.format import EXPOSURES, SEEN_OBSERVED, SEEN_REFERENCE, Cache
@@ -47,9 +47,19 @@ def import_cache(
     path = Path(path)
     names = names or {}
     if exposure is not None and exposure not in EXPOSURES:
-        raise TrustqError(f"--exposure {exposure}: expected one of {', '.join(EXPOSURES)}.")
+        raise InputError(
+            f"--exposure {exposure}: expected one of {', '.join(EXPOSURES)}.",
+            where="exposure",
+            found=exposure,
+            expected=EXPOSURES,
+        )
     if normalise is not None and normalise not in NORMALISATIONS:
-        raise TrustqError(f"--normalize {normalise}: expected {' or '.join(NORMALISATIONS)}.")
+        raise InputError(
+            f"--normalize {normalise}: expected {' or '.join(NORMALISATIONS)}.",
+            where="normalize",
+            found=normalise,
+            expected=NORMALISATIONS,
+        )
     found = read_arrays(path, names=names, ids=ids, meta=meta)
     if found.statement is not None:
         options = {"--ids": ids, "--meta": meta, "--normalize": normalise}
@@ -64,13 +74,17 @@ def _exported(
 ) -> Cache:
     cache = restore_cache(path, found.arrays, found.statement)
     if given:
-        raise TrustqError(
-            f"{path} was exported by trustq and comes back as it was: leave out {', '.join(given)}."
+        raise InputError(
+            f"{path} was exported by trustq and comes back as it was: "
+            f"leave out {', '.join(given)}.",
+            path=path,
         )
     if exposure not in (None, cache.exposure):
-        raise TrustqError(
+        raise InputError(
             f"--exposure {exposure}: {path} was exported from a cache of exposure "
-            f"{cache.exposure}, which is kept. Leave out --exposure."
+            f"{cache.exposure}, which is kept. Leave out --exposure.",
+            where="exposure",
+            found=exposure,
         )
     if not dataset or dataset == cache.dataset:
         return cache
@@ -93,13 +107,15 @@ def _imported(
     features = _floats(path, arrays["features"], "features")
     n = len(features)
     if not n:
-        raise TrustqError(f"{path}: features has no rows.")
+        raise InputError(f"{path}: features has no rows.", path=path)
     for name, array in arrays.items():
         wanted = 2 if name in _MATRICES else 1
         if array.ndim != wanted:
-            raise TrustqError(f"{path}: {name} has shape {array.shape}, expected {wanted} axes.")
+            raise InputError(
+                f"{path}: {name} has shape {array.shape}, expected {wanted} axes.", path=path
+            )
         if name != "classes" and len(array) != n:
-            raise TrustqError(f"{path}: {name} has {len(array)} rows, features {n}.")
+            raise InputError(f"{path}: {name} has {len(array)} rows, features {n}.", path=path)
     logits = _logits(path, arrays, normalise)
     classes, label = _labels(path, arrays, logits)
     observed = np.full(n, -1, dtype=np.int16)
@@ -114,10 +130,15 @@ def _imported(
     groups = _texts(path, arrays, "groups") or sample_ids
     strange = sorted(set(split.tolist()) - set(SPLITS))
     if strange:
-        raise TrustqError(f"{path}: split {', '.join(strange)}; expected {', '.join(SPLITS)}.")
+        raise InputError(
+            f"{path}: split {', '.join(strange)}; expected {', '.join(SPLITS)}.",
+            path=path,
+            expected=SPLITS,
+        )
     if len(set(sample_ids)) != n:
-        raise TrustqError(
-            f"{path}: sample_ids must be unique; {n - len(set(sample_ids))} are repeated."
+        raise InputError(
+            f"{path}: sample_ids must be unique; {n - len(set(sample_ids))} are repeated.",
+            path=path,
         )
     require_whole_groups(groups, split.tolist(), source=str(path))
     extra = _crossfit(path, arrays, len(classes))
@@ -159,14 +180,15 @@ def _imported(
 
 def _floats(path: Path, array: np.ndarray, name: str) -> np.ndarray:
     if array.ndim != 2 or array.dtype.kind not in "fiu":
-        raise TrustqError(
+        raise InputError(
             f"{path}: {name} has shape {array.shape} and type {array.dtype}, expected rows x "
-            "columns of numbers."
+            "columns of numbers.",
+            path=path,
         )
     values = array.astype(np.float32)
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).any(axis=1).sum())
-        raise TrustqError(f"{path}: {name} holds NaN or infinite values in {bad} rows.")
+        raise InputError(f"{path}: {name} holds NaN or infinite values in {bad} rows.", path=path)
     return values
 
 
@@ -181,12 +203,14 @@ def _texts(
         try:
             array = np.char.decode(array, "utf-8")
         except UnicodeDecodeError as error:
-            raise TrustqError(f"{path}: {name} are not UTF-8 ({error}).") from error
+            raise InputError(f"{path}: {name} are not UTF-8 ({error}).", path=path) from error
     if array.dtype.kind not in "iuUb":
-        raise TrustqError(f"{path}: {name} have type {array.dtype}; expected texts or integers.")
+        raise InputError(
+            f"{path}: {name} have type {array.dtype}; expected texts or integers.", path=path
+        )
     texts = [str(value) for value in array.tolist()]
     if "" in texts and not blank:
-        raise TrustqError(f"{path}: {name} is blank in row {texts.index('') + 1}.")
+        raise InputError(f"{path}: {name} is blank in row {texts.index('') + 1}.", path=path)
     return texts
 
 
@@ -198,12 +222,13 @@ def _labels(
     if "classes" in arrays:
         classes = tuple(_texts(path, arrays, "classes"))
         if len(set(classes)) != len(classes):
-            raise TrustqError(f"{path}: classes repeat a name: {', '.join(classes)}.")
+            raise InputError(f"{path}: classes repeat a name: {', '.join(classes)}.", path=path)
     elif labels.dtype.kind in "US":
         if width is not None:
-            raise TrustqError(
+            raise InputError(
                 f"{path}: labels are names, so the order of the {width} columns of logits or probs "
-                "is not known. Add an array `classes` with the names in that order."
+                "is not known. Add an array `classes` with the names in that order.",
+                path=path,
             )
         classes = tuple(sorted(set(_texts(path, arrays, "labels", blank=True)) - {""}))
     elif labels.dtype.kind in "iu":
@@ -214,10 +239,14 @@ def _labels(
             return classes, _values(path, labels, classes, "labels")
         classes = tuple(str(i) for i in range(width))
     else:
-        raise TrustqError(f"{path}: labels have type {labels.dtype}; expected indices or names.")
+        raise InputError(
+            f"{path}: labels have type {labels.dtype}; expected indices or names.", path=path
+        )
     _require_few(path, classes)
     if width is not None and width != len(classes):
-        raise TrustqError(f"{path}: {width} columns of logits or probs for {len(classes)} classes.")
+        raise InputError(
+            f"{path}: {width} columns of logits or probs for {len(classes)} classes.", path=path
+        )
     return classes, _indices(path, labels, classes, "labels")
 
 
@@ -226,7 +255,9 @@ def _values(path: Path, labels: np.ndarray, classes: tuple[str, ...], name: str)
     position = {text: index for index, text in enumerate(classes)} | {"-1": -1}
     strange = sorted({str(value) for value in labels.tolist()} - set(position))
     if strange or any(text.startswith("-") for text in classes):
-        raise TrustqError(f"{path}: {name} {', '.join(strange[:5] or classes[:5])} are no classes.")
+        raise InputError(
+            f"{path}: {name} {', '.join(strange[:5] or classes[:5])} are no classes.", path=path
+        )
     return np.array([position[str(value)] for value in labels.tolist()], dtype=np.int16)
 
 
@@ -234,31 +265,41 @@ def _indices(path: Path, labels: np.ndarray, classes: tuple[str, ...], name: str
     if labels.dtype.kind in "iu":
         values = labels.astype(np.int64)
         if values.min() < -1 or values.max() >= len(classes):
-            raise TrustqError(
+            raise InputError(
                 f"{path}: {name} run from {values.min()} to {values.max()}, but there are "
-                f"{len(classes)} classes, counted from 0 (-1 = none)."
+                f"{len(classes)} classes, counted from 0 (-1 = none).",
+                path=path,
             )
         return values.astype(np.int16)
     if labels.dtype.kind not in "US":
-        raise TrustqError(f"{path}: {name} have type {labels.dtype}; expected indices or names.")
+        raise InputError(
+            f"{path}: {name} have type {labels.dtype}; expected indices or names.", path=path
+        )
     texts = _texts(path, {name: labels}, name, blank=True)
     position = {text: index for index, text in enumerate(classes)} | {"": -1}
     strange = sorted(set(texts) - set(position))
     if strange:
-        raise TrustqError(f"{path}: {name} {', '.join(strange[:5])} are not among its classes.")
+        raise InputError(
+            f"{path}: {name} {', '.join(strange[:5])} are not among its classes.", path=path
+        )
     return np.array([position[text] for text in texts], dtype=np.int16)
 
 
 def _require_few(path: Path, classes: tuple[str, ...]) -> None:
     if len(classes) >= 2**15:
-        raise TrustqError(f"{path}: {len(classes)} classes; a cache holds fewer than 32,768.")
+        raise InputError(
+            f"{path}: {len(classes)} classes; a cache holds fewer than 32,768.", path=path
+        )
 
 
 def _logits(path: Path, arrays: dict[str, np.ndarray], normalise: str | None) -> np.ndarray | None:
     if normalise is not None and ("probs" not in arrays or "logits" in arrays):
         there = "logits" if "logits" in arrays else "no probs"
-        raise TrustqError(
-            f"--normalize {normalise}: {path} has {there}; only rows of probs are made to sum to 1."
+        raise InputError(
+            f"--normalize {normalise}: {path} has {there}; "
+            "only rows of probs are made to sum to 1.",
+            where="normalize",
+            found=normalise,
         )
     if "logits" in arrays:
         return _floats(path, arrays["logits"], "logits")
@@ -269,9 +310,11 @@ def _logits(path: Path, arrays: dict[str, np.ndarray], normalise: str | None) ->
         return logits_from_probs(normalised(probs, normalise)).astype(np.float32)
     off = np.abs(probs.sum(axis=1) - 1)
     if off.max(initial=0) > 1e-3 or probs.min(initial=0) < 0:
-        raise TrustqError(
+        raise InputError(
             f"{path}: probs must be at least 0 and sum to 1 in every row; row {off.argmax() + 1} "
-            f"sums to {probs[off.argmax()].sum():.6g}. For other scores: --normalize l1 or softmax."
+            f"sums to {probs[off.argmax()].sum():.6g}. "
+            "For other scores: --normalize l1 or softmax.",
+            path=path,
         )
     return logits_from_probs(probs).astype(np.float32)
 
@@ -284,12 +327,18 @@ def _crossfit(path: Path, arrays: dict[str, np.ndarray], k: int) -> dict[str, np
     if "crossfit_logits" not in arrays:
         return {}
     if "folds" not in arrays:
-        raise TrustqError(f"{path} has crossfit_logits and no folds, which say what each row saw.")
+        raise InputError(
+            f"{path} has crossfit_logits and no folds, which say what each row saw.", path=path
+        )
     folds, logits = arrays["folds"], arrays["crossfit_logits"]
     if folds.dtype.kind not in "iu":
-        raise TrustqError(f"{path}: folds have type {folds.dtype}; expected whole numbers.")
+        raise InputError(
+            f"{path}: folds have type {folds.dtype}; expected whole numbers.", path=path
+        )
     if logits.shape[1] != k:
-        raise TrustqError(f"{path}: {logits.shape[1]} columns of crossfit_logits for {k} classes.")
+        raise InputError(
+            f"{path}: {logits.shape[1]} columns of crossfit_logits for {k} classes.", path=path
+        )
     folds = folds.astype(np.int64)
     _floats(path, logits[folds >= 0], "crossfit_logits")
     return {"fold": folds, "crossfit_logits": logits.astype(np.float32)}
@@ -304,14 +353,16 @@ def _require_backed(
 ) -> None:
     """Raise where the arrays lack what the stated exposure says there is."""
     if exposure == "crossfit" and not extra:
-        raise TrustqError(
+        raise InputError(
             f"{path}: --exposure crossfit needs the arrays folds and crossfit_logits: each row by "
-            "a model that did not see its group."
+            "a model that did not see its group.",
+            path=path,
         )
     if exposure == "finetuned-observed" and (observed[split == "train"] < 0).any():
-        raise TrustqError(
+        raise InputError(
             f"{path}: --exposure finetuned-observed needs the labels that the backbone was trained "
-            "on: an array `observed` (or --observed ARRAY), for every training row."
+            "on: an array `observed` (or --observed ARRAY), for every training row.",
+            path=path,
         )
 
 

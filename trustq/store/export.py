@@ -13,7 +13,7 @@ import numpy as np
 
 from trustq.core.atomic_files import replacing
 from trustq.core.columns import write_parquet
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.store.extra import dataset_digest
 from trustq.store.format import ATTRIBUTES, FORMAT, FORMAT_VERSION, ROW_DATASETS, Cache
 from trustq.store.write import _storable, overall_digests
@@ -44,7 +44,7 @@ def export_cache(path: Path, cache: Cache) -> tuple[str, ...]:
     """
     path = Path(path)
     if path.suffix not in EXPORTS:
-        raise TrustqError(f"{path}: expected a name that ends in {', '.join(EXPORTS)}.")
+        raise InputError(f"{path}: expected a name that ends in {', '.join(EXPORTS)}.", path=path)
     arrays = cache_arrays(cache)
     left_out: tuple[str, ...] = ()
     if path.suffix == ".parquet":
@@ -140,9 +140,10 @@ def _write_table(
             types[exported] = one + "[]" * (array.ndim - 1)
     twice = [name for name in columns if sum(name.lower() == o.lower() for o in columns) > 1]
     if twice:
-        raise TrustqError(
+        raise InputError(
             f"{path}: the columns {', '.join(twice)} differ only in case, which tables cannot tell "
-            "apart. Export to .npz or .safetensors."
+            "apart. Export to .npz or .safetensors.",
+            path=path,
         )
     write_parquet(path, columns, types=types, metadata={STATEMENT: statement, "classes": classes})
 

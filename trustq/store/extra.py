@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from trustq.core.digest import digest_bytes
-from trustq.errors import TrustqError
+from trustq.errors import DamagedFile
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Stored:
         """The whole dataset; raises `TrustqError` where its bytes are no longer those digested."""
         array = self._part(0, self.shape[0])
         if dataset_digest(self.dtype, self.shape, array) != self.digest:
-            raise TrustqError(
+            raise DamagedFile(
                 f"{self.path} has changed since it was read: dataset {self.name} does not match "
                 "its digest. Read the cache again."
             )
@@ -50,7 +50,7 @@ class Stored:
             offset=self.offset + start * row * dtype.itemsize,
         )
         if len(flat) != (stop - start) * row:
-            raise TrustqError(f"{self.path} has become shorter since it was read.")
+            raise DamagedFile(f"{self.path} has become shorter since it was read.")
         return flat.reshape(stop - start, *self.shape[1:])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trustq.core.digest import digest_json
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 
 FORMAT = "trustq.cache"
 FORMAT_VERSION = 1
@@ -117,7 +117,7 @@ class Cache:
         """
         if name not in self.views:
             has = ", ".join(self.views) or "the clean one"
-            raise TrustqError(
+            raise InputError(
                 f"{self.name} has no view {name!r}, only {has}.\n"
                 f"Make one through the same network with `trustq extract MANIFEST --with CACHE "
                 f"--views {name} --name NAME`."
@@ -146,7 +146,7 @@ class Cache:
         """Logits (t, n, k) of stochastic passes; raises `TrustqError` where there are none."""
         key = f"passes/{name}/logits"
         if key not in self.extra:
-            raise TrustqError(
+            raise InputError(
                 f"{self.name} has no {name} passes. Extract with --set passes=20 --set "
                 "drop_rate=0.3, or, where the network has dropout, add them with --with CACHE "
                 "--passes 20."

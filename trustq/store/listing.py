@@ -4,7 +4,7 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
-from trustq.errors import TrustqError
+from trustq.errors import NotFound
 from trustq.store.arrays import IMPORTS
 from trustq.store.exchange import import_cache
 from trustq.store.format import Cache
@@ -28,7 +28,7 @@ def find_caches(patterns: Sequence[str | Path]) -> list[Path]:
         # Hidden files are those of a writer at work.
         matches = [match for match in matches if not match.name.startswith(".")]
         if not matches:
-            raise TrustqError(
+            raise NotFound(
                 f"No cache matches {pattern}. `trustq extract` makes caches, `trustq cache import` "
                 "takes features from elsewhere."
             )

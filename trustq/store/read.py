@@ -10,7 +10,7 @@ import numpy as np
 import xxhash
 
 from trustq.data.manifest import Manifest
-from trustq.errors import TrustqError
+from trustq.errors import DamagedFile, InputError, NotFound, TrustqError
 from trustq.store.extra import Extra, Stored, dataset_digest
 from trustq.store.format import (
     ATTRIBUTES,
@@ -91,7 +91,7 @@ def require_same_manifest(cache: Cache, manifest: Manifest) -> None:
     for part in ("ids", "groups", "splits", "labels"):
         found = cache.manifest.get(part, "")
         if found != expected[part]:
-            raise TrustqError(
+            raise InputError(
                 f"{cache.name} was written from another manifest: its {part} have digest "
                 f"{found[:8] or 'none'}..., expected {expected[part][:8]}....\n"
                 "Extract again, or pass the manifest it was written from."
@@ -101,15 +101,18 @@ def require_same_manifest(cache: Cache, manifest: Manifest) -> None:
 def _require_sealed(path: Path) -> None:
     """Check the seal over the whole file, block by block, before HDF5 parses anything."""
     if not path.is_file():
-        raise TrustqError(f"{path}: no such file. `trustq cache list` shows the caches there are.")
+        raise NotFound(
+            f"{path}: no such file. `trustq cache list` shows the caches there are.", path=path
+        )
     state = xxhash.xxh3_128()
     buffer = memoryview(bytearray(_BLOCK))
     with open(path, "rb", buffering=0) as file:
         head = file.read(USER_BLOCK)
         if not head.startswith(SEAL):
-            raise TrustqError(
+            raise DamagedFile(
                 f"{path} is no trustq cache (it does not begin with {SEAL.decode()!r}).\n"
-                "Features and logits from elsewhere come in with `trustq cache import`."
+                "Features and logits from elsewhere come in with `trustq cache import`.",
+                path=path,
             )
         while size := file.readinto(buffer):
             state.update(buffer[:size])
@@ -131,17 +134,22 @@ def _opened(path: Path) -> h5py.File:
 
 def _attributes(file: h5py.File, path: Path) -> dict[str, Any]:
     if file.attrs.get("format") != FORMAT:
-        raise TrustqError(f"{path} has format {file.attrs.get('format')!r}, expected {FORMAT!r}.")
+        raise DamagedFile(
+            f"{path} has format {file.attrs.get('format')!r}, expected {FORMAT!r}.", path=path
+        )
     version = int(file.attrs["format_version"])
     if version > FORMAT_VERSION:
-        raise TrustqError(
+        raise InputError(
             f"{path} has cache format {version}; this trustq reads up to {FORMAT_VERSION}. "
-            "Upgrade trustq."
+            "Upgrade trustq.",
+            path=path,
         )
     values: dict[str, Any] = {"format": FORMAT, "format_version": version}
     for name in ATTRIBUTES:
         if name not in file.attrs:
-            raise TrustqError(f"{path} lacks the attribute {name}. Extract or import it again.")
+            raise DamagedFile(
+                f"{path} lacks the attribute {name}. Extract or import it again.", path=path
+            )
         value = file.attrs[name]
         if name == "backbone_seed":
             values[name] = int(value)
@@ -184,9 +192,10 @@ def _verify(
     expected = json.loads(file.attrs["dataset_digests"])
     for name in (*ROW_DATASETS, "features"):
         if name not in arrays:
-            raise TrustqError(
+            raise DamagedFile(
                 f"{path} lacks the dataset {name}; a cache has {', '.join(ROW_DATASETS)} and "
-                "features. Extract or import it again."
+                "features. Extract or import it again.",
+                path=path,
             )
     found = {name: where.digest for name, where in stored.items()}
     for name, array in arrays.items():
@@ -246,8 +255,8 @@ def _require_sound(
     }
     for fault, is_there in faults.items():
         if is_there:
-            raise TrustqError(
-                f"{path}: {fault}, so it was not written by trustq. Extract it again."
+            raise DamagedFile(
+                f"{path}: {fault}, so it was not written by trustq. Extract it again.", path=path
             )
 
 
@@ -273,7 +282,8 @@ def _short(digest: bytes) -> str:
 
 
 def _damaged(path: Path, what: str) -> TrustqError:
-    return TrustqError(
+    return DamagedFile(
         f"{path} is damaged: {what}.\n"
-        "Copy it again from where it was made, or delete it and extract again."
+        "Copy it again from where it was made, or delete it and extract again.",
+        path=path,
     )

@@ -9,7 +9,7 @@ import numpy as np
 from trustq.core.columns import read_table
 from trustq.core.digest import digest_bytes, digest_json, digest_strings
 from trustq.core.sample_ids import ID_COLUMNS
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE, Cache
 
 LABEL_COLUMNS = ("label", "labels")
@@ -37,7 +37,7 @@ def relabel_cache(cache: Cache, labels: Path) -> Relabelled:
     new = _new_labels(cache, labels)
     changed = new != cache.label
     if not changed.any():
-        raise TrustqError(f"{labels} changes no label of {cache.name}.")
+        raise InputError(f"{labels} changes no label of {cache.name}.")
     relabelled = {
         "file": labels.name,
         "digest": digest_bytes(labels.read_bytes()),
@@ -75,7 +75,7 @@ def with_labels(cache: Cache, new: np.ndarray) -> Cache:
     torn = changed & saw_reference & (cache.observed >= 0) & (cache.observed != cache.label)
     if torn.any():
         first = str(cache.sample_id[torn.argmax()])
-        raise TrustqError(
+        raise InputError(
             f"{cache.name}: the backbone was trained on the reference label of row {first!r}, "
             "whose observed label is another. A cache holds one label that a row was trained on, "
             f"so {int(torn.sum())} rows cannot be relabelled."
@@ -107,31 +107,32 @@ def _new_labels(cache: Cache, labels: Path) -> np.ndarray:
     by = next((name for name in ID_COLUMNS if name in columns), None)
     column = next((name for name in LABEL_COLUMNS if name in columns), None)
     if by is None or column is None:
-        raise TrustqError(
-            f"{labels} needs the columns sample_id and label; it has {', '.join(columns)}."
+        raise InputError(
+            f"{labels} needs the columns sample_id and label; it has {', '.join(columns)}.",
+            expected=columns,
         )
     ids = [str(value) for value in columns[by].tolist()]
     names = [None if value is None else str(value) for value in columns[column].tolist()]
     repeated = len(ids) - len(set(ids))
     if repeated:
-        raise TrustqError(f"{labels}: {by} must be unique; {repeated} are repeated.")
+        raise InputError(f"{labels}: {by} must be unique; {repeated} are repeated.")
     row_of = {name: row for row, name in enumerate(cache.sample_id.tolist())}
     strange = [name for name in ids if name not in row_of]
     if strange:
-        raise TrustqError(
+        raise InputError(
             f"{labels}: {len(strange)} of {len(ids)} ids are not in {cache.name}, e.g. "
             f"{strange[0]!r}."
         )
     blank = [name for name, label in zip(ids, names, strict=True) if label is None]
     if blank:
-        raise TrustqError(
+        raise InputError(
             f"{labels}: {column} is blank in {len(blank)} rows, e.g. {blank[0]!r}. Leave such rows "
             "out: they keep their label."
         )
     position = {name: index for index, name in enumerate(cache.classes)}
     unknown = sorted({str(label) for label in names} - set(position))
     if unknown:
-        raise TrustqError(
+        raise InputError(
             f"{labels}: {', '.join(unknown[:5])} among the labels; the classes of {cache.name} are "
             f"{', '.join(cache.classes)}."
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from trustq.errors import TrustqError
+from trustq.errors import DamagedFile, InputError, TrustqError
 from trustq.store.export import EXPORTED_NAMES, STATEMENT
 from trustq.store.extra import dataset_digest
 from trustq.store.format import ATTRIBUTES, FORMAT, FORMAT_VERSION, ROW_DATASETS, Cache
@@ -22,6 +22,8 @@ def restore_cache(path: Path, raw: dict[str, np.ndarray], statement: Any) -> Cac
     """
     try:
         return _restored(path, raw, statement)
+    except TrustqError:
+        raise
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise _altered(path, f"its statement cannot be read ({error!r})") from error
 
@@ -29,11 +31,14 @@ def restore_cache(path: Path, raw: dict[str, np.ndarray], statement: Any) -> Cac
 def _restored(path: Path, raw: dict[str, np.ndarray], statement: Any) -> Cache:
     attributes = dict(statement["attributes"])
     if attributes["format"] != FORMAT:
-        raise TrustqError(f"{path} has format {attributes['format']!r}, expected {FORMAT!r}.")
+        raise DamagedFile(
+            f"{path} has format {attributes['format']!r}, expected {FORMAT!r}.", path=path
+        )
     if attributes["format_version"] > FORMAT_VERSION:
-        raise TrustqError(
+        raise InputError(
             f"{path} has cache format {attributes['format_version']}; this trustq reads up to "
-            f"{FORMAT_VERSION}. Upgrade trustq."
+            f"{FORMAT_VERSION}. Upgrade trustq.",
+            path=path,
         )
     arrays, digests = {}, {}
     for name, described in statement["arrays"].items():
@@ -110,8 +115,9 @@ def _with_nan(column: Any) -> np.ndarray:
 
 
 def _altered(path: Path, what: str) -> TrustqError:
-    return TrustqError(
+    return DamagedFile(
         f"{path} is not what was exported: {what}.\n"
         f"Export it again; or, if it was altered on purpose, leave out {STATEMENT!r} and state the "
-        "exposure yourself (--exposure)."
+        "exposure yourself (--exposure).",
+        path=path,
     )

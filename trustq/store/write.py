@@ -14,7 +14,7 @@ import xxhash
 
 from trustq.core.atomic_files import replacing
 from trustq.core.digest import canonical_json, digest_json
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.store.extra import dataset_digest
 from trustq.store.format import (
     ATTRIBUTES,
@@ -186,7 +186,7 @@ class CacheWriter:
     def put(self, name: str, array: np.ndarray) -> None:
         """Add a whole dataset; strings become fixed-length UTF-8, booleans bytes."""
         if name in ROW_DATASETS + ("features", "logits") and len(array) != self._n_rows:
-            raise TrustqError(f"{name} has {len(array)} rows, the cache {self._n_rows}.")
+            raise InputError(f"{name} has {len(array)} rows, the cache {self._n_rows}.")
         stored = _storable(name, np.asarray(array))
         dataset = self._file.create_dataset(name, data=stored)
         self._sink.require_written()
@@ -197,8 +197,9 @@ class CacheWriter:
         for name in self._streams:
             self.streamed_digest(name)
         if attributes["exposure"] not in EXPOSURES:
-            raise TrustqError(
-                f"exposure {attributes['exposure']!r} is not one of {', '.join(EXPOSURES)}."
+            raise InputError(
+                f"exposure {attributes['exposure']!r} is not one of {', '.join(EXPOSURES)}.",
+                expected=EXPOSURES,
             )
         attributes = {name: attributes[name] for name in ATTRIBUTES}
         attributes["created"] = attributes["created"] or datetime.now(UTC).isoformat("T", "seconds")
@@ -234,7 +235,7 @@ def _storable(name: str, array: np.ndarray) -> np.ndarray:
     if array.dtype.kind in "OU":
         encoded = [str(text).encode() for text in array.ravel().tolist()]
         if any(b"\0" in text for text in encoded):
-            raise TrustqError(f"{name} holds a NUL character, which a cache cannot store.")
+            raise InputError(f"{name} holds a NUL character, which a cache cannot store.")
         width = max(map(len, encoded), default=1) or 1
         return np.array(encoded, dtype=h5py.string_dtype("utf-8", width)).reshape(array.shape)
     if array.dtype.kind == "b":

@@ -18,7 +18,7 @@ from trustq.audit.duplicates.pair_list import PairList
 from trustq.core.atomic_files import replacing
 from trustq.core.columns import read_table
 from trustq.data.manifest import Manifest
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.store import Cache
 
 MAX_DISTANCE = 30  # of 256 bits; copies reach 28, 5,000 dermatoscopic images had one other pair
@@ -72,9 +72,9 @@ def audit_duplicates(
     image that is not there and for caches without these samples.
     """
     if not 0 <= max_distance <= REACH:
-        raise TrustqError(f"The distance is {max_distance}, expected 0 to {REACH} of 256 bits.")
+        raise InputError(f"The distance is {max_distance}, expected 0 to {REACH} of 256 bits.")
     if nearest < 0:
-        raise TrustqError(f"Pairs to list by closeness: {nearest}, expected 0 or more.")
+        raise InputError(f"Pairs to list by closeness: {nearest}, expected 0 or more.")
     sides = [manifest] if other is None else [manifest, other]
     prints = _fingerprints(sides, keypoints=nearest > 0, threads=threads, progress=progress)
     groups = _codes([m.columns["group_id"] for m in sides])
@@ -131,9 +131,10 @@ def refuse_answers(folder: Path) -> None:
     answers = read_table(path).get("confirmed")
     n_answers = 0 if answers is None else sum(answer is not None for answer in answers.tolist())
     if n_answers:
-        raise TrustqError(
+        raise InputError(
             f"{path} holds {n_answers:,} answers in its column `confirmed`, which would be lost. "
-            "Move it elsewhere, or choose another folder (--out)."
+            "Move it elsewhere, or choose another folder (--out).",
+            path=path,
         )
 
 
@@ -284,7 +285,7 @@ def _embedding_rows(
             parts.append(part)
         there = np.concatenate([part[~np.isnan(part[:, 0])] for part in parts])
         if not len(there):
-            raise TrustqError(f"{members[0].name} holds none of these samples.")
+            raise InputError(f"{members[0].name} holds none of these samples.")
         mean, spread = there.mean(axis=0), np.maximum(there.std(axis=0), 1e-6)
         parts = [(part - mean) / spread for part in parts]
         blocks.append([p / np.linalg.norm(p, axis=1, keepdims=True) for p in parts])

@@ -12,7 +12,7 @@ import numpy as np
 
 from trustq.audit.duplicates.keypoints import Keypoints, find_keypoints, one_thread_an_image
 from trustq.data.pillow_rgb import as_rgb
-from trustq.errors import TrustqError
+from trustq.errors import DamagedFile
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -95,9 +95,10 @@ def _read(path: Path) -> tuple[str, "Image"]:
             image.draft("RGB", (2 * _THUMB, 2 * _THUMB))
             return hashlib.sha256(data).hexdigest(), as_rgb(image)
     except OSError as error:
-        raise TrustqError(
+        raise DamagedFile(
             f"{path} could not be read as an image ({error}). Replace the file, or prepare the "
-            "manifest again without it."
+            "manifest again without it.",
+            path=path,
         ) from error
 
 

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from trustq.core.digest import canonical_json
 from trustq.data.manifest import Manifest
-from trustq.errors import TrustqError
+from trustq.errors import InputError, TrustqError
 from trustq.extraction.dump.views import DropoutPasses, View, averaged, resolve_views, turned
 from trustq.extraction.exposure import Rows
 from trustq.extraction.inputs.images import (
@@ -273,7 +273,7 @@ def _require_changed(writer: CacheWriter, view: View, n: int) -> None:
 
 
 def _unchanging(view: View, found: str) -> TrustqError:
-    return TrustqError(
+    return InputError(
         f"The view {view.name} changes nothing: {found}. Figures from it would be clean figures "
         "under another name, so nothing was written. Leave it out, or look at the images."
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trustq.data.manifest import Manifest
-from trustq.errors import TrustqError
+from trustq.errors import InputError, NotFound
 from trustq.extraction.dump.views import require_dumpable
 from trustq.extraction.exposure import rows_elsewhere
 from trustq.extraction.jobs import (
@@ -54,9 +54,10 @@ def extract_with(
         theirs = read_attributes(source)
         checkpoint = checkpoint_of(source)
         if not checkpoint.is_file():
-            raise TrustqError(
+            raise NotFound(
                 f"{checkpoint}: no such file. It is the network of {source}, which other images "
-                "must go through; copy it there, or extract again."
+                "must go through; copy it there, or extract again.",
+                path=checkpoint,
             )
         rows = rows_elsewhere(manifest, source=source, attributes=theirs)
         asked = {"views": list(views), "passes": passes, "maps": maps}
@@ -67,7 +68,7 @@ def extract_with(
         target = folder / f"seed{theirs['backbone_seed']}.h5"
         kept = ("classes", "backbone", "backbone_seed", "weights", "weights_digest")
         if target.resolve() == source.resolve():
-            raise TrustqError(
+            raise InputError(
                 f"The new cache would replace {source} itself. Give it a name of its own with "
                 "--name, or another --out."
             )
@@ -92,7 +93,7 @@ def extract_with(
         jobs.append(job)
     targets = [job.target for job in jobs]
     if twice := next((path for path in targets if targets.count(path) > 1), None):
-        raise TrustqError(f"Two of the caches would be written to {twice}; run them apart.")
+        raise InputError(f"Two of the caches would be written to {twice}; run them apart.")
     if not all(job.is_there for job in jobs):
         chosen = torch_device(device)
         require_readable(manifest)

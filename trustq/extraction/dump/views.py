@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trustq.core.generators import generator
-from trustq.errors import TrustqError
+from trustq.errors import InputError, NotFound, TrustqError
 from trustq.extraction.inputs.corruptions import CORRUPTIONS, Corruption
 from trustq.recipes import ExtractRecipe
 
@@ -72,9 +72,11 @@ def resolve_views(names: Sequence[str]) -> tuple[View, ...]:
         if name not in every:
             close = difflib.get_close_matches(name, every, n=1, cutoff=0.5)
             nearest = f" (did you mean {close[0]!r}?)" if close else ""
-            raise TrustqError(
+            raise NotFound(
                 f"There is no view {name!r}{nearest}. There are {', '.join(SYMMETRIES)}, the "
-                f"groups {', '.join(GROUPS)}, and {', '.join(CORRUPTIONS)}."
+                f"groups {', '.join(GROUPS)}, and {', '.join(CORRUPTIONS)}.",
+                expected=SYMMETRIES,
+                found=name,
             )
         for member in GROUPS.get(name, (name,)):
             found[member] = View(member)
@@ -85,18 +87,26 @@ def require_dumpable(recipe: ExtractRecipe) -> None:
     """Raise `TrustqError` where a recipe's views, passes or dropout cannot be; needs no torch."""
     resolve_views(recipe.views)
     if not 0 <= recipe.drop_rate < 1:
-        raise TrustqError(f"drop_rate is {recipe.drop_rate:g}, expected 0 to less than 1.")
+        raise InputError(
+            f"drop_rate is {recipe.drop_rate:g}, expected 0 to less than 1.",
+            where="drop_rate",
+            found=recipe.drop_rate,
+        )
     if recipe.passes == 0:
         return
     if recipe.passes < 2:
-        raise TrustqError(f"passes is {recipe.passes}, expected 0 (none) or at least 2.")
+        raise InputError(
+            f"passes is {recipe.passes}, expected 0 (none) or at least 2.",
+            where="passes",
+            found=recipe.passes,
+        )
     if recipe.mode == "frozen":
-        raise TrustqError(
+        raise InputError(
             f"passes={recipe.passes} needs a classifier, which a frozen backbone has not. Train "
             "one, or leave passes out."
         )
     if not recipe.drop_rate:
-        raise TrustqError(
+        raise InputError(
             f"passes={recipe.passes} needs dropout in the network, but drop_rate is 0, so every "
             "pass would be the same. Train with dropout, e.g. --set drop_rate=0.3."
         )
@@ -190,7 +200,7 @@ class DropoutPasses:
 
     def _unchanging(self, what: str) -> TrustqError:
         name = type(self._model).__name__
-        return TrustqError(
+        return InputError(
             f"passes={self.n_passes}: this {name} {what} (drop_rate={self._drop_rate:g}), so its "
             "passes would say nothing. Use another backbone, or leave passes out."
         )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageEnhance
 
 from trustq.core.generators import generator
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.extraction.inputs.domain_augmentation import Bridging
 from trustq.recipes import ExtractRecipe
 
@@ -43,7 +43,7 @@ class Augmentation:
         """
         for name, (least, most) in _RANGES.items():
             if not least <= getattr(recipe, name) <= most:
-                raise TrustqError(
+                raise InputError(
                     f"{name} is {getattr(recipe, name):g}, expected {least:g} to {most:g}."
                 )
         return cls(

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from trustq.core.generators import generator
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.extraction.inputs import pixels
 
 _PROBABILITY = 0.3  # of an effect in one image of one epoch, where the recipe states none
@@ -78,20 +78,22 @@ def _parse(item: str) -> tuple[str, int, float]:
     if name not in EFFECTS:
         close = difflib.get_close_matches(name, EFFECTS, n=1, cutoff=0.5)
         nearest = f" (did you mean {close[0]!r}?)" if close else ""
-        raise TrustqError(
+        raise InputError(
             f"bridging={item}: there is no effect {name!r}{nearest}. There are: "
-            f"{', '.join(EFFECTS)}."
+            f"{', '.join(EFFECTS)}.",
+            expected=EFFECTS,
+            found=name,
         )
     most = EFFECTS[name].strengths
     if dash and strength not in map(str, range(1, most + 1)):
         has = f"has the strengths {name}-1 to {name}-{most}" if most else "has no strengths"
-        raise TrustqError(f"bridging={item}: {name} {has}.")
+        raise InputError(f"bridging={item}: {name} {has}.")
     try:
         probability = float(share) if share else EFFECTS[name].probability
     except ValueError:
         probability = math.nan
     if not 0 < probability <= 1:
-        raise TrustqError(
+        raise InputError(
             f"bridging={item}: expected a probability above 0 and up to 1, e.g. {text}:0.5."
         )
     return name, int(strength), probability

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from trustq.core.generators import generator
 from trustq.data.manifest import Manifest
 from trustq.data.pillow_rgb import as_rgb
-from trustq.errors import TrustqError
+from trustq.errors import DamagedFile, InputError, NotFound, TrustqError
 from trustq.extraction.inputs.augment import WHOLE, Augmentation, Box
 from trustq.extraction.inputs.corruptions import Corruption
 from trustq.extraction.train.progress import Progress
@@ -138,13 +138,13 @@ def require_readable(manifest: Manifest) -> None:
         return
     n = len(manifest)
     if len(problems) == n and not any(manifest.image_path(row).is_file() for row in range(n)):
-        raise TrustqError(
+        raise NotFound(
             f"None of the {n:,} images is under {manifest.root} (the first is "
             f"{manifest.columns['path'][0]}). Say where they are with --root FOLDER."
         )
     listed = "".join(f"\n  {problem}" for problem in problems[:_LISTED])
     more = f"\n  and {len(problems) - _LISTED:,} more" if len(problems) > _LISTED else ""
-    raise TrustqError(
+    raise DamagedFile(
         f"{len(problems):,} of {n:,} images cannot be read:{listed}{more}\n"
         "Put them back, or leave their rows out of the manifest; nothing was extracted."
     )
@@ -274,7 +274,7 @@ class ImageLoader:
         try:
             for rows, images, problems, n_changed in self._loader:
                 if problems:
-                    raise TrustqError(
+                    raise InputError(
                         f"{'; '.join(problems)}.\n"
                         "Put the image back, or leave its row out of the manifest."
                     )

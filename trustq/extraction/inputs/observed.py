@@ -12,7 +12,7 @@ from trustq.core import columns as tables
 from trustq.core.digest import digest_array
 from trustq.data.manifest import Manifest
 from trustq.data.purchase_origin import Origin, file_origin
-from trustq.errors import TrustqError
+from trustq.errors import InputError, NotFound
 
 _LISTED = 5  # ids that an error names
 _TRUE, _FALSE = ("1", "1.0", "true", "yes"), ("", "nan", "0", "0.0", "false", "no")
@@ -77,13 +77,18 @@ def read_observed(
     origin = file_origin(path)
     if origin is not None and origin.cell["backbone_seed"] != seed:
         bought = origin.cell["backbone_seed"]
-        raise TrustqError(
+        raise InputError(
             f"{path}: its labels were bought for the network of seed {bought}, and seed {seed} is "
             f"to be trained, so the two would be no pair. Train --seeds {bought}, or name a file "
-            "for each seed: --observed 'FOLDER/seed{seed}.parquet'."
+            "for each seed: --observed 'FOLDER/seed{seed}.parquet'.",
+            path=path,
         )
     if "sample_id" not in columns:
-        raise TrustqError(f"{path}: it has no column sample_id, only {', '.join(columns)}.")
+        raise NotFound(
+            f"{path}: it has no column sample_id, only {', '.join(columns)}.",
+            path=path,
+            expected=columns,
+        )
     if left_out:
         passed = set(left_out)
         lines = [str(value) not in passed for value in columns["sample_id"].tolist()]
@@ -115,7 +120,7 @@ def read_observed(
         trusted &= observed >= 0
     trained = observed >= 0
     if not trained.any():
-        raise TrustqError(f"{path}: it drops every row, so nothing is left to train on.")
+        raise InputError(f"{path}: it drops every row, so nothing is left to train on.", path=path)
     rate = float((observed != reference)[trained].mean())
     return Observed(path, observed, trusted, listed, rate, origin)
 
@@ -130,21 +135,24 @@ def _names(path: Path, columns: tables.Columns) -> list[str]:
         return texts("label")
     missing = [name for name in ("given", "suggested", "action") if name not in columns]
     if missing:
-        raise TrustqError(
+        raise NotFound(
             f"{path}: it has no column label, nor {', '.join(missing)} to take one from. Expected "
-            "sample_id,label or the table of `trustq audit apply`."
+            "sample_id,label or the table of `trustq audit apply`.",
+            path=path,
         )
     chosen = {"keep": texts("given"), "relabel": texts("suggested")}
     names = []
     for line, action in enumerate(texts("action")):
         if action not in ("keep", "relabel", "drop"):
-            raise TrustqError(
-                f"{path}, row {line + 1}: action {action!r}, expected keep, relabel or drop."
+            raise InputError(
+                f"{path}, row {line + 1}: action {action!r}, expected keep, relabel or drop.",
+                path=path,
             )
         if action != "drop" and not chosen[action][line]:
-            raise TrustqError(
+            raise InputError(
                 f"{path}, row {line + 1}: action {action!r} without a label to train on. Name one, "
-                "or say drop."
+                "or say drop.",
+                path=path,
             )
         names.append("" if action == "drop" else chosen[action][line])
     return names
@@ -155,11 +163,15 @@ def _booleans(path: Path, column: np.ndarray) -> list[bool]:
     texts = ["" if value is None else str(value).lower() for value in column.tolist()]
     for line, text in enumerate(texts):
         if text not in _TRUE + _FALSE:
-            raise TrustqError(f"{path}, row {line + 1}: trusted is {text!r}, expected 1 or 0.")
+            raise InputError(
+                f"{path}, row {line + 1}: trusted is {text!r}, expected 1 or 0.", path=path
+            )
     return [text in _TRUE for text in texts]
 
 
 def _refuse(path: Path, problem: str, ids: list[str]) -> None:
     if ids:
         more = f" and {len(ids) - _LISTED:,} more" if len(ids) > _LISTED else ""
-        raise TrustqError(f"{path}: {len(ids):,} ids {problem}: {', '.join(ids[:_LISTED])}{more}.")
+        raise InputError(
+            f"{path}: {len(ids):,} ids {problem}: {', '.join(ids[:_LISTED])}{more}.", path=path
+        )

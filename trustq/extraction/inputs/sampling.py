@@ -8,7 +8,7 @@ import numpy as np
 from trustq.core.digest import digest_json
 from trustq.data.manifest import Manifest
 from trustq.data.row_weights import class_balanced, domain_balanced
-from trustq.errors import TrustqError
+from trustq.errors import NotFound
 from trustq.recipes import ExtractRecipe
 
 
@@ -46,9 +46,10 @@ def require_columns(manifest: Manifest, *, recipe: ExtractRecipe) -> None:
     for key in ("sampling_domain", "sampling_group"):
         column = getattr(recipe, key)
         if column and column not in manifest.columns:
-            raise TrustqError(
+            raise NotFound(
                 f"{key}={column}: the manifest has no such column; it has "
-                f"{', '.join(manifest.columns)}."
+                f"{', '.join(manifest.columns)}.",
+                expected=manifest.columns,
             )
 
 

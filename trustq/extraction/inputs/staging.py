@@ -46,7 +46,8 @@ def stage(manifest: Manifest, folder: Path, *, progress: Progress) -> Manifest:
             reason = os.strerror(error.errno or 0).lower()
             raise TrustqError(
                 f"{source} could not be copied to {copied}: {reason}. What was "
-                "copied is kept; free the disk or stage elsewhere."
+                "copied is kept; free the disk or stage elsewhere.",
+                path=source,
             ) from error
         if (found := copied.stat().st_size) != size:
             raise TrustqError(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError, TrustqError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -23,12 +23,19 @@ def choose_device(name: str, *, index: int | None = None) -> torch.device:
     if name == "auto":
         name = next(device for device, is_there in there.items() if is_there)
     if name not in there:
-        raise TrustqError(f"--device {name}: expected one of {', '.join(DEVICES)}.")
+        raise InputError(
+            f"--device {name}: expected one of {', '.join(DEVICES)}.",
+            where="device",
+            found=name,
+            expected=DEVICES,
+        )
     if not there[name]:
         found = ", ".join(device for device, is_there in there.items() if is_there)
         raise TrustqError(
             f"--device {name}: torch {torch.__version__} finds none here, only {found}.\n"
-            "Leave --device out to take the fastest there is, or install a torch build for it."
+            "Leave --device out to take the fastest there is, or install a torch build for it.",
+            where="device",
+            found=name,
         )
     # Float32 convolutions on CUDA are TF32 by default, with 10 bits: cached features would differ
     # from one machine to the next.

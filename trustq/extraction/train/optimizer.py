@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.extraction.train.weights import Network
 from trustq.recipes import ExtractRecipe
 
@@ -31,7 +31,7 @@ def freeze_stages(network: Network, trained_stages: int) -> None:
     stages = _stages(network.model)
     head = max(stages.values())
     if trained_stages >= head:
-        raise TrustqError(
+        raise InputError(
             f"trained_stages={trained_stages}: this backbone has {head - 1} stages between stem "
             "and head. Ask for fewer, or for everything: --set trained_stages=-1."
         )
@@ -86,7 +86,7 @@ def _layer_scales(model: torch.nn.Module, recipe: ExtractRecipe) -> dict[int, fl
     groups = param_groups_layer_decay(model, layer_decay=recipe.layer_decay)
     scales = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
     if recipe.layer_decay != 1 and len(set(scales.values())) == 1:
-        raise TrustqError(
+        raise InputError(
             f"layer_decay={recipe.layer_decay:g} changes nothing where all that is trained is one "
             "layer. Leave it out, or train more: --set trained_stages=-1."
         )
@@ -100,7 +100,7 @@ def _stages(model: torch.nn.Module) -> dict[str, int]:
     try:
         matcher = model.group_matcher(coarse=True)  # type: ignore[operator]
     except (AttributeError, AssertionError) as error:
-        raise TrustqError(
+        raise InputError(
             "trained_stages: timm does not tell the stages of this backbone. Train all of it, "
             "--set trained_stages=-1, or take another backbone."
         ) from error

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.metrics.classification import summarise
 
 
@@ -35,7 +35,7 @@ def criterion_of(checkpoint: str, labels: np.ndarray) -> Criterion:
     Raises `TrustqError` where the labels leave the criterion undefined.
     """
     if checkpoint == "macro_auroc" and len(np.unique(labels)) < 2:
-        raise TrustqError(
+        raise InputError(
             "checkpoint=macro_auroc needs validation rows of two classes or more; all of them are "
             "of one. Make the splits again, or choose by another figure, e.g. --set "
             "checkpoint=best."

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from trustq.core.atomic_files import replacing
 from trustq.core.digest import digest_bytes
 from trustq.core.generators import generator
-from trustq.errors import TrustqError
+from trustq.errors import DamagedFile, InputError, NotFound, TrustqError
 from trustq.recipes import ExtractRecipe
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def require_weights(recipe: ExtractRecipe) -> None:
 def digest_weights_file(path: Path) -> str:
     """Digest of a weights file's bytes; raises `TrustqError` where there is none."""
     if not path.is_file():
-        raise TrustqError(f"--weights {path}: no such file.")
+        raise NotFound(f"--weights {path}: no such file.", where="weights", found=path)
     return digest_bytes(path.read_bytes())
 
 
@@ -115,7 +115,7 @@ def make_network(
         if features.ndim != 2:
             raise ValueError(f"its features have shape {tuple(features.shape[1:])}, not one vector")
     except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise TrustqError(
+        raise InputError(
             f"{backbone} cannot be run on images of {image_size} pixels: {_first_line(error)}.\n"
             "Try another --image-size, or another backbone."
         ) from error
@@ -195,7 +195,7 @@ def grid_of(network: Network, maps: "torch.Tensor") -> "torch.Tensor":
         tokens = maps[:, getattr(model, "num_prefix_tokens", 0) :]
         if tokens.shape[1] == grid[0] * grid[1]:
             return tokens.reshape(len(tokens), *grid, tokens.shape[2])
-    raise TrustqError(
+    raise InputError(
         f"maps: the last feature map of this {type(model).__name__} has shape "
         f"{tuple(maps.shape[1:])}, which is no grid of places. Leave maps out."
     )
@@ -229,9 +229,11 @@ def load_start(network: Network, path: Path) -> list[str]:
     named = {"missing": missing, "unknown": strange, "of another shape": differing}
     problems = [f"{what}: {_listed(keys)}" for what, keys in named.items() if keys]
     if problems:
-        raise TrustqError(
+        raise InputError(
             f"--weights {path} does not fit the backbone; {'; '.join(problems)}.\n"
-            "Name the backbone that the file was made with, or use another file."
+            "Name the backbone that the file was made with, or use another file.",
+            where="weights",
+            found=path,
         )
     network.model.load_state_dict(
         {key: value for key, value in state.items() if key not in dropped}, strict=False
@@ -275,23 +277,26 @@ def is_checkpoint(path: Path) -> bool:
 def load_checkpoint(path: Path, model: "torch.nn.Module", *, digest: str) -> None:
     """Load the checkpoint of a cache into a model, which then has exactly that digest."""
     if not path.is_file():
-        raise TrustqError(
+        raise NotFound(
             f"{path}: no such file. It holds the network of the cache beside it; copy it there, or "
-            "extract again."
+            "extract again.",
+            path=path,
         )
     state = _read_tensors(path)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        raise TrustqError(
+        raise DamagedFile(
             f"{path} holds another network than the cache beside it. Copy the right one there, or "
-            "extract again."
+            "extract again.",
+            path=path,
         ) from error
     found = digest_weights(model)
     if found != digest:
-        raise TrustqError(
+        raise DamagedFile(
             f"{path} has digest {found[:8]}..., but the cache beside it was made by "
-            f"{digest[:8]}.... Copy the right checkpoint there, or extract again."
+            f"{digest[:8]}.... Copy the right checkpoint there, or extract again.",
+            path=path,
         )
 
 
@@ -338,7 +343,7 @@ def _require_known(backbone: str) -> None:
     every = timm.list_models()
     close = difflib.get_close_matches(backbone.split(".")[0], every, n=3, cutoff=0.5)
     nearest = f"; the nearest are {', '.join(close)}" if close else ""
-    raise TrustqError(f"timm has no model {backbone!r}{nearest}.")
+    raise NotFound(f"timm has no model {backbone!r}{nearest}.")
 
 
 def _pretrained_config(backbone: str, pretrained: bool) -> dict[str, Any]:
@@ -348,12 +353,12 @@ def _pretrained_config(backbone: str, pretrained: bool) -> dict[str, Any]:
         config = timm.get_pretrained_cfg(backbone)
     except RuntimeError as error:
         tags = timm.list_pretrained(f"{backbone.split('.')[0]}.*")
-        raise TrustqError(
+        raise NotFound(
             f"timm has no weights {backbone!r}; of this model it has {', '.join(tags) or 'none'}."
         ) from error
     values = config.to_dict() if config is not None else {}
     if pretrained and not any(values.get(key) for key in ("hf_hub_id", "url", "file")):
-        raise TrustqError(
+        raise NotFound(
             f"timm has no pretrained weights for {backbone}. Give a file with --weights FILE, or "
             "train from scratch with --no-pretrained."
         )
@@ -371,15 +376,16 @@ def _read_tensors(path: Path) -> dict[str, "torch.Tensor"]:
         # weights_only: a stranger's file must not run code.
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise TrustqError(
+        raise DamagedFile(
             f"{path} could not be read as tensors: {_first_line(error)}.\n"
-            "Expected .safetensors, or .pth that holds tensors and nothing else."
+            "Expected .safetensors, or .pth that holds tensors and nothing else.",
+            path=path,
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(torch.is_tensor(t) for t in state.values()):
-        raise TrustqError(f"{path}: expected a dictionary of tensors.")
+        raise InputError(f"{path}: expected a dictionary of tensors.", path=path)
     return {str(key).removeprefix("module."): tensor for key, tensor in state.items()}
 
 
