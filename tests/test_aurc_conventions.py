@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trustq.errors import TrustqError
-from trustq.metrics.aurc_conventions import CONVENTIONS, all_conventions, aurc_by
+from trustq.metrics.aurc_conventions import AURC_CONVENTIONS, all_conventions, aurc_by
 from trustq.metrics.selective import aurc
 
 unhurried = settings(deadline=None)  # a busy machine is no failure
@@ -75,7 +75,7 @@ SLOW = {
 }
 
 
-@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize("convention", AURC_CONVENTIONS)
 @pytest.mark.parametrize("decimals", [16, 2, 0])
 @pytest.mark.parametrize("n", [1, 2, 17, 400])
 def test_each_convention_equals_its_slow_definition(convention, decimals, n):
@@ -101,7 +101,7 @@ def test_conventions_without_ties_agree_to_the_order_of_one_row():
     rng = np.random.default_rng(2)
     confidence = rng.random(20_000)
     areas = all_conventions(rng.random(20_000) > confidence, confidence)
-    assert list(areas) == list(CONVENTIONS)
+    assert list(areas) == list(AURC_CONVENTIONS)
     assert max(areas.values()) - min(areas.values()) < 1e-2
     del areas["trustquerynet"]  # its thresholds lump confidences together
     assert max(areas.values()) - min(areas.values()) < 1e-3

@@ -1,22 +1,72 @@
 """trustq: which labels should be checked, does it pay, and can the model be trusted afterwards?
 
-Data flows one way, from the first of these to the last; none of them loads torch but `extraction`.
+    import trustq as tq
 
-- `datasets`, `manifest`, `splits`, `noise`: published files to a sample table; label noise
-- `extraction`: the GPU stage, images to features and logits
-- `store`: the cache, one sealed HDF5 file per recipe and backbone seed; to and from other formats
-- `balance`: weights by which rare classes, domains and groups count as much as others
-- `heads`: classifiers on features, and the out-of-fold probabilities that scores insist on
-- `scoring`, `repair`: which labels look wrong; arms, budgets and the repair loop
-- `audit`: which labels of real data look wrong, answers, a cleaned list, what dropping changes
-- `calibration`, `calibrators`, `calibration_error`: confidence that means what it says
-- `metrics`, `class_metrics`, `slices`: figures of all rows, of classes, of slices
-- `selective`, `confidence`, `aurc_conventions`, `guarantee`: answering only when sure
-- `stats`, `bootstrap`, `significance`, `arm_comparison`: tests and intervals
-- `power`, `plan`: what a sweep could show and what it costs, before it runs
-- `recipes`: every setting, and the packaged recipes
-- `results`, `report`: Parquet parts and SQL views; tables and figures
-- `predictions`, `evaluate`, `compare`: pages for anyone's stored predictions
+- `tq.label_quality`, `tq.find_label_issues`, `tq.audit_labels`: which labels look wrong
+- `tq.read_predictions`, `tq.evaluate`, `tq.compare`: can predictions be trusted, which are better
+- `tq.open_cache`, `tq.import_cache`: features and labels to experiment on
+- `tq.repair`, `tq.sweep`, `tq.plan`: which labels to buy, whether it pays, what a design can show
+- `tq.Results`: SQL over what was run
+- `tq.metrics`, `tq.calibration`, `tq.heads`: the parts, as functions and scikit-learn estimators
+
+Arrays, pandas and polars frames go in, and tables with `to_pandas()` and `to_polars()` come out.
+Nothing is imported before it is used. Modules import from those before them only: `core`,
+`recipes`, `data`, `metrics`, `statistics`, `calibration`, `store`, `extraction` and `datasets`,
+`heads`, `scoring`, `evaluation`, `repair`, `results`, `experiments`, `analysis`, `audit`, `report`,
+`api`, `cli`; none of them loads torch but `extraction`.
 """
 
+from typing import TYPE_CHECKING
+
+from trustq.core.lazy import lazy_names
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from trustq import calibration, heads, metrics
+    from trustq.api.experiments import import_cache, open_cache, plan, repair, sweep
+    from trustq.api.labels import audit_labels, find_label_issues, label_quality
+    from trustq.api.predictions import compare, evaluate, read_predictions
+    from trustq.api.results import Results
+    from trustq.errors import TrustqError
+
+__all__ = [
+    "Results",
+    "TrustqError",
+    "audit_labels",
+    "calibration",
+    "compare",
+    "evaluate",
+    "find_label_issues",
+    "heads",
+    "import_cache",
+    "label_quality",
+    "metrics",
+    "open_cache",
+    "plan",
+    "read_predictions",
+    "repair",
+    "sweep",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Results": "trustq.api.results",
+        "TrustqError": "trustq.errors",
+        "audit_labels": "trustq.api.labels",
+        "calibration": "trustq.calibration",
+        "compare": "trustq.api.predictions",
+        "evaluate": "trustq.api.predictions",
+        "find_label_issues": "trustq.api.labels",
+        "heads": "trustq.heads",
+        "import_cache": "trustq.api.experiments",
+        "label_quality": "trustq.api.labels",
+        "metrics": "trustq.metrics",
+        "open_cache": "trustq.api.experiments",
+        "plan": "trustq.api.experiments",
+        "read_predictions": "trustq.api.predictions",
+        "repair": "trustq.repair",  # a package that can be called
+        "sweep": "trustq.api.experiments",
+    },
+)

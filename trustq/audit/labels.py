@@ -14,14 +14,12 @@ from trustq.metrics.per_class import class_figures
 from trustq.scoring import (
     LABEL_BLIND,
     NO_PROBABILITIES,
-    SCORE_NAMES,
     feature_quality,
+    is_score,
+    known_scores,
     label_quality,
 )
 from trustq.scoring.confident import confident_joint, find_label_issues
-
-# Scores that look at the label; the others would rank uncertain images.
-AUDIT_SCORES = tuple(name for name in SCORE_NAMES if name not in LABEL_BLIND)
 
 # Filters that flag by different reasoning; each source votes with each of them.
 FILTERS = ("confident_learning", "prune_by_noise_rate", "prune_by_class")
@@ -122,16 +120,17 @@ def audit_labels(
 
     Scores and probabilities are averaged over sources; methods vote. The list holds the rows that
     most votes flag, or the `review` most suspicious ones, or as many of them as keep the estimated
-    share of wrong labels at `precision`, in (0, 1]. `score` is one of AUDIT_SCORES. Raises
+    share of wrong labels at `precision`, in (0, 1]. `score` is one that looks at labels. Raises
     `TrustqError` for another, where sources have other rows, classes or labels, and for both cuts
     at once.
     """
     if not sources:
         raise InputError("There is nothing to audit: pass a cache or a file.")
-    if score not in AUDIT_SCORES:
+    if score in LABEL_BLIND or not is_score(score):
+        known = [name for name in known_scores() if name not in LABEL_BLIND]
         why = " It looks at no label, so it finds uncertain images." if score in LABEL_BLIND else ""
         raise InputError(
-            f"--score {score}: expected a score of labels: {', '.join(AUDIT_SCORES)}.{why}",
+            f"--score {score}: expected a score of labels: {', '.join(known)}.{why}",
             where="score",
             found=score,
         )

@@ -6,7 +6,7 @@ from scipy.integrate import trapezoid
 from trustq.errors import InputError
 from trustq.metrics.selective import _aurc, _checked, _steps
 
-CONVENTIONS = ("exact", "geifman-code", "fd-shifts", "torch-uncertainty", "trustquerynet")
+AURC_CONVENTIONS = ("exact", "geifman-code", "fd-shifts", "torch-uncertainty", "trustquerynet")
 
 
 def aurc_by(convention: str, wrong: np.ndarray, confidence: np.ndarray) -> float:
@@ -20,15 +20,15 @@ def aurc_by(convention: str, wrong: np.ndarray, confidence: np.ndarray) -> float
     first takes the last of equal rows first, the second the first. Lies in [0, 1], lower is better.
 
     >>> wrong, confidence = np.array([0, 0, 1, 1, 0]), np.array([0.9, 0.8, 0.7, 0.6, 0.8])
-    >>> {name: round(aurc_by(name, wrong, confidence), 4) for name in CONVENTIONS[1:4]}
+    >>> {name: round(aurc_by(name, wrong, confidence), 4) for name in AURC_CONVENTIONS[1:4]}
     {'geifman-code': 0.12, 'fd-shifts': 0.09, 'torch-uncertainty': 0.1125}
     """
-    if convention not in CONVENTIONS:
+    if convention not in AURC_CONVENTIONS:
         raise InputError(
-            f"convention is {convention!r}: expected one of {', '.join(CONVENTIONS)}.",
+            f"convention is {convention!r}: expected one of {', '.join(AURC_CONVENTIONS)}.",
             where="convention",
             found=convention,
-            expected=CONVENTIONS,
+            expected=AURC_CONVENTIONS,
         )
     wrong, confidence = _checked(wrong, confidence)
     if convention == "exact":
@@ -60,7 +60,7 @@ def all_conventions(wrong: np.ndarray, confidence: np.ndarray) -> dict[str, floa
     fits = confidence.min() >= 0 and confidence.max() <= 1
     return {
         name: aurc_by(name, wrong, confidence)
-        for name in CONVENTIONS
+        for name in AURC_CONVENTIONS
         if fits or name != "trustquerynet"
     }
 

@@ -5,7 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from trustq.errors import InputError
-from trustq.scoring import FEATURE_SCORES, NO_PROBABILITIES, PASS_SCORES, SCORE_NAMES, SCORE_TITLES
+from trustq.scoring import (
+    FEATURE_SCORES,
+    NO_PROBABILITIES,
+    PASS_SCORES,
+    is_score,
+    known_scores,
+    score_title,
+)
 
 # Policies that need no score: buy nothing; at random; only wrong labels, which no one could know.
 BLIND = ("none", "random", "oracle")
@@ -18,7 +25,7 @@ _TITLES = {
     "none": "no repair",
     "random": "random",
     "oracle": "oracle (wrong labels only)",
-} | SCORE_TITLES
+}
 _SOURCE_TITLES = {
     "head": "",
     "heads": ", several heads",
@@ -54,7 +61,8 @@ class Arm:
             base = replace(parse_arm(self.like), action=self.action)
             return f"random, classes as {base.title}"
         source = "" if self.score in PASS_SCORES else _SOURCE_TITLES[self.source]
-        return _TITLES[self.score] + source + _ACTION_TITLES[self.action]
+        score = _TITLES.get(self.score) or score_title(self.score)
+        return score + source + _ACTION_TITLES[self.action]
 
     @property
     def is_scored(self) -> bool:
@@ -100,8 +108,9 @@ def parse_arm(text: str) -> Arm:
     rest, _, action = text.partition(":")
     score, at, source = rest.partition("@")
     arm = Arm(score, source if at else _default_source(score), action or "relabel")
+    is_known = arm.score in BLIND or is_score(arm.score)
     for kind, value, known in (
-        ("score", arm.score, (*BLIND, *SCORE_NAMES)),
+        ("score", arm.score, (arm.score,) if is_known else (*BLIND, *known_scores())),
         ("source", arm.source, SOURCES),
         ("action", arm.action, ACTIONS),
     ):

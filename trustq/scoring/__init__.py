@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 
+from trustq.core.plugins import Plugin, find_plugin, plugin_names
 from trustq.errors import InputError
 from trustq.heads.out_of_fold import PASSES, OutOfFold, TrainingRows
 from trustq.scoring import acquisition, confident, neighbours
@@ -19,7 +20,11 @@ __all__ = [
     "SCORE_TITLES",
     "ensemble_quality",
     "feature_quality",
+    "is_score",
     "label_quality",
+    "known_scores",
+    "score_of",
+    "score_title",
 ]
 
 
@@ -42,24 +47,26 @@ def label_quality(
     those that are covered already (`chosen`, (n,) of bool) and the size of the batch (`n_wanted`).
     SCORES know only of the labels that are `kept`, (n,) of bool; the others have no score.
     PASS_SCORES look at the dropout passes that `out_of_fold` was read from. Scores that are
-    LABEL_BLIND find uncertain images rather than wrong labels.
+    LABEL_BLIND find uncertain images rather than wrong labels. Scores of plug-ins are of
+    probabilities alone, as SCORES are.
     """
-    if score not in SCORE_NAMES:
+    if not is_score(score):
         raise InputError(
-            f"Unknown score {score!r}; there are {', '.join(SCORE_NAMES)}.",
-            expected=SCORE_NAMES,
+            f"Unknown score {score!r}; there are {', '.join(known_scores())}.",
+            expected=known_scores(),
             found=score,
         )
+    of_probabilities = score not in (*FEATURE_SCORES, *PASS_SCORES)
     out_of_fold.require(training, observed)
     quality = np.full(len(observed), np.nan)
     known = out_of_fold.scorable
     if not known.any():
         return quality
-    if score in SCORES and kept is not None:
+    if of_probabilities and kept is not None:
         known = known & kept
     labels, probs = np.asarray(observed)[known].astype(np.int64), out_of_fold.probs[known]
-    if score in SCORES:
-        quality[known] = SCORES[score](labels, probs)
+    if of_probabilities:
+        quality[known] = score_of(score)(labels, probs)
         return quality
     if score in PASS_SCORES:
         if out_of_fold.source != "passes":
@@ -131,12 +138,7 @@ def ensemble_quality(
     score where every member gives it one. `score` is one of SCORES, `kept` as in `label_quality`.
     Raises `TrustqError` for another score, for fewer than two members, or where the rows differ.
     """
-    if score not in SCORES:
-        raise InputError(
-            f"{score} is no score of probabilities, so there is nothing to average over models; "
-            f"there are {', '.join(SCORES)}.",
-            expected=SCORES,
-        )
+    score_of(score)  # refuses what is no score of probabilities
     if len(members) < 2:
         raise InputError(f"An ensemble has two members or more; there are {len(members)}.")
     if len({own.rows_digest for own in training}) > 1:
@@ -232,3 +234,52 @@ SCORE_TITLES = {
     "hybrid": "entropy and k-centre",
     "bald": "BALD",
 }
+
+
+def is_score(name: str) -> bool:
+    """Whether there is a score of this name, built in or of a plug-in.
+
+    >>> is_score("self_confidence"), is_score("guess")
+    (True, False)
+    """
+    return name in SCORE_NAMES or find_plugin("scores", name) is not None
+
+
+def known_scores() -> tuple[str, ...]:
+    """Names of all scores, those of plug-ins last."""
+    return (*SCORE_NAMES, *plugin_names("scores", taken=SCORE_NAMES))
+
+
+def score_title(name: str) -> str:
+    """The name of a score for people."""
+    plugin = None if name in SCORE_TITLES else find_plugin("scores", name)
+    return SCORE_TITLES[name] if plugin is None else plugin.title
+
+
+def score_of(name: str) -> Score:
+    """The function of a score: labels (n,) and probabilities (n, k) to quality (n,).
+
+    Raises `TrustqError` for one that needs more than probabilities, and for an unknown one.
+
+    >>> score_of("self_confidence")(np.array([0]), np.array([[0.9, 0.1]])).tolist()
+    [0.9]
+    """
+    if name in SCORES:
+        return SCORES[name]
+    plugin = None if name in SCORE_NAMES else find_plugin("scores", name)
+    if plugin is None:
+        known = (*SCORES, *plugin_names("scores", taken=SCORE_NAMES))
+        why = "is no score of probabilities alone" if name in SCORE_NAMES else "is unknown"
+        raise InputError(
+            f"Score {name!r} {why}; there are {', '.join(known)}.", expected=known, found=name
+        )
+    return partial(_checked, plugin=plugin, score=plugin.load())
+
+
+def _checked(labels: np.ndarray, probs: np.ndarray, *, plugin: Plugin, score: Score) -> np.ndarray:
+    quality = np.asarray(score(labels.copy(), probs.copy()), dtype=np.float64)
+    plugin.require(
+        quality.shape == labels.shape and not ((quality < 0) | (quality > 1)).any(),
+        f"quality of each label, ({len(labels)},) in [0, 1] with NaN for none",
+    )
+    return quality

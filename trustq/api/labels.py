@@ -1,0 +1,230 @@
+"""Labels that look wrong: scores of probabilities that anyone has, and the audit."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trustq.api.frames import Source, Table, array_of, as_file
+from trustq.audit import LabelAudit, open_source
+from trustq.audit import audit_labels as audit_sources
+from trustq.errors import TrustqError
+from trustq.metrics.probabilities import checked_labels, checked_probs
+from trustq.report.audit import audit_page, class_rows, confusion_rows, issue_rows, write_audit
+from trustq.scoring import SCORES, score_of
+from trustq.scoring.confident import find_label_issues as flagged_by
+
+
+def label_quality(
+    labels: Any,
+    probs: Any,
+    *,
+    groups: Any = None,
+    score: str = "self_confidence",
+    classes: Sequence[str] | None = None,
+) -> np.ndarray:
+    """Quality of each label by out-of-fold probabilities, (n,) in [0, 1], lower = more suspicious.
+
+    `labels` is (n,) of class indices, or of class names: then `classes` gives the order of the
+    columns, or a frame `probs` has them as its columns, or they are sorted. `probs` is (n, k), rows
+    that sum to 1, of models that did not see the row, nor its group. With `groups`, (n,), a row has
+    the lowest quality of its group, for who checks one image of a lesion has the others at hand.
+    `score` is self_confidence, normalized_margin, confident_learning, entropy, ... or a plug-in's.
+    Raises `TrustqError` for shapes and values that do not fit and for an unknown score.
+
+    >>> probs = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]])
+    >>> label_quality(["a", "a", "b"], probs).tolist()
+    [0.9, 0.2, 0.3]
+    >>> label_quality(["a", "a", "b"], probs, groups=[1, 1, 2]).tolist()
+    [0.2, 0.2, 0.3]
+    """
+    rows = _Rows(labels, probs, groups, classes)
+    quality = score_of(score)(rows.labels, rows.probs)
+    return quality if rows.group is None else _lowest(quality, rows.group)
+
+
+def find_label_issues(
+    labels: Any,
+    probs: Any,
+    *,
+    groups: Any = None,
+    method: str = "confident_learning",
+    score: str = "self_confidence",
+    classes: Sequence[str] | None = None,
+) -> Table:
+    """The labels that a filter takes for wrong, the most suspicious first.
+
+    Arguments are those of `label_quality`; `method` is one of cleanlab's seven filters. Columns:
+    `row` (position), `label`, `suggested`, `quality`, `p_label`, `p_suggested` and, with groups,
+    `group`: all rows of a group with a suspicious one stand together. Raises `TrustqError` as
+    `label_quality` does, and for an unknown method.
+
+    >>> probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.1, 0.9], [0.9, 0.1]])
+    >>> find_label_issues([0, 0, 1, 1, 1], probs)["row"].tolist()
+    [4]
+    """
+    rows = _Rows(labels, probs, groups, classes)
+    quality = score_of(score)(rows.labels, rows.probs)
+    issues = flagged_by(rows.labels, rows.probs, method=method)
+    by = quality
+    if rows.group is not None:
+        suspected = np.zeros(rows.group.max() + 1, dtype=bool)
+        suspected[rows.group[issues]] = True
+        issues, by = suspected[rows.group], _lowest(quality, rows.group)
+    keys = (quality, by) if rows.group is None else (quality, rows.group, by)
+    order = np.lexsort(keys)
+    found = order[issues[order]]
+    suggested = rows.probs.argmax(axis=1)
+    names = np.array(rows.classes, dtype=object)
+    columns = {
+        "row": found,
+        "label": names[rows.labels[found]],
+        "suggested": names[suggested[found]],
+        "quality": quality[found],
+        "p_label": rows.probs[found, rows.labels[found]],
+        "p_suggested": rows.probs[found, suggested[found]],
+    }
+    if rows.group is not None:
+        columns["group"] = array_of(groups, "groups")[found]
+    return Table(columns)
+
+
+class LabelReport:
+    """An audit of labels: `issues`, `classes` and `confusions` as tables, `page` as text.
+
+    `audit` holds everything that is known of every row; `save(folder)` writes what
+    `trustq audit labels` writes.
+    """
+
+    def __init__(self, audit: LabelAudit) -> None:
+        self.audit = audit
+
+    @property
+    def issues(self) -> Table:
+        """The listed labels, most suspicious first."""
+        return Table.of_rows(issue_rows(self.audit))
+
+    @property
+    def classes(self) -> Table:
+        """Every class: its labels, how many are listed, and how well the model knows it."""
+        return Table.of_rows(class_rows(self.audit))
+
+    @property
+    def confusions(self) -> Table:
+        """Given and suggested classes of the listed labels, counted."""
+        return Table.of_rows(confusion_rows(self.audit))
+
+    @property
+    def page(self) -> str:
+        """The report as text."""
+        return audit_page(self.audit)
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write the lists and the sheet of answers to a folder; returns their paths."""
+        return write_audit(self.audit, Path(folder))
+
+    def to_pandas(self) -> Any:
+        """`issues` as a pandas data frame."""
+        return self.issues.to_pandas()
+
+    def to_polars(self) -> Any:
+        """`issues` as a polars data frame."""
+        return self.issues.to_polars()
+
+    def __repr__(self) -> str:
+        return self.page
+
+    def _repr_html_(self) -> str:
+        return self.issues._repr_html_()
+
+
+def audit_labels(
+    *sources: Source,
+    score: str = "self_confidence",
+    review: int | None = None,
+    precision: float | None = None,
+    source: str = "auto",
+    head: str = "linear",
+    folds: int = 5,
+    seed: int = 0,
+    names: dict[str, str] | None = None,
+    normalize: str | None = None,
+) -> LabelReport:
+    """Which labels look wrong, by models that did not see them.
+
+    A source is a cache, a file of embeddings or of out-of-fold probabilities, a data frame, or a
+    mapping of arrays (`features` or `probs`, `labels`, and if there are any `sample_ids`, `groups`,
+    `classes`); several are of the same rows (seeds) and vote. Heads are fitted out of fold by group
+    on features; with `source="file"` probabilities are taken for out of fold. The list is cut to
+    the `review` most suspicious labels, or where its estimated `precision` falls below this share.
+    `names` maps arrays to other names. Raises `TrustqError` for what is missing or does not fit.
+
+    >>> rng = np.random.default_rng(0)
+    >>> labels = np.repeat([0, 1], 50)
+    >>> features = rng.normal(size=(100, 2)) + 8 * labels[:, None]
+    >>> labels[3] = 1
+    >>> audit_labels({"features": features, "labels": labels}).issues["sample_id"].tolist()
+    ['3']
+    """
+    opened = []
+    for one in sources:
+        with as_file(one) as path:
+            opened.append(
+                open_source(
+                    path,
+                    source=source,
+                    head=head,
+                    folds=folds,
+                    seed=seed,
+                    names=names,
+                    normalise=normalize,
+                )
+            )
+    return LabelReport(audit_sources(opened, score=score, review=review, precision=precision))
+
+
+class _Rows:
+    """Labels as class indices, probabilities and groups, checked against each other."""
+
+    def __init__(self, labels: Any, probs: Any, groups: Any, classes: Sequence[str] | None) -> None:
+        if classes is None and hasattr(probs, "columns"):
+            classes = [str(name) for name in probs.columns]
+        self.probs = checked_probs(array_of(probs, "probs"))
+        n, k = self.probs.shape
+        given = array_of(labels, "labels")
+        if classes is not None and len(classes) != k:
+            raise TrustqError(f"There are {len(classes)} classes and {k} columns of probs.")
+        if given.dtype.kind in "OUS":
+            texts = [str(value) for value in given.tolist()]
+            classes = sorted(set(texts)) if classes is None else classes
+            if len(classes) != k:
+                raise TrustqError(
+                    f"labels name {len(classes)} classes, and probs has {k} columns: pass classes= "
+                    "in the order of the columns."
+                )
+            place = {name: i for i, name in enumerate(classes)}
+            if unknown := sorted(set(texts) - set(place)):
+                raise TrustqError(
+                    f"labels holds {', '.join(unknown[:5])}; the classes are "
+                    f"{', '.join(map(str, classes))}. Leave out rows without a label."
+                )
+            given = np.array([place[text] for text in texts])
+        self.classes = tuple(range(k)) if classes is None else tuple(classes)
+        self.labels = checked_labels(given, n, k, beside="probs")
+        self.group = None
+        if groups is not None:
+            named = array_of(groups, "groups")
+            if named.shape != (n,):
+                raise TrustqError(f"groups has shape {named.shape}, labels ({n},).")
+            self.group = np.unique(named.astype(str), return_inverse=True)[1]
+
+
+def _lowest(quality: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """Each row's lowest quality of its group; NaN only where no row of it has one."""
+    lowest = np.full(group.max() + 1, np.nan)
+    np.fmin.at(lowest, group, quality)
+    return lowest[group]
+
+
+__all__ = ["SCORES", "LabelReport", "audit_labels", "find_label_issues", "label_quality"]
