@@ -39,13 +39,13 @@ class Table:
         self._columns = {name: _column(values) for name, values in columns.items()}
 
     @classmethod
-    def of_rows(cls, rows: Sequence[Mapping[str, Any]]) -> "Table":
-        """A table of rows, each a dict; what a row lacks is blank.
+    def of_rows(cls, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> "Table":
+        """A table of rows, each a dict; what a row lacks is blank. `columns` are there anyhow.
 
         >>> Table.of_rows([{"a": 1}, {"a": 2, "b": "x"}])["b"].tolist()
         [None, 'x']
         """
-        names = dict.fromkeys(name for row in rows for name in row)
+        names = dict.fromkeys([*columns, *(name for row in rows for name in row)])
         return cls({name: [row.get(name) for row in rows] for name in names})
 
     @property

@@ -11,8 +11,16 @@ from trustq.audit import LabelAudit, open_source
 from trustq.audit import audit_labels as audit_sources
 from trustq.errors import TrustqError
 from trustq.metrics.probabilities import checked_labels, checked_probs
-from trustq.report.audit import audit_page, class_rows, confusion_rows, issue_rows, write_audit
-from trustq.scoring import SCORES, score_of
+from trustq.report.audit import (
+    CONFUSION_COLUMNS,
+    audit_page,
+    class_rows,
+    confusion_rows,
+    issue_columns,
+    issue_rows,
+    write_audit,
+)
+from trustq.scoring import score_of
 from trustq.scoring.confident import find_label_issues as flagged_by
 
 
@@ -49,7 +57,7 @@ def find_label_issues(
     probs: Any,
     *,
     groups: Any = None,
-    method: str = "confident_learning",
+    method: str = "prune_by_noise_rate",
     score: str = "self_confidence",
     classes: Sequence[str] | None = None,
 ) -> Table:
@@ -103,7 +111,7 @@ class LabelReport:
     @property
     def issues(self) -> Table:
         """The listed labels, most suspicious first."""
-        return Table.of_rows(issue_rows(self.audit))
+        return Table.of_rows(issue_rows(self.audit), issue_columns(self.audit))
 
     @property
     def classes(self) -> Table:
@@ -113,7 +121,7 @@ class LabelReport:
     @property
     def confusions(self) -> Table:
         """Given and suggested classes of the listed labels, counted."""
-        return Table.of_rows(confusion_rows(self.audit))
+        return Table.of_rows(confusion_rows(self.audit), CONFUSION_COLUMNS)
 
     @property
     def page(self) -> str:
@@ -164,7 +172,8 @@ def audit_labels(
     >>> labels = np.repeat([0, 1], 50)
     >>> features = rng.normal(size=(100, 2)) + 8 * labels[:, None]
     >>> labels[3] = 1
-    >>> audit_labels({"features": features, "labels": labels}).issues["sample_id"].tolist()
+    >>> report = audit_labels({"features": features, "labels": labels}, review=1)
+    >>> report.issues["sample_id"].tolist()
     ['3']
     """
     opened = []
@@ -225,6 +234,3 @@ def _lowest(quality: np.ndarray, group: np.ndarray) -> np.ndarray:
     lowest = np.full(group.max() + 1, np.nan)
     np.fmin.at(lowest, group, quality)
     return lowest[group]
-
-
-__all__ = ["SCORES", "LabelReport", "audit_labels", "find_label_issues", "label_quality"]

@@ -64,6 +64,11 @@ def issue_rows(audit: LabelAudit) -> list[Row]:
     return [_issue(audit, row) for row in audit.order.tolist()]
 
 
+def issue_columns(audit: LabelAudit) -> list[str]:
+    """The columns of `issue_rows`, which may have no row."""
+    return list(_issue(audit, 0))
+
+
 def class_rows(audit: LabelAudit) -> list[Row]:
     """Per given class: labels, how many are listed, and F1 of the out-of-fold predictions."""
     rows = []
@@ -118,9 +123,9 @@ def write_audit(audit: LabelAudit, folder: Path) -> list[Path]:
         for i in issues
     ]
     tables = {
-        "label_issues.csv": (issues, list(_issue(audit, 0))),
+        "label_issues.csv": (issues, issue_columns(audit)),
         "issues_per_class.csv": (class_rows(audit), None),
-        "issue_confusions.csv": (confusion_rows(audit), _CONFUSION),
+        "issue_confusions.csv": (confusion_rows(audit), CONFUSION_COLUMNS),
         ANSWERS: (asked, ["sample_id", "label", "given", "suggested"]),
     }
     paths = []
@@ -133,7 +138,7 @@ def write_audit(audit: LabelAudit, folder: Path) -> list[Path]:
     return paths + write_audit_folder(audit, folder)
 
 
-_CONFUSION = ["given", "suggested", "listed", "share_of_class", "p_wrong", "worst"]
+CONFUSION_COLUMNS = ["given", "suggested", "listed", "share_of_class", "p_wrong", "worst"]
 
 
 def write_rows(path: Path, rows: Sequence[Row], columns: Iterable[str] | None = None) -> None:

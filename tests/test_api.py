@@ -1,0 +1,241 @@
+"""The Python door: what goes in, what comes out, and that it is light and typed."""
+
+import dataclasses
+import inspect
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import polars
+import pytest
+from support import make_cache, refused
+
+import trustq as tq
+from trustq.api.frames import Table
+from trustq.store import write_cache
+
+LABELS = np.array([0, 1, 2, 1, 0, 2] * 20)
+PROBS = np.random.default_rng(0).dirichlet(np.ones(3), 120) * 0.3 + 0.7 * np.eye(3)[LABELS]
+WRONG = np.where(np.arange(120) % 20 == 7, (LABELS + 1) % 3, LABELS)
+
+
+def test_the_door_is_light_and_lists_what_it_has() -> None:
+    code = (
+        "import sys, trustq as tq\n"
+        "assert set(tq.__all__) <= set(dir(tq))\n"
+        "heavy = {'numpy', 'duckdb', 'sklearn', 'torch', 'pandas', 'polars', 'narwhals'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "for name in tq.__all__:\n"
+        "    assert getattr(tq, name).__doc__, name\n"
+        "assert 'torch' not in sys.modules\n"
+        "from trustq import *\n"
+        "assert label_quality is tq.label_quality\n"
+        "import trustq.repair.settings\n"
+        "assert callable(tq.repair)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_package_is_installed() -> None:
+    root = Path(__file__).parent.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))
+    found = {".".join(f.parent.relative_to(root).parts) for f in root.glob("trustq/**/__init__.py")}
+    data = {name for name in project["tool"]["setuptools"]["package-data"]}
+    assert found | {"trustq.cli"} | data == set(project["tool"]["setuptools"]["packages"])
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="^module 'trustq' has no attribute 'guess'$"):
+        _ = tq.guess  # type: ignore[attr-defined]
+
+
+def test_the_callable_package_has_the_signature_of_its_function() -> None:
+    assert "recipe" in inspect.signature(tq.repair).parameters
+
+
+@pytest.mark.parametrize("kind", ["lists", "pandas", "polars", "names"])
+def test_label_quality_is_the_same_of_every_kind_of_input(kind: str) -> None:
+    expected = tq.label_quality(WRONG, PROBS)
+    names = np.array(["mel", "nv", "bcc"])
+    inputs: dict[str, tuple[Any, Any]] = {
+        "lists": (WRONG.tolist(), PROBS.tolist()),
+        "pandas": (pandas.Series(WRONG), pandas.DataFrame(PROBS, columns=list("abc"))),
+        "polars": (polars.Series(WRONG), polars.DataFrame(PROBS, schema=list("abc"))),
+        "names": (pandas.Series(names[WRONG]), pandas.DataFrame(PROBS, columns=names)),
+    }
+    np.testing.assert_array_equal(tq.label_quality(*inputs[kind]), expected)
+    suspects = set(np.argsort(expected)[:6].tolist())
+    assert suspects == set(np.flatnonzero(WRONG != LABELS).tolist())
+
+
+def test_label_quality_of_a_group_is_its_lowest() -> None:
+    groups = [f"lesion{i // 3}" for i in range(120)]
+    alone = tq.label_quality(WRONG, PROBS)
+    grouped = tq.label_quality(WRONG, PROBS, groups=groups)
+    np.testing.assert_array_equal(grouped, np.repeat(alone.reshape(-1, 3).min(axis=1), 3))
+
+
+def test_label_issues_are_those_that_are_wrong_and_whole_groups_stand_together() -> None:
+    names = np.array(["mel", "nv", "bcc"])
+    by_hand = {"method": "predicted_neq_given"}
+    found = tq.find_label_issues(WRONG, pandas.DataFrame(PROBS, columns=names), **by_hand)
+    wrong = np.flatnonzero(WRONG != LABELS)
+    assert set(found["row"].tolist()) == set(wrong.tolist())
+    assert (np.diff(found["quality"]) >= 0).all()
+    assert found["suggested"].tolist() == names[LABELS[found["row"]]].tolist()
+    groups = np.arange(120) // 2
+    grouped = tq.find_label_issues(WRONG, PROBS, groups=groups, **by_hand)
+    assert len(grouped) == 2 * len(wrong)
+    assert (grouped["group"].reshape(-1, 2) == grouped["group"].reshape(-1, 2)[:, :1]).all()
+
+
+def test_label_quality_refuses_what_does_not_fit() -> None:
+    with refused(
+        "labels name 2 classes, and probs has 3 columns: pass classes= in the order of the columns."
+    ):
+        tq.label_quality(["a", "b"], [[0.2, 0.3, 0.5]] * 2)
+    with refused("labels holds z; the classes are a, b, c. Leave out rows without a label."):
+        tq.label_quality(["a", "z"], [[0.2, 0.3, 0.5]] * 2, classes=["a", "b", "c"])
+    with refused("There are 2 classes and 3 columns of probs."):
+        tq.label_quality([0, 1], [[0.2, 0.3, 0.5]] * 2, classes=["a", "b"])
+    with refused("groups has shape (1,), labels (2,)."):
+        tq.label_quality([0, 1], [[0.5, 0.5]] * 2, groups=[1])
+
+
+def test_predictions_of_a_frame_are_those_of_the_file(tmp_path: Path) -> None:
+    columns: dict[str, Any] = {"sample_id": [f"s{i}" for i in range(120)], "labels": WRONG}
+    columns |= {f"prob_{name}": PROBS[:, i] for i, name in enumerate("abc")}
+    columns["sex"] = ["male", None, "female"] * 40
+    frame = pandas.DataFrame(columns)
+    frame.to_csv(tmp_path / "p.csv", index=False)
+    expected = tq.read_predictions(tmp_path / "p.csv", columns=["sex"])
+    for given in (frame, polars.DataFrame(columns), str(tmp_path / "p.csv")):
+        read = tq.read_predictions(given, columns=["sex"])
+        np.testing.assert_array_equal(read.labels, expected.labels)
+        np.testing.assert_allclose(read.of_rows(), expected.of_rows(), atol=1e-15)
+        assert read.sample_ids.tolist() == expected.sample_ids.tolist()
+        assert read.columns["sex"].tolist() == expected.columns["sex"].tolist()
+    report = tq.evaluate(frame, slices=["sex"], folds=5, replicates=50)
+    accuracy = report.metrics.to_pandas().query("metric == 'accuracy'")["value"].tolist()
+    assert accuracy == [1 - 6 / 120] * 2
+    assert "<table>" in report._repr_html_() and "accuracy" in repr(report)
+    assert len(report.errors) == 6
+    assert {path.name for path in report.save(tmp_path / "out")} >= {"report.json", "page.txt"}
+
+
+def test_a_fault_of_a_frame_names_the_frame() -> None:
+    frame = pandas.DataFrame({"labels": [0, 1], "x": [0.1, 0.2]})
+    with pytest.raises(tq.TrustqError, match=r"^The frame has no columns prob_<class>"):
+        tq.read_predictions(frame)
+    with refused(
+        "Cannot read from int: pass a path, a mapping of arrays (features=, labels=, ...) or a "
+        "data frame."
+    ):
+        tq.read_predictions(3)
+
+
+def test_compare_gives_the_differences_as_a_frame() -> None:
+    good, poor = {"labels": LABELS, "probs": PROBS}, {"labels": WRONG * 0 + LABELS, "probs": PROBS}
+    poor["probs"] = PROBS[:, [1, 0, 2]]
+    found = tq.compare({"good": good, "poor": poor}, same_rows=True, replicates=50)
+    frame = found.to_polars()
+    row = frame.filter(polars.col("metric") == "accuracy").row(0, named=True)
+    assert row["difference"] == pytest.approx(2 / 3) and row["model"] == "good"
+    assert "<table>" in found._repr_html_()
+
+
+@pytest.fixture(scope="module")
+def cache_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("caches") / "seed0.h5"
+    write_cache(path, make_cache())
+    return path
+
+
+SETTINGS: dict[str, Any] = {
+    "arms": ["none", "random", "self_confidence"],
+    "noise": "symmetric:0.2",
+    "draws": 2,
+    "budgets": ["10%"],
+    "regularisation": "0.1",
+}
+
+
+def test_repair_takes_paths_and_caches_and_answers_in_tables(
+    cache_path: Path, tmp_path: Path
+) -> None:
+    run = tq.repair(str(cache_path), results=tmp_path / "a", **SETTINGS)
+    assert run.n_new == 2 * 4  # with the oracle beside them
+    again = tq.repair([tq.open_cache(cache_path)], results=str(tmp_path / "a"), **SETTINGS)
+    assert again.n_new == 0 and again.keys == run.keys
+    frame = run.to_pandas()
+    assert set(frame["arm"]) == {"none", "random", "self_confidence", "oracle"}
+    assert "<table>" in run._repr_html_() and "oracle" in repr(run)
+    results = tq.Results(tmp_path / "a")
+    counted = results.sql("SELECT count(*) AS n FROM rounds WHERE round > $least", least=0)
+    assert counted["n"].tolist() == [2 * 3]
+    assert len(results.values) > 100 and len(results.paired.to_polars())
+    assert "rounds" in results.tables["table_name"].tolist()
+
+
+def test_a_sweep_from_python_runs_the_same_keys(cache_path: Path, tmp_path: Path) -> None:
+    run = tq.sweep(results=tmp_path / "r", jobs=1, caches=str(cache_path), **SETTINGS)
+    alone = tq.repair(cache_path, results=tmp_path / "s", **SETTINGS)
+    assert set(run.keys) == set(alone.keys) and not run.failures
+    assert len(run.to_pandas())
+
+
+def test_embeddings_in_a_frame_are_repaired(tmp_path: Path) -> None:
+    cache = make_cache()
+    frame = pandas.DataFrame(cache.features, columns=[f"feature_{i}" for i in range(8)])
+    frame["labels"] = np.array(cache.classes)[cache.label]
+    frame["groups"] = cache.group_id
+    run = tq.repair(frame, results=tmp_path / "r", **SETTINGS)
+    assert run.n_new == 8
+    taken = tq.import_cache(frame, exposure="frozen", dataset="mine")
+    assert (taken.dataset, taken.exposure, taken.path) == ("mine", "frozen", None)
+    np.testing.assert_array_equal(taken.features, cache.features)
+
+
+def test_plan_says_what_a_design_can_show() -> None:
+    report = tq.plan("reference-study", backbones=5)
+    assert report.plan.floor == 0.0625
+    assert report.budgets["budget"].tolist() == ["64"]
+    assert "CANNOT" in report.page
+
+
+def test_audit_of_arrays_and_of_a_cache(cache_path: Path, tmp_path: Path) -> None:
+    cache = make_cache()
+    observed = cache.label.copy()
+    observed[5] = (observed[5] + 1) % 3
+    arrays = {"features": cache.features, "labels": observed, "groups": cache.group_id}
+    report = tq.audit_labels(arrays, review=20)
+    assert "5" in report.issues["sample_id"].tolist()
+    assert report.to_pandas().shape[0] == len(report.issues)
+    assert "<table>" in report._repr_html_()
+    assert (tmp_path / "audit" / "label_issues.csv") in report.save(tmp_path / "audit")
+    assert len(tq.audit_labels(cache_path, review=3).issues) == 3
+
+
+def test_tables_keep_types_blanks_and_escape_html() -> None:
+    table = Table({"name": ["<b>", None], "n": [1, None], "x": [0.5, None], "ok": [True, False]})
+    assert table.to_polars()["name"].to_list() == ["<b>", None]
+    assert table.to_pandas()["ok"].dtype == bool
+    assert np.isnan(table["x"][1])
+    assert "&lt;b&gt;" in table._repr_html_() and "<b>" not in table._repr_html_()
+    assert table.to_rows()[0] == {"name": "<b>", "n": 1, "x": 0.5, "ok": True}
+    with pytest.raises(KeyError, match="'y' is not a column"):
+        table["y"]
+
+
+def test_a_recipe_object_keeps_what_is_not_set_anew(cache_path: Path, tmp_path: Path) -> None:
+    from trustq.recipes import load_recipe
+
+    base = load_recipe("", settings=["sweep.folds=3"], part="sweep")
+    run = tq.repair(cache_path, recipe=base, results=tmp_path / "r", **SETTINGS)
+    folds = run.results.sql("SELECT DISTINCT n_folds FROM cells")["n_folds"].tolist()
+    assert folds == [3]
+    assert dataclasses.replace(base) == base
