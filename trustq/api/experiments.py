@@ -13,7 +13,7 @@ from trustq.analysis.study_design import Plan
 from trustq.analysis.study_design import plan_sweep as plan_study
 from trustq.api.frames import Source, Table, as_file
 from trustq.api.results import Results
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.experiments import plan_sweep, run_sweep
 from trustq.experiments import repair as run_repair
 from trustq.recipes import Recipe, load_recipe, load_sweep
@@ -293,7 +293,7 @@ def _texts(settings: dict[str, Any]) -> list[str]:
     texts = []
     for name, value in settings.items():
         if not isinstance(value, str | Path | bool | int | float | list | tuple):
-            raise TrustqError(
+            raise InputError(
                 f"{name} is of type {type(value).__name__}, expected text, a number or a list."
             )
         written = plain(value)

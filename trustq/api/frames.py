@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trustq.core.columns import write_parquet
-from trustq.errors import TrustqError
+from trustq.errors import InputError, MissingExtra, TrustqError
 
 if TYPE_CHECKING:
     import pandas
@@ -153,7 +153,7 @@ def array_of(values: Any, name: str) -> np.ndarray:
     try:
         return np.asarray(values)
     except ValueError as error:
-        raise TrustqError(f"{name} is not an array: {error}.") from error
+        raise InputError(f"{name} is not an array: {error}.") from error
 
 
 @contextmanager
@@ -167,7 +167,7 @@ def as_file(data: Source) -> Iterator[Path]:
         yield Path(data)
         return
     if not isinstance(data, Mapping) and not is_frame(data):
-        raise TrustqError(
+        raise InputError(
             f"Cannot read from {type(data).__name__}: pass a path, a mapping of arrays "
             "(features=, labels=, ...) or a data frame."
         )
@@ -183,7 +183,8 @@ def as_file(data: Source) -> Iterator[Path]:
             yield path
         except TrustqError as error:
             text = str(error).replace(str(path), f"the {path.stem}")
-            raise TrustqError(text[:1].upper() + text[1:]) from error
+            error.args, error.path = (text[:1].upper() + text[1:],), None
+            raise
 
 
 def _series(series: Any) -> np.ndarray:
@@ -235,4 +236,4 @@ def _imported(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise TrustqError(f"{name} is not installed: pip install {name}.") from error
+        raise MissingExtra(f"{name} is not installed: pip install {name}.") from error

@@ -9,7 +9,7 @@ import numpy as np
 from trustq.api.frames import Source, Table, array_of, as_file
 from trustq.audit import LabelAudit, open_source
 from trustq.audit import audit_labels as audit_sources
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.metrics.probabilities import checked_labels, checked_probs
 from trustq.report.audit import (
     CONFUSION_COLUMNS,
@@ -203,18 +203,18 @@ class _Rows:
         n, k = self.probs.shape
         given = array_of(labels, "labels")
         if classes is not None and len(classes) != k:
-            raise TrustqError(f"There are {len(classes)} classes and {k} columns of probs.")
+            raise InputError(f"There are {len(classes)} classes and {k} columns of probs.")
         if given.dtype.kind in "OUS":
             texts = [str(value) for value in given.tolist()]
             classes = sorted(set(texts)) if classes is None else classes
             if len(classes) != k:
-                raise TrustqError(
+                raise InputError(
                     f"labels name {len(classes)} classes, and probs has {k} columns: pass classes= "
                     "in the order of the columns."
                 )
             place = {name: i for i, name in enumerate(classes)}
             if unknown := sorted(set(texts) - set(place)):
-                raise TrustqError(
+                raise InputError(
                     f"labels holds {', '.join(unknown[:5])}; the classes are "
                     f"{', '.join(map(str, classes))}. Leave out rows without a label."
                 )
@@ -225,7 +225,7 @@ class _Rows:
         if groups is not None:
             named = array_of(groups, "groups")
             if named.shape != (n,):
-                raise TrustqError(f"groups has shape {named.shape}, labels ({n},).")
+                raise InputError(f"groups has shape {named.shape}, labels ({n},).")
             self.group = np.unique(named.astype(str), return_inverse=True)[1]
 
 
