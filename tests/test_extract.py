@@ -357,7 +357,7 @@ def test_images_that_are_missing_or_unreadable_are_all_listed_before_training(
         extract_one(moved, tiny(), tmp_path / "out")
     assert str(told.value) == (
         f"2 of 60 images cannot be read:\n  {tmp_path}/03.png: no such file\n"
-        f"  {tmp_path}/08.jpg: it is no image, or of a kind that Pillow does not know\n"
+        f"  {tmp_path}/08.jpg: it is not an image, or of a kind that Pillow does not know\n"
         "Put them back, or leave their rows out of the manifest; nothing was extracted."
     )
     with pytest.raises(TrustqError) as told:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from trustq.data.manifest import Manifest
-from trustq.data.pillow_rgb import as_rgb
-from trustq.errors import DamagedFile, InputError
+from trustq.data.pillow_rgb import read_rgb
+from trustq.errors import InputError
 
 MEASURES = (
     "image_width",  # pixels
@@ -42,7 +42,8 @@ def measured(manifest: Manifest, *, progress: Callable[[int, int], None] | None 
     """The manifest with a float column for each of `MEASURES`, and `ita_group`.
 
     `progress` is called with images done and images in all. Raises `TrustqError` for an image that
-    is not there or cannot be decoded. Labels, groups and splits stay, so caches stay valid.
+    is not there, cannot be decoded or is another than the manifest's. Labels, groups and splits
+    stay, so caches stay valid.
     """
     from concurrent.futures import ThreadPoolExecutor
 
@@ -51,7 +52,8 @@ def measured(manifest: Manifest, *, progress: Callable[[int, int], None] | None 
     # Threads, for Pillow decodes without the interpreter's lock.
     with ThreadPoolExecutor(4) as pool:
         paths = [manifest.image_path(row) for row in range(n)]
-        for row, found in enumerate(pool.map(_measures_of_file, paths)):
+        digests = manifest.image_digests
+        for row, found in enumerate(pool.map(_measures_of_file, paths, digests)):
             values[row] = found
             if progress is not None:
                 progress(row + 1, n)
@@ -109,15 +111,8 @@ def ita_group(ita: float) -> str | None:
     return next((name for above, name in ITA_GROUPS if ita > above), "dark")
 
 
-def _measures_of_file(path: Path) -> list[float]:
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(as_rgb(image))
-    except OSError as error:
-        raise DamagedFile(f"{path} could not be read as an image ({error}).", path=path) from error
-    return list(image_measures(pixels).values())
+def _measures_of_file(path: Path, digest: str | None) -> list[float]:
+    return list(image_measures(np.asarray(read_rgb(path, digest=digest))).values())
 
 
 def _lab(rgb: np.ndarray) -> tuple[float, float]:

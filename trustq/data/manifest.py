@@ -32,13 +32,14 @@ class Manifest:
 
     `columns` holds `REQUIRED` and any metadata as equally long arrays; `classes` is the class
     order; `root` is the folder that `path` is relative to; `split_origin` says how the splits were
-    made.
+    made; `written` is when the file that it was read from was, in seconds of `time.time`.
     """
 
     columns: Columns
     classes: tuple[str, ...]
     root: Path
     split_origin: dict[str, Any] = field(default_factory=dict)
+    written: float | None = None
 
     def __len__(self) -> int:
         return len(self.columns["sample_id"])
@@ -65,6 +66,11 @@ class Manifest:
             "splits": digest_strings(self.columns["split"].tolist()),
             "labels": digest_strings([*self.classes, "", *self.columns["label"].tolist()]),
         }
+
+    @property
+    def image_digests(self) -> list[str | None]:
+        """The digest of each image's bytes; None where the manifest has none."""
+        return [*self.columns.get(IMAGE_DIGEST, np.full(len(self), None, dtype=object)).tolist()]
 
     def subset(self, rows: np.ndarray) -> "Manifest":
         """Some rows, by position or as booleans, in their order."""
@@ -209,7 +215,7 @@ def read_manifest(path: Path, *, root: Path | None = None) -> Manifest:
             "after it was written. Make it again with `trustq data prepare`.",
             path=path,
         )
-    return manifest
+    return replace(manifest, written=path.stat().st_mtime)
 
 
 @dataclass(frozen=True)

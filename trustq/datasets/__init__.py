@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # numpy and DuckDB stay out of `trustq --help`
     import numpy as np
 
     from trustq.data.manifest import Manifest
+    from trustq.data.pillow_rgb import Traits
     from trustq.datasets.rows import Rows
 
 FRACTIONS = (0.70, 0.15, 0.15)  # train, val, test
@@ -217,8 +218,10 @@ def prepare(
             f"Groups that carry more than one label, each kept whole: {len(mixed)} "
             f"({', '.join(mixed[:5])}{more})."
         )
-    digests = _image_digests(manifest, progress=progress, source=rows.source)
+    digests, notes = _image_digests(manifest, progress=progress, source=rows.source)
     manifest = replace(manifest, columns={**manifest.columns, IMAGE_DIGEST: digests})
+    for note in notes:
+        say(note)
     write_manifest(manifest, out)
     return manifest
 
@@ -338,12 +341,13 @@ def _split_of_file(path: Path, sample_ids: "np.ndarray") -> "np.ndarray":
 
 def _image_digests(
     manifest: "Manifest", *, progress: Callable[[int, int], None] | None, source: str
-) -> "np.ndarray":
+) -> "tuple[np.ndarray, list[str]]":
     from concurrent.futures import ThreadPoolExecutor
 
     import numpy as np
 
     from trustq.core.digest import digest_bytes
+    from trustq.data.pillow_rgb import traits_of
     from trustq.datasets.rows import named_rows
 
     n = len(manifest)
@@ -356,10 +360,36 @@ def _image_digests(
             path=source,
         )
     digests = np.empty(n, dtype=object)
+    traits: dict[str, list[int]] = {}
+
+    def read(path: Path) -> "tuple[str, Traits | None]":
+        data = path.read_bytes()
+        try:
+            return digest_bytes(data), traits_of(data)
+        except Exception:  # a damaged image is told by whoever decodes it
+            return digest_bytes(data), None
+
     # Threads, since the disk is what is waited for.
     with ThreadPoolExecutor(8) as pool:
-        for row, digest in enumerate(pool.map(lambda path: digest_bytes(path.read_bytes()), paths)):
+        for row, (digest, found) in enumerate(pool.map(read, paths)):
             digests[row] = digest
+            for name in _trait_names(found):
+                traits.setdefault(name, []).append(row)
             if progress is not None:
                 progress(row + 1, n)
-    return digests
+    ids = manifest.columns["sample_id"].tolist()
+    return digests, [
+        f"{name}: {len(rows):,} of {n:,} images, e.g. {ids[rows[0]]}."
+        for name, rows in sorted(traits.items())
+    ]
+
+
+def _trait_names(traits: "Traits | None") -> list[str]:
+    if traits is None:
+        return []
+    names = {
+        "Transparent, drawn on white": traits.transparent,
+        "Turned upright by their EXIF orientation": traits.turned,
+        f"Grey of {traits.depth}, scaled to 0 to 255": traits.depth is not None,
+    }
+    return [name for name, holds in names.items() if holds]

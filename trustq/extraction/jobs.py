@@ -138,11 +138,12 @@ def torch_device(name: str, gpu: int | None = None) -> "torch.device":
     return choose_device(name, index=gpu)
 
 
-def require_readable(manifest: Manifest) -> None:
-    """`images.require_readable`, which needs torch."""
+def require_readable(manifest: Manifest, progress: Progress) -> None:
+    """`images.require_readable`, which needs torch; says what it returns."""
     from trustq.extraction.inputs.images import require_readable
 
-    require_readable(manifest)
+    for note in require_readable(manifest):
+        progress.say(note)
 
 
 def dump_job(

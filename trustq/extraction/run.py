@@ -108,7 +108,7 @@ def extract(
             seeds = [job.seed for job in jobs if not job.is_there]
             jobs = there + _training_jobs(manifest, recipe, seeds, folder, progress, skipped)
         else:
-            require_readable(manifest)
+            require_readable(manifest, progress)
         for job in jobs:
             if not job.is_there:
                 _train_and_dump(job, manifest, recipe, chosen, progress, auto_batch=auto_batch)
@@ -185,7 +185,7 @@ def _without_unreadable(manifest: Manifest, progress: Progress) -> tuple[Manifes
 
     problems = decoding_problems(manifest, progress=progress)
     if len(problems) == len(manifest):
-        require_readable(manifest)
+        require_readable(manifest, progress)
         raise InputError(f"None of the {len(manifest):,} images can be decoded.")
     rows = np.array(sorted(problems), dtype=np.int64)
     for row in rows[:_LISTED]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trustq.core.atomic_files import replacing
-from trustq.data.pillow_rgb import as_rgb
+from trustq.data.pillow_rgb import read_rgb
 from trustq.errors import NotFound
 
 _SIDE = 180  # pixels of an image's longer side
@@ -31,8 +31,7 @@ def write_pair_sheet(
         left = _GAP + (number % _COLUMNS) * width
         top = _GAP + (number // _COLUMNS) * height
         for place, file in enumerate(files):
-            with Image.open(file) as image:
-                small = as_rgb(image)
+            small = read_rgb(file, enough=(2 * _SIDE, 2 * _SIDE))
             small.thumbnail((_SIDE, _SIDE))
             x = left + place * (_SIDE + 2)
             sheet.paste(small, (x, top + (_SIDE - small.height) // 2))

@@ -11,8 +11,8 @@ from trustq.analysis.repair_table import DISCLAIMER
 from trustq.audit.labels import LabelAudit
 from trustq.core.atomic_files import replacing
 from trustq.data.manifest import read_manifest
-from trustq.data.pillow_rgb import as_rgb
-from trustq.errors import InputError
+from trustq.data.pillow_rgb import read_rgb
+from trustq.errors import InputError, TrustqError
 
 CANDIDATES = 60
 COLUMNS = 10
@@ -187,10 +187,8 @@ def _image(path: Path | None) -> Image.Image | None:
     if path is None:
         return None
     try:
-        with Image.open(path) as image:
-            image.draft("RGB", (2 * TILE, 2 * TILE))  # a large JPEG is decoded small
-            upright = as_rgb(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, Image.DecompressionBombError):
+        upright = read_rgb(path, enough=(2 * TILE, 2 * TILE))
+    except TrustqError:
         return None
     return ImageOps.contain(upright, (TILE, TILE))
 

@@ -177,7 +177,13 @@ def _fingerprints(
 
         paths = [side.image_path(row) for row in range(len(side))]
         prints.append(
-            fingerprint_images(paths, keypoints=keypoints, threads=threads, progress=show)
+            fingerprint_images(
+                paths,
+                digests=side.image_digests,
+                keypoints=keypoints,
+                threads=threads,
+                progress=show,
+            )
         )
         done += len(side)
     return prints

@@ -1,7 +1,6 @@
 """Fingerprints of images: bytes, perceptual hashes of crops, keypoints."""
 
 import hashlib
-import io
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,8 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from trustq.audit.duplicates.keypoints import Keypoints, find_keypoints, one_thread_an_image
-from trustq.data.pillow_rgb import as_rgb
-from trustq.errors import DamagedFile
+from trustq.data.pillow_rgb import read_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -50,6 +48,7 @@ class Fingerprints:
 def fingerprint_images(
     paths: Sequence[Path],
     *,
+    digests: Sequence[str | None] | None = None,
     keypoints: bool = True,
     threads: int = 2,
     progress: Callable[[int, int], None] | None = None,
@@ -59,24 +58,25 @@ def fingerprint_images(
     `hashes` are imagehash's perceptual hashes of every one of `VIEWS`, so that a copy that was
     re-encoded, resized or cropped by 5 % has a view near the other's frame. `keypoints` are found
     again where the same lesion is photographed once more. Raises `TrustqError` for a file that is
-    missing or no image.
+    missing, no image, or not the one of its digest in a manifest's `digests`.
     """
     from concurrent.futures import ThreadPoolExecutor
 
-    def fingerprint(path: Path) -> tuple[str, np.ndarray, Keypoints | None]:
-        digest, colour = _read(path)
+    def fingerprint(path: Path, expected: str | None) -> tuple[str, np.ndarray, Keypoints | None]:
+        digest, colour = _read(path, expected)
         return digest, _hashes(colour), find_keypoints(colour) if keypoints else None
 
     # The C library gives freed arrays back to the system, and its pages are cleared anew for each
     # image, a sixth of the time, until it has seen a larger one come and go (glibc, mallopt(3)).
     np.empty(_LARGE, dtype=np.uint8)
     n = len(paths)
+    expected = [None] * n if digests is None else digests
     sha256 = np.empty(n, dtype=object)
     hashes = np.empty((n, len(VIEWS), WORDS), dtype=np.uint64)
     points: list[Keypoints] = []
     context = one_thread_an_image() if keypoints else nullcontext()
     with context, ThreadPoolExecutor(threads) as pool:
-        for row, (digest, own, found) in enumerate(pool.map(fingerprint, paths)):
+        for row, (digest, own, found) in enumerate(pool.map(fingerprint, paths, expected)):
             sha256[row], hashes[row] = digest, own
             if found is not None:
                 points.append(found)
@@ -85,21 +85,10 @@ def fingerprint_images(
     return Fingerprints(sha256, hashes, Keypoints.joined(points) if keypoints else None)
 
 
-def _read(path: Path) -> tuple[str, "Image"]:
+def _read(path: Path, expected: str | None) -> tuple[str, "Image"]:
     """Digest of the file, and the image, which a large JPEG gives smaller."""
-    from PIL import Image as images
-
-    try:
-        data = Path(path).read_bytes()
-        with images.open(io.BytesIO(data)) as image:
-            image.draft("RGB", (2 * _THUMB, 2 * _THUMB))
-            return hashlib.sha256(data).hexdigest(), as_rgb(image)
-    except OSError as error:
-        raise DamagedFile(
-            f"{path} could not be read as an image ({error}). Replace the file, or prepare the "
-            "manifest again without it.",
-            path=path,
-        ) from error
+    data, colour = read_image(path, enough=(2 * _THUMB, 2 * _THUMB), digest=expected)
+    return hashlib.sha256(data).hexdigest(), colour
 
 
 def _hashes(colour: "Image") -> np.ndarray:

@@ -96,7 +96,7 @@ def extract_with(
         raise InputError(f"Two of the caches would be written to {twice}; run them apart.")
     if not all(job.is_there for job in jobs):
         chosen = torch_device(device)
-        require_readable(manifest)
+        require_readable(manifest, progress)
         for job in jobs:
             if not job.is_there:
                 _dump_with(job, manifest, chosen, progress)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ from PIL import Image, ImageChops
 from torch.utils.data import DataLoader, Dataset
 
 from trustq.core.generators import generator
-from trustq.data.manifest import Manifest
-from trustq.data.pillow_rgb import as_rgb
+from trustq.data.manifest import IMAGE_DIGEST, Manifest
+from trustq.data.pillow_rgb import decode_rgb, reason_of, require_digest
 from trustq.errors import DamagedFile, InputError, NotFound, TrustqError
 from trustq.extraction.inputs.augment import WHOLE, Augmentation, Box
 from trustq.extraction.inputs.corruptions import Corruption
@@ -120,22 +120,41 @@ class Preprocessing:
         return square
 
 
-def require_readable(manifest: Manifest) -> None:
-    """Raise `TrustqError` that lists the images that are missing or whose header is no image.
+def require_readable(manifest: Manifest) -> list[str]:
+    """Raise `TrustqError` that lists the images that are missing, no image, or another's.
 
-    Only headers are read, 20,000 images a second; what is damaged further on is found when it is
-    decoded, and stops the run then.
+    Only headers are read, 20,000 images a second, and all bytes of those images that were changed
+    after the manifest was written, for its digests; what is damaged further on is found when it is
+    decoded, and stops the run then. Returns sentences on what is done to some images, or is not
+    known of them.
     """
     blocks = [
         range(start, min(start + _HEADERS, len(manifest)))
         for start in range(0, len(manifest), _HEADERS)
     ]
+    digests = manifest.image_digests
+
+    def headers_of(rows: range) -> list[_Header]:
+        return [_header(manifest.image_path(r), digests[r], manifest.written) for r in rows]
+
     # Threads, for network disks where each open waits.
     with ThreadPoolExecutor(_MOST_WORKERS) as pool:
-        found = pool.map(lambda rows: [_header_problem(manifest, row) for row in rows], blocks)
-        problems = [problem for block in found for problem in block if problem]
+        found = pool.map(headers_of, blocks)
+        headers = [header for block in found for header in block]
+    problems = [header.problem for header in headers if header.problem]
     if not problems:
-        return
+        notes = []
+        if transparent := [row for row, header in enumerate(headers) if header.transparent]:
+            notes.append(
+                f"Images with transparency, which are drawn on white: {len(transparent):,} (the "
+                f"first is {manifest.columns['path'][transparent[0]]})."
+            )
+        if IMAGE_DIGEST not in manifest.columns:
+            notes.append(
+                f"The manifest has no {IMAGE_DIGEST}: whether these are the images that it was "
+                "made from is not checked."
+            )
+        return notes
     n = len(manifest)
     if len(problems) == n and not any(manifest.image_path(row).is_file() for row in range(n)):
         raise NotFound(
@@ -157,11 +176,14 @@ def decoding_problems(manifest: Manifest, *, progress: Progress) -> dict[int, st
     """
     n = len(manifest)
     problems: dict[int, str] = {}
+    digests = manifest.image_digests
     with ThreadPoolExecutor(_MOST_WORKERS) as pool, progress.images("decode", n) as show:
         # In blocks, so that results do not pile up before they are looked at.
         for start in range(0, n, _HEADERS):
             rows = range(start, min(start + _HEADERS, n))
-            found = pool.map(lambda row: _decoding_problem(manifest, row), rows)
+            found = pool.map(
+                lambda row: _decoding_problem(manifest.image_path(row), digests[row]), rows
+            )
             problems |= {row: text for row, text in zip(rows, found, strict=True) if text}
             show(rows.stop, f"{len(problems):,} unreadable")
     return problems
@@ -300,6 +322,10 @@ class _Images(Dataset[Any]):
         # Bytes in one array: strings would be copied into every loading process bit by bit, as
         # Python counts references to them.
         self._paths = np.array([os.fsencode(path) for path in manifest.columns["path"].tolist()])
+        self._digests = None
+        if IMAGE_DIGEST in manifest.columns:
+            digests = [(digest or "").encode() for digest in manifest.image_digests]
+            self._digests = np.array(digests)
         self._root = manifest.root
         self._preprocessing = preprocessing
         self._augmentation = augmentation
@@ -320,10 +346,16 @@ class _Images(Dataset[Any]):
         # Twice the size leaves the resize its say; a corruption needs every pixel there is.
         enough = [math.ceil(2 * size / (part[i + 2] - part[i])) for i in (0, 1)]
         try:
-            image = _decode(path, (enough[0], enough[1]) if self._corruption is None else None)
+            data = path.read_bytes()
+            if self._digests is not None:
+                require_digest(path, data, bytes(self._digests[row]).decode() or None)
+            whole = self._corruption is not None
+            image = decode_rgb(data, enough=None if whole else (enough[0], enough[1]))
+        except TrustqError as error:
+            return row, str(error).partition(". Put that image back")[0], False
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
             # Told, not raised: torch would wrap it in the process's own traceback.
-            return row, f"{path} cannot be decoded: {_reason(error)}", False
+            return row, f"{path} cannot be decoded: {reason_of(error)}", False
         has_changed = False
         if self._corruption is not None:
             corrupted = self._corruption(image, bytes(self._ids[row]).decode())
@@ -345,39 +377,36 @@ def _collate(
     return rows, images, problems, sum(has_changed for _, _, has_changed in items)
 
 
-def _decode(path: Path, enough: tuple[int, int] | None) -> Image.Image:
-    with Image.open(path) as image:
-        if enough is not None:
-            # JPEG decodes at 1/2, 1/4 or 1/8 for much less.
-            image.draft("RGB", enough)
-        return as_rgb(image)
+class _Header(NamedTuple):
+    """What is wrong with an image, if anything, and whether it has transparency."""
+
+    problem: str | None
+    transparent: bool = False
 
 
-def _header_problem(manifest: Manifest, row: int) -> str | None:
-    path = manifest.image_path(row)
+def _header(path: Path, digest: str | None, written: float | None) -> _Header:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 width, height = image.size
+                transparent = image.has_transparency_data
+        if digest and written is not None and path.stat().st_mtime > written:
+            require_digest(path, path.read_bytes(), digest)
+    except TrustqError:
+        return _Header(f"{path}: its bytes are not those of the manifest's {IMAGE_DIGEST}")
     except Exception as error:
-        return f"{path}: {_reason(error)}"
-    return None if width and height else f"{path}: it has no pixels"
+        return _Header(f"{path}: {reason_of(error)}")
+    return _Header(None if width and height else f"{path}: it has no pixels", transparent)
 
 
-def _decoding_problem(manifest: Manifest, row: int) -> str | None:
+def _decoding_problem(path: Path, digest: str | None) -> str | None:
     try:
-        with Image.open(manifest.image_path(row)) as image:
-            image.load()
+        data = path.read_bytes()
+        require_digest(path, data, digest)
+        decode_rgb(data)
+    except TrustqError:
+        return f"its bytes are not those of the manifest's {IMAGE_DIGEST}"
     except Exception as error:
-        return _reason(error)
+        return reason_of(error)
     return None
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "it is no image, or of a kind that Pillow does not know"
-    text = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-    return (text.splitlines() or [type(error).__name__])[0].rstrip(".").lower()
