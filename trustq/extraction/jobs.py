@@ -138,12 +138,13 @@ def torch_device(name: str, gpu: int | None = None) -> "torch.device":
     return choose_device(name, index=gpu)
 
 
-def require_readable(manifest: Manifest, progress: Progress) -> None:
+def require_readable(manifest: Manifest, progress: Progress | None = None) -> None:
     """`images.require_readable`, which needs torch; says what it returns."""
     from trustq.extraction.inputs.images import require_readable
 
     for note in require_readable(manifest):
-        progress.say(note)
+        if progress is not None:
+            progress.say(note)
 
 
 def dump_job(
