@@ -1,9 +1,9 @@
 """Multinomial logistic regression for many label sets, folds and penalties on one feature matrix.
 
 The unit of work is not one fit but many that share their features. What depends on features alone
-is done once: centring, Gram matrix, its axes, on which every problem is nearly round. Problems are
-then solved several at a time in tiles of one fixed width, so that each evaluation is one wide
-product forward and one back, and no problem's bits depend on which others are solved beside it.
+is done once: centring, Gram matrix, its axes, on which every problem is nearly round. Each problem
+is then solved by one thread in products of its own. Several problems in one wide product would be
+no faster, and BLAS kernels give a column other last bits when it stands elsewhere in a product.
 """
 
 import threading
@@ -22,12 +22,13 @@ from trustq.heads.preconditioner import Coordinates
 from trustq.heads.quasi_newton import Minimiser
 from trustq.metrics.probabilities import log_softmax
 
-# Columns of one tile, about. BLAS gains from wider ones (one core: 8 columns 50 GFLOP/s, 32 109, 96
-# 147), but slots run empty: five folds of 7 classes took 131 ms at 24, 178 at 32, 235 at 48.
-TILE_COLUMNS = 24
-COLUMN_MULTIPLE = 8  # products of 35 columns took longer than of 40
+# Products of 7 columns took half as long again as of 8, and of 35 longer than of 40.
+COLUMN_MULTIPLE = 8
+# Multiplications of one product. OpenBLAS has kernels for AVX-512 that do without packing below a
+# million: 8 columns of 6,542 x 320 took 1.5 ms in such pieces and 2.4 whole; others lose nothing.
+PRODUCT_SIZE = 900_000
+FEWEST_ROWS = 32  # of a product; where so few are too many, nothing is cut
 MAX_EVALUATIONS = 2000
-ABSENT = -1e30  # logit of a class that a problem lacks: its probability is exactly 0
 KEPT_SIZE = 1 << 20  # a problem with more targets leaves no memory: it would take 8 MB
 # Evaluations after which a point is near enough for its Hessian to be of use: after 6 a cold fit
 # takes one less, and those that start beside it on clean labels two more.
@@ -69,9 +70,11 @@ class MultinomialFits:
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """Logits of (m, d) features by every problem, (p, m, k), -inf for a class it lacked."""
-        p, k, d = self.coef.shape
-        flat = products(features, self.coef.reshape(p * k, d))
-        return flat.reshape(-1, p, k).transpose(1, 0, 2) + self.intercept[:, None]
+        p, k, _ = self.coef.shape
+        found = np.empty((p, len(features), k))
+        for own, coef, intercept in zip(found, self.coef, self.intercept, strict=True):
+            own[:] = products(features, coef) + intercept  # a product of its own: see the module
+        return found
 
 
 def fit_multinomial(
@@ -130,7 +133,7 @@ def fit_multinomial(
         )
         for i in range(p)
     ]
-    _solve(shared, problems, n_classes, threads or cores())
+    _solve(shared, problems, threads or cores())
     unsolved = [i for i, problem in enumerate(problems) if not problem.converged]
     if unsolved:
         worst = max(problems[i].decrease / problems[i].value for i in unsolved)
@@ -219,7 +222,17 @@ class _Problem:
         self.n_evaluations = 0
         self.converged = False
 
-    def begin(self, dtype: type[np.floating]) -> np.ndarray | None:
+    def solve(self, evaluator: "_Evaluator", dtype: type[np.floating]) -> None:
+        """Go on from where it is until it converges, stalls or has had its evaluations."""
+        self._is_done = False
+        targets = self._begin(dtype)
+        if targets is None:
+            return
+        evaluator.load(targets[self.present])
+        while not self._is_done:
+            self._tell(*evaluator.evaluate(self._trial))
+
+    def _begin(self, dtype: type[np.floating]) -> np.ndarray | None:
         """Set coordinates and start; targets, (k, n), or None where there is nothing to solve."""
         self._targets = targets = self._make_targets()
         of_class = targets.sum(axis=1)
@@ -251,28 +264,25 @@ class _Problem:
         self._restart()
         return None if self._foresee(self.memory) else targets
 
-    def weights_at(self, point: np.ndarray) -> np.ndarray:
+    def _weights_at(self, point: np.ndarray) -> np.ndarray:
         """Coefficients and intercepts, (present classes, axes + 1), of a minimiser's point."""
         return self._base + self._coordinates.to_weights(point)
 
     @property
-    def trial(self) -> np.ndarray:
+    def _trial(self) -> np.ndarray:
         """Coefficients and intercepts, (present classes, axes + 1), to be evaluated next."""
-        return self.weights_at(self._minimiser.trial)
+        return self._weights_at(self._minimiser.trial)
 
-    def tell(self, loss: float, gradient: np.ndarray) -> bool:
-        """Add the penalty and take the evaluation of `trial`; whether it was the last."""
-        weights, minimiser = self.trial, self._minimiser
-        gradient = gradient[self.present]
+    def _tell(self, loss: float, gradient: np.ndarray) -> None:
+        """Add the penalty and take the evaluation of `trial`."""
+        weights, minimiser = self._trial, self._minimiser
         gradient[:, :-1] += self._ridge * weights[:, :-1]
         value = loss + self._penalised(weights)
         is_new = minimiser.tell(value, self._coordinates.to_slope(gradient))
         if minimiser.done:
             self._finish()
-            return True
-        if is_new and not self._is_refined and minimiser.n_evaluations >= BLOCK_AFTER:
+        elif is_new and not self._is_refined and minimiser.n_evaluations >= BLOCK_AFTER:
             self._refine(weights, value, gradient)
-        return False
 
     @property
     def stalled(self) -> bool:
@@ -378,7 +388,8 @@ class _Problem:
 
     def _finish(self) -> None:
         minimiser = self._minimiser
-        self.solution = self.weights_at(minimiser.point)
+        self._is_done = True
+        self.solution = self._weights_at(minimiser.point)
         self.value, self.decrease = minimiser.value, minimiser.decrease
         self.n_evaluations += minimiser.n_evaluations
         self.converged = minimiser.converged
@@ -390,125 +401,101 @@ class _Problem:
         self._targets = np.empty((0, 0))
 
 
-class _Tile:
-    """Slots for a fixed number of problems, evaluated together; one thread's own."""
+class _Evaluator:
+    """Loss and gradient of one problem at a time, in arrays that are used over and over.
 
-    def __init__(self, shared: SharedFeatures, n_classes: int, dtype: type[np.floating]) -> None:
+    Fresh arrays of this size are fresh pages, which cost more than the arithmetic. One is one
+    thread's.
+    """
+
+    def __init__(self, shared: SharedFeatures, dtype: type[np.floating]) -> None:
         self._shared, self._dtype = shared, dtype
-        padded = -(-n_classes // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
-        n, n_axes = shared.shape[0], len(shared.sizes)
-        self.n_slots = max(1, round(TILE_COLUMNS / padded))
-        self._targets = np.zeros((self.n_slots, padded, n), dtype)
-        self._mass = np.zeros((self.n_slots, n), dtype)
-        self._weights = np.zeros((self.n_slots, padded, n_axes), dtype)
-        self._intercepts = np.full((self.n_slots, padded, 1), ABSENT, dtype)
-        self._intercepts[:, 0] = 0  # an empty slot has one class
-        longest = max(len(block) for block in shared.by_row)
-        self._wide = [np.empty(self.n_slots * padded * longest, dtype) for _ in range(2)]
-        self._narrow = [np.empty(self.n_slots * longest, dtype) for _ in range(3)]
-        self.active: list[_Problem | None] = [None] * self.n_slots
+        self._longest = max(len(block) for block in shared.by_row)
+        self._targets = np.empty((0, 0), dtype)
 
-    def load(self, slot: int, problem: _Problem) -> None:
-        """Put a problem in a slot, unless it needs no solving."""
-        targets = problem.begin(self._dtype)
-        if targets is None:
-            return
-        self._targets[slot, : len(targets)] = targets
-        self._mass[slot] = targets.sum(axis=0)
-        self._weights[slot] = 0
-        self._intercepts[slot] = ABSENT
-        self.active[slot] = problem
+    def load(self, targets: np.ndarray) -> None:
+        """Take the problem's targets, (k, n), weights of every class in every row."""
+        k, n = targets.shape
+        padded = -(-k // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
+        if padded != len(self._targets):
+            self._targets = np.empty((padded, n), self._dtype)
+            self._wide = [np.empty(padded * self._longest, self._dtype) for _ in range(3)]
+            self._narrow = [np.empty(self._longest, self._dtype) for _ in range(3)]
+        self._targets[:k], self._targets[k:] = targets, 0
+        self._mass = targets.sum(axis=0).astype(self._dtype)
+        self._n_classes = k
 
-    def advance(self) -> None:
-        """Evaluate every slot's trial and tell it; slots that are done become free."""
-        for slot, problem in enumerate(self.active):
-            if problem is not None:
-                weights = problem.trial
-                present = np.flatnonzero(problem.present)
-                self._weights[slot, present] = weights[:, :-1]
-                self._intercepts[slot, present, 0] = weights[:, -1]
-        losses, gradients = self._evaluate()
-        for slot, problem in enumerate(self.active):
-            if problem is not None:
-                k = len(problem.present)
-                if problem.tell(float(losses[slot]), gradients[slot, :k]):
-                    self.active[slot] = None
-                    self._mass[slot] = 0
-                    self._targets[slot] = 0
-
-    def _evaluate(self) -> tuple[np.ndarray, np.ndarray]:
-        """Losses, (slots,), and gradients, (slots, padded classes, axes + 1), in float64."""
-        shared, (slots, padded, n_axes) = self._shared, self._weights.shape
-        flat = self._weights.reshape(slots * padded, n_axes)
-        losses = np.zeros(slots)
-        gradients = np.zeros((slots, padded, n_axes + 1))
+    def evaluate(self, weights: np.ndarray) -> tuple[float, np.ndarray]:
+        """The loss at (k, axes + 1) weights, and its gradient by them, in float64."""
+        shared, dtype, k = self._shared, self._dtype, self._n_classes
+        padded, n_axes = len(self._targets), weights.shape[1] - 1
+        columns = np.zeros((n_axes, padded), dtype)
+        columns[:, :k] = weights[:, :-1].T
+        intercepts = weights[:, -1:].astype(dtype)
+        n_rows = PRODUCT_SIZE // (padded * n_axes)
+        n_rows = n_rows if n_rows >= FEWEST_ROWS else self._longest
+        loss, gradient = 0.0, np.zeros((k, n_axes + 1))
         for rows, block in zip(shared.blocks, shared.by_row, strict=True):
-            block, m = block.astype(self._dtype, copy=False), len(block)
-            targets, mass = self._targets[:, :, rows], self._mass[:, rows]
-            # Everything is written over and over into the same arrays: fresh ones of this size are
-            # fresh pages, which cost more than the arithmetic.
-            wide, spare = (each[: slots * padded * m] for each in self._wide)
-            top, sums, of_label = (each[: slots * m].reshape(slots, m) for each in self._narrow)
-            logits, spare = (each.reshape(slots, padded, m) for each in (wide, spare))
-            np.matmul(flat, block.T, out=wide.reshape(slots * padded, m))
-            logits += self._intercepts
-            np.max(logits, axis=1, out=top)
-            logits -= top[:, None]
-            np.sum(np.multiply(logits, targets, out=spare), axis=1, out=of_label)
+            block, m = block.astype(dtype, copy=False), len(block)
+            targets, mass = self._targets[:k, rows], self._mass[rows]
+            logits, spare = (each[: k * m].reshape(k, m) for each in self._wide[:2])
+            by_row = self._wide[2][: padded * m].reshape(m, padded)
+            top, sums, of_label = (each[:m] for each in self._narrow)
+            pieces = [slice(first, first + n_rows) for first in range(0, m, n_rows)]
+            for piece in pieces:
+                np.matmul(block[piece], columns, out=by_row[piece])
+            np.add(by_row[:, :k].T, intercepts, out=logits)
+            np.max(logits, axis=0, out=top)
+            logits -= top
+            np.sum(np.multiply(logits, targets, out=spare), axis=0, out=of_label)
             probs = np.exp(logits, out=logits)
-            np.sum(probs, axis=1, out=sums)
-            loss = np.log(sums, out=top)
-            loss *= mass
-            loss -= of_label
-            losses += loss.sum(axis=1, dtype=np.float64)
-            probs *= np.divide(mass, sums, out=sums)[:, None]
+            np.sum(probs, axis=0, out=sums)
+            of_row = np.log(sums, out=top)
+            of_row *= mass
+            of_row -= of_label
+            loss += float(of_row.sum(dtype=np.float64))
+            probs *= np.divide(mass, sums, out=sums)
             residuals = np.subtract(probs, targets, out=probs)
-            products = wide.reshape(slots * padded, m) @ block
-            gradients[:, :, :-1] += products.reshape(slots, padded, n_axes)
-            gradients[:, :, -1] += residuals.sum(axis=2)
-        return losses, gradients
+            gradient[:, -1] += residuals.sum(axis=1)
+            by_row[:, :k] = residuals.T
+            by_row[:, k:] = 0
+            slope = np.zeros((padded, n_axes), dtype)
+            for piece in pieces:
+                slope += by_row[piece].T @ block[piece]
+            gradient[:, :-1] += slope[:k]
+        return loss, gradient
 
 
-def _solve(shared: SharedFeatures, problems: list[_Problem], n_classes: int, threads: int) -> None:
+def _solve(shared: SharedFeatures, problems: list[_Problem], threads: int) -> None:
     shared.prepare()
-    _run(shared, problems, n_classes, threads, shared.dtype)
+    _run(shared, problems, threads, shared.dtype)
     stalled = [problem for problem in problems if problem.stalled]
     if stalled and shared.dtype == np.float32:
         # Rounding of float32 hides what is left to descend: go on in float64, at twice the price.
-        _run(shared, stalled, n_classes, threads, np.float64)
+        _run(shared, stalled, threads, np.float64)
 
 
 def _run(
-    shared: SharedFeatures,
-    problems: list[_Problem],
-    n_classes: int,
-    threads: int,
-    dtype: type[np.floating],
+    shared: SharedFeatures, problems: list[_Problem], threads: int, dtype: type[np.floating]
 ) -> None:
     waiting = deque(problems)
     failures: list[BaseException] = []
-    n_workers = max(1, min(threads, len(problems)))
-    share = -(-len(problems) // n_workers)  # so that the first thread does not take all
 
     def work() -> None:
-        try:
-            tile = _Tile(shared, n_classes, dtype)
-            while not failures:
-                for slot in range(min(tile.n_slots, share)):
-                    while tile.active[slot] is None and waiting:
-                        try:
-                            problem = waiting.popleft()
-                        except IndexError:
-                            break  # another thread was faster
-                        tile.load(slot, problem)
-                if not any(tile.active):
-                    return
-                tile.advance()
-        except BaseException as failure:  # raised in the caller's thread
-            failures.append(failure)
+        evaluator = _Evaluator(shared, dtype)
+        while waiting and not failures:
+            try:
+                problem = waiting.popleft()
+            except IndexError:
+                return  # another thread was faster
+            try:
+                problem.solve(evaluator, dtype)
+            except BaseException as failure:  # raised in the caller's thread
+                failures.append(failure)
 
     with one_blas_thread():
-        others = [threading.Thread(target=work) for _ in range(n_workers - 1)]
+        n_others = max(1, min(threads, len(problems))) - 1
+        others = [threading.Thread(target=work) for _ in range(n_others)]
         for thread in others:
             thread.start()
         work()
