@@ -272,6 +272,7 @@ def test_boosted_folds_on_shared_bins_are_those_from_scratch() -> None:
             )
 
 
+@pytest.mark.bits
 def test_many_label_sets_at_once_are_the_bits_of_each_alone() -> None:
     cache = make_cache(n=480)
     training = training_rows(cache)

@@ -109,6 +109,7 @@ def test_half_precision_features_are_fitted_and_predicted_as_float32() -> None:
     np.testing.assert_array_equal(head.predict_logits(half), ours.logits(half)[0])
 
 
+@pytest.mark.bits
 @pytest.mark.parametrize(("n", "d", "k"), [(60, 5, 3), (2500, 40, 4), (1000, 67, 9), (700, 96, 33)])
 def test_company_threads_and_place_change_no_bit(n: int, d: int, k: int) -> None:
     features, labels, rng = problem(n, d, k)
@@ -128,6 +129,7 @@ def test_company_threads_and_place_change_no_bit(n: int, d: int, k: int) -> None
         np.testing.assert_array_equal(alone.intercept[0], together.intercept[i])
 
 
+@pytest.mark.bits
 def test_rows_without_weight_change_no_bit() -> None:
     features, labels, rng = problem(n=2500, d=40)
     weights = (rng.random((1, 2500)) < 0.8).astype(float)
@@ -226,6 +228,7 @@ def test_refits_stay_as_near_the_minimum_as_they_say(penalty: float) -> None:
     assert max(evaluations[1:]) <= evaluations[0] / 2
 
 
+@pytest.mark.bits
 def test_a_refit_is_its_own_whatever_is_fitted_beside_it() -> None:
     shared, sets, weights = drifting(rounds=1)
     penalties = np.array([1e-2, 1.0, 100.0])

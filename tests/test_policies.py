@@ -421,6 +421,7 @@ def test_random_and_oracle_run_beside_every_scored_arm(tmp_path: Path) -> None:
         assert with_references([parse_arm(text)]) == [parse_arm(text)]
 
 
+@pytest.mark.bits
 def test_an_arm_added_beside_others_changes_none_of_their_bits(tmp_path: Path) -> None:
     alone, beside = tmp_path / "a", tmp_path / "b"
     one = "random~self_confidence:drop"

@@ -218,6 +218,7 @@ def test_round_zero_is_shared_by_all_arms(finished: Path) -> None:
     ) == [(1, 1)]
 
 
+@pytest.mark.bits
 def test_an_arm_draws_the_same_whichever_other_arms_run(finished: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
     settings = recipe("rounds=2", "draws=3", "arms=random")
@@ -227,6 +228,7 @@ def test_an_arm_draws_the_same_whichever_other_arms_run(finished: Path, tmp_path
     assert query(alone, ledger) == query(finished, ledger)
 
 
+@pytest.mark.bits
 def test_an_arms_figures_are_the_same_bits_whichever_other_arms_run(
     finished: Path, tmp_path: Path
 ) -> None:
@@ -247,6 +249,7 @@ def test_a_second_run_adds_nothing_and_a_new_arm_only_itself(tmp_path: Path) -> 
     assert query(results, "SELECT count(*) FROM cells") == [(5,)]
 
 
+@pytest.mark.bits
 def test_the_same_recipe_gives_the_same_numbers(finished: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     repair([make_cache(n=400)], recipe=recipe("rounds=2", "draws=3"), results=again)

@@ -86,6 +86,7 @@ def test_one_noise_in_two_words_is_one_cell(caches: Path, tmp_path: Path) -> Non
     assert set(runs_of_cells(tmp_path / "r").values()) == {1}
 
 
+@pytest.mark.bits
 def test_a_sweep_and_a_repair_of_the_same_cells_are_the_same_cells(
     caches: Path, tmp_path: Path
 ) -> None:
@@ -97,6 +98,7 @@ def test_a_sweep_and_a_repair_of_the_same_cells_are_the_same_cells(
     assert sweep(recipe, tmp_path / "repair").n_new == 0
 
 
+@pytest.mark.bits
 def test_processes_give_the_rows_that_one_gives(caches: Path, tmp_path: Path) -> None:
     keys = {"head": '["linear", "xgboost"]', "arms": '["none", "self_confidence"]', "draws": "2"}
     recipe = trivial_recipe(tmp_path, caches, **keys, trees="5", references="false")
@@ -105,6 +107,7 @@ def test_processes_give_the_rows_that_one_gives(caches: Path, tmp_path: Path) ->
     assert rows_digest(tmp_path / "one") == rows_digest(tmp_path / "two")
 
 
+@pytest.mark.bits
 def test_killed_and_resumed_is_as_undisturbed(caches: Path, tmp_path: Path) -> None:
     recipe = trivial_recipe(tmp_path, caches, draws="15")
     sweep(recipe, tmp_path / "undisturbed")
