@@ -27,5 +27,5 @@ def verify(
     found = verify_bundle(file, results)
     typer.echo(
         f"{file}: {found.n_files} files are as they were written; {found.n_tables} tables of "
-        f"{found.n_cells} cells come out the same from {results}"
+        f"{found.n_cells} runs come out the same from {results}"
     )

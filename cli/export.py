@@ -42,7 +42,7 @@ def significance(
         str | None, typer.Option(help="Arms of --results, the compared one first: a,b,c.")
     ] = None,
     by: Annotated[
-        str, typer.Option(help="Compare values of this column of cells instead: head, ...")
+        str, typer.Option(help="Compare values of this column of runs instead: head, ...")
     ] = "arm",
     split: Annotated[str, typer.Option(help="Evaluated rows of --results.")] = "test",
     stage: Annotated[str, typer.Option(help="calibrated or uncalibrated.")] = "calibrated",
@@ -175,15 +175,15 @@ def labels(
 
 
 @app.command()
-def figures(
+def plots(
     results: _Results = Path("results"),
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("figures"),
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("plots"),
     metric: Annotated[str, typer.Option(help="Metric of curves and comparisons.")] = "accuracy",
     where: _Where = "",
 ) -> None:
     """Draw repair curves, budget and gain, arms, risk-coverage and reliability: PNG and SVG.
 
-    Example: trustq export figures --out figures
+    Example: trustq export plots --out plots
     """
     from trustq.report.plot_set import draw_figures
 
@@ -211,7 +211,7 @@ def bundle(
     out: Annotated[Path, typer.Argument(help="Zip file to write.")],
     results: _Results = Path("results"),
 ) -> None:
-    """Zip tables, figures and recipes with the queries, versions and digests to check them.
+    """Zip tables, plots and recipes with the queries, versions and digests to check them.
 
     Example: trustq export bundle study.zip
     """

@@ -147,7 +147,7 @@ def repair(
     chosen = load_recipe(recipe, settings=[*given, *(settings or [])], part="sweep")
     opened = [open_cache(path) for path in find_caches(caches)]
     outside = [open_cache(path) for path in find_caches(external or [])]
-    with progress("repair", "cells") as report:
+    with progress("repair", "runs") as report:
         run = run_repair(
             opened,
             recipe=chosen,
@@ -159,7 +159,7 @@ def repair(
     for note in run.notes:
         typer.echo(f"Note: {note}", err=True)
     old = len(run.keys) - run.n_new
-    typer.echo(f"{run.n_new} cells run, {old} were there already; results in {results}\n", err=True)
+    typer.echo(f"{run.n_new} new runs, {old} were there already; results in {results}\n", err=True)
     table = repair_table(results, run.keys)
     if as_json:
         typer.echo(json.dumps({"notes": run.notes, "arms": table.records}, indent=2))

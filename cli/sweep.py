@@ -29,7 +29,7 @@ def sweep(
         str, typer.Option(help="Run on the Dask cluster at this address, tcp://HOST:8786.")
     ] = "",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the cells and their time; run none.")
+        bool, typer.Option("--dry-run", help="List the runs and their time; run none.")
     ] = False,
     show_recipes: Annotated[
         bool, typer.Option("--list", help="List the packaged recipes that are sweeps.")
@@ -66,12 +66,12 @@ def sweep(
     from trustq.experiments import plan_sweep, run_sweep
 
     plan = plan_sweep(load_sweep(recipe, settings=given), results=results)
-    typer.echo(f"{plan.n_cells} cells to run, {len(plan.there)} are there already", err=True)
+    typer.echo(f"{plan.n_cells} runs to do, {len(plan.there)} are there already", err=True)
     if dry_run:
         _show_plan(plan, results, jobs, as_json)
         return
     try:
-        with progress("sweep", "cells") as report:
+        with progress("sweep", "runs") as report:
             run = run_sweep(
                 plan,
                 results=results,
@@ -82,7 +82,7 @@ def sweep(
             )
     except KeyboardInterrupt:
         typer.echo(
-            f"Stopped. Committed cells stay in {results}; the same command goes on from there.",
+            f"Stopped. Committed runs stay in {results}; the same command goes on from there.",
             err=True,
         )
         raise typer.Exit(130) from None
@@ -93,7 +93,7 @@ def sweep(
     if run.failures:
         shown = "\n".join(run.failures[:_SHOWN_FAILURES])
         raise TrustqError(
-            f"{len(run.failures)} cells failed; the others are committed.\n{shown}\n"
+            f"{len(run.failures)} runs failed; the others are committed.\n{shown}\n"
             f'All of them: trustq sql "SELECT * FROM failures" --results {results}. '
             "The same command tries them again."
         )
@@ -131,12 +131,12 @@ def _show_plan(plan: Any, results: Path, jobs: int, as_json: bool) -> None:
         for cell in group.cells
     ]
     if as_json:
-        typer.echo(json.dumps({"cells": cells, "core_seconds": seconds}, indent=2))
+        typer.echo(json.dumps({"runs": cells, "core_seconds": seconds}, indent=2))
         return
     print_table(cells)
     workers = jobs or joblib.cpu_count()
     typer.echo(
-        f"{len(cells)} cells, about {seconds:.0f} s of one core, {seconds / workers:.0f} s on "
+        f"{len(cells)} runs, about {seconds:.0f} s of one core, {seconds / workers:.0f} s on "
         f"{workers}",
         err=True,
     )
@@ -145,9 +145,9 @@ def _show_plan(plan: Any, results: Path, jobs: int, as_json: bool) -> None:
 def _report(run: Any, results: Path, as_json: bool) -> None:
     import json
 
-    typer.echo(f"{run.n_new} cells run; results in {results}\n", err=True)
+    typer.echo(f"{run.n_new} new runs; results in {results}\n", err=True)
     if as_json:
-        answer = {"n_new": run.n_new, "n_cells": len(run.keys), "failures": run.failures}
+        answer = {"n_new": run.n_new, "n_runs": len(run.keys), "failures": run.failures}
         typer.echo(json.dumps(answer | {"notes": run.notes}, indent=2))
     elif run.keys:
         from trustq.analysis.main_table import main_table

@@ -19,7 +19,7 @@ from trustq.results import connect, run_query
 from trustq.store import write_cache
 
 # What is of the run and not of the cell.
-_OF_RUN = {"cells": ("seconds", "created", "microseconds_per_row"), "rounds": ("fit_seconds",)}
+_OF_RUN = {"runs": ("seconds", "created", "microseconds_per_row"), "rounds": ("fit_seconds",)}
 
 _COMMAND = """
 import sys
@@ -64,7 +64,7 @@ def rows_digest(results: Path) -> dict[str, str]:
     """Digest of each table's rows in an order of their own, without times."""
     digests = {}
     with connect(results) as connection:
-        for table in ("cells", "rounds", "queries", "labels", "metrics", "predictions"):
+        for table in ("runs", "rounds", "queries", "labels", "metrics", "predictions"):
             left_out = _OF_RUN.get(table, ())
             excluded = f" EXCLUDE ({', '.join(left_out)})" if left_out else ""
             rows = connection.execute(f"SELECT *{excluded} FROM {table} ORDER BY ALL").fetchall()
@@ -111,8 +111,8 @@ def runs_of_cells(results: Path) -> dict[str, int]:
     """How often each cell was committed by a sweep, superseded parts included."""
     import duckdb
 
-    pattern = str(results / "cells" / "sweep-*.parquet")
-    if not list(results.glob("cells/sweep-*.parquet")):
+    pattern = str(results / "runs" / "sweep-*.parquet")
+    if not list(results.glob("runs/sweep-*.parquet")):
         return {}  # every sweep was killed before its first commit
     with duckdb.connect() as connection:
         query = "SELECT key, count(*) FROM read_parquet(?) GROUP BY key"
@@ -121,12 +121,12 @@ def runs_of_cells(results: Path) -> dict[str, int]:
 
 # Of each table, rows that are not of a whole cell. Every cell has one or two rounds, 3 classes.
 _BROKEN = """
-SELECT (SELECT count(*) FROM cells c WHERE NOT EXISTS (FROM metrics m WHERE m.cell = c.key))
-     + (SELECT count(*) FROM cells c WHERE n_bought <> (
-            SELECT count(*) FROM queries q WHERE q.cell = c.key))
-     + (SELECT count(*) FROM cells c WHERE n_train <> (
-            SELECT count(*) FROM labels l WHERE l.cell = c.key))
-     + (SELECT count(*) FROM metrics m WHERE NOT EXISTS (FROM cells c WHERE m.cell = c.key))"""
+SELECT (SELECT count(*) FROM runs c WHERE NOT EXISTS (FROM metrics m WHERE m.run = c.key))
+     + (SELECT count(*) FROM runs c WHERE n_bought <> (
+            SELECT count(*) FROM queries q WHERE q.run = c.key))
+     + (SELECT count(*) FROM runs c WHERE n_train <> (
+            SELECT count(*) FROM labels l WHERE l.run = c.key))
+     + (SELECT count(*) FROM metrics m WHERE NOT EXISTS (FROM runs c WHERE m.run = c.key))"""
 
 
 def read_and_write(
@@ -153,7 +153,7 @@ def read_and_write(
     for process in (*writers, *reading):
         process.join()
     assert [process.exitcode for process in (*writers, *reading)] == [0] * len(counts)
-    n_cells = run_query(results, "SELECT count(*) FROM cells").rows[0][0]
+    n_cells = run_query(results, "SELECT count(*) FROM runs").rows[0][0]
     return sum(counts[len(recipes) :]), n_cells
 
 
@@ -181,5 +181,5 @@ def _read_until(results: Path, until: float, counts, number: int) -> None:  # ty
                 time.sleep(0.1)
                 continue  # the first sweep has not begun
             raise
-        assert broken == 0, f"{broken} rows without the rest of their cell"
+        assert broken == 0, f"{broken} rows without the rest of their run"
         counts[number] += 1

@@ -236,6 +236,6 @@ def test_a_recipe_object_keeps_what_is_not_set_anew(cache_path: Path, tmp_path: 
 
     base = load_recipe("", settings=["sweep.folds=3"], part="sweep")
     run = tq.repair(cache_path, recipe=base, results=tmp_path / "r", **SETTINGS)
-    folds = run.results.sql("SELECT DISTINCT n_folds FROM cells")["n_folds"].tolist()
+    folds = run.results.sql("SELECT DISTINCT n_folds FROM runs")["n_folds"].tolist()
     assert folds == [3]
     assert dataclasses.replace(base) == base

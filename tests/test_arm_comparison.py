@@ -45,7 +45,7 @@ def write(folder, *, arms=("entropy", "none"), draws=(1, 2, 3, 4, 5), n=60, **ch
             cells.append(cell | changes.get(key, {}))
             blocks.append(
                 {
-                    "cell": np.full(n, key),
+                    "run": np.full(n, key),
                     "eval_dataset": np.full(n, "d"),
                     "split": np.full(n, "test"),
                     "stage": np.full(n, "calibrated"),
@@ -57,7 +57,7 @@ def write(folder, *, arms=("entropy", "none"), draws=(1, 2, 3, 4, 5), n=60, **ch
                 }
             )
     predictions = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-    write_part(folder, {"cells": columns(cells), "predictions": predictions}, part=new_part())
+    write_part(folder, {"runs": columns(cells), "predictions": predictions}, part=new_part())
     return labels, groups, {arm: np.stack(probs) for arm, probs in stored.items()}
 
 
@@ -116,7 +116,7 @@ def test_what_cannot_be_paired_is_refused(tmp_path):
         ),
         (
             ("heads", "none"),
-            "The cells of entropy and none have several values of head: linear, xgboost. "
+            "The runs of entropy and none have several values of head: linear, xgboost. "
             "Choose one, e.g. --where \"head = 'linear'\".",
         ),
         (("rows", "none"), "Cell none-9 was evaluated on other rows than entropy-9."),
@@ -128,7 +128,7 @@ def test_what_cannot_be_paired_is_refused(tmp_path):
         ),
         (
             ("budgets", "none"),
-            "Arm 'none' has several cells of backbone seed 7 and draw 1, of budgets 64 and 128: "
+            "Arm 'none' has several runs of backbone seed 7 and draw 1, of budgets 64 and 128: "
             "name a budget.",
         ),
         (

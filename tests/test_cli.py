@@ -63,7 +63,7 @@ def test_no_cpu_command_imports_torch(tmp_path: Path) -> None:
         ["repair", str(cache), *arms, "--results", str(results)],
         ["repair", str(cache), *arms, "--head", "xgboost", "--results", str(results)],
         ["sql", "--results", str(results)],
-        ["sql", "SELECT count(*) FROM cells", "--results", str(results)],
+        ["sql", "SELECT count(*) FROM runs", "--results", str(results)],
     ]
     loaded = loaded_after("\n".join(command(words) for words in commands))
     assert {"h5py", "duckdb", "scipy"} <= loaded
@@ -93,13 +93,13 @@ def test_embeddings_to_a_table_with_nothing_else_stated(tmp_path: Path) -> None:
     assert "Research only, not a medical device." in shown.stdout
     answer = run(
         "sql",
-        "SELECT arm, hits_total FROM cells JOIN rounds ON key = cell AND round = n_rounds",
+        "SELECT arm, errors_found_total FROM runs JOIN rounds ON key = run AND round = n_rounds",
         "--results",
         tmp_path / "r",
         "--format",
         "json",
     )
-    hits = {row["arm"]: row["hits_total"] for row in json.loads(answer.stdout)}
+    hits = {row["arm"]: row["errors_found_total"] for row in json.loads(answer.stdout)}
     assert hits["self_confidence"] > hits["random"]
 
 

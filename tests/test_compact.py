@@ -57,7 +57,7 @@ def more(folder: Path, caches: Path, draws: int) -> None:
     run_sweep(plan, results=folder / "r", jobs=1)
 
 
-def n_parts(results: Path, table: str = "cells") -> int:
+def n_parts(results: Path, table: str = "runs") -> int:
     return len(list((results / table).glob("*.parquet")))
 
 
@@ -69,7 +69,7 @@ def test_rows_stay_as_they_are(results: Path, caches: Path, tmp_path: Path) -> N
     assert n_parts(results) == 5  # the old ones are still there
     assert clean(results, grace_seconds=0) == 4
     assert rows_digest(results) == before
-    assert [n_parts(results, table) for table in ("cells", "metrics", "labels")] == [1, 1, 1]
+    assert [n_parts(results, table) for table in ("runs", "metrics", "labels")] == [1, 1, 1]
     assert compact(results, fewest=2) == 0
     # Merged parts are merged again with what came later, and nothing is run anew.
     keys = committed_keys(results)
@@ -77,7 +77,7 @@ def test_rows_stay_as_they_are(results: Path, caches: Path, tmp_path: Path) -> N
     assert len(committed_keys(results) - keys) == 5
     assert compact(results, fewest=2) == 2
     assert clean(results, grace_seconds=0) == 2
-    assert run_query(results, "SELECT count(*) FROM cells").rows == [(25,)]
+    assert run_query(results, "SELECT count(*) FROM runs").rows == [(25,)]
 
 
 def test_a_reader_that_began_before_goes_on(results: Path) -> None:
@@ -87,7 +87,7 @@ def test_a_reader_that_began_before_goes_on(results: Path) -> None:
         assert reader.execute("SELECT count(*) FROM metrics").fetchall()[0][0] > 0
 
 
-@pytest.mark.parametrize("table", ["queries", "metrics", "cells", "compactions"])
+@pytest.mark.parametrize("table", ["queries", "metrics", "runs", "compactions"])
 def test_killed_at_any_time_it_leaves_the_rows(
     results: Path, table: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,21 +110,21 @@ def test_killed_at_any_time_it_leaves_the_rows(
     clean(results, grace_seconds=0)
     assert rows_digest(results) == before
     parts = {path.stem for path in results.glob("*/*.parquet")}
-    assert parts == {path.stem for path in results.glob("cells/*.parquet")} | {
+    assert parts == {path.stem for path in results.glob("runs/*.parquet")} | {
         path.stem for path in results.glob("samples/*.parquet")
     }
 
 
 def test_a_cell_of_two_writers_keeps_the_rows_that_are_shown(results: Path) -> None:
     # The same part under a later name, as when two sweeps raced.
-    first = sorted(results.glob("cells/*.parquet"))[0].stem
+    first = sorted(results.glob("runs/*.parquet"))[0].stem
     for path in list(results.glob(f"*/{first}.parquet")):
         (path.parent / "sweep-29990101-twin.parquet").write_bytes(path.read_bytes())
     before = rows_digest(results)
     assert compact(results, fewest=2) == 5
     clean(results, grace_seconds=0)
     assert rows_digest(results) == before
-    assert run_query(results, "SELECT count(*) FROM cells").rows == [(20,)]
+    assert run_query(results, "SELECT count(*) FROM runs").rows == [(20,)]
 
 
 def test_failures_are_merged_too(caches: Path, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_one_at_a_time(results: Path) -> None:
 
 def test_what_killed_writers_left_is_cleaned_when_it_is_old(results: Path) -> None:
     part = sorted(results.glob("metrics/*.parquet"))[0]
-    left = [results / name for name in ("metrics/sweep-killed", "cells/.sweep-killed.7.part")]
+    left = [results / name for name in ("metrics/sweep-killed", "runs/.sweep-killed.7.part")]
     left = [path.with_name(f"{path.name}.parquet") for path in left]
     for path in left:
         path.write_bytes(part.read_bytes())
@@ -190,7 +190,7 @@ def test_a_record_that_was_half_written_is_none(results: Path) -> None:
     assert not half.exists()
     gone = results / "compactions" / "compact-cleaned.json"
     gone.symlink_to(results / "no-such-file")  # listed, and deleted before it is read
-    assert run_query(results, "SELECT count(*) FROM cells").rows == [(20,)]
+    assert run_query(results, "SELECT count(*) FROM runs").rows == [(20,)]
 
 
 def test_large_parts_are_left_and_batches_bounded(

@@ -116,7 +116,7 @@ def test_repair_gives_the_same_numbers_on_the_exported_cache(tmp_path: Path, end
         repair([one], recipe=load_recipe(settings=settings), results=tmp_path / name)
         with connect(tmp_path / name) as connection:
             found[name] = connection.execute(
-                "SELECT cell, round, split, stage, metric, figure FROM metrics ORDER BY ALL"
+                "SELECT run, round, split, stage, metric, value FROM metrics ORDER BY ALL"
             ).fetchall()
     assert found["h5"] == found["other"] and len(found["h5"]) > 10
 

@@ -74,8 +74,8 @@ def test_a_table_holds_the_means_of_the_views_and_marks_the_best(results: Path) 
 def test_the_study_s_columns_stand_in_its_own_convention_beside_ours(results: Path) -> None:
     table = main_table(results, metrics=PRESETS["trustquerynet"])
     wanted = "arm = 'none' AND head = 'lda' AND p.split = 'test' AND p.stage = 'calibrated'"
-    query = f"""SELECT cell, confidence, predicted <> label AS wrong FROM predictions p
-        JOIN cells c ON key = cell WHERE {wanted} ORDER BY cell"""
+    query = f"""SELECT run, confidence, predicted <> label AS wrong FROM predictions p
+        JOIN runs c ON key = run WHERE {wanted} ORDER BY run"""
     rows = run_query(results, query).rows
     areas = []
     for cell in dict.fromkeys(row[0] for row in rows):
@@ -115,7 +115,7 @@ def test_a_table_that_cannot_be_made_says_what_there_is(results: Path, tmp_path:
     assert done.stderr == "Error: There is no preset 'mine', only trustquerynet.\n"
     done = run("export", "table", "--split", "external", "--results", results)
     assert done.stderr.endswith("has no final uncalibrated figures of external rows.\n")
-    write_part(tmp_path, {"cells": {"key": np.array(["a"])}}, part="p")
+    write_part(tmp_path, {"runs": {"key": np.array(["a"])}}, part="p")
     with pytest.raises(TrustqError, match="has no final uncalibrated figures of out_of_fold rows"):
         main_table(tmp_path)
 
@@ -152,15 +152,15 @@ def test_selective_figures_in_sql_are_those_of_python(tmp_path: Path) -> None:
     for key, c, w in zip(keys, confidence, wrong, strict=True):
         expected[key] = (aurc(w, c), augrc(w, c), n, w.mean())
     predictions = {
-        "cell": np.repeat(keys, n),
+        "run": np.repeat(keys, n),
         "round": np.zeros(8 * n, int),
         "split": np.full(8 * n, "test", object),
         "label": np.full(8 * n, "nv", object),
         "predicted": np.array(["nv", "mel"], object)[wrong.ravel().astype(int)],
         "confidence": confidence.ravel(),
     }
-    write_part(tmp_path, {"cells": {"key": keys}, "predictions": predictions}, part="p")
-    query = "SELECT cell, aurc, augrc, n, error_rate FROM selective"
+    write_part(tmp_path, {"runs": {"key": keys}, "predictions": predictions}, part="p")
+    query = "SELECT run, aurc, augrc, n, error_rate FROM selective"
     found = {row[0]: row[1:] for row in run_query(tmp_path, query).rows}
     for key in keys:
         assert found[key] == pytest.approx(expected[key], abs=1e-12), key
@@ -169,8 +169,8 @@ def test_selective_figures_in_sql_are_those_of_python(tmp_path: Path) -> None:
 def test_selective_figures_are_those_that_cells_store_where_confidence_is_exact(
     results: Path,
 ) -> None:
-    query = """SELECT max(abs(s.augrc - m.figure)) FROM selective s JOIN metrics m
-        USING (cell, round, eval_dataset, split, stage) JOIN cells c ON c.key = cell
+    query = """SELECT max(abs(s.augrc - m.value)) FROM selective s JOIN metrics m
+        USING (run, round, eval_dataset, split, stage) JOIN runs c ON c.key = run
         WHERE m.metric = 'augrc' AND c.head = 'lda'"""
     assert run_query(results, query).rows[0][0] < 1e-9
 
@@ -178,13 +178,13 @@ def test_selective_figures_are_those_that_cells_store_where_confidence_is_exact(
 def test_a_database_is_an_ordinary_duckdb_file(results: Path, tmp_path: Path) -> None:
     out = tmp_path / "r.duckdb"
     assert run("export", "db", out, "--results", results).exit_code == 0
-    query = "SELECT * FROM metrics JOIN cells ON key = cell ORDER BY ALL"
+    query = "SELECT * FROM metrics JOIN runs ON key = run ORDER BY ALL"
     means = "SELECT arm, head, metric, round(mean, 9) FROM seeds WHERE is_final ORDER BY ALL"
     with duckdb.connect(str(out), read_only=True) as connection:
         for asked in (query, means):
             assert connection.execute(asked).fetchall() == run_query(results, asked).rows
         names = {row[0] for row in connection.execute("SHOW TABLES").fetchall()}
-    assert {"cells", "metrics", "paired", "leaderboard", "selective", "failures"} <= names
+    assert {"runs", "metrics", "paired", "leaderboard", "selective", "failures"} <= names
     assert [path.name for path in tmp_path.iterdir()] == ["r.duckdb"]
 
 
@@ -210,7 +210,7 @@ def test_a_bundle_is_verified_against_the_parts(results: Path, bundle: Path) -> 
     assert done.exit_code == 0, done.output
     n_tables = len(QUERIES)
     assert done.stdout == (
-        f"{bundle}: {len(names)} files are as they were written; {n_tables} tables of 40 cells "
+        f"{bundle}: {len(names)} files are as they were written; {n_tables} tables of 40 runs "
         f"come out the same from {results}\n"
     )
 
@@ -253,12 +253,10 @@ def test_a_bundle_whose_digests_were_made_to_fit_is_caught_by_the_parts(
             f"{other} holds only one of tables/seeds.csv and the query that made it, so the parts "
             "cannot be compared with it. Write it again."
         )
-    empty = {"format": "trustq.bundle", "format_version": 1, "digests": {}}
+    empty = {"format": "trustq.bundle", "format_version": 2, "digests": {}}
     with zipfile.ZipFile(other, "w") as file:
         file.writestr("bundle.json", json.dumps(empty))
-    with pytest.raises(
-        TrustqError, match=r"other\.zip holds only one of tables/cells\.csv and the"
-    ):
+    with pytest.raises(TrustqError, match=r"other\.zip holds only one of tables/runs\.csv and the"):
         verify_bundle(other, results)
 
 
@@ -267,8 +265,8 @@ def test_a_bundle_whose_digests_were_made_to_fit_is_caught_by_the_parts(
     [
         ("predictions", "confidence = confidence / 2"),
         ("queries", "label_after = label_before"),
-        ("metrics", "figure = figure + 0.01"),
-        ("rounds", "hits_total = hits_total + 1"),
+        ("metrics", "value = value + 0.01"),
+        ("rounds", "errors_found_total = errors_found_total + 1"),
     ],
 )
 def test_a_part_that_was_changed_is_noticed(
@@ -307,10 +305,10 @@ def test_a_bundle_that_was_touched_or_is_of_other_results_is_refused(
         verify_bundle(other, results)
     with pytest.raises(TrustqError, match=r"none\.zip: no such file\. `trustq export bundle` writ"):
         verify_bundle(tmp_path / "none.zip", results)
-    write_part(tmp_path / "r", {"cells": {"key": np.array(["a"])}}, part="p")
+    write_part(tmp_path / "r", {"runs": {"key": np.array(["a"])}}, part="p")
     with pytest.raises(TrustqError) as caught:
         verify_bundle(good, tmp_path / "r")
     assert str(caught.value) == (
-        f"{good}: tables/cells.csv has 40 rows, {tmp_path / 'r'} now gives 1: cells were run or "
+        f"{good}: tables/runs.csv has 40 rows, {tmp_path / 'r'} now gives 1: runs were run or "
         "lost since the bundle was written."
     )

@@ -205,7 +205,8 @@ def test_a_repair_records_what_shift_does_to_its_external_sets(tmp_path):
         "that are predicted)."
     ]
     sql = """SELECT arm, eval_dataset, stage, count(*), bool_and(is_final)
-        FROM figures WHERE split = 'external' AND class_name IS NULL AND stage NOT LIKE '%calib%'
+        FROM metric_values
+        WHERE split = 'external' AND class_name IS NULL AND stage NOT LIKE '%calib%'
         GROUP BY ALL ORDER BY ALL"""
     expected = [
         (arm, data, stage, 4 if stage == "reweighted" else 12, True)
@@ -219,8 +220,8 @@ def test_a_repair_records_what_shift_does_to_its_external_sets(tmp_path):
         ORDER BY stage"""
     assert run_query(tmp_path, sql).rows == [("calibrated",), ("uncalibrated",)]
     # What is recorded is what the function says of the stored predictions.
-    sql = """SELECT split, stage, label, probabilities, logits FROM predictions JOIN cells
-        ON key = cell WHERE arm = 'random' AND eval_dataset IN ('same', dataset)
+    sql = """SELECT split, stage, label, probabilities, logits FROM predictions JOIN runs
+        ON key = run WHERE arm = 'random' AND eval_dataset IN ('same', dataset)
         ORDER BY sample_id"""
     stored = run_query(tmp_path, sql).rows
 
@@ -235,7 +236,7 @@ def test_a_repair_records_what_shift_does_to_its_external_sets(tmp_path):
         inside_labels=of("val", "calibrated", 2),
         inside_calibrated=of("val", "calibrated", 3),
     )
-    sql = """SELECT stage, metric, figure FROM figures WHERE arm = 'random'
+    sql = """SELECT stage, metric, value FROM metric_values WHERE arm = 'random'
         AND eval_dataset = 'same' AND class_name IS NULL AND stage NOT LIKE '%calib%'"""
     recorded = {row[:2]: row[2] for row in run_query(tmp_path, sql).rows}
     assert recorded == pytest.approx(

@@ -99,7 +99,7 @@ def test_slices_are_the_figures_of_their_rows(cache: Cache, table: Path, tmp_pat
         row[:3]: row[3:]
         for row in query(
             tmp_path,
-            """SELECT slice_name, slice_value, metric, figure, n FROM figures
+            """SELECT slice_name, slice_value, metric, value, n FROM metric_values
                WHERE slice_name IS NOT NULL AND split = 'test' AND stage = 'uncalibrated'""",
         )
     }
@@ -128,7 +128,7 @@ def test_a_gap_is_between_known_groups_with_enough_rows(tmp_path: Path) -> None:
         rows[row]["sex"] = "x" if place < 12 else ("f", "m", "")[place % 3]
     table = write_rows(tmp_path / "meta.csv", rows)
     run(cache, tmp_path / "r", table, "slices=sex", "positive=b")
-    sql = """SELECT coalesce(slice_value, 'gap'), metric, figure, n FROM figures
+    sql = """SELECT coalesce(slice_value, 'gap'), metric, value, n FROM metric_values
              WHERE slice_name = 'sex' AND stage = 'uncalibrated' AND metric LIKE 'sens%'"""
     found = {
         (value, metric): (figure, n) for value, metric, figure, n in query(tmp_path / "r", sql)
@@ -157,7 +157,7 @@ def test_numbers_are_sliced_in_quartiles_and_ages_in_bands(
 def test_slices_leave_every_other_row_as_it_is(cache: Cache, table: Path, tmp_path: Path) -> None:
     run(cache, tmp_path / "with", table, "slices=site", "head=majority")
     run(cache, tmp_path / "without", None, "head=majority")
-    sql = """SELECT * EXCLUDE (cell) FROM metrics WHERE slice_name IS NULL ORDER BY ALL"""
+    sql = """SELECT * EXCLUDE (run) FROM metrics WHERE slice_name IS NULL ORDER BY ALL"""
     assert repr(query(tmp_path / "with", sql)) == repr(query(tmp_path / "without", sql))
 
 
@@ -218,7 +218,7 @@ def test_a_target_gives_labels_classes_and_figures_of_its_own(cache: Cache, tmp_
     table = write_rows(tmp_path / "meta.csv", rows)
     done = run(cache, tmp_path / "r", table, "target=growth")
     assert "5 of 240 rows have no growth and are left out." in done.notes
-    assert query(tmp_path / "r", "SELECT target, classes, n_train FROM cells") == [
+    assert query(tmp_path / "r", "SELECT target, classes, n_train FROM runs") == [
         ("growth", '["benign", "malignant"]', int((cache.split == "train").sum()) - 3)
     ]
     of_row = {row["sample_id"]: row["growth"] for row in rows}
@@ -241,7 +241,7 @@ def test_a_head_of_a_target_is_the_head_of_those_labels(
     )
     run(merged, tmp_path / "merged", None, *settings)
     for name in ("metrics", "labels", "queries", "predictions"):
-        sql = f"SELECT * EXCLUDE (cell) FROM {name} ORDER BY ALL"
+        sql = f"SELECT * EXCLUDE (run) FROM {name} ORDER BY ALL"
         assert repr(query(tmp_path / "target", sql)) == repr(query(tmp_path / "merged", sql))
 
 
@@ -289,7 +289,7 @@ def test_a_target_of_the_same_classes_keeps_logits_and_stored_labels(
     table = write_rows(tmp_path / "meta.csv", rows)
     run(own, tmp_path / "target", table, "target=dx", "head=backbone")
     run(own, tmp_path / "plain", None, "head=backbone")
-    sql = "SELECT * EXCLUDE (cell) FROM metrics ORDER BY ALL"
+    sql = "SELECT * EXCLUDE (run) FROM metrics ORDER BY ALL"
     assert repr(query(tmp_path / "target", sql)) == repr(query(tmp_path / "plain", sql))
     # A row that is called otherwise now was trained on its old label, which is no truth any more.
     rows[int(np.flatnonzero(cache.split == "train")[0])]["dx"] = "c" if cache.label[0] == 0 else "a"
@@ -314,7 +314,7 @@ def test_a_row_that_was_seen_is_seen_whatever_it_is_called(
         f"of the {n_train} training rows"
     )
     run(clean, tmp_path / "r", table, "target=growth")
-    assert query(tmp_path / "r", "SELECT backbone_saw_rows, leaky FROM cells") == [(True, False)]
+    assert query(tmp_path / "r", "SELECT backbone_saw_rows, leaky FROM runs") == [(True, False)]
     # Trained on a wrong label of the old classes, it knows something else of the row.
     observed = np.where(train, cache.label, -1).astype(np.int16)
     wrong = int(np.flatnonzero(train)[0])
@@ -347,7 +347,8 @@ def test_externals_have_the_same_target_and_slices(cache: Cache, tmp_path: Path)
     assert "1 of 40 rows of clinic have no growth and are left out." in done.notes
     found = query(
         tmp_path / "r",
-        """SELECT slice_value, n FROM figures WHERE eval_dataset = 'clinic' AND metric = 'accuracy'
+        """SELECT slice_value, n FROM metric_values
+           WHERE eval_dataset = 'clinic' AND metric = 'accuracy'
            AND slice_name = 'site' AND stage = 'uncalibrated' ORDER BY ALL""",
     )
     assert found == [("site 0", 13), ("site 1", 14), ("site 2", 12)]
@@ -377,7 +378,7 @@ def test_rows_left_out_of_the_fit_reach_nothing(cache: Cache, table: Path, tmp_p
     done = run(cache, tmp_path / "a", table, *settings)
     run(changed, tmp_path / "b", table, *settings)
     for name in ("metrics", "labels", "queries", "predictions"):
-        sql = f"SELECT * EXCLUDE (cell) FROM {name} ORDER BY ALL"
+        sql = f"SELECT * EXCLUDE (run) FROM {name} ORDER BY ALL"
         assert repr(query(tmp_path / "a", sql)) == repr(query(tmp_path / "b", sql))
     inside = np.isin(cache.split, ("train", "val"))
     assert (
@@ -638,4 +639,4 @@ def test_the_command_line_takes_metadata(tmp_path: Path) -> None:
     words += ["--set", "sweep.noise=none", "--set", "arms=none", "--set", "head=majority"]
     done = CliRunner().invoke(app, [*words, "--results", str(tmp_path / "s"), "--jobs", "1"])
     assert done.exit_code == 0, done.output
-    assert query(tmp_path / "s", "SELECT target, head FROM cells") == [("growth", "majority")]
+    assert query(tmp_path / "s", "SELECT target, head FROM runs") == [("growth", "majority")]

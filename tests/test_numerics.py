@@ -15,7 +15,7 @@ def test_numerical_code_is_as_recorded_with_its_version() -> None:
     assert (changed, NUMERICS) == ([], record["numerics"]), (
         f"Code that makes numbers has changed: {', '.join(changed) or 'its version'}. If a number "
         "of an existing setting changes, raise NUMERICS in trustq/experiments/run.py, so that its "
-        "cells are run again, and say so in CHANGELOG.md. Then: python tests/record_numerics.py"
+        "runs are run again, and say so in CHANGELOG.md. Then: python tests/record_numerics.py"
     )
 
 

@@ -71,20 +71,20 @@ def simulated_results(
                     }
                 )
                 for number, value in ((0, 0.7), (1, figure)) if bought else ((0, figure),):
-                    rounds.append({"cell": key, "round": number, "n_bought_total": bought * number})
+                    rounds.append({"run": key, "round": number, "n_bought_total": bought * number})
                     metrics.append(
                         {
-                            "cell": key,
+                            "run": key,
                             "round": number,
                             "eval_dataset": "simulated",
                             "split": "test",
                             "stage": "uncalibrated",
                             "is_final": number == (1 if bought else 0),
                             "metric": "accuracy",
-                            "figure": value,
+                            "value": value,
                         }
                     )
-    tables = {"cells": cells, "rounds": rounds, "metrics": metrics}
+    tables = {"runs": cells, "rounds": rounds, "metrics": metrics}
     columns = {
         table: {name: np.array([row[name] for row in rows]) for name in rows[0]}
         for table, rows in tables.items()
@@ -299,7 +299,7 @@ def test_the_command_prints_a_page_and_json(tmp_path):
     arguments = ["default", "--from", folder, "--set", "draws=8", "--minutes-per-label", "1.5"]
     run = invoke("plan", arguments)
     assert run.exit_code == 0, run.output
-    assert "n = 8 draws; 32 cells, about 16 s" in run.stdout and "expert_hours" in run.stdout
+    assert "n = 8 draws; 32 runs, about 16 s" in run.stdout and "expert_hours" in run.stdout
     run = invoke("plan", [*arguments, "--json"])
     found = json.loads(run.stdout)
     assert found["n"] == 8 and found["budgets"][0]["minutes"] == 75

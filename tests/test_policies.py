@@ -295,15 +295,15 @@ def test_an_expert_who_errs_is_told_in_the_ledger_and_hits_go_by_the_truth(tmp_p
     repair([make_cache()], recipe=recipe(*settings), results=tmp_path / "r")
     assert query(
         tmp_path / "r",
-        """SELECT bool_and(hit = (label_before <> truth)), bool_or(label_after <> truth),
+        """SELECT bool_and(was_wrong = (label_before <> truth)), bool_or(label_after <> truth),
              min(votes), bool_and(price = 1) FROM queries""",
     ) == [(True, True, 3, True)]
     assert query(
         tmp_path / "r",
-        """SELECT bool_and(n_bought = 60 AND spent = 60 AND n_votes = v) FROM cells
-           JOIN (SELECT cell, sum(votes) AS v FROM queries GROUP BY cell) ON cell = key""",
+        """SELECT bool_and(n_bought = 60 AND spent = 60 AND n_votes = v) FROM runs
+           JOIN (SELECT run, sum(votes) AS v FROM queries GROUP BY run) ON run = key""",
     ) == [(True,)]
-    assert query(tmp_path / "r", "SELECT DISTINCT policy FROM cells") == [
+    assert query(tmp_path / "r", "SELECT DISTINCT policy FROM runs") == [
         (json.dumps({"rater_error": 0.3, "raters": 3}),)
     ]
 
@@ -377,14 +377,14 @@ def test_buying_stops_when_a_round_finds_too_little(tmp_path: Path) -> None:
     settings = ("budgets=100%", "rounds=12", "stop_precision=0.5", "arms=random,self_confidence")
     repair([make_cache(n=400)], recipe=recipe(*settings), results=tmp_path / "r")
     cells = query(
-        tmp_path / "r", "SELECT arm, stopped, n_rounds_done, n_bought FROM cells ORDER BY arm"
+        tmp_path / "r", "SELECT arm, stopped, n_rounds_done, n_bought FROM runs ORDER BY arm"
     )
     assert cells[0][:3] == ("random", "precision below the cut", 1)
     arm, stopped, done, bought = cells[1]
     assert (arm, stopped) == ("self_confidence", "precision below the cut") and 1 < done < 12
     rates = query(
         tmp_path / "r",
-        """SELECT hit_rate FROM rounds JOIN cells ON key = cell
+        """SELECT purchase_precision FROM rounds JOIN runs ON key = run
            WHERE arm = 'self_confidence' AND round > 0 ORDER BY round""",
     )
     assert all(rate >= 0.5 for (rate,) in rates[:-1]) and rates[-1][0] < 0.5
@@ -394,21 +394,21 @@ def test_buying_stops_when_a_round_finds_too_little(tmp_path: Path) -> None:
 def test_why_no_more_was_taken_is_told(tmp_path: Path) -> None:
     settings = ("arms=none,random,oracle", "budgets=100%", "rounds=2")
     repair([make_cache()], recipe=recipe(*settings), results=tmp_path / "r")
-    assert dict(query(tmp_path / "r", "SELECT arm, stopped FROM cells")) == {
+    assert dict(query(tmp_path / "r", "SELECT arm, stopped FROM runs")) == {
         "none": "nothing to buy",
         "random": "budget spent",
         "oracle": "nothing left to take",
     }
     assert query(
         tmp_path / "r",
-        "SELECT bool_and(hits_possible = n_wrong_start) FROM cells WHERE arm <> 'none'",
+        "SELECT bool_and(errors_findable = n_wrong_start) FROM runs WHERE arm <> 'none'",
     ) == [(True,)]
 
 
 def test_random_and_oracle_run_beside_every_scored_arm(tmp_path: Path) -> None:
     settings = recipe("references=true", "arms=self_confidence,margin:drop")
     run = repair([make_cache()], recipe=settings, results=tmp_path / "r")
-    arms = {arm for (arm,) in query(tmp_path / "r", "SELECT arm FROM cells")}
+    arms = {arm for (arm,) in query(tmp_path / "r", "SELECT arm FROM runs")}
     assert arms == {
         *("self_confidence", "random", "oracle"),
         *("margin:drop", "random:drop", "oracle:drop", "random~margin:drop"),
@@ -428,7 +428,7 @@ def test_an_arm_added_beside_others_changes_none_of_their_bits(tmp_path: Path) -
     repair([make_cache()], recipe=recipe(f"arms={one}", "rounds=2"), results=alone)
     others = f"arms=knn_agreement,hybrid,self_confidence:drop,{one},entropy@heads"
     repair([make_cache()], recipe=recipe(others, "rounds=2"), results=beside)
-    sql = f"""SELECT key, round, split, stage, metric, figure FROM figures
+    sql = f"""SELECT key, round, split, stage, metric, value FROM metric_values
               WHERE arm = '{one}' ORDER BY ALL"""
     assert repr(query(alone, sql)) == repr(query(beside, sql)) != "[]"
 
@@ -443,7 +443,7 @@ def test_every_score_and_source_runs_and_says_what_it_is(tmp_path: Path) -> None
     arms += ",confident_learning,normalized_margin_adjusted,entropy@in_sample"
     repair([cache], recipe=recipe(f"arms={arms}", "rounds=2"), results=tmp_path / "r")
     found = query(
-        tmp_path / "r", "SELECT arm, source, in_sample, n_bought, arm_title FROM cells ORDER BY arm"
+        tmp_path / "r", "SELECT arm, source, in_sample, n_bought, arm_title FROM runs ORDER BY arm"
     )
     assert found == [
         ("bald", "passes", False, 20, "BALD"),
@@ -459,7 +459,7 @@ def test_every_score_and_source_runs_and_says_what_it_is(tmp_path: Path) -> None
     hits = dict(
         query(
             tmp_path / "r",
-            "SELECT arm, sum(hit::INTEGER) FROM cells JOIN queries ON key = cell GROUP BY arm",
+            "SELECT arm, sum(was_wrong::INTEGER) FROM runs JOIN queries ON key = run GROUP BY arm",
         )
     )
     assert min(hits["knn_agreement"], hits["self_confidence@heads"]) > 14
@@ -477,7 +477,7 @@ def test_the_estimated_transitions_of_each_round_are_stored(tmp_path: Path) -> N
     ) == [(0, 9, 1.0), (1, 9, 1.0)]
     found = query(
         tmp_path / "r",
-        """SELECT round, noise_left, noise_estimated FROM rounds JOIN cells ON key = cell
+        """SELECT round, noise_left, noise_estimated FROM rounds JOIN runs ON key = run
            WHERE arm = 'self_confidence' ORDER BY round""",
     )
     assert found[0][2] == pytest.approx(found[0][1], abs=0.05)
@@ -612,7 +612,7 @@ def test_settings_at_their_default_leave_the_keys_of_cells_as_they_were(tmp_path
     cache, results = make_cache(), tmp_path / "r"
     first = repair([cache], recipe=recipe(), results=results)
     # As cells were keyed before there were policies.
-    shared, rounds, budget = query(results, "SELECT shared_key, n_rounds, budget FROM cells")[0]
+    shared, rounds, budget = query(results, "SELECT shared_key, n_rounds, budget FROM runs")[0]
     named = {"shared": shared, "arm": "self_confidence", "budget": budget, "rounds": rounds}
     assert first.keys == [digest_json(named)]
     defaults = ("buy_unit=image", "schedule=equal", "raters=1", "diversity=1.0", "quota=none")
@@ -645,7 +645,7 @@ def test_what_only_some_arms_use_makes_other_cells_of_them_and_of_no_others(
     # Nor does a table take them for repeats of each other.
     assert query(
         results,
-        """SELECT arm_title, max(n_cells) FROM seeds
+        """SELECT arm_title, max(n_runs) FROM seeds
            WHERE metric = 'nll' AND arm <> 'none' GROUP BY arm_title ORDER BY arm_title""",
     ) == [
         ("margin of the top two, several heads (with knn)", 1),
@@ -670,7 +670,7 @@ def test_noise_of_every_kind_is_recorded_with_its_unit(tmp_path: Path) -> None:
         repair([cache], recipe=recipe(*settings, "arms=none"), results=results)
     found = query(
         results,
-        "SELECT noise, noise_unit, noise_process IS NULL FROM cells ORDER BY noise, noise_unit",
+        "SELECT noise, noise_unit, noise_process IS NULL FROM runs ORDER BY noise, noise_unit",
     )
     assert found == [
         (f"file:{sheet}", "image", False),
@@ -681,8 +681,8 @@ def test_noise_of_every_kind_is_recorded_with_its_unit(tmp_path: Path) -> None:
     # Groups of a class are mislabelled together or not at all.
     assert query(
         results,
-        """SELECT count(*) FROM (SELECT cell, group_id FROM labels
-             JOIN samples USING (sample_id) JOIN cells ON key = cell
+        """SELECT count(*) FROM (SELECT run, group_id FROM labels
+             JOIN samples USING (sample_id) JOIN runs ON key = run
              WHERE noise_unit = 'group' GROUP BY ALL HAVING count(DISTINCT observed) > 1)""",
     ) == [(0,)]
     observed = np.array([line.split(",")[1] for line in lines])

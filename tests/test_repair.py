@@ -44,7 +44,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_self_confidence_finds_more_wrong_labels_than_random(finished: Path) -> None:
     hits = dict(
-        query(finished, "SELECT arm, sum(hits) FROM rounds JOIN cells ON key = cell GROUP BY arm")
+        query(
+            finished,
+            "SELECT arm, sum(errors_found) FROM rounds JOIN runs ON key = run GROUP BY arm",
+        )
     )
     assert hits["self_confidence"] > 2 * hits["random"]
     assert hits["oracle"] == 60
@@ -54,16 +57,17 @@ def test_self_confidence_finds_more_wrong_labels_than_random(finished: Path) -> 
 def test_the_ledger_tells_every_purchase_truly(finished: Path) -> None:
     assert query(
         finished,
-        """SELECT count(*), bool_and(label_after = truth), bool_and(hit = (label_before <> truth))
+        """SELECT count(*), bool_and(label_after = truth),
+                  bool_and(was_wrong = (label_before <> truth))
            FROM queries""",
     ) == [(4 * 3 * 20, True, True)]
     # Nothing is bought twice, and the labels table agrees with the ledger.
-    assert query(finished, "SELECT count(DISTINCT cell || sample_id) FROM queries") == [(240,)]
+    assert query(finished, "SELECT count(DISTINCT run || sample_id) FROM queries") == [(240,)]
     assert query(
         finished,
         """SELECT bool_and(l.bought_round = q.round AND l.current_label = q.truth
                            AND l.observed = q.label_before)
-           FROM queries q JOIN labels l USING (cell, sample_id)""",
+           FROM queries q JOIN labels l USING (run, sample_id)""",
     ) == [(True,)]
     assert query(
         finished,
@@ -73,7 +77,7 @@ def test_the_ledger_tells_every_purchase_truly(finished: Path) -> None:
 
 def test_figures_of_classes_are_those_of_the_stored_predictions(finished: Path) -> None:
     # Of what was evaluated after the last round, before and after temperature.
-    sql = """SELECT cell, round, split, stage, list(label ORDER BY sample_id),
+    sql = """SELECT run, round, split, stage, list(label ORDER BY sample_id),
                list(probabilities ORDER BY sample_id) FROM predictions
              WHERE split <> 'val' GROUP BY ALL ORDER BY ALL"""
     expected = {}
@@ -84,7 +88,7 @@ def test_figures_of_classes_are_those_of_the_stored_predictions(finished: Path) 
                 expected[*place, "abc"[found.label], metric] = (getattr(found, metric), found.n)
     stored = query(
         finished,
-        """SELECT cell, round, split, stage, class_name, metric, figure, n FROM metrics
+        """SELECT run, round, split, stage, class_name, metric, value, n FROM metrics
            WHERE class_name IS NOT NULL AND is_final""",
     )
     assert {row[:6]: row[6:] for row in stored} == {
@@ -105,9 +109,9 @@ def test_figures_of_classes_are_of_the_last_round_and_share_no_name(finished: Pa
     # The mean over classes is the figure of all.
     assert query(
         finished,
-        """SELECT max(abs(of_all.figure - by_class.mean)) < 1e-12 FROM metrics of_all JOIN (
-             SELECT cell, stage, avg(figure) AS mean FROM metrics
-             WHERE metric = 'auroc' GROUP BY ALL) by_class USING (cell, stage)
+        """SELECT max(abs(of_all.value - by_class.mean)) < 1e-12 FROM metrics of_all JOIN (
+             SELECT run, stage, avg(value) AS mean FROM metrics
+             WHERE metric = 'auroc' GROUP BY ALL) by_class USING (run, stage)
            WHERE of_all.metric = 'macro_auroc' AND is_final AND split = 'test'""",
     ) == [(True,)]
 
@@ -118,7 +122,7 @@ def test_a_class_that_is_nowhere_has_rows_without_a_figure(tmp_path: Path) -> No
     repair([cache], recipe=recipe("arms=none"), results=tmp_path / "r")
     assert query(
         tmp_path / "r",
-        """SELECT metric, figure, n FROM metrics
+        """SELECT metric, value, n FROM metrics
            WHERE class_name = 'rare' AND stage = 'uncalibrated' ORDER BY ALL""",
     ) == [(name, None, 0) for name in ("auroc", "f1", "precision", "recall")]
 
@@ -149,13 +153,13 @@ def test_calibrated_figures_are_of_the_calibrator_fitted_on_the_validation_logit
     by_hand = make_calibrator(name).fit(*of["val"]).transform(of["test"][0])
     stored = query(
         results,
-        """SELECT metric, figure FROM metrics WHERE is_final AND split = 'test'
+        """SELECT metric, value FROM metrics WHERE is_final AND split = 'test'
            AND stage = 'calibrated' AND class_name IS NULL""",
     )
     expected = summarise(of["test"][1], logits=by_hand).figures
     assert dict(stored) == pytest.approx(expected, abs=1e-9, nan_ok=True)
     kept = query(
-        results, "SELECT calibrator, temperature IS NULL FROM cells JOIN rounds ON key = cell"
+        results, "SELECT calibrator, temperature IS NULL FROM runs JOIN rounds ON key = run"
     )
     assert set(kept) == {(name, name != "temperature")}
 
@@ -170,7 +174,7 @@ def test_a_calibrator_is_part_of_the_key_where_it_is_not_the_default(tmp_path: P
     # What comes before calibration is the same.
     assert query(
         results,
-        """SELECT stage, max(n) FROM (SELECT stage, split, metric, count(DISTINCT figure) AS n
+        """SELECT stage, max(n) FROM (SELECT stage, split, metric, count(DISTINCT value) AS n
              FROM metrics WHERE metric IN ('nll', 'ece') GROUP BY ALL) GROUP BY stage ORDER BY 1""",
     ) == [("calibrated", 2), ("uncalibrated", 1)]
 
@@ -204,7 +208,7 @@ def test_scores_are_bought_from_the_lowest_up(finished: Path) -> None:
     assert query(
         finished,
         """SELECT bool_and(quality >= before) FROM (
-             SELECT quality, lag(quality) OVER (PARTITION BY cell, round ORDER BY rank) AS before
+             SELECT quality, lag(quality) OVER (PARTITION BY run, round ORDER BY rank) AS before
              FROM queries WHERE quality IS NOT NULL)""",
     ) == [(True,)]
 
@@ -212,7 +216,7 @@ def test_scores_are_bought_from_the_lowest_up(finished: Path) -> None:
 def test_round_zero_is_shared_by_all_arms(finished: Path) -> None:
     assert query(
         finished,
-        """SELECT count(DISTINCT shared_key), count(DISTINCT figure) FROM figures
+        """SELECT count(DISTINCT shared_key), count(DISTINCT value) FROM metric_values
            WHERE round = 0 AND metric = 'nll' AND split = 'test' AND stage = 'uncalibrated'
              AND draw_seed = 1""",
     ) == [(1, 1)]
@@ -223,7 +227,7 @@ def test_an_arm_draws_the_same_whichever_other_arms_run(finished: Path, tmp_path
     alone = tmp_path / "alone"
     settings = recipe("rounds=2", "draws=3", "arms=random")
     repair([make_cache(n=400)], recipe=settings, results=alone)
-    ledger = """SELECT cell, round, rank, sample_id FROM queries JOIN cells ON key = cell
+    ledger = """SELECT run, round, rank, sample_id FROM queries JOIN runs ON key = run
                 WHERE arm = 'random' ORDER BY ALL"""
     assert query(alone, ledger) == query(finished, ledger)
 
@@ -234,7 +238,7 @@ def test_an_arms_figures_are_the_same_bits_whichever_other_arms_run(
 ) -> None:
     settings = recipe("rounds=2", "draws=3", "arms=self_confidence")
     repair([make_cache(n=400)], recipe=settings, results=tmp_path / "alone")
-    figures = """SELECT key, round, split, stage, metric, figure FROM figures
+    figures = """SELECT key, round, split, stage, metric, value FROM metric_values
                  WHERE arm = 'self_confidence' ORDER BY ALL"""
     assert repr(query(tmp_path / "alone", figures)) == repr(query(finished, figures))
 
@@ -246,7 +250,7 @@ def test_a_second_run_adds_nothing_and_a_new_arm_only_itself(tmp_path: Path) -> 
     more = repair([cache], recipe=recipe(), results=results)
     assert (first.n_new, again.n_new, more.n_new) == (2, 0, 3)
     assert again.keys == first.keys
-    assert query(results, "SELECT count(*) FROM cells") == [(5,)]
+    assert query(results, "SELECT count(*) FROM runs") == [(5,)]
 
 
 @pytest.mark.bits
@@ -274,16 +278,16 @@ def test_temperature_changes_no_prediction(finished: Path) -> None:
     assert (
         query(
             finished,
-            """SELECT count(DISTINCT figure) FROM figures
+            """SELECT count(DISTINCT value) FROM metric_values
            WHERE metric = 'accuracy' AND is_final GROUP BY key, split, round""",
         )
-        == [(1,)] * query(finished, "SELECT count(*) FROM cells")[0][0] * 2
+        == [(1,)] * query(finished, "SELECT count(*) FROM runs")[0][0] * 2
     )
 
 
 def test_clean_labels_are_all_counted(finished: Path) -> None:
     cache = make_cache(n=400)
-    counted = query(finished, "SELECT DISTINCT n_clean_validation, calibration_labels FROM cells")
+    counted = query(finished, "SELECT DISTINCT n_clean_validation, calibration_labels FROM runs")
     n = int((cache.split == "val").sum())
     assert counted == [(n, f"reference labels of {n} validation rows")]
 
@@ -295,9 +299,9 @@ def test_trusted_rows_start_right_and_are_not_bought(tmp_path: Path) -> None:
     assert query(
         results,
         """SELECT bool_and(observed = label AND bought_round IS NULL), count(DISTINCT sample_id)
-           FROM labels l JOIN cells ON key = cell
+           FROM labels l JOIN runs ON key = run
            WHERE l.trusted AND sample_id NOT IN
-             (SELECT sample_id FROM queries q WHERE q.cell = key)""",
+             (SELECT sample_id FROM queries q WHERE q.run = key)""",
     ) == [(True, round(0.25 * n_train))]
 
 
@@ -309,7 +313,7 @@ def test_without_a_split_figures_are_out_of_fold_and_never_calibrated_on_test(
     assert query(tmp_path / "r", "SELECT DISTINCT split, stage FROM metrics") == [
         ("out_of_fold", "uncalibrated")
     ]
-    assert query(tmp_path / "r", "SELECT DISTINCT calibrator, calibration_labels FROM cells") == [
+    assert query(tmp_path / "r", "SELECT DISTINCT calibrator, calibration_labels FROM runs") == [
         (None, "none: there are no validation rows")
     ]
     assert any("exposure of this cache is unknown" in note for note in run.notes)
@@ -321,9 +325,9 @@ def test_xgboost_head_and_open_penalty_run(tmp_path: Path) -> None:
     few = recipe("head=xgboost", "trees=5", "components=2")
     repair([make_cache()], recipe=few, results=tmp_path / "r")
     repair([make_cache()], recipe=recipe("regularisation=auto"), results=tmp_path / "r")
-    heads = query(tmp_path / "r", "SELECT DISTINCT head, selection_digest IS NULL FROM cells")
+    heads = query(tmp_path / "r", "SELECT DISTINCT head, selection_digest IS NULL FROM runs")
     assert sorted(heads) == [("linear", False), ("xgboost", False)]
-    settings = query(tmp_path / "r", "SELECT DISTINCT head_settings FROM cells ORDER BY 1")
+    settings = query(tmp_path / "r", "SELECT DISTINCT head_settings FROM runs ORDER BY 1")
     assert [text for (text,) in settings] == [
         '{"components": 2, "trees": 5}',
         '{"regularisation": "auto"}',
@@ -340,10 +344,10 @@ def test_every_other_head_repairs_too(head: str, tmp_path: Path) -> None:
     repair([make_cache()], recipe=settings, results=tmp_path / "r")
     rows = query(
         tmp_path / "r",
-        "SELECT min(figure) FROM metrics WHERE metric = 'accuracy' AND split = 'test'",
+        "SELECT min(value) FROM metrics WHERE metric = 'accuracy' AND split = 'test'",
     )
     assert rows[0][0] > (0.15 if head in ("majority", "prior") else 0.5)
-    costs = "SELECT min(head_bytes), min(microseconds_per_row) FROM cells"
+    costs = "SELECT min(head_bytes), min(microseconds_per_row) FROM runs"
     assert all(cost > 0 for cost in query(tmp_path / "r", costs)[0])
 
 
@@ -358,12 +362,12 @@ def test_backbone_head_is_the_cached_logits_as_they_are(tmp_path: Path) -> None:
     right = float((cache.logits[test].argmax(axis=1) == cache.label[test]).mean())
     rows = query(
         tmp_path / "r",
-        """SELECT DISTINCT figure, refit, arm = 'none' FROM figures
+        """SELECT DISTINCT value, refit, arm = 'none' FROM metric_values
            WHERE metric = 'accuracy' AND split = 'test' ORDER BY ALL""",
     )
     # What was bought reached nothing; what was stored is what the backbone was trained on.
     assert rows == [(pytest.approx(right), "backbone", True), (pytest.approx(right), "none", False)]
-    assert query(tmp_path / "r", "SELECT arm FROM cells WHERE in_sample") == [
+    assert query(tmp_path / "r", "SELECT arm FROM runs WHERE in_sample") == [
         ("self_confidence@in_sample",)
     ]
 
@@ -374,7 +378,7 @@ def test_a_backbone_that_was_trained_on_repaired_labels_is_a_refit_of_its_own(
     logits = np.random.default_rng(0).standard_normal((240, 3)).astype(np.float32)
     cache = make_cache(logits=logits, noise={"spec": "file:labels.csv"})
     repair([cache], recipe=recipe("head=backbone", "arms=none"), results=tmp_path / "r")
-    assert query(tmp_path / "r", "SELECT refit FROM cells") == [("backbone",)]
+    assert query(tmp_path / "r", "SELECT refit FROM runs") == [("backbone",)]
 
 
 def finetuned(kind: str, **fields: object) -> Cache:
@@ -413,7 +417,7 @@ def test_noise_the_backbone_was_not_trained_on_is_refused(kind: str, tmp_path: P
     )
     assert not (tmp_path / "r").exists()
     run = repair([cache], recipe=recipe(), results=tmp_path / "r", allow_leak=True)
-    assert query(tmp_path / "r", "SELECT DISTINCT leaky FROM cells") == [(True,)]
+    assert query(tmp_path / "r", "SELECT DISTINCT leaky FROM runs") == [(True,)]
     assert any(note.startswith("LEAKY") for note in run.notes)
 
 
@@ -432,7 +436,7 @@ def test_clean_upper_bound_of_a_clean_backbone_is_allowed(tmp_path: Path) -> Non
         results=tmp_path / "r",
     )
     assert run.n_new == 1
-    assert query(tmp_path / "r", "SELECT leaky, backbone_saw_rows FROM cells") == [(False, True)]
+    assert query(tmp_path / "r", "SELECT leaky, backbone_saw_rows FROM runs") == [(False, True)]
 
 
 def test_unseen_rows_of_a_finetuned_cache_take_any_noise(tmp_path: Path) -> None:
@@ -441,7 +445,7 @@ def test_unseen_rows_of_a_finetuned_cache_take_any_noise(tmp_path: Path) -> None
     used = {s for (s,) in query(tmp_path / "r", "SELECT DISTINCT sample_id FROM labels")}
     assert used <= set(cache.sample_id[cache.seen == 0].tolist())
     assert query(
-        tmp_path / "r", "SELECT DISTINCT leaky, backbone_saw_rows, rows_used FROM cells"
+        tmp_path / "r", "SELECT DISTINCT leaky, backbone_saw_rows, rows_used FROM runs"
     ) == [(False, False, "unseen")]
 
 
@@ -455,7 +459,7 @@ def test_stored_noise_starts_from_the_very_same_labels(tmp_path: Path) -> None:
     np.testing.assert_array_equal(experiment.start.trusted, cache.trusted[experiment.rows])
     assert experiment.noise == "stored (symmetric:0.2)" and experiment.trusted == 0.1
     repair([cache], recipe=settings, results=tmp_path / "r")
-    assert query(tmp_path / "r", "SELECT DISTINCT backbone_saw_rows FROM cells") == [(True,)]
+    assert query(tmp_path / "r", "SELECT DISTINCT backbone_saw_rows FROM runs") == [(True,)]
     with pytest.raises(TrustqError, match="with --noise stored the trusted start is its own"):
         repair(
             [cache],
@@ -479,7 +483,7 @@ def test_external_rows_are_predicted_by_the_internal_head(tmp_path: Path) -> Non
     repair([cache], recipe=recipe(), results=tmp_path / "r", externals=[other])
     rows = query(
         tmp_path / "r",
-        """SELECT eval_dataset, split, n, min(figure) FROM metrics
+        """SELECT eval_dataset, split, n, min(value) FROM metrics
            WHERE metric = 'accuracy' AND split = 'external' AND stage LIKE '%calibrated'
            GROUP BY ALL""",
     )
@@ -557,7 +561,7 @@ def test_seeds_and_pairs_stay_together_whatever_penalty_each_draw_chose(tmp_path
     repair([make_cache()], recipe=settings, results=tmp_path / "r")
     rows = query(
         tmp_path / "r",
-        """SELECT arm, n, n_cells FROM seeds WHERE metric = 'accuracy' AND split = 'test'
+        """SELECT arm, n, n_runs FROM seeds WHERE metric = 'accuracy' AND split = 'test'
              AND stage = 'calibrated' AND is_final ORDER BY arm""",
     )
     assert rows == [(arm, 6, 6) for arm in sorted(ARMS.split(","))]
@@ -588,7 +592,7 @@ def test_standardisation_knows_only_training_rows() -> None:
 
 
 def test_tables_and_pictures_of_a_run(finished: Path, tmp_path: Path) -> None:
-    keys = [key for (key,) in query(finished, "SELECT key FROM cells")]
+    keys = [key for (key,) in query(finished, "SELECT key FROM runs")]
     table = repair_table(finished, keys)
     assert [row["arm"] for row in table.rows] == [
         "no repair",
@@ -670,7 +674,7 @@ def test_oracle_stops_when_nothing_is_wrong(tmp_path: Path) -> None:
     repair([make_cache()], recipe=recipe("budgets=100%", "arms=oracle"), results=tmp_path / "r")
     assert query(
         tmp_path / "r",
-        "SELECT n_wrong_left, n_bought = n_wrong_start FROM rounds JOIN cells ON key = cell "
+        "SELECT n_wrong_left, n_bought = n_wrong_start FROM rounds JOIN runs ON key = run "
         "WHERE round = 1".replace("n_bought =", "cells.n_bought ="),
     ) == [(0, True)]
 
@@ -682,10 +686,10 @@ def test_a_table_says_what_the_budget_could_find_and_what_the_oracle_would_win(
     run = repair([make_cache()], recipe=settings, results=tmp_path / "r")
     table = repair_table(tmp_path / "r", run.keys)
     by_arm = {row["arm"]: row for row in table.records}
-    n_wrong = query(tmp_path / "r", "SELECT max(n_wrong_start) FROM cells")[0][0]
+    n_wrong = query(tmp_path / "r", "SELECT max(n_wrong_start) FROM runs")[0][0]
     for arm, record in by_arm.items():
-        assert record["hits_possible"] == (0 if arm == "none" else min(20, n_wrong))
-        assert record["hits"] <= record["hits_possible"]
+        assert record["errors_findable"] == (0 if arm == "none" else min(20, n_wrong))
+        assert record["errors_found"] <= record["errors_findable"]
     assert (by_arm["self_confidence"]["bought"], by_arm["self_confidence"]["spent"]) == (20, 20)
     dropped = by_arm["self_confidence:drop"]
     assert (dropped["bought"], dropped["spent"], dropped["flagged"]) == (0, 0, 20)
@@ -694,5 +698,5 @@ def test_a_table_says_what_the_budget_could_find_and_what_the_oracle_would_win(
         gain = by_arm[arm]["accuracy_gain_over_oracle"]
         assert gain["mean"] == pytest.approx(accuracy[arm] - accuracy[oracle])
     assert by_arm["oracle"]["accuracy_gain_over_oracle"] is None
-    assert {"possible", "taken", "gain_over_oracle"} <= set(table.rows[0])
+    assert {"errors_findable", "taken", "gain_over_oracle"} <= set(table.rows[0])
     assert "votes" not in table.rows[0] or any(r["votes"] != r["bought"] for r in table.rows)

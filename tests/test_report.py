@@ -50,7 +50,7 @@ def test_warnings_stand_before_everything_else(page: Path) -> None:
     warnings = text[text.index('role="alert"') : text.index("<main>")]
     assert "IN-SAMPLE: labels were scored by a model that was trained on them" in warnings
     assert "UNDERPOWERED over draws: with n = 2 no difference can have a sign-flip p" in warnings
-    assert re.search(r"\d+ cells failed; they are listed below\.", warnings)
+    assert re.search(r"\d+ runs failed; they are listed below\.", warnings)
     assert "LEAKY" not in warnings
     assert text.index('role="alert"') < text.index("<table")
 
@@ -90,14 +90,14 @@ def test_leaks_unknown_exposures_and_missing_calibration_are_said(tmp_path: Path
         "calibration_labels": np.array([None, "observed labels of 9 rows"], dtype=object),
         "score": np.array(["none", "random"]),
     }
-    write_part(tmp_path, {"cells": cells}, part="p")
+    write_part(tmp_path, {"runs": cells}, part="p")
     write_report(tmp_path, tmp_path / "p.html")
     text = (tmp_path / "p.html").read_text("utf-8")
     for said in (
         "LEAKY: the backbone was trained on other labels",
-        "What the backbone has seen was not stated: every figure may be optimistic. (1 of 2 cells)",
+        "What the backbone has seen was not stated: every figure may be optimistic. (1 of 2 runs)",
         "NOISY CALIBRATION LABELS: the calibrator was not fitted on reference labels. (1 of 2",
-        "Not calibrated: there were no validation rows to fit a calibrator on. (1 of 2 cells)",
+        "Not calibrated: there were no validation rows to fit a calibrator on. (1 of 2 runs)",
     ):
         assert said in text.replace("&#39;", "'")
 
@@ -106,7 +106,7 @@ def test_a_folder_without_cells_has_no_report(tmp_path: Path) -> None:
     write_part(tmp_path, {"samples": {"sample_id": np.array(["a"])}}, part="p")
     with pytest.raises(TrustqError) as caught:
         write_report(tmp_path, tmp_path / "p.html")
-    assert str(caught.value) == f"{tmp_path} holds no cells to report. Run a sweep first."
+    assert str(caught.value) == f"{tmp_path} holds no runs to report. Run a sweep first."
     assert not (tmp_path / "p.html").exists()
 
 

@@ -20,7 +20,9 @@ from trustq.results import (
     EXAMPLES,
     TABLES,
     Result,
+    clean,
     committed_keys,
+    compact,
     connect,
     describe_results,
     format_result,
@@ -59,21 +61,21 @@ def cell(arm: str, draw: int = 0, backbone: int = 1, **settings: Any) -> dict[st
 
 def metric(of: dict[str, Any], figure: float | None, **other: Any) -> dict[str, Any]:
     return {
-        "cell": of["key"],
+        "run": of["key"],
         "round": 2,
         "is_final": True,
         "eval_dataset": "toy",
         "split": "test",
         "stage": "uncalibrated",
         "metric": "accuracy",
-        "figure": figure,
+        "value": figure,
         **other,
     }
 
 
 def write(folder: Path, cells: list[dict[str, Any]], part: str = "", **tables: Any) -> None:
     parts = {name: columns(rows) for name, rows in tables.items()}
-    write_part(folder, {"cells": columns(cells), **parts}, part=part or new_part())
+    write_part(folder, {"runs": columns(cells), **parts}, part=part or new_part())
 
 
 def rows(folder: Path, sql: str) -> list[tuple[Any, ...]]:
@@ -88,14 +90,16 @@ def one_of_each(folder: Path) -> None:
         folder,
         [first],
         "p1",
-        rounds=[{"cell": key, "round": 2, "n_bought": 2, "n_bought_total": 4, "hits_total": 1}],
-        transitions=[{"cell": key, "round": 0, "given": "a", "true_class": "b", "share": 0.1}],
-        queries=[{"cell": key, "round": 1, "rank": 1, "sample_id": "a", "hit": True}],
-        labels=[{"cell": key, "sample_id": "a", "label": "x", "bought_round": None}],
+        rounds=[
+            {"run": key, "round": 2, "n_bought": 2, "n_bought_total": 4, "errors_found_total": 1}
+        ],
+        transitions=[{"run": key, "round": 0, "given": "a", "true_class": "b", "share": 0.1}],
+        queries=[{"run": key, "round": 1, "rank": 1, "sample_id": "a", "was_wrong": True}],
+        labels=[{"run": key, "sample_id": "a", "label": "x", "bought_round": None}],
         metrics=[metric(first, 0.5, n=3)],
         predictions=[
             {
-                "cell": key,
+                "run": key,
                 "round": 2,
                 "split": "test",
                 "stage": "uncalibrated",
@@ -121,17 +125,17 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_written_is_read(filled: Path) -> None:
-    assert rows(filled, "SELECT arm, leaky, trusted, draw_seed, noise FROM cells") == [
+    assert rows(filled, "SELECT arm, leaky, trusted, draw_seed, noise FROM runs") == [
         ("random", False, 0.1, 0, None)
     ]
-    assert rows(filled, "SELECT round, figure, n, class_name, is_final FROM metrics") == [
+    assert rows(filled, "SELECT round, value, n, class_name, is_final FROM metrics") == [
         (2, 0.5, 3, None, True)
     ]
     assert rows(filled, "SELECT probabilities, logits FROM predictions LIMIT 1") == [
         ([0.25, 0.75], None)
     ]
     assert rows(filled, "SELECT metadata FROM samples") == [('{"age": 40}',)]
-    assert rows(filled, "SELECT arm, figure FROM figures") == [("random", 0.5)]
+    assert rows(filled, "SELECT arm, value FROM metric_values") == [("random", 0.5)]
     counts = {name: n for name, n, _ in describe_results(filled).rows if n is not None}
     assert counts == {**dict.fromkeys(TABLES, 1), "predictions": 2, "failures": 0}
 
@@ -143,18 +147,18 @@ def test_arrays_of_numbers_and_lists_are_read_as_written(tmp_path: Path) -> None
     names = np.full(n, None, dtype=object)
     names[-1] = "late"  # a column that is blank nearly everywhere is still text
     metrics = {
-        "cell": np.full(n, first["key"]),
+        "run": np.full(n, first["key"]),
         "round": np.arange(n),
         "class_name": names,
-        "figure": figures,
+        "value": figures,
     }
     predictions = {
-        "cell": np.full(n, first["key"]),
+        "run": np.full(n, first["key"]),
         "probabilities": np.stack([figures, 1 - figures], axis=1),
     }
-    tables = {"cells": columns([first]), "metrics": metrics, "predictions": predictions}
+    tables = {"runs": columns([first]), "metrics": metrics, "predictions": predictions}
     write_part(tmp_path, tables, part="p")
-    read = rows(tmp_path, "SELECT figure, class_name FROM metrics ORDER BY round")
+    read = rows(tmp_path, "SELECT value, class_name FROM metrics ORDER BY round")
     assert [row[0] for row in read] == [None if np.isnan(x) else x for x in figures]
     assert [row[1] for row in read] == list(names)
     assert rows(tmp_path, "SELECT max(probabilities[1]) FROM predictions") == [
@@ -177,7 +181,7 @@ def test_every_view_of_an_empty_folder_is_typed(tmp_path: Path) -> None:
 def test_rows_without_their_cell_are_not_seen(tmp_path: Path) -> None:
     one_of_each(tmp_path)
     keys = committed_keys(tmp_path)
-    (tmp_path / "cells" / "p1.parquet").unlink()  # as if the writer had been killed before it
+    (tmp_path / "runs" / "p1.parquet").unlink()  # as if the writer had been killed before it
     for name, n, _ in describe_results(tmp_path).rows:
         assert n is None or n == (1 if name in ("samples", "label_issues") else 0), name
     assert keys and committed_keys(tmp_path) == set()
@@ -187,11 +191,11 @@ def test_a_cell_written_twice_counts_once(tmp_path: Path) -> None:
     twice, once = cell("random"), cell("entropy")
     write(tmp_path, [twice], "a", metrics=[metric(twice, 0.1)])
     write(tmp_path, [twice, once], "b", metrics=[metric(twice, 0.2), metric(once, 0.3)])
-    assert rows(tmp_path, "SELECT arm, figure FROM figures ORDER BY arm") == [
+    assert rows(tmp_path, "SELECT arm, value FROM metric_values ORDER BY arm") == [
         ("entropy", 0.3),
         ("random", 0.1),
     ]
-    assert rows(tmp_path, "SELECT count(*) FROM cells") == [(2,)]
+    assert rows(tmp_path, "SELECT count(*) FROM runs") == [(2,)]
 
 
 def test_a_sample_is_seen_once_as_the_newest_part_has_it(tmp_path: Path) -> None:
@@ -204,18 +208,18 @@ def test_a_sample_is_seen_once_as_the_newest_part_has_it(tmp_path: Path) -> None
 def test_parts_of_an_older_schema_are_read(tmp_path: Path) -> None:
     one_of_each(tmp_path)
     old = {"key": np.array(["old"], dtype=object), "draw_seed": np.array([7], dtype=np.int64)}
-    write_parquet(tmp_path / "cells" / "p0.parquet", {**old, "dropped": np.array([1])})
-    assert rows(tmp_path, "SELECT key, draw_seed, arm FROM cells WHERE key = 'old'") == [
+    write_parquet(tmp_path / "runs" / "p0.parquet", {**old, "dropped": np.array([1])})
+    assert rows(tmp_path, "SELECT key, draw_seed, arm FROM runs WHERE key = 'old'") == [
         ("old", 7, None)
     ]
     with connect(tmp_path) as connection:
-        assert list(map(str, connection.table("cells").types)) == list(TABLES["cells"].values())
+        assert list(map(str, connection.table("runs").types)) == list(TABLES["runs"].values())
 
 
 def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
     folder = tmp_path / "it's run[1] *?"
     one_of_each(folder)
-    assert rows(folder, "SELECT arm, figure FROM figures") == [("random", 0.5)]
+    assert rows(folder, "SELECT arm, value FROM metric_values") == [("random", 0.5)]
 
 
 def message(error: pytest.ExceptionInfo[TrustqError]) -> str:
@@ -224,9 +228,9 @@ def message(error: pytest.ExceptionInfo[TrustqError]) -> str:
 
 def test_unknown_tables_and_columns_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TrustqError) as error:
-        write_part(tmp_path, {"cell": {}}, part="p")
+        write_part(tmp_path, {"run": {}}, part="p")
     assert message(error) == (
-        "Results have no table 'cell', only cells, rounds, transitions, queries, labels, metrics, "
+        "Results have no table 'run', only runs, rounds, transitions, queries, labels, metrics, "
         "predictions, label_issues, failures, samples."
     )
     with pytest.raises(TrustqError) as error:
@@ -243,15 +247,15 @@ def test_parts_that_would_not_be_seen_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TrustqError) as error:
         write_part(tmp_path, {"metrics": columns([metric(first, 0.5)])}, part="p")
     assert message(error) == (
-        f"Table metrics has rows of cell {first['key']!r}, which is not in table cells of the same "
-        "part: write a cell and its rows together."
+        f"Table metrics has rows of run {first['key']!r}, which is not in table runs of the same "
+        "part: write a run and its rows together."
     )
     with pytest.raises(TrustqError) as error:
-        write_part(tmp_path, {"metrics": {"figure": np.array([0.5])}}, part="p")
-    assert message(error) == "Table metrics needs a column 'cell', the key of each row's cell."
+        write_part(tmp_path, {"metrics": {"value": np.array([0.5])}}, part="p")
+    assert message(error) == "Table metrics needs a column 'run', the key of each row's run."
     with pytest.raises(TrustqError) as error:
         write(tmp_path, [first, first])
-    assert message(error) == "Every row of table cells needs a key of its own."
+    assert message(error) == "Every row of table runs needs a key of its own."
     with pytest.raises(TrustqError) as error:
         lengths = {"dataset": np.array(["a"]), "path": np.array(["a", "b"])}
         write_part(tmp_path, {"samples": lengths}, part="p")
@@ -270,7 +274,7 @@ def test_a_part_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(TrustqError) as error:
         one_of_each(tmp_path)
     assert message(error) == (
-        f"{tmp_path}/cells/p1.parquet exists, and parts are never overwritten. "
+        f"{tmp_path}/runs/p1.parquet exists, and parts are never overwritten. "
         "Write under another name, from new_part()."
     )
 
@@ -292,13 +296,13 @@ def test_a_folder_without_results_says_how_to_make_some(tmp_path: Path) -> None:
 def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     mark(tmp_path)
     path = tmp_path / "results.json"
-    assert json.loads(path.read_text()) == {"format": "trustq.results", "format_version": 1}
-    path.write_text('{"format": "trustq.results", "format_version": 2}')
+    assert json.loads(path.read_text()) == {"format": "trustq.results", "format_version": 2}
+    path.write_text('{"format": "trustq.results", "format_version": 3}')
     for use in (connect, committed_keys, one_of_each):
         with pytest.raises(TrustqError) as error:
             use(tmp_path)
         assert message(error) == (
-            f"{tmp_path} holds results of format 2; this trustq knows formats up to 1. "
+            f"{tmp_path} holds results of format 3; this trustq knows formats up to 2. "
             "Upgrade it: pip install --upgrade trustq"
         )
     path.write_text("[]")
@@ -309,16 +313,67 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("table", ["cells", "metrics"])
+# As parts of format 1 had them: written out, so that no change of a mapping goes unnoticed.
+_FORMAT_1 = {
+    "rounds": ("run AS cell", "errors_found AS hits", "errors_found_total AS hits_total"),
+    "queries": ("run AS cell", "was_wrong AS hit"),
+    "metrics": ("run AS cell", "value AS figure"),
+    "cells": ("errors_findable AS hits_possible",),
+    **dict.fromkeys(("transitions", "labels", "predictions"), ("run AS cell",)),
+}
+
+
+def as_format_1(folder: Path) -> None:
+    """Turn a folder of results into one that a trustq of format 1 wrote."""
+    (folder / "runs").rename(folder / "cells")
+    for table, renamed in _FORMAT_1.items():
+        new = [text.partition(" AS ")[0] for text in renamed]
+        if table == "rounds":
+            renamed, new = (
+                (*renamed, "purchase_precision AS hit_rate"),
+                [*new, "purchase_precision"],
+            )
+        for part in (folder / table).glob("*.parquet"):
+            select = f"SELECT {', '.join(renamed)}, * EXCLUDE ({', '.join(new)}) FROM '{part}'"
+            with duckdb.connect() as connection:
+                connection.execute(f"CREATE TABLE t AS {select}")
+                connection.execute(f"COPY t TO '{part}' (FORMAT parquet)")
+    (folder / "results.json").write_text('{"format": "trustq.results", "format_version": 1}')
+
+
+def test_a_folder_of_format_1_is_read_added_to_and_merged(tmp_path: Path) -> None:
+    one_of_each(tmp_path)
+    tables = [name for name, _, _ in describe_results(tmp_path).rows]
+    before = {name: repr(rows(tmp_path, f"SELECT * FROM {name} ORDER BY ALL")) for name in tables}
+    as_format_1(tmp_path)
+    assert {
+        name: repr(rows(tmp_path, f"SELECT * FROM {name} ORDER BY ALL")) for name in tables
+    } == before
+    assert json.loads((tmp_path / "results.json").read_text())["format_version"] == 1
+    write(tmp_path, [cell("oracle")], metrics=[metric(cell("oracle"), 0.7)])
+    assert json.loads((tmp_path / "results.json").read_text())["format_version"] == 2
+    sql = "SELECT arm, value FROM metric_values ORDER BY ALL"
+    assert rows(tmp_path, sql) == [("oracle", 0.7), ("random", 0.5)]
+    assert compact(tmp_path, fewest=2) == 2
+    assert clean(tmp_path, grace_seconds=-1) == 2
+    assert not list((tmp_path / "cells").iterdir())
+    assert rows(tmp_path, sql) == [("oracle", 0.7), ("random", 0.5)]
+    found = rows(
+        tmp_path, "SELECT errors_found_total, was_wrong FROM rounds JOIN queries USING (run)"
+    )
+    assert found == [(1, True)]
+
+
+@pytest.mark.parametrize("table", ["runs", "metrics"])
 def test_a_truncated_part_is_named(tmp_path: Path, table: str) -> None:
     one_of_each(tmp_path)
     path = tmp_path / table / "p1.parquet"
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(TrustqError) as error:
-        run_query(tmp_path, "SELECT * FROM figures")
+        run_query(tmp_path, "SELECT * FROM metric_values")
     assert message(error) == (
         f"{path} is damaged: it is not a whole Parquet file. Delete that part "
-        f"({tmp_path}/*/p1.parquet) and run the same command again; only the cells of that part "
+        f"({tmp_path}/*/p1.parquet) and run the same command again; only the runs of that part "
         "are computed anew."
     )
 
@@ -344,7 +399,7 @@ ONLY_READ = (
         "CREATE TABLE t (i INTEGER)",
         "INSERT INTO trustq.committed (key) VALUES ('x')",
         "DELETE FROM trustq.committed",
-        "DROP VIEW cells",
+        "DROP VIEW runs",
         "PREPARE a AS SELECT 1",
     ],
 )
@@ -399,7 +454,7 @@ def test_python_variables_are_not_read(tmp_path: Path) -> None:
 
 def test_errors_are_the_database_s_own_with_their_caret(tmp_path: Path) -> None:
     mark(tmp_path)
-    for sql in ["SELECT armm FROM cells", "WITH a AS (FROM cells) SELECT armm FROM a"]:
+    for sql in ["SELECT armm FROM runs", "WITH a AS (FROM runs) SELECT armm FROM a"]:
         with pytest.raises(TrustqError) as error:
             run_query(tmp_path, sql)
         assert 'Referenced column "armm" not found' in message(error)
@@ -426,14 +481,14 @@ def test_errors_are_the_database_s_own_with_their_caret(tmp_path: Path) -> None:
         "-- first\nWITH a AS (SELECT 1) FROM a",
         "VALUES (1)",
         "(SELECT 1)",
-        "FROM cells",
-        "DESCRIBE cells",
+        "FROM runs",
+        "DESCRIBE runs",
         "SHOW TABLES",
-        "SUMMARIZE cells",
+        "SUMMARIZE runs",
         "EXPLAIN SELECT 1",
         "EXPLAIN ANALYZE (SELECT 1);",
         "/* why */ EXPLAIN (FORMAT json) SELECT 1",
-        "FROM (PIVOT cells ON arm IN ('random') USING count(*))",
+        "FROM (PIVOT runs ON arm IN ('random') USING count(*))",
     ],
 )
 def test_statements_that_read_are_answered(filled: Path, sql: str) -> None:
@@ -452,7 +507,7 @@ def test_order_is_kept_and_names_are_distinct(tmp_path: Path) -> None:
 def test_save_writes_parquet(tmp_path: Path) -> None:
     one_of_each(tmp_path / "results")
     out = tmp_path / "out.parquet"
-    save_query(tmp_path / "results", "SELECT arm, figure FROM figures; -- all", out)
+    save_query(tmp_path / "results", "SELECT arm, value FROM metric_values; -- all", out)
     assert duckdb.sql(f"FROM '{out}'").fetchall() == [("random", 0.5)]
     with pytest.raises(TrustqError) as error:
         save_query(tmp_path / "results", "EXPLAIN SELECT 1", out)
@@ -503,7 +558,7 @@ def test_no_column_is_an_sql_keyword(tmp_path: Path) -> None:
 
 
 def test_setting_names_are_columns() -> None:
-    assert {*SETTINGS, *MATCHED, *PURCHASE, *COMPARED} <= set(TABLES["cells"])
+    assert {*SETTINGS, *MATCHED, *PURCHASE, *COMPARED} <= set(TABLES["runs"])
     assert set(COORDINATES) <= set(TABLES["metrics"])
     # Every setting is matched, or its difference is shown.
     assert set(SETTINGS) <= {*MATCHED, *PURCHASE, *COMPARED, "arm", "arm_title"}
@@ -520,7 +575,7 @@ def test_examples_run(tmp_path: Path) -> None:
     write(
         tmp_path,
         [first := cell("x", n_bought=4)],
-        rounds=[{"cell": first["key"], "round": 1, "n_bought_total": 4, "hits_total": 1}],
+        rounds=[{"run": first["key"], "round": 1, "n_bought_total": 4, "errors_found_total": 1}],
     )
     assert rows(tmp_path, ledger) == [("x", "64", 0.25, None, 1)]
 
@@ -534,7 +589,7 @@ def test_seeds_average_within_settings(tmp_path: Path) -> None:
     write(tmp_path, [*cells, other], metrics=[*metrics, metric(other, 0.9)])
     read = rows(
         tmp_path,
-        "SELECT head, mean, sd, n, n_backbone_seeds, n_draw_seeds, n_cells, minimum, maximum "
+        "SELECT head, mean, sd, n, n_backbone_seeds, n_draw_seeds, n_runs, minimum, maximum "
         "FROM seeds ORDER BY head",
     )
     assert read[0] == ("linear", pytest.approx(0.3), pytest.approx(np.std(figures[:5], ddof=1)),
@@ -545,7 +600,7 @@ def test_seeds_average_within_settings(tmp_path: Path) -> None:
 def test_curves_average_at_each_round(tmp_path: Path) -> None:
     cells = [cell("random", draw) for draw in (0, 1)]
     rounds = [
-        {"cell": c["key"], "round": r, "n_bought_total": 32 * r} for c in cells for r in (1, 2)
+        {"run": c["key"], "round": r, "n_bought_total": 32 * r} for c in cells for r in (1, 2)
     ]
     metrics = [
         metric(c, 0.5 + r / 10 + draw / 100, round=r, is_final=r == 2)
@@ -662,7 +717,7 @@ def test_two_writers_and_a_reader_do_not_trip_each_other(tmp_path: Path) -> None
     seen = 0
     while any(writer.is_alive() for writer in writers):
         counts = rows(
-            tmp_path, "SELECT count(m.cell) FROM cells c LEFT JOIN metrics m ON m.cell = c.key "
+            tmp_path, "SELECT count(m.run) FROM runs c LEFT JOIN metrics m ON m.run = c.key "
             "GROUP BY c.key"
         )  # fmt: skip
         assert all(n == (3,) for n in counts)
@@ -671,7 +726,7 @@ def test_two_writers_and_a_reader_do_not_trip_each_other(tmp_path: Path) -> None
     for writer in writers:
         writer.join()
     assert writers[0].exitcode == 0
-    assert rows(tmp_path, "SELECT count(*) FROM figures") == [(2 * 8 * 3,)]
+    assert rows(tmp_path, "SELECT count(*) FROM metric_values") == [(2 * 8 * 3,)]
     assert len(committed_keys(tmp_path)) == 16
 
 

@@ -67,7 +67,7 @@ def test_a_network_trained_again_is_its_arm_with_the_backbone_refitted(loop: Any
     rows = run_query(
         results,
         """SELECT arm, refit, head, budget, n_bought, noise, n_wrong_start, n_trusted, exposure
-           FROM cells WHERE backbone_seed = 5 AND refit IN ('backbone', 'both') ORDER BY ALL""",
+           FROM runs WHERE backbone_seed = 5 AND refit IN ('backbone', 'both') ORDER BY ALL""",
     ).rows
     assert [row[:5] for row in rows] == [
         ("none", "backbone", "backbone", "0", 0),
@@ -85,7 +85,7 @@ def test_the_labels_of_a_purchase_are_what_the_network_is_trained_on(loop: Any) 
     cache = read_cache(root / "cache/shapes/oracle/seed6.h5", manifest=manifest)
     labels = run_query(
         results,
-        """SELECT sample_id, current_label, l.trusted FROM labels l JOIN cells c ON l.cell = c.key
+        """SELECT sample_id, current_label, l.trusted FROM labels l JOIN runs c ON l.run = c.key
            WHERE arm = 'oracle' AND refit = 'head' AND backbone_seed = 6""",
     ).rows
     told = {sample: (label, trusted) for sample, label, trusted in labels}
@@ -107,7 +107,7 @@ def test_networks_trained_again_pair_with_the_one_whose_labels_they_repair(loop:
         (arm, seed): figure
         for arm, seed, figure in run_query(
             results,
-            """SELECT arm, backbone_seed, figure FROM figures WHERE refit = 'backbone'
+            """SELECT arm, backbone_seed, value FROM metric_values WHERE refit = 'backbone'
                AND metric = 'nll' AND split = 'test' AND stage = 'uncalibrated'""",
         ).rows
     }
@@ -177,7 +177,7 @@ def test_a_network_trained_otherwise_is_no_arm(loop: Any, tmp_path: Path) -> Non
     asked = repair_recipe("arms=none", "head=backbone")
     run = repair([cache], recipe=asked, results=tmp_path / "r")
     assert any("random bought, but with other settings" in note for note in run.notes)
-    rows = run_query(tmp_path / "r", "SELECT arm, noise FROM cells").rows
+    rows = run_query(tmp_path / "r", "SELECT arm, noise FROM runs").rows
     assert rows == [("none", "stored (file:seed5.parquet)")]
 
 
@@ -210,7 +210,7 @@ def test_labels_of_a_part_of_the_rows_are_no_arm(loop: Any, tmp_path: Path) -> N
     with refused(
         "Arm 'random' bought labels of some training rows or of another target (rows unseen, "
         "target None, fit_on None); a network is trained again on all rows of the train split and "
-        "their own labels. Choose other cells with --where."
+        "their own labels. Choose other runs with --where."
     ):
         save_repaired_labels(tmp_path / "r", tmp_path, arm="random")
 
@@ -225,26 +225,26 @@ def test_dropped_rows_are_blank_in_the_labels(loop: Any, tmp_path: Path) -> None
 def test_what_names_no_single_purchase_is_refused(loop: Any, tmp_path: Path) -> None:
     root, _, results = loop
     with refused(
-        f"{results} has no cell of arm 'entropy'; it has arms none, oracle, random, random:drop."
+        f"{results} has no run of arm 'entropy'; it has arms none, oracle, random, random:drop."
     ):
         save_repaired_labels(results, tmp_path, arm="entropy")
     cache = read_cache(root / "cache/shapes/tiny/seed5.h5")
     repair([cache], recipe=repair_recipe("arms=random", "draws=2"), results=tmp_path / "r")
     with refused(
-        "Arm 'random' has 2 cells of backbone seed 5, which differ in draw_seed (0, 1). Choose "
+        "Arm 'random' has 2 runs of backbone seed 5, which differ in draw_seed (0, 1). Choose "
         "with --where, e.g. --where \"budget = '64' AND head = 'linear' AND draw_seed = 0\"."
     ):
         save_repaired_labels(tmp_path / "r", tmp_path, arm="random")
     result = CliRunner().invoke(
         app, ["export", "labels", "random", "--results", str(tmp_path / "r"), "--where", "draw ="]
     )
-    assert result.exit_code == 1 and "is no condition on cells" in result.output
+    assert result.exit_code == 1 and "is no condition on runs" in result.output
     with refused(
-        f"No cell of {results} meets \"budget = '77'\". What there is: trustq sql "
-        f'--results {results} "SELECT DISTINCT arm, budget, head, refit, cache_recipe FROM cells"'
+        f"No run of {results} meets \"budget = '77'\". What there is: trustq sql "
+        f'--results {results} "SELECT DISTINCT arm, budget, head, refit, cache_recipe FROM runs"'
     ):
         connect(results, where="budget = '77'")
-    with pytest.raises(TrustqError, match="is no condition on cells"):
+    with pytest.raises(TrustqError, match="is no condition on runs"):
         connect(tmp_path / "r", where="true); DROP TABLE trustq.committed; SELECT (1")
 
 

@@ -207,7 +207,7 @@ def test_values_of_any_column_are_compared_and_say_what_else_they_differ_in(tmp_
     assert [table.evaluation for table in one] == ["", ""]
     with pytest.raises(TrustqError) as error:
         results_seed_tables(tmp_path, arms=["a", "b"], by="hed")
-    assert str(error.value) == "cells have no column 'hed'; did you mean head?"
+    assert str(error.value) == "runs have no column 'hed'; did you mean head?"
 
 
 def test_an_extra_network_of_one_arm_is_named_and_changes_nothing(tmp_path):
@@ -296,20 +296,20 @@ def write_results(
                 )
                 metrics.append(
                     {
-                        "cell": key,
+                        "run": key,
                         "round": 0,
                         "is_final": True,
                         "eval_dataset": "d",
                         "split": "test",
                         "stage": "calibrated",
                         "metric": "accuracy",
-                        "figure": 0.5 + gain + shift + draw / 100 + backbone / 100,
+                        "value": 0.5 + gain + shift + draw / 100 + backbone / 100,
                         "n": 10,
                     }
                 )
     written = {
         name: {key: np.array([row[key] for row in rows]) for key in rows[0]}
-        for name, rows in (("metrics", metrics), ("cells", cells))
+        for name, rows in (("metrics", metrics), ("runs", cells))
     }
     write_part(folder, written, part=new_part())
 

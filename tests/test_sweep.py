@@ -63,7 +63,7 @@ def test_every_cell_is_run_once_and_then_never_again(caches: Path, tmp_path: Pat
     # 2 caches x 2 draws x 2 heads x (no repair once, 2 arms x 2 budgets x 2 rounds)
     assert first.n_new == len(set(first.keys)) == 2 * 2 * 2 * 9
     assert told[-1] == (72, 72, 0)
-    assert run_query(tmp_path / "r", "SELECT count(*) FROM cells").rows == [(72,)]
+    assert run_query(tmp_path / "r", "SELECT count(*) FROM runs").rows == [(72,)]
     again = sweep(recipe, tmp_path / "r")
     assert (again.n_new, sorted(again.keys)) == (0, sorted(first.keys))
     assert set(runs_of_cells(tmp_path / "r").values()) == {1}
@@ -128,15 +128,15 @@ def test_a_stopped_sweep_says_how_to_go_on(caches: Path, tmp_path: Path) -> None
         # Whoever runs the tests in the background may have told them to ignore Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    while not list(results.glob("cells/*.parquet")):
+    while not list(results.glob("runs/*.parquet")):
         assert process.poll() is None
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)
     errors = process.communicate()[1].decode()
     assert process.returncode == 130, errors
-    assert f"Stopped. Committed cells stay in {results}; the same command goes on" in errors
+    assert f"Stopped. Committed runs stay in {results}; the same command goes on" in errors
     assert "Traceback" not in errors
-    n_committed = run_query(results, "SELECT count(*) FROM cells").rows[0][0]
+    n_committed = run_query(results, "SELECT count(*) FROM runs").rows[0][0]
     assert len(plan_sweep(points_of(recipe), results=results).there) == n_committed
 
 
@@ -145,8 +145,8 @@ def test_a_cell_that_fails_is_recorded_and_the_others_go_on(caches: Path, tmp_pa
     recipe = trivial_recipe(tmp_path, caches, arms=arms, draws="1")
     done = run("sweep", recipe, "--results", tmp_path / "r", "--jobs", "1")
     assert done.exit_code == 1
-    assert "Error: 4 cells failed; the others are committed.\n" in done.stderr
-    assert run_query(tmp_path / "r", "SELECT arm, count(*) FROM cells GROUP BY ALL ORDER BY 1").rows
+    assert "Error: 4 runs failed; the others are committed.\n" in done.stderr
+    assert run_query(tmp_path / "r", "SELECT arm, count(*) FROM runs GROUP BY ALL ORDER BY 1").rows
     rows = run_query(
         tmp_path / "r", "SELECT arm, backbone_seed, budget, error FROM failures ORDER BY ALL"
     ).rows
@@ -193,8 +193,8 @@ def test_a_dry_run_lists_the_cells_and_runs_none(caches: Path, tmp_path: Path) -
     shown = run("sweep", recipe, "--dry-run", "--json", "--results", tmp_path / "r")
     assert shown.exit_code == 0, shown.output
     listed = json.loads(shown.stdout)
-    assert len(listed["cells"]) == 20
-    assert listed["cells"][1] == {
+    assert len(listed["runs"]) == 20
+    assert listed["runs"][1] == {
         "cache": "seed0.h5", "dataset": "gauss", "draw": 0, "noise": "symmetric:0.2",
         "head": "majority", "arm": "random", "budget": "3", "rounds": 1,
     }  # fmt: skip
@@ -207,11 +207,11 @@ def test_time_is_foretold_from_cells_that_were_run(caches: Path, tmp_path: Path)
     sweep(recipe, tmp_path / "r")
     more = points_of(trivial_recipe(tmp_path, caches, draws="9"))
     plan = plan_sweep(more, results=tmp_path / "r")
-    query = "SELECT avg(seconds) FROM cells"
+    query = "SELECT avg(seconds) FROM runs"
     mean = run_query(tmp_path / "r", query).rows[0][0]
 
     def opened(path: Path) -> object:
-        raise AssertionError("a cell of this kind was run before")
+        raise AssertionError("a run of this kind was run before")
 
     foretold = estimate_seconds(plan, results=tmp_path / "r", opened=opened)  # type: ignore[arg-type]
     assert 0 < foretold <= 1.5 * mean * plan.n_cells
@@ -257,13 +257,13 @@ def test_a_truncated_part_is_named_and_only_its_cells_run_again(
     results = tmp_path / "r"
     sweep(recipe, results)
     before = rows_digest(results)
-    part = sorted(results.glob("cells/*.parquet"))[0]
+    part = sorted(results.glob("runs/*.parquet"))[0]
     part.write_bytes(part.read_bytes()[:-20])
     with pytest.raises(TrustqError) as caught:
         plan_sweep(points_of(recipe), results=results)
     assert str(caught.value) == (
         f"{part} is damaged: it is not a whole Parquet file. Delete that part "
-        f"({results}/*/{part.name}) and run the same command again; only the cells of that part "
+        f"({results}/*/{part.name}) and run the same command again; only the runs of that part "
         "are computed anew."
     )
     for path in results.glob(f"*/{part.name}"):

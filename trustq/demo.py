@@ -88,6 +88,6 @@ def _repair(
 ) -> list[str]:
     sweep = replace(recipe.sweep, noise=noise, arms=ARMS, budgets=("15%",), rounds=3, draws=draws)
     opened = [read_cache(caches / "digits" / recipe.name / f"seed{seed}.h5") for seed in SEEDS]
-    with progress("repair", "cells") as report:
+    with progress("repair", "runs") as report:
         run = repair(opened, recipe=replace(recipe, sweep=sweep), results=results, progress=report)
     return run.keys

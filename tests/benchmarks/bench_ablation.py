@@ -280,7 +280,7 @@ def read(results: Path) -> dict[tuple[int, str, int], dict[str, float]]:
     figures: dict[tuple[int, str, int], dict[str, float]] = {}
     for seed, arm, number, metric, value in run_query(
         results,
-        """SELECT draw_seed, arm, round, metric, figure FROM figures
+        """SELECT draw_seed, arm, round, metric, value FROM metric_values
            WHERE split = 'test' AND stage = 'uncalibrated'""",
     ).rows:
         figures.setdefault((seed, arm, number), {})[metric] = value
@@ -292,7 +292,7 @@ def read_ledger(results: Path) -> dict[tuple[int, str, int], list[str]]:
     ledger: dict[tuple[int, str, int], list[str]] = {}
     for seed, arm, number, sample in run_query(
         results,
-        """SELECT draw_seed, arm, round, sample_id FROM queries JOIN cells ON key = cell
+        """SELECT draw_seed, arm, round, sample_id FROM queries JOIN runs ON key = run
            ORDER BY round, rank""",
     ).rows:
         ledger.setdefault((seed, arm, number), []).append(sample)

@@ -94,7 +94,7 @@ MOMENTS = ("", "*compact-*", "compact-*")
 
 def wait_for(pattern: str, child: multiprocessing.process.BaseProcess, folder: Path) -> None:
     """Until there are merged cells of a name, or the child has ended."""
-    while pattern and child.is_alive() and not any((folder / "cells").glob(pattern)):
+    while pattern and child.is_alive() and not any((folder / "runs").glob(pattern)):
         pass
 
 
@@ -118,10 +118,10 @@ def stage_of(folder: Path) -> str:
         return "recorded"
     if any((folder / "compactions").glob(".compact-*")):
         return "record being written"
-    if any((folder / "cells").glob("compact-*")):
+    if any((folder / "runs").glob("compact-*")):
         return "all tables merged"
-    if any((folder / "cells").glob(".compact-*")):
-        return "cells being written"
+    if any((folder / "runs").glob(".compact-*")):
+        return "runs being written"
     if any(folder.glob("*/compact-*")) or any(folder.glob("*/.compact-*")):
         return "tables being written"
     return "nothing written"
@@ -129,7 +129,7 @@ def stage_of(folder: Path) -> str:
 
 def strangers(folder: Path) -> list[str]:
     """Files of tables that belong to no committed part."""
-    whole = {path.name for path in (folder / "cells").glob("[!.]*.parquet")}
+    whole = {path.name for path in (folder / "runs").glob("[!.]*.parquet")}
     there = [path for path in folder.glob("*/*.parquet") if path.parent.name != "samples"]
     hidden = [path for path in folder.glob("*/.*") if ".part" in path.name]
     return [str(path) for path in {*there, *hidden} if path.name not in whole]
@@ -175,7 +175,7 @@ def main() -> None:
             shutil.rmtree(copy)
     whole, cells, renamed = seconds
     print(
-        f"{asked.parts} parts, compacted in {whole:.2f} s, of which {cells:.3f} s from the cells' "
+        f"{asked.parts} parts, compacted in {whole:.2f} s, of which {cells:.3f} s from the runs' "
         f"first byte and {renamed:.4f} s from their rename.\n"
     )
     print("| killed at work | " + " | ".join(f"rows equal {when}" for when in equal) + " |")

@@ -47,8 +47,8 @@ def kill(folder: Path, cells: int) -> None:
     runs = runs_of_cells(folder / "killed")
     same = rows_digest(folder / "undisturbed") == rows_digest(folder / "killed")
     print(
-        f"{len(runs)} cells, undisturbed {seconds:.1f} s; {n_killed} of 20 sweeps were alive when "
-        f"killed, {n_before} cells were committed before the last run; run more than once: "
+        f"{len(runs)} runs, undisturbed {seconds:.1f} s; {n_killed} of 20 sweeps were alive when "
+        f"killed, {n_before} runs were committed before the last run; run more than once: "
         f"{sum(n > 1 for n in runs.values())}; rows equal: {same}"
     )
 
@@ -63,7 +63,7 @@ def together(folder: Path, cells: int) -> None:
         for name, head in (("a", "majority"), ("b", "lda"))
     ]
     n_queries, n_cells = read_and_write(recipes, folder / "results", readers=4, seconds=120)
-    print(f"{n_queries} queries answered while {n_cells} cells were written; no error")
+    print(f"{n_queries} queries answered while {n_cells} runs were written; no error")
 
 
 def overhead(folder: Path, cells: int) -> None:
@@ -79,11 +79,9 @@ def overhead(folder: Path, cells: int) -> None:
         run_sweep(plan, results=results, jobs=jobs)
         seconds = time.perf_counter() - started
         # Round 0 is in the seconds of every cell of a group and is computed once.
-        query = "SELECT count(*), sum(seconds) FROM cells"
+        query = "SELECT count(*), sum(seconds) FROM runs"
         n, computing = run_query(results, query).rows[0]
-        print(
-            f"jobs {jobs}: {n} cells in {seconds:.1f} s; their own seconds add to {computing:.1f}"
-        )
+        print(f"jobs {jobs}: {n} runs in {seconds:.1f} s; their own seconds add to {computing:.1f}")
 
 
 def sql(folder: Path, cells: int) -> None:
@@ -105,21 +103,21 @@ def sql(folder: Path, cells: int) -> None:
         texts = {"eval_dataset": "d", "split": "test", "stage": "calibrated", "label": "nv"}
         predictions = {name: np.full(25 * n, text, object) for name, text in texts.items()}
         predictions |= {
-            "cell": np.repeat(keys, n),
+            "run": np.repeat(keys, n),
             "round": np.zeros(25 * n, int),
             "sample_id": np.tile(np.array([f"s{i}" for i in range(n)], object), 25),
             "predicted": np.array(["nv", "mel"], object)[wrong.ravel().astype(int)],
             "confidence": confidence.ravel(),
             "probabilities": np.repeat(confidence.ravel()[:, None], 7, axis=1),
         }
-        write_part(folder, {"cells": {"key": keys}, "predictions": predictions}, part=f"p{part}")
+        write_part(folder, {"runs": {"key": keys}, "predictions": predictions}, part=f"p{part}")
     times = []
     for _ in range(7):
         started = time.perf_counter()
-        rows = run_query(folder, "SELECT cell, aurc, augrc FROM selective").rows
+        rows = run_query(folder, "SELECT run, aurc, augrc FROM selective").rows
         times.append(time.perf_counter() - started)
     error = max(max(abs(a - expected[k][0]), abs(b - expected[k][1])) for k, a, b in rows)
-    print(f"{len(rows)} cells x {n}: median {np.median(times):.2f} s, least {min(times):.2f} s")
+    print(f"{len(rows)} runs x {n}: median {np.median(times):.2f} s, least {min(times):.2f} s")
     print(f"largest difference from Python {error:.1e}")
 
 

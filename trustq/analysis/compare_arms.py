@@ -26,7 +26,7 @@ _PREDICTIONS = f"""
 SELECT c.arm, {", ".join(f"c.{name}" for name in RUN_COLUMNS)}, c.key, c.budget, p.sample_id,
        p.group_id, p.label, p.probabilities, c.classes, c.score,
        {", ".join(f"c.{name}" for name in (*MATCHED, *PURCHASE) if name != "budget")}
-FROM predictions p JOIN cells c ON c.key = p.cell
+FROM predictions p JOIN runs c ON c.key = p.run
 WHERE c.arm IN (?, ?) AND p.split = ? AND p.stage = ? AND p.eval_dataset = coalesce(?, c.dataset)
   AND (? IS NULL OR c.budget = ? OR c.score = 'none')
 ORDER BY c.arm, c.backbone_seed, c.draw_seed, p.sample_id
@@ -72,7 +72,7 @@ def compare_arms(
     Per figure: a 95 % interval for networks, draws and groups crossed, the test over runs of
     `trustq.statistics.runs.compare_runs` with its floor, and Holm over the figures. Runs are paired
     as in `trustq.analysis.pairs`; the notes name those without a partner. Where several budgets
-    were run, name one; an arm that buys nothing pairs with any. `where` is a condition on `cells`.
+    were run, name one; an arm that buys nothing pairs with any. `where` is a condition on `runs`.
     Errors: no predictions of an arm, no shared run, several settings or budgets, rows that differ
     between cells.
     """
@@ -90,7 +90,7 @@ def compare_arms(
         found = sorted({str(value) for value in answer[name].tolist()})
         if len(found) > 1:
             raise InputError(
-                f"The cells of {a} and {b} have several values of {name}: {', '.join(found)}. "
+                f"The runs of {a} and {b} have several values of {name}: {', '.join(found)}. "
                 f"Choose one, e.g. --where \"{name} = '{found[0]}'\"."
             )
     cells = [_cells(answer, arm) for arm in (a, b)]
@@ -198,10 +198,10 @@ def _cells(answer: dict[str, Any], arm: str) -> list[dict[str, Any]]:
             what = (
                 f"of budgets {budgets[0]} and {budgets[1]}: name a budget"
                 if budgets[0] != budgets[1]
-                else f"{cells[run]['key']} and {key}: choose by a condition on cells"
+                else f"{cells[run]['key']} and {key}: choose by a condition on runs"
             )
             raise InputError(
-                f"Arm {arm!r} has several cells of backbone seed {run.network} and draw "
+                f"Arm {arm!r} has several runs of backbone seed {run.network} and draw "
                 f"{run.draw}, {what}."
             )
         cells[run] = {name: np.ma.getdata(column) for name, column in rows.items()}
@@ -239,7 +239,7 @@ def _labels(names: np.ndarray, cells: list[dict[str, Any]]) -> np.ndarray:
     """Labels as columns of the probabilities, whose order the cells name."""
     orders = {str(cell["classes"][0]) for cell in cells}
     if len(orders) > 1:
-        raise InputError(f"The cells have different classes: {' and '.join(sorted(orders))}.")
+        raise InputError(f"The runs have different classes: {' and '.join(sorted(orders))}.")
     position = {name: index for index, name in enumerate(json.loads(orders.pop()))}
     return np.array([position[name] for name in names.tolist()])
 

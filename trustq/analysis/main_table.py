@@ -46,16 +46,16 @@ _UNSAID = ("arm", "arm_title", "score", "source", "action", "noise_process", *_M
 
 _FIGURES = f"""
 SELECT {", ".join(SETTINGS)}, eval_dataset, key, backbone_seed, draw_seed,
-       coalesce(origin_digest, cache_digest) AS cache_digest, metric, figure
-FROM figures
+       coalesce(origin_digest, cache_digest) AS cache_digest, metric, value
+FROM metric_values
 WHERE is_final AND split = ? AND stage = ? AND class_name IS NULL AND slice_name IS NULL
   AND (? IS NULL OR key IN (SELECT unnest(?)))
 ORDER BY ALL
 """
 _RANKED = """
-SELECT cell, eval_dataset, list(confidence) AS confidence, list(predicted <> label) AS wrong
+SELECT run, eval_dataset, list(confidence) AS confidence, list(predicted <> label) AS wrong
 FROM predictions
-WHERE label IS NOT NULL AND split = ? AND stage = ? AND (? IS NULL OR cell IN (SELECT unnest(?)))
+WHERE label IS NOT NULL AND split = ? AND stage = ? AND (? IS NULL OR run IN (SELECT unnest(?)))
 GROUP BY ALL
 """
 
@@ -106,7 +106,7 @@ def main_table(
     A column tells settings apart where they differ. Means of other runs (a network or draw more, a
     relabelled cache) are not marked, and the notes name them. `metrics` may hold
     `aurc:CONVENTION`, computed from the stored predictions. `keys` keeps to some cells, and so does
-    `where`, a condition on `cells`. Where there are none on `test`, the
+    `where`, a condition on `runs`. Where there are none on `test`, the
     figures are of out-of-fold predictions, and where nothing was calibrated, uncalibrated; the
     notes say which. Raises `TrustqError` where there are no such figures.
     """
@@ -125,10 +125,10 @@ def main_table(
     if not rows:
         raise NotFound(f"{results} has no final {stage} figures of {split} rows.", path=results)
     rows += [
-        cells[0] | {"metric": name, "figure": _area(name, answer)}
+        cells[0] | {"metric": name, "value": _area(name, answer)}
         for name in conventions
         for answer in ranked
-        if (cells := _of_cell(rows, answer["cell"], answer["eval_dataset"]))
+        if (cells := _of_cell(rows, answer["run"], answer["eval_dataset"]))
     ]
     known = {row["metric"] for row in rows}
     if unknown := [name for name in metrics if name not in known]:
@@ -218,8 +218,8 @@ def _rows(rows: list[dict[str, Any]], metrics: tuple[str, ...]) -> tuple[Row, ..
     for row in rows:
         setting = tuple(row[name] for name in names)
         by_seed = values.setdefault(setting, {}).setdefault(row["metric"], {})
-        if row["figure"] is not None:
-            by_seed.setdefault(run_of(row), []).append(row["figure"])
+        if row["value"] is not None:
+            by_seed.setdefault(run_of(row), []).append(row["value"])
     settings = [dict(zip(names, setting, strict=True)) for setting in values]
     telling = _telling(settings)
     pairs = list(zip(settings, values.values(), strict=True))

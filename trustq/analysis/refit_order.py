@@ -11,10 +11,10 @@ METRICS = ("accuracy", "macro_f1", "nll")
 _PROBLEM = ("results_version", "dataset", "cache_recipe", "noise", "trusted", "eval_dataset")
 _MEANS = f"""
 SELECT {", ".join(_PROBLEM)}, metric, refit, head, arm_title, score = 'none' AS is_none, budget,
-    backbone_seed, draw_seed, avg(figure) AS figure
-FROM figures
+    backbone_seed, draw_seed, avg(value) AS value
+FROM metric_values
 WHERE is_final AND class_name IS NULL AND slice_name IS NULL AND split = 'test'
-    AND stage = 'calibrated' AND metric IN (SELECT unnest(?)) AND figure IS NOT NULL
+    AND stage = 'calibrated' AND metric IN (SELECT unnest(?)) AND value IS NOT NULL
     AND (refit = 'head' OR refit = 'backbone' AND head = 'backbone')
 GROUP BY ALL ORDER BY ALL
 """
@@ -64,7 +64,7 @@ def _losses(rows: list[dict[str, Any]], metric: str, budget: str) -> dict[str, d
     for row in rows:
         if row["metric"] == metric and (row["is_none"] or row["budget"] == budget):
             seeds = row["backbone_seed"], row["draw_seed"]
-            found.setdefault(row["arm_title"], {})[seeds] = sign * row["figure"]
+            found.setdefault(row["arm_title"], {})[seeds] = sign * row["value"]
     return found
 
 

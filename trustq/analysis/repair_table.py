@@ -24,15 +24,16 @@ _CELLS = f"""
 SELECT {", ".join(_SETTING)}, arm, arm_title, budget, backbone_seed, draw_seed, cache_digest,
        leaky, in_sample, backbone_saw_rows, n_train, n_wrong_start, noise_rate, n_trusted,
        n_clean_validation, selection_digest, calibration_digest,
-       r.n_bought_total AS bought, r.n_flagged_total AS flagged, r.hits_total AS hits,
-       c.n_votes AS votes, c.spent, c.hits_possible, c.action, c.policy
-FROM cells c JOIN rounds r ON r.cell = c.key AND r.round = c.n_rounds_done
+       r.n_bought_total AS bought, r.n_flagged_total AS flagged,
+       r.errors_found_total AS errors_found, c.n_votes AS votes, c.spent, c.errors_findable,
+       c.action, c.policy
+FROM runs c JOIN rounds r ON r.run = c.key AND r.round = c.n_rounds_done
 WHERE key IN (SELECT unnest(?)) ORDER BY ALL
 """
 _FIGURES = f"""
 SELECT {", ".join(_SETTING)}, arm, budget, backbone_seed, draw_seed, eval_dataset, split, stage,
-       metric, figure
-FROM figures
+       metric, value
+FROM metric_values
 WHERE is_final AND split <> 'val' AND class_name IS NULL AND slice_name IS NULL
   AND key IN (SELECT unnest(?)) ORDER BY ALL
 """
@@ -64,14 +65,14 @@ class RepairTable:
 def repair_table(results: Path, keys: list[str]) -> RepairTable:
     """Figures of cells by arm and budget, averaged over seeds, with paired intervals of accuracy.
 
-    `hits` are out of `possible`, what the budget could find at most. Figures are of held-out rows
-    (out of fold where there are none). In `rows` they are after temperature where there is one
-    (`ece_raw` is before it); `records` have both, uncalibrated first. Differences are to random
-    purchases, to no repair and to the oracle, over runs as in
+    `errors_found` are out of `errors_findable`, what the budget could find at most. Figures are of
+    held-out rows (out of fold where there are none). In `rows` they are after temperature where
+    there is one (`ece_raw` is before it); `records` have both, uncalibrated first. Differences are
+    to random purchases, to no repair and to the oracle, over runs as in
     `trustq.statistics.runs.compare_runs`; the caption names the units. `p_holm` is Holm's over all
     differences to random and to no repair of the table. Rows that are dropped or weighed down have
-    random and oracle of the same action.
-    Records of external sets also have the stages of `trustq.evaluation.shift_stages`.
+    random and oracle of the same action. Records of external sets also have the stages of
+    `trustq.evaluation.shift_stages`.
     Raises `TrustqError` when two cells would fall on one place of the table.
     """
     with connect(results) as connection:
@@ -116,10 +117,10 @@ def _arm_records(cells: list[Row], figures: list[Row]) -> list[Row]:
         place = (row["stage"], row["metric"])
         if place in of_seeds:
             raise InputError(
-                f"Two cells of arm {row['arm']} have the same data set, recipe and seeds, though "
+                f"Two runs of arm {row['arm']} have the same data set, recipe and seeds, though "
                 "they are of different caches; ask for one of them, or use another --results."
             )
-        of_seeds[place] = np.nan if row["figure"] is None else row["figure"]
+        of_seeds[place] = np.nan if row["value"] is None else row["value"]
     records = []
     taken = {(cell["arm"], cell["budget"]): cell["flagged"] for cell in cells}
     for arm, budget in sorted(values, key=lambda pair: (arm_order(pair[0]), taken[pair])):
@@ -132,8 +133,8 @@ def _arm_records(cells: list[Row], figures: list[Row]) -> list[Row]:
             "n": len(by_seed),
             "bought": float(np.mean([cell["bought"] for cell in own])),
             "flagged": float(np.mean([cell["flagged"] for cell in own])),
-            "hits": float(np.mean([cell["hits"] for cell in own])),
-            "hits_possible": float(np.mean([cell["hits_possible"] for cell in own])),
+            "errors_found": float(np.mean([cell["errors_found"] for cell in own])),
+            "errors_findable": float(np.mean([cell["errors_findable"] for cell in own])),
             "votes": float(np.mean([cell["votes"] for cell in own])),
             "spent": float(np.mean([cell["spent"] for cell in own])),
         }
@@ -175,8 +176,8 @@ def _shown(records: list[Row]) -> list[Row]:
             "n": record["n"],
             "bought": round(record["bought"], 1),
             "taken": round(record["flagged"], 1),
-            "hits": round(record["hits"], 1),
-            "possible": round(record["hits_possible"], 1),
+            "errors_found": round(record["errors_found"], 1),
+            "errors_findable": round(record["errors_findable"], 1),
             "votes": round(record["votes"], 1),
             "spent": round(record["spent"], 2),
         }

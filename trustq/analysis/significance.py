@@ -21,11 +21,11 @@ from trustq.statistics.runs import RunComparison, compare_runs, over_runs
 FORMATS = ("markdown", "csv", "latex")
 METRICS = ("macro_f1", "accuracy")
 
-# {by} is a column of `cells`, checked before.
+# {by} is a column of `runs`, checked before.
 _FIGURES = f"""
 SELECT {", ".join((*MATCHED, *PURCHASE, *RUN_COLUMNS))}, eval_dataset, score, arm, arm_title,
-       metric, figure, CAST({{by}} AS VARCHAR) AS compared
-FROM figures
+       metric, value, CAST({{by}} AS VARCHAR) AS compared
+FROM metric_values
 WHERE is_final AND class_name IS NULL AND slice_name IS NULL AND split = ? AND stage = ?
   AND metric IN (SELECT unnest(?)) AND compared IN (SELECT unnest(?))
 ORDER BY ALL
@@ -187,16 +187,16 @@ def results_seed_tables(
     A setting is all that was asked but the arm and the seeds; an arm that buys nothing belongs to
     every purchase. Settings that lack the first arm or have no other are left out, and the notes of
     the tables name them. Figures are by run; `significance` pairs them. `where` is a condition on
-    `cells`.
+    `runs`.
 
     With another column `by`, such as `head` or `cache_recipe`, `arms` are its values, and the arm
     is a part of the setting. Other columns that have one value for each of them, and not the same,
     are told in their titles: `small-clean (noise none)`. Errors: an arm without figures, no setting
-    with two, a column that `cells` lacks.
+    with two, a column that `runs` lacks.
     """
-    if by not in TABLES["cells"]:
-        near = difflib.get_close_matches(by, list(TABLES["cells"]), n=1, cutoff=0.0)
-        raise InputError(f"cells have no column {by!r}; did you mean {near[0]}?")
+    if by not in TABLES["runs"]:
+        near = difflib.get_close_matches(by, list(TABLES["runs"]), n=1, cutoff=0.0)
+        raise InputError(f"runs have no column {by!r}; did you mean {near[0]}?")
     with connect(results, where=where) as connection:
         answer = connection.execute(
             _FIGURES.format(by=by), [split, stage, list(metrics), list(arms)]
@@ -448,8 +448,8 @@ def _effects(of_a: np.ndarray, of_b: np.ndarray) -> dict[str, float]:
 def _by_run(rows: Sequence[dict[str, Any]]) -> dict[str, dict[Run, float]]:
     values: dict[str, dict[Run, list[float]]] = {}
     for row in rows:
-        if row["figure"] is not None:
-            values.setdefault(row["metric"], {}).setdefault(run_of(row), []).append(row["figure"])
+        if row["value"] is not None:
+            values.setdefault(row["metric"], {}).setdefault(run_of(row), []).append(row["value"])
     return {
         metric: {run: float(np.mean(figures)) for run, figures in by_run.items()}
         for metric, by_run in values.items()

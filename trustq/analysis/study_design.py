@@ -30,13 +30,13 @@ _USUAL = (8, 10, 20, 50)  # units that the table of designs shows besides those 
 _FIGURES = f"""
 SELECT {", ".join(f"c.{name}" for name in MATCHED)}, c.arm, c.score, c.budget,
        coalesce(c.backbone_seed, 0) AS backbone_seed, c.draw_seed, m.is_final,
-       coalesce(r.n_bought_total, 0) AS bought, m.round, m.figure, m.split, c.n_train,
+       coalesce(r.n_bought_total, 0) AS bought, m.round, m.value, m.split, c.n_train,
        c.n_wrong_start, c.n_trusted, c.n_clean_validation, c.seconds
-FROM metrics m JOIN cells c ON c.key = m.cell
-LEFT JOIN rounds r ON r.cell = m.cell AND r.round = m.round
+FROM metrics m JOIN runs c ON c.key = m.run
+LEFT JOIN rounds r ON r.run = m.run AND r.round = m.round
 WHERE m.metric = ? AND m.stage = ? AND m.split IN ('test', 'out_of_fold')
   AND m.class_name IS NULL AND m.slice_name IS NULL AND m.eval_dataset = c.dataset
-  AND m.figure IS NOT NULL
+  AND m.value IS NOT NULL
   -- A backbone that was trained again is no round of a purchase, and its price is another.
   AND coalesce(c.origin_digest, c.cache_digest) IS NOT DISTINCT FROM c.cache_digest
 ORDER BY ALL
@@ -374,7 +374,7 @@ def read_pilot(
         rows = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
     if metric in LOWER_IS_BETTER:
         for row in rows:
-            row["figure"] = -row["figure"]
+            row["value"] = -row["value"]
     if any(row["split"] == "test" for row in rows):
         rows = [row for row in rows if row["split"] == "test"]
     matrices = _differences(rows, baseline)
@@ -419,7 +419,7 @@ def _differences(rows: list[Row], baseline: str) -> list[np.ndarray]:
         # No repair pairs with any purchase.
         budget = None if row["score"] == "none" else row["budget"]
         place = (_setting(row), row["arm"], budget)
-        figures.setdefault(place, {})[row["backbone_seed"], row["draw_seed"]] = row["figure"]
+        figures.setdefault(place, {})[row["backbone_seed"], row["draw_seed"]] = row["value"]
         if row["score"] not in BLIND and row["arm"] != baseline and place not in tested:
             tested.append(place)
     matrices = []
@@ -498,12 +498,12 @@ def _unit_sd(
 
 def _gains(rows: list[Row], arm: str) -> tuple[tuple[float, float], ...]:
     """Mean labels bought and gain over round 0 of one arm, by setting, budget and round."""
-    start = {_cell(row): row["figure"] for row in rows if row["round"] == 0 and row["arm"] == arm}
+    start = {_cell(row): row["value"] for row in rows if row["round"] == 0 and row["arm"] == arm}
     found: dict[Any, list[tuple[float, float]]] = {}
     for row in rows:
         if row["arm"] == arm and row["round"] > 0 and _cell(row) in start:
             place = row["budget"], row["round"]
-            gain = row["figure"] - start[_cell(row)]
+            gain = row["value"] - start[_cell(row)]
             found.setdefault(place, []).append((row["bought"], gain))
     means = [tuple(np.mean(points, axis=0).tolist()) for points in found.values()]
     return tuple(sorted((float(bought), float(gain)) for bought, gain in means))

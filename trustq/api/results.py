@@ -28,7 +28,7 @@ class Results:
     @property
     def values(self) -> Table:
         """Every metric of every run, with what the run was set to."""
-        return self.sql("SELECT * FROM figures")
+        return self.sql("SELECT * FROM metric_values")
 
     @property
     def paired(self) -> Table:

@@ -10,7 +10,7 @@ from trustq.core.digest import digest_json
 from trustq.errors import InputError
 from trustq.recipes import Recipe, resolved
 
-# Columns of `cells` that say what was bought, on what: a network trained on the outcome is that
+# Columns of `runs` that say what was bought, on what: a network trained on the outcome is that
 # arm with the backbone fitted again, so its cells take them over.
 PURCHASE_COLUMNS: dict[str, type | tuple[type, ...]] = {
     "cache_recipe": str,
@@ -39,12 +39,15 @@ PURCHASE_COLUMNS: dict[str, type | tuple[type, ...]] = {
     "n_flagged": int,
     "n_votes": int,
     "spent": (int, float),
-    "hits_possible": (int, type(None)),
+    "errors_findable": (int, type(None)),
     "stopped": str,
     "leaky": bool,
     "in_sample": bool,
     "training": str,
 }
+
+# Columns that files of labels and caches written before had under another name.
+_FORMERLY = {"errors_findable": "hits_possible"}
 
 # Keys of an extraction that are of labels, or of what is dumped, and not of how a network learns.
 _NOT_OF_TRAINING = (
@@ -67,6 +70,7 @@ class Origin:
         """From JSON of a stranger's file; raises `TrustqError` unless it is whole."""
         if not isinstance(found, dict):
             raise InputError(f"{where}: its origin is no table of a cell's columns.")
+        found = found | {new: found[old] for new, old in _FORMERLY.items() if old in found}
         for name, kind in PURCHASE_COLUMNS.items():
             value = found.get(name)
             is_bool = isinstance(value, bool)

@@ -35,7 +35,7 @@ def cell_row(
     numerics: int,
     seconds: float,
 ) -> dict[str, Any]:
-    """The row of an arm in `cells`, from all its rounds; its `budget` allowed so much."""
+    """The row of an arm in `runs`, from all its rounds; its `budget` allowed so much."""
     experiment, sweep = loop.experiment, recipe.sweep
     cache = experiment.cache
     head, validation = rounds[-1].head, experiment.validation
@@ -101,7 +101,7 @@ def cell_row(
         "n_flagged": sum(len(purchase.rows) for purchase in purchases),
         "n_votes": sum(purchase.n_votes for purchase in purchases),
         "spent": rounds[-1].spent if arm.buys else 0.0,
-        "hits_possible": loop.most_hits(arm, allowed),
+        "errors_findable": loop.most_hits(arm, allowed),
         "stopped": _why_stopped(arm, rounds[-1], allowed),
         "n_trusted": int(experiment.start.trusted.sum()),
         "n_clean_validation": len(set(validation.tolist()) | set(chose_checkpoint.tolist())),

@@ -13,7 +13,7 @@ from trustq.store import Cache, open_cache
 # Of a cell's own and of round 0, which the cells of a group share.
 _SECONDS = """
 SELECT dataset, head, n_rounds, avg(seconds - fit_seconds), avg(fit_seconds)
-FROM cells JOIN rounds ON cell = key AND round = 0
+FROM runs JOIN rounds ON run = key AND round = 0
 WHERE seconds IS NOT NULL AND fit_seconds IS NOT NULL GROUP BY ALL
 """
 

@@ -22,11 +22,11 @@ class Recorder:
     def __init__(self, classes: tuple[str, ...]) -> None:
         self._names = np.array([*classes, None], dtype=object)  # -1 is no class
         self._blocks: dict[str, list[Columns]] = {}
-        self._rows: dict[str, list[dict[str, Any]]] = {"cells": [], "rounds": [], "metrics": []}
+        self._rows: dict[str, list[dict[str, Any]]] = {"runs": [], "rounds": [], "metrics": []}
 
     def add_cell(self, row: dict[str, Any]) -> None:
         """Add the cell's own row."""
-        self._rows["cells"].append(row)
+        self._rows["runs"].append(row)
 
     def add_rounds(
         self,
@@ -52,7 +52,7 @@ class Recorder:
             joint = self._add_transitions(cell, state) if arm.uses_folds else None
             self._rows["rounds"].append(
                 {
-                    "cell": cell,
+                    "run": cell,
                     "round": state.number,
                     "n_bought": n_new,
                     "n_bought_total": n_bought,
@@ -60,9 +60,9 @@ class Recorder:
                     "n_flagged_total": n_flagged,
                     "n_votes": n_votes,
                     "spent_total": state.spent if arm.buys else 0.0,
-                    "hits": new_hits,
-                    "hits_total": hits,
-                    "hit_rate": new_hits / n_taken if n_taken else math.nan,
+                    "errors_found": new_hits,
+                    "errors_found_total": hits,
+                    "purchase_precision": new_hits / n_taken if n_taken else math.nan,
                     "noise_left": n_wrong / int(kept.sum()),
                     "noise_estimated": math.nan if joint is None else float(1 - joint.trace()),
                     "n_wrong_left": n_wrong,
@@ -95,7 +95,7 @@ class Recorder:
         for evaluated in state.evaluated:
             self._rows["metrics"] += [
                 {
-                    "cell": cell,
+                    "run": cell,
                     "round": state.number,
                     "is_final": True,
                     "eval_dataset": evaluated.dataset,
@@ -152,7 +152,7 @@ class Recorder:
             label_before=self._names[purchase.before],
             label_after=self._names[purchase.after],
             truth=self._names[experiment.labels[purchase.rows]],
-            hit=purchase.before != experiment.labels[purchase.rows],
+            was_wrong=purchase.before != experiment.labels[purchase.rows],
             votes=purchase.votes,
             price=purchase.price,
         )
@@ -161,7 +161,7 @@ class Recorder:
         for stage, figures in evaluated.figures.items():
             self._rows["metrics"] += [
                 {
-                    "cell": cell,
+                    "run": cell,
                     "round": number,
                     "is_final": is_final,
                     "eval_dataset": evaluated.dataset,
@@ -171,7 +171,7 @@ class Recorder:
                     "class_name": None,
                     "slice_name": None,
                     "slice_value": None,
-                    "figure": figure,
+                    "value": figure,
                     "n": len(evaluated.labels),
                 }
                 for metric, figure in figures.items()
@@ -185,7 +185,7 @@ class Recorder:
         for stage, logits in evaluated.logits.items():
             self._rows["metrics"] += [
                 {
-                    "cell": cell,
+                    "run": cell,
                     "round": number,
                     "is_final": True,
                     "eval_dataset": evaluated.dataset,
@@ -195,7 +195,7 @@ class Recorder:
                     "class_name": name,
                     "slice_name": None,
                     "slice_value": None,
-                    "figure": figure,
+                    "value": figure,
                     "n": n,
                 }
                 for metric, figures in figures_by_class(evaluated.labels, logits).items()
@@ -224,7 +224,7 @@ class Recorder:
 
     def _add_block(self, table: str, cell: str, **columns: np.ndarray) -> None:
         n = len(next(iter(columns.values())))
-        self._blocks.setdefault(table, []).append({"cell": _repeated(cell, n)} | columns)
+        self._blocks.setdefault(table, []).append({"run": _repeated(cell, n)} | columns)
 
 
 def _repeated(text: str, n: int) -> np.ndarray:

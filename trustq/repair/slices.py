@@ -78,7 +78,7 @@ def slice_rows(evaluated: Evaluated, slices: Slices) -> Iterator[dict[str, Any]]
                     yield base | {
                         "slice_value": value,
                         "metric": metric,
-                        "figure": float(figures[metric]),
+                        "value": float(figures[metric]),
                         "n": int(rows.sum()),
                     }
             if slices.positive:
@@ -93,12 +93,12 @@ def _odds(truth: np.ndarray, called: np.ndarray, of_row: np.ndarray) -> Iterator
         counts = (n_positive, n_negative, n_positive + n_negative)
         compared += 0 if value in gaps.left_out else n_positive + n_negative
         for metric, figure, n in zip(ODDS, figures, counts, strict=True):
-            yield {"slice_value": value, "metric": metric, "figure": figure, "n": n}
+            yield {"slice_value": value, "metric": metric, "value": figure, "n": n}
     if len(gaps.by_group) - len(gaps.left_out) > 1:
         for metric in ODDS:
             yield {
                 "slice_value": None,
                 "metric": f"{metric}_gap",
-                "figure": float(getattr(gaps, metric)),
+                "value": float(getattr(gaps, metric)),
                 "n": compared,
             }

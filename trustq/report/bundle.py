@@ -22,7 +22,7 @@ from trustq.results import format_result, run_query
 from trustq.results.schema import RECIPES, SETTINGS
 
 FORMAT = "trustq.bundle"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 INDEX = "bundle.json"
 
 _OVERALL = "class_name IS NULL AND slice_name IS NULL"
@@ -30,23 +30,24 @@ _SHOWN = "metric IN ('accuracy', 'macro_f1', 'ece', 'nll', 'brier', 'aurc', 'aug
 
 # Each orders by all its columns, so that the same parts give the same text.
 QUERIES = {
-    "cells": f"""SELECT key, recipe, {", ".join(SETTINGS)}, cache_digest, backbone_seed, draw_seed,
+    "runs": f"""SELECT key, recipe, {", ".join(SETTINGS)}, cache_digest, backbone_seed, draw_seed,
     n_train, n_wrong_start, n_bought, n_trusted, n_clean_validation, versions
-FROM cells ORDER BY ALL""",
+FROM runs ORDER BY ALL""",
     "seeds": "SELECT * FROM seeds WHERE is_final ORDER BY ALL",
     "curves": f"SELECT * FROM curves WHERE {_OVERALL} AND {_SHOWN} ORDER BY ALL",
     "paired": f"""SELECT * FROM paired
 WHERE baseline IN ('none', 'random') AND {_OVERALL} AND {_SHOWN} ORDER BY ALL""",
     "ledger": """SELECT c.dataset, c.cache_recipe, c.noise, c.head, c.arm, c.budget, r.round,
-    avg(r.n_bought_total) AS bought, avg(r.hits_total) AS hits, avg(r.noise_left) AS noise_left,
-    count(*) AS n_cells
-FROM rounds r JOIN cells c ON r.cell = c.key GROUP BY ALL ORDER BY ALL""",
+    avg(r.n_bought_total) AS bought, avg(r.errors_found_total) AS errors_found,
+    avg(r.noise_left) AS noise_left,
+    count(*) AS n_runs
+FROM rounds r JOIN runs c ON r.run = c.key GROUP BY ALL ORDER BY ALL""",
     # What was bought and predicted, cell by cell, so that a part of these is not changed unnoticed.
-    "purchases": """SELECT cell, round, count(*) AS n, count_if(hit) AS hits,
+    "purchases": """SELECT run, round, count(*) AS n, count_if(was_wrong) AS errors_found,
     md5(string_agg(concat_ws(' ', sample_id, label_before, label_after, truth), ','
         ORDER BY rank)) AS digest
 FROM queries GROUP BY ALL ORDER BY ALL""",
-    "predictions": """SELECT cell, round, eval_dataset, split, stage, count(*) AS n,
+    "predictions": """SELECT run, round, eval_dataset, split, stage, count(*) AS n,
     avg(confidence) AS confidence,
     md5(string_agg(concat_ws(' ', sample_id, label, predicted), ',' ORDER BY sample_id)) AS digest
 FROM predictions GROUP BY ALL ORDER BY ALL""",
@@ -78,7 +79,7 @@ def write_bundle(results: Path, path: Path) -> list[str]:
     members |= _main_tables(results)
     with tempfile.TemporaryDirectory() as folder:
         for figure in draw_figures(results, Path(folder)):
-            members[f"figures/{figure.name}"] = figure.read_bytes()
+            members[f"plots/{figure.name}"] = figure.read_bytes()
     for recipe in sorted((results / RECIPES).glob("[!.]*.json")):
         members[f"recipes/{recipe.name}"] = recipe.read_bytes()
     index = {
@@ -120,21 +121,21 @@ def verify_bundle(path: Path, results: Path) -> Verified:
             f"{path} holds {strangers[0]}, which its {INDEX} does not list.", path=path
         )
     names = sorted(name for name in members if name.startswith("queries/"))
-    made = {f"tables/{Path(name).stem}.csv" for name in names} | {"tables/cells.csv"}
+    made = {f"tables/{Path(name).stem}.csv" for name in names} | {"tables/runs.csv"}
     if unpaired := made ^ {name for name in members if name.endswith(".csv")}:
         raise InputError(
             f"{path} holds only one of {min(unpaired)} and the query that made it, so the parts "
             "cannot be compared with it. Write it again.",
             path=path,
         )
-    names.sort(key=lambda name: "cells" not in name)  # other cells explain all other differences
+    names.sort(key=lambda name: "runs" not in name)  # other cells explain all other differences
     n_cells = 0
     for name in names:
         table = f"tables/{Path(name).stem}.csv"
         old = _table(members[table])
         new = _table(_csv(Path(results), members[name].decode()))
         _compare(old, new, table=f"{path}: {table}", results=Path(results))
-        n_cells = len(old) - 1 if table == "tables/cells.csv" else n_cells
+        n_cells = len(old) - 1 if table == "tables/runs.csv" else n_cells
     main = _main_tables(Path(results))
     for name in sorted(set(members) & set(main)):
         if members[name] != main[name]:
@@ -154,13 +155,19 @@ def _read(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
             members = {name: file.read(name) for name in file.namelist()}
         index = json.loads(members[INDEX])
         known = index["format"] == FORMAT
-        newer = int(index["format_version"]) > FORMAT_VERSION
+        version = int(index["format_version"])
         dict(index["digests"])
     except (zipfile.BadZipFile, KeyError, ValueError, TypeError, EOFError) as error:
         raise DamagedFile(f"{path} is no whole trustq bundle ({error}).", path=path) from error
     if not known:
         raise InputError(f"{path} is no trustq bundle.", path=path)
-    if newer:
+    if version < FORMAT_VERSION:
+        raise InputError(
+            f"{path} is a bundle of format {version}, whose queries name tables of an older trustq "
+            "(cells, figures). Write it again: trustq export bundle.",
+            path=path,
+        )
+    if version > FORMAT_VERSION:
         raise InputError(
             f"{path} is a bundle of format {index['format_version']}; this trustq knows formats up "
             f"to {FORMAT_VERSION}. Upgrade it: pip install --upgrade trustq",
@@ -192,7 +199,7 @@ def _compare(old: list[list[str]], new: list[list[str]], *, table: str, results:
         )
     if len(old) != len(new):
         raise InputError(
-            f"{table} has {len(old) - 1} rows, {results} now gives {len(new) - 1}: cells were run "
+            f"{table} has {len(old) - 1} rows, {results} now gives {len(new) - 1}: runs were run "
             "or lost since the bundle was written.",
             path=table,
         )

@@ -34,23 +34,23 @@ MOST_SETS = 8  # of figures on a page; each takes a second or two
 
 _OVERALL = "class_name IS NULL AND slice_name IS NULL"
 _FACTS = """
-SELECT count(*) AS cells, count(DISTINCT cache_digest) AS caches,
+SELECT count(*) AS runs, count(DISTINCT cache_digest) AS caches,
     count(DISTINCT {'b': backbone_seed}) AS backbones, count(DISTINCT {'d': draw_seed}) AS draws,
     round(sum(seconds), 1) AS core_seconds
-FROM cells"""
+FROM runs"""
 _RUN = """
 SELECT recipe, dataset, cache_recipe, exposure, noise, round(avg(noise_rate), 4) AS realised,
     target, fit_on, row_weights, head, refit, any_value(n_train) AS training_labels,
     round(avg(n_wrong_start), 1) AS wrong,
     any_value(n_trusted) AS trusted, any_value(n_clean_validation) AS clean_validation,
-    count(*) AS cells
-FROM cells GROUP BY ALL ORDER BY ALL"""
+    count(*) AS runs
+FROM runs GROUP BY ALL ORDER BY ALL"""
 _LEDGER = """
 SELECT c.dataset, c.target, c.noise, c.fit_on, c.row_weights, c.head, c.arm_title AS arm, c.budget,
-    round(avg(r.n_bought_total), 1) AS bought, round(avg(r.hits_total), 1) AS hits,
-    round(avg(r.hits_total / nullif(r.n_bought_total, 0)), 4) AS hit_rate,
-    round(avg(r.noise_left), 4) AS noise_left, count(*) AS cells
-FROM cells c JOIN rounds r ON r.cell = c.key AND r.round = c.n_rounds_done
+    round(avg(r.n_bought_total), 1) AS bought, round(avg(r.errors_found_total), 1) AS errors_found,
+    round(avg(r.errors_found_total / nullif(r.n_bought_total, 0)), 4) AS purchase_precision,
+    round(avg(r.noise_left), 4) AS noise_left, count(*) AS runs
+FROM runs c JOIN rounds r ON r.run = c.key AND r.round = c.n_rounds_done
 WHERE c.score <> 'none' AND coalesce(c.origin_digest, c.cache_digest) = c.cache_digest
 GROUP BY ALL ORDER BY ALL"""
 _PAIRED = f"""
@@ -97,12 +97,11 @@ ORDER BY dataset, target, external, noise, fit_on, row_weights, head, arm, budge
 _SLICED = """dataset, target, noise, fit_on, row_weights, head, refit, arm_title AS arm, budget,
         nullif(eval_dataset, dataset) AS evaluated_on, slice_name AS slice"""
 _OF_SLICES = f"""hash({", ".join(SETTINGS)}) AS setting
-    FROM figures
+    FROM metric_values
     WHERE is_final AND slice_name IS NOT NULL AND class_name IS NULL
         AND stage = 'uncalibrated' AND split IN ('test', 'out_of_fold', 'external')"""
 _BY_SLICE = ", ".join(
-    f"round(avg(figure) FILTER (metric = '{name}'), 4) AS {name}"
-    for name in (*SLICE_FIGURES, *ODDS)
+    f"round(avg(value) FILTER (metric = '{name}'), 4) AS {name}" for name in (*SLICE_FIGURES, *ODDS)
 )
 _SLICES = f"""
 SELECT * EXCLUDE (setting) FROM (
@@ -114,7 +113,7 @@ SELECT * EXCLUDE (setting) FROM (
     GROUP BY ALL)
 ORDER BY ALL"""
 _BY_GAP = ", ".join(
-    f"round(avg(figure) FILTER (metric = '{name}_gap'), 4) AS {name}_gap" for name in ODDS
+    f"round(avg(value) FILTER (metric = '{name}_gap'), 4) AS {name}_gap" for name in ODDS
 )
 _GAPS = f"""
 SELECT * EXCLUDE (setting) FROM (
@@ -173,10 +172,8 @@ def write_report(results: Path, path: Path) -> None:
     results = Path(results)
     with connect(results) as connection:
         (facts,) = _dicts(_answer(connection, _FACTS))
-        if not facts["cells"]:
-            raise InputError(
-                f"{results} holds no cells to report. Run a sweep first.", path=results
-            )
+        if not facts["runs"]:
+            raise InputError(f"{results} holds no runs to report. Run a sweep first.", path=results)
         warnings = _warnings(connection)
         tables = [
             ("What was run", _answer(connection, _RUN)),
@@ -206,12 +203,12 @@ def write_report(results: Path, path: Path) -> None:
 
 
 def _warnings(connection: Any) -> list[str]:
-    n_all = connection.execute("SELECT count(*) FROM cells").fetchone()[0]
+    n_all = connection.execute("SELECT count(*) FROM runs").fetchone()[0]
     found = refit_order_warnings(connection)
     for condition, said in _WARNINGS:
-        n = connection.execute(f"SELECT count(*) FROM cells WHERE {condition}").fetchone()[0]
+        n = connection.execute(f"SELECT count(*) FROM runs WHERE {condition}").fetchone()[0]
         if n:
-            found.append(f"{said} ({n} of {n_all} cells)")
+            found.append(f"{said} ({n} of {n_all} runs)")
     floors = connection.execute(
         "SELECT unit, n, max(sign_flip_floor) FROM paired WHERE sign_flip_floor > 0.05 "
         f"AND {_OVERALL} GROUP BY unit, n ORDER BY unit, n"
@@ -223,21 +220,21 @@ def _warnings(connection: Any) -> list[str]:
         for unit, n, floor in floors
     ]
     n_draws, n_backbones = connection.execute(
-        "SELECT count(DISTINCT draw_seed), count(DISTINCT backbone_seed) FROM cells"
+        "SELECT count(DISTINCT draw_seed), count(DISTINCT backbone_seed) FROM runs"
     ).fetchone()
     if n_draws > 1 and n_backbones < n_draws:
         found.append("Draws share their backbones: they are not independent trainings.")
     checks = (
-        ("SELECT count(*) FROM failures", "cells failed; they are listed below."),
+        ("SELECT count(*) FROM failures", "runs failed; they are listed below."),
         (
-            f"SELECT count(*) FROM seeds WHERE is_final AND n_cells > n AND {_OVERALL}",
+            f"SELECT count(*) FROM seeds WHERE is_final AND n_runs > n AND {_OVERALL}",
             "means hold the same seeds more than once, as after a cache was made anew.",
         ),
     )
     for query, said in checks:
         if n := connection.execute(query).fetchone()[0]:
             found.append(f"{n} {said}")
-    versions = connection.execute("SELECT count(DISTINCT results_version) FROM cells").fetchone()
+    versions = connection.execute("SELECT count(DISTINCT results_version) FROM runs").fetchone()
     if versions[0] > 1:
         found.append("Cells of several versions of the numerics: rows of each stand apart.")
     return found

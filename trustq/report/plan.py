@@ -15,7 +15,7 @@ def plan_page(plan: Plan) -> str:
     unit = UNIT_NAMES[plan.unit]
     lines = [
         f"{plan.recipe}: {plan.n_draws} draws x {plan.n_backbones} backbones, n = {plan.n} {unit}; "
-        f"{plan.n_cells} cells" + _time(plan.seconds),
+        f"{plan.n_cells} runs" + _time(plan.seconds),
         "",
         *_verdict(plan),
         "",

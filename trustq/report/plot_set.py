@@ -34,20 +34,20 @@ _PURCHASED = (
     "exposure",
 )
 _ONE_FIGURE = tuple(name for name in SETTINGS if name not in _PURCHASED)
-_CELLS = f"SELECT key, {', '.join(_ONE_FIGURE)} FROM cells ORDER BY ALL"
+_CELLS = f"SELECT key, {', '.join(_ONE_FIGURE)} FROM runs ORDER BY ALL"
 _PREDICTIONS = """
 SELECT c.arm, c.arm_title, p.stage, p.predicted <> p.label AS wrong, p.confidence
-FROM predictions p JOIN cells c ON c.key = p.cell
+FROM predictions p JOIN runs c ON c.key = p.run
 WHERE p.split = ? AND c.key IN (SELECT unnest(?)) AND p.eval_dataset = c.dataset
   AND (c.score = 'none' OR c.budget = ?) AND p.label IS NOT NULL
 ORDER BY c.arm, p.stage, c.key, p.sample_id
 """
 _GAINS = """
-SELECT c.arm, c.arm_title, c.score, c.budget, c.n_bought, c.backbone_seed, c.draw_seed, f.figure
-FROM figures f JOIN cells c USING (key)
+SELECT c.arm, c.arm_title, c.score, c.budget, c.n_bought, c.backbone_seed, c.draw_seed, f.value
+FROM metric_values f JOIN runs c USING (key)
 WHERE f.is_final AND f.metric = ? AND f.split = ? AND f.stage = 'uncalibrated'
   AND f.class_name IS NULL AND f.slice_name IS NULL AND f.eval_dataset = c.dataset
-  AND f.figure IS NOT NULL AND c.key IN (SELECT unnest(?))
+  AND f.value IS NOT NULL AND c.key IN (SELECT unnest(?))
 """
 
 
@@ -65,14 +65,14 @@ def draw_figures(
 
     One set per data set, noise, head and so on: what differs in more than arm, budget and seeds is
     never in one figure. Files are named for what tells the sets apart, `linear__reliability.png`.
-    `keys` keeps to some cells, and so does `where`, a condition on `cells`; `most` to the first
+    `keys` keeps to some cells, and so does `where`, a condition on `runs`; `most` to the first
     sets. Returns the files, one for each of `suffixes`. A figure that needs what was not run (a
     purchase, two budgets, two arms, calibration) is left out. Raises `TrustqError` for a folder
     without cells.
     """
     sets = _sets(results, keys, where)
     if not sets:
-        raise InputError(f"{results} holds no cells to draw.", path=results)
+        raise InputError(f"{results} holds no runs to draw.", path=results)
     drawn = []
     for prefix, own in list(zip(_prefixes(list(sets)), sets.values(), strict=True))[:most]:
         drawn += _draw_set(results, own, Path(folder), prefix, metric, suffixes)
@@ -134,7 +134,7 @@ def _draw_set(
         of_largest = [
             key
             for (key,) in connection.execute(
-                "SELECT key FROM cells WHERE key IN (SELECT unnest(?)) AND "
+                "SELECT key FROM runs WHERE key IN (SELECT unnest(?)) AND "
                 "(score = 'none' OR budget = ?)",
                 [keys, largest],
             ).fetchall()

@@ -24,15 +24,15 @@ _STEADY = 0.05
 
 _CURVES = """
 SELECT arm, arm_title, CASE WHEN c.origin_digest <> c.cache_digest THEN c.n_bought
-    ELSE r.n_bought_total END AS bought, c.backbone_seed, c.draw_seed, m.figure
-FROM metrics m JOIN rounds r USING (cell, round) JOIN cells c ON c.key = m.cell
+    ELSE r.n_bought_total END AS bought, c.backbone_seed, c.draw_seed, m.value
+FROM metrics m JOIN rounds r USING (run, round) JOIN runs c ON c.key = m.run
 WHERE m.metric = ? AND m.split = ? AND m.stage = 'uncalibrated' AND c.key IN (SELECT unnest(?))
   AND m.eval_dataset = c.dataset AND m.class_name IS NULL AND m.slice_name IS NULL
 ORDER BY ALL
 """
 _PREDICTIONS = """
 SELECT c.arm, c.arm_title, p.stage, p.predicted <> p.label AS wrong, p.probabilities
-FROM predictions p JOIN cells c ON c.key = p.cell
+FROM predictions p JOIN runs c ON c.key = p.run
 WHERE p.split = ? AND c.key IN (SELECT unnest(?)) AND p.eval_dataset = c.dataset
 ORDER BY c.arm_title, p.stage, c.key, p.sample_id
 """

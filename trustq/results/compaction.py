@@ -13,8 +13,17 @@ from trustq.core.atomic_files import replacing
 from trustq.core.columns import literal
 from trustq.errors import InputError
 from trustq.results.query import LAST_FAILURE, damaged_part, typed_select
-from trustq.results.schema import COMPACTIONS, MARKER, OF_CELLS, TABLES
-from trustq.results.write import check_marker, new_part, part_path, records, superseded
+from trustq.results.schema import COMPACTIONS, FORMER_TABLES, MARKER, OF_CELLS, TABLES
+from trustq.results.write import (
+    check_marker,
+    mark,
+    new_part,
+    part_files,
+    part_path,
+    records,
+    stored_part,
+    superseded,
+)
 
 FEWEST = 16  # parts; fewer are left as they are
 LARGE = 64 << 20  # bytes; a part of this size is left as it is
@@ -22,7 +31,7 @@ LARGEST = 4 * LARGE  # bytes that go into one merged part
 GRACE_SECONDS = 600.0  # what was merged is kept so long for queries that began before
 
 # What belongs to a sweep. Samples and label issues have few parts, found again by their names.
-_MERGED = ("failures", *OF_CELLS, "cells")
+_MERGED = ("failures", *OF_CELLS, "runs")
 
 
 def compact(folder: Path, *, fewest: int = FEWEST, wait: bool = True) -> int:
@@ -46,6 +55,7 @@ def compact(folder: Path, *, fewest: int = FEWEST, wait: bool = True) -> int:
         small = _small_parts(folder)
         if len(small) < fewest:
             return 0
+        mark(folder)  # what is merged has today's format
         for batch in _batches(small):
             _merge(folder, batch)
         return len(small)
@@ -104,9 +114,9 @@ def _small_parts(folder: Path) -> dict[str, int]:
     """Names and bytes of the parts that are worth merging."""
     merged = superseded(folder)
     sizes = {}
-    for name in sorted(_names(folder, "cells") | _names(folder, "failures")):
+    for name in sorted(_names(folder, "runs") | _names(folder, "failures")):
         if name not in merged:
-            files = (part_path(folder, table, name) for table in _MERGED)
+            files = (stored_part(folder, table, name) for table in _MERGED)
             sizes[name] = sum(file.stat().st_size for file in files if file.exists())
     return {name: size for name, size in sizes.items() if size < LARGE}
 
@@ -126,7 +136,7 @@ def _batches(sizes: dict[str, int]) -> list[list[str]]:
 def _merge(folder: Path, names: list[str]) -> None:
     part = new_part("compact")
     files = {
-        table: [path for name in names if (path := part_path(folder, table, name)).exists()]
+        table: [path for name in names if (path := stored_part(folder, table, name)).exists()]
         for table in _MERGED
     }
     try:
@@ -135,7 +145,7 @@ def _merge(folder: Path, names: list[str]) -> None:
             connection.execute(f"""
                 CREATE TABLE chosen AS
                 SELECT key, parse_filename(filename, true) AS part
-                FROM ({typed_select("cells", files["cells"])})
+                FROM ({typed_select("runs", files["runs"])})
                 QUALIFY row_number() OVER (PARTITION BY key ORDER BY filename) = 1""")
             for table in _MERGED:  # cells last
                 if files[table]:
@@ -163,7 +173,7 @@ def _copy(
     if table == "failures":
         select += f" QUALIFY {LAST_FAILURE}"
     else:
-        key = "key" if table == "cells" else "cell"
+        key = "key" if table == "runs" else "run"
         select += f""" SEMI JOIN chosen c
             ON r.{key} = c.key AND parse_filename(r.filename, true) = c.part"""
     with replacing(target) as temporary:
@@ -174,9 +184,9 @@ def _copy(
 
 def _abandoned(folder: Path, before: float) -> set[str]:
     """Parts without cells, and files that never became whole, whose writer has long gone."""
-    whole = _names(folder, "cells")
+    whole = _names(folder, "runs")
     names = set()
-    for table in (*OF_CELLS, "cells", "failures"):
+    for table in (*OF_CELLS, "runs", *FORMER_TABLES.values(), "failures"):
         for path in (folder / table).glob("*.parquet"):
             is_part = table in OF_CELLS and path.stem not in whole
             if (is_part or path.name.startswith(".")) and _is_older(path, before):
@@ -192,11 +202,10 @@ def _is_older(path: Path, before: float) -> bool:
 
 
 def _names(folder: Path, table: str) -> set[str]:
-    paths = (folder / table).glob("*.parquet")
-    return {path.stem for path in paths if not path.name.startswith(".")}
+    return {path.stem for path in part_files(folder, table)}
 
 
 def _delete(folder: Path, name: str) -> None:
     # Cells first: without them the other rows are seen by nobody.
-    for table in ("cells", *(table for table in _MERGED if table != "cells")):
-        part_path(folder, table, name).unlink(missing_ok=True)
+    for table in ("runs", *(table for table in _MERGED if table != "runs")):
+        stored_part(folder, table, name).unlink(missing_ok=True)

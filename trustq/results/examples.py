@@ -19,12 +19,13 @@ ORDER BY arm, budget, n_bought_total""",
     ),
     (
         "Ledger: what share of the labels each arm bought was wrong",
-        """SELECT c.arm, c.budget, avg(r.hits_total / r.n_bought_total) AS hit_rate,
-    avg(r.noise_left) AS noise_left, count(*) AS n_cells
-FROM rounds r JOIN cells c ON r.cell = c.key
+        """SELECT c.arm, c.budget,
+    avg(r.errors_found_total / r.n_bought_total) AS purchase_precision,
+    avg(r.noise_left) AS noise_left, count(*) AS n_runs
+FROM rounds r JOIN runs c ON r.run = c.key
 WHERE r.n_bought_total > 0 AND r.n_bought_total = c.n_bought
 GROUP BY c.arm, c.budget
-ORDER BY hit_rate DESC""",
+ORDER BY purchase_precision DESC""",
     ),
     (
         "Paired differences from random purchases, draw by draw",
@@ -38,14 +39,14 @@ ORDER BY metric, stage, arm, budget""",
     (
         "Risk against coverage: error among the most confident predictions",
         """WITH ranked AS (
-    SELECT p.cell, c.arm, c.budget, p.label <> p.predicted AS wrong,
-        row_number() OVER by_confidence AS n_kept, count(*) OVER (PARTITION BY p.cell) AS n_all,
+    SELECT p.run, c.arm, c.budget, p.label <> p.predicted AS wrong,
+        row_number() OVER by_confidence AS n_kept, count(*) OVER (PARTITION BY p.run) AS n_all,
         sum((p.label <> p.predicted)::INTEGER) OVER by_confidence AS n_wrong
-    FROM predictions p JOIN cells c ON p.cell = c.key
+    FROM predictions p JOIN runs c ON p.run = c.key
     WHERE p.split IN ('test', 'out_of_fold') AND p.stage = 'uncalibrated' AND p.round = (
-        SELECT max(m.round) FROM metrics m WHERE m.cell = p.cell AND m.is_final)
+        SELECT max(m.round) FROM metrics m WHERE m.run = p.run AND m.is_final)
     WINDOW by_confidence AS (
-        PARTITION BY p.cell ORDER BY p.confidence DESC, p.sample_id ROWS UNBOUNDED PRECEDING)
+        PARTITION BY p.run ORDER BY p.confidence DESC, p.sample_id ROWS UNBOUNDED PRECEDING)
 )
 SELECT arm, budget, ceil(10.0 * n_kept / n_all) / 10 AS coverage,
     avg(n_wrong / n_kept) AS selective_risk
@@ -56,7 +57,7 @@ ORDER BY arm, budget, coverage""",
     (
         "Per class: recall of each arm, from the stored predictions",
         """SELECT label, arm, budget, avg((predicted = label)::INT) AS recall, count(*) AS n
-FROM predictions JOIN cells ON key = cell
+FROM predictions JOIN runs ON key = run
 WHERE split IN ('test', 'out_of_fold') AND stage = 'uncalibrated'
 GROUP BY ALL
 ORDER BY label, recall DESC""",
@@ -71,18 +72,18 @@ ORDER BY eval_dataset, arm, budget, metric, stage""",
     ),
     (
         "Slices: figures of parts of the test rows; a row without a value is a gap between slices",
-        """SELECT arm, head, slice_name, slice_value, metric, avg(figure) AS mean, avg(n) AS n_rows
-FROM figures
+        """SELECT arm, head, slice_name, slice_value, metric, avg(value) AS mean, avg(n) AS n_rows
+FROM metric_values
 WHERE is_final AND slice_name IS NOT NULL AND split IN ('test', 'out_of_fold')
     AND stage = 'uncalibrated'
 GROUP BY ALL
 ORDER BY ALL""",
     ),
     (
-        "Warnings: cells whose figures are not what an honest experiment gives",
-        """SELECT arm, exposure, leaky, in_sample, backbone_saw_rows, count(*) AS n_cells
-FROM cells
+        "Warnings: runs whose figures are not what an honest experiment gives",
+        """SELECT arm, exposure, leaky, in_sample, backbone_saw_rows, count(*) AS n_runs
+FROM runs
 GROUP BY ALL
-ORDER BY n_cells DESC""",
+ORDER BY n_runs DESC""",
     ),
 )

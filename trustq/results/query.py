@@ -10,9 +10,9 @@ import duckdb
 from trustq.core.atomic_files import replacing
 from trustq.core.columns import literal, scan_parquet
 from trustq.errors import DamagedFile, InputError, NotFound, TrustqError
-from trustq.results.schema import MARKER, OF_CELLS, TABLES
+from trustq.results.schema import FORMER_COLUMNS, FORMER_TABLES, MARKER, OF_CELLS, TABLES
 from trustq.results.views import derived_views
-from trustq.results.write import check_marker, superseded
+from trustq.results.write import check_marker, part_files, superseded
 
 READABLE = "SELECT, DESCRIBE, SHOW, SUMMARIZE and EXPLAIN"
 
@@ -38,9 +38,9 @@ class Result(NamedTuple):
 
 
 def connect(folder: Path, *, where: str = "") -> duckdb.DuckDBPyConnection:
-    """Open a results folder: one typed view per table, and `figures`, `seeds`, `curves`, `paired`.
+    """Open a results folder: one typed view per table, and the derived views.
 
-    `where` is a condition on `cells`, in SQL: all tables and views keep to the cells that meet it.
+    `where` is a condition on `runs`, in SQL: all tables and views keep to the cells that meet it.
 
     The views hold the parts that were there when it was opened, keep to committed cells, and take
     a cell that two writers both wrote from the part whose name sorts first. A column that a part
@@ -128,13 +128,13 @@ def committed_cells(folder: Path) -> dict[str, str | None]:
     if (folder / MARKER).exists():
         check_marker(folder / MARKER)
     merged = superseded(folder)
-    files = [path for path in _parts(folder, "cells") if path.stem not in merged]
+    files = [path for path in part_files(folder, "runs") if path.stem not in merged]
     if not files:
         return {}
     try:
         with duckdb.connect() as connection:
             rows = connection.execute(
-                f"SELECT key, request FROM ({typed_select('cells', files)})"
+                f"SELECT key, request FROM ({typed_select('runs', files)})"
             ).fetchall()
     except duckdb.Error as error:
         if damaged := damaged_part(folder):
@@ -205,14 +205,14 @@ def _keep_to(connection: duckdb.DuckDBPyConnection, where: str, folder: Path) ->
             str(error).splitlines()[0] if isinstance(error, duckdb.Error) else "not one condition"
         )
         raise InputError(
-            f"{where!r} is no condition on cells ({said}). Write one as in SQL, e.g. --where "
+            f"{where!r} is no condition on runs ({said}). Write one as in SQL, e.g. --where "
             "\"head = 'linear' AND budget = '5%'\"; `trustq sql` alone lists the columns."
         ) from error
-    left = connection.execute("SELECT count(*) FROM cells").fetchone()
+    left = connection.execute("SELECT count(*) FROM runs").fetchone()
     if left == (0,):
         raise NotFound(
-            f"No cell of {folder} meets {where!r}. What there is: trustq sql --results {folder} "
-            '"SELECT DISTINCT arm, budget, head, refit, cache_recipe FROM cells"'
+            f"No run of {folder} meets {where!r}. What there is: trustq sql --results {folder} "
+            '"SELECT DISTINCT arm, budget, head, refit, cache_recipe FROM runs"'
         )
 
 
@@ -222,21 +222,21 @@ def _create_views(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
     # Compactions are listed before that: a part is whole before a record says what it supersedes.
     merged = superseded(folder)
     files = {
-        table: [path for path in _parts(folder, table) if path.stem not in merged]
+        table: [path for path in part_files(folder, table) if path.stem not in merged]
         for table in TABLES
     }
     connection.execute("CREATE SCHEMA trustq")
     # Cells are few and every view joins them, so they are read once. Two racing writers may both
     # have written a cell; its rows are then those of one part.
-    cells = typed_select("cells", files["cells"])
+    cells = typed_select("runs", files["runs"])
     connection.execute(f"""
         CREATE TABLE trustq.committed AS
         SELECT *, parse_filename(filename, true) AS part FROM ({cells})
         QUALIFY row_number() OVER (PARTITION BY key ORDER BY filename) = 1""")
-    columns = ", ".join(TABLES["cells"])
-    connection.execute(f"CREATE VIEW cells AS SELECT {columns} FROM trustq.committed")
+    columns = ", ".join(TABLES["runs"])
+    connection.execute(f"CREATE VIEW runs AS SELECT {columns} FROM trustq.committed")
     for table in TABLES:
-        if table == "cells":
+        if table == "runs":
             continue
         columns = ", ".join(TABLES[table])
         select = f"SELECT {columns} FROM ({typed_select(table, files[table])}) r"
@@ -244,7 +244,7 @@ def _create_views(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
             before = literal(f"{folder / table}/")
             select += f""" SEMI JOIN
                 (SELECT key, {before} || part || '.parquet' AS filename FROM trustq.committed) c
-                ON r.cell = c.key AND r.filename = c.filename"""
+                ON r.run = c.key AND r.filename = c.filename"""
         if table == "samples":  # a sample once, as the newest part has it
             select += """ QUALIFY row_number() OVER
                 (PARTITION BY dataset, sample_id ORDER BY filename DESC) = 1"""
@@ -259,22 +259,27 @@ def _create_views(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
         connection.execute(f"CREATE VIEW {name} AS {select}")
 
 
-def _parts(folder: Path, table: str) -> list[Path]:
-    # A hidden file is a part that somebody is writing.
-    paths = (folder / table).glob("*.parquet")
-    return sorted(path for path in paths if not path.name.startswith("."))
-
-
 def typed_select(table: str, files: list[Path]) -> str:
     """SELECT of every column of a table, typed, from its parts; NULL where a part lacks it."""
     # The empty first half gives every column of the schema, whatever the parts hold.
     types = {**TABLES[table], "filename": "VARCHAR"}
-    nulls = ", ".join(f"CAST(NULL AS {kind}) AS {name}" for name, kind in types.items())
+    former = {}
+    if _are_of_format_1(files):
+        former = {name: FORMER_COLUMNS[name] for name in types if name in FORMER_COLUMNS}
+    there = types | {old: types[name] for name, old in former.items()}
+    nulls = ", ".join(f"CAST(NULL AS {kind}) AS {name}" for name, kind in there.items())
     source = f"SELECT {nulls} WHERE false"
     if files:
         source += f" UNION ALL BY NAME SELECT * FROM {_parquet(files)}"
-    casts = ", ".join(f"CAST({name} AS {kind}) AS {name}" for name, kind in types.items())
+    read = {name: f"coalesce({name}, {former[name]})" if name in former else name for name in types}
+    casts = ", ".join(f"CAST({read[name]} AS {kind}) AS {name}" for name, kind in types.items())
     return f"SELECT {casts} FROM ({source})"
+
+
+def _are_of_format_1(files: list[Path]) -> bool:
+    # Of a part, the rows of runs alone lie in a folder whose name was another one.
+    tables = {path.parent.parent for path in files}
+    return any((folder / old).is_dir() for folder in tables for old in FORMER_TABLES.values())
 
 
 def _parquet(files: list[Path]) -> str:
@@ -354,11 +359,11 @@ def _without_end(sql: str) -> str:
 def damaged_part(folder: Path) -> TrustqError | None:
     """The error that names the first part that is no whole Parquet file, where there is one."""
     for table in TABLES:
-        for path in _parts(folder, table):
+        for path in part_files(folder, table):
             if not _is_whole(path):
                 return DamagedFile(
                     f"{path} is damaged: it is not a whole Parquet file. Delete that part "
-                    f"({folder}/*/{path.name}) and run the same command again; only the cells of "
+                    f"({folder}/*/{path.name}) and run the same command again; only the runs of "
                     "that part are computed anew.",
                     path=path,
                 )

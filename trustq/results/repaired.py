@@ -16,7 +16,7 @@ _TOLD_APART = (*SETTINGS, "draw_seed", "cache_digest")
 
 # A backbone trained again is no purchase: its labels were bought by another cell.
 _CELLS = """
-SELECT * FROM cells
+SELECT * FROM runs
 WHERE arm = ? AND coalesce(origin_digest, cache_digest) = cache_digest
 ORDER BY backbone_seed, key
 """
@@ -40,7 +40,7 @@ def save_repaired_labels(
     Columns `sample_id`, `label` (NULL: the row was dropped), `trusted` and `bought_round`; the
     footer says which cell bought them, so that a network trained on them (`trustq extract
     --observed`) is known as that arm with the backbone fitted again. `where` is a condition on
-    `cells`. Errors: no such arm, several cells of one seed, purchases from a part of the training
+    `runs`. Errors: no such arm, several cells of one seed, purchases from a part of the training
     rows or of another target, rows that were weighed down, a network of which no recipe says how it
     was trained.
     """
@@ -49,18 +49,18 @@ def save_repaired_labels(
         names = [column[0] for column in answer.description or []]
         cells = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
         if not cells:
-            found = connection.execute("SELECT DISTINCT arm FROM cells ORDER BY arm").fetchall()
+            found = connection.execute("SELECT DISTINCT arm FROM runs ORDER BY arm").fetchall()
             there = ", ".join(name for (name,) in found) or "none"
             asked = f" where {where}" if where else ""
             raise NotFound(
-                f"{results} has no cell of arm {arm!r}{asked}; it has arms {there}.", path=results
+                f"{results} has no run of arm {arm!r}{asked}; it has arms {there}.", path=results
             )
         _require_single(cells, arm)
         saved = []
         for cell in cells:
             rows = connection.execute(
                 "SELECT sample_id, current_label, trusted, weight, bought_round, label "
-                "FROM labels WHERE cell = ? ORDER BY sample_id",
+                "FROM labels WHERE run = ? ORDER BY sample_id",
                 [cell["key"]],
             ).fetchnumpy()
             saved.append(_save(Path(folder), cell, rows))
@@ -80,7 +80,7 @@ def _require_single(cells: list[dict[str, Any]], arm: str) -> None:
                 if len(values := {str(cell[name]) for cell in own}) > 1
             ]
             raise InputError(
-                f"Arm {arm!r} has {len(own)} cells of backbone seed {seed}, which differ in "
+                f"Arm {arm!r} has {len(own)} runs of backbone seed {seed}, which differ in "
                 f"{'; '.join(told) or 'nothing that was asked'}. Choose with --where, e.g. "
                 "--where \"budget = '64' AND head = 'linear' AND draw_seed = 0\"."
             )
@@ -90,7 +90,7 @@ def _save(folder: Path, cell: dict[str, Any], rows: dict[str, Any]) -> RepairedL
     if cell["training"] is None:
         raise InputError(
             f"{cell['cache'] or 'A cache of the results'} does not say how its network was trained "
-            "(it was imported or frozen, or its cells are older than this trustq), so no training "
+            "(it was imported or frozen, or its runs are older than this trustq), so no training "
             "on its repaired labels could be known to be like it. Run `trustq repair` on a cache "
             "that `trustq extract` trained."
         )
@@ -99,7 +99,7 @@ def _save(folder: Path, cell: dict[str, Any], rows: dict[str, Any]) -> RepairedL
             f"Arm {cell['arm']!r} bought labels of some training rows or of another target "
             f"(rows {cell['rows_used']}, target {cell['target']}, fit_on {cell['fit_on']}); a "
             "network is trained again on all rows of the train split and their own labels. Choose "
-            "other cells with --where."
+            "other runs with --where."
         )
     weight = rows["weight"]
     if np.any((weight > 0) & (weight < 1)):

@@ -1,15 +1,27 @@
 """The result tables as data: table, column, SQL type. There are no other columns."""
 
 FORMAT = "trustq.results"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 MARKER = "results.json"  # carries format and version; a folder without it holds no results
 
 COMPACTIONS = "compactions"  # folder of records: which parts were merged into which
 RECIPES = "recipes"  # folder of resolved recipes, as sweeps were given them
 
+# Names of tables and columns in parts of format 1, which are read under those of today.
+FORMER_TABLES = {"runs": "cells"}
+FORMER_COLUMNS = {
+    "run": "cell",
+    "value": "figure",
+    "errors_found": "hits",
+    "errors_found_total": "hits_total",
+    "purchase_precision": "hit_rate",
+    "errors_findable": "hits_possible",
+    "was_wrong": "hit",
+}
+
 _ROW = {  # which evaluation a metric or a prediction belongs to
-    "cell": "VARCHAR",  # cells.key
+    "run": "VARCHAR",  # runs.key
     "round": "INTEGER",  # 0 is before any purchase
     "eval_dataset": "VARCHAR",
     "split": "VARCHAR",
@@ -21,7 +33,7 @@ _ROW = {  # which evaluation a metric or a prediction belongs to
 
 TABLES: dict[str, dict[str, str]] = {
     # One row an experiment: one arm, head and budget on one cache and one draw.
-    "cells": {
+    "runs": {
         "key": "VARCHAR",
         "request": "VARCHAR",  # digest of what was asked; a sweep skips by it
         "results_version": "INTEGER",
@@ -72,7 +84,7 @@ TABLES: dict[str, dict[str, str]] = {
         "n_flagged": "INTEGER",  # rows taken: bought, dropped or weighed down
         "n_votes": "INTEGER",  # answers that were paid for, of all raters
         "spent": "DOUBLE",  # in units of a label's price
-        "hits_possible": "INTEGER",  # wrong labels that the budget could find at most
+        "errors_findable": "INTEGER",  # wrong labels that the budget could find at most
         "stopped": "VARCHAR",  # why no more was taken
         "n_trusted": "INTEGER",
         "n_clean_validation": "INTEGER",
@@ -88,7 +100,7 @@ TABLES: dict[str, dict[str, str]] = {
         "versions": "VARCHAR",  # JSON
     },
     "rounds": {
-        "cell": "VARCHAR",
+        "run": "VARCHAR",
         "round": "INTEGER",
         "n_bought": "INTEGER",  # in this round
         "n_bought_total": "INTEGER",
@@ -96,9 +108,9 @@ TABLES: dict[str, dict[str, str]] = {
         "n_flagged_total": "INTEGER",
         "n_votes": "INTEGER",  # in this round
         "spent_total": "DOUBLE",
-        "hits": "INTEGER",  # rows taken whose label was wrong
-        "hits_total": "INTEGER",
-        "hit_rate": "DOUBLE",  # the ledger's precision, a word that SQL keeps for itself
+        "errors_found": "INTEGER",  # rows taken whose label was wrong
+        "errors_found_total": "INTEGER",
+        "purchase_precision": "DOUBLE",  # the ledger's precision, a word that SQL keeps for itself
         "noise_left": "DOUBLE",  # of the rows that were not dropped
         "noise_estimated": "DOUBLE",  # by the confident joint; NULL where no folds were fitted
         "n_wrong_left": "INTEGER",
@@ -108,7 +120,7 @@ TABLES: dict[str, dict[str, str]] = {
     },
     # The confident joint of labels as they are and true ones, after each round that fitted folds.
     "transitions": {
-        "cell": "VARCHAR",
+        "run": "VARCHAR",
         "round": "INTEGER",
         "given": "VARCHAR",
         "true_class": "VARCHAR",
@@ -116,7 +128,7 @@ TABLES: dict[str, dict[str, str]] = {
     },
     # The ledger: every label bought, and every row dropped or weighed down.
     "queries": {
-        "cell": "VARCHAR",
+        "run": "VARCHAR",
         "round": "INTEGER",
         "rank": "INTEGER",
         "sample_id": "VARCHAR",
@@ -125,12 +137,12 @@ TABLES: dict[str, dict[str, str]] = {
         "label_before": "VARCHAR",
         "label_after": "VARCHAR",  # NULL: the row was dropped
         "truth": "VARCHAR",
-        "hit": "BOOLEAN",
+        "was_wrong": "BOOLEAN",
         "votes": "INTEGER",  # 0: nobody was asked
         "price": "DOUBLE",  # a group's is on its first row
     },
     "labels": {
-        "cell": "VARCHAR",
+        "run": "VARCHAR",
         "sample_id": "VARCHAR",
         "label": "VARCHAR",
         "observed": "VARCHAR",
@@ -148,7 +160,7 @@ TABLES: dict[str, dict[str, str]] = {
         # NULL: of all rows. Those of slices are of the last round.
         "slice_name": "VARCHAR",  # metadata column
         "slice_value": "VARCHAR",  # NULL beside a slice_name: a gap between its slices
-        "figure": "DOUBLE",
+        "value": "DOUBLE",
         "n": "INTEGER",  # rows that the figure is of; those of its class
     },
     "predictions": {
@@ -189,7 +201,7 @@ TABLES: dict[str, dict[str, str]] = {
     },
     # Cells that ended with an error and have not been run since.
     "failures": {
-        "request": "VARCHAR",  # cells.request
+        "request": "VARCHAR",  # runs.request
         "recipe": "VARCHAR",
         "dataset": "VARCHAR",
         "cache": "VARCHAR",
@@ -217,9 +229,9 @@ TABLES: dict[str, dict[str, str]] = {
 }
 
 # Tables whose rows belong to a cell and are seen only once that cell is committed.
-OF_CELLS = tuple(table for table, columns in TABLES.items() if "cell" in columns)
+OF_CELLS = tuple(table for table, columns in TABLES.items() if "run" in columns)
 
-# Columns of `cells` that say what was asked, without the two seeds: seeds are averaged within them.
+# Columns of `runs` that say what was asked, without the two seeds: seeds are averaged within them.
 SETTINGS = (
     "results_version",
     "dataset",

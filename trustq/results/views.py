@@ -20,7 +20,7 @@ TIE_TOLERANCE = 1e-9  # of the sum of sizes, as in `trustq.statistics.paired`
 def derived_views() -> dict[str, str]:
     """Name and SELECT of each derived view, in an order in which they can be created."""
     return {
-        "figures": _figures(),
+        "metric_values": _figures(),
         "seeds": _seeds(),
         "curves": _curves(),
         "paired": _paired(),
@@ -31,10 +31,10 @@ def derived_views() -> dict[str, str]:
 
 def _figures() -> str:
     # Every metric beside all that is known of its cell.
-    own = [name for name in TABLES["metrics"] if name != "cell"]
+    own = [name for name in TABLES["metrics"] if name != "run"]
     return f"""
-        SELECT {_listed(TABLES["cells"], "c")}, {_listed(own, "m")}
-        FROM metrics m JOIN cells c ON m.cell = c.key"""
+        SELECT {_listed(TABLES["runs"], "c")}, {_listed(own, "m")}
+        FROM metrics m JOIN runs c ON m.run = c.key"""
 
 
 def _seeds() -> str:
@@ -43,8 +43,8 @@ def _seeds() -> str:
     groups = _listed((*SETTINGS, "is_final", *COORDINATES))
     return f"""
         SELECT {groups}, max(round) AS round, {_over_seeds()},
-            min(figure) AS minimum, max(figure) AS maximum
-        FROM figures GROUP BY {groups}, CASE WHEN NOT is_final THEN round END"""
+            min(value) AS minimum, max(value) AS maximum
+        FROM metric_values GROUP BY {groups}, CASE WHEN NOT is_final THEN round END"""
 
 
 def _curves() -> str:
@@ -58,7 +58,7 @@ def _curves() -> str:
         SELECT {groups}, bool_and(is_final) AS is_final, avg(bought) AS n_bought_total,
             {_over_seeds()}
         FROM (SELECT f.*, {bought} AS bought
-              FROM figures f LEFT JOIN rounds r ON r.cell = f.key AND r.round = f.round)
+              FROM metric_values f LEFT JOIN rounds r ON r.run = f.key AND r.round = f.round)
         GROUP BY {groups}"""
 
 
@@ -66,13 +66,13 @@ def _over_seeds() -> str:
     # NULL seeds (an imported cache) count as one seed, hence the structs.
     def distinct(*names: str) -> str:
         struct = ", ".join(f"'{name}': {name}" for name in names)
-        return f"count(DISTINCT {{{struct}}}) FILTER (figure IS NOT NULL)"
+        return f"count(DISTINCT {{{struct}}}) FILTER (value IS NOT NULL)"
 
-    return f"""avg(figure) AS mean, stddev_samp(figure) AS sd,
+    return f"""avg(value) AS mean, stddev_samp(value) AS sd,
             {distinct("backbone_seed", "draw_seed")} AS n,
             {distinct("backbone_seed")} AS n_backbone_seeds,
             {distinct("draw_seed")} AS n_draw_seeds,
-            count(figure) AS n_cells"""
+            count(value) AS n_runs"""
 
 
 def _paired() -> str:
@@ -109,21 +109,21 @@ def _paired() -> str:
     copies = "unit = 'draw_seed' AND n > 1 AND list_max(d) - list_min(d) < 1e-12"
     return f"""
         WITH cell_pairs AS (
-            SELECT a.key AS cell, b.key AS baseline_cell, a.backbone_seed, a.draw_seed,
+            SELECT a.key AS run, b.key AS baseline_run, a.backbone_seed, a.draw_seed,
                 {_listed(MATCHED, "a")}, {purchase}, a.arm, b.arm AS baseline, a.arm_title,
                 b.arm_title AS baseline_title, a.exposure, {either},
                 [x FOR x IN [{differing}] IF x IS NOT NULL] AS differing
-            FROM cells a JOIN cells b ON {same}
+            FROM runs a JOIN runs b ON {same}
             WHERE a.arm <> b.arm
                 AND (a.score = 'none' OR b.score = 'none' OR ({same_purchase}))
         ), final_figures AS MATERIALIZED (
-            SELECT cell, {_listed(COORDINATES)}, figure FROM metrics
-            WHERE is_final AND figure IS NOT NULL
+            SELECT run, {_listed(COORDINATES)}, value FROM metrics
+            WHERE is_final AND value IS NOT NULL
         ), differences AS (
-            SELECT p.*, {_listed(COORDINATES, "f")}, f.figure - g.figure AS difference
+            SELECT p.*, {_listed(COORDINATES, "f")}, f.value - g.value AS difference
             FROM cell_pairs p
-            JOIN final_figures f ON f.cell = p.cell
-            JOIN final_figures g ON g.cell = p.baseline_cell AND {same_figure}
+            JOIN final_figures f ON f.run = p.run
+            JOIN final_figures g ON g.run = p.baseline_run AND {same_figure}
         ), units AS (
             SELECT {groups}, 'draw_seed' AS unit, draw_seed AS unit_seed,
                 avg(difference) AS difference, list(differing) AS differing
@@ -167,7 +167,7 @@ def _selective() -> str:
     """
     # Rows are grouped by a number, for a million of them are sorted, and by five texts that takes
     # twice as long. Sums of doubles are exact here, and faster than those of integers.
-    within = _listed(("cell", "round", "eval_dataset", "split", "stage"))
+    within = _listed(("run", "round", "eval_dataset", "split", "stage"))
     return f"""
         WITH blocks AS (
             SELECT hash({within}) AS place, confidence, count(*)::DOUBLE AS m,

@@ -14,13 +14,21 @@ import numpy as np
 from trustq.core.atomic_files import replacing
 from trustq.core.columns import Columns, write_parquet
 from trustq.errors import DamagedFile, InputError, NotFound
-from trustq.results.schema import COMPACTIONS, FORMAT, FORMAT_VERSION, MARKER, OF_CELLS, TABLES
+from trustq.results.schema import (
+    COMPACTIONS,
+    FORMAT,
+    FORMAT_VERSION,
+    FORMER_TABLES,
+    MARKER,
+    OF_CELLS,
+    TABLES,
+)
 
 _marking = threading.Lock()  # a temporary file is named by process, so threads take turns
 
 
 def write_part(folder: Path, tables: dict[str, Columns], *, part: str) -> None:
-    """Write one group of cells and all rows that belong to them, `cells` last.
+    """Write one group of cells and all rows that belong to them, `runs` last.
 
     `tables` maps table names of the schema to equally long columns; a column left out is NULL, a
     table without rows is not written. A part is immutable and its name is used once: see
@@ -42,7 +50,7 @@ def write_part(folder: Path, tables: dict[str, Columns], *, part: str) -> None:
                 "Write under another name, from new_part()."
             )
     with duckdb.connect() as connection:
-        for table in sorted(tables, key=lambda name: name == "cells"):
+        for table in sorted(tables, key=lambda name: name == "runs"):
             columns = tables[table]
             n = _n_rows(columns)
             if n == 0:
@@ -58,8 +66,8 @@ def join_tables(parts: Sequence[dict[str, Columns]]) -> dict[str, Columns]:
 
     A column that some of them lack is NULL there. Lists in one column are equally long.
 
-    >>> one, two = ({"cells": {"key": np.array([key])}} for key in "ab")
-    >>> join_tables([one, two])["cells"]["key"].tolist()
+    >>> one, two = ({"runs": {"key": np.array([key])}} for key in "ab")
+    >>> join_tables([one, two])["runs"]["key"].tolist()
     ['a', 'b']
     """
     joined: dict[str, Columns] = {}
@@ -85,10 +93,24 @@ def new_part(prefix: str = "part") -> str:
 def part_path(folder: Path, table: str, part: str) -> Path:
     """Where a table's part lies.
 
-    >>> part_path(Path("results"), "cells", "p1").as_posix()
-    'results/cells/p1.parquet'
+    >>> part_path(Path("results"), "runs", "p1").as_posix()
+    'results/runs/p1.parquet'
     """
     return folder / table / f"{part}.parquet"
+
+
+def stored_part(folder: Path, table: str, part: str) -> Path:
+    """Where a table's part lies, which may be a part of format 1, in a folder of another name."""
+    former = folder / FORMER_TABLES.get(table, table) / f"{part}.parquet"
+    return former if former.exists() else part_path(folder, table, part)
+
+
+def part_files(folder: Path, table: str) -> list[Path]:
+    """All whole parts of a table, of either format, sorted by name."""
+    folders = dict.fromkeys((table, FORMER_TABLES.get(table, table)))
+    paths = [path for name in folders for path in (folder / name).glob("*.parquet")]
+    # A hidden file is a part that somebody is writing.
+    return sorted((p for p in paths if not p.name.startswith(".")), key=lambda p: p.name)
 
 
 def superseded(folder: Path) -> set[str]:
@@ -125,11 +147,17 @@ def mark(folder: Path) -> None:
     """Make a folder a results folder, or check that it is one that this version can write to."""
     path = folder / MARKER
     with _marking:
-        if not path.exists():
+        if path.exists():
+            check_marker(path)
+        # Format 1 is raised before parts of today's are added, so that an older trustq says so.
+        if not path.exists() or _version(path) < FORMAT_VERSION:
             text = json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION})
             with replacing(path) as temporary:
                 temporary.write_text(text + "\n", encoding="utf-8")
-    check_marker(path)
+
+
+def _version(path: Path) -> int:
+    return int(json.loads(path.read_text(encoding="utf-8"))["format_version"])
 
 
 def check_marker(path: Path) -> None:
@@ -168,9 +196,9 @@ def _check_tables(tables: dict[str, Columns]) -> None:
         lengths = {name: len(array) for name, array in columns.items()}
         if len(set(lengths.values())) > 1:
             raise InputError(f"Columns of table {table} differ in length: {lengths}.")
-    keys: list[str] = list(tables.get("cells", {}).get("key", []))
-    if len(set(keys)) < len(keys) or len(keys) != _n_rows(tables.get("cells", {})):
-        raise InputError("Every row of table cells needs a key of its own.")
+    keys: list[str] = list(tables.get("runs", {}).get("key", []))
+    if len(set(keys)) < len(keys) or len(keys) != _n_rows(tables.get("runs", {})):
+        raise InputError("Every row of table runs needs a key of its own.")
     for table in OF_CELLS:
         if table in tables:
             _check_cells(table, tables[table], keys)
@@ -178,13 +206,13 @@ def _check_tables(tables: dict[str, Columns]) -> None:
 
 def _check_cells(table: str, columns: Columns, keys: Iterable[str]) -> None:
     # Rows in another part than their cell would never be seen.
-    if "cell" not in columns and _n_rows(columns):
-        raise InputError(f"Table {table} needs a column 'cell', the key of each row's cell.")
-    strangers = set(columns.get("cell", [])) - set(keys)
+    if "run" not in columns and _n_rows(columns):
+        raise InputError(f"Table {table} needs a column 'run', the key of each row's run.")
+    strangers = set(columns.get("run", [])) - set(keys)
     if strangers:
         raise InputError(
-            f"Table {table} has rows of cell {min(strangers, key=str)!r}, which is not in table "
-            "cells of the same part: write a cell and its rows together."
+            f"Table {table} has rows of run {min(strangers, key=str)!r}, which is not in table "
+            "runs of the same part: write a run and its rows together."
         )
 
 
