@@ -86,7 +86,7 @@ def prepare(
     from trustq import datasets
 
     if show_list:
-        for key, adapter in datasets.ADAPTERS.items():
+        for key, adapter in datasets.find_adapters().items():
             state = "unverified" if adapter.unverified else ""
             typer.echo(f"{key:<17}{state:<12}{adapter.description}")
         typer.echo("unverified: as described; no published file has been read with it.", err=True)

@@ -54,7 +54,7 @@ def test_class_missing_from_fit_keeps_its_column(name: str) -> None:
     if name in LEARNERS:
         right = head.predict(cache.features[known]) == cache.label[known]
         assert right.mean() > 0.8
-    assert 2 not in head.classes_
+    assert 2 not in head.seen_classes_
 
 
 def test_two_classes_and_one_class_have_all_columns() -> None:

@@ -273,7 +273,7 @@ def test_an_ensemble_over_seeds_refuses_other_rows(
     with pytest.raises(TrustqError, match="^An ensemble has two members or more; there are 1.$"):
         ensemble_quality([scored], cache.label, training=[training], score="self_confidence")
     with pytest.raises(
-        TrustqError, match="^k_centre is no score of probabilities alone; there are"
+        TrustqError, match="^Score .k_centre. is no score of probabilities alone; there are"
     ):
         ensemble_quality([scored], cache.label, training=[training], score="k_centre")
 

@@ -17,6 +17,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from threadpoolctl import threadpool_limits
 
 from trustq.calibration.temperature import Calibrator, TemperatureScaling, VectorScaling
+from trustq.core.plugins import Plugin, find_plugin, plugin_names
 from trustq.errors import InputError, MissingExtra, TrustqError
 from trustq.metrics.probabilities import PROBABILITY_FLOOR, _log_softmax
 
@@ -31,15 +32,19 @@ NAMES = (
 
 
 def make_calibrator(name: str, *, accept_noisy: bool = False) -> Calibrator:
-    """A calibrator by its name on the command line: one of `NAMES`.
+    """A calibrator by its name on the command line: one of `NAMES`, or a plug-in's.
 
     >>> make_calibrator("netcal-beta")
     NetcalCalibration(method='beta')
     """
+    plugin = None if name in NAMES else find_plugin("calibrators", name)
+    if plugin is not None:
+        return PluginCalibration(name, accept_noisy=accept_noisy)
     if name not in NAMES:
+        known = (*NAMES, *plugin_names("calibrators", taken=NAMES))
         raise InputError(
-            f"calibrator {name!r} is unknown: expected one of {', '.join(NAMES)}.",
-            expected=NAMES,
+            f"calibrator {name!r} is unknown: expected one of {', '.join(known)}.",
+            expected=known,
             found=name,
         )
     library, _, method = name.partition("-")
@@ -156,13 +161,56 @@ class SklearnCalibration(_OfProbabilities):
         frozen = FrozenEstimator(_Logits().fit(logits, labels))
         self.model_ = CalibratedClassifierCV(frozen, method=self.method, cv=[(rows, rows)])
         self.model_.fit(logits, labels)
-        self.classes_ = np.unique(labels)
+        self.seen_classes_ = np.unique(labels)
         return self
 
     def _map(self, logits: np.ndarray) -> np.ndarray:
         probs = np.zeros(logits.shape)
-        probs[:, self.classes_] = self.model_.predict_proba(logits)
+        probs[:, self.seen_classes_] = self.model_.predict_proba(logits)
         return probs
+
+
+class PluginCalibration(_OfProbabilities):
+    """A calibrator of another package, by its name under the entry points trustq.calibrators.
+
+    The entry point is called and gives an object with `fit(logits, labels)`, labels as columns, and
+    `predict_proba(logits)`, (n, k).
+    """
+
+    model_: Any
+
+    def __init__(self, name: str, *, accept_noisy: bool = False) -> None:
+        self.name = name
+        self.accept_noisy = accept_noisy
+
+    def fit(
+        self, logits: np.ndarray, labels: np.ndarray, *, labels_used: str = "clean"
+    ) -> "PluginCalibration":
+        """Fit on rows that trained nothing; returns the estimator."""
+        plugin = self._plugin()
+        logits, labels = self._checked_fit(logits, labels, labels_used)
+        model = plugin.load()()
+        plugin.require(
+            hasattr(model, "fit") and hasattr(model, "predict_proba"),
+            "calibrator with fit and predict_proba",
+        )
+        model.fit(logits.copy(), labels.copy())
+        self.model_ = model
+        return self
+
+    def _map(self, logits: np.ndarray) -> np.ndarray:
+        probs = np.asarray(self.model_.predict_proba(logits.copy()), dtype=np.float64)
+        self._plugin().require(
+            probs.shape == logits.shape and bool(np.isfinite(probs).all()),
+            f"finite probabilities of shape {logits.shape}",
+        )
+        return probs
+
+    def _plugin(self) -> Plugin:
+        plugin = find_plugin("calibrators", self.name)
+        if plugin is None:
+            raise InputError(f"There is no plug-in calibrator {self.name!r}.", found=self.name)
+        return plugin
 
 
 class _Logits(ClassifierMixin, BaseEstimator):

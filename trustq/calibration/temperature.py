@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 from scipy import optimize
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from trustq.errors import DishonestError, InputError
@@ -42,12 +42,14 @@ class DegenerateCalibrationWarning(UserWarning):
     """The fitting rows do not determine a temperature, or only a questionable one."""
 
 
-class Calibrator(ABC, BaseEstimator):
+class Calibrator(ClassifierMixin, BaseEstimator, ABC):
     """What all calibrators share: the check of labels and columns, and probabilities from logits.
 
-    `accept_noisy` lets labels be used that are known to be noisy.
+    `accept_noisy` lets labels be used that are known to be noisy. Labels are columns of the logits,
+    or names of which there are as many as columns, in their sorted order; `classes_` has them.
     """
 
+    classes_: np.ndarray
     labels_used_: str
     n_features_in_: int
 
@@ -62,6 +64,15 @@ class Calibrator(ABC, BaseEstimator):
         array([[0.75, 0.25]])
         """
         return np.exp(_log_softmax(self.transform(logits)))
+
+    def predict(self, logits: np.ndarray) -> np.ndarray:
+        """The most probable label of each row, (n,).
+
+        >>> logits = np.array([[2.0, 0.0], [0.0, 2.0], [0.0, 1.0]])
+        >>> TemperatureScaling().fit(logits, ["mel", "nv", "mel"]).predict(logits).tolist()
+        ['mel', 'nv', 'nv']
+        """
+        return np.asarray(self.classes_[self.predict_proba(logits).argmax(axis=1)])
 
     @abstractmethod
     def transform(self, logits: np.ndarray) -> np.ndarray:
@@ -85,6 +96,15 @@ class Calibrator(ABC, BaseEstimator):
                 "matrix, or pass accept_noisy=True."
             )
         logits = checked_logits(logits)
+        labels, k = np.asarray(labels), logits.shape[1]
+        self.classes_ = np.arange(k)
+        if labels.dtype.kind in "OUS":
+            self.classes_, labels = np.unique(labels, return_inverse=True)
+            if len(self.classes_) != k:
+                raise InputError(
+                    f"labels name {len(self.classes_)} classes, and logits has {k} columns: pass "
+                    "the column of each label."
+                )
         labels = checked_labels(labels, *logits.shape, beside="logits")
         self.n_features_in_ = logits.shape[1]
         self.labels_used_ = labels_used

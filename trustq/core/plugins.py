@@ -1,6 +1,6 @@
 """Plug-ins: what other installed packages add under the entry points `trustq.KIND`."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -68,12 +68,6 @@ def plugin_names(kind: str, *, taken: Collection[str] = ()) -> tuple[str, ...]:
             "package must use another name."
         )
     return tuple(found)
-
-
-def plugin_identity(kind: str, name: str, *, built_in: Callable[[str], bool]) -> dict[str, str]:
-    """`{"KIND NAME": "PACKAGE VERSION"}` of a plug-in, nothing for what is built in or unknown."""
-    found = None if built_in(name) else find_plugin(kind, name)
-    return {} if found is None else {f"{kind} {name}": found.identity}
 
 
 @cache  # looking through all installed packages takes milliseconds

@@ -12,6 +12,7 @@ from trustq.core import columns as tables
 from trustq.core.digest import digest_array, digest_bytes, digest_json
 from trustq.core.generators import generator
 from trustq.core.label_sheets import read_sheet
+from trustq.core.plugins import Plugin, find_plugin, plugin_names
 from trustq.errors import InputError
 
 FLIP_SPREAD = 0.1  # of a row's own flip rate about the asked one, as in Xia et al.'s code
@@ -40,7 +41,7 @@ def parse_noise(spec: str, *, classes: tuple[str, ...]) -> Noise:
     k = len(classes)
     if spec == "none":
         return Noise(spec, np.eye(k))
-    if kind in BY_ROW and argument:
+    if depends_on_row(spec) and (argument or kind not in BY_ROW):
         raise InputError(
             f"Noise {spec!r} depends on each row and has no matrix; only `trustq repair` draws it, "
             "on a cache."
@@ -56,7 +57,7 @@ def parse_noise(spec: str, *, classes: tuple[str, ...]) -> Noise:
         return Noise(spec, _matrix_of_toml(text, classes, source=f"packaged noise {spec}"))
     raise InputError(
         f"Unknown label noise {spec!r}; expected none, symmetric:RATE, instance:RATE, matrix:FILE, "
-        f"file:FILE or one of the packaged: {', '.join(names)}."
+        f"file:FILE or one of the packaged: {', '.join((*names, *plugin_names('noise')))}."
     )
 
 
@@ -89,6 +90,24 @@ def draw_noise(
 
 
 BY_ROW = ("instance", "file")
+MATRICES = ("none", "symmetric", "matrix")
+
+
+def depends_on_row(spec: str) -> bool:
+    """Whether a noise has no matrix, for it depends on the row: `instance`, `file`, a plug-in's.
+
+    >>> depends_on_row("instance:0.2"), depends_on_row("symmetric:0.2")
+    (True, False)
+    """
+    return spec.partition(":")[0] in BY_ROW or noise_plugin(spec) is not None
+
+
+def noise_plugin(spec: str) -> Plugin | None:
+    """The plug-in that draws a noise, `NAME` or `NAME:ARGUMENT`; None for trustq's own."""
+    kind = spec.partition(":")[0]
+    if kind in (*BY_ROW, *MATRICES) or spec in packaged_noise():
+        return None
+    return find_plugin("noise", kind)
 
 
 @dataclass(frozen=True)
@@ -139,9 +158,51 @@ def observe_labels(
             )
         observed = np.array(own, dtype=labels.dtype)[:, 0]
         return ObservedLabels(observed, digest_array(observed))
+    plugin = noise_plugin(spec)
+    if plugin is not None:
+        return _of_plugin(
+            plugin,
+            labels,
+            argument=argument,
+            classes=classes,
+            features=features,
+            groups=groups,
+            rng=generator(seed, "noise"),
+        )
     noise = parse_noise(spec, classes=classes)
     observed = draw_noise(labels, noise=noise, seed=seed, groups=groups)
     return ObservedLabels(observed, digest_array(noise.matrix))
+
+
+def _of_plugin(
+    plugin: Plugin,
+    labels: np.ndarray,
+    *,
+    argument: str,
+    classes: tuple[str, ...],
+    features: np.ndarray,
+    groups: np.ndarray | None,
+    rng: np.random.Generator,
+) -> ObservedLabels:
+    drawn = np.asarray(
+        plugin.load()(
+            labels.copy(),
+            argument=argument,
+            classes=classes,
+            features=features.copy(),
+            groups=None if groups is None else groups.copy(),
+            rng=rng,
+        )
+    )
+    plugin.require(
+        drawn.shape == labels.shape
+        and drawn.dtype.kind in "iu"
+        and bool(((drawn >= 0) & (drawn < len(classes))).all()),
+        f"class indices of shape {labels.shape} below {len(classes)}",
+    )
+    return ObservedLabels(
+        drawn.astype(labels.dtype), digest_json([plugin.kind, plugin.name, plugin.identity])
+    )
 
 
 def _draw_by_instance(

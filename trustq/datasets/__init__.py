@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trustq.core.plugins import find_plugin, plugin_names
 from trustq.errors import InputError, NotFound
 
 if TYPE_CHECKING:  # numpy and DuckDB stay out of `trustq --help`
@@ -138,7 +139,7 @@ def prepare(
 ) -> "Manifest":
     """Make the manifest of a data set, write it to `out` (Parquet) and return it.
 
-    `name` is one of `ADAPTERS` and `options` are that adapter's; `root` is the folder with the
+    `name` is one of `find_adapters()`, `options` are that adapter's; `root` is the folder with the
     published files. Rows are split by group, stratified by label, into train, val and test of
     `fractions`, unless the data set or `splits_file` (`sample_id` and `split` of every row) says
     how. `split` is `made`, `published` (the data set's own parts; its training part gives those
@@ -226,14 +227,36 @@ def prepare(
     return manifest
 
 
+def find_adapters() -> dict[str, Adapter]:
+    """All adapters by name: ADAPTERS, then those of plug-ins.
+
+    A plug-in names a module with `read_rows(root, **options)`, whose first line says what it reads;
+    `OPTIONS` and `NEEDS_ROOT` are those of `Adapter`.
+    """
+    found = dict(ADAPTERS)
+    for name in plugin_names("datasets", taken=ADAPTERS):
+        plugin = find_plugin("datasets", name)
+        assert plugin is not None
+        module = plugin.load()
+        plugin.require(callable(getattr(module, "read_rows", None)), "module with read_rows")
+        found[name] = Adapter(
+            f"{(module.__doc__ or plugin.title).strip().splitlines()[0]} ({plugin.identity})",
+            module.__name__,
+            needs_root=getattr(module, "NEEDS_ROOT", True),
+            options=tuple(getattr(module, "OPTIONS", ())),
+        )
+    return found
+
+
 def _adapter(name: str, options: Iterable[str]) -> Adapter:
-    if name not in ADAPTERS:
+    known = ADAPTERS if name in ADAPTERS else find_adapters()
+    if name not in known:
         raise InputError(
-            f"Unknown data set {name!r}; known are {', '.join(ADAPTERS)}.",
-            expected=ADAPTERS,
+            f"Unknown data set {name!r}; known are {', '.join(known)}.",
+            expected=known,
             found=name,
         )
-    adapter = ADAPTERS[name]
+    adapter = known[name]
     foreign = [option for option in options if option not in adapter.options]
     if foreign:
         has = f"its options are {_flags(adapter.options)}" if adapter.options else "it has none"

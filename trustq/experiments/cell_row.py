@@ -17,7 +17,13 @@ from trustq.repair.arms import Arm, parse_arm
 from trustq.repair.loop import Loop
 from trustq.repair.metadata import weights_text
 from trustq.repair.rounds import Round
-from trustq.repair.settings import head_settings, policy_settings, title_of
+from trustq.repair.settings import (
+    head_settings,
+    plugin_settings,
+    plugins_of,
+    policy_settings,
+    title_of,
+)
 from trustq.store.format import SEEN_SELECTION
 
 
@@ -114,7 +120,7 @@ def cell_row(
         "head_bytes": head.n_bytes if head else None,
         "microseconds_per_row": loop.microseconds_per_row,
         "created": datetime.now(UTC).isoformat("T", "seconds"),
-        "versions": json.dumps(_versions()),
+        "versions": json.dumps(_versions() | _plugin_versions(arm, sweep)),
     }
 
 
@@ -140,7 +146,12 @@ def _refit(arm: Arm, sweep: SweepRecipe) -> str:
     return "backbone" if arm.score == "none" else "none"
 
 
-@remember  # reading the metadata of five packages takes 20 ms
+@remember  # reading the metadata of packages takes 20 ms
 def _versions() -> dict[str, str]:
-    names = ("trustq", "numpy", "scikit-learn", "cleanlab", "xgboost")
+    names = ("trustq", "numpy", "scikit-learn", "xgboost")
     return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def _plugin_versions(arm: Arm, sweep: SweepRecipe) -> dict[str, str]:
+    used = plugin_settings(sweep).get("plugins", {}) | plugins_of(arm, sweep)
+    return dict(identity.rsplit(" ", 1) for identity in used.values())

@@ -34,6 +34,7 @@ from trustq.repair.settings import (
     file_digests,
     group_cells,
     head_settings,
+    plugin_settings,
     shared_settings,
 )
 from trustq.repair.setup import Experiment, draw_experiment
@@ -334,5 +335,6 @@ def _shared_key(experiment: Experiment, sweep: SweepRecipe, externals: tuple[Cac
             "externals": sorted(cache.content_digest for cache in externals),
         }
         | calibrator_setting(sweep)
+        | plugin_settings(sweep)
         | metadata_setting(experiment.cache, externals, sweep=sweep)
     )

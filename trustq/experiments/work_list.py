@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trustq.data.noise import parse_noise
+from trustq.data.noise import depends_on_row, parse_noise
 from trustq.errors import InputError
 from trustq.experiments.run import request_digest, require_distinct, setting_digest
 from trustq.recipes import Recipe
@@ -98,7 +98,7 @@ def plan_sweep(
             posed = pose(cache, externals, sweep=sweep)
             fitted_rows(cache, sweep=sweep)
             # Noise of stored rows, of features or of a file is checked where its rows are known.
-            if sweep.noise.partition(":")[0] not in ("auto", "stored", "instance", "file"):
+            if sweep.noise not in ("auto", "stored") and not depends_on_row(sweep.noise):
                 parse_noise(sweep.noise, classes=posed.cache.classes)
             own = posed.externals
             setting = setting_digest(cache, externals=own, sweep=sweep)

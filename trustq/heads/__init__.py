@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from trustq.core.plugins import find_plugin, plugin_names
 from trustq.errors import InputError
 from trustq.heads.boosted import PRESETS, BoostedHead
-from trustq.heads.classic import KINDS, ClassicHead
+from trustq.heads.classic import KINDS, ClassicHead, takes_weights
 from trustq.heads.feature_cache import SharedFeatures, cores
 from trustq.heads.linear import LinearHead, PenaltyPath, fit_penalty_path, fit_together
 from trustq.heads.multinomial import MultinomialFits, fit_multinomial
@@ -26,6 +27,7 @@ __all__ = [
     "fit_multinomial",
     "fit_penalty_path",
     "make_head",
+    "takes_weights",
 ]
 
 
@@ -36,7 +38,7 @@ class Head(Protocol):
     is 0 for rows that the head must not learn from.
     """
 
-    classes_: np.ndarray  # classes that the fit saw
+    seen_classes_: np.ndarray  # columns whose class the fit saw
 
     def fit(self, features: np.ndarray | SharedFeatures, labels: np.ndarray, **options: Any) -> Any:
         """Fit on (n, d) features and (n,) class indices."""
@@ -58,16 +60,20 @@ _HEADS: dict[str, Any] = {
 
 
 def make_head(name: str, *, n_classes: int, **settings: Any) -> Head:
-    """A fresh head by its name; raises `TrustqError` for an unknown one.
+    """A fresh head by its name, a plug-in's too; raises `TrustqError` for an unknown one.
 
     >>> make_head("linear", n_classes=3, C=0.1)
     LinearHead(C=0.1, n_classes=3)
     """
-    if name not in _HEADS:
+    make = _HEADS.get(name)
+    if make is None and find_plugin("heads", name) is not None:
+        make = partial(ClassicHead, kind=name)
+    if make is None:
+        known = (*_HEADS, *plugin_names("heads", taken=_HEADS))
         raise InputError(
-            f"Unknown head {name!r}; there are {', '.join(_HEADS)}.", expected=_HEADS, found=name
+            f"Unknown head {name!r}; there are {', '.join(known)}.", expected=known, found=name
         )
-    head: Head = _HEADS[name](n_classes=n_classes, **settings)
+    head: Head = make(n_classes=n_classes, **settings)
     return head
 
 

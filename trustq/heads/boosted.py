@@ -3,9 +3,9 @@
 from typing import Any, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
 
 from trustq.errors import InputError
+from trustq.heads.estimator import HeadEstimator
 from trustq.heads.feature_cache import SharedFeatures, one_blas_thread
 
 # Presets by name of head, over the defaults below. `xgboost_study` is what the HAM10000 study used.
@@ -23,7 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class BoostedHead(ClassifierMixin, BaseEstimator):
+class BoostedHead(HeadEstimator):
     """XGBoost on features; validation rows, where given, stop it early.
 
     Settings are XGBoost's. Bin edges come from all rows of the features, of which a fit may learn
@@ -40,7 +40,7 @@ class BoostedHead(ClassifierMixin, BaseEstimator):
     def __init__(
         self,
         *,
-        n_classes: int,
+        n_classes: int | None = None,
         trees: int = 200,
         learning_rate: float = 0.1,
         max_depth: int = 4,
@@ -72,25 +72,27 @@ class BoostedHead(ClassifierMixin, BaseEstimator):
 
     def fit(
         self,
-        features: np.ndarray | SharedFeatures,
-        labels: np.ndarray,
-        *,
+        X: Any,
+        y: Any,
         sample_weight: np.ndarray | None = None,
         validation: tuple[np.ndarray, np.ndarray] | None = None,
         **_: Any,
     ) -> Self:
-        """Fit on (n, d) features and (n,) class indices; `validation` holds both of other rows.
+        """Fit on (n, d) features and (n,) labels; `validation` holds both of other rows.
 
+        Labels of validation rows are columns, as class indices are.
         `sample_weight`, (n,), is 0 for rows that the fit must not learn from. Shared features are
         binned once, whatever is fitted on them. Raises `TrustqError` where there are fewer features
         or rows than `components`.
         """
         import xgboost
 
+        features, labels = self._taught(X, y)
         shared = features if isinstance(features, SharedFeatures) else SharedFeatures(features)
-        weights = np.ones(len(labels)) if sample_weight is None else np.asarray(sample_weight)
+        given = self._weighed(sample_weight, len(labels))
+        weights = np.ones(len(labels)) if given is None else given
         weights = weights.astype(np.float32)
-        self.classes_ = np.unique(labels[weights > 0])
+        self.seen_classes_ = np.unique(labels[weights > 0])
         self.axes_: np.ndarray | None = None
         if self.components:
             self._find_axes(shared.features[weights > 0])
@@ -119,11 +121,7 @@ class BoostedHead(ClassifierMixin, BaseEstimator):
         margins = self.booster_.inplace_predict(
             self._seen(features), predict_type="margin", iteration_range=(0, self.n_trees_)
         )
-        return np.asarray(margins, dtype=np.float64).reshape(len(features), self.n_classes)
-
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """Class indices, (n,)."""
-        return self.predict_logits(features).argmax(axis=1)
+        return np.asarray(margins, dtype=np.float64).reshape(len(features), self.n_columns)
 
     @property
     def n_bytes(self) -> int:
@@ -137,7 +135,7 @@ class BoostedHead(ClassifierMixin, BaseEstimator):
             del own[name]
         return own | {
             "objective": "multi:softprob",
-            "num_class": self.n_classes,
+            "num_class": self.n_columns,
             "tree_method": "hist",
             "nthread": 1,  # sums, and so trees, depend on the number of threads
             "verbosity": 0,

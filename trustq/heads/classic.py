@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import has_fit_parameter
 
+from trustq.core.plugins import find_plugin
 from trustq.errors import InputError
+from trustq.heads.estimator import HeadEstimator
 from trustq.heads.feature_cache import SharedFeatures, one_blas_thread
 from trustq.heads.linear import ABSENT_LOG_PROBABILITY
 from trustq.metrics.probabilities import softmax
@@ -16,14 +18,15 @@ UNWEIGHED = ("knn", "centroid", "lda")  # leave rows out, but cannot weigh them
 SMOOTHING = 1e-3  # share of the prior mixed into probabilities: k neighbours alone give zeros
 
 
-class ClassicHead(ClassifierMixin, BaseEstimator):
+class ClassicHead(HeadEstimator):
     """One of scikit-learn's classifiers as a head, by its `kind`.
 
     `knn` is 15 neighbours by votes, `centroid` the nearest class mean, `lda` linear discriminants
     of shrunk covariance, `ridge` least squares on one-hot labels, whose flat probabilities need a
     temperature, `mlp` one layer of 256 with balanced class weights and early stopping on a tenth of
-    its rows, `majority` the shares of the classes, `prior` a class drawn by these shares. Features
-    are float32 (n, d), best standardised; probabilities are mixed with .1 % of the prior.
+    its rows, `majority` the shares of the classes, `prior` a class drawn by these shares, or the
+    name of a plug-in. Features are float32 (n, d), best standardised; probabilities are mixed with
+    .1 % of the prior.
 
     >>> features = np.repeat(np.eye(3), 20, axis=0)
     >>> head = ClassicHead(kind="knn", n_classes=4).fit(features, np.repeat([0, 1, 3], 20))
@@ -31,42 +34,45 @@ class ClassicHead(ClassifierMixin, BaseEstimator):
     [0, 1, 3]
     """
 
-    def __init__(self, *, n_classes: int, kind: str, seed: int = 0) -> None:
+    def __init__(self, *, kind: str, n_classes: int | None = None, seed: int = 0) -> None:
         self.n_classes = n_classes
         self.kind = kind
         self.seed = seed
 
     def fit(
         self,
-        features: np.ndarray | SharedFeatures,
-        labels: np.ndarray,
-        *,
+        X: Any,
+        y: Any,
         sample_weight: np.ndarray | None = None,
         **_: Any,
     ) -> Self:
-        """Fit on (n, d) features and (n,) class indices; `sample_weight`, 0, leaves rows out.
+        """Fit on (n, d) features and (n,) labels; `sample_weight`, 0, leaves rows out.
 
         Raises `TrustqError` for weights other than 0 and 1 where the kind takes none: neighbours,
         class means, linear discriminants.
         """
+        features, labels = self._taught(X, y)
         matrix = features.features if isinstance(features, SharedFeatures) else features
-        weights = np.ones(len(labels)) if sample_weight is None else np.asarray(sample_weight)
+        given = self._weighed(sample_weight, len(labels))
+        weights = np.ones(len(labels)) if given is None else given
         used = weights != 0
         weights = weights[used].astype(np.float64)
         is_weighed = bool((weights != 1).any())
-        if is_weighed and self.kind in UNWEIGHED:
+        if is_weighed and not takes_weights(self.kind):
             raise InputError(f"The {self.kind} head takes weights of 0 and 1 alone.")
-        self.classes_, of_class = np.unique(labels[used], return_inverse=True)
+        self.seen_classes_, of_class = np.unique(labels[used], return_inverse=True)
         counts = np.bincount(of_class, weights=weights)
         self.prior_ = counts / counts.sum()
         self.model_ = None
-        if len(self.classes_) > 1 and self.kind != "majority":
+        if len(self.seen_classes_) > 1 and self.kind != "majority":
             own: dict[str, Any] = {"sample_weight": weights} if is_weighed else {}
             if self.kind == "mlp":
                 mean = counts.sum() / (len(counts) * counts)  # as scikit-learn's `balanced`
                 own["sample_weight"] = weights * mean[of_class]
             with one_blas_thread():
-                model = _MODELS[self.kind](self.seed)
+                model = _maker(self.kind)(self.seed)
+                if self.kind == "knn":
+                    model.n_neighbors = min(model.n_neighbors, int(used.sum()))
                 self.model_ = model.fit(matrix[used], labels[used], **own)
         return self
 
@@ -77,13 +83,9 @@ class ClassicHead(ClassifierMixin, BaseEstimator):
             with one_blas_thread():
                 own = self._probabilities(features)
             probs = (1 - SMOOTHING) * own + SMOOTHING * self.prior_
-        logits = np.full((len(features), self.n_classes), ABSENT_LOG_PROBABILITY)
-        logits[:, self.classes_] = np.log(probs)
+        logits = np.full((len(features), self.n_columns), ABSENT_LOG_PROBABILITY)
+        logits[:, self.seen_classes_] = np.log(probs)
         return logits
-
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """Class indices, (n,)."""
-        return self.predict_logits(features).argmax(axis=1)
 
     @property
     def n_bytes(self) -> int:
@@ -148,3 +150,33 @@ _MODELS: dict[str, Callable[[int], Any]] = {
     "mlp": _network,
     "prior": _drawn,
 }
+
+
+def takes_weights(kind: str) -> bool:
+    """Whether a head of this name can weigh its rows, rather than only leave them out."""
+    if kind in _MODELS or find_plugin("heads", kind) is None:
+        return kind not in UNWEIGHED
+    return bool(has_fit_parameter(_maker(kind)(0), "sample_weight"))
+
+
+def _maker(kind: str) -> Callable[[int], Any]:
+    """What makes a classifier from a seed; a plug-in's is a function of the seed that returns one.
+
+    Raises `TrustqError` for an unknown kind.
+    """
+    if kind in _MODELS:
+        return _MODELS[kind]
+    plugin = find_plugin("heads", kind)
+    if plugin is None:
+        raise InputError(f"Unknown kind {kind!r}; there are {', '.join(KINDS)}.", expected=KINDS)
+    make = plugin.load()
+
+    def made(seed: int) -> Any:
+        model = make(seed)
+        plugin.require(
+            hasattr(model, "fit") and hasattr(model, "predict_proba"),
+            "classifier with fit and predict_proba",
+        )
+        return model
+
+    return made

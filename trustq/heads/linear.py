@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 
 from trustq.errors import InputError, TrustqError
+from trustq.heads.estimator import HeadEstimator
 from trustq.heads.feature_cache import SharedFeatures, products
 from trustq.heads.multinomial import MultinomialFits, fit_multinomial
 from trustq.metrics.probabilities import log_softmax
@@ -18,22 +18,26 @@ from trustq.metrics.probabilities import log_softmax
 ABSENT_LOG_PROBABILITY = np.log(1e-12)
 
 
-class LinearHead(ClassifierMixin, BaseEstimator):
+class LinearHead(HeadEstimator):
     """Logistic regression on features, with a column for every class even if the fit lacked it.
 
-    `C` is scikit-learn's inverse penalty; `max_iter` bounds the evaluations of the objective.
-    Features are float32 (n, d), best standardised.
+    `C` is scikit-learn's inverse penalty; `max_iter` bounds the evaluations of the objective;
+    `class_weight` is `balanced`, a dict by label, or an array by column.
+    Features are float32 (n, d), best standardised. Labels are of any kind; with `n_classes` they
+    are class indices, and classes that the fit lacks have a column too.
 
     >>> features = np.array([[0.0], [1.0], [2.0], [3.0]], dtype=np.float32)
     >>> head = LinearHead(n_classes=3, C=1.0).fit(features, np.array([0, 0, 2, 2]))
     >>> head.predict_logits(features).argmax(axis=1).tolist()
     [0, 0, 2, 2]
+    >>> LinearHead().fit(features, ["nv", "nv", "mel", "mel"]).predict([[0.5]]).tolist()
+    ['nv']
     """
 
     def __init__(
         self,
         *,
-        n_classes: int,
+        n_classes: int | None = None,
         C: float = 1.0,
         max_iter: int = 2000,
         class_weight: Any = None,
@@ -45,16 +49,16 @@ class LinearHead(ClassifierMixin, BaseEstimator):
 
     def fit(
         self,
-        features: np.ndarray | SharedFeatures,
-        labels: np.ndarray,
-        *,
+        X: Any,
+        y: Any,
         sample_weight: np.ndarray | None = None,
         **_: Any,
     ) -> Self:
-        """Fit on (n, d) features and (n,) class indices; raises `TrustqError` if not converged."""
-        weights = None if sample_weight is None else np.asarray(sample_weight)[None]
+        """Fit on (n, d) features and (n,) labels; raises `TrustqError` if not converged."""
+        features, columns = self._taught(X, y)
+        weights = self._weighed(sample_weight, len(columns))
         shared = features if isinstance(features, SharedFeatures) else SharedFeatures(features)
-        fit_together([self], shared, np.asarray(labels)[None], used=weights)
+        fit_together([self], shared, columns[None], used=None if weights is None else weights[None])
         return self
 
     def predict_logits(self, features: np.ndarray) -> np.ndarray:
@@ -66,18 +70,29 @@ class LinearHead(ClassifierMixin, BaseEstimator):
             logits[:, absent] = highest + ABSENT_LOG_PROBABILITY
         return logits
 
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """Class indices, (n,)."""
-        return self.predict_logits(features).argmax(axis=1)
-
     @property
     def n_bytes(self) -> int:
         """Bytes of coefficients and intercepts."""
         return int(self.coef_.nbytes + self.intercept_.nbytes)
 
+    @property
+    def n_iter_(self) -> int:
+        """Evaluations of the objective, as scikit-learn calls them."""
+        return self.n_evaluations_
+
+    @property
+    def class_weights(self) -> Any:
+        """`class_weight` as the solver takes it: by column, or balanced, or None."""
+        if not isinstance(self.class_weight, dict):
+            return self.class_weight
+        return np.array([self.class_weight.get(label, 1.0) for label in self.classes_.tolist()])
+
     def _take(self, fits: MultinomialFits, i: int) -> Self:
         self.coef_, self.intercept_ = fits.coef[i], fits.intercept[i]
-        self.classes_ = np.flatnonzero(fits.present[i])
+        self.seen_classes_ = np.flatnonzero(fits.present[i])
+        self.n_features_in_ = self.coef_.shape[1]
+        if self.n_classes is not None:
+            self.classes_ = np.arange(self.n_classes)
         self._memory = fits.memory[i]  # quickens a fit that starts from this one
         self.n_evaluations_ = int(fits.n_evaluations[i])
         return self
@@ -106,10 +121,10 @@ def fit_together(
         fits = fit_multinomial(
             features,
             labels,
-            n_classes=heads[0].n_classes,
+            n_classes=heads[0].n_columns,
             penalties=penalties,
             weights=used,
-            class_weights=heads[0].class_weight,
+            class_weights=heads[0].class_weights,
             start=None if start is None else _solutions(start),
             max_evaluations=heads[0].max_iter,
         )

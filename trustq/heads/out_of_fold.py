@@ -188,7 +188,7 @@ def _predicted(
     scorable = np.zeros(len(observed), dtype=bool)
     for rows, head in zip(held_out, heads, strict=False):  # a head of all rows may be the last
         logits[rows] = head.predict_logits(features[rows])
-        scorable[rows] = np.isin(observed[rows], head.classes_)
+        scorable[rows] = np.isin(observed[rows], head.seen_classes_)
     return _build(training, logits, observed, training.fold, scorable, source="head")
 
 

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from trustq.core.plugins import find_plugin, plugin_names
 from trustq.errors import InputError, NotFound
 from trustq.recipes.schema import ExtractRecipe, Recipe, SweepRecipe
 
@@ -261,8 +262,10 @@ def _checked(part: str, key: str, value: Any, where: str) -> Any:
             return tuple(items)
     elif _is(value, kind):
         value = float(value) if kind is float else value
-        choices = _metadata(part, key)["choices"]
-        if choices and value not in choices:
+        told = _metadata(part, key)
+        choices = told["choices"]
+        if choices and value not in choices and not _is_plugin(told["plugins"], value):
+            choices = (*choices, *(plugin_names(told["plugins"]) if told["plugins"] else ()))
             raise InputError(
                 f"{where}: {key} is {value!r}, expected one of {', '.join(choices)}"
                 f"{_nearest(value, choices)}.",
@@ -273,6 +276,10 @@ def _checked(part: str, key: str, value: Any, where: str) -> Any:
     grid = part == "sweep" and isinstance(value, list) and get_origin(kind) is not tuple and value
     hint = " A list is a grid, which `trustq sweep` runs." if grid else ""
     raise InputError(f"{where}: {key} is {value!r}, expected {_named(kind)}.{hint}")
+
+
+def _is_plugin(kind: str, name: str) -> bool:
+    return bool(kind) and find_plugin(kind, name) is not None
 
 
 def _is(value: Any, kind: Any) -> bool:

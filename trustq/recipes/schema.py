@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-def setting(default: Any, meaning: str, *choices: str) -> Any:
-    """A field with its meaning and, where the values are few, the values."""
+def setting(default: Any, meaning: str, *choices: str, plugins: str = "") -> Any:
+    """A field with its meaning and, where the values are few, the values.
+
+    `plugins` is the kind of plug-ins whose names are values too.
+    """
     make = {"default_factory": default} if callable(default) else {"default": default}
-    return field(**make, metadata={"meaning": meaning, "choices": choices})
+    return field(**make, metadata={"meaning": meaning, "choices": choices, "plugins": plugins})
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,7 @@ class SweepRecipe:
         "classifier on features; balanced: linear, class weights; backbone: cached logits",
         *("linear", "balanced", "xgboost", "xgboost_study", "knn", "centroid", "lda", "ridge"),
         *("mlp", "majority", "prior", "backbone"),
+        plugins="heads",
     )
     regularisation: str = setting("auto", "linear: scikit-learn's C; auto = chosen on validation")
     trees: int = setting(200, "xgboost: trees at most; validation stops them earlier")
@@ -189,6 +193,7 @@ class SweepRecipe:
         *("temperature", "vector"),
         *("netcal-isotonic", "netcal-beta", "netcal-histogram", "netcal-bbq", "netcal-enir"),
         *("sklearn-sigmoid", "sklearn-isotonic"),  # its temperature is ours, and needs 1.8
+        plugins="calibrators",
     )
     # Columns of metadata, which caches lack: labels, rows to fit on, weights, slices.
     metadata: tuple[str, ...] = setting(

@@ -6,8 +6,10 @@ from typing import Any
 
 from trustq.calibration.registry import require_library
 from trustq.core.digest import digest_bytes
+from trustq.core.plugins import Plugin, find_plugin
+from trustq.data.noise import noise_plugin
 from trustq.errors import InputError, NotFound
-from trustq.heads.classic import UNWEIGHED
+from trustq.heads import takes_weights
 from trustq.recipes import SweepRecipe
 from trustq.repair.arms import Arm, parse_arm, round_sizes, with_references
 from trustq.repair.metadata import check_metadata
@@ -53,7 +55,12 @@ def group_cells(sweep: SweepRecipe) -> list[tuple[Arm, str]]:
 
 def shared_settings(sweep: SweepRecipe) -> dict[str, Any]:
     """What a recipe asks of every cell, whatever its arm; JSON."""
-    return _of_all_cells(sweep) | head_settings(sweep) | calibrator_setting(sweep)
+    return (
+        _of_all_cells(sweep)
+        | head_settings(sweep)
+        | calibrator_setting(sweep)
+        | plugin_settings(sweep)
+    )
 
 
 def file_digests(sweep: SweepRecipe) -> dict[str, str]:
@@ -128,7 +135,7 @@ _WEIGHED = "linear, balanced, xgboost, ridge, mlp"  # the rest of them has nothi
 def _unweighed(sweep: SweepRecipe, *, ensemble: bool) -> str:
     """The first head that takes no weights of rows; empty where all do."""
     heads = (sweep.head, *(sweep.ensemble if ensemble else ()))
-    return next((name for name in heads if name in UNWEIGHED), "")
+    return next((name for name in heads if not takes_weights(name)), "")
 
 
 def arm_settings(arm: Arm, sweep: SweepRecipe) -> dict[str, Any]:
@@ -144,7 +151,36 @@ def arm_settings(arm: Arm, sweep: SweepRecipe) -> dict[str, Any]:
         named["ensemble"] = list(sweep.ensemble)
         if settings := _ensemble_settings(sweep):
             named["ensemble_settings"] = settings
+    # Another version of a plug-in may give other numbers.
+    if plugins := plugins_of(arm, sweep):
+        named["plugins"] = plugins
     return named
+
+
+def plugin_settings(sweep: SweepRecipe) -> dict[str, dict[str, str]]:
+    """Packages and versions of the plug-ins that every cell uses, where there are any."""
+    used = _head_plugin(sweep.head) | _identity(find_plugin("calibrators", sweep.calibrator))
+    used |= _identity(noise_plugin(sweep.noise))
+    return {"plugins": used} if used else {}
+
+
+def plugins_of(arm: Arm, sweep: SweepRecipe) -> dict[str, str]:
+    """Packages and versions of the plug-ins that an arm uses besides: its score, its ensemble."""
+    used = _identity(find_plugin("scores", arm.score)) if arm.is_scored else {}
+    if arm.like:
+        used |= plugins_of(parse_arm(arm.like), sweep)
+    if uses_ensemble(arm):
+        for name in sweep.ensemble:
+            used |= _head_plugin(name)
+    return used
+
+
+def _head_plugin(name: str) -> dict[str, str]:
+    return _identity(find_plugin("heads", name))
+
+
+def _identity(plugin: Plugin | None) -> dict[str, str]:
+    return {} if plugin is None else {f"{plugin.kind}.{plugin.name}": plugin.identity}
 
 
 def policy_settings(sweep: SweepRecipe) -> dict[str, Any]:
