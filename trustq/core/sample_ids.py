@@ -1,5 +1,6 @@
 """Rows of two tables matched by id, with or without the ending of an image file."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,26 +8,49 @@ from pathlib import Path
 import numpy as np
 
 from trustq.core.columns import Columns, read_table
+from trustq.core.words import plain_texts
 from trustq.errors import InputError, NotFound
 
 # What a column of ids may be called, the first that is there.
 ID_COLUMNS = ("sample_ids", "sample_id", "image_id", "image", "isic_id", "id")
-_IMAGE_ENDINGS = (".jpg", ".jpeg", ".png")
+_IMAGE_ENDING = re.compile(
+    r"\.(jpe?g|jpe|jfif|png|bmp|tiff?|webp|gif|jp2|ppm|pgm|dcm|heic)\Z", re.IGNORECASE
+)
+
+
+def id_key(text: str) -> str:
+    """An id as it is compared everywhere: without outer blanks and the ending of an image file.
+
+    >>> id_key(" ISIC_1.JPG"), id_key("v1.2")
+    ('ISIC_1', 'v1.2')
+    """
+    text = text.strip()
+    dot = text.rfind(".")
+    return _IMAGE_ENDING.sub("", text) if dot > 0 and len(text) - dot < 6 else text
 
 
 def id_keys(ids: np.ndarray) -> list[str]:
-    """Ids as texts without the ending of an image file.
+    """Ids as texts that are compared, see `id_key`; whole floats are integers.
 
     >>> id_keys(np.array(["ISIC_1.JPG", "ISIC_2"]))
     ['ISIC_1', 'ISIC_2']
+    >>> id_keys(np.array([1.0, 2.0]))
+    ['1', '2']
     """
-    if ids.dtype.kind == "S":
-        ids = np.char.decode(ids, "utf-8")
-    keys = []
-    for text in map(str, ids.tolist()):
-        ending = next((e for e in _IMAGE_ENDINGS if text.lower().endswith(e)), "")
-        keys.append(text[: len(text) - len(ending)])
-    return keys
+    return [id_key(text) for text in plain_texts(ids)]
+
+
+def loose_key(text: str) -> str:
+    """What spellings of one id have in common that are not joined: `a/IMG_007.jpg`, `img_7`.
+
+    Case, leading zeros, folders before the name and `.0` after a number do not count.
+
+    >>> loose_key("photos/IMG_007.jpg"), loose_key("img_7"), loose_key("12.0")
+    ('img_7', 'img_7', '12')
+    """
+    name = re.split(r"[/\\]", id_key(text))[-1].casefold()
+    name = re.sub(r"\A(\d+)\.0+\Z", r"\1", name)
+    return re.sub(r"(?<!\d)0+(?=\d)", "", name)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,337 @@
+"""What the labels of a foreign file mean: one answer for every command.
+
+Stated class names go first: matched as they are, then as numbers, then by case where that is
+unambiguous. Whole numbers are positions only where no class is called by a number. Blanks, NaN, -1
+and the usual words for a blank are no label.
+"""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trustq.core.words import BLANK_WORDS, MISSING_WORDS, plain_text, plain_texts, whole_number
+from trustq.errors import InputError
+
+NO_LABEL = -1
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Class indices of n rows, (n,) of int64 with -1 for none, and the classes they count.
+
+    `notes` says what was not plain: rows without a label, numbers taken for positions.
+    """
+
+    indices: np.ndarray
+    classes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def read_labels(
+    column: np.ndarray,
+    *,
+    source: str,
+    classes: Sequence[str] | None = None,
+    width: int | None = None,
+    name: str = "labels",
+) -> Labels:
+    """Labels of any shape and type as class indices.
+
+    `column` is (n,) or (n, 1) of numbers, texts or bytes, or (n, k) one-hot. `classes` are the
+    stated names, in the order of the columns of scores where there are any; `width` is the number
+    of these columns. Without stated names whole numbers are positions of columns, or, without
+    scores, their values are the classes; texts are refused beside scores, for the order of the
+    columns is not known, and sorted without. Raises `TrustqError` for values of no class, repeated
+    names, several classes in a row, or an order that is not stated.
+
+    >>> read_labels(np.array([2.0, np.nan]), source="a.npz", classes=["1", "2"]).indices
+    array([ 1, -1])
+    >>> read_labels(np.array(["NV", "mel"]), source="a.npz", classes=["mel", "nv"]).indices
+    array([1, 0])
+    """
+    stated = None if classes is None else checked_classes(classes, source=source, width=width)
+    column = _flat(column, source, name)
+    if column.ndim == 2:
+        return _one_hot(column, source, name, stated, width)
+    places, distinct = _distinct(column, source, name)
+    texts = [plain_text(value) for value in distinct]
+    if stated is not None:
+        found, notes = _by_name(texts, stated, source, name)
+        known = stated
+    elif width is not None:
+        found, notes = _by_position(texts, width, source, name)
+        known = tuple(map(str, range(width)))
+    else:
+        known, found, notes = _by_value(texts, source, name)
+    indices = np.array(found, dtype=np.int64)[places]
+    missing = int((indices < 0).sum())
+    if missing:
+        notes = [*notes, f"{missing} of {len(indices)} rows have no {_one(name)}"]
+    return Labels(indices, known, tuple(notes))
+
+
+def checked_classes(
+    names: Sequence[str] | np.ndarray, *, source: str, width: int | None = None
+) -> tuple[str, ...]:
+    """Stated class names as texts; raises `TrustqError` for blanks, repeats, another number.
+
+    >>> checked_classes(np.array([1.0, 2.0]), source="a.npz")
+    ('1', '2')
+    """
+    classes = tuple(plain_texts(np.asarray(names).reshape(-1)))
+    if len(set(classes)) != len(classes):
+        twice = sorted({one for one in classes if classes.count(one) > 1})
+        raise InputError(f"{source}: classes repeat a name: {listed(twice)}.")
+    if "" in classes:
+        raise InputError(f"{source}: class {classes.index('')} has a blank name.")
+    if width is not None and len(classes) != width:
+        raise InputError(
+            f"{source} names {len(classes)} classes ({listed(classes)}) for {width} columns of "
+            "scores: give every column its class, in column order."
+        )
+    return classes
+
+
+class ClassPosition:
+    """Positions of class names: as they are, as numbers, then by case where one class fits.
+
+    >>> find = ClassPosition(["A", "a", "Mel", "7"])
+    >>> [find(text) for text in ("a", "MEL", "7.0", "x")]
+    [1, 2, 3, None]
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self.exact = {name: place for place, name in enumerate(classes)}
+        self.numbers = _unambiguous([whole_number(name) for name in classes])
+        self.folded = _unambiguous([name.casefold() for name in classes])
+
+    def __call__(self, text: str) -> int | None:
+        """The position of the class that a text names, or None."""
+        if text in self.exact:
+            return self.exact[text]
+        number = whole_number(text)
+        if number is not None and number in self.numbers:
+            return self.numbers[number]
+        return self.folded.get(text.casefold())
+
+
+def unknown_class(text: str, classes: Sequence[str]) -> str:
+    """What a message says of a text that is no class, with the nearest one.
+
+    >>> unknown_class("mell", ["mel", "nv"])
+    "unknown class 'mell' (did you mean 'mel'?); expected one of mel, nv"
+    """
+    close = difflib.get_close_matches(text, classes, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"unknown class {text!r}{hint}; expected one of {listed(classes)}"
+
+
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """Names for a message; quoted where one holds a comma, cut where there are many.
+
+    >>> listed(["a", "b, c"])
+    "'a', 'b, c'"
+    """
+    shown = [repr(name) if any("," in one for one in names) else name for name in names[:most]]
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(shown) + more
+
+
+def _unambiguous(keys: Sequence[object]) -> dict[object, int]:
+    places: dict[object, list[int]] = {}
+    for place, key in enumerate(keys):
+        places.setdefault(key, []).append(place)
+    return {key: own[0] for key, own in places.items() if key is not None and len(own) == 1}
+
+
+def _one(name: str) -> str:
+    return "label" if name == "labels" else f"{name} label" if name == "observed" else name
+
+
+def _flat(column: np.ndarray, source: str, name: str) -> np.ndarray:
+    """(n,) of values, or (n, k) of numbers where each row is a vector."""
+    first = next((v for v in column if v is not None), None) if column.dtype == object else None
+    if isinstance(first, list | tuple | np.ndarray):  # list columns of tables
+        try:
+            column = np.stack([np.asarray(row) for row in column])
+        except ValueError as error:
+            raise InputError(f"{source}: {name} holds lists of several lengths.") from error
+    while column.ndim > 1 and column.shape[-1] == 1:
+        column = column[..., 0]
+    if column.ndim > 2 or (column.ndim == 2 and column.dtype.kind not in "biuf"):
+        raise InputError(
+            f"{source}: {name} has shape {column.shape}; expected one label per row, (n,)."
+        )
+    return column
+
+
+def _one_hot(
+    column: np.ndarray,
+    source: str,
+    name: str,
+    classes: tuple[str, ...] | None,
+    width: int | None,
+) -> Labels:
+    k = len(classes) if classes is not None else width
+    if k is not None and column.shape[1] != k:
+        raise InputError(
+            f"{source}: {name} has {column.shape[1]} columns, one-hot, for {k} classes."
+        )
+    if not np.isin(column, (0, 1)).all():
+        raise InputError(
+            f"{source}: {name} has shape {column.shape} and is not one-hot: pass one class per "
+            "row, e.g. labels.argmax(axis=1)."
+        )
+    per_row = column.sum(axis=1)
+    if (per_row > 1).any():
+        raise InputError(
+            f"{source}: {name} marks several classes in {int((per_row > 1).sum())} rows, first in "
+            f"row {int((per_row > 1).argmax()) + 1}: each row has one class here."
+        )
+    indices = np.where(per_row > 0, column.argmax(axis=1), NO_LABEL).astype(np.int64)
+    missing = int((indices < 0).sum())
+    notes = [f"{missing} of {len(indices)} rows have no {_one(name)}"] if missing else []
+    return Labels(indices, classes or tuple(map(str, range(column.shape[1]))), tuple(notes))
+
+
+def _distinct(column: np.ndarray, source: str, name: str) -> tuple[np.ndarray, list[object]]:
+    """For each row the place of its value among the distinct ones, and these."""
+    if column.dtype.kind in "biuf" and not isinstance(column, np.ma.MaskedArray):
+        if column.dtype.kind in "iu" and len(column):
+            low, high = int(column.min()), int(column.max())
+            if high - low < 1_000_000:  # counting is faster than sorting
+                counts = np.zeros(high - low + 1, dtype=bool)
+                shifted = (column.astype(np.int64) - low).astype(np.intp)
+                counts[shifted] = True
+                values = np.flatnonzero(counts)
+                return (np.cumsum(counts) - 1)[shifted], (values + low).tolist()
+        values, places = np.unique(column, return_inverse=True)
+        if column.dtype.kind == "b":
+            values = values.astype(int)
+        return places, values.tolist()
+    values_of_rows = column.tolist()
+    try:
+        place = {value: i for i, value in enumerate(dict.fromkeys(values_of_rows))}
+    except TypeError as error:
+        raise InputError(f"{source}: {name} holds values that are no labels.") from error
+    return np.array([place[value] for value in values_of_rows], dtype=np.intp), list(place)
+
+
+def _by_name(
+    texts: Sequence[str], classes: tuple[str, ...], source: str, name: str
+) -> tuple[list[int], list[str]]:
+    find = ClassPosition(classes)
+    found = [find(text) for text in texts]
+    named = {text for text, place in zip(texts, found, strict=True) if place is not None}
+    left = [text for text in texts if text not in named and not _is_none(text)]
+    if not left:
+        return [NO_LABEL if place is None else place for place in found], []
+    numbers = [whole_number(text) for text in left]
+    if find.numbers or named or any(number is None for number in numbers):
+        strange = [text for text, number in zip(left, numbers, strict=True) if number is None]
+        if find.numbers and not strange:
+            raise InputError(
+                f"{source}: {name} hold {listed(left, 5)}, and the classes are called "
+                f"{listed(classes)}: where classes are numbers, labels are their values and not "
+                "positions."
+            )
+        raise InputError(f"{source}: {name}: {unknown_class((strange or left)[0], classes)}.")
+    positions = [number for number in numbers if number is not None]
+    _require_positions(positions, len(classes), source, name)
+    notes = []
+    if 0 not in positions:
+        notes.append(
+            f"whole numbers of {name} are positions counted from 0, and no row has 0, "
+            f"{classes[0]}: if they were counted from 1, every label is off by one"
+        )
+    return [NO_LABEL if _is_none(text) else int(whole_number(text) or 0) for text in texts], notes
+
+
+def _by_position(
+    texts: Sequence[str], width: int, source: str, name: str
+) -> tuple[list[int], list[str]]:
+    numbers = [whole_number(text) for text in texts]
+    strange = [
+        text
+        for text, number in zip(texts, numbers, strict=True)
+        if number is None and text.lower() not in BLANK_WORDS
+    ]
+    if strange:
+        raise InputError(
+            f"{source}: {name} are names ({listed(strange, 5)}), so the order of the {width} "
+            "columns of logits or probs is not known. Add an array `classes` with the names in "
+            "that order."
+        )
+    positions = sorted({n for n in numbers if n is not None} - {NO_LABEL})
+    if positions == [1] and NO_LABEL in numbers and width == 2:
+        raise InputError(
+            f"{source}: {name} are -1 and 1, which are two classes, or one and rows without a "
+            'label: name the classes in column order (`classes`: "-1", "1").'
+        )
+    _require_positions(positions, width, source, name)
+    return [NO_LABEL if n is None else n for n in numbers], []
+
+
+def _require_positions(positions: Sequence[int], k: int, source: str, name: str) -> None:
+    if positions and (min(positions) < 0 or max(positions) >= k):
+        outside = max(positions) if max(positions) >= k else min(positions)
+        values = sorted(set(positions))
+        hint = f" (`classes`: {', '.join(map(str, values))}, if so)" if len(values) == k else ""
+        raise InputError(
+            f"{source}: {name} hold {outside}, but the {k} classes are counted from 0 to {k - 1}. "
+            f"If the numbers are names of classes, state these in the order of the columns{hint}."
+        )
+
+
+def _by_value(
+    texts: Sequence[str], source: str, name: str
+) -> tuple[tuple[str, ...], list[int], list[str]]:
+    given = [text for text in texts if text.lower() not in MISSING_WORDS]
+    numbers = {text: whole_number(text) for text in given}
+    words = [text for text in given if text.lower() in BLANK_WORDS]
+    if words and len(words) < len(given):
+        raise InputError(
+            f"{source}: {name} hold {words[0]!r}, which may be a class or no label: name the "
+            "classes (`classes`), with it or without it."
+        )
+    if all(number is not None for number in numbers.values()):
+        values = sorted({n for n in numbers.values() if n is not None} - {NO_LABEL})
+        if values and values[0] < 0:
+            raise InputError(f"{source}: {name} hold {values[0]}, below 0; -1 is no label.")
+        classes = tuple(map(str, values))
+        place = {value: i for i, value in enumerate(values)}
+        found = []
+        for text in texts:
+            value = numbers.get(text)
+            found.append(NO_LABEL if value is None else place.get(value, NO_LABEL))
+        return classes, found, []
+    broken = [text for text in given if numbers[text] is None and _is_number(text)]
+    if len(broken) > 0 and all(_is_number(text) for text in given):
+        raise InputError(
+            f"{source}: {name} hold {listed(broken, 5)}; expected whole numbers or names."
+        )
+    classes = tuple(sorted({*given} - {str(NO_LABEL)}))
+    position = {text: place for place, text in enumerate(classes)}
+    folded: dict[str, list[str]] = {}
+    for text in classes:
+        folded.setdefault(text.casefold(), []).append(text)
+    notes = [
+        f"{' and '.join(same)} differ in case alone and are kept as several classes"
+        for same in folded.values()
+        if len(same) > 1
+    ]
+    return classes, [position.get(text, NO_LABEL) for text in texts], notes
+
+
+def _is_none(text: str) -> bool:
+    return text.lower() in BLANK_WORDS or whole_number(text) == NO_LABEL
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

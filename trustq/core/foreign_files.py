@@ -1,0 +1,420 @@
+"""Arrays of files that other programs wrote, by name; no pickle is loaded.
+
+npz, npy (with others beside it), HDF5, safetensors, torch tensors, webdataset shards, and tables:
+Parquet, CSV, tab-separated, Excel. What the arrays mean is decided in `class_names` and `words`.
+"""
+
+import importlib
+import io
+import json
+import re
+import tarfile
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trustq.core.columns import TABLES, read_metadata, read_table
+from trustq.errors import DamagedFile, InputError, NotFound
+
+ARRAYS = (".npz", ".npy", ".h5", ".hdf5", ".safetensors", ".pt", ".pth", ".tar")
+FILES = (*ARRAYS, *TABLES)
+# Read by a module that may import torch, which nothing else here does.
+_TENSORS = "trustq.extraction.tensor_files"
+# Splits as prefixes of names, as in `train_labels` of MedMNIST's files.
+_SPLIT_PREFIXES = ("train", "val", "test")
+# The words that name an array within the name of an npy file, and the array each is.
+_NPY_WORDS = {
+    "features": "features",
+    "embeddings": "features",
+    "feats": "features",
+    "logits": "logits",
+    "probs": "probs",
+}
+_BESIDE = {
+    "labels": ("labels", "targets"),
+    "observed": ("observed",),
+    "sample_ids": ("sample_ids", "ids", "filenames", "image_list"),
+    "groups": ("groups",),
+    "split": ("split", "splits"),
+    "classes": ("classes", "class_names"),
+}
+
+
+@dataclass
+class ForeignFile:
+    """Arrays of a file by their own names; `there` names all, of which only some are loaded.
+
+    `unread` gives the reason for arrays that cannot be, `metadata` the texts or JSON that the file
+    holds beside them, `class_names` the names of a column of class indices where the file states
+    them.
+    """
+
+    path: Path
+    arrays: dict[str, np.ndarray]
+    is_table: bool
+    there: list[str]
+    unread: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    class_names: dict[str, list[str]] = field(default_factory=dict)
+    beside: list[Path] = field(default_factory=list)  # further files that arrays were read from
+
+    def require(self, name: str, what: str = "") -> np.ndarray:
+        """An array by its own name; raises `TrustqError` with what there is."""
+        if name in self.arrays:
+            return self.arrays[name]
+        if name in self.unread:
+            raise InputError(f"{self.path}: {name} {self.unread[name]}.")
+        wanted = f"{name} for {what}" if what else name
+        raise InputError(f"{self.path} has no {wanted}; it has {', '.join(self.there[:20])}.")
+
+
+def kind_of(path: Path) -> str | None:
+    """The ending by which a file is read, or None.
+
+    >>> kind_of(Path("a.CSV.gz"))
+    '.csv.gz'
+    """
+    name = path.name.lower()
+    found = [ending for ending in FILES if name.endswith(ending)]
+    if not found and "." not in name:
+        return ".csv"
+    return max(found, key=len, default=None)
+
+
+def read_foreign(
+    path: Path, *, wanted: Callable[[str], bool] = lambda name: True, beside: Iterable[str] = ()
+) -> ForeignFile:
+    """The arrays of a file that `wanted` takes, by name; of a table all columns.
+
+    Arrays of splits (`train_labels`, `test_labels`) are also there as one (`labels`), with `split`,
+    where the file has no such name of its own. `beside` names further files of one array each.
+    Raises `TrustqError` for a missing, damaged or pickled file, or one of another kind.
+    """
+    path = Path(path)
+    kind = kind_of(path)
+    if kind is None:
+        raise InputError(f"{path}: expected a file that ends in {', '.join(FILES)}.")
+    if not path.is_file():
+        raise NotFound(f"{path}: no such file.", path=path)
+    if kind in TABLES:
+        found = _table(path, kind)
+    elif kind in (".h5", ".hdf5"):
+        found = _hdf5(path, wanted)
+    elif kind == ".safetensors":
+        found = _safetensors(path)
+    elif kind in (".pt", ".pth"):
+        arrays = importlib.import_module(_TENSORS).read_tensors(path)
+        found = ForeignFile(path, arrays, False, list(arrays))
+    elif kind == ".tar":
+        arrays = _shard(path)
+        found = ForeignFile(path, arrays, False, list(arrays))
+    else:
+        found = _numpy(path, kind, wanted)
+    _stack_splits(found)
+    for name in beside:
+        own = array_file(path, name)
+        found.arrays[name] = read_array(own)
+        found.there.append(name)
+        found.beside.append(own)
+    return found
+
+
+def is_array_file(name: str) -> bool:
+    """Whether a name given for an array is that of a file that holds it.
+
+    >>> is_array_file("labels.npy"), is_array_file("labels")
+    (True, False)
+    """
+    return name.lower().endswith((".npy", ".txt")) and "," not in name
+
+
+def array_file(path: Path, name: str) -> Path:
+    """The file of one array that is called `name`, as it is or beside `path`."""
+    own = next((p for p in (Path(name), path.parent / name) if p.is_file()), None)
+    if own is None:
+        raise InputError(f"{name}: no such file, neither here nor beside {path}.")
+    return own
+
+
+def read_array(path: Path) -> np.ndarray:
+    """One array of a file of its own: .npy, or .txt of one value per line."""
+    if path.suffix.lower() == ".txt":
+        try:
+            return np.array(path.read_text("utf-8-sig").splitlines(), dtype=object)
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is not UTF-8 ({error}).") from error
+    return next(iter(_numpy(path, ".npy", lambda _: True, siblings=False).arrays.values()))
+
+
+def matrix(array: np.ndarray, *, source: str, name: str) -> np.ndarray:
+    """(n, d) of numbers: list columns are stacked, axes of length 1 beside rows are dropped.
+
+    (n, d, 1, 1) and (n, 1, d) are what pooled networks give. Raises `TrustqError` for lists of
+    several lengths, or what is no matrix.
+
+    >>> matrix(np.zeros((5, 3, 1, 1)), source="a.npz", name="features").shape
+    (5, 3)
+    """
+    if array.dtype == object and array.ndim == 1 and len(array):
+        rows = [None if row is None else np.ma.filled(row, np.nan) for row in array.tolist()]
+        if isinstance(rows[0], np.ndarray):
+            try:
+                array = np.stack([np.stack(r.tolist()) if r.dtype == object else r for r in rows])
+            except (AttributeError, TypeError, ValueError) as error:
+                raise InputError(
+                    f"{source}: column {name!r} must hold a list of numbers in every row, all of "
+                    "one length."
+                ) from error
+    if array.ndim > 2:
+        kept = tuple(axis for axis, size in enumerate(array.shape) if axis == 0 or size != 1)
+        if len(kept) == 2:
+            array = array.reshape([array.shape[axis] for axis in kept])
+    return array
+
+
+def _table(path: Path, kind: str) -> ForeignFile:
+    columns = read_table(path)
+    found = ForeignFile(path, columns, True, list(columns))
+    if kind == ".parquet":
+        found.metadata = read_metadata(path)
+        found.class_names = _hugging_face_classes(found.metadata.get("huggingface"))
+    return found
+
+
+def _hugging_face_classes(stated: Any) -> dict[str, list[str]]:
+    """Names of `ClassLabel` columns, as Hugging Face's `datasets` writes them to Parquet."""
+    try:
+        features = stated["info"]["features"]
+        return {
+            name: [str(own) for own in feature["names"]]
+            for name, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+        }
+    except (AttributeError, KeyError, TypeError):
+        return {}
+
+
+def _numpy(
+    path: Path, kind: str, wanted: Callable[[str], bool], *, siblings: bool = True
+) -> ForeignFile:
+    what = "npz file of plain arrays" if kind == ".npz" else "npy file of one plain array"
+    try:
+        with open(path, "rb") as raw:
+            loaded: Any = np.load(raw, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                if kind != ".npy":
+                    raise ValueError("it is one array")
+                arrays = {"features": loaded}
+                return _beside(path, loaded) if siblings else ForeignFile(path, arrays, False, [])
+            if kind != ".npz":
+                raise ValueError("it holds several arrays")
+            with loaded as file:
+                return _npz(path, file, wanted)
+    except (
+        AttributeError,
+        EOFError,
+        OSError,
+        OverflowError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+        MemoryError,
+        NotImplementedError,
+        RuntimeError,
+        tokenize.TokenError,
+        zlib.error,
+    ) as error:
+        raise InputError(f"{path} is no whole {what} (pickled objects are not loaded).") from error
+    except zipfile.BadZipFile as error:
+        raise DamagedFile(f"{path} is damaged: {error}. Copy it again.", path=path) from error
+
+
+def _npz(path: Path, file: Any, wanted: Callable[[str], bool]) -> ForeignFile:
+    found = ForeignFile(path, {}, False, list(file.files))
+    for name in found.there:
+        if not wanted(name):
+            continue
+        try:
+            found.arrays[name] = file[name]
+        except ValueError as error:
+            if "allow_pickle" not in str(error):
+                raise
+            # An object array nobody asked for is no obstacle.
+            found.unread[name] = (
+                "holds Python objects, which are pickled and not loaded: save it as plain numbers "
+                f"or texts, e.g. np.array({name}.tolist()), or np.array({name}, dtype=str)"
+            )
+    return found
+
+
+def _beside(path: Path, array: np.ndarray) -> ForeignFile:
+    """An npy file and the ones beside it that are called alike: features.npy and labels.npy."""
+    stem = path.stem
+    word = next((word for word in _NPY_WORDS if word in stem.lower()), None)
+    name = "features" if word is None else _NPY_WORDS[word]
+    found = ForeignFile(path, {name: array}, False, [name])
+    if word is None:
+        return found
+    at = stem.lower().index(word)
+    for other, words in {**_BESIDE, **{own: (own,) for own in ("logits", "probs")}}.items():
+        for own in words:
+            sibling = path.parent / f"{stem[:at]}{own}{stem[at + len(word) :]}"
+            for file in (sibling.with_name(f"{sibling.name}{end}") for end in (".npy", ".txt")):
+                if file.is_file() and other not in found.arrays:
+                    found.arrays[other] = read_array(file)
+                    found.there.append(other)
+                    found.beside.append(file)
+    return found
+
+
+def _hdf5(path: Path, wanted: Callable[[str], bool]) -> ForeignFile:
+    import h5py
+
+    found = ForeignFile(path, {}, False, [])
+
+    def take(name: str, item: Any) -> None:
+        if not isinstance(item, h5py.Dataset):
+            return
+        found.there.append(name)
+        if not wanted(name) and not wanted(name.rpartition("/")[2]):
+            return
+        if item.dtype.kind in "biufS":
+            found.arrays[name] = item[()]
+        elif h5py.check_string_dtype(item.dtype) is not None:
+            found.arrays[name] = np.asarray(item.asstr()[()])
+        else:
+            found.unread[name] = f"has type {item.dtype}, expected numbers or texts"
+
+    try:
+        with h5py.File(path) as file:
+            file.visititems(take)
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError) as error:
+        raise InputError(f"{path} could not be read as HDF5: {error}.") from error
+    # An array of a group is also there by its own name, where one group has it.
+    for name in list(found.arrays):
+        own = name.rpartition("/")[2]
+        if own != name and sum(n.rpartition("/")[2] == own for n in found.there) == 1:
+            found.arrays.setdefault(own, found.arrays[name])
+    return found
+
+
+def _safetensors(path: Path) -> ForeignFile:
+    from safetensors import SafetensorError, safe_open
+
+    found = ForeignFile(path, {}, False, [])
+    try:
+        with safe_open(path, framework="numpy") as file:
+            found.metadata = dict(file.metadata() or {})
+            found.there = list(file.keys())
+            brain = []
+            for name in found.there:
+                kind = file.get_slice(name).get_dtype()
+                if kind == "BF16":
+                    brain.append(name)
+                elif kind.startswith("F8") or kind.startswith("F4") or kind.startswith("F6"):
+                    found.unread[name] = f"has type {kind}, which numpy lacks: save it as float32"
+                else:
+                    found.arrays[name] = file.get_tensor(name)
+        if brain:
+            found.arrays |= _bfloat16(path, brain)
+    except (SafetensorError, OSError, TypeError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(f"{path} could not be read as safetensors: {error}.") from error
+    return found
+
+
+def _bfloat16(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
+    """bfloat16 tensors as float32, whose upper half they are; numpy has no such type."""
+    arrays = {}
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        for name in names:
+            start, end = header[name]["data_offsets"]
+            file.seek(8 + length + start)
+            half = np.frombuffer(file.read(end - start), dtype="<u2").astype(np.uint32)
+            arrays[name] = (half << 16).view(np.float32).reshape(header[name]["shape"])
+    return arrays
+
+
+def _shard(path: Path) -> dict[str, np.ndarray]:
+    """Arrays of a webdataset shard: files of one key are a row, their endings are the columns.
+
+    `.npy` are arrays, `.cls`, `.txt` and `.id` one value, `.json` several; images are left out.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    try:
+        with tarfile.open(path) as file:
+            for member in file:
+                folder, _, name = member.name.rpartition("/")
+                key, _, field_name = name.partition(".")
+                if not member.isfile() or not key or not field_name:
+                    continue
+                own = f"{folder}/{key}" if folder else key
+                row = rows.setdefault(own, {"sample_ids": own})
+                ending = field_name.lower().rpartition(".")[2]
+                title = field_name[: -len(ending)].rstrip(".") or ending
+                if ending not in ("npy", "cls", "txt", "id", "json"):
+                    continue
+                stream = file.extractfile(member)
+                content = b"" if stream is None else stream.read()
+                if ending == "npy":
+                    title = "features" if title == "npy" else title
+                    row[title] = np.load(io.BytesIO(content), allow_pickle=False)
+                elif ending == "json":
+                    values = json.loads(content)
+                    row |= values if isinstance(values, dict) else {title: values}
+                else:
+                    row["labels" if title == "cls" else title] = content.decode("utf-8").strip()
+    except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
+        raise InputError(f"{path} could not be read as a webdataset shard: {error}.") from error
+    if not rows:
+        raise InputError(f"{path} holds no samples (files called KEY.ENDING).")
+    names = dict.fromkeys(name for row in rows.values() for name in row)
+    return {name: _of_rows([row.get(name) for row in rows.values()]) for name in names}
+
+
+def _of_rows(values: list[Any]) -> np.ndarray:
+    if all(isinstance(value, np.ndarray) for value in values):
+        if len({(value.shape, value.dtype) for value in values}) == 1:
+            return np.stack(values)
+    elif all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+        return np.array(values)
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+def _stack_splits(found: ForeignFile) -> None:
+    """Add `labels` for `train_labels`, `val_labels`, `test_labels`, and `split` beside it."""
+    if found.is_table:
+        return
+    pattern = re.compile(rf"({'|'.join(_SPLIT_PREFIXES)})[_/](.+)")
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for name, array in found.arrays.items():
+        if (match := pattern.fullmatch(name)) and array.ndim:
+            parts.setdefault(match[2], {})[match[1]] = array
+    matrices = [base for base in parts if base in ("features", "logits", "probs")]
+    if not matrices or any(base in found.arrays for base in matrices) or "split" in found.arrays:
+        return
+    splits = [s for s in _SPLIT_PREFIXES if all(s in parts[base] for base in matrices)]
+    if not splits:
+        return
+    first = parts[matrices[0]]
+    for base, own in parts.items():
+        if base in found.arrays or not set(splits) <= set(own):
+            continue
+        if all(len(own[s]) == len(first[s]) for s in splits):
+            try:
+                found.arrays[base] = np.concatenate([own[s] for s in splits])
+            except ValueError:
+                continue  # of several widths
+    found.arrays["split"] = np.repeat(splits, [len(first[s]) for s in splits])
+
+
+__all__ = ["FILES", "ForeignFile", "is_array_file", "kind_of", "matrix", "read_array"]

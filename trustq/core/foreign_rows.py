@@ -1,0 +1,525 @@
+"""What labels, classes, ids, groups, splits and scores of a foreign file mean, for every command.
+
+A file is opened once (`open_rows`); each question of its meaning is a method here and nowhere else.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from trustq.core.class_names import Labels, checked_classes, listed, read_labels
+from trustq.core.columns import read_metadata, read_table
+from trustq.core.foreign_files import (
+    ForeignFile,
+    is_array_file,
+    kind_of,
+    matrix,
+    read_foreign,
+)
+from trustq.core.sample_ids import ID_COLUMNS, find_rows, id_keys
+from trustq.core.words import is_blank, plain_texts, read_splits, split_names, whole_number
+from trustq.errors import InputError
+
+Names = Mapping[str, str | Sequence[str]]
+
+# The arrays of a file by their names in the design, and what each may be called unasked.
+ROLES = {
+    "features": ("features",),
+    "labels": ("labels", "label"),
+    "logits": ("logits",),
+    "probs": ("probs",),
+    "sample_ids": ID_COLUMNS,
+    "groups": ("groups", "group_id", "lesion_id"),
+    "split": ("split",),
+    "observed": ("observed",),
+    "folds": ("folds",),
+    "crossfit_logits": ("crossfit_logits",),
+    "classes": ("classes",),
+}
+# Matrices of a table are columns that begin like this, or one column of lists.
+PREFIXES = {
+    "features": "feature_",
+    "logits": "logit_",
+    "probs": "prob_",
+    "crossfit_logits": "crossfit_logit_",
+}
+STATEMENT = "trustq_cache"  # beside the arrays of a file that trustq exported
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of n rows: `kind` is logits or probs, `array` (n, k), `classes` what is stated."""
+
+    kind: str
+    array: np.ndarray
+    classes: tuple[str, ...] | None
+
+
+@dataclass
+class ForeignRows:
+    """A foreign file with the tables joined to it; `notes` grows with what is not plain."""
+
+    file: ForeignFile
+    names: dict[str, str | Sequence[str]]
+    sources: list[dict[str, np.ndarray]]
+    stated_classes: list[str] | None = None  # of a joined manifest
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def path(self) -> Path:
+        """Where the rows are from."""
+        return self.file.path
+
+    @property
+    def source(self) -> str:
+        """The file as messages call it."""
+        return str(self.path)
+
+    def note(self, text: str) -> None:
+        """Add a note once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def column(self, name: str, what: str = "") -> np.ndarray:
+        """An array or column by its own name; raises `TrustqError` where it is not there."""
+        for source in self.sources:
+            if name in source:
+                return source[name]
+        if name in self.file.unread:
+            return self.file.require(name, what)
+        wanted = f"{name} for {what}" if what else name
+        raise InputError(f"{self.path} has no {wanted}; it has {self._there()}.")
+
+    def has(self, name: str) -> bool:
+        """Whether there is an array or column of that name."""
+        return any(name in source for source in self.sources)
+
+    def find(self, role: str) -> np.ndarray | None:
+        """The array of a role, by the name asked for or one of its usual names."""
+        asked = self.names.get(role)
+        if isinstance(asked, str):
+            return self.column(asked, role)
+        for source in self.sources:
+            for name in ROLES[role]:
+                if name in source and (name == role or source[name].ndim == 1):
+                    return source[name]
+        for name in ROLES[role]:
+            if name in self.file.unread:
+                return self.file.require(name, role)
+        return None
+
+    def matrix(self, role: str) -> np.ndarray | None:
+        """Features, logits or probabilities as (n, d); of a table from its columns."""
+        if not self.file.is_table:
+            array = self.find(role)
+            return None if array is None else matrix(array, source=self.source, name=role)
+        chosen = self.matrix_columns(role)
+        return self._of_columns(chosen, role) if chosen else None
+
+    def matrix_columns(self, role: str) -> list[str]:
+        """Columns of a table that make up a matrix: one of lists, several by name, or a prefix."""
+        asked, columns = self.names.get(role), self.sources[0]
+        if asked is None:
+            if role in columns:
+                return [role]
+            return [name for name in columns if name.startswith(PREFIXES[role])]
+        if isinstance(asked, str) and any(asked in source for source in self.sources):
+            return [asked]
+        chosen = split_names(asked, known=list(columns))
+        if len(chosen) == 1 and chosen[0] not in columns:
+            chosen = [name for name in columns if name.startswith(chosen[0])]
+        if not chosen:
+            self.column(str(asked), role)
+        for name in chosen:
+            if name not in columns:
+                raise InputError(
+                    f"{self.path} has no column {name!r} for {role}; it has {self._there()}."
+                )
+        return chosen
+
+    def scores(self) -> Scores:
+        """Logits or probabilities with the classes of their columns.
+
+        The kind that was asked for, else logits, which is said where both are there. One column of
+        scores is of the second class. Raises `TrustqError` where there are none.
+        """
+        kinds = [kind for kind in ("logits", "probs") if kind in self.names]
+        for kind in kinds or ("logits", "probs"):
+            array = self.matrix(kind)
+            if array is None:
+                continue
+            if not kinds and kind == "logits" and self._has_matrix("probs"):
+                self.note("the file has logits and probabilities: the logits are used")
+            return self._scores(kind, array)
+        is_table = self.file.is_table
+        wanted = "columns prob_<class> or logit_<class>" if is_table else "array probs or logits"
+        raise InputError(f"{self.path} has no {wanted}; it has {self._there()}.")
+
+    def classes(self) -> list[str] | None:
+        """The class names that the caller or the file states, in their order."""
+        asked = self.names.get("classes")
+        if asked is not None and not (isinstance(asked, str) and self.has(asked)):
+            names = split_names(asked)
+            if isinstance(asked, str) and len(names) < 2:
+                self.column(asked, "classes")
+            return names
+        array = self.find("classes")
+        if array is not None and not self.file.is_table:
+            return plain_texts(np.asarray(array).reshape(-1))
+        stated = self.file.metadata.get("classes")
+        if isinstance(stated, str):  # metadata of safetensors are texts
+            try:
+                stated = json.loads(stated)
+            except ValueError:
+                stated = split_names(stated)
+        if isinstance(stated, list) and stated:
+            return [str(name) for name in stated]
+        return self.stated_classes
+
+    def labels(
+        self,
+        role: str = "labels",
+        *,
+        classes: Sequence[str] | None = None,
+        width: int | None = None,
+    ) -> Labels:
+        """Labels as class indices, -1 for none; see `read_labels`."""
+        column = self.find(role)
+        if column is None:
+            name = ROLES[role][0]
+            raise InputError(f"{self.path} has no {name} for {role}; it has {self._there()}.")
+        column, own = self._by_feature(role, column)
+        if classes is None and own is not None and width in (None, len(own)):
+            classes = own
+        found = read_labels(column, source=self.source, classes=classes, width=width, name=role)
+        for note in found.notes:
+            self.note(note)
+        return found
+
+    def sample_ids(self, n: int) -> list[str] | None:
+        """Unique ids of the rows, or None where the file has none."""
+        array = self.id_column()
+        if array is None:
+            return None
+        texts = plain_texts(array)
+        if len(texts) != n:
+            raise InputError(f"{self.path}: sample_ids has {len(texts)} rows, labels {n}.")
+        if "" in texts:
+            raise InputError(f"{self.path}: sample_ids is blank in row {texts.index('') + 1}.")
+        if len(set(texts)) != n:
+            seen: set[str] = set()
+            repeated = next(text for text in texts if text in seen or seen.add(text))  # type: ignore[func-returns-value]
+            raise InputError(
+                f"{self.path}: sample_ids must be unique; {n - len(set(texts))} are repeated, "
+                f"e.g. {repeated!r}."
+            )
+        return texts
+
+    def id_column(self) -> np.ndarray | None:
+        """The column of ids: the one asked for, or the first of a usual name that holds ids."""
+        asked = self.names.get("sample_ids")
+        if isinstance(asked, str):
+            array = _flat(self.column(asked, "sample_ids"))
+            if not _holds_ids(array):
+                raise InputError(f"{self.path}: {asked} holds no ids, one text or number a row.")
+            return array
+        for source in self.sources:
+            for name in ROLES["sample_ids"]:
+                if name in source and _holds_ids(own := _flat(source[name])):
+                    return own
+        return None
+
+    def groups(self, n: int, ids: Sequence[str] | None) -> np.ndarray | None:
+        """Names of groups, (n,); a row without one is a group of its own."""
+        array = self.find("groups")
+        if array is None:
+            return None
+        texts = plain_texts(_flat(array))
+        if len(texts) != n:
+            raise InputError(f"{self.path}: groups has {len(texts)} rows, labels {n}.")
+        blank = {text for text in set(texts) if is_blank(text)}
+        if not blank:
+            return np.array(texts)
+        own = ids if ids is not None else [str(row) for row in range(n)]
+        return np.array([f"row {i}" if g in blank else g for g, i in zip(texts, own, strict=True)])
+
+    def split(self, n: int) -> tuple[np.ndarray | None, list[str]]:
+        """Splits in the words of trustq, (n,), and the words that are no split."""
+        array = self.find("split")
+        if array is None:
+            return None, []
+        found, unknown = read_splits(_flat(array))
+        if len(found) != n:
+            raise InputError(f"{self.path}: split has {len(found)} rows, labels {n}.")
+        return found, unknown
+
+    def _has_matrix(self, role: str) -> bool:
+        if self.file.is_table:
+            return bool(self.matrix_columns(role))
+        return self.has(role)
+
+    def _scores(self, kind: str, array: np.ndarray) -> Scores:
+        titles = self._titles(kind)
+        stated = self.classes()
+        if array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1):
+            return self._binary(kind, array.reshape(-1), titles, stated)
+        if array.ndim != 2:
+            raise InputError(
+                f"{self.path}: {kind} has shape {array.shape}; expected one row per sample and one "
+                "column per class."
+            )
+        width = array.shape[1]
+        if titles is None:
+            if stated is None:
+                return Scores(kind, array, None)
+            return Scores(kind, array, checked_classes(stated, source=self.source, width=width))
+        if stated is None or set(stated) <= set(titles):
+            return Scores(kind, array, checked_classes(titles, source=self.source, width=width))
+        if set(stated) & set(titles):
+            raise InputError(
+                f"{self.path}: the columns are of {listed(titles)}, and the classes are called "
+                f"{listed(stated)}: name every column, or none."
+            )
+        classes = checked_classes(stated, source=self.source, width=width)
+        numbers = [whole_number(title) for title in titles]
+        if None not in numbers and max(map(_int, numbers)) - min(map(_int, numbers)) == width - 1:
+            # prob_1, prob_0: columns that say their place.
+            array = array[:, np.argsort(list(map(_int, numbers)))]
+        return Scores(kind, array, classes)
+
+    def _binary(
+        self, kind: str, scores: np.ndarray, titles: list[str] | None, stated: list[str] | None
+    ) -> Scores:
+        scores = _numbers(scores, self.source, kind)
+        if kind == "probs" and not ((scores >= 0) & (scores <= 1)).all():
+            raise InputError(
+                f"{self.path}: {kind} is one column and lies in [{scores.min():g}, "
+                f"{scores.max():g}]; expected the probability of the second class, in [0, 1]. "
+                "Other scores are logits."
+            )
+        other = np.zeros_like(scores) if kind == "logits" else 1 - scores
+        classes = None if stated is None else checked_classes(stated, source=self.source, width=2)
+        positive = "1" if classes is None else classes[1]
+        title = titles[0] if titles and self.file.is_table else None
+        if title is not None and title not in ROLES and classes is None:
+            classes, positive = self._two_classes(title), title
+        elif title is not None and classes is not None and title in classes:
+            positive = title
+            classes = (classes[1 - classes.index(title)], title)
+        self.note(f"{kind} is one column: it is taken for the class {positive}, the second of two")
+        return Scores(kind, np.stack([other, scores], axis=1), classes)
+
+    def _two_classes(self, positive: str) -> tuple[str, ...] | None:
+        """The other class and the one that a single column is of, where the labels name both."""
+        column = self.find("labels")
+        if column is None:
+            return None
+        known = {text for text in plain_texts(_flat(column)) if not is_blank(text)}
+        rest = sorted(known - {positive})
+        if {whole_number(text) for text in known} <= {0, 1}:
+            return ("0", "1") if positive in known else (f"not {positive}", positive)
+        if len(rest) != 1:
+            raise InputError(
+                f"{self.path} has one column of scores, {positive}, and the labels are "
+                f"{listed(sorted(known))}: two classes need one other label."
+            )
+        return (rest[0], positive)
+
+    def _titles(self, role: str) -> list[str] | None:
+        if not self.file.is_table:
+            return None
+        chosen = self.matrix_columns(role)
+        if len(chosen) == 1 and self._is_list(chosen[0]):
+            return None
+        prefix = PREFIXES[role]
+        if all(name.startswith(prefix) for name in chosen):
+            return [name.removeprefix(prefix) for name in chosen]
+        return chosen
+
+    def _is_list(self, name: str) -> bool:
+        column = self.column(name)
+        return column.dtype == object and isinstance(
+            next((v for v in column.tolist() if v is not None), None), np.ndarray
+        )
+
+    def _of_columns(self, chosen: list[str], role: str) -> np.ndarray:
+        if len(chosen) == 1 and self._is_list(chosen[0]):
+            return matrix(self.column(chosen[0]), source=self.source, name=chosen[0])
+        parts = [_numbers(self.column(name), self.source, name) for name in chosen]
+        return np.stack(parts, axis=1)
+
+    def _by_feature(self, role: str, column: np.ndarray) -> tuple[np.ndarray, Sequence[str] | None]:
+        """Indices as the names that the file states for them: exports, Hugging Face's classes."""
+        asked = self.names.get(role)
+        name = (
+            asked if isinstance(asked, str) else next((n for n in ROLES[role] if self.has(n)), "")
+        )
+        names: Sequence[str] | None = self.file.class_names.get(name)
+        if STATEMENT in self.file.arrays and column.dtype.kind in "iu" and self.has("classes"):
+            names = plain_texts(self.column("classes"))
+        if names is None or column.dtype.kind not in "iuf":
+            return column, None
+        values = np.ma.filled(np.ma.asarray(column), -1)
+        values = np.where(np.isfinite(values), values, -1).astype(np.int64)
+        if values.max(initial=-1) >= len(names) or values.min(initial=0) < -1:
+            raise InputError(
+                f"{self.path}: {name} holds {values.max()}, and the file names {len(names)} "
+                "classes."
+            )
+        return np.array([*names, None], dtype=object)[values], names
+
+    def _there(self) -> str:
+        names = [*self.file.there, *(name for source in self.sources[1:] for name in source)]
+        more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+        return ", ".join(names[:20]) + more
+
+
+def open_rows(
+    path: Path,
+    *,
+    names: Names | None = None,
+    ids: Path | None = None,
+    meta: Sequence[Path] = (),
+    columns: Sequence[str] = (),
+    everything: bool = False,
+    whole: bool = False,
+) -> ForeignRows:
+    """Open a foreign file with its list of ids and the tables joined to it.
+
+    `names` gives other names of arrays, `columns` further ones to load; `everything` loads all that
+    an npz holds. `ids` lists the rows' ids in their order; tables in `meta` are joined by id, and
+    with `whole` must have every row. Raises `TrustqError` as `read_foreign` does, and for ids that
+    do not match.
+    """
+    path, names = Path(path), dict(names or {})
+    asked = {name for name in names.values() if isinstance(name, str)}
+    beside = sorted(name for name in asked if is_array_file(name))
+    known = {*asked, *columns, STATEMENT} | {own for usual in ROLES.values() for own in usual}
+
+    def wanted(name: str) -> bool:
+        return everything or name in known or name.partition("_")[2] in known
+
+    file = read_foreign(path, wanted=wanted, beside=beside)
+    return rows_of(file, names=names, ids=ids, meta=meta, whole=whole)
+
+
+def rows_of(
+    file: ForeignFile,
+    *,
+    names: Names,
+    ids: Path | None = None,
+    meta: Sequence[Path] = (),
+    whole: bool = False,
+) -> ForeignRows:
+    """The rows of an opened file, see `open_rows`."""
+    rows = ForeignRows(file, dict(names), [file.arrays])
+    asked = names.get("features")
+    if kind_of(file.path) == ".npy" and isinstance(asked, str) and asked not in file.arrays:
+        file.arrays[asked] = file.arrays.get("features", next(iter(file.arrays.values())))
+    if ids is not None:
+        rows.sources.append(_listed(rows, ids))
+    if meta:
+        own = rows.id_column()
+        if own is None:
+            raise InputError(f"{file.path} has no ids to join {meta[0]} by: name them.")
+        keys = id_keys(own)
+        for table in map(Path, meta):
+            rows.sources.append(_joined(rows, table, keys, whole))
+    return rows
+
+
+def _listed(rows: ForeignRows, ids: Path) -> dict[str, np.ndarray]:
+    """Ids in row order: a text file of one per line, or a table, whose other columns come too."""
+    own = rows.id_column()
+    if not ids.is_file():
+        raise InputError(f"{ids}: no such file.")
+    if ids.suffix.lower() == ".txt":
+        lines = np.array(ids.read_text("utf-8").splitlines(), dtype=object)
+        listed_columns = {"sample_ids": lines}
+    else:
+        listed_columns = dict(read_table(ids))
+        column = next((name for name in ID_COLUMNS if name in listed_columns), None)
+        if column is None:
+            raise InputError(
+                f"{ids} has no column of ids; it has {', '.join(listed_columns)}: "
+                f"call it one of {', '.join(ID_COLUMNS)}."
+            )
+        lines = listed_columns[column]
+    if own is not None:
+        mine, theirs = id_keys(own), id_keys(lines)
+        if mine != theirs:
+            row = next(
+                (r for r, pair in enumerate(zip(mine, theirs, strict=False)) if pair[0] != pair[1]),
+                min(len(mine), len(theirs)),
+            )
+            at = [repr(keys[row]) if row < len(keys) else "nothing" for keys in (mine, theirs)]
+            raise InputError(
+                f"The ids of {rows.path} and {ids} do not match: row {row + 1} is {at[0]} and "
+                f"{at[1]}. --ids lists the ids of the rows in their order; to join a table by id: "
+                "--meta."
+            )
+    return listed_columns
+
+
+def _joined(rows: ForeignRows, table: Path, keys: list[str], whole: bool) -> dict[str, np.ndarray]:
+    """Columns of a table in the order of `keys`; None where it lacks the id."""
+    by = rows.names.get("sample_ids")
+    columns, found = find_rows(table, keys, by=by if isinstance(by, str) else None)
+    missing = [key for key, row in zip(keys, found, strict=True) if row is None]
+    if whole and missing:
+        raise InputError(
+            f"The ids of {rows.path} and {table} do not match: {len(missing)} of {len(keys)} rows "
+            f"are not in the table, e.g. {missing[0]!r}."
+        )
+    if len(missing) == len(keys):
+        raise InputError(f"{table} shares no id with the predictions, e.g. {keys[0]!r}.")
+    # A manifest knows the order of its classes.
+    if table.suffix.lower() == ".parquet" and "classes" in (known := read_metadata(table)):
+        rows.stated_classes = [str(name) for name in known["classes"]]
+    if not missing:
+        order = np.array(found, dtype=np.intp)
+        return {name: column[order] for name, column in columns.items() if name not in ID_COLUMNS}
+    return {
+        name: np.array([None if r is None else column[r] for r in found], dtype=object)
+        for name, column in columns.items()
+        if name not in ID_COLUMNS
+    }
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+
+
+def _holds_ids(array: np.ndarray) -> bool:
+    """Whether a column holds one text or whole number a row."""
+    if array.ndim != 1:
+        return False
+    if array.dtype.kind in "iuUSb":
+        return True
+    if array.dtype.kind == "f":
+        return bool(np.isfinite(array).all() and (array == np.round(array)).all())
+    values = array.tolist()
+    return any(value is not None for value in values) and all(
+        value is None or isinstance(value, str | int | float | np.integer) for value in values
+    )
+
+
+def _int(number: int | None) -> int:
+    assert number is not None
+    return number
+
+
+def _numbers(column: np.ndarray, source: str, name: str) -> np.ndarray:
+    if isinstance(column, np.ma.MaskedArray):
+        return np.ma.filled(column.astype(np.float64), np.nan)
+    if column.dtype.kind in "fiub":
+        return column
+    try:
+        return np.array([np.nan if value is None else value for value in column.tolist()], float)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{source}: {name} holds something that is no number ({error})."
+        ) from error

@@ -1,0 +1,147 @@
+"""Words of foreign files: what is a blank, what a split is called, and lists in one text."""
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from trustq.errors import InputError
+
+# Words for "no value". A class may be called like one: stated class names go first.
+BLANK_WORDS = ("", "nan", "na", "n/a", "null", "none", "unknown", "<na>", "nat", "#n/a")
+# Of these, the ones that programs write for a missing value and nobody calls a class.
+MISSING_WORDS = ("", "nan", "<na>", "nat", "#n/a")
+
+SPLIT_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+    "external": "external",
+}
+
+
+def is_blank(value: object) -> bool:
+    """Whether a value stands for none: None, NaN, blanks, or one of `BLANK_WORDS`.
+
+    >>> [is_blank(value) for value in (None, float("nan"), " ", "NA", 0, "nv")]
+    [True, True, True, True, False, False]
+    """
+    return value is None or value != value or str(value).strip().lower() in BLANK_WORDS
+
+
+def plain_text(value: object) -> str:
+    """A value as text without outer blanks: bytes are UTF-8, whole floats are integers.
+
+    >>> [plain_text(value) for value in (" a ", b"a", 3.0, 3, None)]
+    ['a', 'a', '3', '3', '']
+    """
+    if isinstance(value, str):
+        return value.strip()
+    if value is None or value != value:
+        return ""
+    if isinstance(value, bytes | bytearray):
+        return bytes(value).decode("utf-8").strip()
+    if isinstance(value, float | np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def plain_texts(column: np.ndarray) -> list[str]:
+    """A column as texts, see `plain_text`; "" for a blank."""
+    if column.dtype.kind == "f" and not isinstance(column, np.ma.MaskedArray):
+        known = {value: plain_text(value) for value in np.unique(column).tolist()}
+        return [known.get(value, "") for value in column.tolist()]
+    return [plain_text(value) for value in column.tolist()]
+
+
+def whole_number(text: str) -> int | None:
+    """The whole number that a text is in any spelling, or None.
+
+    >>> [whole_number(text) for text in ("3", "3.0", "03", "3e+00", "-1", "3.5", "x")]
+    [3, 3, 3, 3, -1, None, None]
+    """
+    if not re.fullmatch(r"[+-]?\d+(\.\d*)?(e[+-]?\d+)?", text, re.IGNORECASE | re.ASCII):
+        return None
+    if text.lstrip("+-").isdecimal():
+        return int(text) if len(text) < 20 else None
+    number = float(text)
+    return int(number) if number.is_integer() and abs(number) < 2**53 else None
+
+
+def read_splits(column: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Splits by their own words (`SPLIT_WORDS`), and the words that are none, as they are.
+
+    >>> read_splits(np.array(["Training", "dev", "fold1"]))
+    (array(['train', 'val', 'fold1'], dtype='<U5'), ['fold1'])
+    """
+    texts = plain_texts(column)
+    known = {text: SPLIT_WORDS.get(text.lower()) for text in set(texts)}
+    unknown = sorted(text for text, split in known.items() if split is None)
+    return np.array([known[text] or text for text in texts]), unknown
+
+
+def split_names(
+    text: str | Iterable[str], *, known: Sequence[str] = (), separator: str = ","
+) -> list[str]:
+    """The names in a list that is one text: separated by commas, quoted, or a JSON array.
+
+    A name that holds a comma is quoted as in CSV (`"Nevus, Reed",Nevus`), or is found among the
+    `known` ones. A list is returned as it is. Raises `TrustqError` where two readings of the text
+    are known, or a JSON array holds no texts.
+
+    >>> split_names('mel, "Nevus, Reed"')
+    ['mel', 'Nevus, Reed']
+    >>> split_names("Nevus, Reed,mel", known=["Nevus, Reed", "mel"])
+    ['Nevus, Reed', 'mel']
+    >>> split_names('["a,b", "c"]')
+    ['a,b', 'c']
+    """
+    if not isinstance(text, str):
+        return [str(name) for name in text]
+    if text in known:
+        return [text]
+    if text.lstrip().startswith("["):
+        try:
+            names = json.loads(text)
+        except ValueError:
+            names = None
+        if isinstance(names, list):
+            if not all(isinstance(name, str | int | float) for name in names):
+                raise InputError(f"{text}: expected a JSON array of names.")
+            return [plain_text(name) for name in names]
+    try:
+        parts = next(csv.reader([text], delimiter=separator, skipinitialspace=True, strict=True))
+    except (csv.Error, StopIteration):  # a quote within a name
+        parts = text.split(separator)
+    parts = [part.strip() for part in parts if part.strip()]
+    if '"' in text or not any(separator in name for name in known):
+        return parts
+    return _joined(text, parts, known, separator)
+
+
+def _joined(text: str, parts: list[str], known: Sequence[str], separator: str) -> list[str]:
+    """Parts put together to known names that hold the separator, where one reading does so."""
+    by_key = {_key(name, separator): name for name in known}
+    readings: list[list[list[str]]] = [[[]]] + [[] for _ in parts]
+    for end in range(1, len(parts) + 1):
+        for start in range(end):
+            name = by_key.get(separator.join(parts[start:end]))
+            if name is not None and len(readings[end]) < 2:
+                readings[end] += [[*before, name] for before in readings[start]]
+    if len(readings[-1]) > 1:
+        raise InputError(
+            f"{text} can be read as {readings[-1][0]} and as {readings[-1][1]}: quote the names "
+            "that hold a comma."
+        )
+    return readings[-1][0] if readings[-1] else parts
+
+
+def _key(name: str, separator: str) -> str:
+    return separator.join(part.strip() for part in name.split(separator))
