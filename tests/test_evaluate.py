@@ -498,7 +498,7 @@ def test_a_target_is_a_column_whose_values_are_the_classes(tmp_path):
         "needs a model of its classes: label a manifest by it (trustq data target M.parquet "
         "--column malignant --out T.parquet), extract that and evaluate its cache.",
         "colour": f"{path} has no colour for the target; it has labels, logits, sample_ids, "
-        "groups, split, classes, sample_id, checked, malignant.",
+        "groups, split, classes, checked, malignant.",
     }
     for target, message in refused.items():
         assert str(invoke("evaluate", [*given, "--target", target]).exception) == message

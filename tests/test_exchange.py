@@ -379,7 +379,7 @@ def base() -> dict[str, object]:
             "e.csv",
             {"feature_0": np.arange(2), "sample_id": np.array(["a", "a"]), "label": [0, 1]},
             {},
-            "{path}: sample_ids must be unique; 1 are repeated.",
+            "{path}: sample_ids must be unique; 1 are repeated, e.g. 'a'.",
         ),
         (
             "e.parquet",
@@ -398,7 +398,7 @@ def base() -> dict[str, object]:
             "e.csv",
             {"feature_0": np.arange(2), "label": ["a", "c"], "logit_a": [0, 1], "logit_b": [1, 0]},
             {},
-            "{path}: labels c are not among its classes.",
+            "{path}: labels: unknown class 'c'; expected one of a, b.",
         ),
         (
             "e.npz",
@@ -422,7 +422,7 @@ def base() -> dict[str, object]:
         ),
         (
             "e.npz",
-            base() | {"folds": np.arange(3.0), "crossfit_logits": np.eye(3, 2)},
+            base() | {"folds": np.arange(3) + 0.5, "crossfit_logits": np.eye(3, 2)},
             {},
             "{path}: folds have type float64; expected whole numbers.",
         ),
@@ -448,7 +448,7 @@ def base() -> dict[str, object]:
             "e.npz",
             base(),
             {"meta": ["m.csv"]},
-            "{path} has no ids to join {folder}/m.csv by: name them (--sample-ids).",
+            "{path} has no ids to join {folder}/m.csv by: name them (`sample_ids`).",
         ),
         (
             "e.npz",
@@ -468,7 +468,7 @@ def base() -> dict[str, object]:
             "e.npz",
             base(),
             {"ids": "two.txt"},
-            "{path}: sample_ids has 2 rows, features 3.",
+            "{path}: sample_ids has 2 rows, the file 3.",
         ),
         (
             "e.npz",
@@ -522,8 +522,8 @@ def test_files_that_are_none_are_one_clear_error(tmp_path: Path) -> None:
         ),
         (
             tmp_path / "a.mat",
-            f"{tmp_path}/a.mat: expected a file that ends in .npz, .npy, .safetensors, .parquet, "
-            ".csv, .csv.gz.",
+            f"{tmp_path}/a.mat: expected a file that ends in .npz, .npy, .h5, .hdf5, .safetensors, "
+            ".pt, .pth, .tar, .parquet, .csv, .csv.gz, .tsv, .tab, .xlsx.",
         ),
         (tmp_path / "b.npy", f"{tmp_path}/b.npy: no such file."),
     ):

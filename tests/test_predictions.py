@@ -166,17 +166,21 @@ def save(tmp_path, **arrays):
             {"sample_ids": np.array(["a", "b", "a", "c", "a"] + list("defghij"))},
             "sample_ids must be unique; 2 are repeated, e.g. 'a'.",
         ),
-        ({"sample_ids": np.array(["a"])}, "sample_ids has 1 rows, labels 12."),
-        ({"groups": np.array(["a"])}, "groups has 1 rows, labels 12."),
-        ({"classes": np.array(["a", "b"])}, "has 3 columns of probs and 2 classes."),
+        ({"sample_ids": np.array(["a"])}, "sample_ids has 1 rows, the file 12."),
+        ({"groups": np.array(["a"])}, "groups has 1 rows, the file 12."),
+        (
+            {"classes": np.array(["a", "b"])},
+            "names 2 classes (a, b) for 3 columns of scores: give every column its class, in "
+            "column order.",
+        ),
         (
             {"labels": np.array(["a", "b"] * 6), "classes": np.array(["b", "c", "d"])},
-            "a among the labels; the classes are b, c, d. Leave out rows without a label.",
+            "labels: unknown class 'a'; expected one of b, c, d.",
         ),
         (
             {"labels": np.array(["a", "b"] * 6)},
-            "labels name 2 classes and there are 3 columns: give the class order (classes, or "
-            "--classes a,b,c).",
+            "labels are names (a, b), so the order of the 3 columns of logits or probs is not "
+            "known: name the classes in that order (`classes`).",
         ),
     ],
 )
@@ -192,12 +196,12 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path, arrays, message):
     [
         (
             {"labels": np.arange(12)},
-            "labels holds class 11, but probs has columns for 0 to 2: "
-            "give every class its column, in class order.",
+            "{path}: labels hold 11, but the 3 classes are counted from 0 to 2. If the numbers are "
+            "names of classes, state these in the order of the columns.",
         ),
         (
             {"labels": np.full(12, -1)},
-            "labels holds -1, expected class indices from 0: leave out the rows without a label.",
+            "{path} has no row with a label: predictions are judged by labels.",
         ),
         (
             {"labels": np.array([0, 1])},
@@ -208,7 +212,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path, arrays, message):
 def test_labels_that_do_not_fit_are_refused(tmp_path, arrays, message):
     with pytest.raises(TrustqError) as error:
         read_predictions(save(tmp_path, **arrays))
-    assert str(error.value) == message
+    assert str(error.value) == message.format(path=tmp_path / "p.npz")
 
 
 def test_missing_names_are_listed(tmp_path):
@@ -232,11 +236,19 @@ def test_missing_names_are_listed(tmp_path):
     with pytest.raises(TrustqError) as error:
         read_predictions(tmp_path / "q.npz")
     assert str(error.value) == (
-        f"{tmp_path}/q.npz has no array probs or logits; it has labels. Name them with --probs."
+        f"{tmp_path}/q.npz has no array probs or logits; it has labels. Name them (`probs`, "
+        "`logits`)."
     )
 
 
 def test_pickled_objects_are_not_loaded(tmp_path):
-    np.savez(tmp_path / "p.npz", labels=np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(TrustqError, match="Pickled objects are not loaded.$"):
-        read_predictions(tmp_path / "p.npz")
+    path = save(tmp_path, labels=np.array([{}] * 12, dtype=object))
+    with pytest.raises(TrustqError) as error:
+        read_predictions(path)
+    assert str(error.value) == (
+        f"{path}: labels holds Python objects, which are pickled and not loaded: save it as plain "
+        "numbers or texts, e.g. np.array(labels.tolist()), or np.array(labels, dtype=str)."
+    )
+    # One that nobody asked for is no obstacle.
+    path = save(tmp_path, unused=np.array([{}] * 12, dtype=object))
+    assert len(read_predictions(path)) == 12

@@ -282,8 +282,8 @@ def test_import_gives_missing_arrays_their_stated_meaning(tmp_path: Path) -> Non
             "{path}: labels has 2 rows, features 3.",
         ),
         (
-            {"features": np.eye(3), "labels": np.zeros(3)},
-            "{path}: labels have type float64; expected indices or names.",
+            {"features": np.eye(3), "labels": np.arange(3) + 0.5},
+            "{path}: labels hold 0.5, 1.5, 2.5; expected whole numbers or names.",
         ),
         (
             {"features": np.eye(2), "labels": np.zeros(2, int), "probs": np.full((2, 2), 0.6)},
@@ -296,16 +296,17 @@ def test_import_gives_missing_arrays_their_stated_meaning(tmp_path: Path) -> Non
         ),
         (
             {"features": np.eye(2), "labels": np.zeros(2, int), "sample_ids": np.array(["a", "a"])},
-            "{path}: sample_ids must be unique; 1 are repeated.",
+            "{path}: sample_ids must be unique; 1 are repeated, e.g. 'a'.",
         ),
         (
             {"features": np.eye(2), "labels": np.array(["a", "b"]), "logits": np.eye(2)},
-            "{path}: labels are names, so the order of the 2 columns of logits or probs is not "
-            "known. Add an array `classes` with the names in that order.",
+            "{path}: labels are names (a, b), so the order of the 2 columns of logits or probs is "
+            "not known: name the classes in that order (`classes`).",
         ),
         (
             {"features": np.eye(2), "labels": np.array([0, 2]), "logits": np.eye(2)},
-            "{path}: labels run from 0 to 2, but there are 2 classes, counted from 0 (-1 = none).",
+            "{path}: labels hold 2, but the 2 classes are counted from 0 to 1. If the numbers are "
+            "names of classes, state these in the order of the columns (`classes`: 0, 2, if so).",
         ),
         (
             {
@@ -318,12 +319,13 @@ def test_import_gives_missing_arrays_their_stated_meaning(tmp_path: Path) -> Non
             "one split, or test images leak.",
         ),
         (
-            {"features": np.eye(2), "labels": np.zeros(2, int), "groups": np.array([0.0, np.nan])},
-            "{path}: groups have type float64; expected texts or integers.",
+            {"features": np.eye(2), "labels": np.ones((2, 2), int)},
+            "{path}: labels marks several classes in 2 rows, first in row 1: each row has one "
+            "class here.",
         ),
         (
-            {"features": np.eye(2), "labels": np.zeros((2, 1), int)},
-            "{path}: labels has shape (2, 1), expected 1 axes.",
+            {"features": np.eye(2), "labels": np.zeros((2, 2, 2), int)},
+            "{path}: labels has shape (2, 2, 2); expected one label per row, (n,).",
         ),
     ],
 )
@@ -362,9 +364,7 @@ def test_an_npz_that_is_none_is_one_clear_error(tmp_path: Path, content: bytes) 
 def test_import_never_unpickles(tmp_path: Path) -> None:
     path = tmp_path / "e.npz"
     np.savez(path, features=np.eye(2), labels=np.array([{}, {}], dtype=object))
-    with pytest.raises(
-        TrustqError, match="no whole npz file of plain arrays .pickled objects are not loaded"
-    ):
+    with pytest.raises(TrustqError, match="labels holds Python objects, which are pickled and not"):
         import_cache(path)
 
 

@@ -1,13 +1,15 @@
 """What an audit reads: the labels of one cache or file with their out-of-fold probabilities."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trustq.core.columns import read_table
+from trustq.core.class_names import read_labels
 from trustq.core.digest import digest_bytes, digest_json
+from trustq.core.foreign_files import read_foreign
 from trustq.data.splits import group_folds, thin_classes
 from trustq.errors import InputError
 from trustq.evaluation.predictions import Predictions, read_predictions
@@ -21,7 +23,7 @@ from trustq.heads.out_of_fold import (
     read_crossfit,
 )
 from trustq.metrics.probabilities import log_softmax
-from trustq.store import Cache, import_cache, read_cache
+from trustq.store import Cache, import_cache, is_foreign, read_cache
 
 SOURCES = ("auto", "head", "crossfit", "file")
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # of a linear head; the lowest out-of-fold log loss is taken
@@ -185,7 +187,7 @@ def open_source(
 def _read(
     path: Path, source: str, names: dict[str, str], exposure: str | None, normalise: str | None
 ) -> _Rows:
-    if path.suffix in (".h5", ".hdf5"):
+    if not is_foreign(path):
         return _of_cache(read_cache(path))
     if source != "file" and _has_features(path, names):
         cache = import_cache(path, exposure=exposure, names=names, normalise=normalise)
@@ -209,20 +211,22 @@ def _of_cache(cache: Cache) -> _Rows:
 
 
 def _of_predictions(path: Path, names: dict[str, str], normalise: str | None) -> _Rows:
-    there = _columns(path)
-    audited = names.get("observed", "observed")
+    there = _names(path)
+    audited, true = names.get("observed", "observed"), names.get("labels", "labels")
     known = {name: value for name, value in names.items() if name not in ("observed", "features")}
     if "observed" not in names and audited not in there:
         found = read_predictions(path, names=known, normalise=normalise)
         reference = np.full(len(found), -1)
     else:
         given = known | {"labels": audited}
-        found = read_predictions(path, names=given, normalise=normalise)
+        beside = [true] if true in there else []
+        found = read_predictions(path, names=given, normalise=normalise, columns=beside)
         reference = np.full(len(found), -1)
-        if known.get("labels", "labels") in there:
+        if beside:
             # In the class order of the audited labels, which may name fewer or others.
-            with_labels = known | {"classes": ",".join(found.classes)}
-            reference = read_predictions(path, names=with_labels, normalise=normalise).labels
+            reference = read_labels(
+                found.columns[true], source=str(path), classes=found.classes
+            ).indices
     features = np.zeros((len(found), 0), dtype=np.float32)
     cache = _in_memory(path, found, features, reference, names)
     rows = np.arange(len(found))
@@ -258,19 +262,17 @@ def _in_memory(
 def _has_features(path: Path, names: dict[str, str]) -> bool:
     if path.name.lower().endswith((".npy", ".safetensors")):
         return True  # files of features by their kind; whoever reads them says what is wrong
-    there = _columns(path)
-    in_columns = path.suffix != ".npz" and any(name.startswith("feature_") for name in there)
-    return in_columns or names.get("features", "features") in there
+    asked = names.get("features")
+    if asked is not None:
+        return True
+    return any(
+        name.startswith("feature_") or re.split(r"[_/]", name)[-1] == "features"
+        for name in _names(path)
+    )
 
 
-def _columns(path: Path) -> list[str]:
-    if path.suffix != ".npz":
-        return list(read_table(path))
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return list(file.files)
-    except (OSError, ValueError):
-        return []  # whoever reads it next says what is wrong
+def _names(path: Path) -> list[str]:
+    return read_foreign(path, wanted=lambda name: False).there
 
 
 def _fitted(

@@ -8,6 +8,7 @@ and the usual words for a blank are no label.
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -196,7 +197,7 @@ def _one_hot(
     return Labels(indices, classes or tuple(map(str, range(column.shape[1]))), tuple(notes))
 
 
-def _distinct(column: np.ndarray, source: str, name: str) -> tuple[np.ndarray, list[object]]:
+def _distinct(column: np.ndarray, source: str, name: str) -> tuple[np.ndarray, list[Any]]:
     """For each row the place of its value among the distinct ones, and these."""
     if column.dtype.kind in "biuf" and not isinstance(column, np.ma.MaskedArray):
         if column.dtype.kind in "iu" and len(column):
@@ -261,8 +262,7 @@ def _by_position(
     if strange:
         raise InputError(
             f"{source}: {name} are names ({listed(strange, 5)}), so the order of the {width} "
-            "columns of logits or probs is not known. Add an array `classes` with the names in "
-            "that order."
+            "columns of logits or probs is not known: name the classes in that order (`classes`)."
         )
     positions = sorted({n for n in numbers if n is not None} - {NO_LABEL})
     if positions == [1] and NO_LABEL in numbers and width == 2:

@@ -107,7 +107,7 @@ def read_foreign(
     elif kind in (".h5", ".hdf5"):
         found = _hdf5(path, wanted)
     elif kind == ".safetensors":
-        found = _safetensors(path)
+        found = _safetensors(path, wanted)
     elif kind in (".pt", ".pth"):
         arrays = importlib.import_module(_TENSORS).read_tensors(path)
         found = ForeignFile(path, arrays, False, list(arrays))
@@ -162,7 +162,7 @@ def matrix(array: np.ndarray, *, source: str, name: str) -> np.ndarray:
     (5, 3)
     """
     if array.dtype == object and array.ndim == 1 and len(array):
-        rows = [None if row is None else np.ma.filled(row, np.nan) for row in array.tolist()]
+        rows: list[Any] = [None if r is None else np.ma.filled(r, np.nan) for r in array.tolist()]
         if isinstance(rows[0], np.ndarray):
             try:
                 array = np.stack([np.stack(r.tolist()) if r.dtype == object else r for r in rows])
@@ -304,7 +304,7 @@ def _hdf5(path: Path, wanted: Callable[[str], bool]) -> ForeignFile:
     return found
 
 
-def _safetensors(path: Path) -> ForeignFile:
+def _safetensors(path: Path, wanted: Callable[[str], bool]) -> ForeignFile:
     from safetensors import SafetensorError, safe_open
 
     found = ForeignFile(path, {}, False, [])
@@ -313,11 +313,11 @@ def _safetensors(path: Path) -> ForeignFile:
             found.metadata = dict(file.metadata() or {})
             found.there = list(file.keys())
             brain = []
-            for name in found.there:
+            for name in filter(wanted, found.there):
                 kind = file.get_slice(name).get_dtype()
                 if kind == "BF16":
                     brain.append(name)
-                elif kind.startswith("F8") or kind.startswith("F4") or kind.startswith("F6"):
+                elif kind.startswith(("F8_", "F6_", "F4", "C")):
                     found.unread[name] = f"has type {kind}, which numpy lacks: save it as float32"
                 else:
                     found.arrays[name] = file.get_tensor(name)

@@ -91,7 +91,7 @@ class ForeignRows:
         if name in self.file.unread:
             return self.file.require(name, what)
         wanted = f"{name} for {what}" if what else name
-        raise InputError(f"{self.path} has no {wanted}; it has {self._there()}.")
+        raise InputError(f"{self.path} has no {wanted}; it has {self.there()}.")
 
     def has(self, name: str) -> bool:
         """Whether there is an array or column of that name."""
@@ -136,7 +136,7 @@ class ForeignRows:
         for name in chosen:
             if name not in columns:
                 raise InputError(
-                    f"{self.path} has no column {name!r} for {role}; it has {self._there()}."
+                    f"{self.path} has no column {name!r} for {role}; it has {self.there()}."
                 )
         return chosen
 
@@ -156,7 +156,13 @@ class ForeignRows:
             return self._scores(kind, array)
         is_table = self.file.is_table
         wanted = "columns prob_<class> or logit_<class>" if is_table else "array probs or logits"
-        raise InputError(f"{self.path} has no {wanted}; it has {self._there()}.")
+        raise InputError(
+            f"{self.path} has no {wanted}; it has {self.there()}. Name them (`probs`, `logits`)."
+        )
+
+    def has_scores(self) -> bool:
+        """Whether the file has logits or probabilities, or the caller named some."""
+        return any(kind in self.names or self._has_matrix(kind) for kind in ("logits", "probs"))
 
     def classes(self) -> list[str] | None:
         """The class names that the caller or the file states, in their order."""
@@ -190,7 +196,7 @@ class ForeignRows:
         column = self.find(role)
         if column is None:
             name = ROLES[role][0]
-            raise InputError(f"{self.path} has no {name} for {role}; it has {self._there()}.")
+            raise InputError(f"{self.path} has no {name} for {role}; it has {self.there()}.")
         column, own = self._by_feature(role, column)
         if classes is None and own is not None and width in (None, len(own)):
             classes = own
@@ -206,7 +212,7 @@ class ForeignRows:
             return None
         texts = plain_texts(array)
         if len(texts) != n:
-            raise InputError(f"{self.path}: sample_ids has {len(texts)} rows, labels {n}.")
+            raise InputError(f"{self.path}: sample_ids has {len(texts)} rows, the file {n}.")
         if "" in texts:
             raise InputError(f"{self.path}: sample_ids is blank in row {texts.index('') + 1}.")
         if len(set(texts)) != n:
@@ -239,7 +245,7 @@ class ForeignRows:
             return None
         texts = plain_texts(_flat(array))
         if len(texts) != n:
-            raise InputError(f"{self.path}: groups has {len(texts)} rows, labels {n}.")
+            raise InputError(f"{self.path}: groups has {len(texts)} rows, the file {n}.")
         blank = {text for text in set(texts) if is_blank(text)}
         if not blank:
             return np.array(texts)
@@ -253,7 +259,7 @@ class ForeignRows:
             return None, []
         found, unknown = read_splits(_flat(array))
         if len(found) != n:
-            raise InputError(f"{self.path}: split has {len(found)} rows, labels {n}.")
+            raise InputError(f"{self.path}: split has {len(found)} rows, the file {n}.")
         return found, unknown
 
     def _has_matrix(self, role: str) -> bool:
@@ -371,7 +377,8 @@ class ForeignRows:
             )
         return np.array([*names, None], dtype=object)[values], names
 
-    def _there(self) -> str:
+    def there(self) -> str:
+        """The names of all arrays or columns, for a message."""
         names = [*self.file.there, *(name for source in self.sources[1:] for name in source)]
         more = f" and {len(names) - 20} more" if len(names) > 20 else ""
         return ", ".join(names[:20]) + more
@@ -424,7 +431,9 @@ def rows_of(
     if meta:
         own = rows.id_column()
         if own is None:
-            raise InputError(f"{file.path} has no ids to join {meta[0]} by: name them.")
+            raise InputError(
+                f"{file.path} has no ids to join {meta[0]} by: name them (`sample_ids`)."
+            )
         keys = id_keys(own)
         for table in map(Path, meta):
             rows.sources.append(_joined(rows, table, keys, whole))

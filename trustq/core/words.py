@@ -129,7 +129,8 @@ def split_names(
 def _joined(text: str, parts: list[str], known: Sequence[str], separator: str) -> list[str]:
     """Parts put together to known names that hold the separator, where one reading does so."""
     by_key = {_key(name, separator): name for name in known}
-    readings: list[list[list[str]]] = [[[]]] + [[] for _ in parts]
+    readings: list[list[list[str]]] = [[] for _ in range(len(parts) + 1)]
+    readings[0].append([])
     for end in range(1, len(parts) + 1):
         for start in range(end):
             name = by_key.get(separator.join(parts[start:end]))

@@ -1,4 +1,4 @@
-"""Predictions from anywhere: npz arrays, CSV or Parquet columns, or a cache, as one object."""
+"""Predictions from any file or cache as one object; what a file means is `ForeignRows`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from trustq.core.columns import read_table
-from trustq.core.sample_ids import ID_COLUMNS, find_rows, id_keys
-from trustq.errors import DamagedFile, InputError, NotFound, TrustqError
-from trustq.metrics.per_class import UNKNOWN, slice_name
+from trustq.core.class_names import ClassPosition, Labels, read_labels
+from trustq.core.foreign_files import ForeignFile, matrix
+from trustq.core.foreign_rows import ForeignRows, Names, Scores, open_rows, rows_of
+from trustq.core.words import is_blank, plain_texts
+from trustq.errors import InputError, TrustqError
 from trustq.metrics.probabilities import (
     NORMALISATIONS,
     _log_softmax,
@@ -92,27 +93,28 @@ class Predictions:
 def read_predictions(
     path: Path,
     *,
-    names: dict[str, str] | None = None,
+    names: Names | None = None,
     columns: Sequence[str] = (),
     meta: Sequence[Path] = (),
     conditions: Sequence[str] = (),
     normalise: str | None = None,
     target: str | None = None,
 ) -> Predictions:
-    """Predictions of an npz, CSV or Parquet file, or of a cache (.h5, or exported .safetensors).
+    """Predictions of any file that `read_foreign` reads, or of a cache.
 
     Arrays, or table columns, are `labels`, `logits` or `probs` (in tables `logit_<class>`,
     `prob_<class>`), and if there are any `sample_ids`, `groups`, `split`, `classes`; `names` maps
-    these to other names in the file, for probabilities of a table a list separated by commas.
-    `columns` are further ones to keep. Tables in `meta` are joined by id, with or without the
-    ending of an image file, and may bring any of these. `conditions` names more arrays of
-    probabilities in an npz (`["all"]`: every one of that shape), or views of a cache. `normalise`
-    is l1 or softmax. `target` names the column that labels are from, of the file or of `meta`; rows
-    without a value are left out, and values that are no class are refused. No ids: row numbers. No
-    groups: every row its own. Errors: a file of another kind, what is named and not there, ids
-    twice, rows that do not sum to 1, labels of no class.
+    these to other names in the file, for probabilities of a table a list, which as a text is
+    separated by commas. What labels and the rest mean is `ForeignRows`. `columns` are further ones
+    to keep. Tables in `meta` are joined by id, with or without the ending of an image file, and may
+    bring any of these. `conditions` names more arrays of probabilities in an npz (`["all"]`: every
+    one of that shape), or views of a cache. `normalise` is l1 or softmax. `target` names the column
+    that labels are from, of the file or of `meta`; values that are no class are refused. Rows
+    without a label are left out, which a note says. No ids: row numbers. No groups: every row its
+    own. Errors: a file of another kind, what is named and not there, ids twice, rows that do not
+    sum to 1, labels of no class, names whose order is not stated.
     """
-    path, names = Path(path), dict(names or {})
+    path, asked = Path(path), dict(names or {})
     if normalise is not None and normalise not in NORMALISATIONS:
         raise InputError(
             f"--normalize {normalise}: expected {' or '.join(NORMALISATIONS)}.",
@@ -120,73 +122,82 @@ def read_predictions(
             found=normalise,
             expected=NORMALISATIONS,
         )
-    is_cache = path.suffix in (".h5", ".hdf5", ".safetensors")
-    is_table = not is_cache and path.suffix != ".npz"
-    notes: list[str] = []
-    if is_cache:
-        raw, exposure = _of_cache(path, conditions)
-        notes.append(f"exposure {exposure}")
-    else:
-        raw = dict(read_table(path)) if is_table else _npz(path)
-    ids = _find(raw, names.get("sample_ids"), ID_COLUMNS, path, "sample_ids")
-    for table in meta:
-        if ids is None:
-            raise InputError(
-                f"{path} has no ids to join {table} by: name them (--sample-ids).", path=path
-            )
-        raw |= _joined(Path(table), id_keys(ids), names, [*raw])
-    if target is not None:
-        raw, left_out = _with_target(path, raw, target, names.get("classes", "classes"))
-        names["labels"] = target
-        ids = _find(raw, names.get("sample_ids"), ID_COLUMNS, path, "sample_ids")
-        notes += [f"{left_out} rows without {target} were left out"] if left_out else []
-    kind, scores, titles = _scores(path, raw, names, is_table)
-    classes = _class_names(raw, names, titles)
-    if target is not None:
-        _require_classes(path, target, raw[target], classes)
-    k = scores.shape[1]
-    if classes is not None and len(classes) != k:
-        raise InputError(f"{path} has {k} columns of {kind} and {len(classes)} classes.", path=path)
-    labels, classes = _labels(path, raw, names, classes, k)
+    rows = _open(path, asked, columns, meta, conditions, target)
+    scores = rows.scores()
+    labels = _labels(rows, scores, target)
+    n, kind = len(scores.array), scores.kind
+    if len(labels.indices) != n:
+        checked_labels(np.zeros(len(labels.indices), dtype=int), n, 1, beside=kind)
+    kept = np.flatnonzero(labels.indices >= 0)
+    if not len(kept):
+        raise InputError(f"{path} has no row with a label: predictions are judged by labels.")
+    array = scores.array if len(kept) == n else scores.array[kept]
     if normalise is not None:
-        scores, kind = normalised(scores, normalise), "probs"
-        notes.append(f"rows were normalised ({normalise})")
-    scores = checked_logits(scores) if kind == "logits" else _checked_probs_of(path, scores)
-    labels = checked_labels(labels, len(scores), k, beside=kind)
-    groups = _find(raw, names.get("groups"), ("groups", "group_id", "lesion_id"), path, "groups")
-    split = _find(raw, names.get("split"), ("split",), path, "split")
-    kept = {name: _column(path, raw, name) for name in columns}
-    used = {names.get(name, name) for name in ("probs", "logits")}
-    more = _conditions(path, raw, conditions, scores.shape, used)
-    for name, array in {"groups": groups, "split": split, **kept, **more}.items():
-        if array is not None and len(array) != len(labels):
-            raise InputError(
-                f"{path}: {name} has {len(array)} rows, labels {len(labels)}.", path=path
-            )
+        array, kind = normalised(array, normalise), "probs"
+        rows.note(f"rows were normalised ({normalise})")
+    array = checked_logits(array) if kind == "logits" else _checked_probs_of(path, array)
+    ids = rows.sample_ids(n)
+    groups = rows.groups(n, ids)
+    split, unknown = rows.split(n)
+    if unknown:
+        counts = ", ".join(f"{word} {np.count_nonzero(split == word)}" for word in unknown)
+        rows.note(f"rows of no known split ({counts}) are neither judged nor calibrated on")
+    more = {name: rows.column(name) for name in columns}
+    others = _conditions(rows, conditions, scores, asked)
+    for name, own in {**more, **others}.items():
+        if len(own) != n:
+            raise InputError(f"{path}: {name} has {len(own)} rows, labels {n}.", path=path)
     if groups is None:
-        notes.append("no groups: every row counts as independent, so intervals may be too narrow")
+        rows.note("no groups: every row counts as independent, so intervals may be too narrow")
     if ids is None:
-        notes.append("no ids: rows are named by their number")
+        rows.note("no ids: rows are named by their number")
+
+    def of(own: np.ndarray) -> np.ndarray:
+        return own if len(kept) == n else own[kept]
+
     return Predictions(
         source=path.name,
-        classes=classes,
-        labels=labels,
-        logits=scores if kind == "logits" else None,
-        probs=scores if kind == "probs" else None,
-        sample_ids=_unique_ids(path, ids, len(labels)),
+        classes=labels.classes,
+        labels=of(labels.indices).astype(np.intp, copy=False),
+        logits=array if kind == "logits" else None,
+        probs=array if kind == "probs" else None,
+        sample_ids=of(np.array(ids if ids is not None else list(map(str, range(n))))),
         has_ids=ids is not None,
-        groups=None if groups is None else _group_names(groups, ids),
-        split=None if split is None else np.array(_texts(split)),
-        columns=kept,
-        conditions=more,
-        notes=tuple(notes),
+        groups=None if groups is None else of(groups),
+        split=None if split is None else of(split),
+        columns={name: of(own) for name, own in more.items()},
+        conditions={name: _checked_probs_of(path, of(own)) for name, own in others.items()},
+        notes=tuple(rows.notes),
     )
 
 
-def _of_cache(path: Path, conditions: Sequence[str]) -> tuple[dict[str, np.ndarray], str]:
+def _open(
+    path: Path,
+    names: dict[str, str | Sequence[str]],
+    columns: Sequence[str],
+    meta: Sequence[Path],
+    conditions: Sequence[str],
+    target: str | None,
+) -> ForeignRows:
+    from trustq.store import is_cache
+
+    if target is not None:
+        names["labels"] = target
+    if is_cache(path):
+        file, exposure = _of_cache(path, conditions)
+        rows = rows_of(file, names=names, meta=meta)
+        rows.note(f"exposure {exposure}")
+        return rows
+    every = list(conditions) == ["all"]
+    wanted = [*columns, *conditions]
+    return open_rows(path, names=names, meta=meta, columns=wanted, everything=every)
+
+
+def _of_cache(path: Path, conditions: Sequence[str]) -> tuple[ForeignFile, str]:
     """Arrays of a cache's labelled rows by their exported names, and its exposure.
 
-    Views that `conditions` names, or all, are there as their probabilities.
+    Labels are the names of their classes. Views that `conditions` names, or all, are there as
+    their probabilities.
     """
     from trustq.store import open_cache
 
@@ -197,187 +208,53 @@ def _of_cache(path: Path, conditions: Sequence[str]) -> tuple[dict[str, np.ndarr
             "fit a head with trustq repair, or import logits.",
             path=path,
         )
+    labelled = np.flatnonzero(cache.label >= 0)
+    classes = np.array(cache.classes, dtype=object)
     arrays = {
-        "sample_ids": cache.sample_id,
-        "labels": cache.label,
-        "logits": cache.logits,
-        "groups": cache.group_id,
-        "split": cache.split,
+        "sample_ids": cache.sample_id[labelled],
+        "labels": classes[cache.label[labelled]],
+        "logits": cache.logits[labelled],
+        "groups": cache.group_id[labelled],
+        "split": cache.split[labelled],
     }
     for name in cache.views if list(conditions) == ["all"] else conditions:
         logits = cache.view(name).logits
         assert logits is not None  # a view has what the clean pass has
-        arrays[name] = np.exp(_log_softmax(checked_logits(logits)))
-    labelled = np.flatnonzero(cache.label >= 0)
-    raw = {name: array[labelled] for name, array in arrays.items()}
-    return raw | {"classes": np.array(cache.classes)}, cache.exposure
+        arrays[name] = np.exp(_log_softmax(checked_logits(logits[labelled])))
+    arrays["classes"] = classes
+    return ForeignFile(path, arrays, False, list(arrays)), cache.exposure
 
 
-def _npz(path: Path) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise NotFound(f"{path}: no such file.", path=path)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, OSError, AttributeError) as error:
-        raise DamagedFile(
-            f"{path} could not be read as npz arrays ({error}). Pickled objects are not loaded.",
-            path=path,
-        ) from error
-
-
-def _find(
-    raw: dict[str, np.ndarray],
-    asked: str | None,
-    usual: Sequence[str],
-    path: Path,
-    what: str,
-) -> np.ndarray | None:
-    if asked is not None:
-        return _column(path, raw, asked, what)
-    return next((raw[name] for name in usual if name in raw), None)
-
-
-def _column(path: Path, raw: dict[str, np.ndarray], name: str, what: str = "") -> np.ndarray:
-    if name not in raw:
-        wanted = f"{name} for {what}" if what else name
-        raise NotFound(f"{path} has no {wanted}; it has {', '.join(raw)}.", path=path, expected=raw)
-    return raw[name]
-
-
-def _joined(
-    table: Path, keys: list[str], names: dict[str, str], taken: Sequence[str]
-) -> dict[str, np.ndarray]:
-    """Columns of a metadata table in the order of `keys`; None where it lacks the id."""
-    columns, rows = find_rows(table, keys, by=names.get("sample_ids"))
-    if all(row is None for row in rows):
+def _labels(rows: ForeignRows, scores: Scores, target: str | None) -> Labels:
+    width = scores.array.shape[1]
+    if target is None:
+        return rows.labels(classes=scores.classes, width=width)
+    column = rows.column(target, "the target")
+    texts = {text for text in plain_texts(column) if not is_blank(text)}
+    if not texts:
+        raise InputError(f"{rows.path}: {target} has no value in any row.", path=rows.path)
+    if scores.classes is None:
         raise InputError(
-            f"{table} shares no id with the predictions, e.g. {keys[0]!r}.", path=table
+            f"{rows.path} does not name the classes of its probabilities, so which of them "
+            f"{', '.join(sorted(texts)[:5])} of {target} are is not known: name them in their "
+            "order (--classes a,b,c).",
+            path=rows.path,
         )
-    return {
-        name: np.array([None if r is None else column[r] for r in rows], dtype=object)
-        for name, column in columns.items()
-        if name not in taken
-    }
-
-
-def _with_target(
-    path: Path, raw: dict[str, np.ndarray], target: str, classes: str
-) -> tuple[dict[str, np.ndarray], int]:
-    """The rows that have a value of the target, and how many have none."""
-    column = _column(path, raw, target, "the target")
-    there = np.array([slice_name(value) != UNKNOWN for value in column.tolist()])
-    if not there.any():
-        raise InputError(f"{path}: {target} has no value in any row.", path=path)
-    kept = {
-        name: array if name == classes or len(array) != len(there) else array[there]
-        for name, array in raw.items()
-    }
-    return kept, int((~there).sum())
-
-
-def _require_classes(
-    path: Path, target: str, column: np.ndarray, classes: tuple[str, ...] | None
-) -> None:
-    found = sorted({slice_name(value) for value in column.tolist()})
-    if classes is None:
-        raise InputError(
-            f"{path} does not name the classes of its probabilities, so which of them "
-            f"{', '.join(found[:5])} of {target} are is not known: name them in their order "
-            "(--classes a,b,c).",
-            path=path,
-        )
-    known = {name.lower() for name in classes}
-    if strange := [name for name in found if name.lower() not in known]:
-        raise InputError(
-            f"{path}: {target} is {', '.join(strange[:5])}, and the probabilities are of "
-            f"{', '.join(classes)}. A target needs a model of its classes: label a manifest by it "
-            f"(trustq data target M.parquet --column {target} --out T.parquet), extract that and "
-            "evaluate its cache.",
-            path=path,
-        )
-
-
-def _scores(
-    path: Path, raw: dict[str, np.ndarray], names: dict[str, str], is_table: bool
-) -> tuple[str, np.ndarray, list[str] | None]:
-    """`logits` or `probs`, the (n, k) array, and the classes that its columns name."""
-    for kind, prefix in (("logits", "logit_"), ("probs", "prob_")):
-        if is_table:
-            if kind in names:
-                chosen = [name.strip() for name in names[kind].split(",")]
-                titles = [name.removeprefix(prefix) for name in chosen]
-            else:
-                chosen = [name for name in raw if name.startswith(prefix)]
-                titles = [name.removeprefix(prefix) for name in chosen]
-            if chosen:
-                parts = [_numbers(path, _column(path, raw, name), name) for name in chosen]
-                return kind, np.stack(parts, axis=1), titles
-        elif (name := names.get(kind, kind)) in raw or kind in names:
-            return kind, _column(path, raw, name, kind), None
-    wanted = "columns prob_<class> or logit_<class>" if is_table else "array probs or logits"
-    raise NotFound(
-        f"{path} has no {wanted}; it has {', '.join(raw)}. Name them with --probs.",
-        path=path,
-        expected=raw,
-    )
-
-
-def _numbers(path: Path, column: np.ndarray, name: str) -> np.ndarray:
-    try:
-        return np.array([float(value) for value in column.tolist()])
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: {name} holds something that is no number ({error}).", path=path
-        ) from error
-
-
-def _class_names(
-    raw: dict[str, np.ndarray], names: dict[str, str], titles: list[str] | None
-) -> tuple[str, ...] | None:
-    if titles is not None:
-        return tuple(titles)
-    given = names.get("classes", "classes")
-    if given in raw:
-        return tuple(_texts(raw[given]))
-    return tuple(part.strip() for part in given.split(",")) if "," in given else None
-
-
-def _labels(
-    path: Path,
-    raw: dict[str, np.ndarray],
-    names: dict[str, str],
-    classes: tuple[str, ...] | None,
-    k: int,
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    column = _column(path, raw, names.get("labels", "labels"), "labels")
-    if column.ndim != 1:
-        raise InputError(f"{path}: labels has shape {column.shape}, expected (n,).", path=path)
-    if column.dtype.kind in "iu":
-        return column.astype(np.intp), classes or tuple(map(str, range(k)))
-    texts = [slice_name(value) for value in column.tolist()]
-    if classes is None or not set(texts) & {*classes, *(c.upper() for c in classes)}:
-        # A CSV holds class indices as text.
-        if all(text.isdigit() for text in texts):
-            return np.array(texts, dtype=np.intp), classes or tuple(map(str, range(k)))
-        if classes is None:
-            classes = tuple(sorted(set(texts)))
-            if len(classes) != k:
-                raise InputError(
-                    f"{path}: labels name {len(classes)} classes and there are {k} columns: "
-                    "give the class order (classes, or --classes a,b,c).",
-                    path=path,
-                )
-    # Names may differ in case between two files that are joined.
-    position = {name.lower(): index for index, name in enumerate(classes)}
-    strange = sorted({text for text in texts if text.lower() not in position})
+    find = ClassPosition(scores.classes)
+    strange = sorted(text for text in texts if find(text) is None)
     if strange:
         raise InputError(
-            f"{path}: {', '.join(strange[:5])} among the labels; the classes are "
-            f"{', '.join(classes)}. Leave out rows without a label.",
-            path=path,
+            f"{rows.path}: {target} is {', '.join(strange[:5])}, and the probabilities are of "
+            f"{', '.join(scores.classes)}. A target needs a model of its classes: label a manifest "
+            f"by it (trustq data target M.parquet --column {target} --out T.parquet), extract that "
+            "and evaluate its cache.",
+            path=rows.path,
         )
-    return np.array([position[text.lower()] for text in texts], dtype=np.intp), classes
+    found = read_labels(column, source=rows.source, classes=scores.classes, name=target)
+    left_out = int((found.indices < 0).sum())
+    if left_out:
+        rows.note(f"{left_out} rows without {target} were left out")
+    return found
 
 
 def _checked_probs_of(path: Path, scores: np.ndarray) -> np.ndarray:
@@ -392,48 +269,22 @@ def _checked_probs_of(path: Path, scores: np.ndarray) -> np.ndarray:
 
 
 def _conditions(
-    path: Path,
-    raw: dict[str, np.ndarray],
+    rows: ForeignRows,
     wanted: Sequence[str],
-    shape: tuple[int, ...],
-    used: set[str],
+    scores: Scores,
+    names: dict[str, str | Sequence[str]],
 ) -> dict[str, np.ndarray]:
+    used = {names.get(name, name) for name in ("probs", "logits")}
+    shape = scores.array.shape
     if list(wanted) == ["all"]:
-        wanted = [name for name, array in raw.items() if array.shape == shape and name not in used]
+        arrays = rows.file.arrays
+        wanted = [name for name, own in arrays.items() if own.shape == shape and name not in used]
     found = {}
     for name in wanted:
-        found[name] = _checked_probs_of(path, _column(path, raw, name))
+        found[name] = matrix(rows.column(name), source=rows.source, name=name)
         if found[name].shape != shape:
             raise InputError(
-                f"{path}: {name} has shape {found[name].shape}, expected {shape}.", path=path
+                f"{rows.path}: {name} has shape {found[name].shape}, expected {shape}.",
+                path=rows.path,
             )
     return found
-
-
-def _unique_ids(path: Path, ids: np.ndarray | None, n: int) -> np.ndarray:
-    if ids is None:
-        return np.array([str(row) for row in range(n)])
-    texts = _texts(ids)
-    if len(texts) != n:
-        raise InputError(f"{path}: sample_ids has {len(texts)} rows, labels {n}.", path=path)
-    if len(set(texts)) != n:
-        repeated = next(text for text in texts if texts.count(text) > 1)
-        raise InputError(
-            f"{path}: sample_ids must be unique; {n - len(set(texts))} are repeated, "
-            f"e.g. {repeated!r}.",
-            path=path,
-        )
-    return np.array(texts)
-
-
-def _group_names(groups: np.ndarray, ids: np.ndarray | None) -> np.ndarray:
-    """Names of groups; a row without one is a group of its own."""
-    names = [slice_name(group) for group in groups.tolist()]
-    own = _texts(ids) if ids is not None else [str(row) for row in range(len(names))]
-    return np.array([f"row {i}" if g == "unknown" else g for g, i in zip(names, own, strict=True)])
-
-
-def _texts(array: np.ndarray) -> list[str]:
-    if array.dtype.kind == "S":
-        array = np.char.decode(array, "utf-8")
-    return [str(value) for value in array.tolist()]

@@ -3,7 +3,7 @@
 from trustq.store.exchange import import_cache
 from trustq.store.export import export_cache
 from trustq.store.format import EXPOSURES, Cache
-from trustq.store.listing import find_caches, open_cache
+from trustq.store.listing import find_caches, is_cache, is_foreign, open_cache
 from trustq.store.read import (
     read_attributes,
     read_cache,
@@ -21,6 +21,8 @@ __all__ = [
     "export_cache",
     "find_caches",
     "import_cache",
+    "is_cache",
+    "is_foreign",
     "open_cache",
     "read_attributes",
     "read_cache",

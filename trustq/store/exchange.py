@@ -8,22 +8,26 @@ from typing import Any
 import numpy as np
 
 from trustq import __version__
+from trustq.core.class_names import checked_classes
 from trustq.core.digest import digest_bytes, digest_json
+from trustq.core.foreign_files import read_foreign
+from trustq.core.foreign_rows import ForeignRows, Names, open_rows
+from trustq.core.words import plain_texts, whole_number
 from trustq.data.manifest import SPLITS, require_whole_groups
 from trustq.errors import InputError
 from trustq.metrics.probabilities import NORMALISATIONS, logits_from_probs, normalised
-from trustq.store.arrays import Found, read_arrays
+from trustq.store.arrays import statement_in
 from trustq.store.format import EXPOSURES, SEEN_OBSERVED, SEEN_REFERENCE, Cache
 from trustq.store.restore import restore_cache
 
-_MATRICES = ("features", "logits", "probs", "crossfit_logits")
+_BESIDE = ("observed", "folds")  # arrays of one value a row, beside labels and ids
 
 
 def import_cache(
     path: Path,
     *,
     exposure: str | None = None,
-    names: dict[str, str] | None = None,
+    names: Names | None = None,
     dataset: str = "",
     ids: Path | None = None,
     meta: Sequence[Path] = (),
@@ -60,19 +64,25 @@ def import_cache(
             found=normalise,
             expected=NORMALISATIONS,
         )
-    found = read_arrays(path, names=names, ids=ids, meta=meta)
-    if found.statement is not None:
+    rows = open_rows(path, names=names, ids=ids, meta=meta, whole=True)
+    statement = statement_in(rows.file)
+    if statement is not None:
         options = {"--ids": ids, "--meta": meta, "--normalize": normalise}
         given = [flag for flag, value in options.items() if value]
         given += [f"--{name.replace('_', '-')}" for name in names]
-        return _exported(path, found, exposure, dataset, given)
-    return _imported(path, found, exposure or "unknown", names, dataset, ids, meta, normalise)
+        return _exported(path, read_foreign(path).arrays, statement, exposure, dataset, given)
+    return _imported(path, rows, exposure or "unknown", names, dataset, ids, meta, normalise)
 
 
 def _exported(
-    path: Path, found: Found, exposure: str | None, dataset: str, given: Sequence[str]
+    path: Path,
+    arrays: dict[str, np.ndarray],
+    statement: Any,
+    exposure: str | None,
+    dataset: str,
+    given: Sequence[str],
 ) -> Cache:
-    cache = restore_cache(path, found.arrays, found.statement)
+    cache = restore_cache(path, arrays, statement)
     if given:
         raise InputError(
             f"{path} was exported by trustq and comes back as it was: "
@@ -95,51 +105,49 @@ def _exported(
 
 def _imported(
     path: Path,
-    found: Found,
+    rows: ForeignRows,
     exposure: str,
-    names: dict[str, str],
+    names: Names,
     dataset: str,
     ids: Path | None,
     meta: Sequence[Path],
     normalise: str | None,
 ) -> Cache:
-    arrays = found.arrays
-    features = _floats(path, arrays["features"], "features")
+    features = _floats(path, _required(rows, "features"), "features")
     n = len(features)
     if not n:
         raise InputError(f"{path}: features has no rows.", path=path)
+    arrays = {name: array for name in _BESIDE if (array := rows.find(name)) is not None}
+    crossfit = rows.matrix("crossfit_logits")
+    if crossfit is not None:
+        arrays["crossfit_logits"] = crossfit
+    logits, stated = _logits(rows, normalise)
+    if logits is not None:
+        arrays["logits"] = logits
+    arrays["labels"] = _required(rows, "labels")
     for name, array in arrays.items():
-        wanted = 2 if name in _MATRICES else 1
-        if array.ndim != wanted:
-            raise InputError(
-                f"{path}: {name} has shape {array.shape}, expected {wanted} axes.", path=path
-            )
-        if name != "classes" and len(array) != n:
+        if len(array) != n:
             raise InputError(f"{path}: {name} has {len(array)} rows, features {n}.", path=path)
-    logits = _logits(path, arrays, normalise)
-    classes, label = _labels(path, arrays, logits)
+    labels = rows.labels(classes=stated, width=None if logits is None else logits.shape[1])
+    classes, label = labels.classes, labels.indices.astype(np.int16)
+    if len(classes) >= 2**15:
+        raise InputError(
+            f"{path}: {len(classes)} classes; a cache holds fewer than 32,768.", path=path
+        )
     observed = np.full(n, -1, dtype=np.int16)
     if "observed" in arrays:
-        by_value = (
-            logits is None and "classes" not in arrays and arrays["labels"].dtype.kind in "iu"
-        )
-        read = _values if by_value and arrays["observed"].dtype.kind in "iu" else _indices
-        observed = read(path, arrays["observed"], classes, "observed")
-    split = np.array(_texts(path, arrays, "split") or ["train"] * n)
-    sample_ids = _texts(path, arrays, "sample_ids") or [str(i) for i in range(n)]
-    groups = _texts(path, arrays, "groups") or sample_ids
-    strange = sorted(set(split.tolist()) - set(SPLITS))
+        observed = rows.labels("observed", classes=classes).indices.astype(np.int16)
+    given, strange = rows.split(n)
+    split = np.array(["train"] * n) if given is None else given
     if strange:
         raise InputError(
             f"{path}: split {', '.join(strange)}; expected {', '.join(SPLITS)}.",
             path=path,
             expected=SPLITS,
         )
-    if len(set(sample_ids)) != n:
-        raise InputError(
-            f"{path}: sample_ids must be unique; {n - len(set(sample_ids))} are repeated.",
-            path=path,
-        )
+    sample_ids = rows.sample_ids(n) or [str(i) for i in range(n)]
+    named = rows.groups(n, sample_ids)
+    groups = sample_ids if named is None else named.tolist()
     require_whole_groups(groups, split.tolist(), source=str(path))
     extra = _crossfit(path, arrays, len(classes))
     _require_backed(path, exposure, extra, observed, split)
@@ -148,7 +156,9 @@ def _imported(
     dataset = dataset or Path(path.name.removesuffix(".gz")).stem
     recipe = {"name": "import", "file": path.name, "exposure": "as stated by the user"}
     content = [digest_bytes(path.read_bytes()), dataset, exposure, names]
-    beside = [*([] if ids is None else [ids]), *meta]
+    if rows.notes:
+        recipe["notes"] = "; ".join(rows.notes)
+    beside = [*([] if ids is None else [ids]), *meta, *rows.file.beside]
     if beside:
         recipe["beside"] = ", ".join(file.name for file in beside)
         content.append([digest_bytes(file.read_bytes()) for file in beside])
@@ -192,131 +202,48 @@ def _floats(path: Path, array: np.ndarray, name: str) -> np.ndarray:
     return values
 
 
-def _texts(
-    path: Path, arrays: dict[str, np.ndarray], name: str, *, blank: bool = False
-) -> list[str]:
-    """An array of names as texts; empty when the array is not there; `blank` allows "" for none."""
-    if name not in arrays:
-        return []
-    array = arrays[name]
-    if array.dtype.kind == "S":
-        try:
-            array = np.char.decode(array, "utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: {name} are not UTF-8 ({error}).", path=path) from error
-    if array.dtype.kind not in "iuUb":
+def _required(rows: ForeignRows, role: str) -> np.ndarray:
+    array = rows.matrix(role) if role == "features" else rows.find(role)
+    if array is None:
+        what, upper = ("column", "COLUMN") if rows.file.is_table else ("array", "ARRAY")
         raise InputError(
-            f"{path}: {name} have type {array.dtype}; expected texts or integers.", path=path
+            f"{rows.path} has no {what} {role!r} for {role}; it holds {rows.there()}. Name it with "
+            f"`trustq cache import {rows.path} --{role.replace('_', '-')} {upper}`.",
+            path=rows.path,
         )
-    texts = [str(value) for value in array.tolist()]
-    if "" in texts and not blank:
-        raise InputError(f"{path}: {name} is blank in row {texts.index('') + 1}.", path=path)
-    return texts
+    return array
 
 
-def _labels(
-    path: Path, arrays: dict[str, np.ndarray], logits: np.ndarray | None
-) -> tuple[tuple[str, ...], np.ndarray]:
-    """Class order and labels as indices, -1 for none."""
-    labels, width = arrays["labels"], None if logits is None else logits.shape[1]
-    if "classes" in arrays:
-        classes = tuple(_texts(path, arrays, "classes"))
-        if len(set(classes)) != len(classes):
-            raise InputError(f"{path}: classes repeat a name: {', '.join(classes)}.", path=path)
-    elif labels.dtype.kind in "US":
-        if width is not None:
-            raise InputError(
-                f"{path}: labels are names, so the order of the {width} columns of logits or probs "
-                "is not known. Add an array `classes` with the names in that order.",
-                path=path,
-            )
-        classes = tuple(sorted(set(_texts(path, arrays, "labels", blank=True)) - {""}))
-    elif labels.dtype.kind in "iu":
-        # With columns of logits, indices count them; else the values that occur are the classes.
-        if width is None:
-            classes = tuple(str(v) for v in np.unique(labels).tolist() if v != -1)
-            _require_few(path, classes)
-            return classes, _values(path, labels, classes, "labels")
-        classes = tuple(str(i) for i in range(width))
-    else:
+def _logits(
+    rows: ForeignRows, normalise: str | None
+) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
+    """Logits, (n, k), or None where there are no scores; and the class names that are stated."""
+    scores = rows.scores() if rows.has_scores() else None
+    if normalise is not None and (scores is None or scores.kind != "probs"):
+        there = "logits" if scores is not None else "no probs"
         raise InputError(
-            f"{path}: labels have type {labels.dtype}; expected indices or names.", path=path
-        )
-    _require_few(path, classes)
-    if width is not None and width != len(classes):
-        raise InputError(
-            f"{path}: {width} columns of logits or probs for {len(classes)} classes.", path=path
-        )
-    return classes, _indices(path, labels, classes, "labels")
-
-
-def _values(path: Path, labels: np.ndarray, classes: tuple[str, ...], name: str) -> np.ndarray:
-    """Integers whose values are the classes' names, as indices; -1 is none."""
-    position = {text: index for index, text in enumerate(classes)} | {"-1": -1}
-    strange = sorted({str(value) for value in labels.tolist()} - set(position))
-    if strange or any(text.startswith("-") for text in classes):
-        raise InputError(
-            f"{path}: {name} {', '.join(strange[:5] or classes[:5])} are no classes.", path=path
-        )
-    return np.array([position[str(value)] for value in labels.tolist()], dtype=np.int16)
-
-
-def _indices(path: Path, labels: np.ndarray, classes: tuple[str, ...], name: str) -> np.ndarray:
-    if labels.dtype.kind in "iu":
-        values = labels.astype(np.int64)
-        if values.min() < -1 or values.max() >= len(classes):
-            raise InputError(
-                f"{path}: {name} run from {values.min()} to {values.max()}, but there are "
-                f"{len(classes)} classes, counted from 0 (-1 = none).",
-                path=path,
-            )
-        return values.astype(np.int16)
-    if labels.dtype.kind not in "US":
-        raise InputError(
-            f"{path}: {name} have type {labels.dtype}; expected indices or names.", path=path
-        )
-    texts = _texts(path, {name: labels}, name, blank=True)
-    position = {text: index for index, text in enumerate(classes)} | {"": -1}
-    strange = sorted(set(texts) - set(position))
-    if strange:
-        raise InputError(
-            f"{path}: {name} {', '.join(strange[:5])} are not among its classes.", path=path
-        )
-    return np.array([position[text] for text in texts], dtype=np.int16)
-
-
-def _require_few(path: Path, classes: tuple[str, ...]) -> None:
-    if len(classes) >= 2**15:
-        raise InputError(
-            f"{path}: {len(classes)} classes; a cache holds fewer than 32,768.", path=path
-        )
-
-
-def _logits(path: Path, arrays: dict[str, np.ndarray], normalise: str | None) -> np.ndarray | None:
-    if normalise is not None and ("probs" not in arrays or "logits" in arrays):
-        there = "logits" if "logits" in arrays else "no probs"
-        raise InputError(
-            f"--normalize {normalise}: {path} has {there}; "
+            f"--normalize {normalise}: {rows.path} has {there}; "
             "only rows of probs are made to sum to 1.",
             where="normalize",
             found=normalise,
         )
-    if "logits" in arrays:
-        return _floats(path, arrays["logits"], "logits")
-    if "probs" not in arrays:
-        return None
-    probs: Any = _floats(path, arrays["probs"], "probs")
+    if scores is None:
+        stated = rows.classes()
+        return None, None if stated is None else checked_classes(stated, source=rows.source)
+    if scores.kind == "logits":
+        return _floats(rows.path, scores.array, "logits"), scores.classes
+    probs: Any = _floats(rows.path, scores.array, "probs")
     if normalise is not None:
-        return logits_from_probs(normalised(probs, normalise)).astype(np.float32)
+        return logits_from_probs(normalised(probs, normalise)).astype(np.float32), scores.classes
     off = np.abs(probs.sum(axis=1) - 1)
     if off.max(initial=0) > 1e-3 or probs.min(initial=0) < 0:
         raise InputError(
-            f"{path}: probs must be at least 0 and sum to 1 in every row; row {off.argmax() + 1} "
-            f"sums to {probs[off.argmax()].sum():.6g}. "
+            f"{rows.path}: probs must be at least 0 and sum to 1 in every row; row "
+            f"{off.argmax() + 1} sums to {probs[off.argmax()].sum():.6g}. "
             "For other scores: --normalize l1 or softmax.",
-            path=path,
+            path=rows.path,
         )
-    return logits_from_probs(probs).astype(np.float32)
+    return logits_from_probs(probs).astype(np.float32), scores.classes
 
 
 def _crossfit(path: Path, arrays: dict[str, np.ndarray], k: int) -> dict[str, np.ndarray]:
@@ -330,7 +257,7 @@ def _crossfit(path: Path, arrays: dict[str, np.ndarray], k: int) -> dict[str, np
         raise InputError(
             f"{path} has crossfit_logits and no folds, which say what each row saw.", path=path
         )
-    folds, logits = arrays["folds"], arrays["crossfit_logits"]
+    folds, logits = _whole(arrays["folds"]), arrays["crossfit_logits"]
     if folds.dtype.kind not in "iu":
         raise InputError(
             f"{path}: folds have type {folds.dtype}; expected whole numbers.", path=path
@@ -342,6 +269,12 @@ def _crossfit(path: Path, arrays: dict[str, np.ndarray], k: int) -> dict[str, np
     folds = folds.astype(np.int64)
     _floats(path, logits[folds >= 0], "crossfit_logits")
     return {"fold": folds, "crossfit_logits": logits.astype(np.float32)}
+
+
+def _whole(folds: np.ndarray) -> np.ndarray:
+    """Folds as whole numbers where they are: of a CSV as texts, of a table with blanks as -1."""
+    numbers = [whole_number(text) if text else -1 for text in plain_texts(folds)]
+    return folds if None in numbers else np.array(numbers, dtype=np.int64)
 
 
 def _require_backed(

@@ -4,11 +4,14 @@ import glob
 from collections.abc import Sequence
 from pathlib import Path
 
+from trustq.core.foreign_files import kind_of
 from trustq.errors import NotFound
-from trustq.store.arrays import IMPORTS
+from trustq.store.arrays import has_statement
 from trustq.store.exchange import import_cache
 from trustq.store.format import Cache
 from trustq.store.read import read_cache
+
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def find_caches(patterns: Sequence[str | Path]) -> list[Path]:
@@ -41,4 +44,22 @@ def open_cache(path: Path) -> Cache:
 
     What trustq exported has the exposure it had, anything else an unknown one.
     """
-    return import_cache(path) if path.name.lower().endswith(IMPORTS) else read_cache(path)
+    return import_cache(path) if is_foreign(Path(path)) else read_cache(path)
+
+
+def is_cache(path: Path) -> bool:
+    """Whether a file is a cache (.h5), or one that trustq exported as safetensors."""
+    path = Path(path)
+    if path.suffix.lower() == ".safetensors" and path.is_file():
+        return has_statement(path)
+    return not is_foreign(path)
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a file is read as one of another program, of features or predictions."""
+    if path.suffix.lower() not in (".h5", ".hdf5"):
+        return kind_of(path) is not None
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(_HDF5)) == _HDF5  # before these a cache has its seal
