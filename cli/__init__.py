@@ -3,13 +3,11 @@
 Modules here import heavy libraries inside the commands, so that `trustq --help` starts at once.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 import trustq
-from trustq.errors import TrustqError
 
 from . import (
     audit,
@@ -28,21 +26,9 @@ from . import (
     sql,
     sweep,
 )
+from .app import App
 
-
-class _Group(TyperGroup):
-    """Prints a `TrustqError` as a paragraph and exits 1; all else is a bug and escapes."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except TrustqError as error:
-            typer.echo(f"Error: {error}", err=True)
-            raise typer.Exit(1) from error
-
-
-app = typer.Typer(
-    cls=_Group,
+app = App(
     name="trustq",
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from . import audit_duplicates
+from .app import App
 
-app = typer.Typer(
+app = App(
     no_args_is_help=True,
     help="Find suspicious labels and duplicate images, take answers, write a cleaned list.",
 )

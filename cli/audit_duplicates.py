@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .output import print_table, stages
+from .output import print_note, print_table, stages
 
 if TYPE_CHECKING:
     from trustq.audit.duplicates.find import DuplicateAudit
@@ -69,7 +69,7 @@ def duplicates(
             progress=show,
         )
     for note in found.notes:
-        typer.echo(f"Note: {note}", err=True)
+        print_note(note)
     written = write_audit(found, out)
     if sheet and len(found):
         written.append(

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Check what trustq export bundle wrote.", no_args_is_help=True)
+from .app import App
+
+app = App(help="Check what trustq export bundle wrote.", no_args_is_help=True)
 
 
 @app.callback()

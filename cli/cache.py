@@ -6,11 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
+from .app import App, print_error
 from .output import print_table
 
-app = typer.Typer(
-    no_args_is_help=True, help="List, describe, verify, import, export and relabel caches."
-)
+app = App(no_args_is_help=True, help="List, describe, verify, import, export and relabel caches.")
 
 _JSON = typer.Option("--json", help="Print JSON for scripts.")
 
@@ -97,7 +96,7 @@ def verify(
             typer.echo(f"{path}: whole ({len(verified.datasets)} datasets, {verified.digest[:8]})")
         except TrustqError as error:
             damaged += 1
-            typer.echo(f"Error: {error}", err=True)
+            print_error(error)
     if damaged:
         raise typer.Exit(1)
 

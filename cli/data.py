@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .app import App
 from .output import print_table, progress
 
 if TYPE_CHECKING:
     from trustq.data.manifest import Manifest
 
-app = typer.Typer(no_args_is_help=True, help="Make manifests of data sets and describe them.")
+app = App(no_args_is_help=True, help="Make manifests of data sets and describe them.")
 
 
 @app.command()

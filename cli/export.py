@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
+from .app import App
 from .output import write_or_print
 
-app = typer.Typer(help="Tables of results for papers and other programs.", no_args_is_help=True)
+app = App(help="Tables of results for papers and other programs.", no_args_is_help=True)
 
 _Results = Annotated[Path, typer.Option(help="Folder of result tables.")]
 _Where = Annotated[

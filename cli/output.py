@@ -8,6 +8,8 @@ from typing import Any
 
 import typer
 
+from .hints import in_options
+
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
     """Print dicts as an aligned table; columns are the keys of the first row."""
@@ -17,6 +19,11 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
         columns = list(rows[0])
         result = Result(columns, [tuple(row.get(name) for name in columns) for row in rows])
         typer.echo(format_result(result, "table"))
+
+
+def print_note(note: str) -> None:
+    """Print what the library remarks, in options of the command that runs, on stderr."""
+    typer.echo(f"Note: {in_options(note)}", err=True)
 
 
 def print_result(result: Any) -> None:

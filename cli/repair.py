@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .output import print_repair_table, progress
+from .output import print_note, print_repair_table, progress
 
 
 def repair(
@@ -157,7 +157,7 @@ def repair(
             progress=report,
         )
     for note in run.notes:
-        typer.echo(f"Note: {note}", err=True)
+        print_note(note)
     old = len(run.keys) - run.n_new
     typer.echo(f"{run.n_new} new runs, {old} were there already; results in {results}\n", err=True)
     table = repair_table(results, run.keys)

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Keep a results folder in order.", no_args_is_help=True)
+from .app import App
+
+app = App(help="Keep a results folder in order.", no_args_is_help=True)
 
 _Folder = Annotated[Path, typer.Option(help="Folder of result tables.")]
 

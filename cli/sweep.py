@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .output import print_table, progress
+from .output import print_note, print_table, progress
 
 _SHOWN_FAILURES = 5
 
@@ -87,7 +87,7 @@ def sweep(
         )
         raise typer.Exit(130) from None
     for note in run.notes:
-        typer.echo(f"Note: {note}", err=True)
+        print_note(note)
     _compact(results)
     _report(run, results, as_json)
     if run.failures:

@@ -167,7 +167,7 @@ def default_metrics(tables: Sequence[SeedTable]) -> list[str]:
     if not chosen:
         raise InputError(
             f"The tables share no column that ends in {' or '.join(METRICS)}; they share "
-            f"{', '.join(shared) or 'none'}. Name some: --metrics NAME,NAME."
+            f"{', '.join(shared) or 'none'}. Name some: `metrics=NAME,NAME`."
         )
     return chosen
 

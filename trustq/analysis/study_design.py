@@ -160,17 +160,17 @@ def plan_sweep(
     if not tested and comparisons is None:
         raise InputError(
             f"Recipe {recipe.name} has no arm to compare with {baseline}: its arms are "
-            f"{', '.join(sweep.arms)}. Add one, e.g. --set arms=none,random,self_confidence."
+            f"{', '.join(sweep.arms)}. Add one, e.g. `arms=none,random,self_confidence`."
         )
     if comparisons is not None and comparisons < 1:
         raise InputError(
-            f"--comparisons {comparisons}: expected 1 or more.",
+            f"`comparisons={comparisons}`: expected 1 or more.",
             where="comparisons",
             found=comparisons,
         )
     if effect is not None and not effect > 0:
         raise InputError(
-            f"--effect {effect:g}: expected a gain above 0.", where="effect", found=effect
+            f"`effect={effect:g}`: expected a gain above 0.", where="effect", found=effect
         )
     budgets = list(dict.fromkeys(sweep.budgets))
     n_backbones = len(caches) or backbones or 1
@@ -337,7 +337,7 @@ def _pilot(
         return None
     if pilot_draws < 2:
         raise InputError(
-            f"--pilot-draws {pilot_draws}: expected 2 or more, to see variation.",
+            f"`pilot_draws={pilot_draws}`: expected 2 or more, to see variation.",
             where="pilot_draws",
             found=pilot_draws,
         )

@@ -71,11 +71,11 @@ def apply_answers(
     """
     if action not in ACTIONS:
         raise InputError(
-            f"--action {action}: expected relabel or drop.", where="action", found=action
+            f"`action={action}`: expected relabel or drop.", where="action", found=action
         )
     if not 0 <= max_per_class <= 1:
         raise InputError(
-            f"--max-per-class {max_per_class:g}: expected a share from 0 to 1.",
+            f"`max_per_class={max_per_class:g}`: expected a share from 0 to 1.",
             where="max_per_class",
             found=max_per_class,
         )
@@ -83,7 +83,7 @@ def apply_answers(
     if not answers and not accept_suggestions:
         raise InputError(
             f"No label of {audit.folder} was answered, so nothing is known to be wrong. Fill in "
-            "answers.csv and pass it with --answers, or --accept-suggestions acts on the list "
+            "answers.csv and pass it with `answers`, or `accept_suggestions` acts on the list "
             "unchecked."
         )
     position = {sample_id: row for row, sample_id in enumerate(audit.sample_ids.tolist())}

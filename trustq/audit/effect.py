@@ -55,10 +55,10 @@ def drop_effect(
     fit on, a source that has changed, nothing listed, draws below 1.
     """
     if draws < 1:
-        raise InputError(f"--draws {draws}: expected 1 or more.", where="draws", found=draws)
+        raise InputError(f"`draws={draws}`: expected 1 or more.", where="draws", found=draws)
     if not 0 <= max_per_class <= 1:
         raise InputError(
-            f"--max-per-class {max_per_class:g}: expected a share from 0 to 1.",
+            f"`max_per_class={max_per_class:g}`: expected a share from 0 to 1.",
             where="max_per_class",
             found=max_per_class,
         )

@@ -86,7 +86,7 @@ def read_audit_folder(folder: Path) -> StoredAudit:
         known = False
     if not known:
         raise NotFound(
-            f"{folder} holds no audit. Make one: trustq audit labels CACHE --out {folder}",
+            f"{folder} holds no audit. Make one with `trustq audit labels` and `out={folder}`.",
             path=folder,
         )
     rows = read_table(folder / ROWS)
@@ -112,6 +112,6 @@ def require_no_answers(folder: Path) -> None:
         if answered:
             raise InputError(
                 f"{path} holds {answered} answers, which a new audit would overwrite. Keep them: "
-                "choose another --out, or move the file.",
+                "choose another folder with `out`, or move the file.",
                 path=path,
             )

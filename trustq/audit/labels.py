@@ -130,19 +130,19 @@ def audit_labels(
         known = [name for name in known_scores() if name not in LABEL_BLIND]
         why = " It looks at no label, so it finds uncertain images." if score in LABEL_BLIND else ""
         raise InputError(
-            f"--score {score}: expected a score of labels: {', '.join(known)}.{why}",
+            f"`score={score}`: expected a score of labels: {', '.join(known)}.{why}",
             where="score",
             found=score,
         )
     if review is not None and precision is not None:
-        raise InputError("--review and --precision both cut the list: give one.")
+        raise InputError("`review` and `precision` both cut the list: give one.")
     if review is not None and review < 1:
         raise InputError(
-            f"--review {review}: expected 1 or more labels.", where="review", found=review
+            f"`review={review}`: expected 1 or more labels.", where="review", found=review
         )
     if precision is not None and not 0 < precision <= 1:
         raise InputError(
-            f"--precision {precision:g}: expected a share above 0 and up to 1.",
+            f"`precision={precision:g}`: expected a share above 0 and up to 1.",
             where="precision",
             found=precision,
         )
@@ -217,7 +217,7 @@ def _quality(source: AuditSource, score: str) -> np.ndarray:
         return label_quality(source.out_of_fold, labels, training=training, score=score)
     if source.features is None:
         raise InputError(
-            f"--score {score}: {source.cache.name} holds no features. Audit a cache or embeddings, "
+            f"`score={score}`: {source.cache.name} holds no features. Audit a cache or embeddings, "
             "or choose another score.",
             where="score",
             found=score,

@@ -111,7 +111,7 @@ def open_source(
     path, names = Path(path), dict(names or {})
     if source not in SOURCES:
         raise InputError(
-            f"--source {source}: expected one of {', '.join(SOURCES)}.",
+            f"`source={source}`: expected one of {', '.join(SOURCES)}.",
             where="source",
             found=source,
             expected=SOURCES,
@@ -195,7 +195,7 @@ def _read(
     if source in ("head", "crossfit"):
         what = "features to fit a head on" if source == "head" else "crossfit logits"
         raise InputError(
-            f"{path} holds no {what}; audit its probabilities with --source file.", path=path
+            f"{path} holds no {what}; audit its probabilities with `source=file`.", path=path
         )
     return _of_predictions(path, names, normalise)
 

@@ -42,7 +42,7 @@ def group_folds(labels: np.ndarray, groups: np.ndarray, *, n_folds: int, seed: i
     if n_folds < 2 or n_groups < n_folds:
         raise InputError(
             f"{n_groups} groups cannot make {n_folds} folds: folds are whole groups, at least 2 "
-            "folds, and no more than groups (--set folds=N)."
+            "folds, and no more than groups (`folds=N`)."
         )
     rng = generator(seed, "folds")
     return _allot(labels, groups, np.full(n_folds, 1 / n_folds), rng)

@@ -23,7 +23,7 @@ NATIVE = "native"
 
 @dataclass(frozen=True)
 class Adapter:
-    """What `trustq data prepare --list` says of a data set, and the module that reads it.
+    """What `trustq data prepare` lists of a data set, and the module that reads it.
 
     The module has `read_rows(root, **options)`. Where `needs_root` is false the images are written,
     beside the manifest unless a root is given. `taxonomy` names the table of its labels. Where
@@ -84,13 +84,13 @@ ADAPTERS = {
         unverified=True,
     ),
     "chexpert": Adapter(
-        "CheXpert chest X-rays, whether one --finding is there, by patient",
+        "CheXpert chest X-rays, whether one finding is there, by patient",
         "trustq.datasets.chexpert",
         options=("finding", "uncertain", "unmentioned", "skip_missing"),
         unverified=True,
     ),
     "nih-chestxray14": Adapter(
-        "NIH ChestX-ray14, whether one --finding (or any) is there, by patient",
+        "NIH ChestX-ray14, whether one finding (or any) is there, by patient",
         "trustq.datasets.nih_chestxray14",
         options=("finding", "skip_missing"),
         unverified=True,
@@ -170,7 +170,7 @@ def prepare(
     adapter = _adapter(name, options)
     require_parquet(out)
     if splits_file is not None and "split_column" in options:
-        raise InputError("--splits and --split-column both give the splits; choose one.")
+        raise InputError("`splits` and `split_column` both give the splits; choose one.")
     if len(fractions) != len(FRACTIONS):
         raise InputError(
             f"Expected the fractions of train, val and test, such as "
@@ -178,19 +178,19 @@ def prepare(
         )
     if split not in SPLIT_MODES:
         raise InputError(
-            f"--split {split}: expected one of {', '.join(SPLIT_MODES)}.",
+            f"`split={split}`: expected one of {', '.join(SPLIT_MODES)}.",
             where="split",
             found=split,
             expected=SPLIT_MODES,
         )
     if split != "made" and (splits_file is not None or "split_column" in options):
         raise InputError(
-            f"--split {split} and --splits or --split-column both give the splits.",
+            f"`split={split}` and `splits` or `split_column` both give the splits.",
             where="split",
             found=split,
         )
     if root is None and adapter.needs_root:
-        raise InputError(f"{name} needs --root: the folder with its published files.")
+        raise InputError(f"{name} needs `root`: the folder with its published files.")
     root = Path(root) if root is not None else out.with_suffix(".images")
     if adapter.needs_root and not root.is_dir():
         raise NotFound(f"{root}: no such folder.")
@@ -309,7 +309,7 @@ def _published(
     if "published_split" not in columns:
         raise InputError(
             f"{rows.source} comes without splits, or without the lists that hold them; leave out "
-            "--split published."
+            "`split=published`."
         )
     split = columns["published_split"].copy()
     share_of = dict(zip(("train", "val", "test"), fractions, strict=True))

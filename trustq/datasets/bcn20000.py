@@ -98,7 +98,7 @@ def _isic_rows(root: Path, path: Path, *, skip_missing: bool) -> tuple[Columns, 
     if absent and (not skip_missing or absent == mine.sum()):
         raise InputError(
             f"{path}: no image under {root} for {absent:,} of the {mine.sum():,} rows of BCN20000. "
-            f"--skip-missing leaves those out. {isic2019.HOW}",
+            f"`skip_missing` leaves those out. {isic2019.HOW}",
             path=path,
         )
     for name in ("acquisition_source", "published_split"):

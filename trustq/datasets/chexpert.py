@@ -67,8 +67,8 @@ def read_rows(
     `skip_missing`).
     """
     require_finding("chexpert", finding, FINDINGS)
-    require_choice("--uncertain", uncertain, ("drop", "absent", "present"))
-    require_choice("--unmentioned", unmentioned, ("drop", "absent"))
+    require_choice("uncertain", uncertain, ("drop", "absent", "present"))
+    require_choice("unmentioned", unmentioned, ("drop", "absent"))
     assert finding is not None
     tables = [path for name in TABLES if (path := found_table(root, name)) is not None]
     if not tables:
@@ -115,7 +115,7 @@ def read_rows(
 def require_finding(name: str, finding: str | None, known: tuple[str, ...]) -> None:
     """Raise `TrustqError` unless `finding` is one of those of the data set."""
     if finding not in known:
-        said = "needs --finding" if finding is None else f"has no finding {finding!r}"
+        said = "needs `finding`" if finding is None else f"has no finding {finding!r}"
         raise InputError(f"{name} {said}; its findings are {', '.join(known)}.")
 
 
@@ -167,14 +167,14 @@ def _rows_of(path: Path, finding: str, *, uncertain: str, unmentioned: str) -> C
 def _decided(columns: Columns, finding: str) -> tuple[Columns, list[str]]:
     decided = np.array([label is not None for label in columns["label"].tolist()])
     if not decided.any():
-        raise InputError(f"No row says whether {finding} is there; see --uncertain.")
+        raise InputError(f"No row says whether {finding} is there; see `uncertain`.")
     if decided.all():
         return columns, []
     marks = columns["published_mark"][~decided].tolist()
     n_blank = sum(mark is None for mark in marks)
     note = (
         f"Rows left out of {len(decided):,} for {finding}: {len(marks) - n_blank:,} uncertain "
-        f"(--uncertain present or absent keeps them) and {n_blank:,} that do not mention it "
-        "(--unmentioned absent keeps them)."
+        f"(`uncertain=present` or `uncertain=absent` keeps them) and {n_blank:,} "
+        "that do not mention it (`unmentioned=absent` keeps them)."
     )
     return {name: array[decided] for name, array in columns.items()}, [note]

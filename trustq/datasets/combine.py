@@ -42,13 +42,13 @@ def combine(
         if set(other.classes) != set(first.classes):
             raise InputError(
                 f"{other.dataset} has the classes {', '.join(other.classes)} and {first.dataset} "
-                f"{', '.join(first.classes)}. Prepare both with one --target, e.g. condition."
+                f"{', '.join(first.classes)}. Prepare both with one `target`, e.g. condition."
             )
     names = [name for m in manifests for name in dict.fromkeys(m.columns["dataset"].tolist())]
     strange = [name for name in external if name not in names]
     if strange:
         raise InputError(
-            f"--external {','.join(strange)}: no such data set; there are {', '.join(names)}.",
+            f"`external={','.join(strange)}`: no such data set; there are {', '.join(names)}.",
             expected=names,
         )
     _refuse_shared(manifests, "sample_id", "sample")

@@ -50,7 +50,7 @@ def read_rows(root: Path, *, group_regex: str | None = None) -> Rows:
     notes = []
     if group_regex is None:
         notes.append(
-            "Every image is its own group. If several show one subject, say which: --group-regex."
+            "Every image is its own group. If several show one subject, say which: `group_regex`."
         )
     if n_ignored:
         notes.append(f"Files ignored, being no image of a class folder: {n_ignored}.")
@@ -91,7 +91,7 @@ def _groups(paths: list[str], pattern: str, *, root: Path) -> list[str]:
         regex = re.compile(pattern)
     except re.error as error:
         raise InputError(
-            f"--group-regex {pattern!r} is no regular expression: {error}.",
+            f"`group_regex={pattern}` is an invalid regular expression: {error}.",
             where="group_regex",
             found=pattern,
         ) from error
@@ -100,6 +100,6 @@ def _groups(paths: list[str], pattern: str, *, root: Path) -> list[str]:
         match = regex.search(path)
         group = match and (match.group(1) if regex.groups else match.group(0))
         if not group:
-            raise InputError(f"{root}: --group-regex {pattern!r} finds no group in {path!r}.")
+            raise InputError(f"{root}: `group_regex={pattern}` finds no group in {path!r}.")
         groups.append(group)
     return groups

@@ -209,7 +209,7 @@ def require_images(
     if absent and not (skip_missing and len(absent) < len(known)):
         raise InputError(
             f"{source}: no image under {root} for {named_rows(absent, known)}, of {len(known):,}. "
-            f"Add the images, or leave out rows without one (--skip-missing). {how}",
+            f"Add the images, or leave out rows without one (`skip_missing`). {how}",
             path=source,
         )
 

@@ -29,7 +29,7 @@ def read_rows(
     sorted order. Raises `TrustqError` for a missing column, naming the nearest.
     """
     if table is None:
-        raise InputError("csv needs --table: the CSV or Parquet file with paths and labels.")
+        raise InputError("csv needs `table`: the CSV or Parquet file with paths and labels.")
     path = Path(table)
     source = str(path)
     columns = read_table(path)
@@ -62,7 +62,7 @@ def read_rows(
         rows[kept] = values
     if group_column is None and "group_id" not in columns:
         notes.append(
-            "Every row is its own group. If several show one subject, say which: --group-column."
+            "Every row is its own group. If several show one subject, say which: `group_column`."
         )
     origin = {"file": path.name, "column": names["split"]} if "split" in names else {}
     return Rows(

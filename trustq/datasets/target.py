@@ -28,7 +28,7 @@ def with_target(
     if target != NATIVE and (taxonomy is None or target not in TARGETS):
         known = (NATIVE, *TARGETS) if taxonomy is not None else (NATIVE,)
         raise InputError(
-            f"--target {target}: these data have {', '.join(known)}.", where="target", found=target
+            f"`target={target}`: these data have {', '.join(known)}.", where="target", found=target
         )
     if taxonomy is None:
         return rows
@@ -47,8 +47,8 @@ def with_target(
         named = ", ".join(f"{label} ({n:,} rows)" for label, n in blank.most_common(10))
         raise InputError(
             f"{rows.source}: no {target} for {named}{' and others' if len(blank) > 10 else ''}. "
-            f"Leave them out (--drop {','.join(label for label, _ in blank.most_common(3))}), or "
-            "give your own table (--taxonomy FILE)."
+            f"Leave them out (`drop={','.join(label for label, _ in blank.most_common(3))}`), or "
+            "give your own table (`taxonomy=FILE`)."
         )
     return replace(rows, columns={**columns, "label": columns[target]}, classes=TARGETS[target])
 
@@ -108,7 +108,7 @@ def _without(rows: Rows, drop: Sequence[str]) -> Rows:
     absent = [name for name in drop if name not in rows.classes]
     if absent:
         raise InputError(
-            f"--drop {','.join(absent)}: {rows.source} has no such label; it has "
+            f"`drop={','.join(absent)}`: {rows.source} has no such label; it has "
             f"{', '.join(rows.classes)}.",
             expected=rows.classes,
         )
@@ -117,5 +117,5 @@ def _without(rows: Rows, drop: Sequence[str]) -> Rows:
         rows,
         columns={name: array[keep] for name, array in rows.columns.items()},
         classes=tuple(name for name in rows.classes if name not in drop),
-        notes=(*rows.notes, f"Rows left out by --drop: {(~keep).sum():,} of {len(keep):,}."),
+        notes=(*rows.notes, f"Rows left out by `drop`: {(~keep).sum():,} of {len(keep):,}."),
     )

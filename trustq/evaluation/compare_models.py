@@ -184,7 +184,7 @@ def _common_rows(
             counts = ", ".join(
                 f"{name} {len(one)}" for name, one in zip(names, models, strict=True)
             )
-            raise InputError(f"--same-rows needs as many rows in every file: {counts}.")
+            raise InputError(f"`same_rows` needs as many rows in every file: {counts}.")
         shared_rows = np.flatnonzero(np.logical_and.reduce(list(judged)))
         if not len(shared_rows):
             raise InputError("The models share no test row: their splits differ.")
@@ -192,8 +192,8 @@ def _common_rows(
     for name, one in zip(names, models, strict=True):
         if not one.has_ids:
             raise InputError(
-                f"{name} ({one.source}) has no ids to be joined by: name them (--sample-ids), or "
-                "say that all files have the same rows in the same order (--same-rows)."
+                f"{name} ({one.source}) has no ids to be joined by: name them (`sample_ids`), or "
+                "say that all files have the same rows in the same order (`same_rows`)."
             )
     test_ids = [one.sample_ids[own].tolist() for one, own in zip(models, judged, strict=True)]
     shared = set(test_ids[0]).intersection(*test_ids[1:])

@@ -39,7 +39,7 @@ from trustq.metrics.selective import (
 
 NO_CALIBRATION = (
     "there are no validation rows, and a calibrator is never fitted on the rows it is judged on: "
-    "add a split column, --calibrate-on FILE or --calibrate cv:5"
+    "add a split column, `calibrate_on=FILE` or `calibrate=cv:5`"
 )
 RISK, DELTA = 0.05, 0.1  # of the selections and the guarantee that are shown
 COVERAGES = (0.9, 0.8, 0.7)

@@ -117,7 +117,7 @@ def read_predictions(
     path, asked = Path(path), dict(names or {})
     if normalise is not None and normalise not in NORMALISATIONS:
         raise InputError(
-            f"--normalize {normalise}: expected {' or '.join(NORMALISATIONS)}.",
+            f"`normalize={normalise}`: expected {' or '.join(NORMALISATIONS)}.",
             where="normalize",
             found=normalise,
             expected=NORMALISATIONS,
@@ -262,8 +262,8 @@ def _checked_probs_of(path: Path, scores: np.ndarray) -> np.ndarray:
         return checked_probs(scores)
     except TrustqError as error:
         raise InputError(
-            f"{path}: {error} For scores of another kind: --normalize l1, --normalize softmax, or "
-            "--logits NAME.",
+            f"{path}: {error} For scores of another kind: `normalize=l1`, `normalize=softmax`, or "
+            "`logits=NAME`.",
             path=path,
         ) from error
 

@@ -116,7 +116,7 @@ def _on_this_machine(plan: SweepPlan, run: _Run, jobs: int, tell: Tell) -> Itera
     except TerminatedWorkerError as error:
         raise TrustqError(
             "A worker process was killed, as the system does when memory runs out. What was "
-            "committed stays: run the same command again, with fewer --jobs."
+            "committed stays: run the same command again, with fewer `jobs`."
         ) from error
     finally:
         # joblib would keep the processes, and what they hold, for other work.
@@ -128,14 +128,14 @@ def _on_cluster(plan: SweepPlan, run: _Run, scheduler: str, tell: Tell) -> Itera
         from distributed import Client, as_completed
     except ImportError as error:
         raise MissingExtra(
-            "--scheduler needs Dask, which is not installed: pip install 'trustq[dask]'"
+            "`scheduler` needs Dask, which is not installed: pip install 'trustq[dask]'"
         ) from error
     try:
         client = Client(scheduler, timeout="10s", set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
         raise TrustqError(
             f"No Dask scheduler answers at {scheduler}. Start one with `dask scheduler`"
-            " and workers with `dask worker ADDRESS --nthreads 1`, or leave out --scheduler."
+            " and workers with `dask worker ADDRESS --nthreads 1`, or leave out `scheduler`."
         ) from error
     with client:
         n_workers = len(client.scheduler_info(n_workers=-1)["workers"])

@@ -114,7 +114,9 @@ def repair(
     run = RepairRun()
     if len(arms) > len(asked):
         added = ", ".join(arm.text for arm in arms[len(asked) :])
-        run.notes.append(f"Run beside the arms, as references: {added} (--no-references: not).")
+        run.notes.append(
+            f"Also running reference arms: {added} (`references=false` leaves them out)."
+        )
     there = committed_keys(results)
     total = len(caches) * sweep.draws * len(group_cells(sweep))
     with heeded() as check:
@@ -314,8 +316,8 @@ def require_distinct(caches: Sequence[Cache]) -> None:
             raise InputError(
                 f"{other.name} and {cache.name} are different, but both are data set "
                 f"{cache.dataset!r}, recipe {name[1]!r}, seed {cache.backbone_seed}, so their rows "
-                "could not be told apart. Run them with separate --results, or name the data sets "
-                "(`trustq cache import --dataset`)."
+                "could not be told apart. Run them with `results` of their own, or name the "
+                "data sets (`trustq cache import` with `dataset`)."
             )
 
 

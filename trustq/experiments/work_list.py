@@ -86,7 +86,7 @@ def plan_sweep(
         if not sweep.caches:
             raise InputError(
                 f"Recipe {point.name} names no caches. Add `caches = [...]` to its [sweep], or "
-                "--set caches=PATTERN."
+                "`caches=PATTERN`."
             )
         check_sweep(sweep)
         caches, externals = found(sweep.caches), found(sweep.external)

@@ -113,7 +113,7 @@ def rows_of_training(
         if (n_groups := len(np.unique(groups))) < n_folds:
             raise InputError(
                 f"{n_groups} groups to train on cannot make crossfit_folds={n_folds}: folds are "
-                "whole groups. Ask for fewer, e.g. --set crossfit_folds=2."
+                "whole groups. Ask for fewer, e.g. `crossfit_folds=2`."
             )
         # By observed labels, for true ones are not known before the training; drawn once.
         fold[trained] = group_folds(labels, groups, n_folds=n_folds, seed=seed)
@@ -176,7 +176,7 @@ def require_trainable(manifest: Manifest, *, recipe: ExtractRecipe) -> None:
             if (value := getattr(recipe, key)) != default:
                 raise InputError(
                     f"{key}={value} changes nothing in a frozen backbone, which is trained on no "
-                    "row. Leave it out, or train one: --mode finetune."
+                    "row. Leave it out, or train one: `mode=finetune`."
                 )
         return
     if recipe.observed and (recipe.noise != "none" or recipe.trusted):
@@ -192,15 +192,15 @@ def require_trainable(manifest: Manifest, *, recipe: ExtractRecipe) -> None:
     if not train.any():
         raise InputError(
             f"There are no training rows in {recipe.train_on} (found {found}). Make the splits "
-            "again, or extract without training: --mode frozen."
+            "again, or extract without training: `mode=frozen`."
         )
     if not ((split == "val") & ~train).any() and chooses_epoch(recipe):
         asks = f"checkpoint={recipe.checkpoint}"
         asks = asks if recipe.checkpoint != "last" else f"patience={recipe.patience}"
         raise InputError(
             f"There are no validation rows beside those that are trained on (found {found}), which "
-            f"{asks} needs. Make the splits again, or keep the last epoch: --set checkpoint=last "
-            "--set patience=0."
+            f"{asks} needs. Make the splits again, or keep the last epoch: `checkpoint=last` "
+            "`patience=0`."
         )
     inside = split != "external"
     untrained = [
@@ -274,7 +274,7 @@ def require_unrelated_start(manifest: Manifest, *, recipe: ExtractRecipe) -> Non
     source = path.with_suffix(".h5")
     if not source.is_file():
         raise NotFound(
-            f"--weights {path} is the network of a cache, and {source} is not there to tell which "
+            f"`weights={path}` is the network of a cache, and {source} is not there to tell which "
             "rows it has seen. Copy the cache there.",
             where="weights",
             found=path,
@@ -282,9 +282,9 @@ def require_unrelated_start(manifest: Manifest, *, recipe: ExtractRecipe) -> Non
     read_attributes(source)  # raises for a damaged one
     if n_seen := int((_seen_by(source, manifest)[0] > 0).sum()):
         raise DishonestError(
-            f"--weights {path}: the network of {source} has seen {n_seen:,} of these "
+            f"`weights={path}`: the network of {source} has seen {n_seen:,} of these "
             f"{len(manifest):,} rows, or others of their groups, which a cache that starts from it "
-            f"could not tell. Use that network as it is with --with {source}, or start from other "
+            f"could not tell. Use that network as it is with `with={source}`, or start from other "
             "weights.",
             where="weights",
             found=path,

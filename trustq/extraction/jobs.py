@@ -68,7 +68,7 @@ def folder_name(name: str) -> str:
     if not name or name.startswith(".") or "/" in name or "\\" in name:
         raise InputError(
             f"{name!r} cannot name a folder of caches; give the recipe or data set a plain name, "
-            "e.g. --name mine."
+            "e.g. `name=mine`."
         )
     return name
 
@@ -101,7 +101,7 @@ def already_there(target: Path, attributes: dict[str, Any], progress: Progress) 
     raise InputError(
         f"{target} was written from another {' and '.join(differing)} ({differing[0]} digest "
         f"{there[:8]}..., expected {expected[:8]}...{changed}).\n"
-        "Give this run a name of its own with --name or --out, or delete that file."
+        "Give this run a name of its own with `name` or `out`, or delete that file."
     )
 
 

@@ -86,7 +86,7 @@ def extract(
     """
     progress = progress or StderrProgress()
     if not seeds or min(seeds) < 0:
-        raise InputError("Seeds are whole numbers from 0, at least one, e.g. --seeds 42,52.")
+        raise InputError("Seeds are whole numbers from 0, at least one, e.g. `seeds=42,52`.")
     require_trainable(manifest, recipe=recipe.extract)
     require_unrelated_start(manifest, recipe=recipe.extract)
     require_dumpable(recipe.extract)

@@ -60,14 +60,14 @@ def require_agreeing(manifest: Manifest, *, recipe: ExtractRecipe) -> None:
         if value != defaults[key] and (found := getattr(recipe, other)) != needed:
             raise InputError(
                 f"{key}={value} is of {other}={needed} and changes nothing with {other}={found}. "
-                f"Leave it out, or --set {other}={needed}."
+                f"Leave it out, or use `{other}={needed}`."
             )
     if recipe.loss not in SOFT_LABEL_LOSSES:
         for key in ("mixup", "cutmix", "label_smoothing"):
             if value := getattr(recipe, key):
                 raise InputError(
                     f"{key}={value:g} makes soft labels, which loss={recipe.loss} does not take. "
-                    f"Leave them out, --set {key}=0, or take one of the losses "
+                    f"Leave them out with `{key}=0`, or take one of the losses "
                     f"{', '.join(SOFT_LABEL_LOSSES)}."
                 )
     if recipe.loss == "logit_adjusted" and recipe.sampling != "none":

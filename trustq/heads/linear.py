@@ -132,7 +132,7 @@ def fit_together(
         raise TrustqError(
             f"The linear head did not converge in {heads[0].max_iter} iterations at C = "
             f"{penalties[int(fits.converged.argmin())]:g}; choose a smaller C "
-            "(--set regularisation=0.01)."
+            "(`regularisation=0.01`)."
         )
     for i, head in enumerate(heads):
         head._take(fits, i)

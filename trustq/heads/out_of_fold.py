@@ -200,7 +200,7 @@ def read_crossfit(training: TrainingRows, observed: np.ndarray) -> OutOfFold:
     cache, rows = training.cache, training.rows
     if "crossfit_logits" not in cache.extra or "fold" not in cache.extra:
         raise InputError(
-            f"{cache.name} holds no crossfit logits; use the source `head`, or extract it in a "
+            f"{cache.name} holds no crossfit logits; use the source head, or extract it in a "
             "crossfit mode."
         )
     if not cache.digest:
@@ -208,7 +208,7 @@ def read_crossfit(training: TrainingRows, observed: np.ndarray) -> OutOfFold:
     if not np.array_equal(cache.observed[rows], observed):
         raise DishonestError(
             f"{cache.name}: its crossfit logits were trained on its stored labels, not on these. "
-            "They fit --noise stored, before any repair."
+            "They fit `noise=stored`, before any repair."
         )
     fold = cache.extra["fold"][rows]
     own = TrainingRows(cache, rows, training.groups, fold)
@@ -229,7 +229,7 @@ def read_passes(training: TrainingRows, observed: np.ndarray) -> OutOfFold:
     cache, rows = training.cache, training.rows
     if PASSES not in cache.extra:
         raise InputError(
-            f"{cache.name} holds no dropout passes; extract them (--set passes=20), or use another "
+            f"{cache.name} holds no dropout passes; extract them (`passes=20`), or use another "
             "source."
         )
     if not cache.digest:

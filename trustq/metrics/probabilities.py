@@ -61,7 +61,7 @@ def normalised(scores: np.ndarray, how: str) -> np.ndarray:
         return np.exp(_log_softmax(scores))
     sums = scores.sum(axis=1, keepdims=True)
     if scores.min() < 0 or sums.min() <= 0:
-        raise InputError("--normalize l1 needs numbers >= 0 with a positive sum in every row.")
+        raise InputError("`normalize=l1` needs numbers >= 0 with a positive sum in every row.")
     return scores / sums
 
 

@@ -212,9 +212,9 @@ def _read(recipe: str) -> tuple[str, str, str]:
 
 def _setting(text: str, preferred: str | None) -> tuple[str, str, Any, str]:
     name, equals, raw = text.partition("=")
-    where = f"--set {text}"
+    where = f"setting {text!r}"
     if not equals:
-        raise InputError(f"{where}: expected key=value, e.g. --set epochs=3.")
+        raise InputError(f"{where}: expected key=value, e.g. epochs=3.")
     part, _, key = name.strip().rpartition(".")
     if part and part not in _PARTS:
         raise InputError(f"{where}: unknown part {part!r}{_nearest(part, list(_PARTS))}.")

@@ -28,7 +28,7 @@ def of_network(cache: Cache, externals: Sequence[Cache]) -> list[Cache]:
     if externals and not own:
         raise InputError(
             f"None of the external caches is known to be of the network of {cache.name}. Make them "
-            f"with `trustq extract OTHER.parquet --with {cache.name}`."
+            f"with `trustq extract` and `with={cache.name}`."
         )
     own.sort(key=lambda other: other.content_digest)
     names = [other.dataset for other in own]

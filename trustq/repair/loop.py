@@ -290,7 +290,7 @@ class Loop:
         if not found:
             raise InputError(
                 f"ensemble is {', '.join(self.sweep.ensemble)}, which is the head itself: name "
-                "others, e.g. --set ensemble=lda,knn."
+                "others, e.g. `ensemble=lda,knn`."
             )
         return found
 
@@ -316,7 +316,7 @@ class Loop:
             return accept_in_sample(training, logits, state.current), state.current
         if state.out_of_fold is None:
             raise DishonestError(
-                "--head backbone has no folds to score from: its logits of training rows are "
+                "`head=backbone` has no folds to score from: its logits of training rows are "
                 f"in-sample. Use {arm.score}@crossfit, {arm.score}@in_sample or another head."
             )
         return state.out_of_fold, state.current
@@ -327,9 +327,9 @@ class Loop:
         observed = experiment.start.observed
         if sweep.head == "backbone":
             if experiment.cache.logits is None:
-                raise InputError(f"{experiment.cache.name} holds no logits for --head backbone.")
+                raise InputError(f"{experiment.cache.name} holds no logits for `head=backbone`.")
             if self._audits:
-                raise InputError(f"{experiment.cache.name} has no test rows for --head backbone.")
+                raise InputError(f"{experiment.cache.name} has no test rows for `head=backbone`.")
         elif sweep.head in PRESETS:
             self.settings = {"trees": sweep.trees} if sweep.head == "xgboost" else {}
             self.settings |= {"components": sweep.components} if sweep.components else {}

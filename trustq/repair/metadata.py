@@ -65,7 +65,7 @@ def metadata_of(sweep: SweepRecipe, *, key: str) -> Metadata:
     if not sweep.metadata:
         raise InputError(
             f"{key} names a column of metadata, and there is none: caches hold none. Name the "
-            "manifest, or another table with sample_id: --metadata FILE."
+            "manifest, or another table with sample_id: `metadata=FILE`."
         )
     files = []
     for path in map(Path, sweep.metadata):
@@ -170,7 +170,7 @@ def check_metadata(sweep: SweepRecipe) -> None:
     if sweep.positive and not sliced_columns(sweep):
         raise InputError(
             f"positive={','.join(sweep.positive)} counts these classes as one in slices, and "
-            "there are none. Leave it out, or name columns: --slices sex,site."
+            "there are none. Leave it out, or name columns: `slices=sex,site`."
         )
     for key, name in _columns(sweep, external=False):
         metadata_of(sweep, key=f"{key}={name}")

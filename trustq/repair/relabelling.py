@@ -111,8 +111,8 @@ def _require_features_only(cache: Cache, classes: tuple[str, ...], sweep: SweepR
     )
     if sweep.head == "backbone":
         raise InputError(
-            f"{cache.name}: its logits are {differ}. Fit a head on its features, e.g. --head "
-            "linear, or leave target out."
+            f"{cache.name}: its logits are {differ}. Fit a head on its features, e.g. "
+            "`head=linear`, or leave target out."
         )
     sources = ("crossfit", "passes")
     for arm in arms_of(sweep):
@@ -124,6 +124,6 @@ def _require_features_only(cache: Cache, classes: tuple[str, ...], sweep: SweepR
     is_stored = (cache.observed >= 0) & (cache.observed != cache.label) & (cache.split == "train")
     if sweep.noise == "stored" or (sweep.noise == "auto" and is_stored.any()):
         raise InputError(
-            f"{cache.name}: its stored labels are {differ}. Put noise on those, e.g. --noise none "
-            "or --noise symmetric:0.2, or leave target out."
+            f"{cache.name}: its stored labels are {differ}. Put noise on those, e.g. `noise=none` "
+            "or `noise=symmetric:0.2`, or leave target out."
         )

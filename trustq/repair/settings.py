@@ -118,9 +118,9 @@ def check_sweep(sweep: SweepRecipe) -> None:
         if sweep.row_weights != "none":
             if sweep.head == "backbone":
                 raise InputError(
-                    f"row_weights={sweep.row_weights} is of heads that are fitted; --head backbone "
+                    f"row_weights={sweep.row_weights} is of heads that are fitted; `head=backbone` "
                     "is the cached logits as they are. Leave row_weights out, or fit a head, e.g. "
-                    "--head linear."
+                    "`head=linear`."
                 )
             if name := _unweighed(sweep, ensemble=uses_ensemble(arm)):
                 raise InputError(

@@ -87,7 +87,7 @@ def draw_experiment(
     leaky = _require_honest(cache, rows, spec, allow_leak=allow_leak)
     leaky |= _require_unseen_evaluation(cache, held_out, allow_leak=allow_leak)
     if leaky:
-        notes.append("LEAKY: the backbone was trained on labels of these rows (--allow-leak).")
+        notes.append("LEAKY: the backbone was trained on labels of these rows (`allow_leak`).")
     if cache.exposure == "unknown":
         notes.append(
             "The exposure of this cache is unknown: whether its backbone saw these labels was not "
@@ -150,7 +150,7 @@ def _splits(cache: Cache, sweep: SweepRecipe, notes: list[str]) -> np.ndarray:
     if cache.exposure == "unknown":
         raise InputError(
             f"{cache.name}: its exposure is unknown, so which rows its backbone has not seen is "
-            "unknown too. State it with `trustq cache import --exposure`."
+            "unknown too. State it with `trustq cache import` and `exposure`."
         )
     # Groups of which the backbone saw no label are honest for any noise; they are split anew.
     honest = cache.honest_for_any_noise & (cache.label >= 0) & (cache.split != "external")
@@ -158,7 +158,7 @@ def _splits(cache: Cache, sweep: SweepRecipe, notes: list[str]) -> np.ndarray:
     if not len(unseen):
         raise InputError(
             f"{cache.name}: the backbone was trained on a label of every group, so no rows are "
-            "unseen. Extract with fewer training rows, or use --noise stored."
+            "unseen. Extract with fewer training rows, or use `noise=stored`."
         )
     split = np.where(cache.split == "external", "external", "").astype("<U8")
     part = split_by_group(cache.label[unseen], cache.group_id[unseen], seed=UNSEEN_SPLIT_SEED)
@@ -176,7 +176,7 @@ def _noise_spec(cache: Cache, rows: np.ndarray, sweep: SweepRecipe, notes: list[
     if there.any() and not there.all():
         raise InputError(
             f"{cache.name} stores observed labels for {int(there.sum())} of its {len(rows)} "
-            "training rows. Give all of them, or choose a noise, e.g. --noise symmetric:0.2."
+            "training rows. Give all of them, or choose a noise, e.g. `noise=symmetric:0.2`."
         )
     notes.append("No noise was stated and none is stored: simulated symmetric:0.2.")
     return "symmetric:0.2"
@@ -203,7 +203,7 @@ def _begin(
     share, strata = _share(sweep.trusted), sweep.trusted_strata
     if spec != "stored":
         if sweep.trusted == "stored":
-            raise InputError("--trusted stored goes with --noise stored: both are of one draw.")
+            raise InputError("`trusted=stored` goes with `noise=stored`: both are of one draw.")
         drawn = observe_labels(
             spec,
             labels,
@@ -217,13 +217,13 @@ def _begin(
         return _Beginning(start, spec, drawn.process, share)
     if sweep.noise_unit == "group":
         raise InputError(
-            "--noise-unit group is of noise that is drawn; stored labels are as they are."
+            "`noise_unit=group` is of noise that is drawn; stored labels are as they are."
         )
     observed = cache.observed[rows].astype(np.int64)
     if (observed < 0).any():
         raise InputError(
             f"{cache.name} stores no observed labels for {int((observed < 0).sum())} of its "
-            f"{len(rows)} training rows. Choose a noise, e.g. --noise symmetric:0.2."
+            f"{len(rows)} training rows. Choose a noise, e.g. `noise=symmetric:0.2`."
         )
     name = f"stored ({cache.noise.get('spec', 'of the file')})"
     stored = cache.trusted[rows]
@@ -233,8 +233,8 @@ def _begin(
         return _Beginning(start, name, None, float(cache.noise.get("trusted", 0.0)))
     if stored.any():
         raise InputError(
-            f"{cache.name} was trained with {int(stored.sum())} trusted labels; with --noise "
-            "stored the trusted start is its own (--trusted stored)."
+            f"{cache.name} was trained with {int(stored.sum())} trusted labels; with "
+            "`noise=stored` the trusted start is its own (`trusted=stored`)."
         )
     start = trust_some(labels, observed, trusted=share, seed=draw_seed, strata=strata)
     return _Beginning(start, name, None, share)
@@ -247,7 +247,7 @@ def _share(trusted: str) -> float:
         return float(trusted)
     except ValueError:
         raise InputError(
-            f"--trusted {trusted}: expected a share such as 0.10, or stored.",
+            f"`trusted={trusted}`: expected a share such as 0.10, or stored.",
             where="trusted",
             found=trusted,
         ) from None
@@ -262,8 +262,8 @@ def _require_honest(cache: Cache, rows: np.ndarray, spec: str, *, allow_leak: bo
         f"{cache.name} is {cache.exposure}: its backbone was trained on other labels of "
         f"{int(tainted.sum())} of the {len(rows)} training rows (or of their groups), so noise "
         f"{spec!r} put on them now would already be known to the features.\n"
-        "Use its own noise (--noise stored), rows it never saw (--rows unseen), a frozen cache, or "
-        "extract with this noise; --allow-leak runs it all the same and marks every row."
+        "Use its own noise (`noise=stored`), rows it never saw (`rows=unseen`), a frozen cache, or "
+        "extract with this noise; `allow_leak` runs it all the same and marks every row."
     )
 
 
@@ -290,7 +290,7 @@ def _require_unseen_evaluation(cache: Cache, held_out: np.ndarray, *, allow_leak
     raise DishonestError(
         f"{cache.name}: its backbone was trained on {int(known.sum())} of the {len(held_out)} "
         "validation, test and external rows (or on others of their groups), so their figures would "
-        "be in-sample. Leave them out, or --allow-leak runs it all the same and marks every row."
+        "be in-sample. Leave them out, or `allow_leak` runs it all the same and marks every row."
     )
 
 

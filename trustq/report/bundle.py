@@ -170,7 +170,7 @@ def _read(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
     if version > FORMAT_VERSION:
         raise InputError(
             f"{path} is a bundle of format {index['format_version']}; this trustq knows formats up "
-            f"to {FORMAT_VERSION}. Upgrade it: pip install --upgrade trustq",
+            f"to {FORMAT_VERSION}. Upgrade it: pip install -U trustq",
             path=path,
         )
     return members, index

@@ -129,7 +129,7 @@ _WARNINGS = (
     (
         "leaky",
         "LEAKY: the backbone was trained on other labels of rows that are repaired or evaluated "
-        "here (--allow-leak).",
+        "here (`allow_leak`).",
     ),
     (
         "in_sample",

@@ -36,7 +36,7 @@ def plan_page(plan: Plan) -> str:
     else:
         lines.append(
             "No pilot: effects are in standard deviations of the difference. Pass a cache, or an "
-            "earlier results folder with --from, to have them in the metric."
+            "earlier results folder with `from`, to have them in the metric."
         )
     lines += ["", _table([_budget(plan, row) for row in plan.budgets])]
     lines += ["", "Designs with this family:", _table([_design(plan, *d) for d in plan.designs])]

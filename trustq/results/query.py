@@ -175,7 +175,7 @@ def _check_folder(folder: Path) -> None:
         found = "no such folder" if not folder.is_dir() else f"it has no {MARKER}"
         raise NotFound(
             f"{folder} holds no results: {found}. "
-            f"Make some with: trustq repair CACHE --results {folder}",
+            f"Make some with `trustq repair` and `results={folder}`.",
             path=folder,
         )
     check_marker(folder / MARKER)

@@ -176,7 +176,7 @@ def check_marker(path: Path) -> None:
     if version > FORMAT_VERSION:
         raise InputError(
             f"{path.parent} holds results of format {version}; this trustq knows formats up to "
-            f"{FORMAT_VERSION}. Upgrade it: pip install --upgrade trustq"
+            f"{FORMAT_VERSION}. Upgrade it: pip install -U trustq"
         )
 
 

@@ -52,14 +52,14 @@ def import_cache(
     names = names or {}
     if exposure is not None and exposure not in EXPOSURES:
         raise InputError(
-            f"--exposure {exposure}: expected one of {', '.join(EXPOSURES)}.",
+            f"`exposure={exposure}`: expected one of {', '.join(EXPOSURES)}.",
             where="exposure",
             found=exposure,
             expected=EXPOSURES,
         )
     if normalise is not None and normalise not in NORMALISATIONS:
         raise InputError(
-            f"--normalize {normalise}: expected {' or '.join(NORMALISATIONS)}.",
+            f"`normalize={normalise}`: expected {' or '.join(NORMALISATIONS)}.",
             where="normalize",
             found=normalise,
             expected=NORMALISATIONS,
@@ -91,8 +91,8 @@ def _exported(
         )
     if exposure not in (None, cache.exposure):
         raise InputError(
-            f"--exposure {exposure}: {path} was exported from a cache of exposure "
-            f"{cache.exposure}, which is kept. Leave out --exposure.",
+            f"`exposure={exposure}`: {path} was exported from a cache of exposure "
+            f"{cache.exposure}, which is kept. Leave out `exposure`.",
             where="exposure",
             found=exposure,
         )
@@ -287,14 +287,14 @@ def _require_backed(
     """Raise where the arrays lack what the stated exposure says there is."""
     if exposure == "crossfit" and not extra:
         raise InputError(
-            f"{path}: --exposure crossfit needs the arrays folds and crossfit_logits: each row by "
+            f"{path}: `exposure=crossfit` needs the arrays folds and crossfit_logits: each row by "
             "a model that did not see its group.",
             path=path,
         )
     if exposure == "finetuned-observed" and (observed[split == "train"] < 0).any():
         raise InputError(
-            f"{path}: --exposure finetuned-observed needs the labels that the backbone was trained "
-            "on: an array `observed` (or --observed ARRAY), for every training row.",
+            f"{path}: `exposure=finetuned-observed` needs the labels that the backbone was trained "
+            "on: an array called observed, for every training row.",
             path=path,
         )
 

@@ -119,8 +119,8 @@ class Cache:
             has = ", ".join(self.views) or "the clean one"
             raise InputError(
                 f"{self.name} has no view {name!r}, only {has}.\n"
-                f"Make one through the same network with `trustq extract MANIFEST --with CACHE "
-                f"--views {name} --name NAME`."
+                f"Make one through the same network with `trustq extract`, `with=CACHE`, "
+                f"`views={name}` and `name=NAME`."
             )
         parameters = json.loads(str(self.extra[f"views/{name}/parameters"][0]))
         # Averaged logits are no longer linear in averaged features.
@@ -147,9 +147,9 @@ class Cache:
         key = f"passes/{name}/logits"
         if key not in self.extra:
             raise InputError(
-                f"{self.name} has no {name} passes. Extract with --set passes=20 --set "
-                "drop_rate=0.3, or, where the network has dropout, add them with --with CACHE "
-                "--passes 20."
+                f"{self.name} has no {name} passes. Use `trustq extract` with `passes=20` and "
+                "`drop_rate=0.3` or, where the network has dropout, add them with `with=CACHE` and "
+                "`passes=20`."
             )
         return self.extra[key]
 

@@ -118,6 +118,6 @@ def _altered(path: Path, what: str) -> TrustqError:
     return DamagedFile(
         f"{path} is not what was exported: {what}.\n"
         f"Export it again; or, if it was altered on purpose, leave out {STATEMENT!r} and state the "
-        "exposure yourself (--exposure).",
+        "exposure yourself (`exposure`).",
         path=path,
     )

@@ -133,7 +133,7 @@ def refuse_answers(folder: Path) -> None:
     if n_answers:
         raise InputError(
             f"{path} holds {n_answers:,} answers in its column `confirmed`, which would be lost. "
-            "Move it elsewhere, or choose another folder (--out).",
+            "Move it elsewhere, or choose another folder (`out`).",
             path=path,
         )
 

@@ -70,7 +70,7 @@ def extract_with(
         if target.resolve() == source.resolve():
             raise InputError(
                 f"The new cache would replace {source} itself. Give it a name of its own with "
-                "--name, or another --out."
+                "`name` or `out`."
             )
         recipe = theirs["recipe"] | {
             "with": theirs["content_digest"],

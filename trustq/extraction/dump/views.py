@@ -108,7 +108,7 @@ def require_dumpable(recipe: ExtractRecipe) -> None:
     if not recipe.drop_rate:
         raise InputError(
             f"passes={recipe.passes} needs dropout in the network, but drop_rate is 0, so every "
-            "pass would be the same. Train with dropout, e.g. --set drop_rate=0.3."
+            "pass would be the same. Train with dropout, e.g. `drop_rate=0.3`."
         )
 
 

@@ -159,7 +159,7 @@ def require_readable(manifest: Manifest) -> list[str]:
     if len(problems) == n and not any(manifest.image_path(row).is_file() for row in range(n)):
         raise NotFound(
             f"None of the {n:,} images is under {manifest.root} (the first is "
-            f"{manifest.columns['path'][0]}). Say where they are with --root FOLDER."
+            f"{manifest.columns['path'][0]}). Say where they are with `root=FOLDER`."
         )
     listed = "".join(f"\n  {problem}" for problem in problems[:_LISTED])
     more = f"\n  and {len(problems) - _LISTED:,} more" if len(problems) > _LISTED else ""
@@ -307,7 +307,7 @@ class ImageLoader:
                 raise
             raise TrustqError(
                 "An image loading process was killed, often for want of memory: "
-                f"{str(error).splitlines()[0]}\nTry fewer of them, e.g. --set workers=0."
+                f"{str(error).splitlines()[0]}\nTry fewer of them, e.g. `workers=0`."
             ) from error
 
 

@@ -79,8 +79,8 @@ def read_observed(
         bought = origin.cell["backbone_seed"]
         raise InputError(
             f"{path}: its labels were bought for the network of seed {bought}, and seed {seed} is "
-            f"to be trained, so the two would be no pair. Train --seeds {bought}, or name a file "
-            "for each seed: --observed 'FOLDER/seed{seed}.parquet'.",
+            f"to be trained, so the two would be no pair. Train `seeds={bought}`, or name a file "
+            "for each seed: `observed=FOLDER/seed{seed}.parquet`.",
             path=path,
         )
     if "sample_id" not in columns:

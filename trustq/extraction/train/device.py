@@ -24,7 +24,7 @@ def choose_device(name: str, *, index: int | None = None) -> torch.device:
         name = next(device for device, is_there in there.items() if is_there)
     if name not in there:
         raise InputError(
-            f"--device {name}: expected one of {', '.join(DEVICES)}.",
+            f"`device={name}`: expected one of {', '.join(DEVICES)}.",
             where="device",
             found=name,
             expected=DEVICES,
@@ -32,8 +32,8 @@ def choose_device(name: str, *, index: int | None = None) -> torch.device:
     if not there[name]:
         found = ", ".join(device for device, is_there in there.items() if is_there)
         raise TrustqError(
-            f"--device {name}: torch {torch.__version__} finds none here, only {found}.\n"
-            "Leave --device out to take the fastest there is, or install a torch build for it.",
+            f"`device={name}`: torch {torch.__version__} finds none here, only {found}.\n"
+            "Leave `device` out to take the fastest there is, or install a torch build for it.",
             where="device",
             found=name,
         )
@@ -71,7 +71,7 @@ class MixedPrecision:
             return cls(torch.float16)
         lacks_bf16 = device.type == "cuda" and not torch.cuda.is_bf16_supported()
         if amp == "bf16" and lacks_bf16:
-            raise TrustqError("amp=bf16: this GPU has no bfloat16. Use --set amp=fp16, or auto.")
+            raise TrustqError("amp=bf16: this GPU has no bfloat16. Use `amp=fp16`, or auto.")
         return cls(torch.float16 if lacks_bf16 else torch.bfloat16)
 
     @property

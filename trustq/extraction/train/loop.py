@@ -324,7 +324,7 @@ class _Run:
                 raise
             raise TrustqError(
                 f"torch.compile cannot compile {self._recipe.backbone} here: "
-                f"{str(error).strip().splitlines()[0]}\nTrain without it: --set compile=false."
+                f"{str(error).strip().splitlines()[0]}\nTrain without it: `compile=false`."
             ) from error
         return logits
 
@@ -380,9 +380,9 @@ def _not_finite(what: str, where: str, recipe: ExtractRecipe, resume: Path) -> T
     kept = (
         f"\nThe state after the last whole epoch is kept in {resume}." if resume.is_file() else ""
     )
-    amp = ", or --set amp=off" if recipe.amp != "off" else ""
+    amp = ", or `amp=off`" if recipe.amp != "off" else ""
     return TrustqError(
         f"The {what} is not finite {where}: the training has diverged.\n"
-        f"Try a lower rate, e.g. --set learning_rate={recipe.learning_rate / 10:g}, a longer "
+        f"Try a lower rate, e.g. `learning_rate={recipe.learning_rate / 10:g}`, a longer "
         f"warm-up{amp}.{kept}"
     )

@@ -28,8 +28,8 @@ def fitting(recipe: ExtractRecipe, network: Network, device: torch.device) -> Ex
             raise TrustqError(
                 f"Not even {batch_size} images of {recipe.image_size} pixels fit through "
                 f"{recipe.backbone} in the memory of {device.type}. Take smaller images "
-                "(--image-size), a smaller backbone, or train fewer layers (--set "
-                "trained_stages=1)."
+                "(`image_size`), a smaller backbone, or train fewer layers "
+                "(`trained_stages=1`)."
             )
         batch_size //= 2
     accumulate = round(recipe.accumulate * recipe.batch_size / batch_size)
@@ -54,9 +54,9 @@ def explained(recipe: ExtractRecipe, network: Network, device: torch.device) -> 
     more = round(recipe.accumulate * recipe.batch_size / smaller.batch_size)
     raise TrustqError(
         f"{device.type} ran out of memory with batches of {recipe.batch_size} images of "
-        f"{recipe.image_size} pixels. {smaller.batch_size} fit; with --set "
-        f"batch_size={smaller.batch_size} --set accumulate={more} a step is as large as before, "
-        "and --auto-batch finds that out by itself. A training with other batches starts anew."
+        f"{recipe.image_size} pixels. {smaller.batch_size} fit; with "
+        f"`batch_size={smaller.batch_size}` and `accumulate={more}` a step is as large as before, "
+        "and `auto_batch` finds that out by itself. A training with other batches starts anew."
     )
 
 
@@ -70,8 +70,8 @@ def explained_dump(backbone: str, size: int, device: torch.device) -> Iterator[N
             raise
         raise TrustqError(
             f"{device.type} ran out of memory taking features of images of {size} pixels with "
-            f"{backbone}. Take smaller images (--image-size) or a smaller backbone, or give the "
-            "same command with --device cpu. What was trained is kept."
+            f"{backbone}. Take smaller images (`image_size`) or a smaller backbone, or give the "
+            "same command with `device=cpu`. What was trained is kept."
         ) from error
 
 

@@ -33,7 +33,7 @@ def freeze_stages(network: Network, trained_stages: int) -> None:
     if trained_stages >= head:
         raise InputError(
             f"trained_stages={trained_stages}: this backbone has {head - 1} stages between stem "
-            "and head. Ask for fewer, or for everything: --set trained_stages=-1."
+            "and head. Ask for fewer, or for everything: `trained_stages=-1`."
         )
     trained = {id(parameter) for parameter in network.classifier_parameters()}
     for name, parameter in network.model.named_parameters():
@@ -88,7 +88,7 @@ def _layer_scales(model: torch.nn.Module, recipe: ExtractRecipe) -> dict[int, fl
     if recipe.layer_decay != 1 and len(set(scales.values())) == 1:
         raise InputError(
             f"layer_decay={recipe.layer_decay:g} changes nothing where all that is trained is one "
-            "layer. Leave it out, or train more: --set trained_stages=-1."
+            "layer. Leave it out, or train more: `trained_stages=-1`."
         )
     return scales
 
@@ -102,7 +102,7 @@ def _stages(model: torch.nn.Module) -> dict[str, int]:
     except (AttributeError, AssertionError) as error:
         raise InputError(
             "trained_stages: timm does not tell the stages of this backbone. Train all of it, "
-            "--set trained_stages=-1, or take another backbone."
+            "`trained_stages=-1`, or take another backbone."
         ) from error
     stages: dict[str, int] = group_parameters(model, matcher, reverse=True)
     return stages

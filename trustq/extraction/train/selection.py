@@ -37,8 +37,8 @@ def criterion_of(checkpoint: str, labels: np.ndarray) -> Criterion:
     if checkpoint == "macro_auroc" and len(np.unique(labels)) < 2:
         raise InputError(
             "checkpoint=macro_auroc needs validation rows of two classes or more; all of them are "
-            "of one. Make the splits again, or choose by another figure, e.g. --set "
-            "checkpoint=best."
+            "of one. Make the splits again, or choose by another figure, e.g. "
+            "`checkpoint=best`."
         )
     return _CRITERIA[checkpoint]
 

@@ -46,15 +46,15 @@ def require_weights(recipe: ExtractRecipe) -> None:
     raise TrustqError(
         f"The pretrained weights of {recipe.backbone} are not in {cache}, and the hub that has "
         "them cannot be reached from here.\n"
-        "Give a file with --weights FILE, train from scratch with --no-pretrained "
-        "(--set pretrained=false), or run where there is a network."
+        "Give a file with `weights=FILE`, train from scratch with `pretrained=false`, "
+        "or run where there is a network."
     )
 
 
 def digest_weights_file(path: Path) -> str:
     """Digest of a weights file's bytes; raises `TrustqError` where there is none."""
     if not path.is_file():
-        raise NotFound(f"--weights {path}: no such file.", where="weights", found=path)
+        raise NotFound(f"`weights={path}`: no such file.", where="weights", found=path)
     return digest_bytes(path.read_bytes())
 
 
@@ -117,14 +117,14 @@ def make_network(
     except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(
             f"{backbone} cannot be run on images of {image_size} pixels: {_first_line(error)}.\n"
-            "Try another --image-size, or another backbone."
+            "Try another `image_size`, or another backbone."
         ) from error
     except Exception as error:
         if not pretrained:
             raise
         raise TrustqError(
             f"The pretrained weights of {backbone} could not be fetched: {_first_line(error)}.\n"
-            "Give a file with --weights FILE, train from scratch with --no-pretrained, or try "
+            "Give a file with `weights=FILE`, train from scratch with `pretrained=false`, or try "
             "again."
         ) from error
     found = dict(getattr(model, "pretrained_cfg", None) or config)
@@ -230,7 +230,7 @@ def load_start(network: Network, path: Path) -> list[str]:
     problems = [f"{what}: {_listed(keys)}" for what, keys in named.items() if keys]
     if problems:
         raise InputError(
-            f"--weights {path} does not fit the backbone; {'; '.join(problems)}.\n"
+            f"`weights={path}` does not fit the backbone; {'; '.join(problems)}.\n"
             "Name the backbone that the file was made with, or use another file.",
             where="weights",
             found=path,
@@ -359,8 +359,8 @@ def _pretrained_config(backbone: str, pretrained: bool) -> dict[str, Any]:
     values = config.to_dict() if config is not None else {}
     if pretrained and not any(values.get(key) for key in ("hf_hub_id", "url", "file")):
         raise NotFound(
-            f"timm has no pretrained weights for {backbone}. Give a file with --weights FILE, or "
-            "train from scratch with --no-pretrained."
+            f"timm has no pretrained weights for {backbone}. Give a file with `weights=FILE`, or "
+            "train from scratch with `pretrained=false`."
         )
     return values
 
