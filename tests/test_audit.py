@@ -265,7 +265,7 @@ def test_probabilities_without_features_need_source_file(tmp_path):
         open_source(tmp_path / "p.npz", source="head")
     assert str(caught.value) == (
         f"{tmp_path / 'p.npz'} holds no features to fit a head on; audit its probabilities with "
-        "--source file."
+        "`source=file`."
     )
 
 
@@ -297,9 +297,9 @@ def test_stated_probabilities_belong_to_their_rows():
 @pytest.mark.parametrize(
     ("cuts", "message"),
     [
-        ({"review": 5, "precision": 0.5}, "--review and --precision both cut the list: give one."),
-        ({"review": 0}, "--review 0: expected 1 or more labels."),
-        ({"precision": 1.5}, "--precision 1.5: expected a share above 0 and up to 1."),
+        ({"review": 5, "precision": 0.5}, "`review` and `precision` both cut the list: give one."),
+        ({"review": 0}, "`review=0`: expected 1 or more labels."),
+        ({"precision": 1.5}, "`precision=1.5`: expected a share above 0 and up to 1."),
     ],
 )
 def test_a_cut_that_means_nothing_is_refused(path, cuts, message):
@@ -326,11 +326,11 @@ def test_an_audit_takes_scores_of_labels_alone(path):
     ):
         with pytest.raises(TrustqError) as caught:
             audit_labels([source], score=score)
-        assert str(caught.value) == f"--score {score}: expected a score of labels: {scores}.{why}"
+        assert str(caught.value) == f"`score={score}`: expected a score of labels: {scores}.{why}"
     with pytest.raises(TrustqError) as caught:
         audit_labels([replace(source, features=None)], score="knn_agreement")
     assert str(caught.value) == (
-        f"--score knn_agreement: {path} holds no features. Audit a cache or embeddings, or choose "
+        f"`score=knn_agreement`: {path} holds no features. Audit a cache or embeddings, or choose "
         "another score."
     )
 
@@ -401,7 +401,7 @@ def test_filled_in_answers_are_never_overwritten(audit, folder):
         write(audit, folder)
     assert str(caught.value) == (
         f"{sheet} holds 1 answers, which a new audit would overwrite. Keep them: choose another "
-        "--out, or move the file."
+        "folder with `out`, or move the file."
     )
     assert sheet.read_text() == text
 
@@ -468,7 +468,7 @@ def test_without_answers_nothing_is_changed(folder):
         apply_answers(stored)
     assert str(caught.value) == (
         f"No label of {folder} was answered, so nothing is known to be wrong. Fill in answers.csv "
-        "and pass it with --answers, or --accept-suggestions acts on the list unchecked."
+        "and pass it with `answers`, or `accept_suggestions` acts on the list unchecked."
     )
 
 
@@ -516,7 +516,7 @@ def test_a_folder_without_an_audit_says_how_to_make_one(tmp_path):
     with pytest.raises(TrustqError) as caught:
         read_audit_folder(tmp_path)
     assert str(caught.value) == (
-        f"{tmp_path} holds no audit. Make one: trustq audit labels CACHE --out {tmp_path}"
+        f"{tmp_path} holds no audit. Make one with `trustq audit labels` and `out={tmp_path}`."
     )
 
 

@@ -144,7 +144,7 @@ def test_repair_by_self_confidence_beats_random_over_20_draws(tmp_path: Path) ->
         (["repair", "nothing.h5"], "Error: No cache matches nothing.h5."),
         (["repair", "{cache}", "--arms", "best"], "Error: Arm 'best': unknown score 'best'"),
         (["repair", "{cache}", "--noise", "loud"], "Error: Unknown label noise 'loud'"),
-        (["repair", "{cache}", "--set", "fold=3"], "Error: --set fold=3: unknown key 'fold'"),
+        (["repair", "{cache}", "--set", "fold=3"], "Error: setting 'fold=3': unknown key 'fold'"),
         (["cache", "verify", "{text}"], "is no trustq cache"),
         (["sql", "SELECT 1", "--results", "nowhere"], "nowhere holds no results: no such folder"),
         (["data", "prepare", "ham", "--out", "m.parquet"], "known are ham10000"),

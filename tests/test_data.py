@@ -279,7 +279,7 @@ def test_folder_takes_images_of_any_depth_and_case(tmp_path):
     assert column(found, "label") == ["a", "b", "b"] and found.classes == ("a", "b")
     assert found.dataset == "in"
     assert said == [
-        "Every image is its own group. If several show one subject, say which: --group-regex.",
+        "Every image is its own group. If several show one subject, say which: `group_regex`.",
         "Files ignored, being no image of a class folder: 2.",
     ]
 
@@ -319,9 +319,9 @@ def test_a_folder_that_is_no_data_set_is_refused(tmp_path):
     ):
         prepare("folder", root=root, out=out)
     write_images(root / "b/2.png")
-    with refused(f"{root}: --group-regex 'p(\\\\d)' finds no group in 'a/1.png'."):
+    with refused(f"{root}: `group_regex=p(\\d)` finds no group in 'a/1.png'."):
         prepare("folder", root=root, out=out, group_regex="p(\\d)")
-    with pytest.raises(TrustqError, match=r"^--group-regex '\(' is no regular expression: "):
+    with pytest.raises(TrustqError, match=r"^`group_regex=\(` is an invalid regular expression: "):
         prepare("folder", root=root, out=out, group_regex="(")
 
 
@@ -366,7 +366,7 @@ def test_table_without_groups_makes_every_row_its_own_and_says_so(table):
     found = prepare_table(table, **NAMES, say=said.append)
     assert column(found, "group_id") == column(found, "sample_id")
     assert said == [
-        "Every row is its own group. If several show one subject, say which: --group-column."
+        "Every row is its own group. If several show one subject, say which: `group_column`."
     ]
     assert found.split_origin["seed"] == 0 and column(found, "part") == ["train", "train", "val"]
 
@@ -544,16 +544,16 @@ def test_a_repeated_sample_in_a_splits_file_is_refused(tmp_path):
     ("name", "options", "message"),
     [
         ("ham1000", {}, f"Unknown data set 'ham1000'; known are {', '.join(ADAPTERS)}."),
-        ("folder", {}, "folder needs --root: the folder with its published files."),
+        ("folder", {}, "folder needs `root`: the folder with its published files."),
         (
             "digits",
             {"id_column": "a"},
-            "--id-column is no option of digits; it has none.",
+            "`id_column` is no option of digits; it has none.",
         ),
         (
             "folder",
             {"table": "a", "id_column": "b"},
-            "--table, --id-column is no option of folder; its options are --group-regex.",
+            "`table`, `id_column` is no option of folder; its options are `group_regex`.",
         ),
         ("digits", {"out": "m.csv"}, "m.csv: a manifest is written as Parquet; call it m.parquet."),
         (
@@ -565,12 +565,12 @@ def test_a_repeated_sample_in_a_splits_file_is_refused(tmp_path):
         (
             "csv",
             {"split_column": "a", "splits_file": "b.csv"},
-            "--splits and --split-column both give the splits; choose one.",
+            "`splits` and `split_column` both give the splits; choose one.",
         ),
         (
             "csv",
             {"root": "."},
-            "csv needs --table: the CSV or Parquet file with paths and labels.",
+            "csv needs `table`: the CSV or Parquet file with paths and labels.",
         ),
     ],
 )

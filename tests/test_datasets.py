@@ -157,8 +157,8 @@ def test_isic2019_keeps_or_drops_its_unknown_class(tmp_path):
     assert len(dropped) == 5 and set(column(dropped, "split")) == {"external"}
     source = root / "ISIC_2019_Training_GroundTruth.csv.gz"
     message = (
-        f"{source}: no ham10000 for UNK (1 rows). Leave them out (--drop UNK), or give your own "
-        "table (--taxonomy FILE)."
+        f"{source}: no ham10000 for UNK (1 rows). Leave them out (`drop=UNK`), or give your own "
+        "table (`taxonomy=FILE`)."
     )
     with refused(message):
         make("isic2019", root, target="ham10000")
@@ -178,7 +178,7 @@ def test_isic2019_says_what_is_missing_and_where_it_is(tmp_path):
     message = (
         f"ISIC_2019_Training_GroundTruth.csv.gz: no image under {root} for rows 1 (ISIC_0), 2 "
         "(ISIC_1_downsampled), 3 (ISIC_2) and 4 (ISIC_3), of 4. Add the images, or leave out rows "
-        f"without one (--skip-missing). {where}"
+        f"without one (`skip_missing`). {where}"
     )
     with refused(message):
         make("isic2019", root)
@@ -469,8 +469,9 @@ def test_chexpert_never_guesses_uncertain_and_unmentioned_findings(tmp_path):
     assert column(found, "view")[2] == "Lateral" and column(found, "projection")[2] is None
     assert column(found, "sex")[2] == "unknown"
     assert (
-        "Rows left out of 6 for Pneumonia: 1 uncertain (--uncertain present or absent keeps them) "
-        "and 1 that do not mention it (--unmentioned absent keeps them)." in said
+        "Rows left out of 6 for Pneumonia: 1 uncertain (`uncertain=present` or "
+        "`uncertain=absent` keeps them) and 1 that do not mention it (`unmentioned=absent` keeps them)."
+        in said
     )
     options = {"uncertain": "present", "unmentioned": "absent", "split": "published"}
     every = make("chexpert", root, finding="Pneumonia", **options)
@@ -484,10 +485,10 @@ def test_chexpert_never_guesses_uncertain_and_unmentioned_findings(tmp_path):
 def test_chexpert_needs_a_finding_that_it_has(tmp_path):
     root = chexpert(tmp_path / "data")
     with pytest.raises(
-        TrustqError, match=r"^chexpert needs --finding; its findings are No Finding, "
+        TrustqError, match=r"^chexpert needs `finding`; its findings are No Finding, "
     ):
         make("chexpert", root)
-    with refused("--uncertain maybe: expected one of drop, absent, present."):
+    with refused("uncertain maybe: expected one of drop, absent, present."):
         make("chexpert", root, finding="Edema", uncertain="maybe")
     text = (root / "valid.csv").read_text().replace(",1.0,", ",2.0,")
     (root / "valid.csv").write_text(text)
@@ -602,7 +603,7 @@ def test_what_cannot_be_combined_is_refused(three):
     one, two, _ = three
     with refused("Give two manifests or more to combine."):
         combine([one])
-    with refused("--external four: no such data set; there are one, two."):
+    with refused("`external=four`: no such data set; there are one, two."):
         combine([one, two], external=["four"])
     with refused(
         "one and one share 60 samples, e.g. one0: combined, they would count twice. Leave them out "
@@ -611,7 +612,7 @@ def test_what_cannot_be_combined_is_refused(three):
         combine([one, one])
     other = type(two)(two.columns, ("b", "a", "c"), two.root)
     with refused(
-        "two has the classes b, a, c and one a, b. Prepare both with one --target, e.g. condition."
+        "two has the classes b, a, c and one a, b. Prepare both with one `target`, e.g. condition."
     ):
         combine([one, other])
 
@@ -715,15 +716,15 @@ def test_prepare_target_and_combine_from_the_command_line(tmp_path):
     ("name", "options", "message"),
     [
         ("digits", {"split": "sometimes"},
-         "--split sometimes: expected one of made, published, external."),
-        ("digits", {"target": "malignant"}, "--target malignant: these data have native."),
+         "`split=sometimes`: expected one of made, published, external."),
+        ("digits", {"target": "malignant"}, "`target=malignant`: these data have native."),
         ("digits", {"drop": ["11"]},
-         "--drop 11: digits has no such label; it has 0, 1, 2, 3, 4, 5, 6, 7, 8, 9."),
+         "`drop=11`: digits has no such label; it has 0, 1, 2, 3, 4, 5, 6, 7, 8, 9."),
         ("digits", {"split": "published"},
-         "digits comes without splits, or without the lists that hold them; leave out --split "
-         "published."),
+         "digits comes without splits, or without the lists that hold them; leave out "
+         "`split=published`."),
         ("folder", {"skip_missing": True},
-         "--skip-missing is no option of folder; its options are --group-regex."),
+         "`skip_missing` is no option of folder; its options are `group_regex`."),
     ],
 )  # fmt: skip
 def test_what_an_adapter_lacks_is_refused(tmp_path, name, options, message):

@@ -313,8 +313,8 @@ def test_bad_comparisons_are_refused(tmp_path):
         (
             {"A": a, "B": replace(a, has_ids=False)},
             {},
-            "B (p.npz) has no ids to be joined by: name them (--sample-ids), or say that all files "
-            "have the same rows in the same order (--same-rows).",
+            "B (p.npz) has no ids to be joined by: name them (`sample_ids`), or say that all files "
+            "have the same rows in the same order (`same_rows`).",
         ),
         (
             {"A": a, "B": other},
@@ -338,7 +338,7 @@ def test_bad_comparisons_are_refused(tmp_path):
         (
             {"A": a, "B": a.take(np.arange(9))},
             {"same_rows": True},
-            "--same-rows needs as many rows in every file: A 300, B 9.",
+            "`same_rows` needs as many rows in every file: A 300, B 9.",
         ),
         (
             {"A": a, "B": replace(a, sample_ids=np.array([f"t{i}" for i in range(300)]))},
@@ -495,8 +495,8 @@ def test_a_target_is_a_column_whose_values_are_the_classes(tmp_path):
     assert 200 * right[0] != 199 * right[1]
     refused = {
         "malignant": f"{path}: malignant is benign, and the probabilities are of a, b, c. A target "
-        "needs a model of its classes: label a manifest by it (trustq data target M.parquet "
-        "--column malignant --out T.parquet), extract that and evaluate its cache.",
+        "needs a model of its classes: label a manifest by it (`trustq data target` "
+        "with `column=malignant`), extract that and evaluate its cache.",
         "colour": f"{path} has no colour for the target; it has labels, logits, sample_ids, "
         "groups, split, classes, checked, malignant.",
     }
@@ -506,7 +506,7 @@ def test_a_target_is_a_column_whose_values_are_the_classes(tmp_path):
     np.savez(second, labels=rows.labels, logits=rows.logits, sample_ids=rows.sample_ids)
     assert str(invoke("evaluate", [second, *lacking]).exception) == (
         f"{second} does not name the classes of its probabilities, so which of them a, b, c of "
-        "checked are is not known: name them in their order (--classes a,b,c)."
+        "checked are is not known: name them in their order (`classes=a,b,c`)."
     )
     named = [second, *lacking, "--classes", "a,b,c", "--replicates", 10]
     assert invoke("evaluate", named).exit_code == 0

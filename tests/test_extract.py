@@ -256,7 +256,7 @@ def test_a_cache_that_is_there_is_left_and_one_of_another_recipe_refused(
     first, way_out = str(told.value).split("\n")
     assert first.startswith(f"{trained.path} was written from another recipe (recipe digest ")
     assert first.endswith("; it has epochs 2, not 3, rotation 10.0, not 15.0).")
-    assert way_out == ("Give this run a name of its own with --name or --out, or delete that file.")
+    assert way_out == ("Give this run a name of its own with `name` or `out`, or delete that file.")
 
 
 def test_same_images_with_the_same_network_give_the_same_features(
@@ -364,7 +364,7 @@ def test_images_that_are_missing_or_unreadable_are_all_listed_before_training(
         extract_one(replace(manifest, root=tmp_path / "gone"), tiny(), tmp_path / "out")
     assert str(told.value) == (
         f"None of the 60 images is under {tmp_path}/gone (the first is 00.jpg). Say where they are "
-        "with --root FOLDER."
+        "with `root=FOLDER`."
     )
 
 
@@ -404,27 +404,27 @@ def with_split(manifest: Manifest, old: str, new: str) -> Manifest:
             ["learning_rate=1e30", "warmup_epochs=0"],
             None,
             "The training loss is not finite in epoch 1/2, step 2 of 6: the training has "
-            "diverged.\nTry a lower rate, e.g. --set learning_rate=1e+29, a longer warm-up, or "
-            "--set amp=off.",
+            "diverged.\nTry a lower rate, e.g. `learning_rate=1e+29`, a longer warm-up, or "
+            "`amp=off`.",
         ),
         (
             [],
             ("val", "test"),
             "There are no validation rows beside those that are trained on (found 36 train, 24 "
             "test), which checkpoint=best needs. Make the splits again, or keep the last epoch: "
-            "--set checkpoint=last --set patience=0.",
+            "`checkpoint=last` `patience=0`.",
         ),
         (
             [],
             ("train", "test"),
             "There are no training rows in train (found 12 val, 48 test). Make the splits again, "
-            "or extract without training: --mode frozen.",
+            "or extract without training: `mode=frozen`.",
         ),
         (
             [*FROZEN, "observed=labels.csv"],
             None,
             "observed=labels.csv changes nothing in a frozen backbone, which is trained on no row. "
-            "Leave it out, or train one: --mode finetune.",
+            "Leave it out, or train one: `mode=finetune`.",
         ),
         (
             ["mode=frozen"],
@@ -433,7 +433,7 @@ def with_split(manifest: Manifest, old: str, new: str) -> Manifest:
             "label. Draw them where they are used, in `trustq repair`.",
         ),
         (["epochs=0"], None, "epochs is 0, expected at least 1."),
-        (["weights=nowhere.pth"], None, "--weights nowhere.pth: no such file."),
+        (["weights=nowhere.pth"], None, "`weights=nowhere.pth`: no such file."),
     ],
 )
 def test_what_cannot_be_trained_is_told(
@@ -469,11 +469,11 @@ def test_a_device_that_is_not_there_is_told(manifest: Manifest, tmp_path: Path) 
     with pytest.raises(TrustqError) as told:
         extract_one(manifest, tiny(), tmp_path, device="cuda")
     assert str(told.value) == (
-        f"--device cuda: torch {torch.__version__} finds none here, only cpu.\n"
-        "Leave --device out to take the fastest there is, or install a torch build for it."
+        f"`device=cuda`: torch {torch.__version__} finds none here, only cpu.\n"
+        "Leave `device` out to take the fastest there is, or install a torch build for it."
     )
     with pytest.raises(
-        TrustqError, match=r"^--device tpu: expected one of auto, cpu, cuda, mps\.$"
+        TrustqError, match=r"^`device=tpu`: expected one of auto, cpu, cuda, mps\.$"
     ):
         extract_one(manifest, tiny(), tmp_path, device="tpu")
 
@@ -509,7 +509,7 @@ def test_weights_files_are_loaded_and_misfits_named(
     with pytest.raises(TrustqError) as told:
         extract_one(manifest, tiny(f"weights={tmp_path}/odd.pth"), tmp_path / "odd")
     assert str(told.value) == (
-        f"--weights {tmp_path}/odd.pth does not fit the backbone; missing: stem.0.bias; unknown: "
+        f"`weights={tmp_path}/odd.pth` does not fit the backbone; missing: stem.0.bias; unknown: "
         "extra; of another shape: stem.0.weight (24x1x4x4 instead of 24x3x4x4).\n"
         "Name the backbone that the file was made with, or use another file."
     )
@@ -523,16 +523,16 @@ def test_a_network_is_no_start_for_the_rows_it_has_seen(
         with pytest.raises(TrustqError) as told:
             extract_one(manifest, tiny(*settings, f"weights={checkpoint}"), tmp_path)
         assert str(told.value) == (
-            f"--weights {checkpoint}: the network of {trained.path} has seen 48 of these 60 rows, "
+            f"`weights={checkpoint}`: the network of {trained.path} has seen 48 of these 60 rows, "
             "or others of their groups, which a cache that starts from it could not tell. Use that "
-            f"network as it is with --with {trained.path}, or start from other weights."
+            f"network as it is with `with={trained.path}`, or start from other weights."
         )
     alone = tmp_path / "alone.safetensors"
     shutil.copyfile(checkpoint, alone)
     with pytest.raises(TrustqError) as told:
         extract_one(manifest, tiny(*FROZEN, f"weights={alone}"), tmp_path)
     assert str(told.value) == (
-        f"--weights {alone} is the network of a cache, and {tmp_path}/alone.h5 is not there to "
+        f"`weights={alone}` is the network of a cache, and {tmp_path}/alone.h5 is not there to "
         "tell which rows it has seen. Copy the cache there."
     )
     n = len(manifest)
@@ -583,8 +583,8 @@ def test_offline_without_weights_is_told_before_torch_is_imported(
     assert told.stderr == (
         f"Error: The pretrained weights of convnext_tiny are not in {tmp_path}/hub, and the hub "
         "that has them cannot be reached from here.\n"
-        "Give a file with --weights FILE, train from scratch with --no-pretrained "
-        "(--set pretrained=false), or run where there is a network.\n"
+        "Give a file with `weights=FILE`, train from scratch with `pretrained=false`, "
+        "or run where there is a network.\n"
     )
 
 

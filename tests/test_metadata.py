@@ -175,14 +175,14 @@ def test_columns_that_cannot_be_sliced_are_refused(cache: Cache, table: Path) ->
     )
     assert refused(cache, table, "positive=b") == (
         "positive=b counts these classes as one in slices, and there are none. Leave it out, or "
-        "name columns: --slices sex,site."
+        "name columns: `slices=sex,site`."
     )
 
 
 def test_metadata_must_be_there_and_of_these_rows(cache: Cache, tmp_path: Path) -> None:
     assert refused(cache, None, "slices=site") == (
         "slices=site names a column of metadata, and there is none: caches hold none. Name the "
-        "manifest, or another table with sample_id: --metadata FILE."
+        "manifest, or another table with sample_id: `metadata=FILE`."
     )
     missing = tmp_path / "absent.parquet"
     assert refused(cache, missing, "target=growth") == f"{missing}: no such file."
@@ -256,7 +256,7 @@ def test_what_is_of_other_classes_is_refused(cache: Cache, table: Path, tmp_path
     own = dataclasses.replace(cache, logits=logits)
     assert refused(own, table, "target=growth", "head=backbone") == (
         "cache of gauss: its logits are of the classes a, b, c, and target=growth has benign, "
-        "malignant. Fit a head on its features, e.g. --head linear, or leave target out."
+        "malignant. Fit a head on its features, e.g. `head=linear`, or leave target out."
     )
     assert refused(own, table, "target=growth", "arms=entropy@crossfit") == (
         "Arm 'entropy@crossfit': the crossfit logits of cache of gauss are of the classes a, b, c, "
@@ -267,7 +267,7 @@ def test_what_is_of_other_classes_is_refused(cache: Cache, table: Path, tmp_path
     for noise in ("stored", "auto"):
         assert refused(noisy, table, "target=growth", f"sweep.noise={noise}") == (
             "cache of gauss: its stored labels are of the classes a, b, c, and target=growth has "
-            "benign, malignant. Put noise on those, e.g. --noise none or --noise symmetric:0.2, or "
+            "benign, malignant. Put noise on those, e.g. `noise=none` or `noise=symmetric:0.2`, or "
             "leave target out."
         )
     assert refused(cache, table, "target=scanner") == (
@@ -512,8 +512,8 @@ def test_weights_are_refused_where_nothing_takes_them(cache: Cache, table: Path)
         "row_weights out, or use a head that does (linear, balanced, xgboost, ridge, mlp)."
     )
     assert refused(cache, table, *weights, "head=backbone") == (
-        "row_weights=domain_balanced is of heads that are fitted; --head backbone is the cached "
-        "logits as they are. Leave row_weights out, or fit a head, e.g. --head linear."
+        "row_weights=domain_balanced is of heads that are fitted; `head=backbone` is the cached "
+        "logits as they are. Leave row_weights out, or fit a head, e.g. `head=linear`."
     )
 
 

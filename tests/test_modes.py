@@ -177,7 +177,7 @@ def test_too_few_groups_for_the_folds_are_told_before_training(
         extract_one(manifest, tiny("mode=crossfit", "crossfit_folds=13"), tmp_path)
     assert str(told.value) == (
         "12 groups to train on cannot make crossfit_folds=13: folds are whole groups. Ask for "
-        "fewer, e.g. --set crossfit_folds=2."
+        "fewer, e.g. `crossfit_folds=2`."
     )
 
 
@@ -209,8 +209,8 @@ def test_training_on_validation_rows_cannot_choose_the_epoch_by_them(
         extract_one(manifest, tiny("train_on=val"), tmp_path)
     assert str(told.value) == (
         "There are no validation rows beside those that are trained on (found 36 train, 12 val, 12 "
-        "test), which checkpoint=best needs. Make the splits again, or keep the last epoch: --set "
-        "checkpoint=last --set patience=0."
+        "test), which checkpoint=best needs. Make the splits again, or keep the last epoch: "
+        "`checkpoint=last` `patience=0`."
     )
 
 
@@ -487,9 +487,9 @@ def test_out_of_memory_tells_the_batch_that_fits(
     with pytest.raises(TrustqError) as told:
         extract_one(manifest, tiny(), tmp_path)
     assert str(told.value) == (
-        "cpu ran out of memory with batches of 16 images of 32 pixels. 4 fit; with --set "
-        "batch_size=4 --set accumulate=4 a step is as large as before, and --auto-batch finds that "
-        "out by itself. A training with other batches starts anew."
+        "cpu ran out of memory with batches of 16 images of 32 pixels. 4 fit; with "
+        "`batch_size=4` and `accumulate=4` a step is as large as before, and `auto_batch` finds "
+        "that out by itself. A training with other batches starts anew."
     )
 
 
@@ -501,7 +501,7 @@ def test_a_batch_of_two_is_the_least_that_is_advised(monkeypatch: pytest.MonkeyP
     recipe = tiny("batch_size=3").extract
     network = start_network(recipe, n_classes=3, seed=0)[0]
     with (
-        pytest.raises(TrustqError, match=r" 2 fit; with --set batch_size=2 --set accumulate=2 "),
+        pytest.raises(TrustqError, match=r" 2 fit; with `batch_size=2` and `accumulate=2` "),
         memory.explained(recipe, network, torch.device("cpu")),
     ):
         raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -534,8 +534,8 @@ def test_out_of_memory_while_features_are_taken_is_told(
         extract_one(manifest, tiny("mode=frozen", "extract.noise=none"), tmp_path)
     assert str(told.value) == (
         "cpu ran out of memory taking features of images of 32 pixels with test_convnext. Take "
-        "smaller images (--image-size) or a smaller backbone, or give the same command with "
-        "--device cpu. What was trained is kept."
+        "smaller images (`image_size`) or a smaller backbone, or give the same command with "
+        "`device=cpu`. What was trained is kept."
     )
     assert not list(tmp_path.rglob("*.h5"))
 
@@ -555,8 +555,8 @@ def test_a_network_that_never_fits_is_told(
         extract_one(manifest, tiny(), tmp_path, auto_batch=True)
     assert str(told.value) == (
         "Not even 2 images of 32 pixels fit through test_convnext in the memory of cpu. Take "
-        "smaller images (--image-size), a smaller backbone, or train fewer layers (--set "
-        "trained_stages=1)."
+        "smaller images (`image_size`), a smaller backbone, or train fewer layers "
+        "(`trained_stages=1`)."
     )
 
 

@@ -271,10 +271,10 @@ def test_a_pilot_runs_on_the_caches_at_hand():
             {"arms": ("none", "random")},
             {},
             "Recipe mine has no arm to compare with random: its arms are none, random. Add one, "
-            "e.g. --set arms=none,random,self_confidence.",
+            "e.g. `arms=none,random,self_confidence`.",
         ),
-        ({}, {"comparisons": 0}, "--comparisons 0: expected 1 or more."),
-        ({}, {"effect": -0.1}, "--effect -0.1: expected a gain above 0."),
+        ({}, {"comparisons": 0}, "`comparisons=0`: expected 1 or more."),
+        ({}, {"effect": -0.1}, "`effect=-0.1`: expected a gain above 0."),
     ],
 )
 def test_plans_of_nothing_are_refused(change, options, message):

@@ -414,8 +414,8 @@ def test_random_and_oracle_run_beside_every_scored_arm(tmp_path: Path) -> None:
         *("margin:drop", "random:drop", "oracle:drop", "random~margin:drop"),
     }
     assert run.notes[0] == (
-        "Run beside the arms, as references: random, oracle, random:drop, oracle:drop, "
-        "random~margin:drop (--no-references: not)."
+        "Also running reference arms: random, oracle, random:drop, oracle:drop, "
+        "random~margin:drop (`references=false` leaves them out)."
     )
     for text in ("none", "random"):  # no policy, nothing to bound
         assert with_references([parse_arm(text)]) == [parse_arm(text)]
@@ -588,7 +588,7 @@ def test_an_ensemble_of_the_head_alone_is_refused() -> None:
     with pytest.raises(TrustqError) as caught:
         rounds_of("self_confidence@heads", "ensemble=linear")
     assert str(caught.value) == (
-        "ensemble is linear, which is the head itself: name others, e.g. --set ensemble=lda,knn."
+        "ensemble is linear, which is the head itself: name others, e.g. `ensemble=lda,knn`."
     )
 
 
@@ -692,7 +692,7 @@ def test_noise_of_every_kind_is_recorded_with_its_unit(tmp_path: Path) -> None:
     with pytest.raises(TrustqError) as caught:
         repair([stored], recipe=recipe("sweep.noise=stored", "noise_unit=group"), results=results)
     assert str(caught.value) == (
-        "--noise-unit group is of noise that is drawn; stored labels are as they are."
+        "`noise_unit=group` is of noise that is drawn; stored labels are as they are."
     )
 
 

@@ -148,19 +148,19 @@ def save(tmp_path, **arrays):
         (
             {"probs": np.tile([2.0, -1.0, 0.0], (12, 1))},
             "probs lies in [-1, 2], expected [0, 1]: pass probabilities, or pass these numbers as "
-            "logits. For scores of another kind: --normalize l1, --normalize softmax, or --logits "
-            "NAME.",
+            "logits. For scores of another kind: `normalize=l1`, `normalize=softmax`, or "
+            "`logits=NAME`.",
         ),
         (
             {"probs": np.full((12, 3), 0.3)},
             "probs row 0 sums to 0.9, expected 1: normalise the rows, or pass logits. For scores "
-            "of another kind: --normalize l1, --normalize softmax, or --logits NAME.",
+            "of another kind: `normalize=l1`, `normalize=softmax`, or `logits=NAME`.",
         ),
         (
             {"probs": np.full((12, 3), np.nan)},
             "probs has NaN or infinite values in 12 of 12 rows, first in row 0: leave these rows "
-            "out, or clip log-probabilities of zero. For scores of another kind: --normalize l1, "
-            "--normalize softmax, or --logits NAME.",
+            "out, or clip log-probabilities of zero. For scores of another kind: `normalize=l1`, "
+            "`normalize=softmax`, or `logits=NAME`.",
         ),
         (
             {"sample_ids": np.array(["a", "b", "a", "c", "a"] + list("defghij"))},
@@ -223,7 +223,7 @@ def test_missing_names_are_listed(tmp_path):
             f"{path} has no y for labels; it has labels, probs, sample_ids.",
         ),
         ({"columns": ["age"]}, f"{path} has no age; it has labels, probs, sample_ids."),
-        ({"normalise": "l2"}, "--normalize l2: expected l1 or softmax."),
+        ({"normalise": "l2"}, "`normalize=l2`: expected l1 or softmax."),
     ]
     for options, message in bad:
         with pytest.raises(TrustqError) as error:

@@ -90,16 +90,16 @@ def test_a_wrong_key_or_value_is_placed(tmp_path: Path, text: str, message: str)
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("epoch=3", "--set epoch=3: unknown key 'epoch' (did you mean 'epochs'?)."),
-        ("epochs", "--set epochs: expected key=value, e.g. --set epochs=3."),
-        ("epochs=many", "--set epochs=many: epochs is 'many', expected a whole number."),
+        ("epoch=3", "setting 'epoch=3': unknown key 'epoch' (did you mean 'epochs'?)."),
+        ("epochs", "setting 'epochs': expected key=value, e.g. epochs=3."),
+        ("epochs=many", "setting 'epochs=many': epochs is 'many', expected a whole number."),
         (
             "noise=none",
-            "--set noise=none: noise is in several parts; say extract.noise or sweep.noise.",
+            "setting 'noise=none': noise is in several parts; say extract.noise or sweep.noise.",
         ),
         (
             "exract.epochs=3",
-            "--set exract.epochs=3: unknown part 'exract' (did you mean 'extract'?).",
+            "setting 'exract.epochs=3': unknown part 'exract' (did you mean 'extract'?).",
         ),
     ],
 )

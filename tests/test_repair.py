@@ -354,7 +354,7 @@ def test_every_other_head_repairs_too(head: str, tmp_path: Path) -> None:
 def test_backbone_head_is_the_cached_logits_as_they_are(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     cache = make_cache(logits=rng.standard_normal((240, 3)).astype(np.float32))
-    with pytest.raises(TrustqError, match="--head backbone has no folds to score from"):
+    with pytest.raises(TrustqError, match="`head=backbone` has no folds to score from"):
         repair([cache], recipe=recipe("head=backbone"), results=tmp_path / "r")
     arms = "arms=none,random,self_confidence@in_sample"
     repair([cache], recipe=recipe("head=backbone", arms), results=tmp_path / "r")
@@ -411,8 +411,8 @@ def test_noise_the_backbone_was_not_trained_on_is_refused(kind: str, tmp_path: P
     assert str(caught.value) == (
         f"cache of gauss is {kind}: its backbone was trained on other labels of {n} of the {n} "
         "training rows (or of their groups), so noise 'symmetric:0.3' put on them now would "
-        "already be known to the features.\nUse its own noise (--noise stored), rows it never saw "
-        "(--rows unseen), a frozen cache, or extract with this noise; --allow-leak runs it all the "
+        "already be known to the features.\nUse its own noise (`noise=stored`), rows it never saw "
+        "(`rows=unseen`), a frozen cache, or extract with this noise; `allow_leak` runs it all the "
         "same and marks every row."
     )
     assert not (tmp_path / "r").exists()

@@ -288,7 +288,7 @@ def test_a_folder_without_results_says_how_to_make_some(tmp_path: Path) -> None:
             run_query(folder, "SELECT 1")
         assert message(error) == (
             f"{folder} holds no results: {found}. "
-            f"Make some with: trustq repair CACHE --results {folder}"
+            f"Make some with `trustq repair` and `results={folder}`."
         )
         assert committed_keys(folder) == set()
 

@@ -186,8 +186,8 @@ def test_labels_bought_for_another_seed_are_refused(loop: Any, tmp_path: Path) -
     path = root / "random/seed6.parquet"
     with refused(
         f"{path}: its labels were bought for the network of seed 6, and seed 5 is to be trained, "
-        "so the two would be no pair. Train --seeds 6, or name a file for each seed: "
-        "--observed 'FOLDER/seed{seed}.parquet'."
+        "so the two would be no pair. Train `seeds=6`, or name a file for each seed: "
+        "`observed=FOLDER/seed{seed}.parquet`."
     ):
         extract_one(manifest, tiny("extract.noise=none", f"observed={path}"), tmp_path)
 

@@ -341,8 +341,7 @@ def test_passes_are_in_sample_where_the_network_saw_the_rows() -> None:
     with pytest.raises(TrustqError) as caught:
         read_passes(rows_of(make_cache()), fresh.label)
     assert str(caught.value) == (
-        "cache of gauss holds no dropout passes; extract them (--set passes=20), or use another "
-        "source."
+        "cache of gauss holds no dropout passes; extract them (`passes=20`), or use another source."
     )
     for seen in (0, 1):
         cache = make_cache(seen=np.full(240, seen, dtype=np.uint8), exposure="finetuned-observed")

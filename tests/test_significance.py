@@ -106,7 +106,7 @@ def test_tables_without_a_known_metric_are_refused():
         default_metrics([a, b])
     assert str(error.value) == (
         "The tables share no column that ends in macro_f1 or accuracy; they share ece. "
-        "Name some: --metrics NAME,NAME."
+        "Name some: `metrics=NAME,NAME`."
     )
 
 

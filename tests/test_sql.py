@@ -88,7 +88,7 @@ def test_bad_input_is_a_trustq_error(results: Path, tmp_path: Path) -> None:
     assert isinstance(missing, TrustqError)
     assert str(missing) == (
         f"{tmp_path}/none holds no results: no such folder. "
-        f"Make some with: trustq repair CACHE --results {tmp_path}/none"
+        f"Make some with `trustq repair` and `results={tmp_path}/none`."
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -275,7 +275,7 @@ def test_import_gives_missing_arrays_their_stated_meaning(tmp_path: Path) -> Non
         (
             {"labels": np.zeros(3)},
             "{path} has no array 'features' for features; it holds labels. "
-            "Name it with `trustq cache import {path} --features ARRAY`.",
+            "Name it with `features=ARRAY`.",
         ),
         (
             {"features": np.eye(3), "labels": np.zeros(2, int)},
@@ -288,7 +288,7 @@ def test_import_gives_missing_arrays_their_stated_meaning(tmp_path: Path) -> Non
         (
             {"features": np.eye(2), "labels": np.zeros(2, int), "probs": np.full((2, 2), 0.6)},
             "{path}: probs must be at least 0 and sum to 1 in every row; row 1 sums to 1.2. "
-            "For other scores: --normalize l1 or softmax.",
+            "For other scores: `normalize=l1` or softmax.",
         ),
         (
             {"features": np.full((2, 2), np.nan), "labels": np.zeros(2, int)},
@@ -349,7 +349,7 @@ def test_import_takes_unsigned_and_sparse_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize("exposure", ["crossfit", "finetuned-observed"])
 def test_an_exposure_that_the_arrays_cannot_back_is_refused(tmp_path: Path, exposure: str) -> None:
     np.savez(tmp_path / "e.npz", features=np.eye(3), labels=np.array([0, 1, 1]))
-    with pytest.raises(TrustqError, match="--exposure"):
+    with pytest.raises(TrustqError, match="`exposure="):
         import_cache(tmp_path / "e.npz", exposure=exposure)
 
 

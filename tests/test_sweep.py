@@ -361,7 +361,7 @@ def test_no_cluster_is_said_so(
     with pytest.raises(TrustqError) as caught:
         sweep(recipe, tmp_path / "r", scheduler="tcp://127.0.0.1:8786")
     assert str(caught.value) == (
-        "--scheduler needs Dask, which is not installed: pip install 'trustq[dask]'"
+        "`scheduler` needs Dask, which is not installed: pip install 'trustq[dask]'"
     )
 
 

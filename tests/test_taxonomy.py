@@ -130,20 +130,20 @@ def test_a_target_becomes_the_label_and_the_rest_stays():
 
 
 def test_a_target_that_does_not_hold_is_refused():
-    with refused("--target malignant: these data have native."):
+    with refused("`target=malignant`: these data have native."):
         with_target(rows_of(["cat"]), "malignant", taxonomy=None)
-    with refused("--target dx: these data have native, condition, malignant, ham10000."):
+    with refused("`target=dx`: these data have native, condition, malignant, ham10000."):
         with_target(rows_of(["nv"]), "dx", taxonomy="ham10000")
     with refused(
-        "t.csv: no condition for odd (2 rows), strange (1 rows). Leave them out (--drop "
-        "odd,strange), or give your own table (--taxonomy FILE)."
+        "t.csv: no condition for odd (2 rows), strange (1 rows). Leave them out ("
+        "`drop=odd,strange`), or give your own table (`taxonomy=FILE`)."
     ):
         with_target(rows_of(["odd", "nv", "odd", "strange"]), "condition", taxonomy="ham10000")
     kept = with_target(
         rows_of(["odd", "nv", "odd"]), "condition", taxonomy="ham10000", drop=["odd"]
     )
     assert kept.columns["label"].tolist() == ["nevus"]
-    assert kept.notes == ("Rows left out by --drop: 2 of 3.",)
+    assert kept.notes == ("Rows left out by `drop`: 2 of 3.",)
 
 
 @pytest.mark.parametrize(

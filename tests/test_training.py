@@ -564,7 +564,7 @@ def test_auto_on_a_gpu_is_bf16_where_there_else_fp16(monkeypatch: pytest.MonkeyP
         assert MixedPrecision.of_recipe("auto", gpu).dtype == dtype
     with pytest.raises(TrustqError) as told:
         MixedPrecision.of_recipe("bf16", gpu)
-    assert str(told.value) == ("amp=bf16: this GPU has no bfloat16. Use --set amp=fp16, or auto.")
+    assert str(told.value) == ("amp=bf16: this GPU has no bfloat16. Use `amp=fp16`, or auto.")
 
 
 def test_compiled_steps_learn_the_same(
@@ -601,7 +601,7 @@ def test_a_compiler_that_fails_is_told(
         fit(manifest, tmp_path, *ONE_STEP, "compile=true")
     assert str(told.value) == (
         "torch.compile cannot compile test_convnext here: No working C++ compiler\n"
-        "Train without it: --set compile=false."
+        "Train without it: `compile=false`."
     )
 
 
@@ -708,22 +708,22 @@ def test_other_backbones_go_through(manifest: Manifest, tmp_path: Path, backbone
         (
             ["focal_gamma=3"],
             "focal_gamma=3.0 is of loss=focal and changes nothing with loss=ce. Leave it out, or "
-            "--set loss=focal.",
+            "use `loss=focal`.",
         ),
         (
             ["momentum=0.5"],
             "momentum=0.5 is of optimizer=sgd and changes nothing with optimizer=adamw. Leave it "
-            "out, or --set optimizer=sgd.",
+            "out, or use `optimizer=sgd`.",
         ),
         (
             ["loss=gce"],
             "label_smoothing=0.05 makes soft labels, which loss=gce does not take. Leave them "
-            "out, --set label_smoothing=0, or take one of the losses ce, logit_adjusted.",
+            "out with `label_smoothing=0`, or take one of the losses ce, logit_adjusted.",
         ),
         (
             ["loss=focal", "label_smoothing=0", "mixup=0.2"],
-            "mixup=0.2 makes soft labels, which loss=focal does not take. Leave them out, --set "
-            "mixup=0, or take one of the losses ce, logit_adjusted.",
+            "mixup=0.2 makes soft labels, which loss=focal does not take. Leave them out with "
+            "`mixup=0`, or take one of the losses ce, logit_adjusted.",
         ),
         (
             ["loss=logit_adjusted", "sampling=class_balanced"],
@@ -753,17 +753,17 @@ def test_settings_that_cannot_be_are_told_before_anything_is_read(
         (
             ["trained_stages=9"],
             "trained_stages=9: this backbone has 4 stages between stem and head. Ask for fewer, "
-            "or for everything: --set trained_stages=-1.",
+            "or for everything: `trained_stages=-1`.",
         ),
         (
             ["backbone=test_resnet", "trained_stages=0", "layer_decay=0.5"],
             "layer_decay=0.5 changes nothing where all that is trained is one layer. Leave it "
-            "out, or train more: --set trained_stages=-1.",
+            "out, or train more: `trained_stages=-1`.",
         ),
         (
             ["backbone=test_vit", "image_size=40"],
             "test_vit cannot be run on images of 40 pixels: Input height (40) should be divisible "
-            "by patch size (16).\nTry another --image-size, or another backbone.",
+            "by patch size (16).\nTry another `image_size`, or another backbone.",
         ),
     ],
 )
@@ -782,8 +782,8 @@ def test_a_backbone_whose_stages_timm_does_not_tell_is_refused() -> None:
     with pytest.raises(TrustqError) as told:
         freeze_stages(network, 1)
     assert str(told.value) == (
-        "trained_stages: timm does not tell the stages of this backbone. Train all of it, --set "
-        "trained_stages=-1, or take another backbone."
+        "trained_stages: timm does not tell the stages of this backbone. Train all of it, "
+        "`trained_stages=-1`, or take another backbone."
     )
 
 
@@ -795,7 +795,7 @@ def test_macro_auroc_needs_two_classes_to_choose_by(manifest: Manifest, tmp_path
         fit(alike, tmp_path, "checkpoint=macro_auroc")
     assert str(told.value) == (
         "checkpoint=macro_auroc needs validation rows of two classes or more; all of them are of "
-        "one. Make the splits again, or choose by another figure, e.g. --set checkpoint=best."
+        "one. Make the splits again, or choose by another figure, e.g. `checkpoint=best`."
     )
 
 
@@ -803,7 +803,7 @@ def test_an_unknown_loss_names_the_known_ones() -> None:
     with pytest.raises(TrustqError) as told:
         tiny("loss=focale")
     assert str(told.value) == (
-        "--set loss=focale: loss is 'focale', expected one of ce, gce, sce, focal, "
+        "setting 'loss=focale': loss is 'focale', expected one of ce, gce, sce, focal, "
         "logit_adjusted (did you mean 'focal'?)."
     )
 

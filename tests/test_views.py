@@ -182,12 +182,14 @@ def test_views_that_are_not_there_are_told(cache: Cache) -> None:
         cache.view("blur-1")
     assert str(error.value) == (
         f"{cache.path} has no view 'blur-1', only jpeg-3, noise-3, tta, tta-flips.\n"
-        "Make one through the same network with `trustq extract MANIFEST --with CACHE --views "
-        "blur-1 --name NAME`."
+        "Make one through the same network with `trustq extract`, `with=CACHE`, "
+        "`views=blur-1` and `name=NAME`."
     )
     with pytest.raises(TrustqError, match="no view 'tta', only the clean one"):
         make_cache().view("tta")
-    with pytest.raises(TrustqError, match="has no dropout passes. Extract with --set passes=20"):
+    with pytest.raises(
+        TrustqError, match="has no dropout passes. Use `trustq extract` with `passes=20`"
+    ):
         make_cache().passes()
 
 
@@ -312,8 +314,8 @@ def test_later_views_do_not_replace_the_cache_they_come_from(
     with pytest.raises(TrustqError) as error:
         extract_with(manifest, [cache.path], out=cache.path.parents[2], views=["tta"])
     assert str(error.value) == (
-        f"The new cache would replace {cache.path} itself. Give it a name of its own with --name, "
-        "or another --out."
+        f"The new cache would replace {cache.path} itself. Give it a name of its own with `name` "
+        "or `out`."
     )
 
 
@@ -394,7 +396,7 @@ def test_passes_of_a_network_without_dropout_are_an_error(
         (
             ["passes=20"],
             "passes=20 needs dropout in the network, but drop_rate is 0, so every pass would be "
-            "the same. Train with dropout, e.g. --set drop_rate=0.3.",
+            "the same. Train with dropout, e.g. `drop_rate=0.3`.",
         ),
         (
             ["passes=20", "drop_rate=0.3", "mode=frozen"],

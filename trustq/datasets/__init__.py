@@ -265,7 +265,7 @@ def _adapter(name: str, options: Iterable[str]) -> Adapter:
 
 
 def _flags(options: Sequence[str]) -> str:
-    return ", ".join("--" + option.replace("_", "-") for option in options)
+    return ", ".join(f"`{option}`" for option in options)
 
 
 def _with_split(
