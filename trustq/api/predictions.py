@@ -52,7 +52,7 @@ def read_predictions(
 class EvaluationReport:
     """An evaluation: `metrics`, `errors`, `curves` as tables, `report` as a dict, `page` as text.
 
-    `found` holds the rows and stages; `save(folder)` writes what `trustq evaluate --out` writes.
+    `found` holds the rows and stages; `save(folder)` writes what `trustq evaluate` writes.
     """
 
     def __init__(self, found: Evaluation) -> None:

@@ -6,7 +6,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 
 KINDS = ("scores", "heads", "calibrators", "noise", "datasets")
 
@@ -36,7 +36,7 @@ class Plugin:
         try:
             return self.entry.load()
         except (ImportError, AttributeError) as error:
-            raise TrustqError(
+            raise InputError(
                 f"The plug-in {self.name!r} of {self.identity} could not be loaded from "
                 f"{self.entry.value}: {error}."
             ) from error
@@ -44,7 +44,7 @@ class Plugin:
     def require(self, is_right: bool, wanted: str) -> None:
         """Raise `TrustqError` where what the plug-in gave back is not what was wanted."""
         if not is_right:
-            raise TrustqError(f"The plug-in {self.name!r} of {self.identity} returned no {wanted}.")
+            raise InputError(f"The plug-in {self.name!r} of {self.identity} returned no {wanted}.")
 
 
 def find_plugin(kind: str, name: str) -> Plugin | None:
@@ -63,7 +63,7 @@ def plugin_names(kind: str, *, taken: Collection[str] = ()) -> tuple[str, ...]:
     """
     found = _plugins(kind)
     for name in sorted(set(found) & set(taken)):
-        raise TrustqError(
+        raise InputError(
             f"{found[name].identity} adds {name!r} to trustq.{kind}, which trustq has itself: the "
             "package must use another name."
         )
@@ -78,7 +78,7 @@ def _plugins(kind: str) -> dict[str, Plugin]:
         plugin = Plugin(kind, entry.name, package, version, entry)
         other = found.setdefault(entry.name, plugin)
         if other.identity != plugin.identity:
-            raise TrustqError(
+            raise InputError(
                 f"{other.identity} and {plugin.identity} both add {entry.name!r} to "
                 f"trustq.{kind}: uninstall one of them."
             )
