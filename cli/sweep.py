@@ -49,7 +49,7 @@ def sweep(
     """
     import json
 
-    from trustq.errors import TrustqError
+    from trustq.errors import InputError
     from trustq.recipes import load_sweep, packaged_sweeps
 
     if show_recipes:
@@ -92,7 +92,7 @@ def sweep(
     _report(run, results, as_json)
     if run.failures:
         shown = "\n".join(run.failures[:_SHOWN_FAILURES])
-        raise TrustqError(
+        raise InputError(
             f"{len(run.failures)} runs failed; the others are committed.\n{shown}\n"
             f'All of them: trustq sql "SELECT * FROM failures" --results {results}. '
             "The same command tries them again."

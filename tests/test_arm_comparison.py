@@ -117,7 +117,7 @@ def test_what_cannot_be_paired_is_refused(tmp_path):
         (
             ("heads", "none"),
             "The runs of entropy and none have several values of head: linear, xgboost. "
-            "Choose one, e.g. --where \"head = 'linear'\".",
+            "Choose one, e.g. `where=head = 'linear'`.",
         ),
         (("rows", "none"), "Cell none-9 was evaluated on other rows than entropy-9."),
         (

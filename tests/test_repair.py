@@ -460,7 +460,7 @@ def test_stored_noise_starts_from_the_very_same_labels(tmp_path: Path) -> None:
     assert experiment.noise == "stored (symmetric:0.2)" and experiment.trusted == 0.1
     repair([cache], recipe=settings, results=tmp_path / "r")
     assert query(tmp_path / "r", "SELECT DISTINCT backbone_saw_rows FROM runs") == [(True,)]
-    with pytest.raises(TrustqError, match="with --noise stored the trusted start is its own"):
+    with pytest.raises(TrustqError, match="with `noise=stored` the trusted start is its own"):
         repair(
             [cache],
             recipe=recipe("sweep.noise=stored", "sweep.trusted=0.2"),

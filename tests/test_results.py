@@ -303,7 +303,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
             use(tmp_path)
         assert message(error) == (
             f"{tmp_path} holds results of format 3; this trustq knows formats up to 2. "
-            "Upgrade it: pip install --upgrade trustq"
+            "Upgrade it: pip install -U trustq"
         )
     path.write_text("[]")
     with pytest.raises(TrustqError) as error:

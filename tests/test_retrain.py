@@ -210,7 +210,7 @@ def test_labels_of_a_part_of_the_rows_are_no_arm(loop: Any, tmp_path: Path) -> N
     with refused(
         "Arm 'random' bought labels of some training rows or of another target (rows unseen, "
         "target None, fit_on None); a network is trained again on all rows of the train split and "
-        "their own labels. Choose other runs with --where."
+        "their own labels. Choose other runs with `where`."
     ):
         save_repaired_labels(tmp_path / "r", tmp_path, arm="random")
 
@@ -232,7 +232,7 @@ def test_what_names_no_single_purchase_is_refused(loop: Any, tmp_path: Path) -> 
     repair([cache], recipe=repair_recipe("arms=random", "draws=2"), results=tmp_path / "r")
     with refused(
         "Arm 'random' has 2 runs of backbone seed 5, which differ in draw_seed (0, 1). Choose "
-        "with --where, e.g. --where \"budget = '64' AND head = 'linear' AND draw_seed = 0\"."
+        "with, for example, `where=budget = '64' AND head = 'linear' AND draw_seed = 0`."
     ):
         save_repaired_labels(tmp_path / "r", tmp_path, arm="random")
     result = CliRunner().invoke(
@@ -240,8 +240,8 @@ def test_what_names_no_single_purchase_is_refused(loop: Any, tmp_path: Path) -> 
     )
     assert result.exit_code == 1 and "is no condition on runs" in result.output
     with refused(
-        f"No run of {results} meets \"budget = '77'\". What there is: trustq sql "
-        f'--results {results} "SELECT DISTINCT arm, budget, head, refit, cache_recipe FROM runs"'
+        f"No run of {results} meets \"budget = '77'\". What it has: `trustq sql` "
+        "with `SELECT DISTINCT arm, budget, head, refit, cache_recipe FROM runs`."
     ):
         connect(results, where="budget = '77'")
     with pytest.raises(TrustqError, match="is no condition on runs"):

@@ -91,7 +91,7 @@ def compare_arms(
         if len(found) > 1:
             raise InputError(
                 f"The runs of {a} and {b} have several values of {name}: {', '.join(found)}. "
-                f"Choose one, e.g. --where \"{name} = '{found[0]}'\"."
+                f"Choose one, e.g. `where={name} = '{found[0]}'`."
             )
     cells = [_cells(answer, arm) for arm in (a, b)]
     pairing = _paired(cells, (a, b))

@@ -118,7 +118,7 @@ def _arm_records(cells: list[Row], figures: list[Row]) -> list[Row]:
         if place in of_seeds:
             raise InputError(
                 f"Two runs of arm {row['arm']} have the same data set, recipe and seeds, though "
-                "they are of different caches; ask for one of them, or use another --results."
+                "they are of different caches; ask for one of them, or other `results`."
             )
         of_seeds[place] = np.nan if row["value"] is None else row["value"]
     records = []

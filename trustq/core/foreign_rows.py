@@ -467,8 +467,8 @@ def _listed(rows: ForeignRows, ids: Path) -> dict[str, np.ndarray]:
             at = [repr(keys[row]) if row < len(keys) else "nothing" for keys in (mine, theirs)]
             raise InputError(
                 f"The ids of {rows.path} and {ids} do not match: row {row + 1} is {at[0]} and "
-                f"{at[1]}. --ids lists the ids of the rows in their order; to join a table by id: "
-                "--meta."
+                f"{at[1]}. `ids` lists the ids of the rows in their order; to join a table by id: "
+                "`meta`."
             )
     return listed_columns
 

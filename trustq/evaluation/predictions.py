@@ -237,7 +237,7 @@ def _labels(rows: ForeignRows, scores: Scores, target: str | None) -> Labels:
         raise InputError(
             f"{rows.path} does not name the classes of its probabilities, so which of them "
             f"{', '.join(sorted(texts)[:5])} of {target} are is not known: name them in their "
-            "order (--classes a,b,c).",
+            "order (`classes=a,b,c`).",
             path=rows.path,
         )
     find = ClassPosition(scores.classes)
@@ -246,7 +246,7 @@ def _labels(rows: ForeignRows, scores: Scores, target: str | None) -> Labels:
         raise InputError(
             f"{rows.path}: {target} is {', '.join(strange[:5])}, and the probabilities are of "
             f"{', '.join(scores.classes)}. A target needs a model of its classes: label a manifest "
-            f"by it (trustq data target M.parquet --column {target} --out T.parquet), extract that "
+            f"by it (`trustq data target` with `column={target}`), extract that "
             "and evaluate its cache.",
             path=rows.path,
         )

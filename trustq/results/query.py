@@ -205,14 +205,14 @@ def _keep_to(connection: duckdb.DuckDBPyConnection, where: str, folder: Path) ->
             str(error).splitlines()[0] if isinstance(error, duckdb.Error) else "not one condition"
         )
         raise InputError(
-            f"{where!r} is no condition on runs ({said}). Write one as in SQL, e.g. --where "
-            "\"head = 'linear' AND budget = '5%'\"; `trustq sql` alone lists the columns."
+            f"{where!r} is no condition on runs ({said}). Write one as in SQL, e.g. "
+            "`where=head = 'linear' AND budget = '5%'`; `trustq sql` alone lists the columns."
         ) from error
     left = connection.execute("SELECT count(*) FROM runs").fetchone()
     if left == (0,):
         raise NotFound(
-            f"No run of {folder} meets {where!r}. What there is: trustq sql --results {folder} "
-            '"SELECT DISTINCT arm, budget, head, refit, cache_recipe FROM runs"'
+            f"No run of {folder} meets {where!r}. What it has: `trustq sql` "
+            "with `SELECT DISTINCT arm, budget, head, refit, cache_recipe FROM runs`."
         )
 
 

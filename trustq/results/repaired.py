@@ -38,8 +38,8 @@ def save_repaired_labels(
     """Write `<folder>/seed<S>.parquet` for each backbone seed: the labels that an arm left.
 
     Columns `sample_id`, `label` (NULL: the row was dropped), `trusted` and `bought_round`; the
-    footer says which cell bought them, so that a network trained on them (`trustq extract
-    --observed`) is known as that arm with the backbone fitted again. `where` is a condition on
+    footer says which cell bought them, so that a network trained on them (`observed` of
+    an extraction) is known as that arm with the backbone fitted again. `where` is a condition on
     `runs`. Errors: no such arm, several cells of one seed, purchases from a part of the training
     rows or of another target, rows that were weighed down, a network of which no recipe says how it
     was trained.
@@ -81,8 +81,8 @@ def _require_single(cells: list[dict[str, Any]], arm: str) -> None:
             ]
             raise InputError(
                 f"Arm {arm!r} has {len(own)} runs of backbone seed {seed}, which differ in "
-                f"{'; '.join(told) or 'nothing that was asked'}. Choose with --where, e.g. "
-                "--where \"budget = '64' AND head = 'linear' AND draw_seed = 0\"."
+                f"{'; '.join(told) or 'nothing that was asked'}. Choose with, for "
+                "example, `where=budget = '64' AND head = 'linear' AND draw_seed = 0`."
             )
 
 
@@ -99,7 +99,7 @@ def _save(folder: Path, cell: dict[str, Any], rows: dict[str, Any]) -> RepairedL
             f"Arm {cell['arm']!r} bought labels of some training rows or of another target "
             f"(rows {cell['rows_used']}, target {cell['target']}, fit_on {cell['fit_on']}); a "
             "network is trained again on all rows of the train split and their own labels. Choose "
-            "other runs with --where."
+            "other runs with `where`."
         )
     weight = rows["weight"]
     if np.any((weight > 0) & (weight < 1)):

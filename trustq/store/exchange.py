@@ -67,9 +67,9 @@ def import_cache(
     rows = open_rows(path, names=names, ids=ids, meta=meta, whole=True)
     statement = statement_in(rows.file)
     if statement is not None:
-        options = {"--ids": ids, "--meta": meta, "--normalize": normalise}
+        options = {"`ids`": ids, "`meta`": meta, "`normalize`": normalise}
         given = [flag for flag, value in options.items() if value]
-        given += [f"--{name.replace('_', '-')}" for name in names]
+        given += [f"`{name}`" for name in names]
         return _exported(path, read_foreign(path).arrays, statement, exposure, dataset, given)
     return _imported(path, rows, exposure or "unknown", names, dataset, ids, meta, normalise)
 
@@ -222,7 +222,7 @@ def _logits(
     if normalise is not None and (scores is None or scores.kind != "probs"):
         there = "logits" if scores is not None else "no probs"
         raise InputError(
-            f"--normalize {normalise}: {rows.path} has {there}; "
+            f"`normalize={normalise}`: {rows.path} has {there}; "
             "only rows of probs are made to sum to 1.",
             where="normalize",
             found=normalise,
@@ -240,7 +240,7 @@ def _logits(
         raise InputError(
             f"{rows.path}: probs must be at least 0 and sum to 1 in every row; row "
             f"{off.argmax() + 1} sums to {probs[off.argmax()].sum():.6g}. "
-            "For other scores: --normalize l1 or softmax.",
+            "For other scores: `normalize=l1` or softmax.",
             path=rows.path,
         )
     return logits_from_probs(probs).astype(np.float32), scores.classes
