@@ -50,7 +50,10 @@ def compare(
     groups: Annotated[str | None, typer.Option(help="Name of the groups.")] = None,
     classes: Annotated[str | None, typer.Option(help="Class names in column order.")] = None,
     normalize: Annotated[str | None, typer.Option(help="Rows to sum 1: l1 or softmax.")] = None,
-    replicates: Annotated[int, typer.Option(help="Bootstrap replicates.")] = 10_000,
+    intervals: Annotated[
+        str, typer.Option(help="Of files: student, or a bootstrap: percentile or bca.")
+    ] = "student",
+    replicates: Annotated[int, typer.Option(help="Replicates of a bootstrap.")] = 10_000,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the page.")] = False,
 ) -> None:
@@ -82,7 +85,6 @@ def compare(
             eval_dataset=eval_dataset,
             where=where,
             seed=seed,
-            replicates=replicates,
             **({"figures": [m.strip() for m in metrics.split(",")]} if metrics else {}),
         )
         _put(text, out)
@@ -112,7 +114,9 @@ def compare(
         if path.endswith(".npz"):
             file, own = path, names | {"probs": array}
         read[name] = read_predictions(Path(file), names=own, meta=meta or [], normalise=normalize)
-    found = compare_models(read, same_rows=same_rows, seed=seed, replicates=replicates)
+    found = compare_models(
+        read, same_rows=same_rows, seed=seed, replicates=replicates, intervals=intervals
+    )
     _put(to_json(found.as_dict()) if json else comparison_page(found), out)
 
 

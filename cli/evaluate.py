@@ -60,7 +60,10 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the page, JSON, curves, errors and pictures.")
     ] = None,
-    replicates: Annotated[int, typer.Option(help="Bootstrap replicates.")] = 2000,
+    intervals: Annotated[
+        str, typer.Option(help="student, or a bootstrap: percentile or bca.")
+    ] = "student",
+    replicates: Annotated[int, typer.Option(help="Replicates of a bootstrap.")] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of bootstrap and folds.")] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the page.")] = False,
 ) -> None:
@@ -131,6 +134,7 @@ def evaluate(
         externals=others,
         seed=seed,
         replicates=replicates,
+        intervals=intervals,
     )
     if out is not None:
         for path in write_evaluation(found, out, of_class=of_class):

@@ -63,7 +63,7 @@ def write(folder, *, arms=("entropy", "none"), draws=(1, 2, 3, 4, 5), n=60, **ch
 
 def test_one_call_compares_two_arms_from_their_predictions(tmp_path):
     labels, groups, probs = write(tmp_path)
-    found = compare_arms(tmp_path, "entropy", "none", replicates=200)
+    found = compare_arms(tmp_path, "entropy", "none")
     assert (found.n, found.n_groups, len(found.seeds)) == (60, 20, 5)
     expected = crossed_figures(
         labels,
@@ -73,7 +73,6 @@ def test_one_call_compares_two_arms_from_their_predictions(tmp_path):
         networks=[7] * 5,
         draws=range(5),
         seed=0,
-        replicates=200,
     )
     for name, row in expected.items():
         assert found.figures[name].crossed == pytest.approx(row, abs=1e-12)
@@ -95,7 +94,7 @@ def test_draws_of_several_networks_are_no_units(tmp_path):
         for draw in range(8)
     }
     write(tmp_path, draws=tuple(range(8)), **networks)
-    found = compare_arms(tmp_path, "entropy", "none", figures=("accuracy",), replicates=100)
+    found = compare_arms(tmp_path, "entropy", "none", figures=("accuracy",))
     runs = found.figures["accuracy"].runs
     assert (runs.unit, runs.n, runs.n_draws, runs.floor) == ("network", 2, 4, 0.5)
     assert runs.p_value >= 0.5
@@ -139,7 +138,7 @@ def test_what_cannot_be_paired_is_refused(tmp_path):
     ]
     for (folder, other), message in bad:
         with pytest.raises(TrustqError) as error:
-            compare_arms(tmp_path / folder, "entropy", other, replicates=10)
+            compare_arms(tmp_path / folder, "entropy", other)
         assert str(error.value) == message
 
 
@@ -148,7 +147,7 @@ def test_the_columns_of_classes_that_no_arm_predicts_are_known(tmp_path: Path) -
     cache = make_cache(classes=("z", "y", "x"))
     settings = ["sweep.noise=symmetric:0.2", "arms=none,random", "head=majority", "draws=5"]
     repair([cache], recipe=load_recipe(settings=settings), results=tmp_path / "r")
-    found = compare_arms(tmp_path / "r", "random", "none", stage="uncalibrated", replicates=50)
+    found = compare_arms(tmp_path / "r", "random", "none", stage="uncalibrated")
     test = cache.split == "test"
     shares = np.bincount(cache.label[test], minlength=3) / test.sum()
     assert np.isclose(found.figures["accuracy"].crossed.b, shares).any()
@@ -168,7 +167,7 @@ def test_the_command_compares_the_first_arm_with_each_other(tmp_path: Path) -> N
     ]
     p_values = np.array([float(row["p_value"]) for row in rows])
     np.testing.assert_allclose([float(row["p_holm"]) for row in rows], holm(p_values))
-    one = compare_arms(tmp_path, "entropy", "none", figures=("accuracy",), replicates=200)
+    one = compare_arms(tmp_path, "entropy", "none", figures=("accuracy",))
     crossed = one.figures["accuracy"].crossed
     assert float(rows[1]["lower"]) == crossed.lower and float(rows[1]["upper"]) == crossed.upper
     assert rows[1]["seeds"] == "7/1,7/2,7/3,7/4,7/5"
@@ -186,7 +185,7 @@ def test_the_command_compares_the_first_arm_with_each_other(tmp_path: Path) -> N
 
 def test_one_seed_is_compared_over_groups_and_says_so(tmp_path: Path) -> None:
     write(tmp_path, draws=(1,))
-    found = compare_arms(tmp_path, "entropy", "none", replicates=100)
+    found = compare_arms(tmp_path, "entropy", "none")
     assert found.notes == (
         "with one run the interval is for other groups and not for other trainings",
     )
@@ -213,7 +212,8 @@ def test_one_seed_is_compared_over_groups_and_says_so(tmp_path: Path) -> None:
         (["--arms", "a"], "--arms a: name at least two, the compared one first."),
         (
             ["--arms", "entropy,none", "--metrics", "f1"],
-            "figures is f1: choose among accuracy, macro_f1, nll, brier, ece, aurc, augrc.",
+            "figures is f1: choose among accuracy, macro_f1, nll, brier, ece, aurc, augrc, "
+            "balanced_accuracy, macro_auroc, macro_auprc.",
         ),
         (
             ["--arms", "entropy,none", "--format", "html", "--replicates", "10"],

@@ -12,10 +12,9 @@ from trustq.analysis.significance import Significance, format_significance, run_
 from trustq.errors import InputError, NotFound
 from trustq.evaluation.bootstrap import (
     FIGURES,
-    REPLICATES,
     Comparison,
     crossed_figures,
-    figure_intervals,
+    figure_values,
 )
 from trustq.results import connect
 from trustq.results.schema import MATCHED, PURCHASE
@@ -65,7 +64,6 @@ def compare_arms(
     where: str = "",
     figures: Sequence[str] = FIGURES,
     seed: int = 0,
-    replicates: int = REPLICATES,
 ) -> ArmComparison:
     """Compare two arms, a - b, from stored predictions: examples and seeds at once.
 
@@ -121,7 +119,6 @@ def compare_arms(
         draws=draws,
         seed=seed,
         figures=figures,
-        replicates=replicates,
     )
     by_run = np.array([[_figures_of(labels, one, figures) for one in arm] for arm in probs])
     tests = [
@@ -181,8 +178,7 @@ def format_arm_table(comparisons: Sequence[ArmComparison], format: str) -> str:
 
 
 def _figures_of(labels: np.ndarray, probs: np.ndarray, figures: Sequence[str]) -> list[float]:
-    found = figure_intervals(labels, probs=probs, seed=0, figures=figures, replicates=1)
-    return [found[name].value for name in figures]
+    return list(figure_values(labels, probs=probs, figures=figures).values())
 
 
 def _cells(answer: dict[str, Any], arm: str) -> list[dict[str, Any]]:

@@ -1,8 +1,9 @@
-"""Bootstrap of every figure over groups of rows: intervals, paired differences, crossed seeds.
+"""Intervals of every figure over groups of rows: of one arm, of paired differences, crossed runs.
 
-A group (lesion, patient) is what was drawn independently, so whole groups are resampled, and the
-same draw serves every arm. All figures are functions of sums over rows
-(`trustq.evaluation.bootstrap_sums`).
+A group (lesion, patient) is what was drawn independently. `student`, the default, takes the
+variance of a figure from the influence of every group on it (`trustq.evaluation.influence`) and
+needs no resampling. `percentile` and `bca` resample whole groups, the same draw for every arm; all
+figures are then functions of sums over rows (`trustq.evaluation.bootstrap_sums`).
 """
 
 import math
@@ -14,20 +15,38 @@ from scipy import stats
 
 from trustq.core.generators import generator
 from trustq.errors import InputError
-from trustq.evaluation.bootstrap_sums import AreaSums, FigureSums, PredictionSums
-from trustq.metrics.probabilities import checked_labels, checked_logits, checked_probs
+from trustq.evaluation.bootstrap_sums import AreaSums, FigureSums, PredictionSums, _of_rows
+from trustq.evaluation.influence import SHARES, calibration_residuals, influences
+from trustq.metrics.classification import ECE_BINS
+from trustq.metrics.probabilities import (
+    _log_softmax,
+    checked_labels,
+    checked_logits,
+    checked_probs,
+)
 from trustq.metrics.selective import _checked
+from trustq.statistics.intervals import (
+    BinSums,
+    Spread,
+    calibration_bounds,
+    calibration_difference_bounds,
+    positive_bounds,
+    share_bounds,
+    spread_of,
+)
 from trustq.statistics.paired import Interval, _check_level, _check_replicates
 from trustq.statistics.runs import _numbered, half_width, run_parts
 
 FIGURES = ("accuracy", "macro_f1", "nll", "brier", "ece", "aurc", "augrc")
+# Figures that `student` has an interval for and resampling has not.
+FURTHER = ("balanced_accuracy", "macro_auroc", "macro_auprc")
 REPLICATES = 10_000
 BLOCK = 1 << 20  # counts held at once: 8 MiB, whatever the number of replicates
-METHODS = ("percentile", "bca")
+METHODS = ("student", "percentile", "bca")
 
 
 class Estimate(NamedTuple):
-    """A figure with the bounds of its bootstrap interval."""
+    """A figure with the bounds of its interval."""
 
     value: float
     lower: float
@@ -94,26 +113,79 @@ def figure_intervals(
     figures: Sequence[str] = FIGURES,
     level: float = 0.95,
     replicates: int = REPLICATES,
-    method: str = "percentile",
+    method: str = "student",
 ) -> dict[str, Estimate]:
-    """Figures of one set of predictions with bootstrap intervals over groups of rows.
+    """Figures of one set of predictions with intervals over groups of rows.
 
-    `labels` is (n,); `logits` or `probs`, (n, k); `groups`, (n,), are resampled whole. Figures are
-    those of `FIGURES`, defined as in `summarise`, but macro_f1 averages the classes present in the
-    labels, in every replicate. `method` is percentile or bca (Efron 1987, jackknife over groups).
-    NaN bounds for a single group.
+    `labels` is (n,); `logits` or `probs`, (n, k); `groups`, (n,), are what other rows would come
+    in. Figures are those of `FIGURES` and `FURTHER`, defined as in `summarise`. `method` is
+    student, or a bootstrap of `FIGURES` with so many `replicates`: percentile or bca (Efron 1987,
+    jackknife over groups); there macro_f1 averages the classes present in the labels.
+
+    Of student, shares and averages over classes have Wilson's interval, the others Student's on a
+    logarithmic scale, with the variance and the degrees of freedom that the influences of groups
+    show; classes of few rows widen averages over classes, and where nothing is wrong the bounds are
+    those of so many groups without an error. `ece`, which noise makes too large, has
+    the interval of `trustq.statistics.intervals.calibration_bounds`; percentiles of it lie above
+    the truth. NaN bounds for a single group, and where no row shows a spread (a perfect ranking,
+    one loss in all rows).
 
     >>> probs = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]])
     >>> found = figure_intervals(np.array([0, 1, 1, 0]), probs=probs, seed=0, figures=("accuracy",))
-    >>> found["accuracy"]
-    Estimate(value=0.75, lower=0.25, upper=1.0)
+    >>> [round(x, 3) for x in found["accuracy"]]
+    [0.75, 0.131, 0.984]
     """
     _check_options(figures, level, replicates, method)
     labels, logits, probs = _checked_predictions(labels, logits, probs)
     codes, n_groups = _codes(groups, len(labels))
+    if method == "student":
+        own = PredictionInfluence(labels, logits, probs, codes, n_groups, figures, of_truth=False)
+        return {name: Estimate(*own.estimate(name, seed=seed, level=level)) for name in figures}
     arm = PredictionSums(labels, logits, probs, codes, n_groups, figures)
     values, bounds = _intervals([arm], np.ones((1, 1)), n_groups, seed, replicates, level, method)
     return {name: Estimate(float(values[0, j]), *bounds[j]) for j, name in enumerate(figures)}
+
+
+def debiased_ece(
+    labels: np.ndarray,
+    *,
+    logits: np.ndarray | None = None,
+    probs: np.ndarray | None = None,
+    seed: int,
+    groups: np.ndarray | None = None,
+) -> float:
+    """ECE without the error that noise in its bins adds: 0 where a calibrated model may be behind.
+
+    The true error whose estimates have the value as their median; see `calibration_bounds` of
+    `trustq.statistics.intervals`. NaN for a single group.
+
+    >>> labels = np.array([0, 0, 0, 1] * 10)
+    >>> round(debiased_ece(labels, probs=np.tile([0.8, 0.2], (40, 1)), seed=0), 2)
+    0.01
+    """
+    given = _checked_predictions(labels, logits, probs)
+    codes, n_groups = _codes(groups, len(given[0]))
+    own = PredictionInfluence(*given, codes, n_groups, ("ece",), of_truth=False)
+    return calibration_bounds(own.bins, seed=seed).debiased
+
+
+def figure_values(
+    labels: np.ndarray,
+    *,
+    logits: np.ndarray | None = None,
+    probs: np.ndarray | None = None,
+    figures: Sequence[str] = FIGURES,
+) -> dict[str, float]:
+    """Figures as comparisons take them: macro_f1 averages the classes present in the labels.
+
+    >>> figure_values(np.array([0, 1]), probs=np.eye(2), figures=("accuracy",))
+    {'accuracy': 1.0}
+    """
+    _check_options(figures, 0.95, 1)
+    given = _checked_predictions(labels, logits, probs)
+    n = len(given[0])
+    found = PredictionInfluence(*given, np.arange(n), n, figures, of_truth=True).values
+    return {name: found[name] for name in figures}
 
 
 def compare_figures(
@@ -127,18 +199,20 @@ def compare_figures(
     figures: Sequence[str] = FIGURES,
     level: float = 0.95,
     replicates: int = REPLICATES,
-    method: str = "percentile",
+    method: str = "student",
 ) -> dict[str, Comparison]:
-    """Figures of two arms on the same rows, with paired bootstrap intervals of their difference.
+    """Figures of two arms on the same rows, with paired intervals of their difference.
 
-    `a` and `b` are (n, k) probabilities, or logits with `kind="logits"`; groups are resampled
-    whole, the same draw for both. Otherwise as `figure_intervals`.
+    `a` and `b` are (n, k) probabilities, or logits with `kind="logits"`; the difference is that of
+    the same groups, and macro_f1 averages the classes present in the labels, for both arms the
+    same. Otherwise as `figure_intervals`.
 
     >>> labels = np.array([0, 1, 1, 0])
     >>> a = np.array([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.7, 0.3]])
     >>> b = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.4, 0.6]])
-    >>> compare_figures(labels, a, b, seed=0, figures=("accuracy",))["accuracy"]
-    Comparison(a=1.0, b=0.5, difference=0.5, lower=0.0, upper=1.0)
+    >>> found = compare_figures(labels, a, b, seed=0, figures=("accuracy",))
+    >>> [round(x, 3) for x in found["accuracy"]]
+    [1.0, 0.5, 0.5, -0.419, 1.419]
     """
     _check_options(figures, level, replicates, method)
     a, b = np.asarray(a)[None], np.asarray(b)[None]
@@ -158,6 +232,7 @@ def crossed_figures(
     figures: Sequence[str] = FIGURES,
     level: float = 0.95,
     replicates: int = REPLICATES,
+    method: str = "student",
 ) -> dict[str, Comparison]:
     """Mean figures of two arms over runs, with intervals of networks x draws x groups crossed.
 
@@ -166,10 +241,11 @@ def crossed_figures(
     those of networks, each averaged over its draws. The interval is for other networks, other draws
     and other groups at once, from the variance of the networks' means, that of the draws which
     networks share (`trustq.statistics.runs`), and the covariance of two networks' differences over
-    the same redrawn groups, as in Obuchowski and Rockette (1995), who cross readers with cases.
+    the same groups, as in Obuchowski and Rockette (1995), who cross readers with cases.
     Their Student quantiles are weighted half as Cochran and Cox (1950), half by Satterthwaite's
     degrees of freedom: the one alone is too wide with four networks, the other too narrow with
-    three. With one run this is the paired bootstrap of `compare_figures`. Otherwise as there.
+    three. With one run this is the interval of `compare_figures`, and only then `method` may be a
+    bootstrap with so many `replicates`. Otherwise as there.
 
     >>> labels = np.array([0, 1, 1, 0])
     >>> a = np.array([[[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.7, 0.3]]] * 3)
@@ -177,8 +253,10 @@ def crossed_figures(
     >>> crossed_figures(labels, a, b, seed=0, figures=("accuracy",))["accuracy"].difference
     0.5
     """
-    _check_options(figures, level, replicates)
+    _check_options(figures, level, replicates, method)
     r = len(np.asarray(a))
+    if r > 1 and method != "student":
+        raise InputError(f"method is {method!r}: runs are crossed by student alone.")
     runs = (
         _numbered(range(r) if networks is None else networks),
         _numbered([0] * r if draws is None else draws),
@@ -188,9 +266,7 @@ def crossed_figures(
             f"There are {r} runs, {len(runs[0])} networks and {len(runs[1])} draws: "
             "name the network and the draw of every run."
         )
-    return _compared(
-        labels, a, b, kind, seed, groups, figures, level, replicates, "percentile", runs
-    )
+    return _compared(labels, a, b, kind, seed, groups, figures, level, replicates, method, runs)
 
 
 def _compared(
@@ -216,23 +292,174 @@ def _compared(
             where="a",
             found=a.shape,
         )
-    n_seeds = len(a)
     codes, n_groups = _codes(groups, a.shape[1])
-    arms: list[FigureSums] = []
-    for one in (*a, *b):
-        own_labels, logits, probs = _checked_predictions(labels, **{kind: one})
-        arms.append(PredictionSums(own_labels, logits, probs, codes, n_groups, figures))
-    if runs is None or n_seeds == 1:
+    checked = [_checked_predictions(labels, **{kind: one}) for one in (*a, *b)]
+    if method != "student":
+        arms = [PredictionSums(*one, codes, n_groups, figures) for one in checked]
         contrast = np.array([[1.0, -1.0]])
         values, bounds = _intervals(arms, contrast, n_groups, seed, replicates, level, method)
-        of_a, of_b = values
-    else:
-        values, bounds = _crossed_intervals(arms, runs, n_groups, seed, replicates, level)
-        of_a, of_b = (_of_units(own, runs).mean(axis=0) for own in np.split(values, 2))
-    return {
-        name: Comparison(float(of_a[j]), float(of_b[j]), float(of_a[j] - of_b[j]), *bounds[j])
-        for j, name in enumerate(figures)
-    }
+        return {
+            name: Comparison(*_pair(values[:, j]), *bounds[j]) for j, name in enumerate(figures)
+        }
+    own = [PredictionInfluence(*one, codes, n_groups, figures, of_truth=True) for one in checked]
+    if runs is None or len(a) == 1:
+        found = {}
+        for name in figures:
+            interval = own[0].difference(own[1], name, seed=seed, level=level)
+            pair = _pair([one.values[name] for one in own])
+            found[name] = Comparison(*pair, *interval)
+        return found
+    return {name: _crossed(own, runs, name, n_groups, level) for name in figures}
+
+
+def _pair(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
+    a, b = (float(value) for value in values)
+    return a, b, a - b
+
+
+def _crossed(
+    arms: Sequence["PredictionInfluence"],
+    runs: tuple[np.ndarray, np.ndarray],
+    name: str,
+    n_groups: int,
+    level: float,
+) -> Comparison:
+    """A figure of two arms over runs, and the interval of its mean difference."""
+    r = len(runs[0])
+    values = np.array([one.values[name] for one in arms])
+    mean_a, mean_b = (float(_of_units(part, runs).mean()) for part in (values[:r], values[r:]))
+    if n_groups == 1:
+        return Comparison(mean_a, mean_b, mean_a - mean_b, math.nan, math.nan)
+    of_groups = np.stack([one.of_groups(name) for one in arms])
+    units = _of_units(of_groups[:r] - of_groups[r:], runs)  # (units, groups)
+    n, whole = len(units), spread_of(units.mean(axis=0))
+    # The variance of a mean of n is (own + (n - 1) covariance) / n.
+    own = float((units**2).sum(axis=1).mean()) * n_groups / (n_groups - 1)
+    shared = max((n * whole.variance - own) / (n - 1), 0.0) if n > 1 else whole.variance
+    (part,) = run_parts((values[:r] - values[r:])[None], *runs)
+    half = half_width(part, of_groups=shared, group_freedom=whole.freedom, level=level)
+    mean = mean_a - mean_b
+    return Comparison(mean_a, mean_b, mean, mean - half, mean + half)
+
+
+def _of_units(values: np.ndarray, runs: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Values (runs, ...) averaged within networks, or, with one network, within draws."""
+    codes = runs[0] if runs[0].max() > 0 else runs[1]
+    return np.stack([values[codes == unit].mean(axis=0) for unit in range(codes.max() + 1)])
+
+
+class PredictionInfluence:
+    """Figures of one set of predictions, and the influence of every group on them."""
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        logits: np.ndarray | None,
+        probs: np.ndarray | None,
+        codes: np.ndarray,
+        n_groups: int,
+        names: Sequence[str],
+        *,
+        of_truth: bool,
+    ) -> None:
+        confidence, rank_by, log_prob, given = _of_rows(labels, logits, probs)
+        predicted = (given if logits is None else logits).argmax(axis=1)
+        self.labels, self.codes, self.n_groups = labels, codes, n_groups
+        self.influences = influences(
+            labels,
+            predicted=predicted,
+            probs=given,
+            log_prob=log_prob,
+            class_scores=given if logits is None else _log_softmax(logits),
+            rank_by=rank_by,
+            names=names,
+            of_truth=of_truth,
+        )
+        self.values = {name: one.value for name, one in self.influences.items()}
+        if "ece" in names:
+            n = len(labels)
+            bins = (np.arange(1, ECE_BINS) / ECE_BINS).searchsorted(confidence, "left")
+            certain = np.bincount(bins, confidence * (1 - confidence), minlength=ECE_BINS)
+            self.bins = BinSums(
+                calibration_residuals(predicted == labels, confidence, codes, n_groups),
+                np.bincount(codes, minlength=n_groups) / n,
+                np.bincount(bins, minlength=ECE_BINS) / n,
+                # A quarter of what a calibrated model's rows would vary by.
+                certain / (4 * n * n_groups),
+            )
+            self.values["ece"] = float(np.abs(self.bins.gaps).sum())
+
+    def estimate(self, name: str, *, seed: int, level: float) -> tuple[float, float, float]:
+        """A figure and its bounds."""
+        value = self.values[name]
+        if self.n_groups == 1:
+            return value, math.nan, math.nan
+        if name == "ece":
+            found = calibration_bounds(self.bins, seed=seed, level=level)
+            return found.value, found.lower, found.upper
+        spread = self._spread([(1.0, self)], name)
+        if name == "accuracy" or (name in SHARES and spread.variance > 0):
+            return value, *share_bounds(value, spread, self.n_groups, level)
+        if name in ("aurc", "augrc") and value == 0:
+            # As many errors as there may be at most, all ranked first.
+            nothing = Spread(0.0, self.n_groups - 1)
+            error = share_bounds(0.0, nothing, self.n_groups, level).upper
+            most = error * (1 - math.log(error)) if name == "aurc" else error - error**2 / 2
+            return value, 0.0, most
+        if name in SHARES:
+            return value, math.nan, math.nan
+        return value, *positive_bounds(value, spread, level)
+
+    def difference(
+        self, other: "PredictionInfluence", name: str, *, seed: int, level: float
+    ) -> Interval:
+        """Bounds of this figure less that of another arm on the same rows."""
+        if self.n_groups == 1:
+            return Interval(math.nan, math.nan)
+        if name == "ece":
+            return calibration_difference_bounds(self.bins, other.bins, seed=seed, level=level)
+        spread = self._spread([(1.0, self), (-1.0, other)], name)
+        half = spread.quantile(level) * math.sqrt(spread.variance)
+        middle = self.values[name] - other.values[name]
+        return Interval(middle - half, middle + half)
+
+    def of_groups(self, name: str) -> np.ndarray:
+        """Influence of every group, (groups,), such that squares sum to the variance."""
+        if name == "ece":
+            # Where gaps keep their signs, the error is a sum of them.
+            signs = np.sign(self.bins.gaps)
+            centred = self.bins.of_groups - self.bins.sizes[:, None] * self.bins.gaps
+            return np.asarray(centred @ signs)
+        return self._summed(self.influences[name].rows)
+
+    def _summed(self, rows: np.ndarray) -> np.ndarray:
+        return np.bincount(self.codes, weights=rows, minlength=self.n_groups) / len(rows)
+
+    def _spread(self, contrast: list[tuple[float, "PredictionInfluence"]], name: str) -> Spread:
+        """Spread of a figure, or of a difference of arms, over other groups."""
+        rows = sum(sign * arm.influences[name].rows for sign, arm in contrast)
+        owns = [(sign, arm.influences[name]) for sign, arm in contrast]
+        if owns[0][1].own is None:
+            return spread_of(self._summed(np.asarray(rows)))
+        own = np.asarray(sum(sign * np.asarray(one.own) for sign, one in owns))
+        concealed = np.asarray(sum(sign * np.asarray(one.concealed) for sign, one in owns))
+        # Averages over classes: every class is an estimate of its own, from the groups that it has.
+        k = len(concealed)
+        pairs, cell = np.unique(self.codes * k + self.labels, return_inverse=True)
+        of_class = np.bincount(pairs % k, minlength=k)
+        # As if one hit and one miss more had been seen (Agresti and Coull 1998).
+        seen = np.maximum(of_class, 1)
+        hidden = concealed**2 * (seen + 1) / (seen + 2) ** 2 / seen
+        widened = np.sqrt(of_class / np.maximum(of_class - 1, 1))[self.labels]
+        whole = spread_of(self._summed(rows + own * (widened - 1)))
+        parts = np.bincount(cell.ravel(), weights=own * widened) / len(own)
+        by_class = np.bincount(pairs % k, weights=parts**2, minlength=k) + hidden
+        variance = whole.variance + float(hidden.sum())
+        if variance <= 0:
+            return whole
+        lost = float((by_class**2 / np.maximum(of_class - 1, 1)).sum()) / variance**2
+        freedom = min(whole.freedom, max(1 / lost, 1.0)) if lost > 0 else whole.freedom
+        return Spread(variance, freedom)
 
 
 def _resample(arms: Sequence[FigureSums], n_groups: int, seed: int, replicates: int) -> np.ndarray:
@@ -289,41 +516,6 @@ def _intervals(
         Interval(*map(float, np.quantile(column, own)))
         for column, own in zip(replicated.T, tails, strict=True)
     ]
-
-
-def _crossed_intervals(
-    arms: Sequence[FigureSums],
-    runs: tuple[np.ndarray, np.ndarray],
-    n_groups: int,
-    seed: int,
-    replicates: int,
-    level: float,
-) -> tuple[np.ndarray, list[Interval]]:
-    """Figures (arms, figures) of all rows, and intervals of the mean difference over runs."""
-    values = _of_all_groups(arms, n_groups)
-    if n_groups == 1:
-        return values, [Interval(math.nan, math.nan)] * values.shape[1]
-    r = len(runs[0])
-    differences = values[:r] - values[r:]
-    drawn = _resample(arms, n_groups, seed, replicates)
-    units = _of_units(drawn[:r] - drawn[r:], runs)  # (units, replicates, figures)
-    n = len(units)
-    # The variance of a mean of n is (own + (n - 1) covariance) / n.
-    own, of_mean = units.var(axis=1).mean(axis=0), units.mean(axis=0).var(axis=0)
-    of_groups = np.maximum((n * of_mean - own) / (n - 1), 0) if n > 1 else own
-    parts = run_parts(differences.T, *runs)
-    mean = _of_units(differences, runs).mean(axis=0)
-    bounds = []
-    for j, part in enumerate(parts):
-        half = half_width(part, of_groups=float(of_groups[j]), n_groups=n_groups, level=level)
-        bounds.append(Interval(float(mean[j]) - half, float(mean[j]) + half))
-    return values, bounds
-
-
-def _of_units(values: np.ndarray, runs: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Values (runs, ...) averaged within networks, or, with one network, within draws."""
-    codes = runs[0] if runs[0].max() > 0 else runs[1]
-    return np.stack([values[codes == unit].mean(axis=0) for unit in range(codes.max() + 1)])
 
 
 def _bca_tails(
@@ -389,19 +581,20 @@ def _checked_predictions(
 
 
 def _check_options(
-    figures: Sequence[str], level: float, replicates: int, method: str = "percentile"
+    figures: Sequence[str], level: float, replicates: int, method: str = "student"
 ) -> None:
-    unknown = [name for name in figures if name not in FIGURES]
-    if unknown or not figures:
-        raise InputError(
-            f"figures is {', '.join(figures) or 'empty'}: choose among {', '.join(FIGURES)}."
-        )
-    _check_level(level)
-    _check_replicates(replicates)
     if method not in METHODS:
         raise InputError(
-            f"method is {method!r}: expected {' or '.join(METHODS)}.",
+            f"method is {method!r}: expected one of {', '.join(METHODS)}.",
             where="method",
             found=method,
             expected=METHODS,
         )
+    known = (*FIGURES, *FURTHER) if method == "student" else FIGURES
+    unknown = [name for name in figures if name not in known]
+    if unknown or not figures:
+        raise InputError(
+            f"figures is {', '.join(figures) or 'empty'}: choose among {', '.join(known)}."
+        )
+    _check_level(level)
+    _check_replicates(replicates)

@@ -69,15 +69,16 @@ def compare_models(
     same_rows: bool = False,
     seed: int = 0,
     replicates: int = REPLICATES,
+    intervals: str = "student",
 ) -> ModelComparison:
     """Compare every model with the first, a - b, on the test rows that all models have.
 
     Where a model has a split, its rows of `test` (or `external`) are judged, as in `evaluate`, and
     never those it was trained or calibrated on. Rows are joined by id, or by position with
     `same_rows`. Differences of accuracy, macro-F1, NLL, Brier, ECE, AURC and AUGRC have 95 % paired
-    bootstrap intervals over groups; McNemar is adjusted by Holm over the pairs. Where one model has
-    logits and another probabilities, all are ranked by probability. Errors: fewer than two models,
-    no ids, no common test row, other classes or labels.
+    intervals over groups, by a method of `trustq.evaluation.bootstrap`; McNemar is adjusted by Holm
+    over the pairs. Where one model has logits and another probabilities, all are ranked by
+    probability. Errors: fewer than two models, no ids, no common test row, other classes or labels.
     """
     if len(models) < 2:
         raise InputError("One model cannot be compared: pass two, as A=a.npz B=b.npz.")
@@ -123,6 +124,7 @@ def compare_models(
             seed=seed,
             figures=FIGURES,
             replicates=replicates,
+            method=intervals,
         )
         pairs.append(PairComparison(names[0], names[j], figures, test, float(adjusted[j - 1])))
     notes.append(NO_SIGN_FLIP)
@@ -142,7 +144,7 @@ def comparison_page(found: ModelComparison) -> str:
     groups = "" if found.n_groups == found.n else f" of {found.n_groups} groups"
     lines = [
         f"{found.n} rows{groups}, {len(found.classes)} classes; differences with 95 % paired "
-        "bootstrap intervals"
+        "intervals"
     ]
     for pair in found.pairs:
         lines += ["", f"{pair.a} - {pair.b}"]

@@ -10,9 +10,16 @@ from trustq.calibration.registry import make_calibrator
 from trustq.calibration.temperature import NoiseAwareTemperature
 from trustq.data.splits import group_folds
 from trustq.errors import InputError, NotFound
-from trustq.evaluation.bootstrap import compare_figures, figure_intervals
+from trustq.evaluation.bootstrap import (
+    FIGURES,
+    FURTHER,
+    compare_figures,
+    debiased_ece,
+    figure_intervals,
+)
 from trustq.evaluation.external_sets import external_reports
 from trustq.evaluation.fairness import MIN_ROWS, gap_intervals
+from trustq.evaluation.influence import FEW
 from trustq.evaluation.predictions import Predictions
 from trustq.evaluation.slices import age_bands, slice_figures, slice_names
 from trustq.metrics.aurc_conventions import all_conventions
@@ -81,6 +88,7 @@ def evaluate(
     externals: Sequence[Predictions] = (),
     seed: int = 0,
     replicates: int = 2000,
+    intervals: str = "student",
 ) -> Evaluation:
     """Figures of the test rows, before and after calibration on other rows.
 
@@ -91,7 +99,8 @@ def evaluate(
     known to be noisy (`labels_used="noisy"`) are refused without a `noise_matrix`, (k, k) of true
     to observed class, with which temperature scaling is corrected. `positive` names the classes
     that count as one; `slices` and `ages` columns of the predictions. `externals` are predictions
-    of other data by the same model, judged as in `external_reports`. Errors: no test
+    of other data by the same model, judged as in `external_reports`. `intervals` is a method of
+    `trustq.evaluation.bootstrap`; bootstraps draw so many `replicates`. Errors: no test
     rows, an unknown class or column, calibration rows among the test rows.
     """
     test, validation, where = _rows(predictions, calibrate_on, folds)
@@ -125,7 +134,7 @@ def evaluate(
             after.probs if validation is None else softmax(whole.transform(_logits(held_out)))
         )
         outside = (held_out.labels, calibrated)
-    notes = [*test.notes, *_shared_groups(test, validation)]
+    notes = [*test.notes, *_shared_groups(test, validation), *_few_rows(test)]
     report: dict[str, Any] = {
         "source": test.source,
         "n": len(test),
@@ -136,12 +145,12 @@ def evaluate(
         "ranking": "probability" if test.logits is None else "log_odds",
         "calibrator": fitted,
         "calibrated_reason": reason,
-        "uncalibrated": _figures(test, before, seed, replicates),
-        "calibrated": None if after is None else _figures(test, after, seed, replicates),
+        "uncalibrated": _figures(test, before, seed, replicates, intervals),
+        "calibrated": None if after is None else _figures(test, after, seed, replicates, intervals),
         "guarantee": _guarantee(test, before, validation, seed),
         "per_class": [
             row._asdict() | {"class": test.classes[row.label]}
-            for row in class_figures(test.labels, before.probs)
+            for row in class_figures(test.labels, before.probs, groups=test.groups)
         ],
         "positive": _positive_report(test, before, validation, chosen),
         "slices": {
@@ -241,6 +250,19 @@ def _shared_groups(test: Predictions, validation: Predictions | None) -> list[st
     return [f"{shared} test rows share a group with calibration rows, which flatters calibration"]
 
 
+def _few_rows(test: Predictions) -> list[str]:
+    counts = np.bincount(test.labels, minlength=len(test.classes))
+    few = [
+        f"{name} {n}" for name, n in zip(test.classes, counts.tolist(), strict=True) if 0 < n < FEW
+    ]
+    if not few:
+        return []
+    return [
+        f"classes of fewer than {FEW} rows: {', '.join(few)}. Averages over classes rest on "
+        "them, and intervals of averages cover the truth less often than 95 %"
+    ]
+
+
 def _stage(name: str, labels: np.ndarray, given: dict[str, Any]) -> Stage:
     if "logits" in given:
         probs = softmax(given["logits"])
@@ -295,23 +317,33 @@ def _as_stored(logits: np.ndarray, test: Predictions) -> dict[str, Any]:
     return {"logits": logits} if test.logits is not None else {"probs": softmax(logits)}
 
 
-def _figures(test: Predictions, stage: Stage, seed: int, replicates: int) -> dict[str, Any]:
+def _figures(
+    test: Predictions, stage: Stage, seed: int, replicates: int, method: str
+) -> dict[str, Any]:
     summary = summarise(test.labels, **stage.given)
+    values = summary.figures | {"macro_auprc": macro_auprc(test.labels, stage.probs).value}
     intervals = figure_intervals(
-        test.labels, **stage.given, groups=test.groups, seed=seed, replicates=replicates
+        test.labels,
+        **stage.given,
+        groups=test.groups,
+        seed=seed,
+        figures=(*FIGURES, *FURTHER) if method == "student" else FIGURES,
+        replicates=replicates,
+        method=method,
     )
     figures: dict[str, Any] = {
-        # macro_f1 over the classes in truth or prediction; its interval over those in the truth.
         name: {"value": value}
         | (
             {"lower": intervals[name].lower, "upper": intervals[name].upper}
             if name in intervals
             else {}
         )
-        for name, value in summary.figures.items()
+        for name, value in values.items()
     }
-    auprc = macro_auprc(test.labels, stage.probs)
-    figures["macro_auprc"] = {"value": auprc.value}
+    if method == "student":
+        figures["ece"]["debiased"] = debiased_ece(
+            test.labels, **stage.given, groups=test.groups, seed=seed
+        )
     areas = all_conventions(stage.wrong, stage.top)
     # The reference of published figures: ranked by probability, whatever the default ranking.
     spread = max(areas.values()) - min(areas.values())
@@ -368,6 +400,7 @@ def _positive_report(
     on: dict[str, Any] = {
         "validation_positive": np.isin(validation.labels, chosen),
         "validation_score": positive_score(validation.of_rows(), chosen),
+        "groups": test.groups,
     }
     point = sensitivity_at_specificity(truth, score, **on)
     points = operating_points(truth, score, **on)

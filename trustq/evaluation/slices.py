@@ -35,7 +35,7 @@ def slice_figures(
     seed: int,
     replicates: int = 1000,
 ) -> list[SliceFigures]:
-    """Figures of every slice of the rows, with 95 % bootstrap intervals over groups.
+    """Figures of every slice of the rows, with 95 % intervals over groups.
 
     `labels` is (n,), `values` (n,) any column, blanks included: see `slice_names`, or,
     with `ages`, `age_bands`. macro_f1 averages the classes present in the slice, so slices of other

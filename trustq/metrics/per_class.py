@@ -19,7 +19,8 @@ from trustq.metrics.probabilities import (
     checked_logits,
     checked_probs,
 )
-from trustq.statistics.paired import Interval, share_interval
+from trustq.statistics.intervals import grouped_share_interval
+from trustq.statistics.paired import Interval
 
 SENSITIVITIES = (0.99, 0.95, 0.90, 0.85, 0.80)
 
@@ -31,7 +32,7 @@ class ClassFigures(NamedTuple):
     n: int  # rows of the class
     n_predicted: int
     recall: float
-    recall_interval: Interval  # Wilson's, which takes rows for independent
+    recall_interval: Interval  # Wilson's, of as many rows as groups are worth
     precision: float
     precision_interval: Interval
     specificity: float
@@ -64,11 +65,14 @@ class OperatingPoint(NamedTuple):
     n_negative: int
 
 
-def class_figures(labels: np.ndarray, probs: np.ndarray) -> list[ClassFigures]:
+def class_figures(
+    labels: np.ndarray, probs: np.ndarray, *, groups: np.ndarray | None = None
+) -> list[ClassFigures]:
     """Recall, precision, specificity, F1, AUROC and average precision of every class.
 
-    `labels` is (n,), `probs` (n, k). All lie in [0, 1], higher is better; F1 is 0 for a class that
-    is never hit and NaN for one that is neither true nor predicted.
+    `labels` is (n,), `probs` (n, k); intervals take rows of one of the `groups`, (n,), for related,
+    and without them rows for independent. All lie in [0, 1], higher is better; F1 is 0 for a class
+    that is never hit and NaN for one that is neither true nor predicted.
 
     >>> probs = np.array([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7]])
     >>> first, second = class_figures(np.array([0, 0, 1]), probs)
@@ -78,7 +82,8 @@ def class_figures(labels: np.ndarray, probs: np.ndarray) -> list[ClassFigures]:
     probs = checked_probs(probs)
     labels = checked_labels(labels, *probs.shape, beside="probs")
     n, k = probs.shape
-    confusion = _confusion(labels, probs.argmax(axis=1), k)
+    said = probs.argmax(axis=1)
+    confusion = _confusion(labels, said, k)
     found = []
     for c in range(k):
         hits, of_class = int(confusion[c, c]), int(confusion[c].sum())
@@ -92,9 +97,9 @@ def class_figures(labels: np.ndarray, probs: np.ndarray) -> list[ClassFigures]:
                 n=of_class,
                 n_predicted=predicted,
                 recall=_share(hits, of_class),
-                recall_interval=share_interval(hits, of_class),
+                recall_interval=_interval(said == c, labels == c, groups),
                 precision=_share(hits, predicted),
-                precision_interval=share_interval(hits, predicted),
+                precision_interval=_interval(labels == c, said == c, groups),
                 specificity=_share(right_others, others),
                 f1=_share(2 * hits, of_class + predicted),
                 auroc=auroc,
@@ -163,12 +168,14 @@ def sensitivity_at_specificity(
     validation_positive: np.ndarray,
     validation_score: np.ndarray,
     specificity: float = 0.95,
+    groups: np.ndarray | None = None,
 ) -> OperatingPoint:
     """Sens@95Spec: the threshold is from validation rows, sensitivity and specificity from test.
 
     The threshold is the smallest validation score with specificity >= .95 on validation rows; a row
     is positive when score >= threshold. The realised specificity on test rows is another one, and
-    is reported. Errors: validation rows without a negative, rows without both outcomes.
+    is reported. `groups`, (n,), are of the test rows: their rows count as related in intervals.
+    Errors: validation rows without a negative, rows without both outcomes.
 
     >>> positive_rows, score = np.array([0, 0, 1, 1]), np.array([0.1, 0.6, 0.4, 0.9])
     >>> point = sensitivity_at_specificity(
@@ -184,7 +191,7 @@ def sensitivity_at_specificity(
     candidates = np.unique(by)
     reached = negatives.searchsorted(candidates, "left") / len(negatives)
     passing = candidates[reached >= specificity - 1e-12]
-    return _applied(specificity, passing[0] if len(passing) else math.inf, truth, score)
+    return _applied(specificity, passing[0] if len(passing) else math.inf, truth, score, groups)
 
 
 def operating_points(
@@ -194,6 +201,7 @@ def operating_points(
     validation_positive: np.ndarray,
     validation_score: np.ndarray,
     sensitivities: Sequence[float] = SENSITIVITIES,
+    groups: np.ndarray | None = None,
 ) -> list[OperatingPoint]:
     """For each sensitivity wanted, the largest validation score that reaches it, applied to test.
 
@@ -214,7 +222,7 @@ def operating_points(
     for target in sensitivities:
         _check_target(target)
         needed = max(1, math.ceil(target * len(falling) - 1e-9))
-        points.append(_applied(target, falling[needed - 1], truth, score))
+        points.append(_applied(target, falling[needed - 1], truth, score, groups))
     return points
 
 
@@ -326,8 +334,17 @@ def _rank_figures(truth: np.ndarray, score: np.ndarray) -> tuple[float, float]:
     return float(areas.sum()), float((steps * precision).sum())
 
 
+def _interval(hits: np.ndarray, among: np.ndarray, groups: np.ndarray | None) -> Interval:
+    """Interval of the share of hits among some rows."""
+    return grouped_share_interval(hits[among], None if groups is None else groups[among])
+
+
 def _applied(
-    target: float, threshold: float, truth: np.ndarray, score: np.ndarray
+    target: float,
+    threshold: float,
+    truth: np.ndarray,
+    score: np.ndarray,
+    groups: np.ndarray | None,
 ) -> OperatingPoint:
     called = score >= threshold
     hits, n_positive = int((truth & called).sum()), int(truth.sum())
@@ -336,9 +353,9 @@ def _applied(
         target=float(target),
         threshold=float(threshold),
         sensitivity=_share(hits, n_positive),
-        sensitivity_interval=share_interval(hits, n_positive),
+        sensitivity_interval=_interval(called, truth, groups),
         specificity=_share(right, n_negative),
-        specificity_interval=share_interval(right, n_negative),
+        specificity_interval=_interval(~called, ~truth, groups),
         n_positive=n_positive,
         n_negative=n_negative,
     )

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,9 @@ def evaluation_page(found: Evaluation) -> str:
         own = report[stage]
         areas = ", ".join(f"{k} {v:.6f}" for k, v in own["aurc_conventions"].items())
         lines += ["", f"AURC by convention, ranked by probability, {stage}: {areas}"]
-        lines.append("Other calibration errors: " + _errors(own["calibration_errors"]))
+        debiased = own["figures"]["ece"].get("debiased")
+        said = "" if debiased is None else f"ece without what noise adds {debiased:.4f}; "
+        lines.append(f"Other calibration errors: {said}" + _errors(own["calibration_errors"]))
         lines += [_selection(name, pick) for name, pick in own["selections"].items()]
     lines += ["", *_class_lines(report)]
     for part in (
@@ -73,8 +76,11 @@ def evaluation_page(found: Evaluation) -> str:
         lines += ["", f"macro_auroc leaves out {left_out}: no rows of both outcomes."]
     lines += [
         "",
-        "Intervals: 95 % percentile bootstrap over groups; of shares of one class, Wilson's.",
+        "Intervals: 95 %, over other groups. ECE: of the error that more rows would show, whatever "
+        "noise adds to it; of shares, Wilson's.",
     ]
+    if reasons := _without_interval(report):
+        lines.append(f"No interval: {reasons}.")
     lines += [f"Note: {note}." for note in report["notes"]]
     return "\n".join([*lines, DISCLAIMER])
 
@@ -137,9 +143,23 @@ def _cell(stage: dict[str, Any] | None, name: str) -> str:
     if stage is None:
         return "-"
     row = stage["figures"][name]
-    if "lower" in row:
+    if "lower" in row and not math.isnan(row["lower"]):
         return f"{row['value']:.4f} [{row['lower']:.4f}, {row['upper']:.4f}]"
     return f"{row['value']:.4f}"
+
+
+def _without_interval(report: dict[str, Any]) -> str:
+    """Figures whose bounds are unknown, with the reason."""
+    if report["n_groups"] == 1:
+        return "all rows are of one group"
+    bare = [
+        name
+        for name in _SHOWN
+        if "lower" in (row := report["uncalibrated"]["figures"][name])
+        and math.isnan(row["lower"])
+        and not math.isnan(row["value"])
+    ]
+    return f"{', '.join(bare)}, for all rows show the same" if bare else ""
 
 
 def _errors(errors: dict[str, float]) -> str:

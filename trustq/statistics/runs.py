@@ -172,7 +172,9 @@ def run_parts(differences: np.ndarray, networks: np.ndarray, draws: np.ndarray) 
     ]
 
 
-def half_width(parts: Parts, *, of_groups: float = 0.0, n_groups: int = 1, level: float) -> float:
+def half_width(
+    parts: Parts, *, of_groups: float = 0.0, group_freedom: float = 1.0, level: float
+) -> float:
     """Half of the interval of a mean over runs, and over groups of examples where they are drawn.
 
     Each part has the Student quantile of its own degrees of freedom. Cochran's and Cox's weighting
@@ -180,7 +182,7 @@ def half_width(parts: Parts, *, of_groups: float = 0.0, n_groups: int = 1, level
     the two is taken.
     """
     variances = np.array([parts.of_networks, parts.of_draws, of_groups])
-    freedom = np.maximum(np.array([parts.n_networks, parts.n_draws, n_groups]) - 1, 1)
+    freedom = np.maximum([parts.n_networks - 1, parts.n_draws - 1, group_freedom], 1.0)
     total = variances.sum()
     if total <= 0:
         return 0.0

@@ -1,0 +1,204 @@
+"""Influence of each row on each figure, from which intervals follow without resampling.
+
+The influence of a row is the derivative of a figure by the row's weight, times n: the infinitesimal
+jackknife (Jaeckel 1972; Efron 1981). Sums over groups of rows give the variance of the figure over
+other groups. All are exact for the definitions of `trustq.metrics`, ties included, and take one
+sort of the rows.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trustq.metrics.classification import ECE_BINS
+
+# Figures that average classes, so that a class of few rows decides how sure they are.
+MACRO = ("macro_f1", "balanced_accuracy", "macro_auroc", "macro_auprc")
+SHARES = ("accuracy", *MACRO)  # in [0, 1], 1 is perfect
+FEW = 10  # rows of a class below which nothing about it is well known
+
+
+@dataclass(frozen=True)
+class Influence:
+    """A figure, the influence of every row (n,), and what rare classes add.
+
+    Of macro figures `own` is the part of the influence through the row's own class, and `concealed`
+    how much the figure moves with the recall of each class that is hit always or never, whose rows
+    therefore show no spread; 0 of other classes.
+    """
+
+    value: float
+    rows: np.ndarray
+    own: np.ndarray | None = None
+    concealed: np.ndarray | None = None
+
+
+class Ranking:
+    """Rows by falling score: how much lies above each, ties at one half or as a block."""
+
+    def __init__(self, scores: np.ndarray) -> None:
+        self.order = np.argsort(-scores, kind="stable")
+        ranked = scores[self.order]
+        first = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))
+        sizes = np.diff(np.append(first, len(ranked)))
+        self.start = np.empty(len(ranked), dtype=np.intp)
+        self.end = np.empty(len(ranked), dtype=np.intp)
+        self.start[self.order] = np.repeat(first, sizes)
+        self.end[self.order] = np.repeat(first + sizes, sizes)
+
+    def above(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sums of weights strictly above each row, and above it with its ties."""
+        sums = np.append(0.0, np.cumsum(weights[self.order]))
+        return sums[self.start], sums[self.end]
+
+
+def influences(
+    labels: np.ndarray,
+    *,
+    predicted: np.ndarray,
+    probs: np.ndarray,
+    log_prob: np.ndarray,
+    class_scores: np.ndarray,
+    rank_by: np.ndarray,
+    names: Sequence[str],
+    of_truth: bool,
+) -> dict[str, Influence]:
+    """Figures and influences of one set of predictions; `ece` is not among them.
+
+    Labels and predictions are (n,) of class indices; `probs` and `class_scores` (n, k);
+    `log_prob` of the label and `rank_by` (n,), what ranks rows for AURC and AUGRC. Classes are
+    those in truth or prediction for macro-F1, with `of_truth` and for the other averages those in
+    the truth.
+    """
+    wrong = predicted != labels
+    makers: dict[str, Callable[[], Influence]] = {
+        "accuracy": lambda: _mean(~wrong),
+        "nll": lambda: _mean(np.abs(log_prob)),
+        "brier": lambda: _mean(_squared_residuals(labels, probs)),
+        "macro_f1": lambda: _macro_f1(labels, predicted, probs.shape[1], of_truth),
+        "balanced_accuracy": lambda: _balanced_accuracy(labels, predicted, probs.shape[1]),
+        "macro_auroc": lambda: _over_classes(labels, class_scores, _auroc),
+        "macro_auprc": lambda: _over_classes(labels, probs, _average_precision),
+    }
+    if {"aurc", "augrc"} & set(names):
+        ranking = Ranking(rank_by)
+        makers["aurc"] = lambda: _aurc(wrong, ranking)
+        makers["augrc"] = lambda: _augrc(wrong, ranking)
+    return {name: makers[name]() for name in names if name != "ece"}
+
+
+def calibration_residuals(
+    right: np.ndarray, confidence: np.ndarray, codes: np.ndarray, n_groups: int
+) -> np.ndarray:
+    """Sums of right - confidence over n, by group and bin of equal width, (groups, bins)."""
+    bins = (np.arange(1, ECE_BINS) / ECE_BINS).searchsorted(confidence, "left")
+    cells = np.bincount(
+        codes * ECE_BINS + bins, weights=right - confidence, minlength=n_groups * ECE_BINS
+    )
+    return cells.reshape(n_groups, ECE_BINS) / len(right)
+
+
+def _mean(rows: np.ndarray) -> Influence:
+    value = float(rows.mean())
+    return Influence(value, rows - value)
+
+
+def _squared_residuals(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    residuals = probs.copy()
+    residuals[np.arange(len(labels)), labels] -= 1
+    squared: np.ndarray = np.einsum("ij,ij->i", residuals, residuals)
+    return squared
+
+
+def _macro_f1(labels: np.ndarray, predicted: np.ndarray, k: int, of_truth: bool) -> Influence:
+    of_label, of_prediction = (np.bincount(x, minlength=k) for x in (labels, predicted))
+    hit = labels == predicted
+    hits = np.bincount(labels[hit], minlength=k)
+    both = of_label + of_prediction
+    present = (of_label if of_truth else both) > 0
+    scores = 2 * hits / np.maximum(both, 1)
+    scale = present * len(labels) / (np.maximum(both, 1) * present.sum())
+    own = (2 * hit - scores[labels] * (1 + hit)) * scale[labels]
+    rest = np.where(hit, 0.0, -scores[predicted] * scale[predicted])
+    # A miss costs its class, and the class that it is taken for as much.
+    slope = present * 2 * of_label / (np.maximum(both, 1) * present.sum())
+    concealed = np.where((hits == 0) | (hits == of_label), slope, 0.0)
+    return Influence(float(scores[present].mean()), own + rest, own, concealed)
+
+
+def _balanced_accuracy(labels: np.ndarray, predicted: np.ndarray, k: int) -> Influence:
+    of_label = np.bincount(labels, minlength=k)
+    hit = labels == predicted
+    hits = np.bincount(labels[hit], minlength=k)
+    present = of_label > 0
+    recall = hits / np.maximum(of_label, 1)
+    own = (hit - recall[labels]) * len(labels) / (of_label[labels] * present.sum())
+    concealed = present * ((hits == 0) | (hits == of_label)) / present.sum()
+    return Influence(float(recall[present].mean()), own, own, concealed)
+
+
+def _over_classes(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    figure: Callable[[np.ndarray, Ranking], tuple[float, np.ndarray]],
+) -> Influence:
+    n, k = scores.shape
+    of_label = np.bincount(labels, minlength=k)
+    used = np.flatnonzero((of_label > 0) & (of_label < n))
+    total, own = np.zeros(n), np.zeros(n)
+    values = []
+    for c in used:
+        positive = labels == c
+        value, rows = figure(positive, Ranking(scores[:, c]))
+        values.append(value)
+        total += rows / len(used)
+        own[positive] = rows[positive] / len(used)
+    return Influence(float(np.mean(values)) if values else np.nan, total, own, np.zeros(k))
+
+
+def _auroc(positive: np.ndarray, ranking: Ranking) -> tuple[float, np.ndarray]:
+    """One-vs-rest AUROC and its placement values. DeLong et al. (1988)."""
+    n, m = len(positive), int(positive.sum())
+    above, with_ties = ranking.above(positive.astype(float))
+    positives_above = (above + with_ties) / (2 * m)
+    above, with_ties = ranking.above((~positive).astype(float))
+    negatives_below = 1 - (above + with_ties) / (2 * (n - m))
+    value = float(negatives_below[positive].mean())
+    rows = np.where(positive, (negatives_below - value) / m, (positives_above - value) / (n - m))
+    return value, rows * n
+
+
+def _average_precision(positive: np.ndarray, ranking: Ranking) -> tuple[float, np.ndarray]:
+    m = int(positive.sum())
+    hits = ranking.above(positive.astype(float))[1]
+    precision = hits / ranking.end
+    value = float(precision[positive].mean())
+    # A row counts in the precision of every positive that it does not lie below.
+    parts = positive / ranking.end, positive * precision / ranking.end
+    gained, lost = (part.sum() - ranking.above(part)[0] for part in parts)
+    rows = np.where(positive, precision - value + gained, 0.0) - lost
+    return value, rows * len(positive) / m
+
+
+def _augrc(wrong: np.ndarray, ranking: Ranking) -> Influence:
+    n = len(wrong)
+    below = n - (ranking.start + ranking.end) / 2
+    above, with_ties = ranking.above(wrong.astype(float))
+    value = float((wrong * below).sum() / n**2)
+    return Influence(value, (wrong * below + (above + with_ties) / 2) / n - 2 * value)
+
+
+def _aurc(wrong: np.ndarray, ranking: Ranking) -> Influence:
+    n = len(wrong)
+    harmonic = np.append(0.0, np.cumsum(1 / np.arange(1, n + 1)))
+    summed = np.append(0.0, np.cumsum(harmonic))
+    start, end = ranking.start, ranking.end
+    passed = harmonic[n] - (summed[end] - summed[start]) / (end - start)
+    value = float((wrong * passed).sum() / n)
+    # One more row above a wrong one lowers its part by 1 / position.
+    at = wrong * (harmonic[end] - harmonic[start]) / (end - start)
+    above, with_ties = ranking.above(at)
+    below = at.sum() - (above + with_ties) / 2
+    rows = wrong * passed + wrong.sum() / n - below
+    return Influence(value, rows - rows.mean())

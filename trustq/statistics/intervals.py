@@ -1,0 +1,251 @@
+"""Intervals of figures from their spread over groups: shares, positive figures, calibration errors.
+
+What each covers in simulations is in `tests/benchmarks/studies.md`.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from trustq.core.generators import generator
+from trustq.statistics.paired import Interval, share_interval
+
+NOISE_REPLICATES = 2000  # simulated calibration errors: ends move by a thirtieth of the width
+POOLED = 4000  # groups beyond which those simulations pool them
+ROUNDING = 1e-22  # a variance below it is what floats leave of none
+WIDEST = 1e4  # degrees of freedom that are as good as none
+
+
+class Spread(NamedTuple):
+    """Variance of a figure over other groups, and how well it is known."""
+
+    variance: float
+    freedom: float  # degrees of freedom
+
+    def quantile(self, level: float) -> float:
+        """Student's quantile of a two-sided interval."""
+        return float(stats.t.ppf((1 + level) / 2, self.freedom))
+
+
+def spread_of(of_groups: np.ndarray) -> Spread:
+    """Spread of a figure whose influence is (g,) by group, summing to about 0.
+
+    Degrees of freedom are those of a variance whose terms have this kurtosis, so that a spread that
+    a few groups decide counts as known from few. (2 g / (kurtosis - 1), at most g - 1.)
+    """
+    n = len(of_groups)
+    squares = of_groups**2
+    total = float(squares.sum())
+    if n < 2 or total <= ROUNDING:
+        return Spread(0.0, max(n - 1, 1))
+    kurtosis = n * float((squares**2).sum()) / total**2
+    freedom = min(max(2 * n / max(kurtosis - 1, 1e-12), 2.0), n - 1)
+    return Spread(total * n / (n - 1), freedom)
+
+
+def share_bounds(share: float, spread: Spread, n_groups: int, level: float) -> Interval:
+    """Wilson's interval of a figure in [0, 1], with as many rows as its spread is worth.
+
+    A share of 0 or 1 shows no spread: it is worth one row per group, unless a spread is given.
+
+    >>> bounds = share_bounds(1.0, Spread(0.0, 39), 40, 0.95)
+    >>> round(bounds.lower, 3), bounds.upper
+    (0.907, 1.0)
+    """
+    t = spread.quantile(level)
+    worth = float(n_groups)
+    if spread.variance > 0:
+        inside = min(max(share, 1 / (n_groups + 2)), 1 - 1 / (n_groups + 2))
+        worth = inside * (1 - inside) / spread.variance
+    middle = (share + t * t / (2 * worth)) / (1 + t * t / worth)
+    half = t / (1 + t * t / worth) * math.sqrt(share * (1 - share) / worth + (t / (2 * worth)) ** 2)
+    return Interval(min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half)))
+
+
+def grouped_share_interval(
+    hits: np.ndarray, groups: np.ndarray | None = None, *, level: float = 0.95
+) -> Interval:
+    """Wilson's interval of the share of rows that are hits, rows of one group counting as related.
+
+    `hits` is (n,) of flags, `groups` (n,), without which rows are independent. As many rows are
+    counted as the spread between groups is worth, at most n; where every row is a hit, or none,
+    groups are counted. NaN bounds for no row.
+
+    >>> hits = np.repeat([True, True, True, False], 5)
+    >>> [round(x, 2) for x in grouped_share_interval(hits)]
+    [0.53, 0.89]
+    >>> [round(x, 2) for x in grouped_share_interval(hits, np.repeat(np.arange(4), 5))]
+    [0.13, 0.98]
+    """
+    hits = np.asarray(hits, dtype=bool)
+    n = len(hits)
+    if groups is None or not n:
+        return share_interval(int(hits.sum()), n, level=level)
+    codes = np.unique(groups, return_inverse=True)[1].ravel()
+    sizes = np.bincount(codes)
+    if len(sizes) == n:
+        return share_interval(int(hits.sum()), n, level=level)
+    share = float(hits.mean())
+    if len(sizes) == 1:
+        return Interval(math.nan, math.nan)
+    of_groups = (np.bincount(codes, weights=hits) - share * sizes) / n
+    variance = float((of_groups**2).sum()) * len(sizes) / (len(sizes) - 1)
+    independent = share * (1 - share) / n
+    spread = Spread(max(variance, independent) if variance > 0 else 0.0, len(sizes) - 1)
+    return share_bounds(share, spread, len(sizes), level)
+
+
+def positive_bounds(value: float, spread: Spread, level: float) -> Interval:
+    """Interval of a figure above 0, on the scale of its logarithm."""
+    if value <= 0 or spread.variance <= 0:
+        return Interval(math.nan, math.nan)
+    factor = math.exp(spread.quantile(level) * math.sqrt(spread.variance) / value)
+    return Interval(value / factor, value * factor)
+
+
+class CalibrationEstimate(NamedTuple):
+    """A binned calibration error: as it is, without its bias, and its interval."""
+
+    value: float
+    debiased: float
+    lower: float
+    upper: float
+
+
+class BinSums(NamedTuple):
+    """What a binned calibration error is made of.
+
+    `of_groups` is (g, bins): sums of right - confidence over n by group and bin; `sizes` (g,) the
+    share of rows of each group, `weights` (bins,) of each bin; `floor` (bins,) the least variance
+    of a bin's sum, for a bin whose rows are all right shows none.
+    """
+
+    of_groups: np.ndarray
+    sizes: np.ndarray
+    weights: np.ndarray
+    floor: np.ndarray
+
+    @property
+    def gaps(self) -> np.ndarray:
+        """Sums of right - confidence over n by bin, (bins,)."""
+        sums: np.ndarray = self.of_groups.sum(axis=0)
+        return sums
+
+
+def calibration_bounds(
+    bins: BinSums,
+    *,
+    seed: int,
+    level: float = 0.95,
+) -> CalibrationEstimate:
+    """ECE with an interval of the error that other groups would show without end.
+
+    The binned error of n rows is too large, for noise in a bin adds up and never cancels, so that
+    percentile intervals lie above the truth. Here the truth that could have given the value is
+    sought. Gaps of bins have the pattern that shrunken gaps show (a mean and a variance over bins,
+    by empirical Bayes), scaled to a true error; noise has the covariance of groups. `lower` is the
+    smallest error whose 97.5 % quantile reaches the value, so 0 where a calibrated model could have
+    given it; `upper` the largest whose 2.5 % quantile does not exceed it; `debiased` that whose
+    median it is. The interval is widened where it would not hold the value.
+    """
+    value = float(np.abs(bins.gaps).sum())
+    if len(bins.of_groups) < 2:
+        return CalibrationEstimate(value, math.nan, math.nan, math.nan)
+    noise = gap_noise(bins, seed=seed)
+    pattern = gap_pattern(bins.gaps, bins.weights, noise.var(axis=0))
+
+    def quantile(error: float, q: float) -> float:
+        return float(np.quantile(np.abs(error * pattern + noise).sum(axis=1), q))
+
+    def error_at(q: float) -> float:
+        low, high = 0.0, min(1.0, value + 0.05)
+        if quantile(low, q) >= value:
+            return low
+        while quantile(high, q) < value and high < 2:
+            high *= 1.5
+        for _ in range(20):
+            middle = (low + high) / 2
+            low, high = (middle, high) if quantile(middle, q) < value else (low, middle)
+        return high
+
+    tail = (1 - level) / 2
+    lower, median, upper = error_at(1 - tail), error_at(0.5), error_at(tail)
+    return CalibrationEstimate(value, median, min(lower, value), min(1.0, max(upper, value)))
+
+
+def calibration_difference_bounds(
+    a: BinSums, b: BinSums, *, seed: int, level: float = 0.95
+) -> Interval:
+    """Interval of the difference of two calibration errors on the same groups, a minus b.
+
+    Both are simulated around what each is without its bias, with the same noise; the interval holds
+    what the errors of these simulations leave, and the difference of the values.
+    """
+    sums = [float(np.abs(own.gaps).sum()) for own in (a, b)]
+    if len(a.of_groups) < 2:
+        return Interval(math.nan, math.nan)
+    truths, simulated = [], []
+    for own in (a, b):
+        noise = gap_noise(own, seed=seed)
+        pattern = gap_pattern(own.gaps, own.weights, noise.var(axis=0))
+        truth = calibration_bounds(own, seed=seed, level=level).debiased
+        truths.append(truth)
+        simulated.append(np.abs(truth * pattern + noise).sum(axis=1))
+    errors = simulated[0] - simulated[1] - (truths[0] - truths[1])
+    tail = (1 - level) / 2
+    low, high = (float(np.quantile(errors, q)) for q in (tail, 1 - tail))
+    difference = sums[0] - sums[1]
+    return Interval(min(difference, difference - high), max(difference, difference - low))
+
+
+def gap_noise(bins: BinSums, *, seed: int) -> np.ndarray:
+    """Simulated noise of the sums of bins, (replicates, bins), with the covariance of groups."""
+    n_groups, floor = len(bins.of_groups), bins.floor
+    # Groups vary in size: what one adds to a bin is its sum less what its size would give.
+    centred = bins.of_groups - bins.sizes[:, None] * bins.gaps
+    if n_groups > POOLED:
+        pool = np.arange(n_groups) % POOLED
+        centred = np.stack([np.bincount(pool, weights=column) for column in centred.T], axis=1)
+    rng = generator(seed, "calibration_noise")
+    shape = (NOISE_REPLICATES, len(centred))
+    noise = rng.standard_normal(shape) @ centred * math.sqrt(n_groups / (n_groups - 1))
+    lacking = np.maximum(floor - (centred**2).sum(axis=0), 0)
+    noise += rng.standard_normal((NOISE_REPLICATES, len(floor))) * np.sqrt(lacking)
+    # Student's, not normal: the covariance is estimated from this many groups.
+    freedom = min(n_groups - 1, WIDEST)
+    scale = np.sqrt(freedom / rng.chisquare(freedom, NOISE_REPLICATES))
+    return np.asarray(noise * scale[:, None])
+
+
+def gap_pattern(gaps: np.ndarray, weights: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    """How the error is spread over bins, (bins,) with signs, sizes summing to 1.
+
+    Mean gaps of bins are taken as normal around one mean, with a spread between bins that is
+    averaged over its likelihood: bins that tell nothing take after the others.
+    """
+    used = (weights > 0) & (variance > 0)
+    pattern = np.zeros(len(gaps))
+    if not used.any():
+        return pattern
+    share, noise = weights[used], variance[used] / weights[used] ** 2
+    mean_gaps = gaps[used] / share
+    likelihoods, shrunken = [], []
+    spreads = np.append(0.0, np.geomspace(0.003, 0.5, 25))
+    for spread in spreads:
+        precision = 1 / (noise + spread**2)
+        mean = (precision * mean_gaps).sum() / precision.sum()
+        residuals = mean_gaps - mean
+        likelihoods.append(
+            0.5 * np.log(precision).sum()
+            - 0.5 * math.log(precision.sum())
+            - 0.5 * (precision * residuals**2).sum()
+        )
+        shrunken.append(mean + spread**2 * precision * residuals)
+    # Half of the prior on no spread between bins, half evenly over the others.
+    prior = np.append(0.5, np.full(25, 0.02))
+    posterior = np.exp(np.array(likelihoods) - max(likelihoods)) * prior
+    pattern[used] = share * (posterior @ np.array(shrunken) / posterior.sum())
+    total = float(np.abs(pattern).sum())
+    return pattern / total if total > 0 else weights / weights.sum()
