@@ -228,7 +228,7 @@ def compare(
     >>> found.differences["difference"][0].item()
     0.5
     """
-    more = {} if replicates is None else {"replicates": replicates}
+    more: dict[str, Any] = {} if replicates is None else {"replicates": replicates}
     read = {name: _read(one) for name, one in models.items()}
     return ComparisonReport(compare_models(read, same_rows=same_rows, seed=seed, **more))
 
