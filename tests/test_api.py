@@ -185,7 +185,8 @@ def test_a_sweep_from_python_runs_the_same_keys(cache_path: Path, tmp_path: Path
     run = tq.sweep(results=tmp_path / "r", jobs=1, caches=str(cache_path), **SETTINGS)
     alone = tq.repair(cache_path, results=tmp_path / "s", **SETTINGS)
     assert set(run.keys) == set(alone.keys) and not run.failures
-    assert len(run.to_pandas())
+    frame = run.to_pandas()
+    assert len(frame) == 4 and frame["accuracy"].between(0.5, 1).all() and "accuracy_sd" in frame
 
 
 def test_embeddings_in_a_frame_are_repaired(tmp_path: Path) -> None:

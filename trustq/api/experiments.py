@@ -73,7 +73,9 @@ def import_cache(
 class ExperimentReport:
     """What a repair or a sweep did: `table`, `notes`, `failures`, and its `results` to query.
 
-    `keys` are those of every run that was asked for, `n_new` those that were not there before.
+    `table` has a row for each arm and budget with all that is known of it, `shown` the columns that
+    people read first. `keys` are those of every run that was asked for; `n_new` were not there
+    before.
     """
 
     def __init__(
@@ -81,13 +83,15 @@ class ExperimentReport:
         results: Results,
         *,
         rows: Sequence[dict[str, Any]],
+        shown: Sequence[dict[str, Any]],
         keys: Sequence[str],
         n_new: int,
         notes: Sequence[str],
         failures: Sequence[str] = (),
     ) -> None:
         self.results = results
-        self.table = Table.of_rows(rows)
+        self.table = Table.of_rows([_flat(row) for row in rows])
+        self.shown = Table.of_rows(shown)
         self.keys = tuple(keys)
         self.n_new = n_new
         self.notes = tuple(notes)
@@ -102,10 +106,10 @@ class ExperimentReport:
         return self.table.to_polars()
 
     def __repr__(self) -> str:
-        return "\n".join([repr(self.table), *(f"Note: {note}" for note in self.notes)])
+        return "\n".join([repr(self.shown), *(f"Note: {note}" for note in self.notes)])
 
     def _repr_html_(self) -> str:
-        return self.table._repr_html_()
+        return self.shown._repr_html_()
 
 
 def repair(
@@ -140,7 +144,12 @@ def repair(
     )
     table = repair_table(folder, run.keys)
     return ExperimentReport(
-        Results(folder), rows=table.records, keys=run.keys, n_new=run.n_new, notes=run.notes
+        Results(folder),
+        rows=table.records,
+        shown=table.rows,
+        keys=run.keys,
+        n_new=run.n_new,
+        notes=run.notes,
     )
 
 
@@ -175,10 +184,17 @@ def sweep(
         allow_leak=allow_leak,
         progress=progress,
     )
-    rows = main_table(folder, keys=list(run.keys)).rows if run.keys else []
+    rows = main_table(folder, keys=list(run.keys)).rows if run.keys else ()
+    found = [
+        row.texts
+        | {name: figure.mean for name, figure in row.figures.items()}
+        | {f"{name}_sd": figure.sd for name, figure in row.figures.items()}
+        for row in rows
+    ]
     return ExperimentReport(
         Results(folder),
-        rows=[_flat(row) for row in rows],
+        rows=found,
+        shown=found,
         keys=run.keys,
         n_new=run.n_new,
         notes=run.notes,
@@ -301,5 +317,12 @@ def _texts(settings: dict[str, Any]) -> list[str]:
     return texts
 
 
-def _flat(row: Any) -> dict[str, Any]:
-    return dict(row) if isinstance(row, dict) else dataclasses.asdict(row)
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """A row whose cells are single values: of a dict each entry is a column, a list is text."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}_{key}": inner for key, inner in value.items()}
+        else:
+            flat[name] = ", ".join(map(str, value)) if isinstance(value, list) else value
+    return flat

@@ -190,6 +190,8 @@ def audit_labels(
                     normalise=normalize,
                 )
             )
+        if not isinstance(one, str | Path):
+            opened[-1].cache.path = None  # no file that anyone could open again
     return LabelReport(audit_sources(opened, score=score, review=review, precision=precision))
 
 
