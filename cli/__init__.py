@@ -23,6 +23,7 @@ from . import (
     repair,
     report,
     results,
+    review,
     sql,
     sweep,
 )
@@ -67,6 +68,7 @@ app.command()(plan.plan)
 app.command()(repair.repair)
 app.command()(sweep.sweep)
 app.add_typer(audit.app, name="audit")
+app.command()(review.review)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
 app.add_typer(export.app, name="export")

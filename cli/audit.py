@@ -82,6 +82,7 @@ def labels(
     Example: trustq audit labels embeddings.npz --review 200 --out audit
     """
     from trustq.audit import audit_labels, open_source
+    from trustq.data.image_files import find_images
     from trustq.report.audit import (
         MONTAGE,
         audit_page,
@@ -89,7 +90,7 @@ def labels(
         record_audit,
         write_audit,
     )
-    from trustq.report.image_sheets import draw_candidates, find_images
+    from trustq.report.image_sheets import draw_candidates
     from trustq.report.text import to_json
     from trustq.store import find_caches
 
@@ -121,7 +122,9 @@ def labels(
     images = None
     if manifest is not None or root is not None:
         images = find_images(audit.sample_ids.tolist(), manifest=manifest, root=root)
-    written = write_audit(audit, out)
+    where = {"manifest": manifest, "root": root}
+    kept = {name: str(path.resolve()) for name, path in where.items() if path is not None}
+    written = write_audit(audit, out, images=kept)
     if images is not None and len(audit.order):
         written.append(out / MONTAGE)
         sheet = draw_candidates(audit, images, written[-1], candidates=candidates)

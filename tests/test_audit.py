@@ -15,11 +15,12 @@ from trustq.audit.apply import apply_answers, read_answers
 from trustq.audit.effect import drop_effect
 from trustq.audit.folder import read_audit_folder
 from trustq.audit.neighbours import nearest, outlier_score
+from trustq.data.image_files import find_images
 from trustq.errors import TrustqError
 from trustq.heads.out_of_fold import TrainingRows, accept_out_of_fold
 from trustq.report.audit import audit_page, class_rows, confusion_rows, issue_rows, record_audit
 from trustq.report.audit import write_audit as write
-from trustq.report.image_sheets import chosen_candidates, draw_candidates, find_images
+from trustq.report.image_sheets import chosen_candidates, draw_candidates
 from trustq.results import run_query
 from trustq.store import write_cache
 

@@ -32,6 +32,12 @@ class StoredAudit:
     rank: np.ndarray
     listed: np.ndarray
     trusted: np.ndarray
+    neighbours: np.ndarray  # texts of positions, nearest first, blank where not looked for
+    images: dict[str, str]  # the manifest and the image folder that the audit was given
+
+    def near(self, row: int) -> list[int]:
+        """Positions of the nearest rows of other groups, as far as they were looked for."""
+        return [int(text) for text in str(self.neighbours[row] or "").split()]
 
     @property
     def order(self) -> np.ndarray:
@@ -40,8 +46,13 @@ class StoredAudit:
         return rows[np.argsort(self.rank[rows])]
 
 
-def write_audit_folder(audit: LabelAudit, folder: Path) -> list[Path]:
-    """Write `audit.json` and `rows.parquet`, which `read_audit_folder` reads; returns the paths."""
+def write_audit_folder(
+    audit: LabelAudit, folder: Path, *, images: dict[str, str] | None = None
+) -> list[Path]:
+    """Write `audit.json` and `rows.parquet`, which `read_audit_folder` reads; returns the paths.
+
+    `images` says where the images are, by "manifest" and "root", for whoever shows them later.
+    """
     settings = {
         "format": FORMAT,
         "key": audit.key,
@@ -58,6 +69,7 @@ def write_audit_folder(audit: LabelAudit, folder: Path) -> list[Path]:
             for source in audit.sources
         ],
         "notes": list(audit.notes),
+        "images": images or {},
     }
     names = np.array(audit.classes, dtype=object)
     rows = {
@@ -69,6 +81,7 @@ def write_audit_folder(audit: LabelAudit, folder: Path) -> list[Path]:
         "rank": audit.rank,
         "listed": audit.listed,
         "trusted": audit.trusted,
+        "neighbours": _neighbours(audit),
     }
     write_parquet(folder / ROWS, rows)
     with replacing(folder / SETTINGS) as part:
@@ -100,7 +113,17 @@ def read_audit_folder(folder: Path) -> StoredAudit:
         rank=rows["rank"],
         listed=rows["listed"].astype(bool),
         trusted=rows["trusted"].astype(bool),
+        neighbours=rows.get("neighbours", np.full(len(rows["given"]), "", dtype=object)),
+        images=dict(settings.get("images", {})),
     )
+
+
+def _neighbours(audit: LabelAudit) -> np.ndarray:
+    texts = np.full(len(audit.given), "", dtype=object)
+    if audit.neighbours is not None:
+        for row in np.flatnonzero((audit.neighbours >= 0).any(axis=1)).tolist():
+            texts[row] = " ".join(str(near) for near in audit.neighbours[row] if near >= 0)
+    return texts
 
 
 def require_no_answers(folder: Path) -> None:

@@ -118,11 +118,13 @@ def audit_labels(
 ) -> LabelAudit:
     """Rank the labels of one source, or of several caches (seeds) of the same rows.
 
-    Scores and probabilities are averaged over sources; methods vote. The list holds the rows that
-    most votes flag, or the `review` most suspicious ones, or as many of them as keep the estimated
-    share of wrong labels at `precision`, in (0, 1]. `score` is one that looks at labels. Raises
-    `TrustqError` for another, where sources have other rows, classes or labels, and for both cuts
-    at once.
+    Scores and probabilities are averaged over sources; methods vote. The list holds the most
+    suspicious rows by the score: `review` of them, or as many as keep the estimated share of wrong
+    labels at `precision`, in (0, 1], or, asked for neither, as many as most votes flag. Flags say
+    how many, never which: lists of flagged rows alone held 24 points fewer wrong labels than as
+    many of the lowest self-confidence (`experiments/label-audit`). `score` is one that looks at
+    labels. Raises `TrustqError` for another, where sources have other rows, classes or labels, and for both
+    cuts at once.
     """
     if not sources:
         raise InputError("There is nothing to audit: pass a cache or a file.")
@@ -326,7 +328,8 @@ def _cut(
         enough = np.flatnonzero(running >= precision)
         n = int(enough[-1]) + 1 if len(enough) else 0
         return candidates[:n], f"as many as keep an estimated precision of {100 * precision:g}%"
-    return candidates[is_issue[candidates]], "flagged by most methods"
+    n = int(is_issue.sum())
+    return candidates[:n], f"the {n} most suspicious, as many as most methods flag"
 
 
 def _weak_classes(classes: tuple[str, ...], given: np.ndarray, f1: np.ndarray) -> list[str]:

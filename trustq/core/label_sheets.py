@@ -1,12 +1,14 @@
 """Label sheets: tables of `sample_id` and `label` that people filled in."""
 
+import csv
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from trustq.core import columns as tables
+from trustq.core.atomic_files import replacing
 from trustq.errors import InputError
 
 
@@ -47,6 +49,14 @@ def read_sheet(
             path=path,
         )
     return answers
+
+
+def write_sheet(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    """Write rows, at least one, as a CSV file, whole or not at all; columns are the first row's."""
+    with replacing(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def read_numbers(path: Path, *, column: str) -> dict[str, float]:

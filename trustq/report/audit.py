@@ -109,10 +109,13 @@ def confusion_rows(audit: LabelAudit) -> list[Row]:
     ]
 
 
-def write_audit(audit: LabelAudit, folder: Path) -> list[Path]:
+def write_audit(
+    audit: LabelAudit, folder: Path, *, images: dict[str, str] | None = None
+) -> list[Path]:
     """Write the page, the lists, an empty answers sheet and what later commands need.
 
-    Raises `TrustqError` where the folder has an answers sheet with answers.
+    `images` says where the images are, by "manifest" and "root". Raises `TrustqError` where the
+    folder has an answers sheet with answers.
     """
     folder = Path(folder)
     require_no_answers(folder)
@@ -135,7 +138,7 @@ def write_audit(audit: LabelAudit, folder: Path) -> list[Path]:
     paths.append(folder / "page.txt")
     with replacing(paths[-1]) as part:
         part.write_text(audit_page(audit) + "\n", encoding="utf-8")
-    return paths + write_audit_folder(audit, folder)
+    return paths + write_audit_folder(audit, folder, images=images)
 
 
 CONFUSION_COLUMNS = ["given", "suggested", "listed", "share_of_class", "p_wrong", "worst"]

@@ -1,6 +1,5 @@
 """A sheet of the images whose labels look wrong, the worst of each confusion."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,14 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from trustq.analysis.repair_table import DISCLAIMER
 from trustq.audit.labels import LabelAudit
 from trustq.core.atomic_files import replacing
-from trustq.data.manifest import read_manifest
 from trustq.data.pillow_rgb import read_rgb
-from trustq.errors import InputError, TrustqError
+from trustq.errors import TrustqError
 
 CANDIDATES = 60
 COLUMNS = 10
 TILE = 170  # pixels, the longer side of an image
 TEXT, HEAD, GAP = 13, 17, 8  # pixels
 LINE = TEXT + 3
-ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
@@ -28,33 +25,6 @@ class Montage:
 
     n: int
     missing: tuple[str, ...]
-
-
-def find_images(
-    sample_ids: Sequence[str], *, manifest: Path | None = None, root: Path | None = None
-) -> dict[str, Path]:
-    """Image files by sample id, from a manifest (`root` replaces its data root) or a folder.
-
-    In a folder an image is found by its name without the ending. Raises `TrustqError` where no id
-    is found at all.
-    """
-    if manifest is not None:
-        rows = read_manifest(manifest, root=root)
-        ids = [str(value) for value in rows.columns["sample_id"].tolist()]
-        there = {sample_id: rows.image_path(row) for row, sample_id in enumerate(ids)}
-        where = str(manifest)
-    else:
-        assert root is not None
-        files = sorted(Path(root).rglob("*"))
-        there = {path.stem: path for path in files if path.suffix.lower() in ENDINGS}
-        where = str(root)
-    found = {str(i): there[str(i)] for i in sample_ids if str(i) in there}
-    if not found:
-        raise InputError(
-            f"{where} has none of the audited images, e.g. {sample_ids[0]!r}. Is it of another "
-            "data set?"
-        )
-    return found
 
 
 def draw_candidates(

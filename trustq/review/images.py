@@ -1,0 +1,71 @@
+"""Images of a review, by row: found once, read small, never by a path that a browser names."""
+
+import io
+from pathlib import Path
+
+from trustq.audit.folder import StoredAudit
+from trustq.data.image_files import find_images
+from trustq.data.manifest import read_manifest
+from trustq.data.pillow_rgb import read_rgb
+from trustq.errors import TrustqError
+
+# Columns that are shown elsewhere on the page, or that give the answer away.
+NOT_SHOWN = ("sample_id", "path", "label", "split", "dataset")
+
+LONG_SIDE = 1200  # pixels of what is shown
+
+
+class ReviewImages:
+    """Pictures of audited rows as JPEG; rows without a readable image have none."""
+
+    def __init__(
+        self, audit: StoredAudit, *, manifest: Path | None = None, root: Path | None = None
+    ) -> None:
+        known = audit.images
+        if manifest is None and root is None:
+            manifest = Path(known["manifest"]) if known.get("manifest") else None
+            root = Path(known["root"]) if known.get("root") else None
+        self._files: dict[str, Path] = {}
+        self._facts: dict[str, dict[str, str]] = {}
+        ids = [str(sample_id) for sample_id in audit.sample_ids.tolist()]
+        if manifest is not None or root is not None:
+            self._files = find_images(ids, manifest=manifest, root=root)
+        if manifest is not None:
+            self._facts = _facts_of(manifest, root, set(ids))
+        self._ids = audit.sample_ids
+
+    def __bool__(self) -> bool:
+        return bool(self._files)
+
+    def has(self, row: int) -> bool:
+        """Whether a row has an image file."""
+        return str(self._ids[row]) in self._files
+
+    def facts(self, row: int) -> dict[str, str]:
+        """Metadata of a row, by column, as texts; empty without a manifest."""
+        return self._facts.get(str(self._ids[row]), {})
+
+    def jpeg(self, row: int, *, side: int = LONG_SIDE) -> bytes | None:
+        """A row's image, upright and no larger than `side`; None where it cannot be read."""
+        path = self._files.get(str(self._ids[row]))
+        if path is None:
+            return None
+        try:
+            upright = read_rgb(path, enough=(side, side))
+        except TrustqError:
+            return None
+        upright.thumbnail((side, side))
+        out = io.BytesIO()
+        upright.save(out, "JPEG", quality=88)
+        return out.getvalue()
+
+
+def _facts_of(manifest: Path, root: Path | None, ids: set[str]) -> dict[str, dict[str, str]]:
+    columns = read_manifest(manifest, root=root).columns
+    shown = {name: values for name, values in columns.items() if name not in NOT_SHOWN}
+    found = {}
+    for row, sample_id in enumerate(map(str, columns["sample_id"].tolist())):
+        if sample_id in ids:
+            texts = {name: values[row] for name, values in shown.items()}
+            found[sample_id] = {n: str(v) for n, v in texts.items() if v not in (None, "")}
+    return found

@@ -1,0 +1,70 @@
+"""What a review has found so far, as text and as JSON."""
+
+from typing import Any
+
+import numpy as np
+
+from trustq.review.session import ReviewSession
+from trustq.statistics.paired import share_interval
+
+
+def review_summary(session: ReviewSession) -> dict[str, Any]:
+    """Counts, precision of the list, the bound of the rest and agreement, JSON."""
+    said = session.consensus()
+    verdicts = {s: session.is_wrong(s, found) for s, found in said.items()}
+    listed = [s for s in verdicts if session.audit.listed[session.row_of(s)]]
+    judged = [s for s in listed if verdicts[s] is not None]
+    wrong = sum(bool(verdicts[s]) for s in judged)
+    precision = share_interval(wrong, len(judged))
+    bound = session.bound()
+    return {
+        "n_listed": len(session.audit.order),
+        "n_random": len(session.sampled),
+        "n_answered": len(said),
+        "n_listed_answered": len(listed),
+        "n_listed_judged": len(judged),
+        "n_listed_wrong": wrong,
+        "n_no_consensus": sum(not found.labels for found in said.values()),
+        "list_precision": {
+            "value": wrong / len(judged) if judged else float("nan"),
+            "lower": precision.lower,
+            "upper": precision.upper,
+        },
+        "unlisted": None
+        if bound is None
+        else {
+            "n_rows": bound.n_rows,
+            "n_sampled": bound.n_sampled,
+            "n_wrong": bound.n_wrong,
+            "low": bound.low,
+            "high": bound.high,
+        },
+        "statement": session.statement(),
+        "raters": sorted({rater for rater, _ in session.standing()}),
+        "agreement": session.agreement(),
+    }
+
+
+def review_page(session: ReviewSession) -> str:
+    """The summary for people."""
+    found = review_summary(session)
+    precision = found["list_precision"]
+    lines = [
+        f"{found['n_answered']} rows answered by {', '.join(found['raters']) or 'nobody yet'}; "
+        f"{found['n_listed_answered']} of {found['n_listed']} listed ones",
+    ]
+    if found["n_listed_judged"]:
+        lines.append(
+            f"{found['n_listed_wrong']} of {found['n_listed_judged']} listed labels were wrong: "
+            f"{precision['value']:.2f} [{precision['lower']:.2f}, {precision['upper']:.2f}]"
+        )
+    if found["n_no_consensus"]:
+        lines.append(f"{found['n_no_consensus']} rows have no consensus yet")
+    lines.append(found["statement"])
+    for pair in found["agreement"]["pairs"]:
+        lines.append(
+            f"{' and '.join(pair['raters'])}: Cohen's kappa {pair['kappa']:.2f} over {pair['n']}"
+        )
+    if found["agreement"]["pairs"] and not np.isnan(found["agreement"]["alpha"]):
+        lines.append(f"Krippendorff's alpha of all raters: {found['agreement']['alpha']:.2f}")
+    return "\n".join(lines)

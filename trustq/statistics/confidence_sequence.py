@@ -1,0 +1,80 @@
+"""Bounds on a share of a finite set that hold at every look: stop whenever you like."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import betaln, gammaln
+
+from trustq.errors import TrustqError
+
+# Prior weights of the share. Any are valid; these make small shares cheap to bound.
+PRIOR_WRONG, PRIOR_RIGHT = 0.5, 5.0
+
+
+@dataclass(frozen=True)
+class ShareBound:
+    """What a random sample says of all `n_rows`: between `low` and `high` of them are wrong."""
+
+    low: int
+    high: int
+    n_rows: int
+    n_sampled: int
+    n_wrong: int
+
+    @property
+    def high_of_rest(self) -> int:
+        """Wrong rows at most among those that were not sampled."""
+        return self.high - self.n_wrong
+
+    @property
+    def high_share_of_rest(self) -> float:
+        """The same as a share of the rows that were not sampled, in [0, 1]."""
+        rest = self.n_rows - self.n_sampled
+        return self.high_of_rest / rest if rest else 0.0
+
+
+LOOKS_GROW_BY = 1.1  # looks that tighten the bounds: any set of them is valid, few are quick
+
+
+def share_bound(wrong: np.ndarray, *, n_rows: int, alpha: float = 0.05) -> ShareBound:
+    """Bound the number of wrong rows among `n_rows` from a random sample, at every look at once.
+
+    `wrong` is (t,) of booleans in the order in which rows were drawn uniformly without
+    replacement. With probability 1 - `alpha` the bounds hold at every t together, so one may look
+    after each answer and stop at any of them. Relatives among the rows do no harm, because the
+    only randomness is that of the draw. Bounds are intersected over earlier looks. Waudby-Smith
+    and Ramdas (2020), prior-posterior ratio of the hypergeometric with a beta-binomial prior.
+    Raises `TrustqError` for more answers than rows or an `alpha` outside (0, 1).
+
+    >>> share_bound(np.zeros(200, dtype=bool), n_rows=8900).high_share_of_rest < 0.03
+    True
+    >>> share_bound(np.array([True, False]), n_rows=2)
+    ShareBound(low=1, high=1, n_rows=2, n_sampled=2, n_wrong=1)
+    """
+    wrong = np.asarray(wrong, dtype=bool)
+    if len(wrong) > n_rows:
+        raise TrustqError(f"{len(wrong)} rows were sampled, but there are only {n_rows}.")
+    if not 0 < alpha < 1:
+        raise TrustqError(f"alpha is {alpha:g}; expected a number between 0 and 1.")
+    possible = np.arange(n_rows + 1)
+    prior = _log_beta_binomial(possible, n_rows, PRIOR_WRONG, PRIOR_RIGHT)
+    low, high = 0, n_rows
+    n_looks = int(np.log(max(len(wrong), 1)) / np.log(LOOKS_GROW_BY)) + 1
+    grid = np.unique(np.power(LOOKS_GROW_BY, np.arange(n_looks)).astype(int))
+    looks = sorted({*grid[grid >= 8].tolist(), len(wrong)} - {0})
+    found = np.cumsum(wrong)
+    for t in looks:
+        s = int(found[t - 1])
+        low, high = max(low, s), min(high, n_rows - (t - s))
+        own = possible[low : high + 1]
+        posterior = _log_beta_binomial(own - s, n_rows - t, PRIOR_WRONG + s, PRIOR_RIGHT + t - s)
+        kept = own[prior[own] - posterior < -np.log(alpha)]
+        if not len(kept):  # the answers contradict one another's bounds: less than alpha of studies
+            break
+        low, high = int(kept[0]), int(kept[-1])
+    return ShareBound(low, high, n_rows, len(wrong), int(wrong.sum()))
+
+
+def _log_beta_binomial(successes: np.ndarray, n: int, a: float, b: float) -> np.ndarray:
+    choose = gammaln(n + 1) - gammaln(successes + 1) - gammaln(n - successes + 1)
+    return np.asarray(choose + betaln(successes + a, n - successes + b) - betaln(a, b))
