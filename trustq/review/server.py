@@ -179,14 +179,16 @@ def page_html(facts: dict[str, Any], *, nonce: str) -> str:
     return text.replace("@NONCE@", nonce).replace("@FACTS@", inside)
 
 
-def _answer(fields: dict[str, Any]) -> Answer:
+def _answer(fields: Any) -> Answer:
+    if not isinstance(fields, dict) or not isinstance(fields.get("labels", []), list):
+        raise TypeError
     seconds = fields.get("seconds")
     return Answer(
         event=_text(fields["event"]),
         rater=_text(fields["rater"]).strip(),
         sample_id=_text(fields["sample_id"]),
         kind=_text(fields["kind"]),
-        labels=tuple(_text(label) for label in fields.get("labels", ())),
+        labels=tuple(_text(label) for label in fields.get("labels", [])),
         note=_text(fields.get("note", "")),
         saw_guess=fields.get("saw_guess") is True,
         seconds=None if seconds is None else min(max(float(seconds), 0.0), 1e6),
@@ -264,6 +266,7 @@ def _bound(port: int) -> socket.socket:
         own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             own.bind((LOOPBACK, wanted))
+            own.listen(1024)  # so that who comes before the server is up waits for it
         except OSError:
             own.close()
             continue
