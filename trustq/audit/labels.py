@@ -121,10 +121,9 @@ def audit_labels(
     Scores and probabilities are averaged over sources; methods vote. The list holds the most
     suspicious rows by the score: `review` of them, or as many as keep the estimated share of wrong
     labels at `precision`, in (0, 1], or, asked for neither, as many as most votes flag. Flags say
-    how many, never which: lists of flagged rows alone held 24 points fewer wrong labels than as
-    many of the lowest self-confidence (`experiments/label-audit`). `score` is one that looks at
-    labels. Raises `TrustqError` for another, where sources have other rows, classes or labels, and for both
-    cuts at once.
+    how many, never which: a list of flagged rows alone holds fewer wrong labels than as many of the
+    lowest self-confidence. `score` is one that looks at labels. Raises `TrustqError` for another,
+    where sources have other rows, classes or labels, and for both cuts at once.
     """
     if not sources:
         raise InputError("There is nothing to audit: pass a cache or a file.")

@@ -10,7 +10,7 @@ from trustq.analysis.repair_table import DISCLAIMER
 from trustq.audit.labels import LabelAudit
 from trustq.core.atomic_files import replacing
 from trustq.data.pillow_rgb import read_rgb
-from trustq.errors import TrustqError
+from trustq.errors import InputError, TrustqError
 
 CANDIDATES = 60
 COLUMNS = 10
