@@ -56,6 +56,22 @@ def prepare(
     skip_missing: Annotated[
         bool, typer.Option("--skip-missing", help="Leave out rows without an image.")
     ] = False,
+    skip_unlabeled: Annotated[
+        bool, typer.Option("--skip-unlabeled", help="csv: leave out rows without a label.")
+    ] = False,
+    metadata_only: Annotated[
+        bool,
+        typer.Option(
+            "--metadata-only", help="Keep rows without an image: a manifest of the tables alone."
+        ),
+    ] = False,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What a word of the tables means: WORD=LABEL; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
     finding: Annotated[
         str | None, typer.Option(help="Chest X-rays: the finding that is there or not.")
     ] = None,
@@ -96,6 +112,9 @@ def prepare(
         raise typer.BadParameter("Name a data set (see --list) and the manifest: NAME --out FILE.")
     options: dict[str, Any] = {
         "skip_missing": skip_missing or None,
+        "skip_unlabeled": skip_unlabeled or None,
+        "metadata_only": metadata_only or None,
+        "rename": _renames(rename),
         "finding": finding,
         "uncertain": uncertain,
         "unmentioned": unmentioned,
@@ -232,7 +251,21 @@ def measure(
 
 
 def _words(text: str | None) -> list[str]:
-    return [word.strip() for word in (text or "").split(",") if word.strip()]
+    from trustq.core.words import split_names
+
+    return split_names(text or "")
+
+
+def _renames(pairs: list[str] | None) -> dict[str, str] | None:
+    if not pairs:
+        return None
+    renames = {}
+    for pair in pairs:
+        word, equals, label = pair.rpartition("=")
+        if not (equals and word and label):
+            raise typer.BadParameter(f"--rename {pair}: expected WORD=LABEL, e.g. NEV=nv.")
+        renames[word] = label
+    return renames
 
 
 def _print_measures(manifest: "Manifest", path: Path) -> None:
@@ -313,6 +346,8 @@ def _print_description(manifest: "Manifest", path: Path) -> None:
 def _origin(origin: dict[str, Any]) -> str:
     if origin.get("mode") == "published":
         return f"as published ({', '.join(origin['kept'])}), the rest by seed {origin['seed']}"
+    if "folders" in origin:
+        return f"by folders ({', '.join(origin['folders'])})"
     if "mode" in origin:
         return {"external": "all external", "kept": "as in the combined manifests"}[origin["mode"]]
     if "seed" in origin:

@@ -196,29 +196,35 @@ def edited(row, name, value):
     return rows
 
 
+ADD_IMAGES = (
+    "Add the images, leave out rows without one (`skip_missing`), or make a manifest of the table "
+    "alone (`metadata_only`). The data are in the Harvard Dataverse, doi 10.7910/DVN/DBW86T, and "
+    "in the ISIC Archive's collection HAM10000."
+)
 HAM_FAULTS = {
     "label": (
         edited(2, "dx", "scc"),
-        "{file}: dx 'scc' in row 3 (ISIC_3) is not one of akiec, bcc, bkl, df, mel, nv, vasc.",
+        "{file}: dx 'scc' in row 3 (ISIC_3) is not one of akiec, bcc, bkl, df, mel, nv, vasc. "
+        "Say what it means with `rename=scc=akiec`, or with another of these.",
     ),
     "image": (
         edited(1, "image_id", "ISIC_9"),
-        "{file}: no image ISIC_9.jpg under {root} (looked in images and the folder itself), and "
-        "so for row 2 (ISIC_9). Add the images, or take their rows out of the table.",
+        "{file}: no image under {root} for row 2 (ISIC_9), of 5. " + ADD_IMAGES,
     ),
     "images": (
         [(f"HAM_{i}", f"ISIC_{i}", *HAM_ROWS[0][2:]) for i in range(10, 17)],
-        "{file}: no image ISIC_10.jpg under {root} (looked in images and the folder itself), and "
-        "so for rows 1 (ISIC_10), 2 (ISIC_11), 3 (ISIC_12), 4 (ISIC_13), 5 (ISIC_14) and 2 more. "
-        "Add the images, or take their rows out of the table.",
+        "{file}: no image under {root} for rows 1 (ISIC_10), 2 (ISIC_11), 3 (ISIC_12), 4 (ISIC_13)"
+        ", 5 (ISIC_14) and 2 more, of 7. " + ADD_IMAGES,
     ),
     "duplicate": (
         edited(4, "image_id", "ISIC_1"),
         "{file}: sample_id must be unique; repeated: 'ISIC_1' (rows 1 and 5).",
     ),
     "blank id": (edited(3, "image_id", ""), "{file}: sample_id is blank in row 4."),
-    "lesion": (edited(3, "lesion_id", ""), "{file}: group_id is blank in row 4."),
-    "age": (edited(3, "age", "old"), "{file}: age 'old' in row 4 (ISIC_4) is no number."),
+    "age": (
+        edited(3, "age", "old"),
+        "{file}: age 'old' in row 4 (ISIC_4) is not a number. Leave it blank, or write the number.",
+    ),
 }
 
 
@@ -393,16 +399,23 @@ TABLE_FAULTS = {
     ),
     "default column": (
         {},
-        "{table} has no column 'sample_id'; its columns are image, dx, lesion, age, part.",
+        "{table} has no column 'label'; its columns are image, dx, lesion, age, part. "
+        "Did you mean 'age'?",
     ),
     "duplicate": (
         {**NAMES, "id_column": "lesion"},
         "{table}: sample_id must be unique; repeated: 'L1' (rows 1 and 2).",
     ),
-    "blank": ({**NAMES, "label_column": "age"}, "{table}: label is blank in row 2."),
+    "blank": (
+        {**NAMES, "label_column": "age"},
+        "{table}: age is blank in row 2 (x/2.png). Fill it in, or leave rows without a label out: "
+        "`skip_unlabeled`.",
+    ),
     "path": (
         {**NAMES, "path_column": "part"},
-        "{table}: no image at the path of rows 1 (train), 2 (train) and 3 (val) under {root}.",
+        "{table}: no image at the path of rows 1 (train), 2 (train) and 3 (val) under {root}. "
+        "Add the images, leave rows without one out (`skip_missing`), or make a manifest of the "
+        "table alone (`metadata_only`).",
     ),
     "split": (
         {**NAMES, "split_column": "lesion"},
@@ -505,7 +518,7 @@ SPLIT_FAULTS = {
         "(ISIC_5) of the data.",
     ),
     "word": (
-        {"ISIC_3": "valid"},
+        {"ISIC_3": "fold"},
         "{file}: the split is not one of train, val, test, external in row 3 (ISIC_3).",
     ),
     "group": (
@@ -553,7 +566,7 @@ def test_a_repeated_sample_in_a_splits_file_is_refused(tmp_path):
         (
             "folder",
             {"table": "a", "id_column": "b"},
-            "`table`, `id_column` is no option of folder; its options are `group_regex`.",
+            "`table`, `id_column` is no option of folder; its options are `group_regex`, `rename`.",
         ),
         ("digits", {"out": "m.csv"}, "m.csv: a manifest is written as Parquet; call it m.parquet."),
         (

@@ -177,8 +177,9 @@ def test_isic2019_says_what_is_missing_and_where_it_is(tmp_path):
     isic(root, images=False)
     message = (
         f"ISIC_2019_Training_GroundTruth.csv.gz: no image under {root} for rows 1 (ISIC_0), 2 "
-        "(ISIC_1_downsampled), 3 (ISIC_2) and 4 (ISIC_3), of 4. Add the images, or leave out rows "
-        f"without one (`skip_missing`). {where}"
+        "(ISIC_1_downsampled), 3 (ISIC_2) and 4 (ISIC_3), of 4. Add the images, leave out rows "
+        f"without one (`skip_missing`), or make a manifest of the table alone (`metadata_only`). "
+        f"{where}"
     )
     with refused(message):
         make("isic2019", root)
@@ -317,10 +318,11 @@ def test_pad_ufes_20_keeps_blanks_and_groups_by_patient(tmp_path):
 
 PAD_FAULTS = [
     ({"diagnostic": "XYZ"}, "diagnostic 'XYZ' in row 2 (PAT_46_881_939) is not one of ACK, BCC, "
-     "MEL, NEV, SCC, SEK."),
+     "MEL, NEV, SCC, SEK. Say what it means with `rename=XYZ=ACK`, or with another of these."),
     ({"fitspatrick": "7.0"}, "the Fitzpatrick type is 7 in row 2 (PAT_46_881_939); expected 1 to "
      "6, or a blank."),
-    ({"fitspatrick": "III"}, "fitspatrick 'III' in row 2 (PAT_46_881_939) is no number."),
+    ({"fitspatrick": "III"}, "fitspatrick 'III' in row 2 (PAT_46_881_939) is not a number. "
+     "Leave it blank, or write the number."),
 ]  # fmt: skip
 
 
@@ -386,7 +388,8 @@ def test_an_unknown_partition_of_fitzpatrick17k_names_its_row(tmp_path):
     root = fitzpatrick(tmp_path / "data", row)
     message = (
         f"{root / 'fitzpatrick17k.csv'}: three_partition_label 'inflammatory' in row 1 (5e82a45b) "
-        "is not one of malignant, benign, non-neoplastic."
+        "is not one of malignant, benign, non-neoplastic. Say what it means with "
+        "`rename=inflammatory=malignant`, or with another of these."
     )
     with refused(message):
         make("fitzpatrick17k", root)
@@ -421,9 +424,11 @@ def test_ddi_names_the_rows_where_its_malignancy_is_not_the_taxonomys(tmp_path):
     ("row", "message"),
     [
         (("", "1", "000001.png", "7", "True", "lipoma"),
-         "skin_tone '7' in row 1 (000001) is not one of 12, 34, 56."),
+         "skin_tone '7' in row 1 (000001) is not one of 12, 34, 56. Say "
+         "what it means with `rename=7=12`, or with another of these."),
         (("", "1", "000001.png", "12", "maybe", "lipoma"),
-         "malignant 'maybe' in row 1 (000001) is not one of True, False, 1, 0."),
+         "malignant 'maybe' in row 1 (000001) is not one of True, False. Say "
+         "what it means with `rename=maybe=True`, or with another of these."),
     ],
 )  # fmt: skip
 def test_a_fault_in_ddi_names_its_row(tmp_path, row, message):
@@ -494,7 +499,7 @@ def test_chexpert_needs_a_finding_that_it_has(tmp_path):
     (root / "valid.csv").write_text(text)
     message = (
         f"{root / 'valid.csv'}: Pneumonia '2.0' in row 1 (valid/patient64541/study1/view1_frontal) "
-        "is not one of 1.0, 1, 0.0, 0, -1.0, -1."
+        "is not one of 1, 0, -1. Say what it means with `rename=2.0=1`, or with another of these."
     )
     with refused(message):
         make("chexpert", root, finding="Pneumonia")
@@ -662,8 +667,8 @@ def test_an_unclear_answer_to_a_pair_is_refused(three, tmp_path):
     header = ("sample_a", "sample_b", "confirmed")
     write_csv(path, header, [("one0", "two0", "Yes"), ("one0", "two2", "y?"), ("a", "b", "")])
     with refused(
-        f"{path}: confirmed is 'y?' in row 2 (one0); expected yes, true, 1, no, false, 0 or a "
-        "blank."
+        f"{path}: confirmed is 'y?' in row 2 (one0); expected true, t, yes, y, 1, false, f, no, n, "
+        "0 or a blank."
     ):
         combine(three, merge_duplicates=path)
 
@@ -690,7 +695,7 @@ def test_a_csv_manifest_is_not_overwritten_by_parquet(three, tmp_path):
 def test_layouts_that_nobody_has_seen_are_marked():
     lines = run("prepare", "--list").stdout.splitlines()
     marked = [line.split()[0] for line in lines if "unverified" in line]
-    assert marked == ["bcn20000", "ddi", "chexpert", "nih-chestxray14"]
+    assert marked == ["bcn20000", "milk10k", "ddi", "chexpert", "nih-chestxray14"]
     assert marked == [name for name, adapter in ADAPTERS.items() if adapter.unverified]
 
 
@@ -724,7 +729,7 @@ def test_prepare_target_and_combine_from_the_command_line(tmp_path):
          "digits comes without splits, or without the lists that hold them; leave out "
          "`split=published`."),
         ("folder", {"skip_missing": True},
-         "`skip_missing` is no option of folder; its options are `group_regex`."),
+         "`skip_missing` is no option of folder; its options are `group_regex`, `rename`."),
     ],
 )  # fmt: skip
 def test_what_an_adapter_lacks_is_refused(tmp_path, name, options, message):

@@ -15,6 +15,8 @@ import numpy as np
 from trustq.core import columns as tables
 from trustq.core.columns import Columns
 from trustq.core.digest import digest_strings
+from trustq.core.words import read_splits
+from trustq.data.groups import own_where_blank
 from trustq.errors import DamagedFile, DishonestError, InputError
 
 SPLITS = ("train", "val", "test", "external")
@@ -169,6 +171,7 @@ def read_manifest(path: Path, *, root: Path | None = None) -> Manifest:
     path = Path(path)
     columns = tables.read_table(path)
     if not path.name.endswith(".parquet"):
+        columns = _of_csv(columns)
         if "label" not in columns:
             raise InputError(
                 f"{path}: the manifest lacks label; it needs {', '.join(REQUIRED)}.", path=path
@@ -216,6 +219,18 @@ def read_manifest(path: Path, *, root: Path | None = None) -> Manifest:
             path=path,
         )
     return replace(manifest, written=path.stat().st_mtime)
+
+
+def _of_csv(columns: Columns) -> Columns:
+    """Columns of a table that people wrote: splits in their words, blank groups as own groups."""
+    columns = dict(columns)
+    if "split" in columns:
+        blank = [row for row, split in enumerate(columns["split"].tolist()) if split is None]
+        columns["split"] = read_splits(columns["split"])[0].astype(object)
+        columns["split"][blank] = None
+    if "group_id" in columns and "sample_id" in columns:
+        columns["group_id"] = own_where_blank(columns["group_id"], columns["sample_id"])
+    return columns
 
 
 @dataclass(frozen=True)

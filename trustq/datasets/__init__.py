@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # numpy and DuckDB stay out of `trustq --help`
 FRACTIONS = (0.70, 0.15, 0.15)  # train, val, test
 SPLIT_MODES = ("made", "published", "external")
 NATIVE = "native"
+_IMAGES = ("skip_missing", "metadata_only")  # what may be done about images that are not there
 
 
 @dataclass(frozen=True)
@@ -40,65 +41,72 @@ class Adapter:
 
 ADAPTERS = {
     "ham10000": Adapter(
-        "HAM10000, 7 classes of pigmented skin lesions: its metadata CSV or the ISIC 2018 Task 3 "
-        "tables, with the images",
+        "HAM10000, 7 classes of pigmented skin lesions: its metadata CSV, the ISIC Archive's "
+        "collection or the ISIC 2018 Task 3 tables, with the images",
         "trustq.datasets.ham10000",
+        options=(*_IMAGES, "rename"),
         taxonomy="ham10000",
     ),
     "isic2019": Adapter(
         "ISIC 2019, 8 classes: the training tables, the official test tables (with UNK), or both",
         "trustq.datasets.isic2019",
-        options=("skip_missing",),
+        options=_IMAGES,
         taxonomy="isic2019",
     ),
     "isic2018-task3": Adapter(
         "The 1,512 test images of ISIC 2018 Task 3, HAM10000's classes",
         "trustq.datasets.isic2018_task3",
-        options=("skip_missing",),
+        options=(*_IMAGES, "rename"),
         taxonomy="ham10000",
     ),
     "bcn20000": Adapter(
         "BCN20000: its own table, or its rows of the ISIC 2019 training tables (those verified)",
         "trustq.datasets.bcn20000",
-        options=("skip_missing",),
+        options=(*_IMAGES, "rename"),
         taxonomy="bcn20000",
         unverified=True,
     ),
     "pad-ufes-20": Adapter(
         "PAD-UFES-20, 6 classes of skin lesions on smartphone images, by patient",
         "trustq.datasets.pad_ufes_20",
-        options=("skip_missing",),
+        options=(*_IMAGES, "rename"),
         taxonomy="pad-ufes-20",
+    ),
+    "milk10k": Adapter(
+        "MILK10k, 11 classes, a clinical and a dermoscopic image of each lesion, by lesion",
+        "trustq.datasets.milk10k",
+        options=_IMAGES,
+        unverified=True,
     ),
     "fitzpatrick17k": Adapter(
         "Fitzpatrick17k, 114 skin conditions on clinical images, with skin types",
         "trustq.datasets.fitzpatrick17k",
-        options=("skip_missing",),
+        options=(*_IMAGES, "rename"),
         taxonomy="fitzpatrick17k",
     ),
     "ddi": Adapter(
         "DDI, clinical images of three skin-tone groups, benign and malignant",
         "trustq.datasets.ddi",
-        options=("skip_missing",),
+        options=(*_IMAGES, "rename"),
         taxonomy="ddi",
         unverified=True,
     ),
     "chexpert": Adapter(
         "CheXpert chest X-rays, whether one finding is there, by patient",
         "trustq.datasets.chexpert",
-        options=("finding", "uncertain", "unmentioned", "skip_missing"),
+        options=("finding", "uncertain", "unmentioned", *_IMAGES, "rename"),
         unverified=True,
     ),
     "nih-chestxray14": Adapter(
         "NIH ChestX-ray14, whether one finding (or any) is there, by patient",
         "trustq.datasets.nih_chestxray14",
-        options=("finding", "skip_missing"),
+        options=("finding", *_IMAGES),
         unverified=True,
     ),
     "folder": Adapter(
         "Any images in one folder per class",
         "trustq.datasets.folder",
-        options=("group_regex",),
+        options=("group_regex", "rename"),
     ),
     "csv": Adapter(
         "Any CSV or Parquet table with paths and labels",
@@ -110,6 +118,9 @@ ADAPTERS = {
             "label_column",
             "group_column",
             "split_column",
+            *_IMAGES,
+            "skip_unlabeled",
+            "rename",
         ),
     ),
     "digits": Adapter(
@@ -219,10 +230,17 @@ def prepare(
             f"Groups that carry more than one label, each kept whole: {len(mixed)} "
             f"({', '.join(mixed[:5])}{more})."
         )
-    digests, notes = _image_digests(manifest, progress=progress, source=rows.source)
-    manifest = replace(manifest, columns={**manifest.columns, IMAGE_DIGEST: digests})
-    for note in notes:
-        say(note)
+    n_images = sum(manifest.image_path(row).is_file() for row in range(len(manifest)))
+    if options.get("metadata_only") and n_images < len(manifest):
+        say(
+            f"Images that are not there: {len(manifest) - n_images:,} of {len(manifest):,}. The "
+            f"manifest has no {IMAGE_DIGEST} and serves what reads no image."
+        )
+    else:
+        digests, notes = _image_digests(manifest, progress=progress, source=rows.source)
+        manifest = replace(manifest, columns={**manifest.columns, IMAGE_DIGEST: digests})
+        for note in notes:
+            say(note)
     write_manifest(manifest, out)
     return manifest
 
@@ -333,13 +351,15 @@ def _split_of_file(path: Path, sample_ids: "np.ndarray") -> "np.ndarray":
     import numpy as np
 
     from trustq.core.columns import read_table
+    from trustq.core.words import read_splits
     from trustq.data.manifest import SPLITS
-    from trustq.datasets.rows import column, named_rows, texts
+    from trustq.datasets.rows import column, image_names, named_rows, texts
 
     columns = read_table(path)
-    ids = texts(column(columns, "sample_id", source=str(path)).tolist()).tolist()
-    splits = texts(column(columns, "split", source=str(path)).tolist()).tolist()
-    known = set(sample_ids.tolist())
+    ids = image_names(column(columns, "sample_id", source=str(path)).tolist()).tolist()
+    splits = read_splits(texts(column(columns, "split", source=str(path)).tolist()))[0].tolist()
+    names = image_names(sample_ids.tolist()).tolist()
+    known = set(names)
     split_of: dict[Any, Any] = dict(zip(ids, splits, strict=True))
     first = {sample_id: row for row, sample_id in reversed(list(enumerate(ids)))}
     faults = {
@@ -352,14 +372,14 @@ def _split_of_file(path: Path, sample_ids: "np.ndarray") -> "np.ndarray":
     for fault, bad in faults.items():
         if bad:
             raise InputError(f"{path}: {fault} {named_rows(bad, ids)}.", path=path)
-    absent = [row for row, i in enumerate(sample_ids.tolist()) if i not in split_of]
+    absent = [row for row, i in enumerate(names) if i not in split_of]
     if absent:
         raise InputError(
             f"{path} must give the split of every sample; it has none for "
             f"{named_rows(absent, sample_ids.tolist())} of the data.",
             path=path,
         )
-    return np.array([split_of[sample_id] for sample_id in sample_ids.tolist()], dtype=object)
+    return np.array([split_of[name] for name in names], dtype=object)
 
 
 def _image_digests(

@@ -4,6 +4,7 @@ Hernandez-Perez et al., Sci Data 11, 641 (2024), doi 10.6084/m9.figshare.2414002
 are in the ISIC 2019 training set.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,12 @@ from trustq.datasets.rows import (
     Rows,
     column,
     found_table,
+    image_names,
     image_paths,
+    metadata_texts,
     numbers,
-    own_where_blank,
+    own_groups,
+    renamed,
     texts,
     without_missing,
 )
@@ -28,7 +32,13 @@ _ISIC = "ISIC_2019_Training_GroundTruth.csv"
 N_IN_ISIC = 12_413
 
 
-def read_rows(root: Path, *, skip_missing: bool = False) -> Rows:
+def read_rows(
+    root: Path,
+    *,
+    skip_missing: bool = False,
+    metadata_only: bool = False,
+    rename: Mapping[str, str] | None = None,
+) -> Rows:
     """Rows of `bcn_20k_train.csv`, or the BCN rows of the ISIC 2019 training tables.
 
     The own table has bcn_filename, age_approx, anatom_site_general, diagnosis, lesion_id,
@@ -39,10 +49,14 @@ def read_rows(root: Path, *, skip_missing: bool = False) -> Rows:
     own = found_table(root, _OWN)
     isic = found_table(root, _ISIC, f"{_ISIC}.gz")
     if own is not None:
-        columns, notes = _own_table(root, own, skip_missing=skip_missing)
+        columns, notes = _own_table(
+            root, own, skip_missing=skip_missing, metadata_only=metadata_only, rename=rename
+        )
         source = own
     elif isic is not None:
-        columns, notes = _isic_rows(root, isic, skip_missing=skip_missing)
+        columns, notes = _isic_rows(
+            root, isic, skip_missing=skip_missing, metadata_only=metadata_only
+        )
         source = isic
     else:
         raise InputError(f"{root} holds neither {_OWN} nor {_ISIC}. {HOW} {isic2019.HOW}")
@@ -63,42 +77,67 @@ def read_rows(root: Path, *, skip_missing: bool = False) -> Rows:
     )
 
 
-def _own_table(root: Path, path: Path, *, skip_missing: bool) -> tuple[Columns, list[str]]:
+def _own_table(
+    root: Path,
+    path: Path,
+    *,
+    skip_missing: bool,
+    metadata_only: bool,
+    rename: Mapping[str, str] | None,
+) -> tuple[Columns, list[str]]:
     table = read_table(path)
 
     def published(name: str) -> np.ndarray:
         return texts(column(table, name, source=str(path)).tolist())
 
-    ids = texts([name and name.rsplit(".", 1)[0] for name in published("bcn_filename").tolist()])
-    lesions = published("lesion_id")
+    def words(name: str) -> np.ndarray:
+        return metadata_texts(published(name).tolist())
+
+    ids = image_names(published("bcn_filename").tolist())
+    lesions, alone = own_groups(published("lesion_id"), ids, "lesion id")
     columns = {
         "sample_id": ids,
-        "label": published("diagnosis"),
-        "group_id": own_where_blank(lesions, ids),
+        "label": renamed(published("diagnosis"), rename),
+        "group_id": lesions,
         "age": numbers(published("age_approx"), "age_approx", ids=ids.tolist(), source=str(path)),
-        "sex": published("sex"),
-        "site": published("anatom_site_general"),
-        "capture_date": published("capture_date"),
-        "path": image_paths(root, ids, source=str(path), how=HOW, skip_missing=skip_missing),
+        "sex": words("sex"),
+        "site": words("anatom_site_general"),
+        "capture_date": words("capture_date"),
+        "path": image_paths(
+            root,
+            ids,
+            source=str(path),
+            how=HOW,
+            skip_missing=skip_missing,
+            metadata_only=metadata_only,
+        ),
     }
-    n_alone = sum(lesion is None for lesion in lesions.tolist())
-    return columns, [f"Rows without a lesion id, each its own group: {n_alone:,}."] * (n_alone > 0)
+    return columns, alone
 
 
-def _isic_rows(root: Path, path: Path, *, skip_missing: bool) -> tuple[Columns, list[str]]:
+def _isic_rows(
+    root: Path, path: Path, *, skip_missing: bool, metadata_only: bool
+) -> tuple[Columns, list[str]]:
     columns, _ = isic2019.read_part(root, "Training", path)
     mine = np.array([s == "bcn20000" for s in columns["acquisition_source"].tolist()])
     if not mine.any():
         raise InputError(f"{path}: no row has a lesion id that begins with BCN_.", path=path)
     ids = columns["sample_id"]
     # All rows are looked up, for the folder holds the images of the other parts too.
-    paths = image_paths(root, ids, source=str(path), how=isic2019.HOW, skip_missing=True)
+    paths = image_paths(
+        root,
+        ids,
+        source=str(path),
+        how=isic2019.HOW,
+        skip_missing=True,
+        metadata_only=metadata_only,
+    )
     columns = {name: array[mine] for name, array in (columns | {"path": paths}).items()}
     absent = sum(path is None for path in columns["path"].tolist())
     if absent and (not skip_missing or absent == mine.sum()):
         raise InputError(
             f"{path}: no image under {root} for {absent:,} of the {mine.sum():,} rows of BCN20000. "
-            f"`skip_missing` leaves those out. {isic2019.HOW}",
+            f"`skip_missing` leaves those out, `metadata_only` keeps them. {isic2019.HOW}",
             path=path,
         )
     for name in ("acquisition_source", "published_split"):

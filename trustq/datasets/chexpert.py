@@ -6,21 +6,26 @@ report does not mention it).
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from trustq.core.columns import Columns, read_table
+from trustq.core.words import is_blank
+from trustq.data.taxonomy import label_key
 from trustq.datasets.rows import (
     Rows,
     column,
+    flag_words,
     found_table,
     images_under,
+    known_words,
+    metadata_texts,
     named_rows,
     numbers,
     refuse_images_alone,
     require_images,
-    require_known,
     texts,
     without_missing,
 )
@@ -45,8 +50,16 @@ FINDINGS = (
 )
 HOW = "The data are at https://stanfordmlgroup.github.io/competitions/chexpert/."
 TABLES = {"train.csv": "train", "valid.csv": "val"}
-_MARKS = {"1.0": "present", "1": "present", "0.0": "absent", "0": "absent"}
-_UNCERTAIN = ("-1.0", "-1")
+_MARKS = {"1": "present", "0": "absent"}
+_UNCERTAIN = "-1"
+_WORDS = {
+    **flag_words("1", "0"),
+    "present": "1",
+    "positive": "1",
+    "absent": "0",
+    "negative": "0",
+    "uncertain": "-1",
+}
 _PATIENT = re.compile(r"patient\d+")
 
 
@@ -57,6 +70,8 @@ def read_rows(
     uncertain: str = "drop",
     unmentioned: str = "drop",
     skip_missing: bool = False,
+    metadata_only: bool = False,
+    rename: Mapping[str, str] | None = None,
 ) -> Rows:
     """Rows of `train.csv` and `valid.csv` whose label is whether one finding is there.
 
@@ -66,26 +81,35 @@ def read_rows(
     those above, a path without a patient, an image without a row or a row without an image (unless
     `skip_missing`).
     """
-    require_finding("chexpert", finding, FINDINGS)
+    finding = require_finding("chexpert", finding, FINDINGS)
     require_choice("uncertain", uncertain, ("drop", "absent", "present"))
     require_choice("unmentioned", unmentioned, ("drop", "absent"))
-    assert finding is not None
-    tables = [path for name in TABLES if (path := found_table(root, name)) is not None]
+    split_of = {path: split for name, split in TABLES.items() if (path := found_table(root, name))}
+    tables = list(split_of)
     if not tables:
         raise InputError(f"{root} holds neither train.csv nor valid.csv. {HOW}")
+    root = tables[0].parent  # the paths of the tables begin where these lie
     images = set(images_under(root))
     parts, notes = [], []
     for path in tables:
-        part = _rows_of(path, finding, uncertain=uncertain, unmentioned=unmentioned)
-        require_images(
-            part["path"],
-            images,
-            part["sample_id"],
-            source=str(path),
-            how=HOW,
-            root=root,
-            skip_missing=skip_missing,
+        part = _rows_of(
+            path,
+            finding,
+            uncertain=uncertain,
+            unmentioned=unmentioned,
+            rename=rename,
+            split=split_of[path],
         )
+        if not metadata_only:
+            require_images(
+                part["path"],
+                images,
+                part["sample_id"],
+                source=str(path),
+                how=HOW,
+                root=root,
+                skip_missing=skip_missing,
+            )
         parts.append(part)
     columns = {
         name: np.asanyarray(np.ma.concatenate([part[name] for part in parts]))
@@ -94,7 +118,8 @@ def read_rows(
         for name in parts[0]
     }
     refuse_images_alone(images, columns["path"], root=root, source=" and ".join(TABLES))
-    columns["path"] = texts([p if p in images else None for p in columns["path"].tolist()])
+    if not metadata_only:
+        columns["path"] = texts([p if p in images else None for p in columns["path"].tolist()])
     columns, left_out = without_missing(columns)
     columns, dropped = _decided(columns, finding)
     notes += [*left_out, *dropped]
@@ -112,11 +137,13 @@ def read_rows(
     )
 
 
-def require_finding(name: str, finding: str | None, known: tuple[str, ...]) -> None:
-    """Raise `TrustqError` unless `finding` is one of those of the data set."""
-    if finding not in known:
+def require_finding(name: str, finding: str | None, known: tuple[str, ...]) -> str:
+    """The finding of the data set that is named, in any case; raises `TrustqError` for another."""
+    own = {label_key(word): word for word in known}.get(label_key(finding or ""))
+    if own is None:
         said = "needs `finding`" if finding is None else f"has no finding {finding!r}"
         raise InputError(f"{name} {said}; its findings are {', '.join(known)}.")
+    return own
 
 
 def require_choice(option: str, value: str, known: tuple[str, ...]) -> None:
@@ -125,11 +152,22 @@ def require_choice(option: str, value: str, known: tuple[str, ...]) -> None:
         raise InputError(f"{option} {value}: expected one of {', '.join(known)}.", expected=known)
 
 
-def _rows_of(path: Path, finding: str, *, uncertain: str, unmentioned: str) -> Columns:
+def _rows_of(
+    path: Path,
+    finding: str,
+    *,
+    uncertain: str,
+    unmentioned: str,
+    rename: Mapping[str, str] | None,
+    split: str,
+) -> Columns:
     table = read_table(path)
 
     def published(name: str) -> np.ndarray:
         return texts(column(table, name, source=str(path)).tolist())
+
+    def words(name: str) -> np.ndarray:
+        return metadata_texts(published(name).tolist())
 
     # The paths begin with the name of the published folder, whatever the folder is called here.
     paths = texts(
@@ -143,24 +181,32 @@ def _rows_of(path: Path, finding: str, *, uncertain: str, unmentioned: str) -> C
             f"{path}: no patient in the path of {named_rows(without, ids.tolist())}.", path=path
         )
     raw = published(finding)
-    told = np.array([mark is not None for mark in raw.tolist()], dtype=bool)
-    require_known(raw[told], (*_MARKS, *_UNCERTAIN), name=finding, ids=ids[told], source=str(path))
+    marks = known_words(
+        raw,
+        (*_MARKS, _UNCERTAIN),
+        name=finding,
+        ids=ids,
+        source=str(path),
+        aliases=_WORDS,
+        rename=rename,
+        blank=True,
+    )
     meaning = dict(_MARKS)
     if uncertain != "drop":
-        meaning |= dict.fromkeys(_UNCERTAIN, uncertain)
+        meaning[_UNCERTAIN] = uncertain
     blank = None if unmentioned == "drop" else unmentioned
-    labels = [blank if mark is None else meaning.get(mark) for mark in raw.tolist()]
+    labels = [blank if mark is None else meaning.get(mark) for mark in marks.tolist()]
     return {
         "sample_id": ids,
         "path": paths,
         "label": np.array([*labels, None], dtype=object)[:-1],
         "group_id": texts([patient and patient[0] for patient in patients]),
         "age": numbers(published("Age"), "Age", ids=ids.tolist(), source=str(path)),
-        "sex": texts([sex and sex.lower() for sex in published("Sex").tolist()]),
-        "view": published("Frontal/Lateral"),
-        "projection": published("AP/PA"),
+        "sex": texts([sex and sex.lower() for sex in words("Sex").tolist()]),
+        "view": words("Frontal/Lateral"),
+        "projection": words("AP/PA"),
         "published_mark": raw,
-        "published_split": np.full(len(ids), TABLES[path.name], dtype=object),
+        "published_split": np.full(len(ids), split, dtype=object),
     }
 
 
@@ -171,7 +217,7 @@ def _decided(columns: Columns, finding: str) -> tuple[Columns, list[str]]:
     if decided.all():
         return columns, []
     marks = columns["published_mark"][~decided].tolist()
-    n_blank = sum(mark is None for mark in marks)
+    n_blank = sum(map(is_blank, marks))
     note = (
         f"Rows left out of {len(decided):,} for {finding}: {len(marks) - n_blank:,} uncertain "
         f"(`uncertain=present` or `uncertain=absent` keeps them) and {n_blank:,} "

@@ -3,6 +3,7 @@
 Daneshjou et al., Sci Adv 8, eabq6147 (2022). Research use only, not to be passed on.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,13 @@ from trustq.core.columns import read_table
 from trustq.datasets.rows import (
     Rows,
     column,
+    flag_words,
     found_table,
+    image_names,
     image_paths,
+    known_words,
     published_counts,
-    require_known,
+    renamed,
     texts,
     without_missing,
 )
@@ -24,17 +28,24 @@ from trustq.errors import InputError
 TABLE = "ddi_metadata.csv"
 HOW = "The data are at https://ddi-dataset.github.io (research use, by agreement)."
 PUBLISHED = {"12": 208, "34": 241, "56": 207}
-# As pandas writes a flag; some copies say 1 and 0.
-FLAGS = {"True": "malignant", "False": "benign", "1": "malignant", "0": "benign"}
+MALIGNANT = {"True": "malignant", "False": "benign"}
+FLAGS = {**flag_words("True", "False"), "malignant": "True", "benign": "False"}
 
 
-def read_rows(root: Path, *, skip_missing: bool = False) -> Rows:
+def read_rows(
+    root: Path,
+    *,
+    skip_missing: bool = False,
+    metadata_only: bool = False,
+    rename: Mapping[str, str] | None = None,
+) -> Rows:
     """Rows of `ddi_metadata.csv` (DDI_file, skin_tone, malignant, disease) and the images.
 
     A column of row numbers without a name, which the published table begins with, is ignored. The
     own column `malignant` decides. `skin_tone` becomes I-II, III-IV or V-VI. Every image is its own
     group, for patients are not given. Raises `TrustqError` that names rows: another skin tone or
-    flag, an image without a row or a row without an image (unless `skip_missing`).
+    flag (1, yes and TRUE are flags too), an image without a row or a row without an image (unless
+    `skip_missing`).
     """
     path = found_table(root, TABLE)
     if path is None:
@@ -44,17 +55,35 @@ def read_rows(root: Path, *, skip_missing: bool = False) -> Rows:
     def published(name: str) -> np.ndarray:
         return texts(column(table, name, source=str(path)).tolist())
 
-    ids = texts([name and name.removesuffix(".png") for name in published("DDI_file").tolist()])
-    tones, flags, labels = published("skin_tone"), published("malignant"), published("disease")
-    require_known(tones, list(DDI), name="skin_tone", ids=ids, source=str(path))
-    require_known(flags, list(FLAGS), name="malignant", ids=ids, source=str(path))
+    ids = image_names(published("DDI_file").tolist())
+
+    def known(name: str, words: list[str], aliases: Mapping[str, str] | None = None) -> np.ndarray:
+        return known_words(
+            published(name),
+            words,
+            name=name,
+            ids=ids,
+            source=str(path),
+            aliases=aliases,
+            rename=rename,
+        )
+
+    tones, labels = known("skin_tone", list(DDI)), renamed(published("disease"), rename)
+    flags = known("malignant", ["True", "False"], FLAGS)
     columns = {
         "sample_id": ids,
         "label": labels,
         "group_id": ids,
-        "malignant": texts([FLAGS[flag] for flag in flags.tolist()]),
+        "malignant": texts([MALIGNANT[flag] for flag in flags.tolist()]),
         "skin_tone": texts([DDI[tone] for tone in tones.tolist()]),
-        "path": image_paths(root, ids, source=str(path), how=HOW, skip_missing=skip_missing),
+        "path": image_paths(
+            root,
+            ids,
+            source=str(path),
+            how=HOW,
+            skip_missing=skip_missing,
+            metadata_only=metadata_only,
+        ),
     }
     notes = published_counts(tones, PUBLISHED, source=TABLE)
     notes.append("Every image is its own group, for patients are not given.")

@@ -3,6 +3,7 @@
 Groh et al., CVPR Workshops 2021. The table is published, the images are fetched from its URLs.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,13 @@ from trustq.datasets.rows import (
     Rows,
     column,
     found_table,
+    image_names,
     image_paths,
+    known_words,
+    metadata_texts,
     numbers,
     published_counts,
-    require_known,
+    renamed,
     texts,
     without_missing,
 )
@@ -29,7 +33,13 @@ PUBLISHED = {"non-neoplastic": 12080, "malignant": 2263, "benign": 2234}
 UNKNOWN_TYPE = -1.0
 
 
-def read_rows(root: Path, *, skip_missing: bool = False) -> Rows:
+def read_rows(
+    root: Path,
+    *,
+    skip_missing: bool = False,
+    metadata_only: bool = False,
+    rename: Mapping[str, str] | None = None,
+) -> Rows:
     """Rows of `fitzpatrick17k.csv` (gzipped or not) and the images, named by their md5.
 
     The own column `three_partition_label` decides what is malignant. A skin type of -1, 565 rows,
@@ -46,9 +56,16 @@ def read_rows(root: Path, *, skip_missing: bool = False) -> Rows:
     def published(name: str) -> np.ndarray:
         return texts(column(table, name, source=source).tolist())
 
-    ids = published("md5hash")
-    labels, partition = published("label"), published("three_partition_label")
-    require_known(partition, list(PARTITION), name="three_partition_label", ids=ids, source=source)
+    ids = image_names(published("md5hash").tolist())
+    labels = renamed(published("label"), rename)
+    partition = known_words(
+        published("three_partition_label"),
+        list(PARTITION),
+        name="three_partition_label",
+        ids=ids,
+        source=source,
+        rename=rename,
+    )
     types = numbers(
         published("fitzpatrick_scale"), "fitzpatrick_scale", ids=ids.tolist(), source=source
     )
@@ -60,10 +77,17 @@ def read_rows(root: Path, *, skip_missing: bool = False) -> Rows:
         "malignant": texts([PARTITION[name] for name in partition.tolist()]),
         "fitzpatrick": types,
         "skin_tone": group_of_type(types, ids=ids, source=source),
-        "nine_partition_label": published("nine_partition_label"),
+        "nine_partition_label": metadata_texts(published("nine_partition_label").tolist()),
         "three_partition_label": partition,
-        "qc": published("qc"),
-        "path": image_paths(root, ids, source=source, how=HOW, skip_missing=skip_missing),
+        "qc": metadata_texts(published("qc").tolist()),
+        "path": image_paths(
+            root,
+            ids,
+            source=source,
+            how=HOW,
+            skip_missing=skip_missing,
+            metadata_only=metadata_only,
+        ),
     }
     notes = published_counts(partition, PUBLISHED, source=path.name)
     notes.append(

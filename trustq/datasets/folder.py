@@ -2,17 +2,24 @@
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from trustq.datasets.rows import IMAGE_SUFFIXES, Rows, texts
+from trustq.core.words import SPLIT_WORDS
+from trustq.datasets.rows import IMAGE_SUFFIXES, Rows, renamed, texts
 from trustq.errors import InputError
 
 
-def read_rows(root: Path, *, group_regex: str | None = None) -> Rows:
+def read_rows(
+    root: Path, *, group_regex: str | None = None, rename: Mapping[str, str] | None = None
+) -> Rows:
     """Rows of the images below `root`, whose folders are the classes, in sorted order.
 
+    Where two or more folders have the names of splits (train, validation, test, ...) and no other
+    is there, the splits are theirs and the folders inside them are the classes. `rename` gives
+    classes other names.
     Folders inside a class folder are part of the class. Hidden files are ignored; files of other
     kinds, and images outside any class folder, are ignored and counted. `sample_id` is the path
     without its ending, or with it where two images would else share one. Every image is its own
@@ -26,6 +33,9 @@ def read_rows(root: Path, *, group_regex: str | None = None) -> Rows:
     )
     if not folders:
         raise InputError(f"{root} holds no folders; expected one folder of images per class.")
+    splits = {name: split for name in folders if (split := SPLIT_WORDS.get(name.lower()))}
+    if len(splits) < 2 or len(splits) < len(folders):
+        splits = {}
     paths: list[str] = []
     labels: list[str] = []
     n_ignored = sum(
@@ -38,34 +48,50 @@ def read_rows(root: Path, *, group_regex: str | None = None) -> Rows:
                 f"{root}: the class folder {folder!r} holds no images "
                 f"({', '.join(suffix[1:] for suffix in IMAGE_SUFFIXES)}). Fill it or remove it."
             )
-        paths += images
-        labels += [folder] * len(images)
         n_ignored += n_others
+        if splits:
+            inside = [path for path in images if path.count("/") > 1]
+            n_ignored += len(images) - len(inside)
+            images = inside
+            labels += [path.split("/")[1] for path in images]
+        else:
+            labels += [folder] * len(images)
+        paths += images
+    if not paths:
+        raise InputError(
+            f"{root}: the folders {', '.join(folders)} are splits, and hold no folders of classes.",
+            path=root,
+        )
     ids = [os.path.splitext(path)[0] for path in paths]
     if len(set(ids)) < len(ids):
         ids = paths
     groups = ids if group_regex is None else _groups(paths, group_regex, root=root)
     n = len(paths)
+    classes = renamed(texts(labels), rename)
     name = root.resolve().name or "folder"
     notes = []
     if group_regex is None:
         notes.append(
             "Every image is its own group. If several show one subject, say which: `group_regex`."
         )
+    if splits:
+        notes.append(f"The folders {', '.join(sorted(splits))} are the splits.")
     if n_ignored:
         notes.append(f"Files ignored, being no image of a class folder: {n_ignored}.")
     return Rows(
         {
             "sample_id": texts(ids),
             "path": texts(paths),
-            "label": texts(labels),
+            "label": classes,
             "group_id": texts(groups),
             "dataset": np.full(n, name, dtype=object),
             "domain": np.full(n, "unknown", dtype=object),
+            **({"split": texts([splits[path.split("/")[0]] for path in paths])} if splits else {}),
         },
-        classes=tuple(folders),
+        classes=tuple(sorted(set(classes.tolist()))),
         root=root,
         source=str(root),
+        split_origin={"folders": sorted(splits)} if splits else {},
         notes=tuple(notes),
     )
 

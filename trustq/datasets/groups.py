@@ -6,28 +6,41 @@ from pathlib import Path
 import numpy as np
 
 from trustq.core.columns import Columns, read_table
-from trustq.datasets.rows import column, named_rows, texts
+from trustq.core.words import is_blank
+from trustq.datasets.rows import (
+    FALSE_WORDS,
+    TRUE_WORDS,
+    column,
+    image_names,
+    named_rows,
+    texts,
+)
 from trustq.errors import InputError
 
 PAIR = ("sample_a", "sample_b")
-CONFIRMED = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
+# What other lists of pairs call their two columns: ISIC 2020's, corrected data sets', ours without.
+PAIRS = (PAIR, ("image_name_1", "image_name_2"), ("image_a", "image_b"), ("image_1", "image_2"))
+CONFIRMED = {**dict.fromkeys(TRUE_WORDS, True), **dict.fromkeys(FALSE_WORDS, False)}
 
 
 def merged_groups(columns: Columns, pairs_file: Path) -> tuple[Columns, str]:
     """Columns whose groups are one where a table of pairs joins them, and a sentence on it.
 
-    The table has `sample_a` and `sample_b`, as `trustq audit duplicates` writes it; with a column
-    `confirmed` only the rows that say yes, true or 1 there count, and not no, false, 0 or a blank.
-    Pairs with an id of other data are passed over and counted. Raises `TrustqError` for another
-    word, and where no pair is of these data.
+    The table has `sample_a` and `sample_b`, as `trustq audit duplicates` writes it, or the columns
+    of another of `PAIRS`, as ISIC 2020's list of duplicates; ids count without the ending of an
+    image file. With a column `confirmed` only the rows that say yes, true or 1 there count, and not
+    no, false, 0 or a blank. Pairs with an id of other data are passed over and counted. Raises
+    `TrustqError` for another word, and where no pair is of these data.
     """
     path = Path(pairs_file)
     table = read_table(path)
-    ends = [texts(column(table, name, source=str(path)).tolist()).tolist() for name in PAIR]
+    there = {name.strip().casefold() for name in table}
+    named = next((names for names in PAIRS if set(names) <= there), PAIR)
+    ends = [image_names(column(table, name, source=str(path)).tolist()).tolist() for name in named]
     pairs = list(zip(*ends, strict=True))
     if "confirmed" in table:
         said = texts(table["confirmed"].tolist()).tolist()
-        words = [(word or "no").strip().lower() for word in said]  # a blank is no yes
+        words = ["no" if is_blank(word) else word.lower() for word in said]  # not a yes
         strange = [row for row, word in enumerate(words) if word not in CONFIRMED]
         if strange:
             raise InputError(
@@ -37,7 +50,8 @@ def merged_groups(columns: Columns, pairs_file: Path) -> tuple[Columns, str]:
                 expected=CONFIRMED,
             )
         pairs = [pair for pair, word in zip(pairs, words, strict=True) if CONFIRMED[word]]
-    row_of = {i: row for row, i in enumerate(columns["sample_id"].tolist())}
+    names = image_names(columns["sample_id"].tolist()).tolist()
+    row_of = {name: row for row, name in enumerate(names)}
     inside = [(a, b) for a, b in pairs if a in row_of and b in row_of]
     if not inside:
         raise InputError(

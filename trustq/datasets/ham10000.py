@@ -3,71 +3,124 @@
 Tschandl, Rosendahl and Kittler, Sci Data 5, 180161 (2018), doi 10.7910/DVN/DBW86T.
 """
 
-import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from trustq.core.columns import Columns, read_table
+from trustq.core.words import is_blank
 from trustq.datasets.rows import (
     Rows,
     column,
     found_table,
+    image_names,
+    image_paths,
+    known_words,
+    metadata_texts,
     named_rows,
     numbers,
     one_hot,
-    require_known,
+    own_groups,
     texts,
+    without_missing,
 )
 from trustq.errors import InputError
 
 CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+HOW = (
+    "The data are in the Harvard Dataverse, doi 10.7910/DVN/DBW86T, and in the ISIC Archive's "
+    "collection HAM10000."
+)
 
-# As in the Harvard Dataverse (first without, since 2020 with a column `dataset`).
-_METADATA = ("HAM10000_metadata.csv", "HAM10000_metadata")
+# As in the Harvard Dataverse (first without, since 2020 with a column `dataset`), and as the ISIC
+# Archive calls the table of a collection.
+_METADATA = ("HAM10000_metadata.csv", "metadata.csv")
 # As in the ISIC 2018 challenge, Task 3.
 _ONE_HOT = "ISIC2018_Task3_Training_GroundTruth.csv"
 _GROUPINGS = "ISIC2018_Task3_Training_LesionGroupings.csv"
-# In lower case and without underscores, for mirrors spell them differently.
-_IMAGE_FOLDERS = (
-    "images",
-    "ham10000imagespart1",
-    "ham10000imagespart2",
-    "isic2018task3traininginput",
+
+# The ISIC Archive's diagnosis_3, by what it contains; the first that is there counts.
+_DIAGNOSES = (
+    ("nevus", "nv"),
+    ("melanoma", "mel"),
+    ("basal cell carcinoma", "bcc"),
+    ("squamous cell carcinoma", "akiec"),
+    ("bowen", "akiec"),
+    ("actinic keratosis", "akiec"),
+    ("pigmented benign keratosis", "bkl"),
+    ("seborrheic keratosis", "bkl"),
+    ("solar lentigo", "bkl"),
+    ("lichen planus like keratosis", "bkl"),
+    ("lichenoid keratosis", "bkl"),
+    ("dermatofibroma", "df"),
+    ("angioma", "vasc"),
+    ("angiokeratoma", "vasc"),
+    ("pyogenic granuloma", "vasc"),
 )
+# The ISIC Archive's diagnosis_confirm_type in the words of the Dataverse's dx_type.
+_CONFIRMED = {
+    "histopathology": "histo",
+    "serial imaging showing no change": "follow_up",
+    "single image expert consensus": "consensus",
+    "confocal microscopy with consensus dermoscopy": "confocal",
+}
 
 
-def read_rows(root: Path) -> Rows:
+def read_rows(
+    root: Path,
+    *,
+    skip_missing: bool = False,
+    metadata_only: bool = False,
+    rename: Mapping[str, str] | None = None,
+) -> Rows:
     """Rows of HAM10000 from a folder with its tables and images.
 
-    Reads `HAM10000_metadata.csv` (with or without the column `dataset`, which becomes
-    `acquisition_source`), or else the one-hot labels and lesion groupings of ISIC 2018 Task 3,
-    which hold neither age, sex nor site. The JPEG images lie in `images`, in the two published
-    parts, or in the folder itself. A blank stays a blank and `unknown`, which was published as a
-    word, a word. Raises `TrustqError` that names rows: an unknown label, an image that is not
-    there, a lesion that is not given.
+    Reads `HAM10000_metadata` (with or without the column `dataset`, which becomes
+    `acquisition_source`); the table of the ISIC Archive's collection, whose `diagnosis_3` tells
+    the class (squamous cell carcinoma is akiec, and a `diagnosis_2` that contains "Vascular" vasc);
+    or the one-hot labels and lesion groupings of ISIC 2018 Task 3, which hold neither age, sex nor
+    site. Images lie anywhere below the folder; other images there are passed over. A blank stays a
+    blank and `unknown`, which was published as a word, a word; a row without a lesion is its own
+    group. Raises `TrustqError` that names rows: an unknown label, an image that is not there
+    (unless `skip_missing` or `metadata_only`).
     """
     metadata = found_table(root, *_METADATA)
     marks = found_table(root, _ONE_HOT)
+    if metadata is None or not _is_metadata(metadata):
+        # The archive puts a date into the name of its table.
+        tables = sorted(root.glob("*.csv")) if marks is None else []
+        metadata = next((path for path in tables if _is_metadata(path)), None)
     if metadata is not None:
         source = metadata
-        columns = _rows_of_metadata(metadata)
+        columns, notes = _rows_of_metadata(metadata, rename=rename)
     elif marks is not None:
         source = marks
         groupings = found_table(root, _GROUPINGS)
         if groupings is None:
             raise InputError(
                 f"{root}: {_ONE_HOT} is there and {_GROUPINGS} is not. Without it images of one "
-                "lesion would fall into several splits; get it from the ISIC 2018 challenge page."
+                "lesion would fall into several splits; get it from the ISIC 2018 challenge page.",
+                path=root,
             )
-        columns = _rows_of_challenge(marks, groupings)
+        columns, notes = _rows_of_challenge(marks, groupings)
     else:
-        raise InputError(f"{root} holds neither {_METADATA[0]} nor {_ONE_HOT}.")
+        raise InputError(f"{root} holds neither {_METADATA[0]} nor {_ONE_HOT}.", path=root)
+    paths = image_paths(
+        root,
+        columns["sample_id"],
+        source=str(source),
+        how=HOW,
+        skip_missing=skip_missing,
+        metadata_only=metadata_only,
+        refuse_others=False,
+    )
+    columns, left_out = without_missing({**columns, "path": paths})
     n = len(columns["sample_id"])
     return Rows(
         {
-            "sample_id": columns["sample_id"],
-            "path": _paths(root, columns["sample_id"].tolist(), source=str(source)),
+            "sample_id": columns.pop("sample_id"),
+            "path": columns.pop("path"),
             **columns,
             "dataset": np.full(n, "ham10000", dtype=object),
             "domain": np.full(n, "dermoscopic", dtype=object),
@@ -75,38 +128,99 @@ def read_rows(root: Path) -> Rows:
         classes=CLASSES,
         root=root,
         source=str(source),
+        notes=(*notes, *left_out),
     )
 
 
-def _rows_of_metadata(path: Path) -> Columns:
+def _is_metadata(path: Path) -> bool:
+    # A table called metadata.csv may be anybody's.
+    names = {name.strip().casefold() for name in read_table(path)}
+    is_own = path.name.lower().startswith("ham10000")
+    return is_own or {"isic_id", "diagnosis_3"} <= names or {"image_id", "dx"} <= names
+
+
+def _rows_of_metadata(path: Path, *, rename: Mapping[str, str] | None) -> tuple[Columns, list[str]]:
     table = read_table(path)
 
     def published(name: str) -> np.ndarray:
         return texts(column(table, name, source=str(path)).tolist())
 
-    ids = published("image_id")
+    def words(name: str) -> np.ndarray:
+        return metadata_texts(published(name).tolist())
+
+    there = {name.strip().casefold() for name in table}
+    is_archive = "isic_id" in there and "dx" not in there
+    ids = image_names(published("isic_id" if is_archive else "image_id").tolist())
+    lesions, notes = own_groups(published("lesion_id"), ids, "lesion")
+    if is_archive:
+        labels = _labels_of_archive(
+            published("diagnosis_2"),
+            published("diagnosis_3"),
+            ids=ids,
+            source=str(path),
+            rename=rename,
+        )
+        age, site = "age_approx", "anatom_site_general"
+        confirmed = words("diagnosis_confirm_type").tolist()
+        label_source = texts([word and _CONFIRMED.get(word.lower(), word) for word in confirmed])
+    else:
+        labels = known_words(
+            published("dx"), CLASSES, name="dx", ids=ids, source=str(path), rename=rename
+        )
+        age, site = "age", "localization"
+        label_source = words("dx_type")
     columns = {
         "sample_id": ids,
-        "label": published("dx"),
-        "group_id": published("lesion_id"),
-        "age": numbers(published("age"), "age", ids=ids.tolist(), source=str(path)),
-        "sex": published("sex"),
-        "site": published("localization"),
-        "label_source": published("dx_type"),
+        "label": labels,
+        "group_id": lesions,
+        "age": numbers(published(age), age, ids=ids.tolist(), source=str(path)),
+        "sex": words("sex"),
+        "site": words(site),
+        "label_source": label_source,
     }
-    if "dataset" in table:
-        columns["acquisition_source"] = published("dataset")
-    require_known(columns["label"], CLASSES, name="dx", ids=ids, source=str(path))
-    return columns
+    if "dataset" in there:
+        columns["acquisition_source"] = words("dataset")
+    return columns, notes
 
 
-def _rows_of_challenge(marks: Path, groupings: Path) -> Columns:
+def _labels_of_archive(
+    second: np.ndarray,
+    third: np.ndarray,
+    *,
+    ids: np.ndarray,
+    source: str,
+    rename: Mapping[str, str] | None,
+) -> np.ndarray:
+    """Classes of the ISIC Archive's `diagnosis_2` and `diagnosis_3`."""
+    aliases: dict[str, str] = {}
+    told = []
+    for broad, narrow in zip(second.tolist(), third.tolist(), strict=True):
+        # Vascular lesions have a diagnosis_2 alone.
+        text = (broad if is_blank(narrow) else narrow) or ""
+        told.append(text)
+        found = next((name for part, name in _DIAGNOSES if part in text.lower()), None)
+        if "vascular" in (broad or "").lower():
+            found = "vasc"
+        if found is not None:
+            aliases[text] = found
+    return known_words(
+        texts(told),
+        CLASSES,
+        name="diagnosis_3",
+        ids=ids,
+        source=source,
+        aliases=aliases,
+        rename=rename,
+    )
+
+
+def _rows_of_challenge(marks: Path, groupings: Path) -> tuple[Columns, list[str]]:
     table = read_table(marks)
-    ids = texts(column(table, "image", source=str(marks)).tolist())
+    ids = image_names(column(table, "image", source=str(marks)).tolist())
     names = [name.upper() for name in CLASSES]
     chosen = one_hot(table, names, ids=ids, source=str(marks))
     lesions = read_table(groupings)
-    images = column(lesions, "image", source=str(groupings)).tolist()
+    images = image_names(column(lesions, "image", source=str(groupings)).tolist()).tolist()
     row_of = {image: row for row, image in enumerate(images)}
     alone = [row for row, sample_id in enumerate(ids.tolist()) if sample_id not in row_of]
     if alone:
@@ -114,36 +228,14 @@ def _rows_of_challenge(marks: Path, groupings: Path) -> Columns:
             f"{groupings} gives no lesion for {named_rows(alone, ids.tolist())} of {marks.name}."
         )
     order = [row_of[sample_id] for sample_id in ids.tolist()]
+    given = texts(column(lesions, "lesion_id", source=str(groupings))[order].tolist())
+    groups, notes = own_groups(given, ids, "lesion")
     columns = {
         "sample_id": ids,
         "label": np.array(CLASSES, dtype=object)[chosen],
-        "group_id": texts(column(lesions, "lesion_id", source=str(groupings))[order].tolist()),
+        "group_id": groups,
     }
     confirmed = lesions.get("diagnosis_confirm_type")
     if confirmed is not None:
-        columns["label_source"] = texts(confirmed[order].tolist())
-    return columns
-
-
-def _paths(root: Path, ids: list[str], *, source: str) -> np.ndarray:
-    folders = sorted(
-        entry.name
-        for entry in os.scandir(root)
-        if entry.is_dir() and entry.name.lower().replace("_", "") in _IMAGE_FOLDERS
-    )
-    path_of: dict[str, str] = {}
-    for folder in [*folders, ""]:
-        for entry in os.scandir(root / folder):
-            stem, suffix = os.path.splitext(entry.name)
-            if suffix.lower() == ".jpg":
-                # Mirrors hold the two parts twice, under two spellings: the first one counts.
-                path_of.setdefault(stem, f"{folder}/{entry.name}" if folder else entry.name)
-    absent = [row for row, i in enumerate(ids) if i is not None and i not in path_of]
-    if absent:
-        looked = " and ".join([*folders, "the folder itself"])
-        raise InputError(
-            f"{source}: no image {ids[absent[0]]}.jpg under {root} (looked in {looked}), and so "
-            f"for {named_rows(absent, ids)}. Add the images, or take their rows out of the table.",
-            path=source,
-        )
-    return texts([path_of.get(sample_id) for sample_id in ids])
+        columns["label_source"] = metadata_texts(confirmed[order].tolist())
+    return columns, notes

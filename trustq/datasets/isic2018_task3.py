@@ -4,6 +4,7 @@ All of them are in the ISIC 2019 test set too, and none in HAM10000. Tschandl et
 20, 938 (2019), doi 10.7910/DVN/DBW86T.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,14 @@ from trustq.datasets.rows import (
     Rows,
     column,
     found_table,
+    image_names,
     image_paths,
+    known_words,
+    metadata_texts,
     numbers,
     one_hot,
+    own_groups,
     published_counts,
-    require_known,
     texts,
     without_missing,
 )
@@ -32,7 +36,13 @@ HOW = (
 PUBLISHED = dict(zip(CLASSES, (43, 93, 217, 44, 171, 909, 35), strict=True))
 
 
-def read_rows(root: Path, *, skip_missing: bool = False) -> Rows:
+def read_rows(
+    root: Path,
+    *,
+    skip_missing: bool = False,
+    metadata_only: bool = False,
+    rename: Mapping[str, str] | None = None,
+) -> Rows:
     """Rows of `ISIC2018_Task3_Test_GroundTruth.csv` of either form, and the images.
 
     The Dataverse's form has a column `dx` beside lesion, age, sex, site and `dataset`, which
@@ -46,9 +56,10 @@ def read_rows(root: Path, *, skip_missing: bool = False) -> Rows:
     table = read_table(path)
     notes = []
     if "dx" in table:
-        columns = _with_lesions(table, source=str(path))
+        columns, alone = _with_lesions(table, source=str(path), rename=rename)
+        notes += alone
     else:
-        ids = texts(column(table, "image", source=str(path)).tolist())
+        ids = image_names(column(table, "image", source=str(path)).tolist())
         names = [name.upper() for name in CLASSES]
         chosen = one_hot(table, names, ids=ids, source=str(path))
         columns = {
@@ -62,7 +73,14 @@ def read_rows(root: Path, *, skip_missing: bool = False) -> Rows:
         )
     ids = columns["sample_id"]
     notes += published_counts(columns["label"], PUBLISHED, source=TABLE)
-    columns["path"] = image_paths(root, ids, source=str(path), how=HOW, skip_missing=skip_missing)
+    columns["path"] = image_paths(
+        root,
+        ids,
+        source=str(path),
+        how=HOW,
+        skip_missing=skip_missing,
+        metadata_only=metadata_only,
+    )
     columns, left_out = without_missing(columns)
     n = len(columns["sample_id"])
     return Rows(
@@ -79,20 +97,26 @@ def read_rows(root: Path, *, skip_missing: bool = False) -> Rows:
     )
 
 
-def _with_lesions(table: Columns, *, source: str) -> Columns:
+def _with_lesions(
+    table: Columns, *, source: str, rename: Mapping[str, str] | None
+) -> tuple[Columns, list[str]]:
     def published(name: str) -> np.ndarray:
         return texts(column(table, name, source=source).tolist())
 
-    ids = published("image_id")
-    labels = published("dx")
-    require_known(labels, CLASSES, name="dx", ids=ids, source=source)
-    return {
+    def words(name: str) -> np.ndarray:
+        return metadata_texts(published(name).tolist())
+
+    ids = image_names(published("image_id").tolist())
+    labels = known_words(published("dx"), CLASSES, name="dx", ids=ids, source=source, rename=rename)
+    lesions, alone = own_groups(published("lesion_id"), ids, "lesion")
+    columns = {
         "sample_id": ids,
         "label": labels,
-        "group_id": published("lesion_id"),
+        "group_id": lesions,
         "age": numbers(published("age"), "age", ids=ids.tolist(), source=source),
-        "sex": published("sex"),
-        "site": published("localization"),
-        "label_source": published("dx_type"),
-        "acquisition_source": published("dataset"),
+        "sex": words("sex"),
+        "site": words("localization"),
+        "label_source": words("dx_type"),
+        "acquisition_source": words("dataset"),
     }
+    return columns, alone

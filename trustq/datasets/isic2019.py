@@ -10,15 +10,18 @@ from pathlib import Path
 import numpy as np
 
 from trustq.core.columns import Columns, read_table
+from trustq.core.words import is_blank
+from trustq.data.groups import own_where_blank
 from trustq.datasets.rows import (
     Rows,
     column,
     found_table,
+    image_names,
     image_paths,
+    metadata_texts,
     named_rows,
     numbers,
     one_hot,
-    own_where_blank,
     published_counts,
     texts,
     without_missing,
@@ -39,7 +42,7 @@ SOURCES = {"HAM": "ham10000", "BCN": "bcn20000", "MSK": "msk"}
 _SPLITS = {"Training": "train", "Test": "test"}
 
 
-def read_rows(root: Path, *, skip_missing: bool = False) -> Rows:
+def read_rows(root: Path, *, skip_missing: bool = False, metadata_only: bool = False) -> Rows:
     """Rows of the training set, of the test set, or of both: of the tables that are in `root`.
 
     Reads `ISIC_2019_Training_GroundTruth.csv` and `ISIC_2019_Training_Metadata.csv`, and the same
@@ -68,6 +71,7 @@ def read_rows(root: Path, *, skip_missing: bool = False) -> Rows:
         source=" and ".join(table.name for table in parts.values()),
         how=HOW,
         skip_missing=skip_missing,
+        metadata_only=metadata_only,
     )
     columns, left_out = without_missing(columns)
     n = len(columns["sample_id"])
@@ -88,8 +92,9 @@ def read_part(root: Path, part: str, truth: Path) -> tuple[Columns, list[str]]:
     """Columns of `Training` or `Test` but the paths, and notes."""
     table = read_table(truth)
     source = str(truth)
-    ids = texts(column(table, "image", source=source).tolist())
-    names = [*CLASSES, UNKNOWN] if UNKNOWN in table else list(CLASSES)
+    ids = image_names(column(table, "image", source=source).tolist())
+    there = {name.strip().casefold() for name in table}
+    names = [*CLASSES, UNKNOWN] if UNKNOWN.casefold() in there else list(CLASSES)
     labels = np.array(names, dtype=object)[one_hot(table, names, ids=ids, source=source)]
     about = _found(root, f"ISIC_2019_{part}_Metadata.csv")
     if about is None:
@@ -98,20 +103,21 @@ def read_part(root: Path, part: str, truth: Path) -> tuple[Columns, list[str]]:
             f"sex, site and (in training) lesions, is not. {HOW}"
         )
     metadata = read_table(about)
-    row_of = {
-        image: row
-        for row, image in enumerate(column(metadata, "image", source=str(about)).tolist())
-    }
+    images = image_names(column(metadata, "image", source=str(about)).tolist())
+    row_of = {image: row for row, image in enumerate(images.tolist())}
     alone = [row for row, i in enumerate(ids.tolist()) if i not in row_of]
     if alone:
         raise InputError(f"{about} lacks {named_rows(alone, ids.tolist())} of {truth.name}.")
     order = [row_of[i] for i in ids.tolist()]
 
     def published(name: str) -> np.ndarray:
-        return texts(column(metadata, name, source=str(about))[order].tolist())
+        return metadata_texts(column(metadata, name, source=str(about))[order].tolist())
 
     n = len(ids)
-    lesions = published("lesion_id") if part == "Training" else np.full(n, None, dtype=object)
+    lesions = np.full(n, None, dtype=object)
+    if part == "Training":
+        given = published("lesion_id").tolist()
+        lesions = texts([None if is_blank(lesion) else lesion for lesion in given])
     columns = {
         "sample_id": ids,
         "label": labels,

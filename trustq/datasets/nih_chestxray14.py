@@ -10,13 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from trustq.core.columns import read_table
+from trustq.core.words import is_blank
+from trustq.data.taxonomy import label_key
 from trustq.datasets.chexpert import CLASSES, require_finding
 from trustq.datasets.rows import (
     Rows,
     column,
     found_table,
+    image_names,
     image_paths,
     named_rows,
+    own_groups,
     texts,
     without_missing,
 )
@@ -41,7 +45,8 @@ FINDINGS = (
 NOTHING = "No Finding"
 ANY = "any"
 HOW = "The data are at https://nihcc.app.box.com/v/ChestXray-NIHCC."
-TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
+# The last is the sample of 5,606 images that a mirror gives.
+TABLES = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv", "sample_labels.csv")
 LISTS = {"train_val_list.txt": "train", "test_list.txt": "test"}
 N_PUBLISHED = 112_120
 OLDEST = 120  # the table holds ages up to 414
@@ -49,7 +54,13 @@ _AGE = re.compile(r"0*(\d+)([YMD]?)")
 _PER_YEAR = {"": 1.0, "Y": 1.0, "M": 12.0, "D": 365.25}
 
 
-def read_rows(root: Path, *, finding: str | None = None, skip_missing: bool = False) -> Rows:
+def read_rows(
+    root: Path,
+    *,
+    finding: str | None = None,
+    skip_missing: bool = False,
+    metadata_only: bool = False,
+) -> Rows:
     """Rows of `Data_Entry_2017_v2020.csv`, or of 2017, whose label is whether one finding is there.
 
     `finding` is one of the fourteen, or `any`. Groups are patients. Ages are years, of 2017 with
@@ -59,7 +70,7 @@ def read_rows(root: Path, *, finding: str | None = None, skip_missing: bool = Fa
     Raises `TrustqError` that names rows: an unknown finding, `No Finding` beside another, an image
     without a row or a row without an image (unless `skip_missing`).
     """
-    require_finding("nih-chestxray14", finding, (ANY, *FINDINGS))
+    finding = require_finding("nih-chestxray14", finding, (ANY, *FINDINGS))
     path = found_table(root, *TABLES)
     if path is None:
         raise InputError(f"{root} holds neither {' nor '.join(TABLES)}. {HOW}")
@@ -71,11 +82,14 @@ def read_rows(root: Path, *, finding: str | None = None, skip_missing: bool = Fa
         return texts(column(table, name, source=source).tolist())
 
     files = published("Image Index")
-    ids = texts([name and name.removesuffix(".png") for name in files.tolist()])
+    ids = image_names(files.tolist())
     raw = published("Finding Labels")
-    found = [set((text or "").split("|")) for text in raw.tolist()]
-    known = {*FINDINGS, NOTHING}
-    strange = [row for row, names in enumerate(found) if not names <= known]
+    known = {label_key(name): name for name in (*FINDINGS, NOTHING)}
+    found = [
+        {known.get(label_key(name), "") for name in (text or "").split("|")}
+        for text in raw.tolist()
+    ]
+    strange = [row for row, names in enumerate(found) if "" in names]
     if strange:
         raise InputError(
             f"{source}: Finding Labels {raw[strange[0]]!r} in "
@@ -90,10 +104,11 @@ def read_rows(root: Path, *, finding: str | None = None, skip_missing: bool = Fa
         )
     there = [NOTHING not in names if finding == ANY else finding in names for names in found]
     ages, impossible = _years(published("Patient Age"), ids=ids.tolist(), source=source)
+    patients, alone = own_groups(published("Patient ID"), ids, "patient")
     columns = {
         "sample_id": ids,
         "label": np.array(CLASSES, dtype=object)[np.array(there, dtype=int)],
-        "group_id": published("Patient ID"),
+        "group_id": patients,
         "age": ages,
         "sex": texts(
             [
@@ -103,12 +118,19 @@ def read_rows(root: Path, *, finding: str | None = None, skip_missing: bool = Fa
         ),
         "projection": published("View Position"),
         "native": raw,
-        "path": image_paths(root, ids, source=source, how=HOW, skip_missing=skip_missing),
+        "path": image_paths(
+            root,
+            ids,
+            source=source,
+            how=HOW,
+            skip_missing=skip_missing,
+            metadata_only=metadata_only,
+        ),
     }
     lists = {name: found_table(root, name) for name in LISTS}
     if all(lists.values()):
-        columns["published_split"] = _published_split(files, ids, lists)
-    notes = []
+        columns["published_split"] = _published_split(ids, lists)
+    notes = alone
     if len(ids) != N_PUBLISHED:
         notes.append(
             f"{path.name} differs from what was published: {len(ids):,} rows instead of "
@@ -138,9 +160,9 @@ def _years(ages: np.ndarray, *, ids: Sequence[str], source: str) -> tuple[np.nda
     years = np.ma.masked_all(len(ages), dtype=np.float64)
     impossible = []
     for row, text in enumerate(ages.tolist()):
-        if text is None:
+        if is_blank(text):
             continue
-        match = _AGE.fullmatch(text)
+        match = _AGE.fullmatch(text.upper())
         if match is None:
             raise InputError(
                 f"{source}: Patient Age {text!r} in {named_rows([row], ids)} is no age such as "
@@ -155,16 +177,15 @@ def _years(ages: np.ndarray, *, ids: Sequence[str], source: str) -> tuple[np.nda
     return years, impossible
 
 
-def _published_split(
-    files: np.ndarray, ids: np.ndarray, lists: dict[str, Path | None]
-) -> np.ndarray:
-    split_of: dict[str, str] = {}
+def _published_split(ids: np.ndarray, lists: dict[str, Path | None]) -> np.ndarray:
+    split_of: dict[str | None, str] = {}
     for name, path in lists.items():
         assert path is not None
-        split_of |= dict.fromkeys(path.read_text(encoding="utf-8").split(), LISTS[name])
-    alone = [row for row, file in enumerate(files.tolist()) if file not in split_of]
+        listed = image_names(path.read_text(encoding="utf-8").split()).tolist()
+        split_of |= dict.fromkeys(listed, LISTS[name])
+    alone = [row for row, i in enumerate(ids.tolist()) if i not in split_of]
     if alone:
         raise InputError(
             f"Neither {' nor '.join(LISTS)} names {named_rows(alone, ids.tolist())}. {HOW}"
         )
-    return texts([split_of[file] for file in files.tolist()])
+    return texts([split_of[i] for i in ids.tolist()])

@@ -1,13 +1,31 @@
 """Any table, CSV or Parquet, with a path and a label in each row."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from trustq.core.columns import read_table
+from trustq.core.columns import Columns, read_table
+from trustq.core.sample_ids import ID_COLUMNS
+from trustq.core.words import BLANK_WORDS, MISSING_WORDS, is_blank, read_splits
+from trustq.data.groups import own_where_blank
 from trustq.data.manifest import IMAGE_DIGEST, REQUIRED
-from trustq.datasets.rows import IMAGE_SUFFIXES, Rows, column, texts
-from trustq.errors import InputError
+from trustq.datasets.rows import (
+    IMAGE_SUFFIXES,
+    ImagesByName,
+    Rows,
+    column,
+    images_by_name,
+    metadata_texts,
+    named_rows,
+    renamed,
+    texts,
+    without_missing,
+)
+from trustq.errors import InputError, NotFound
+
+# What a column of images may be called where none is named, the first that is there.
+IMAGE_COLUMNS = (*ID_COLUMNS, "image_name", "img_id", "filename", "file_name", "file")
 
 
 def read_rows(
@@ -19,38 +37,70 @@ def read_rows(
     label_column: str | None = None,
     group_column: str | None = None,
     split_column: str | None = None,
+    skip_missing: bool = False,
+    skip_unlabeled: bool = False,
+    metadata_only: bool = False,
+    rename: Mapping[str, str] | None = None,
 ) -> Rows:
     """Rows of a table, whose columns are named as in a manifest or by the options.
 
-    Paths are relative to `root`; one without an image's ending gets that of the file that is there.
-    Without `group_id` every row is its own group; without `split` rows are split later; `domain`
+    The id is in `sample_id` or else the first of `IMAGE_COLUMNS` that is there, the path in `path`
+    or else the id's column. Paths are relative to `root`; an image that is not there is looked for
+    by its name in folders of any depth. Without `group_id` every row is its own group, and so is a
+    row whose group is blank or a word for a blank; without `split` rows are split later; `domain`
     is taken where it is there. Every other column is kept as metadata, under `table_<name>` where
     the manifest has a column of that name. The data set is called as the file. Classes are in
-    sorted order. Raises `TrustqError` for a missing column, naming the nearest.
+    sorted order. `skip_unlabeled` leaves out rows without a label, `skip_missing` those without an
+    image, and `metadata_only` keeps the latter. `rename` gives labels other names. Raises
+    `TrustqError` for a missing column, naming the nearest, and that names rows.
     """
     if table is None:
         raise InputError("csv needs `table`: the CSV or Parquet file with paths and labels.")
     path = Path(table)
     source = str(path)
     columns = read_table(path)
+    own_id = next((name for name in ("sample_id", *IMAGE_COLUMNS) if name in columns), "sample_id")
+    id_name = id_column or own_id
     names = {
-        "sample_id": id_column or "sample_id",
-        "path": path_column or "path",
+        "sample_id": id_name,
+        "path": path_column or ("path" if "path" in columns else id_name),
         "label": label_column or "label",
-        "group_id": group_column
-        or ("group_id" if "group_id" in columns else id_column)
-        or "sample_id",
+        "group_id": group_column or ("group_id" if "group_id" in columns else id_name),
     }
     if split_column or "split" in columns:
         names["split"] = split_column or "split"
     if "domain" in columns:
         names["domain"] = "domain"
     rows = {name: texts(column(columns, of, source=source).tolist()) for name, of in names.items()}
-    rows["path"] = texts([_with_suffix(root, value) for value in rows["path"].tolist()])
+    ids = rows["sample_id"].tolist()
+    rows["label"], notes = _labels(
+        rows["label"],
+        names["label"],
+        ids,
+        source=source,
+        rename=rename,
+        skip_unlabeled=skip_unlabeled,
+    )
+    if (n_alone := sum(map(is_blank, rows["group_id"].tolist()))) and names["group_id"] != id_name:
+        notes.append(
+            f"Rows without a {names['group_id']}, each its own group: {n_alone:,} of {len(ids):,}."
+        )
+    rows["group_id"] = own_where_blank(rows["group_id"], rows["sample_id"])
+    if "split" in rows:
+        blank = [row for row, split in enumerate(rows["split"].tolist()) if split is None]
+        rows["split"] = read_splits(rows["split"])[0].astype(object)
+        rows["split"][blank] = None  # named by the check of the manifest
+    rows["path"] = _paths(
+        root,
+        rows["path"],
+        ids,
+        source=source,
+        skip_missing=skip_missing,
+        metadata_only=metadata_only,
+    )
     n = len(rows["path"])
     rows["dataset"] = np.full(n, path.name.split(".")[0], dtype=object)
     rows.setdefault("domain", np.full(n, "unknown", dtype=object))
-    notes = []
     others = {name: values for name, values in columns.items() if name not in names.values()}
     for name, values in others.items():
         kept = name
@@ -59,11 +109,12 @@ def read_rows(
             kept = f"table_{kept}"
         if kept != name:
             notes.append(f"Column {name!r} of the table is kept as {kept!r}.")
-        rows[kept] = values
+        rows[kept] = metadata_texts(values.tolist()) if values.dtype == object else values
     if group_column is None and "group_id" not in columns:
         notes.append(
             "Every row is its own group. If several show one subject, say which: `group_column`."
         )
+    rows, left_out = _kept(rows, skip_missing=skip_missing, skip_unlabeled=skip_unlabeled)
     origin = {"file": path.name, "column": names["split"]} if "split" in names else {}
     return Rows(
         rows,
@@ -71,13 +122,93 @@ def read_rows(
         root=root,
         source=source,
         split_origin=origin,
-        notes=tuple(notes),
+        notes=(*notes, *left_out),
     )
 
 
-def _with_suffix(root: Path, path: str | None) -> str | None:
+def _labels(
+    given: np.ndarray,
+    name: str,
+    ids: list[str],
+    *,
+    source: str,
+    rename: Mapping[str, str] | None,
+    skip_unlabeled: bool,
+) -> tuple[np.ndarray, list[str]]:
+    """Labels by their new names, None where there is none, and a note on those like a blank."""
+    labels = renamed(given, rename)
+    labels = texts(
+        [None if (label or "").lower() in MISSING_WORDS else label for label in labels.tolist()]
+    )
+    blank = [row for row, label in enumerate(labels.tolist()) if label is None]
+    if blank and not skip_unlabeled:
+        raise InputError(
+            f"{source}: {name} is blank in {named_rows(blank, ids)}. Fill it in, or leave rows "
+            "without a label out: `skip_unlabeled`.",
+            path=source,
+        )
+    odd = sorted({label for label in labels.tolist() if (label or "x").lower() in BLANK_WORDS})
+    if not odd:
+        return labels, []
+    return labels, [
+        f"The label {', '.join(odd)} is a word for a blank and is kept as a class; leave its rows "
+        f"out with --drop {','.join(odd)}."
+    ]
+
+
+def _paths(
+    root: Path,
+    given: np.ndarray,
+    ids: list[str],
+    *,
+    source: str,
+    skip_missing: bool,
+    metadata_only: bool,
+) -> np.ndarray:
+    """Each row's path below `root`: as it is given, with an ending, or found by its name."""
+    by_name: ImagesByName | None = None
+    paths: list[str | None] = []
+    for path in given.tolist():
+        found = _there(root, path)
+        if found is None and path is not None and not metadata_only and ".." not in path:
+            by_name = by_name or images_by_name(root)
+            name = path.rsplit("/", 1)[-1]
+            is_image = name.lower().endswith(IMAGE_SUFFIXES)
+            found = by_name.get(name.rsplit(".", 1)[0] if is_image else name)
+        paths.append(found)
+    absent = [row for row, path in enumerate(paths) if path is None and given[row] is not None]
+    if skip_missing and len(absent) < len(paths):
+        return texts(paths)
+    # A path that leaves the root, or a blank, is told by the check of the manifest.
+    refused = [row for row in absent if ".." not in given[row] and not given[row].startswith("/")]
+    if refused and not metadata_only:
+        more = "" if skip_missing else "leave rows without one out (`skip_missing`), or "
+        raise NotFound(
+            f"{source}: no image at the path of {named_rows(refused, given.tolist())} under "
+            f"{root}. Add the images, {more}make a manifest of the table alone "
+            "(`metadata_only`).",
+            path=root,
+        )
+    return texts([path or own for path, own in zip(paths, given.tolist(), strict=True)])
+
+
+def _there(root: Path, path: str | None) -> str | None:
     # Published tables often hold the image's name without its ending.
-    if path is None or path.lower().endswith(IMAGE_SUFFIXES):
-        return path
-    there = [path + suffix for suffix in IMAGE_SUFFIXES if (root / (path + suffix)).is_file()]
-    return there[0] if there else path
+    if path is None:
+        return None
+    endings = ("",) if path.lower().endswith(IMAGE_SUFFIXES) else IMAGE_SUFFIXES
+    return next((path + ending for ending in endings if (root / (path + ending)).is_file()), None)
+
+
+def _kept(rows: Columns, *, skip_missing: bool, skip_unlabeled: bool) -> tuple[Columns, list[str]]:
+    notes: list[str] = []
+    if skip_missing:
+        rows, left_out = without_missing(rows)
+        notes += left_out
+    if skip_unlabeled:
+        has_label = np.array([label is not None for label in rows["label"].tolist()])
+        if not has_label.all():
+            n_blank = int((~has_label).sum())
+            notes.append(f"Rows left out for want of a label: {n_blank:,} of {len(has_label):,}.")
+            rows = {name: array[has_label] for name, array in rows.items()}
+    return rows, notes
