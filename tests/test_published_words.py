@@ -98,7 +98,7 @@ def test_an_unknown_word_names_its_row_and_can_be_renamed(tmp_path):
     )
     assert result.exit_code == 1
     assert "dx 'Naevus' in row 4 (ISIC_3) is not one of akiec" in result.output
-    assert "rename" in result.output
+    assert "--rename" in result.output
     again = ["--rename", "naevus=nv"]
     result = CliRunner().invoke(
         app,
@@ -339,7 +339,7 @@ def test_a_class_that_is_a_word_for_a_blank_stays_and_is_said(tmp_path):
     assert found.classes == ("Mild", "NA", "None")
     assert said[0] == (
         "The label NA, None is a word for a blank and is kept as a class; leave its rows out with "
-        "--drop NA,None."
+        "`drop=NA,None`."
     )
 
 

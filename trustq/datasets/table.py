@@ -152,7 +152,7 @@ def _labels(
         return labels, []
     return labels, [
         f"The label {', '.join(odd)} is a word for a blank and is kept as a class; leave its rows "
-        f"out with --drop {','.join(odd)}."
+        f"out with `drop={','.join(odd)}`."
     ]
 
 
