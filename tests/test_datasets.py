@@ -476,7 +476,7 @@ def test_chexpert_never_guesses_uncertain_and_unmentioned_findings(tmp_path):
     assert (
         "Rows left out of 6 for Pneumonia: 1 uncertain (`uncertain=present` or "
         "`uncertain=absent` keeps them) and 1 that do not mention it "
-        "(`unmentioned=absent` keeps them)." in said in said
+        "(`unmentioned=absent` keeps them)." in said
     )
     options = {"uncertain": "present", "unmentioned": "absent", "split": "published"}
     every = make("chexpert", root, finding="Pneumonia", **options)

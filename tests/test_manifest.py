@@ -303,7 +303,9 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
     with refused(f"{tmp_path / 'no.parquet'}: no such file."):
         read_manifest(tmp_path / "no.parquet")
     (tmp_path / "m.xlsx").write_bytes(b"PK")
-    with refused(f"{tmp_path / 'm.xlsx'}: expected a .parquet, .csv or .csv.gz file."):
+    with refused(
+        f"{tmp_path / 'm.xlsx'} could not be read as an Excel file: File is not a zip file."
+    ):
         read_manifest(tmp_path / "m.xlsx")
     path = tmp_path / "m.parquet"
     write_manifest(make(), path)
