@@ -1,5 +1,6 @@
 """What several commands print with: aligned tables and progress on stderr."""
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,12 +14,11 @@ from .hints import in_options
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
     """Print dicts as an aligned table; columns are the keys of the first row."""
-    from trustq.results import Result, format_result
+    from trustq.results import Result
 
     if rows:
         columns = list(rows[0])
-        result = Result(columns, [tuple(row.get(name) for name in columns) for row in rows])
-        typer.echo(format_result(result, "table"))
+        print_result(Result(columns, [tuple(row.get(name) for name in columns) for row in rows]))
 
 
 def print_note(note: str) -> None:
@@ -30,7 +30,12 @@ def print_result(result: Any) -> None:
     """Print the answer to a query as an aligned table."""
     from trustq.results import format_result
 
-    typer.echo(format_result(result, "table"))
+    typer.echo(format_result(result, "table", width=terminal_width()))
+
+
+def terminal_width() -> int | None:
+    """Columns of the terminal that stdout is; None for a pipe or a file, which is not laid out."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def print_repair_table(table: Any) -> None:

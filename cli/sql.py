@@ -1,14 +1,14 @@
 """`trustq sql`: ask the result tables."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from .output import write_or_print
+from .output import terminal_width, write_or_print
 
 _BY_SUFFIX = {".csv": "csv", ".json": "json", ".md": "markdown", ".parquet": "parquet"}
-_FORMATS = ("table", "csv", "json", "markdown", "parquet")
+_FORMATS = ("table", "lines", "csv", "json", "markdown", "parquet")
 
 
 def sql(
@@ -25,7 +25,24 @@ def sql(
         list[str] | None,
         typer.Option("--param", "-p", help="Value of $NAME in the query, NAME=VALUE."),
     ] = None,
-    results: Annotated[Path, typer.Option(help="Folder of result tables.")] = Path("results"),
+    table: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE",
+            help="Read a CSV or Parquet file of yours as the table NAME; may be repeated.",
+        ),
+    ] = None,
+    metadata: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Manifest, or another table with sample_id, whose columns `samples` shall have; "
+            "may be repeated.",
+        ),
+    ] = None,
+    results: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Read the result tables in this folder.")
+    ] = Path("results"),
     format: Annotated[
         str | None,
         typer.Option(
@@ -39,9 +56,10 @@ def sql(
 ) -> None:
     """Ask the result tables in SQL; alone, open a prompt or list them with example queries.
 
-    Statements only read, and only the results folder.
+    Statements only read, and only the results folder and the files that are named. On a terminal
+    a table that is too wide is split between its columns; --format lines has a line per column.
 
-    Example: trustq sql "SELECT arm, metric, mean, sd, n FROM seeds WHERE is_final"
+    Example: trustq sql "SELECT arm, budget, metric, mean, sd, n FROM final_test_seeds"
     """
     import sys
 
@@ -52,6 +70,7 @@ def sql(
             raise typer.BadParameter("give a query or --file, not both.")
         query = _read(file)
     parameters = dict(_parameter(text) for text in param or [])
+    joined = {"tables": dict(map(_table, table or [])), "metadata": metadata or []}
     if format is None:
         format = _BY_SUFFIX.get(out.suffix.lower(), "table") if out else "table"
     if format not in _FORMATS:
@@ -64,13 +83,14 @@ def sql(
         if sys.stdin.isatty() and sys.stdout.isatty() and format == "table":
             from trustq.results.prompt import prompt
 
-            prompt(results, history=Path(typer.get_app_dir("trustq")) / "sql_history")
+            prompt(results, history=Path(typer.get_app_dir("trustq")) / "sql_history", **joined)
         else:
-            _list_tables(results, format)
+            _list_tables(results, format, joined)
     elif format == "parquet" and out is not None:
-        save_query(results, query, out, parameters)
+        save_query(results, query, out, parameters, **joined)
     else:
-        text = format_result(run_query(results, query, parameters), format)
+        answer = run_query(results, query, parameters, **joined)
+        text = format_result(answer, format, width=None if out else terminal_width())
         write_or_print(text, out)
 
 
@@ -81,6 +101,13 @@ def _read(file: Path) -> str:
         return file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: the query could not be read ({error}).", path=file) from error
+
+
+def _table(text: str) -> tuple[str, Path]:
+    name, equals, file = text.partition("=")
+    if not equals or not name or not file:
+        raise typer.BadParameter(f"{text!r} is not of the form NAME=FILE, e.g. mine=mine.csv.")
+    return name, Path(file)
 
 
 def _parameter(text: str) -> tuple[str, str | int | float]:
@@ -95,12 +122,12 @@ def _parameter(text: str) -> tuple[str, str | int | float]:
     return name, value
 
 
-def _list_tables(results: Path, format: str) -> None:
+def _list_tables(results: Path, format: str, joined: dict[str, Any]) -> None:
     import textwrap
 
     from trustq.results import EXAMPLES, describe_results, format_result
 
-    tables = describe_results(results)
+    tables = describe_results(results, **joined)
     if format != "table":
         typer.echo(format_result(tables, format))
         return

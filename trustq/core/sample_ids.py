@@ -13,7 +13,7 @@ from trustq.errors import InputError, NotFound
 
 # What a column of ids may be called, the first that is there.
 ID_COLUMNS = ("sample_ids", "sample_id", "image_id", "image", "isic_id", "id")
-_IMAGE_ENDING = re.compile(
+IMAGE_ENDING = re.compile(
     r"\.(jpe?g|jpe|jfif|png|bmp|tiff?|webp|gif|jp2|ppm|pgm|dcm|heic)\Z", re.IGNORECASE
 )
 
@@ -26,7 +26,7 @@ def id_key(text: str) -> str:
     """
     text = text.strip()
     dot = text.rfind(".")
-    return _IMAGE_ENDING.sub("", text) if dot > 0 and len(text) - dot < 6 else text
+    return IMAGE_ENDING.sub("", text) if dot > 0 and len(text) - dot < 6 else text
 
 
 def id_keys(ids: np.ndarray) -> list[str]:

@@ -1,6 +1,8 @@
 """The interactive prompt of `trustq sql`: history, completion, one connection per question."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any
 
 from trustq.errors import TrustqError
@@ -40,12 +42,19 @@ _WORDS = (
 )
 
 
-def prompt(folder: Path, *, history: Path, terminal: dict[str, Any] | None = None) -> None:
+def prompt(
+    folder: Path,
+    *,
+    history: Path,
+    terminal: dict[str, Any] | None = None,
+    tables: Mapping[str, Path] | None = None,
+    metadata: Sequence[Path] = (),
+) -> None:
     """Ask for queries and print their answers until the user leaves.
 
     Each query sees what was committed before it. Errors are printed and the prompt goes on.
-    `terminal` goes to prompt_toolkit's session (its input and output). Raises `TrustqError` for a
-    folder without results.
+    `tables` and `metadata` are as in `run_query`. `terminal` goes to prompt_toolkit's session (its
+    input and output). Raises `TrustqError` for a folder without results.
     """
     from prompt_toolkit import PromptSession
     from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
@@ -53,11 +62,12 @@ def prompt(folder: Path, *, history: Path, terminal: dict[str, Any] | None = Non
     from prompt_toolkit.lexers import PygmentsLexer
     from pygments.lexers.sql import SqlLexer
 
+    joined: dict[str, Any] = {"tables": tables or {}, "metadata": metadata}
     history.parent.mkdir(parents=True, exist_ok=True)
     session: PromptSession[str] = PromptSession(
         history=FileHistory(str(history)),
         auto_suggest=AutoSuggestFromHistory(),
-        completer=completer(folder),
+        completer=completer(folder, **joined),
         lexer=PygmentsLexer(SqlLexer),
         complete_while_typing=False,
         **(terminal or {}),
@@ -75,30 +85,33 @@ def prompt(folder: Path, *, history: Path, terminal: dict[str, Any] | None = Non
         if not lines and line.strip() in ("\\q", "exit", "quit"):
             return
         if not lines and line.strip() == "\\t":
-            print(format_result(describe_results(folder)))
+            print(
+                format_result(describe_results(folder, **joined), width=get_terminal_size().columns)
+            )
             continue
         lines.append(line)
         query = "\n".join(lines).strip()
         if query and (query.endswith(";") or not line.strip()):
             lines = []
-            _answer(folder, query)
+            _answer(folder, query, joined)
         elif not query:
             lines = []
 
 
-def completer(folder: Path) -> Any:
+def completer(folder: Path, **joined: Any) -> Any:
     """A prompt_toolkit completer of table and column names, and of the words of SQL."""
     from prompt_toolkit.completion import WordCompleter
 
     names: list[str] = []
-    for table, _, columns in describe_results(folder).rows:
+    for table, _, columns in describe_results(folder, **joined).rows:
         names += [table, *columns.split(", ")]
     return WordCompleter(list(dict.fromkeys([*names, *_WORDS])), ignore_case=True)
 
 
-def _answer(folder: Path, query: str) -> None:
+def _answer(folder: Path, query: str, joined: dict[str, Any]) -> None:
     try:
-        print(format_result(run_query(folder, query)))
+        answer = run_query(folder, query, **joined)
+        print(format_result(answer, width=get_terminal_size().columns))
     except TrustqError as error:
         print(f"Error: {error}")
     except (KeyboardInterrupt, RuntimeError) as error:

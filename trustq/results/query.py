@@ -1,7 +1,7 @@
 """Ask a results folder in SQL: an in-memory DuckDB with one typed view per table."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +9,7 @@ import duckdb
 
 from trustq.core.atomic_files import replacing
 from trustq.core.columns import literal, scan_parquet
+from trustq.core.sample_ids import ID_COLUMNS, IMAGE_ENDING
 from trustq.errors import DamagedFile, InputError, NotFound, TrustqError
 from trustq.results.schema import FORMER_COLUMNS, FORMER_TABLES, MARKER, OF_CELLS, TABLES
 from trustq.results.views import derived_views
@@ -29,6 +30,9 @@ LAST_FAILURE = (
 
 Parameters = Mapping[str, str | int | float]
 
+# Endings of the files that can be joined.
+JOINABLE = (".parquet", ".csv", ".csv.gz", ".tsv")
+
 
 class Result(NamedTuple):
     """The answer to a query: column names, each once, and rows of Python values."""
@@ -37,18 +41,28 @@ class Result(NamedTuple):
     rows: list[tuple[Any, ...]]
 
 
-def connect(folder: Path, *, where: str = "") -> duckdb.DuckDBPyConnection:
+def connect(
+    folder: Path,
+    *,
+    where: str = "",
+    tables: Mapping[str, Path] | None = None,
+    metadata: Sequence[Path] = (),
+) -> duckdb.DuckDBPyConnection:
     """Open a results folder: one typed view per table, and the derived views.
 
     `where` is a condition on `runs`, in SQL: all tables and views keep to the cells that meet it.
+    `tables` maps names to CSV or Parquet files, which are read as tables of these names. Tables in
+    `metadata` are joined by sample id: `samples` has their columns, too, and where both have a
+    column, the results come first.
 
     The views hold the parts that were there when it was opened, keep to committed cells, and take
     a cell that two writers both wrote from the part whose name sorts first. A column that a part
     lacks is NULL; a table without parts is an empty view. The connection reads the results folder
     and no other file, and its settings are locked. Raises `TrustqError` for a folder without
-    results, results of a newer format, a damaged part, and a condition that is none.
+    results, results of a newer format, a damaged part, a condition that is none, a file that
+    cannot be read, and a name that is taken.
     """
-    connection = _connect(Path(folder), [])
+    connection = _connect(Path(folder), [], tables or {}, metadata)
     if where:
         try:
             _keep_to(connection, where, Path(folder))
@@ -58,13 +72,21 @@ def connect(folder: Path, *, where: str = "") -> duckdb.DuckDBPyConnection:
     return connection
 
 
-def run_query(folder: Path, sql: str, parameters: Parameters | None = None) -> Result:
+def run_query(
+    folder: Path,
+    sql: str,
+    parameters: Parameters | None = None,
+    *,
+    tables: Mapping[str, Path] | None = None,
+    metadata: Sequence[Path] = (),
+) -> Result:
     """Answer one SELECT-like statement over a results folder.
 
-    `parameters` are the values of $NAME in the statement. Raises `TrustqError` for a statement that
-    could write, and with DuckDB's own message for one that fails.
+    `parameters` are the values of $NAME in the statement; `tables` and `metadata` are files to
+    join, as in `connect`. Raises `TrustqError` for a statement that could write, and with DuckDB's
+    own message for one that fails.
     """
-    with connect(folder) as connection:
+    with connect(folder, tables=tables, metadata=metadata) as connection:
         statement = _readable(connection, sql)
         try:
             connection.execute(statement, dict(parameters or {}))
@@ -75,12 +97,23 @@ def run_query(folder: Path, sql: str, parameters: Parameters | None = None) -> R
     return Result(_distinct(names), rows)
 
 
-def save_query(folder: Path, sql: str, path: Path, parameters: Parameters | None = None) -> None:
+def save_query(
+    folder: Path,
+    sql: str,
+    path: Path,
+    parameters: Parameters | None = None,
+    *,
+    tables: Mapping[str, Path] | None = None,
+    metadata: Sequence[Path] = (),
+) -> None:
     """Write the answer to one SELECT statement as a Parquet file, whole or not at all.
 
     Raises `TrustqError` as `run_query` does, and where the file cannot be written.
     """
-    with replacing(Path(path)) as part, _connect(Path(folder), [part]) as connection:
+    with (
+        replacing(Path(path)) as part,
+        _connect(Path(folder), [part], tables or {}, metadata) as connection,
+    ):
         statement = _readable(connection, sql)
         if _EXPLAIN.match(statement):
             raise InputError("A query plan is text, not a table: leave out the Parquet file.")
@@ -94,17 +127,22 @@ def save_query(folder: Path, sql: str, path: Path, parameters: Parameters | None
             raise damaged_part(Path(folder)) or InputError(str(error)) from error
 
 
-def describe_results(folder: Path) -> Result:
+def describe_results(
+    folder: Path,
+    *,
+    tables: Mapping[str, Path] | None = None,
+    metadata: Sequence[Path] = (),
+) -> Result:
     """Every table and view with its columns; `n_rows` is NULL for a view that takes work to count.
 
     Raises `TrustqError` as `connect` does.
     """
-    with connect(folder) as connection:
+    with connect(folder, tables=tables, metadata=metadata) as connection:
         rows: list[tuple[Any, ...]] = []
-        for name in (*TABLES, *derived_views()):
+        for name in (*TABLES, *(tables or {}), *derived_views()):
             columns = [column[0] for column in connection.table(name).description]
             count = None
-            if name in TABLES:
+            if name not in derived_views():
                 found = connection.execute(f"SELECT count(*) FROM {name}").fetchone()
                 count = found[0] if found else 0
             rows.append((name, count, ", ".join(columns)))
@@ -181,11 +219,17 @@ def _check_folder(folder: Path) -> None:
     check_marker(folder / MARKER)
 
 
-def _connect(folder: Path, writable: list[Path]) -> duckdb.DuckDBPyConnection:
+def _connect(
+    folder: Path,
+    writable: list[Path],
+    tables: Mapping[str, Path],
+    metadata: Sequence[Path],
+) -> duckdb.DuckDBPyConnection:
     _check_folder(folder)
     connection = duckdb.connect()
     try:
-        _create_views(connection, folder.resolve())
+        joined = _join_files(connection, tables, metadata)
+        _create_views(connection, folder.resolve(), samples_with=joined)
         _lock(connection, folder.resolve(), writable)
     except duckdb.Error as error:
         connection.close()
@@ -216,7 +260,101 @@ def _keep_to(connection: duckdb.DuckDBPyConnection, where: str, folder: Path) ->
         )
 
 
-def _create_views(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
+def _join_files(
+    connection: duckdb.DuckDBPyConnection, tables: Mapping[str, Path], metadata: Sequence[Path]
+) -> list[dict[str, str]]:
+    """Read files as tables; of each in `metadata` its columns and types, without the ids."""
+    taken = {*TABLES, *derived_views()}
+    for name, path in tables.items():
+        if not name.isidentifier() or name in taken:
+            raise InputError(
+                f"{name!r} cannot name a table for {path}: use letters, digits and _, and none of "
+                f"{', '.join(sorted(taken))}.",
+                path=path,
+                found=name,
+            )
+        _read_file(connection, Path(path), name)
+    joined = []
+    for number, path in enumerate(metadata):
+        name = f"trustq_metadata_{number}"
+        _read_file(connection, Path(path), name)
+        described = connection.execute(f"DESCRIBE {name}").fetchall()
+        columns = {str(row[0]): str(row[1]) for row in described}
+        by = next((one for one in ID_COLUMNS if one in columns), None)
+        if by is None:
+            raise NotFound(
+                f"{path} has no column of ids; it has {', '.join(columns)}: call it one of "
+                f"{', '.join(ID_COLUMNS)}.",
+                path=path,
+                expected=ID_COLUMNS,
+            )
+        found = connection.execute(
+            f"SELECT any_value({_quoted(by)}) FROM {name} GROUP BY {_key(by)} HAVING count(*) > 1"
+        ).fetchone()
+        if found is not None:
+            raise InputError(
+                f"{path}: {by} must be unique to be joined by; {found[0]!r} is repeated.",
+                path=path,
+                found=found[0],
+            )
+        connection.execute(f"ALTER TABLE {name} RENAME {_quoted(by)} TO trustq_id")
+        joined.append({one: kind for one, kind in columns.items() if one != by})
+    return joined
+
+
+def _read_file(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> None:
+    if not path.is_file():
+        raise NotFound(f"{path}: no such file.", path=path)
+    if not path.name.endswith(JOINABLE):
+        raise InputError(f"{path}: expected a {', '.join(JOINABLE)} file.", path=path)
+    reader = "read_parquet" if path.suffix == ".parquet" else "read_csv"
+    try:
+        connection.execute(
+            f"CREATE TABLE {name} AS FROM {reader}({literal(_unglobbed(path.resolve()))})"
+        )
+    except duckdb.Error as error:
+        raise DamagedFile(
+            f"{path} could not be read: {str(error).splitlines()[0]}", path=path
+        ) from error
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _key(column: str) -> str:
+    # As `trustq.core.sample_ids.id_key`: with or without the ending of an image file.
+    ending = IMAGE_ENDING.pattern.replace(r"\Z", "$")
+    text = f"trim(CAST({_quoted(column)} AS VARCHAR))"
+    return f"regexp_replace({text}, {literal(ending)}, '', 'i')"
+
+
+def _samples_with(select: str, joined: list[dict[str, str]]) -> str:
+    """The select of `samples` with the columns of the tables that were joined."""
+    columns = {name: f"s.{name}" for name in TABLES["samples"]}
+    source = f"({select}) s"
+    for number, theirs in enumerate(joined):
+        source += (
+            f" LEFT JOIN trustq_metadata_{number} m{number}"
+            f" ON {_key('sample_id')} = {_key('trustq_id')}"
+        )
+        lower = {name.lower(): name for name in columns}
+        for name in theirs:
+            mine, other = lower.get(name.lower()), f"m{number}.{_quoted(name)}"
+            if mine is None:
+                columns[name] = other
+            elif mine in TABLES["samples"]:
+                columns[mine] = f"coalesce({columns[mine]}, CAST({other} AS VARCHAR))"
+    listed = ", ".join(f"{source} AS {_quoted(name)}" for name, source in columns.items())
+    return f"SELECT {listed} FROM {source}"
+
+
+def _create_views(
+    connection: duckdb.DuckDBPyConnection,
+    folder: Path,
+    *,
+    samples_with: list[dict[str, str]] | None = None,
+) -> None:
     # Cells are listed first. A writer puts them last, so whatever cell is listed has all its other
     # rows in the listings that follow. Later parts are not seen: a query is of one moment.
     # Compactions are listed before that: a part is whole before a record says what it supersedes.
@@ -248,6 +386,8 @@ def _create_views(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
         if table == "samples":  # a sample once, as the newest part has it
             select += """ QUALIFY row_number() OVER
                 (PARTITION BY dataset, sample_id ORDER BY filename DESC) = 1"""
+            if samples_with:
+                select = _samples_with(select, samples_with)
         if table == "failures":  # the last error of what has not succeeded since
             select += (
                 """ ANTI JOIN trustq.committed c ON r.request = c.request

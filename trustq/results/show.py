@@ -4,21 +4,25 @@ import csv
 import io
 import json
 import math
+import textwrap
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
 from trustq.errors import NotFound
 from trustq.results.query import Result
 
-WIDEST = 60  # characters of a cell in an aligned table; longer ones are cut
+REPEATED = 0.4  # of the width: what the first columns may take when later blocks repeat them
 
 
-def format_result(result: Result, format: str = "table") -> str:
+def format_result(result: Result, format: str = "table", *, width: int | None = None) -> str:
     """Text of an answer, without a last line break.
 
-    `table` and `markdown` round to 6 significant digits, `table` cuts long cells; `csv` and `json`
-    (a list of objects, NULL and NaN as null) keep every digit. Raises `TrustqError` for another
-    format.
+    `table`, `lines` (a block per row, a line per column) and `markdown` round to 6 significant
+    digits; `csv` and `json` (a list of objects, NULL and NaN as null) keep every digit. Text is
+    never cut. Where a table is wider than `width` it is split between columns, its first columns
+    are repeated, and where that does not fit either it is shown as `lines`. Raises `TrustqError`
+    for another format.
 
     >>> print(format_result(Result(["arm", "mean"], [("none", 1 / 3), ("random", None)])))
     arm         mean
@@ -26,33 +30,88 @@ def format_result(result: Result, format: str = "table") -> str:
     none    0.333333
     random
     """
-    formats = {"table": _table, "csv": _csv, "json": _json, "markdown": _markdown}
+    formats: dict[str, Callable[[Result], str]] = {
+        "table": lambda result: _table(result, width),
+        "lines": lambda result: _lines(result, width),
+        "csv": _csv,
+        "json": _json,
+        "markdown": _markdown,
+    }
     if format not in formats:
         raise NotFound(
-            f"There is no format {format!r}, only {', '.join(formats)}.",
+            f"Unknown format {format!r}; expected one of {', '.join(formats)}.",
             expected=formats,
             found=format,
         )
     return formats[format](result)
 
 
-def _table(result: Result) -> str:
+def _table(result: Result, width: int | None) -> str:
     if result.columns[:2] == ["explain_key", "explain_value"]:
         return "\n".join(str(row[1]).rstrip("\n") for row in result.rows)
-    texts = [[_cut(_printable(_rounded(value))) for value in row] for row in result.rows]
+    texts = [[_printable(_rounded(value)) for value in row] for row in result.rows]
     columns = list(zip(result.columns, *texts, strict=True))
     widths = [max(map(len, column)) for column in columns]
     right = [any(_is_number(row[j]) for row in result.rows) for j in range(len(result.columns))]
+    blocks = _blocks(widths, right, width)
+    if blocks is None:
+        return _lines(result, width)
 
-    def line(cells: list[str]) -> str:
+    def line(cells: Sequence[str], shown: list[int]) -> str:
         aligned = (
-            cell.rjust(width) if number else cell.ljust(width)
-            for cell, width, number in zip(cells, widths, right, strict=True)
+            cells[j].rjust(widths[j]) if right[j] else cells[j].ljust(widths[j]) for j in shown
         )
         return "  ".join(aligned).rstrip()
 
     rule = ["-" * width for width in widths]
-    return "\n".join(line(cells) for cells in (result.columns, rule, *texts))
+    return "\n\n".join(
+        "\n".join(line(cells, shown) for cells in (result.columns, rule, *texts))
+        for shown in blocks
+    )
+
+
+def _blocks(widths: list[int], right: list[bool], width: int | None) -> list[list[int]] | None:
+    """Columns of each block of a table that fits; None where a column does not fit in any."""
+    every = list(range(len(widths)))
+    if width is None or sum(widths) + 2 * (len(widths) - 1) <= width:
+        return [every]
+    # Texts in front say what a row is; they are repeated, the first of them in any case.
+    repeated = every[:1]
+    for j in every[1:]:
+        if right[j] or sum(widths[: j + 1]) + 2 * j > REPEATED * width:
+            break
+        repeated.append(j)
+    room = width - sum(widths[j] + 2 for j in repeated)
+    blocks: list[list[int]] = []
+    left = 0
+    for j in every[len(repeated) :]:
+        if widths[j] > room:
+            return None
+        if not blocks or widths[j] > left:
+            blocks.append([*repeated])
+            left = room
+        blocks[-1].append(j)
+        left -= widths[j] + 2
+    return blocks or None
+
+
+def _lines(result: Result, width: int | None) -> str:
+    """A block per row, a line per column; a longer text goes on under its beginning."""
+    longest = max(map(len, result.columns), default=0)
+    blocks = []
+    for number, row in enumerate(result.rows, start=1):
+        lines = [f"-- {number} of {len(result.rows)}"]
+        for name, value in zip(result.columns, row, strict=True):
+            text = _printable(_rounded(value))
+            parts = [text]
+            if width is not None and (room := width - longest - 2) > 0:
+                parts = textwrap.wrap(
+                    text, room, break_long_words=False, break_on_hyphens=False
+                ) or [""]
+            lines.append(f"{name.ljust(longest)}  {parts[0]}".rstrip())
+            lines += [" " * (longest + 2) + part for part in parts[1:]]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) if blocks else "(no rows)"
 
 
 def _csv(result: Result) -> str:
@@ -104,10 +163,6 @@ def _rounded(value: Any) -> str:
 def _printable(text: str) -> str:
     # A class name must not steer the terminal or break a line of the table.
     return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= WIDEST else text[: WIDEST - 1] + "…"
 
 
 def _is_number(value: Any) -> bool:

@@ -26,6 +26,9 @@ def derived_views() -> dict[str, str]:
         "paired": _paired(),
         "leaderboard": _leaderboard(),
         "selective": _selective(),
+        "final_test": _final_test("metric_values"),
+        "final_test_seeds": _final_test("seeds"),
+        "final_predictions": _final_predictions(),
     }
 
 
@@ -188,6 +191,27 @@ def _selective() -> str:
         SELECT {within}, n, error_rate, aurc, augrc
         FROM (SELECT {within}, hash({within}) AS place FROM predictions GROUP BY {within})
         JOIN areas USING (place)"""
+
+
+def _final_test(view: str) -> str:
+    # What a table of results shows: after the last round, of all test rows and all classes.
+    return f"""
+        SELECT * EXCLUDE (is_final, class_name, slice_name, slice_value) FROM {view}
+        WHERE is_final AND class_name IS NULL AND slice_name IS NULL
+            AND split IN ('test', 'out_of_fold')"""
+
+
+def _final_predictions() -> str:
+    # Stored predictions after the last round, test rows alone, beside their run and their sample.
+    told = ("arm", "budget", "head", "refit", "cache_recipe", "backbone_seed", "draw_seed")
+    return f"""
+        SELECT {_listed(told, "c")}, p.*, p.predicted <> p.label AS wrong,
+            s.* EXCLUDE (dataset, sample_id, label, group_id, split)
+        FROM predictions p
+        JOIN runs c ON c.key = p.run
+        LEFT JOIN samples s ON s.dataset = c.dataset AND s.sample_id = p.sample_id
+        WHERE p.split IN ('test', 'out_of_fold') AND p.round = (
+            SELECT max(m.round) FROM metrics m WHERE m.run = p.run AND m.is_final)"""
 
 
 def _harmonic(n: str) -> str:
