@@ -7,6 +7,7 @@ import typer
 
 from . import audit_duplicates
 from .app import App
+from .options import Classes, Features, Groups, Logits, Normalize, Probs, SampleIds
 
 app = App(
     no_args_is_help=True,
@@ -26,11 +27,11 @@ def labels(
     ],
     out: Annotated[Path, typer.Option(help="Folder for the lists.")] = Path("audit"),
     review: Annotated[
-        int | None, typer.Option(help="List this many labels, the most suspicious.")
+        int | None, typer.Option(help="Number of most suspicious labels to list.")
     ] = None,
     precision: Annotated[
         float | None,
-        typer.Option(help="List as many as keep this share of wrong labels, by estimate."),
+        typer.Option(help="Cut the list where its estimated precision falls below this."),
     ] = None,
     score: Annotated[str, typer.Option(help="Label-quality score.")] = "self_confidence",
     source: Annotated[
@@ -55,17 +56,17 @@ def labels(
     ] = None,
     label_names: Annotated[
         str | None,
-        typer.Option("--labels", help="Name of the labels; beside observed ones, the true."),
+        typer.Option(
+            "--labels", help="Labels column; together with --observed, the reference labels."
+        ),
     ] = None,
-    features: Annotated[str | None, typer.Option(help="Name of the features.")] = None,
-    probs: Annotated[
-        str | None, typer.Option(help="Name of the probabilities; of a table, a,b,c.")
-    ] = None,
-    logits: Annotated[str | None, typer.Option(help="Name of the logits.")] = None,
-    sample_ids: Annotated[str | None, typer.Option(help="Name of the ids.")] = None,
-    groups: Annotated[str | None, typer.Option(help="Name of the groups.")] = None,
-    classes: Annotated[str | None, typer.Option(help="Class names in column order.")] = None,
-    normalize: Annotated[str | None, typer.Option(help="Rows to sum 1: l1 or softmax.")] = None,
+    features: Features = None,
+    probs: Probs = None,
+    logits: Logits = None,
+    sample_ids: SampleIds = None,
+    groups: Groups = None,
+    classes: Classes = None,
+    normalize: Normalize = None,
     exposure: Annotated[
         str | None,
         typer.Option(help="What the backbone of a file has seen, as in trustq cache import."),

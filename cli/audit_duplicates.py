@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .options import NoProgress, Quiet
 from .output import print_note, print_table, stages
 
 if TYPE_CHECKING:
@@ -23,12 +24,12 @@ def duplicates(
         typer.Option(help="Caches of these samples, for embedding neighbours; may be repeated."),
     ] = None,
     distance: Annotated[
-        int, typer.Option(help="Bits of 256 in which hashes of one image may differ.")
+        int, typer.Option(help="Maximum Hamming distance between perceptual hashes (256 bits).")
     ] = 30,
     nearest: Annotated[
         int,
         typer.Option(
-            min=0, help="Pairs listed by keypoints, as many by embedding; 0: copies alone."
+            min=0, help="Candidate pairs per method (keypoints, embeddings); 0 lists copies only."
         ),
     ] = 200,
     out: Annotated[Path, typer.Option(help="Folder for the lists and the sheet.")] = Path(
@@ -39,6 +40,8 @@ def duplicates(
     ] = 60,
     threads: Annotated[int, typer.Option(min=1, help="Threads to read images with.")] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    quiet: Quiet = False,
+    no_progress: NoProgress = False,
 ) -> None:
     """Find copies and scenes taken again in other groups, other splits or another data set.
 

@@ -124,7 +124,9 @@ def import_file(
         list[Path] | None,
         typer.Option(help="Table (a manifest, say) to join by id; may be given again."),
     ] = None,
-    normalize: Annotated[str | None, typer.Option(help="Rows to sum 1: l1 or softmax.")] = None,
+    normalize: Annotated[
+        str | None, typer.Option(help="Normalize rows to sum to 1: l1 or softmax.")
+    ] = None,
     features: Annotated[
         str, typer.Option(help="Array (n, d); of a table a column of lists, or a prefix.")
     ] = "features",

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .options import Classes, Groups, Labels, Logits, Normalize, Probs, SampleIds
 from .output import write_or_print
 
 
@@ -43,13 +44,13 @@ def compare(
     meta: Annotated[
         list[Path] | None, typer.Option(help="Table to join by id; may be given again.")
     ] = None,
-    labels: Annotated[str | None, typer.Option(help="Name of the labels.")] = None,
-    probs: Annotated[str | None, typer.Option(help="Name of the probabilities.")] = None,
-    logits: Annotated[str | None, typer.Option(help="Name of the logits.")] = None,
-    sample_ids: Annotated[str | None, typer.Option(help="Name of the ids.")] = None,
-    groups: Annotated[str | None, typer.Option(help="Name of the groups.")] = None,
-    classes: Annotated[str | None, typer.Option(help="Class names in column order.")] = None,
-    normalize: Annotated[str | None, typer.Option(help="Rows to sum 1: l1 or softmax.")] = None,
+    labels: Labels = None,
+    probs: Probs = None,
+    logits: Logits = None,
+    sample_ids: SampleIds = None,
+    groups: Groups = None,
+    classes: Classes = None,
+    normalize: Normalize = None,
     intervals: Annotated[
         str, typer.Option(help="Of files: student, or a bootstrap: percentile or bca.")
     ] = "student",

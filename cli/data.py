@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .app import App
+from .options import NoProgress, Quiet
 from .output import print_table, progress
 
 if TYPE_CHECKING:
@@ -95,6 +96,8 @@ def prepare(
         str | None, typer.Option(help="csv: [default: split, or splits are made].")
     ] = None,
     show_list: Annotated[bool, typer.Option("--list", help="List the data sets.")] = False,
+    quiet: Quiet = False,
+    no_progress: NoProgress = False,
 ) -> None:
     """Make the manifest of a data set: one row an image, with its label, group and split.
 
@@ -235,6 +238,8 @@ def measure(
         Path | None, typer.Option(help="Manifest to write [default: the same file].")
     ] = None,
     root: Annotated[Path | None, typer.Option(help="Data root, if the images have moved.")] = None,
+    quiet: Quiet = False,
+    no_progress: NoProgress = False,
 ) -> None:
     """Add image measures as columns: size, grey, contrast, sharpness, edges and skin tone (ITA).
 

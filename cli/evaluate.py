@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from .options import Classes, Groups, Labels, Logits, Normalize, Probs, SampleIds, Split
+
 
 def evaluate(
     file: Annotated[Path, typer.Argument(help="npz, CSV, Parquet, or a cache (.h5).")],
@@ -22,7 +24,7 @@ def evaluate(
         typer.Option(help="Calibration labels are noisy, as in trustq repair: symmetric:0.2, ..."),
     ] = None,
     positive: Annotated[
-        str | None, typer.Option(help="Classes that count as one: mel,bcc,akiec.")
+        str | None, typer.Option(help="Classes pooled into the positive class: mel,bcc,akiec.")
     ] = None,
     slices: Annotated[
         str | None, typer.Option(help="Columns to slice by, separated by commas.")
@@ -36,24 +38,20 @@ def evaluate(
         typer.Option(help="Predictions of other data by the same model; may be given again."),
     ] = None,
     target: Annotated[
-        str | None, typer.Option(help="Column that labels are from, e.g. of --meta.")
+        str | None, typer.Option(help="Column to use as labels, e.g. from --meta.")
     ] = None,
     conditions: Annotated[
         str | None,
         typer.Option(help="More probability arrays of the npz, or views of the cache: a,b or all."),
     ] = None,
-    labels: Annotated[str | None, typer.Option(help="Name of the labels.")] = None,
-    probs: Annotated[
-        str | None, typer.Option(help="Name of the probabilities; of a table, a,b,c.")
-    ] = None,
-    logits: Annotated[str | None, typer.Option(help="Name of the logits.")] = None,
-    sample_ids: Annotated[str | None, typer.Option(help="Name of the ids.")] = None,
-    groups: Annotated[str | None, typer.Option(help="Name of the groups.")] = None,
-    split: Annotated[str | None, typer.Option(help="Name of the split.")] = None,
-    classes: Annotated[
-        str | None, typer.Option(help="Class names in column order a,b,c, or their array.")
-    ] = None,
-    normalize: Annotated[str | None, typer.Option(help="Rows to sum 1: l1 or softmax.")] = None,
+    labels: Labels = None,
+    probs: Probs = None,
+    logits: Logits = None,
+    sample_ids: SampleIds = None,
+    groups: Groups = None,
+    split: Split = None,
+    classes: Classes = None,
+    normalize: Normalize = None,
     of_class: Annotated[
         str | None, typer.Option(help="Class of the precision-recall picture.")
     ] = None,

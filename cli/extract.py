@@ -32,7 +32,7 @@ def extract(
     ] = None,
     mode: Annotated[
         str | None,
-        typer.Option(help="finetune, frozen, or crossfit: also one network a fold of groups."),
+        typer.Option(help="finetune or frozen; crossfit also trains one network per group fold."),
     ] = None,
     train_on: Annotated[
         str | None,
@@ -62,7 +62,9 @@ def extract(
     ] = False,
     auto_batch: Annotated[
         bool,
-        typer.Option("--auto-batch", help="Halve batches that memory cannot hold, more a step."),
+        typer.Option(
+            "--auto-batch", help="On out-of-memory halve the batch size and accumulate gradients."
+        ),
     ] = False,
     with_: Annotated[
         list[str] | None,

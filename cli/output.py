@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -9,7 +10,16 @@ from typing import Any
 
 import typer
 
-from .hints import in_options
+from .app import PROGRESS, QUIET, print_remark
+
+
+def print_text(text: str) -> None:
+    """Print lines of prose, broken between words where they are wider than the terminal."""
+    width = terminal_width()
+    for line in text.split("\n"):
+        if width is not None and len(line) > width:
+            line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+        typer.echo(line)
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
@@ -23,7 +33,7 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
 
 def print_note(note: str) -> None:
     """Print what the library remarks, in options of the command that runs, on stderr."""
-    typer.echo(f"Note: {in_options(note)}", err=True)
+    print_remark(f"Note: {note}")
 
 
 def print_result(result: Any) -> None:
@@ -40,7 +50,7 @@ def terminal_width() -> int | None:
 
 def print_repair_table(table: Any) -> None:
     """Print a table of arms with its caption above and its warnings below."""
-    typer.echo(table.caption)
+    print_text(table.caption)
     print_table(table.rows)
     if table.shift:
         from trustq.evaluation.shift_stages import STAGES
@@ -48,9 +58,9 @@ def print_repair_table(table: Any) -> None:
         typer.echo("\nExternal sets under shift")
         print_table(table.shift)
         for stage, meaning in STAGES.items():
-            typer.echo(f"{stage}: {meaning}.")
+            print_text(f"{stage}: {meaning}.")
         typer.echo()
-    typer.echo(table.footer)
+    print_text(table.footer)
 
 
 def write_or_print(text: str, out: Path | None) -> None:
@@ -92,6 +102,9 @@ def progress(what: str, unit: str) -> Iterator[Callable[..., None]]:
     """
     import time
 
+    if QUIET.get() or not PROGRESS.get():
+        yield lambda *_: None
+        return
     if not sys.stderr.isatty():
         started, last = time.monotonic(), [-1]
 

@@ -6,6 +6,20 @@ from typing import Annotated
 
 import typer
 
+from .app import print_remark
+from .options import (
+    Classes,
+    Features,
+    Groups,
+    Labels,
+    Logits,
+    NoProgress,
+    Normalize,
+    Probs,
+    Quiet,
+    SampleIds,
+    named,
+)
 from .output import print_note, print_repair_table, progress
 
 
@@ -52,10 +66,14 @@ def repair(
     ] = None,
     cost: Annotated[
         str | None,
-        typer.Option(help="Prices that budgets pay: mel=3,bkl=2 as observed, or a FILE.csv."),
+        typer.Option(
+            help="Cost per label by observed class (mel=3,bkl=2), or a CSV; budgets "
+            "are then in cost units."
+        ),
     ] = None,
     class_cap: Annotated[
-        str | None, typer.Option(help="Rows of a class a scored arm takes at most: 10, 20%.")
+        str | None,
+        typer.Option(help="Maximum rows per class that a scoring arm may select: 10, 20%."),
     ] = None,
     answers: Annotated[
         str | None, typer.Option(help="People's answers, sample_id,label; only these are repaired.")
@@ -85,26 +103,39 @@ def repair(
     ] = None,
     fit_on: Annotated[
         str | None,
-        typer.Option(help="Train and val rows of heads: COLUMN=VALUE,... or COLUMN!=VALUE,..."),
+        typer.Option(
+            help="Fit heads only on train and val rows where COLUMN=VALUE,... or COLUMN!=VALUE,..."
+        ),
     ] = None,
     row_weights: Annotated[
-        str | None, typer.Option(help="Of rows in the fit: none, or domain_balanced.")
+        str | None, typer.Option(help="Sample weights for fitting: none or domain_balanced.")
     ] = None,
     slices: Annotated[
         str | None, typer.Option(help="Columns to slice by, separated by commas.")
     ] = None,
     ages: Annotated[str | None, typer.Option(help="Column of ages, in bands of years.")] = None,
     positive: Annotated[
-        str | None, typer.Option(help="Classes that count as one in slices: mel,bcc,akiec.")
+        str | None,
+        typer.Option(help="Classes pooled into the positive class in slices: mel,bcc,akiec."),
     ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any recipe key, e.g. --set folds=10.")
     ] = None,
+    features: Features = None,
+    labels: Labels = None,
+    probs: Probs = None,
+    logits: Logits = None,
+    sample_ids: SampleIds = None,
+    groups: Groups = None,
+    classes: Classes = None,
+    normalize: Normalize = None,
     results: Annotated[Path, typer.Option(help="Folder for the result tables.")] = Path("results"),
     allow_leak: Annotated[
         bool, typer.Option("--allow-leak", help="Run a dishonest experiment, marked as leaky.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
+    quiet: Quiet = False,
+    no_progress: NoProgress = False,
 ) -> None:
     """Buy the labels each arm finds suspicious, fit again, compare.
 
@@ -145,7 +176,16 @@ def repair(
     }
     given = [f"sweep.{key}={value}" for key, value in sugar.items() if value is not None]
     chosen = load_recipe(recipe, settings=[*given, *(settings or [])], part="sweep")
-    opened = [open_cache(path) for path in find_caches(caches)]
+    names = named(
+        features=features,
+        labels=labels,
+        probs=probs,
+        logits=logits,
+        sample_ids=sample_ids,
+        groups=groups,
+        classes=classes,
+    )
+    opened = [open_cache(path, names=names, normalise=normalize) for path in find_caches(caches)]
     outside = [open_cache(path) for path in find_caches(external or [])]
     with progress("repair", "runs") as report:
         run = run_repair(
@@ -159,7 +199,7 @@ def repair(
     for note in run.notes:
         print_note(note)
     old = len(run.keys) - run.n_new
-    typer.echo(f"{run.n_new} new runs, {old} were there already; results in {results}\n", err=True)
+    print_remark(f"{run.n_new} new runs, {old} were there already; results in {results}\n")
     table = repair_table(results, run.keys)
     if as_json:
         typer.echo(json.dumps({"notes": run.notes, "arms": table.records}, indent=2))

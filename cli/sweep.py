@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .app import print_remark
+from .options import NoProgress, Quiet
 from .output import print_note, print_table, progress
 
 _SHOWN_FAILURES = 5
@@ -38,6 +40,8 @@ def sweep(
         bool, typer.Option("--allow-leak", help="Run dishonest experiments, marked as leaky.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    quiet: Quiet = False,
+    no_progress: NoProgress = False,
 ) -> None:
     """Run every cell that a recipe asks for and that is not there yet.
 
@@ -66,7 +70,7 @@ def sweep(
     from trustq.experiments import plan_sweep, run_sweep
 
     plan = plan_sweep(load_sweep(recipe, settings=given), results=results)
-    typer.echo(f"{plan.n_cells} runs to do, {len(plan.there)} are there already", err=True)
+    print_remark(f"{plan.n_cells} runs to do, {len(plan.there)} are there already")
     if dry_run:
         _show_plan(plan, results, jobs, as_json)
         return
@@ -145,7 +149,7 @@ def _show_plan(plan: Any, results: Path, jobs: int, as_json: bool) -> None:
 def _report(run: Any, results: Path, as_json: bool) -> None:
     import json
 
-    typer.echo(f"{run.n_new} new runs; results in {results}\n", err=True)
+    print_remark(f"{run.n_new} new runs; results in {results}\n")
     if as_json:
         answer = {"n_new": run.n_new, "n_runs": len(run.keys), "failures": run.failures}
         typer.echo(json.dumps(answer | {"notes": run.notes}, indent=2))
@@ -161,4 +165,4 @@ def _compact(results: Path) -> None:
 
     merged = compact(results, wait=False)
     if merged:
-        typer.echo(f"{merged} parts were merged (trustq results clean deletes them)", err=True)
+        print_remark(f"{merged} parts were merged (trustq results clean deletes them)")

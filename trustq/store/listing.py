@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trustq.core.foreign_files import kind_of
-from trustq.errors import NotFound
+from trustq.core.foreign_rows import Names
+from trustq.errors import InputError, NotFound
 from trustq.store.arrays import has_statement
 from trustq.store.exchange import import_cache
 from trustq.store.format import Cache
@@ -39,12 +40,21 @@ def find_caches(patterns: Sequence[str | Path]) -> list[Path]:
     return found
 
 
-def open_cache(path: Path) -> Cache:
-    """A cache file, verified; or a file of embeddings, as `import_cache` takes it unasked.
+def open_cache(path: Path, *, names: Names | None = None, normalise: str | None = None) -> Cache:
+    """A cache file, verified; or a file of embeddings, as `import_cache` takes it.
 
-    What trustq exported has the exposure it had, anything else an unknown one.
+    What trustq exported has the exposure it had, anything else an unknown one. `names` and
+    `normalise` are of a file of embeddings. Raises `TrustqError` where they are given for a cache.
     """
-    return import_cache(path) if is_foreign(Path(path)) else read_cache(path)
+    if is_foreign(Path(path)):
+        return import_cache(path, names=names, normalise=normalise)
+    if given := [*(names or {}), *(["normalize"] if normalise else [])]:
+        raise InputError(
+            f"{path} is a cache, whose arrays have names of their own: leave out "
+            f"{', '.join(f'`{name}`' for name in given)}.",
+            path=path,
+        )
+    return read_cache(path)
 
 
 def is_cache(path: Path) -> bool:
