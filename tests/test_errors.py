@@ -104,5 +104,5 @@ def test_an_error_is_printed_in_options(tmp_path: Path) -> None:
     assert (shown.exit_code, shown.stderr) == (
         1,
         f"Error: {tmp_path}/a.csv has no columns prob_<class> or logit_<class>; it has "
-        "sample_id, label. Name them with --probs.\n",
+        "sample_id, label. Name them (--probs, --logits).\n",
     )

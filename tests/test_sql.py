@@ -12,6 +12,8 @@ import duckdb
 import numpy as np
 import pytest
 import typer
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
 from trustq.errors import TrustqError
@@ -95,7 +97,10 @@ def test_bad_input_is_a_trustq_error(results: Path, tmp_path: Path) -> None:
 
 def test_bad_usage_exits_2(results: Path) -> None:
     for words, said in [
-        ((QUERY, "--format", "xml"), "'xml' is none of table, csv, json, markdown, parquet."),
+        (
+            (QUERY, "--format", "xml"),
+            "'xml' is none of table, lines, csv, json, markdown, parquet.",
+        ),
         ((QUERY, "--format", "parquet"), "Parquet is for files: add --out FILE.parquet."),
         (("--out", "a.csv"), "--out needs a query."),
     ]:
@@ -175,3 +180,80 @@ def test_a_query_loads_duckdb_and_numpy_and_no_other_heavy_library(results: Path
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "duckdb numpy\n", done.stderr
+
+
+def test_a_table_fits_the_width_and_no_text_is_cut() -> None:
+    from trustq.results import Result, format_result
+
+    long = "a sentence of words that goes on and on, longer than sixty characters, to its end"
+    wide = Result(["arm", "head", *"abcdefgh"], [("none", "knn", *[1 / 3] * 8)])
+    assert long in format_result(Result(["text", "n"], [(long, 1)]))
+    assert format_result(wide).count("\n") == 2
+    shown = format_result(wide, width=40)
+    blocks = [block.splitlines() for block in shown.split("\n\n")]
+    assert max(map(len, shown.splitlines())) <= 40
+    assert [block[0].split() for block in blocks] == [
+        ["arm", "head", "a", "b", "c"],
+        ["arm", "head", "d", "e", "f"],
+        ["arm", "head", "g", "h"],
+    ]
+    assert all(block[2].startswith("none  knn") for block in blocks)
+    # A text that fits no column makes lines; it goes on between words.
+    lines = format_result(Result(["arm", "text"], [("none", long)]), width=40).splitlines()
+    assert lines[:3] == ["-- 1 of 1", "arm   none", "text  a sentence of words that goes on"]
+    assert " ".join(line[6:] for line in lines[2:]) == long
+    assert format_result(Result(["n"], []), "lines") == "(no rows)"
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    texts=st.lists(
+        st.lists(st.text("ab 1", max_size=12), min_size=5, max_size=5), min_size=1, max_size=4
+    ),
+    width=st.integers(20, 60),
+)
+def test_every_value_of_a_split_table_is_shown(texts: list[list[str]], width: int) -> None:
+    from trustq.results import Result, format_result
+
+    shown = format_result(Result(list("vwxyz"), [tuple(row) for row in texts]), width=width)
+    assert max(map(len, shown.splitlines())) <= width
+    assert all(text.strip() in shown for row in texts for text in row)
+
+
+def test_files_of_one_s_own_are_joined_by_name_and_by_sample(results: Path, tmp_path: Path) -> None:
+    (tmp_path / "scores.csv").write_text("sample_id,score\na,1\nb,2.5\n")
+    mine = ["--table", f"mine={tmp_path / 'scores.csv'}", "--format", "csv"]
+    query = "SELECT label, score FROM samples JOIN mine USING (sample_id) ORDER BY ALL"
+    assert run(results, query, *mine).stdout == "label,score\nmel,2.5\nnv,1.0\n"
+    # A manifest's columns stand in samples; ids may have the ending of an image.
+    (tmp_path / "m.csv").write_text(
+        "image_id,sex,path,label\n007.jpg,f,x/7.jpg,other\nb.jpg,f,x/b.jpg,other\n"
+    )
+    joined = ["--metadata", str(tmp_path / "m.csv"), "--format", "csv"]
+    query = "SELECT sample_id, label, path, sex FROM samples ORDER BY sample_id"
+    answer = run(results, query, *joined).stdout
+    assert answer == "sample_id,label,path,sex\na,nv,,\nb,mel,x/b.jpg,f\n"
+    assert "sex" in run(results, *joined[:2]).stdout  # the list of tables
+    out = tmp_path / "a.parquet"
+    assert run(results, query, *joined[:2], "--out", str(out)).exit_code == 0
+    assert duckdb.sql(f"SELECT sex FROM '{out}' WHERE sample_id = 'b'").fetchall() == [("f",)]
+
+
+def test_a_file_that_cannot_be_joined_says_why(results: Path, tmp_path: Path) -> None:
+    good = tmp_path / "a.csv"
+    good.write_text("sample_id,x\na,1\na.png,2\n")
+    (tmp_path / "b.csv").write_text("x,y\n1,2\n")
+    (tmp_path / "c.parquet").write_text("no Parquet")
+    (tmp_path / "d.ods").write_text("")
+    for words, said in [
+        (("--table", f"runs={good}"), "'runs' cannot name a table"),
+        (("--table", f"a b={good}"), "'a b' cannot name a table"),
+        (("--table", "x=none.csv"), "none.csv: no such file."),
+        (("--table", f"x={tmp_path}/c.parquet"), "c.parquet could not be read: "),
+        (("--table", f"x={tmp_path}/d.ods"), "expected a .parquet, .csv, .csv.gz, .tsv file."),
+        (("--metadata", str(good)), "sample_id must be unique to be joined by; "),
+        (("--metadata", f"{tmp_path}/b.csv"), "b.csv has no column of ids; it has x, y"),
+    ]:
+        refused = run(results, "SELECT 1", *words).exception
+        assert isinstance(refused, TrustqError) and said in str(refused), (words, refused)
+    assert run(results, "SELECT 1", "--table", "x").exit_code == 2

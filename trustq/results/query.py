@@ -307,11 +307,17 @@ def _read_file(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> 
         raise NotFound(f"{path}: no such file.", path=path)
     if not path.name.endswith(JOINABLE):
         raise InputError(f"{path}: expected a {', '.join(JOINABLE)} file.", path=path)
-    reader = "read_parquet" if path.suffix == ".parquet" else "read_csv"
+    source = literal(_unglobbed(path.resolve()))
     try:
-        connection.execute(
-            f"CREATE TABLE {name} AS FROM {reader}({literal(_unglobbed(path.resolve()))})"
-        )
+        if path.suffix == ".parquet":
+            connection.execute(f"CREATE TABLE {name} AS FROM read_parquet({source})")
+            return
+        # Not BOOLEAN: a column of sex that holds f alone would be read as false. Ids keep zeros.
+        kinds = "auto_type_candidates = ['BIGINT', 'DOUBLE', 'DATE', 'TIMESTAMP', 'VARCHAR']"
+        described = connection.execute(f"DESCRIBE FROM read_csv({source}, {kinds})").fetchall()
+        ids = ", ".join(f"'{row[0]}': 'VARCHAR'" for row in described if row[0] in ID_COLUMNS)
+        types = f", types = {{{ids}}}" if ids else ""
+        connection.execute(f"CREATE TABLE {name} AS FROM read_csv({source}, {kinds}{types})")
     except duckdb.Error as error:
         raise DamagedFile(
             f"{path} could not be read: {str(error).splitlines()[0]}", path=path
