@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError, TrustqError
 
 JOURNAL = "answers.jsonl"
 KINDS = ("label", "unsure", "skip", "undo")
@@ -53,7 +53,7 @@ class Journal:
         try:
             self._lock.acquire(timeout=0)
         except Timeout:
-            raise TrustqError(
+            raise InputError(
                 f"{self.path} is open in another process. Raters share one server: open its "
                 "address in another browser, or stop it first."
             ) from None
@@ -103,18 +103,22 @@ class Journal:
 def checked(answer: Answer, classes: tuple[str, ...]) -> None:
     """Raise `TrustqError` for an answer that is none."""
     if answer.kind not in KINDS:
-        raise TrustqError(f"unknown kind of answer {answer.kind!r}; expected {', '.join(KINDS)}.")
+        raise InputError(
+            f"unknown kind of answer {answer.kind!r}; expected {', '.join(KINDS)}.", expected=KINDS
+        )
     unknown = [label for label in answer.labels if label not in classes]
     if unknown:
-        raise TrustqError(f"unknown class {unknown[0]!r}; expected one of {', '.join(classes)}.")
+        raise InputError(
+            f"unknown class {unknown[0]!r}; expected one of {', '.join(classes)}.", expected=classes
+        )
     if (answer.kind == "label") != bool(answer.labels):
-        raise TrustqError(f"An answer of kind {answer.kind!r} with {len(answer.labels)} labels.")
+        raise InputError(f"An answer of kind {answer.kind!r} with {len(answer.labels)} labels.")
     if len(set(answer.labels)) < len(answer.labels):
-        raise TrustqError("An answer names one label twice.")
+        raise InputError("An answer names one label twice.")
     for name in ("event", "rater", "sample_id", "note"):
         text = getattr(answer, name)
         if len(text) > LONGEST_TEXT or (name != "note" and not text.strip()):
-            raise TrustqError(f"{name} has {len(text)} characters; expected 1 to {LONGEST_TEXT}.")
+            raise InputError(f"{name} has {len(text)} characters; expected 1 to {LONGEST_TEXT}.")
 
 
 def read_journal(path: Path) -> list[Answer]:
@@ -125,14 +129,16 @@ def read_journal(path: Path) -> list[Answer]:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise TrustqError(f"{path} could not be read: {error.strerror}.") from error
+        raise InputError(f"{path} could not be read: {error.strerror}.", path=path) from error
     answers = []
     for number, line in enumerate(content[: whole_lines(path)].splitlines(), 1):
         try:
             fields = json.loads(line)
             answers.append(Answer(**{**fields, "labels": tuple(fields["labels"])}))
         except (ValueError, TypeError, KeyError, RecursionError):
-            raise TrustqError(f"{path}, line {number}: not an answer: {line[:80]!r}.") from None
+            raise InputError(
+                f"{path}, line {number}: not an answer: {line[:80]!r}.", path=path
+            ) from None
     return answers
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trustq.core.atomic_files import replacing
 from trustq.core.digest import digest_strings
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.review.images import ReviewImages
 from trustq.review.journal import checked, read_journal
 from trustq.review.server import page_html
@@ -35,9 +35,10 @@ def write_one_file(session: ReviewSession, images: ReviewImages, path: Path) -> 
             kept[row] = "data:image/jpeg;base64," + base64.b64encode(content).decode("ascii")
             size += len(kept[row])
         if size > MOST_BYTES:
-            raise TrustqError(
+            raise InputError(
                 f"{path} would be larger than {MOST_BYTES // 1024**2} MB, which browsers do not "
-                "open. Audit again with a shorter list, or serve the review."
+                "open. Audit again with a shorter list, or serve the review.",
+                path=path,
             )
 
     for place in range(len(session.queue)):

@@ -10,7 +10,7 @@ from dataclasses import replace
 from importlib import resources
 from typing import Any
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError, TrustqError
 from trustq.review.images import ReviewImages
 from trustq.review.journal import Answer
 from trustq.review.session import ReviewSession, save_plan
@@ -271,4 +271,4 @@ def _bound(port: int) -> socket.socket:
             own.close()
             continue
         return own
-    raise TrustqError("No port of this machine is free.")
+    raise InputError("No port of this machine is free.")

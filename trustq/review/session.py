@@ -13,7 +13,7 @@ from trustq.core.atomic_files import replacing
 from trustq.core.columns import read_table
 from trustq.core.generators import generator
 from trustq.core.label_sheets import write_sheet
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 from trustq.review.agreement import Consensus, cohen_kappa, consensus, krippendorff_alpha
 from trustq.review.journal import JOURNAL, Answer, Journal, standing
 from trustq.statistics.confidence_sequence import ShareBound, share_bound
@@ -69,7 +69,7 @@ class ReviewSession:
         """Position of a row by its id; raises `TrustqError` where the audit has none."""
         row = self._row_of.get(sample_id)
         if row is None:
-            raise TrustqError(f"{self.audit.folder} has no row {sample_id!r}.")
+            raise InputError(f"{self.audit.folder} has no row {sample_id!r}.")
         return row
 
     def answer(self, answer: Answer) -> bool:
@@ -257,7 +257,11 @@ def open_review(
     folder = Path(folder)
     audit = read_audit_folder(folder)
     if random_share is not None and not 0 <= random_share < 1:
-        raise TrustqError(f"random_share is {random_share:g}; expected a share from 0 to below 1.")
+        raise InputError(
+            f"random_share is {random_share:g}; expected a share from 0 to below 1.",
+            where="random_share",
+            found=random_share,
+        )
     journal = Journal(folder / JOURNAL, classes=audit.classes)
     try:
         plan = _plan(folder, journal, random_share, seed, port)
@@ -279,13 +283,14 @@ def _plan(
                 raise KeyError
             old = Plan(**fields)
         except (OSError, ValueError, KeyError, TypeError):
-            raise TrustqError(f"{path} is not a review's plan; move it away.") from None
+            raise InputError(f"{path} is not a review's plan; move it away.", path=path) from None
     share = random_share if random_share is not None else old.random_share if old else 0.1
     if old and journal.answers and share != old.random_share:
-        raise TrustqError(
+        raise InputError(
             f"{folder} has {len(journal.answers)} answers to a review with a random share of "
             f"{old.random_share:g}; another share ({share:g}) would change what is shown. Go on "
-            "with the same, or audit into another folder."
+            "with the same, or audit into another folder.",
+            path=folder,
         )
     plan = Plan(
         random_share=share,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import betaln, gammaln
 
-from trustq.errors import TrustqError
+from trustq.errors import InputError
 
 # Prior weights of the share. Any are valid; these make small shares cheap to bound.
 PRIOR_WRONG, PRIOR_RIGHT = 0.5, 5.0
@@ -53,9 +53,11 @@ def share_bound(wrong: np.ndarray, *, n_rows: int, alpha: float = 0.05) -> Share
     """
     wrong = np.asarray(wrong, dtype=bool)
     if len(wrong) > n_rows:
-        raise TrustqError(f"{len(wrong)} rows were sampled, but there are only {n_rows}.")
+        raise InputError(f"{len(wrong)} rows were sampled, but there are only {n_rows}.")
     if not 0 < alpha < 1:
-        raise TrustqError(f"alpha is {alpha:g}; expected a number between 0 and 1.")
+        raise InputError(
+            f"alpha is {alpha:g}; expected a number between 0 and 1.", where="alpha", found=alpha
+        )
     possible = np.arange(n_rows + 1)
     prior = _log_beta_binomial(possible, n_rows, PRIOR_WRONG, PRIOR_RIGHT)
     low, high = 0, n_rows
