@@ -41,3 +41,41 @@ def clean(
 
     deleted = delete(results, grace_seconds=grace)
     typer.echo(f"{deleted} parts were deleted from {results}", err=True)
+
+
+@app.command()
+def verify(
+    results: _Folder = Path("results"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check every byte of every part against the digests that were recorded when it was written.
+
+    Queries check what they read by themselves; this checks all of it.
+
+    Example: trustq results verify --results results
+    """
+    import dataclasses
+    import json
+
+    from trustq.errors import TrustqError
+    from trustq.results import verify_results
+
+    found = verify_results(results)
+    if as_json:
+        typer.echo(json.dumps(dataclasses.asdict(found), indent=2))
+    if found.faults:
+        shown = "\n".join(found.faults[:20])
+        more = len(found.faults) - 20
+        rest = f"\n... and {more} more" if more > 0 else ""
+        raise TrustqError(f"{results} is damaged in {len(found.faults)} places.\n{shown}{rest}")
+    if as_json:
+        return
+    typer.echo(
+        f"{results}: {found.n_parts} parts, {found.n_files} files, {found.n_bytes:,} bytes are as "
+        "they were written"
+    )
+    if found.n_unrecorded:
+        typer.echo(
+            f"{found.n_unrecorded} parts are of a trustq before digests, so nothing is known of "
+            "them; `trustq results compact` writes what it merges with digests"
+        )

@@ -24,6 +24,7 @@ from trustq.metrics.selective import augrc, aurc
 from trustq.report.bundle import QUERIES, verify_bundle
 from trustq.report.plot_set import draw_figures
 from trustq.results import run_query, write_part
+from trustq.results.digests import write_record
 
 
 @pytest.fixture(scope="module")
@@ -278,9 +279,29 @@ def test_a_part_that_was_changed_is_noticed(
         connection.execute(f"CREATE TABLE t AS FROM '{part}'")
         connection.execute(f"UPDATE t SET {change}")
         connection.execute(f"COPY t TO '{part}' (FORMAT parquet)")
+    with pytest.raises(TrustqError, match="is damaged: "):
+        verify_bundle(bundle, folder)
+    # Whoever changes a part may change its digests as well.
+    files = {path.parent.name: path for path in folder.glob(f"*/{part.name}")}
+    write_record(folder, part.stem, files)
     said = rf"good\.zip: tables/\w+\.csv, row \d+: .+ is .+, and {folder} now gives"
     with pytest.raises(TrustqError, match=said):
         verify_bundle(bundle, folder)
+
+
+def test_a_bundle_runs_no_query_of_its_own_and_hides_nothing(
+    results: Path, bundle: Path, tmp_path: Path
+) -> None:
+    good, other = bundle, tmp_path / "other.zip"
+    with pytest.raises(TrustqError, match=r"queries/seeds\.sql is not the query of this trustq"):
+        verify_bundle(forged(good, other, queries__seeds_dot_sql=b"SELECT 1\n"), results)
+    with pytest.raises(TrustqError, match=r"holds notes\.txt, which no bundle has"):
+        verify_bundle(forged(good, other, notes_dot_txt=b"x"), results)
+    shutil.copy(good, other)
+    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(other, "a") as file:
+        file.writestr("tables/main.md", b"better")
+    with pytest.raises(TrustqError, match=r"it holds tables/main\.md twice"):
+        verify_bundle(other, results)
 
 
 def test_a_bundle_that_was_touched_or_is_of_other_results_is_refused(

@@ -4,6 +4,7 @@ import itertools
 import json
 import multiprocessing
 import re
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from trustq.results import (
     save_query,
     write_part,
 )
+from trustq.results.digests import write_record
 from trustq.results.schema import COMPARED, COORDINATES, MATCHED, PURCHASE, SETTINGS
 from trustq.results.views import EXACT_UP_TO, _sign_flip_p, derived_views
 from trustq.results.write import mark
@@ -208,7 +210,9 @@ def test_a_sample_is_seen_once_as_the_newest_part_has_it(tmp_path: Path) -> None
 def test_parts_of_an_older_schema_are_read(tmp_path: Path) -> None:
     one_of_each(tmp_path)
     old = {"key": np.array(["old"], dtype=object), "draw_seed": np.array([7], dtype=np.int64)}
-    write_parquet(tmp_path / "runs" / "p0.parquet", {**old, "dropped": np.array([1])})
+    path = tmp_path / "runs" / "p0.parquet"
+    write_parquet(path, {**old, "dropped": np.array([1])})
+    write_record(tmp_path, "p0", {"runs": path})
     assert rows(tmp_path, "SELECT key, draw_seed, arm FROM runs WHERE key = 'old'") == [
         ("old", 7, None)
     ]
@@ -339,6 +343,7 @@ def as_format_1(folder: Path) -> None:
                 connection.execute(f"CREATE TABLE t AS {select}")
                 connection.execute(f"COPY t TO '{part}' (FORMAT parquet)")
     (folder / "results.json").write_text('{"format": "trustq.results", "format_version": 1}')
+    shutil.rmtree(folder / "digests")
 
 
 def test_a_folder_of_format_1_is_read_added_to_and_merged(tmp_path: Path) -> None:
@@ -368,13 +373,14 @@ def test_a_folder_of_format_1_is_read_added_to_and_merged(tmp_path: Path) -> Non
 def test_a_truncated_part_is_named(tmp_path: Path, table: str) -> None:
     one_of_each(tmp_path)
     path = tmp_path / table / "p1.parquet"
+    size = path.stat().st_size
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(TrustqError) as error:
         run_query(tmp_path, "SELECT * FROM metric_values")
     assert message(error) == (
-        f"{path} is damaged: it is not a whole Parquet file. Delete that part "
-        f"({tmp_path}/*/p1.parquet) and run the same command again; only the runs of that part "
-        "are computed anew."
+        f"{path} is damaged: it has {size - 20} bytes, and {size} were written. Delete that part "
+        f"({tmp_path}/*/p1.*) and run the same command again; only the runs of that part are "
+        "computed anew."
     )
 
 

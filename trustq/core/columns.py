@@ -44,6 +44,20 @@ def write_parquet(
     `metadata` key-value pairs (values as JSON) for the file's footer. Files written together may
     share a `connection`, for an own one takes 12 ms, more than a small file.
     """
+    with replacing(path) as part:
+        copy_parquet(part, columns, types=types, metadata=metadata, connection=connection, of=path)
+
+
+def copy_parquet(
+    part: Path,
+    columns: Columns,
+    *,
+    of: Path,
+    types: dict[str, str] | None = None,
+    metadata: dict[str, Any] | None = None,
+    connection: duckdb.DuckDBPyConnection | None = None,
+) -> None:
+    """Write columns to `part`, a temporary file that shall become `of`, which errors name."""
     types = types or {}
     flat: Columns = {}
     select = []
@@ -65,7 +79,7 @@ def write_parquet(
             for key, value in metadata.items()
         )
         options.append(f"KV_METADATA {{{pairs}}}")
-    with replacing(path) as part, _own(connection) as connection:
+    with _own(connection) as connection:
         try:
             connection.register("columns", flat)
             connection.execute(
@@ -78,9 +92,9 @@ def write_parquet(
             raise
         except duckdb.IOException as error:
             raise TrustqError(
-                f"{path} could not be written: {_first_line(error)}. "
+                f"{of} could not be written: {_first_line(error)}. "
                 "Nothing was left half-written; free the disk or choose another place.",
-                path=path,
+                path=of,
             ) from error
 
 

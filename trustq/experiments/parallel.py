@@ -3,7 +3,10 @@
 import functools
 import json
 import math
+import os
 import re
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -108,7 +111,8 @@ def _on_this_machine(plan: SweepPlan, run: _Run, jobs: int, tell: Tell) -> Itera
     # The processes are the parallelism: inside each, products of small matrices keep to one thread.
     with joblib.parallel_config("loky", n_jobs=jobs, inner_max_num_threads=1):
         pool = joblib.Parallel(return_as="generator_unordered", batch_size=1)
-        answers = pool(joblib.delayed(_counted)(run, chunk) for chunk in chunks)
+        parent = os.getpid()
+        answers = pool(joblib.delayed(_counted_while)(parent, run, chunk) for chunk in chunks)
     try:
         for done, n_cells in answers:
             tell(n_cells, len(done.failures))
@@ -155,6 +159,23 @@ def _on_cluster(plan: SweepPlan, run: _Run, scheduler: str, tell: Tell) -> Itera
                 yield done
         finally:
             client.cancel(futures)
+
+
+def _counted_while(parent: int, run: _Run, chunk: list[Group]) -> tuple[Done, int]:
+    _end_with(parent)
+    return _counted(run, chunk)
+
+
+@functools.lru_cache(maxsize=1)
+def _end_with(parent: int) -> None:
+    """End this worker within a second or two of its parent, which may have been killed."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _counted(run: _Run, chunk: list[Group]) -> tuple[Done, int]:

@@ -5,8 +5,10 @@ import io
 import json
 import math
 import platform
+import re
 import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -24,6 +26,7 @@ from trustq.results.schema import RECIPES, SETTINGS
 FORMAT = "trustq.bundle"
 FORMAT_VERSION = 2
 INDEX = "bundle.json"
+LARGEST = 1 << 30  # bytes that a bundle may unpack to
 
 _OVERALL = "class_name IS NULL AND slice_name IS NULL"
 _SHOWN = "metric IN ('accuracy', 'macro_f1', 'ece', 'nll', 'brier', 'aurc', 'augrc')"
@@ -77,11 +80,7 @@ def write_bundle(results: Path, path: Path) -> list[str]:
         members[f"queries/{name}.sql"] = f"{query}\n".encode()
         members[f"tables/{name}.csv"] = _csv(results, query)
     members |= _main_tables(results)
-    with tempfile.TemporaryDirectory() as folder:
-        for figure in draw_figures(results, Path(folder)):
-            members[f"plots/{figure.name}"] = figure.read_bytes()
-    for recipe in sorted((results / RECIPES).glob("[!.]*.json")):
-        members[f"recipes/{recipe.name}"] = recipe.read_bytes()
+    members |= _plots(results) | _recipes(results)
     index = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -98,12 +97,14 @@ def write_bundle(results: Path, path: Path) -> list[str]:
 
 
 def verify_bundle(path: Path, results: Path) -> Verified:
-    """Check every file's digest, then make every table again from the parts and compare.
+    """Check every file's digest, then make everything again from the parts and compare.
 
-    Numbers may differ by a part in 1e9, which is how far sums in another order may be. Raises
-    `TrustqError` that names the first thing that does not hold.
+    The queries are those of this trustq: the text of one that came with the bundle is compared and
+    never run. Plots are checked against their digests alone. Numbers may differ by a part in 1e9,
+    which is how far sums in another order may be. Raises `TrustqError` that names the first thing
+    that does not hold.
     """
-    path = Path(path)
+    path, results = Path(path), Path(results)
     members, index = _read(path)
     for name, expected in index["digests"].items():
         if name not in members:
@@ -128,22 +129,38 @@ def verify_bundle(path: Path, results: Path) -> Verified:
             "cannot be compared with it. Write it again.",
             path=path,
         )
-    names.sort(key=lambda name: "runs" not in name)  # other cells explain all other differences
+    names.sort(key=lambda name: "runs" not in name)  # other runs explain all other differences
     n_cells = 0
     for name in names:
+        own = QUERIES.get(Path(name).stem)
+        if own is None or members[name] != f"{own}\n".encode():
+            raise InputError(
+                f"{path}: {name} is not the query of this trustq, and no other text is run. Verify "
+                f"with the version that wrote it: {_versions_of(index).get('trustq', 'unknown')}.",
+                path=path,
+            )
         table = f"tables/{Path(name).stem}.csv"
         old = _table(members[table])
-        new = _table(_csv(Path(results), members[name].decode()))
-        _compare(old, new, table=f"{path}: {table}", results=Path(results))
+        new = _table(_csv(results, own))
+        _compare(old, new, table=f"{path}: {table}", results=results)
         n_cells = len(old) - 1 if table == "tables/runs.csv" else n_cells
-    main = _main_tables(Path(results))
-    for name in sorted(set(members) & set(main)):
-        if members[name] != main[name]:
+    main = _main_tables(results)
+    for name in sorted(main):
+        if members.get(name) != main[name]:
             raise InputError(
                 f"{path}: {name} is not the table that {results} gives now, though the figures "
                 "behind it are the same.",
                 path=path,
             )
+    recipes = _recipes(results)
+    kept = {name: data for name, data in members.items() if name.startswith("recipes/")}
+    for name in sorted(recipes.keys() | kept.keys()):
+        if recipes.get(name) != kept.get(name):
+            raise InputError(f"{path}: {name} is not the one that {results} holds.", path=path)
+    plots = {name for name in members if re.fullmatch(r"plots/[^/]+\.(png|svg)", name)}
+    known = {*main, *recipes, *plots, INDEX, *names, *made}
+    if strangers := sorted(set(members) - known):
+        raise InputError(f"{path} holds {strangers[0]}, which no bundle has.", path=path)
     return Verified(len(members), len(names), n_cells)
 
 
@@ -152,28 +169,74 @@ def _read(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
         raise NotFound(f"{path}: no such file. `trustq export bundle` writes one.", path=path)
     try:
         with zipfile.ZipFile(path) as file:
-            members = {name: file.read(name) for name in file.namelist()}
+            members = _unpacked(file)
         index = json.loads(members[INDEX])
         known = index["format"] == FORMAT
-        version = int(index["format_version"])
+        format_version = int(index["format_version"])
         dict(index["digests"])
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, EOFError) as error:
+    except (
+        zipfile.BadZipFile,  # cut short, or an entry whose check sum does not hold
+        zlib.error,
+        KeyError,
+        ValueError,
+        TypeError,
+        EOFError,
+        OSError,
+        OverflowError,
+        RecursionError,
+        RuntimeError,  # encrypted
+        NotImplementedError,  # a compression that zipfile does not know
+    ) as error:
         raise DamagedFile(f"{path} is no whole trustq bundle ({error}).", path=path) from error
     if not known:
         raise InputError(f"{path} is no trustq bundle.", path=path)
-    if version < FORMAT_VERSION:
+    if format_version < FORMAT_VERSION:
         raise InputError(
-            f"{path} is a bundle of format {version}, whose queries name tables of an older trustq "
-            "(cells, figures). Write it again: trustq export bundle.",
+            f"{path} is a bundle of format {format_version}, whose queries name tables of an older "
+            "trustq (cells, figures). Write it again: trustq export bundle.",
             path=path,
         )
-    if version > FORMAT_VERSION:
+    if format_version > FORMAT_VERSION:
         raise InputError(
             f"{path} is a bundle of format {index['format_version']}; this trustq knows formats up "
             f"to {FORMAT_VERSION}. Upgrade it: pip install -U trustq",
             path=path,
         )
     return members, index
+
+
+def _unpacked(file: zipfile.ZipFile) -> dict[str, bytes]:
+    """All entries, each name once, no more bytes than a bundle may have."""
+    entries = file.infolist()
+    names = [entry.filename for entry in entries]
+    if again := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"it holds {again[0]} twice")
+    if sum(entry.file_size for entry in entries) > LARGEST:
+        raise ValueError(f"it says that it unpacks to more than {LARGEST >> 20} MB")
+    members = {}
+    for entry in entries:
+        with file.open(entry) as packed:
+            data = packed.read(entry.file_size + 1)
+        if len(data) != entry.file_size:
+            raise ValueError(f"{entry.filename} has not the size that it says")
+        members[entry.filename] = data
+    return members
+
+
+def _versions_of(index: dict[str, Any]) -> dict[str, Any]:
+    found = index.get("versions")
+    return found if isinstance(found, dict) else {}
+
+
+def _recipes(results: Path) -> dict[str, bytes]:
+    paths = sorted((results / RECIPES).glob("[!.]*.json"))
+    return {f"recipes/{path.name}": path.read_bytes() for path in paths}
+
+
+def _plots(results: Path) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = draw_figures(results, Path(folder))
+        return {f"plots/{path.name}": path.read_bytes() for path in drawn}
 
 
 def _main_tables(results: Path) -> dict[str, bytes]:

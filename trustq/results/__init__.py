@@ -15,11 +15,13 @@ from trustq.results.query import (
 from trustq.results.repaired import save_repaired_labels
 from trustq.results.schema import TABLES
 from trustq.results.show import format_result
+from trustq.results.verify import Checked, verify_results
 from trustq.results.write import join_tables, mark, new_part, part_path, write_part
 
 __all__ = [
     "EXAMPLES",
     "TABLES",
+    "Checked",
     "Result",
     "clean",
     "committed_cells",
@@ -36,5 +38,6 @@ __all__ = [
     "save_database",
     "save_query",
     "save_repaired_labels",
+    "verify_results",
     "write_part",
 ]

@@ -1,9 +1,8 @@
 """Merge small parts into large ones, while others read and write; delete what was merged."""
 
-import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,13 +11,19 @@ import duckdb
 from trustq.core.atomic_files import replacing
 from trustq.core.columns import literal
 from trustq.errors import InputError
-from trustq.results.query import LAST_FAILURE, damaged_part, typed_select
+from trustq.results.digests import FOLDER, record_path, sealed_json, write_record
+from trustq.results.query import (
+    LAST_FAILURE,
+    Opened,
+    has_former_names,
+    part_names,
+    typed_select,
+)
 from trustq.results.schema import COMPACTIONS, FORMER_TABLES, MARKER, OF_CELLS, TABLES
 from trustq.results.write import (
     check_marker,
     mark,
     new_part,
-    part_files,
     part_path,
     records,
     stored_part,
@@ -114,7 +119,7 @@ def _small_parts(folder: Path) -> dict[str, int]:
     """Names and bytes of the parts that are worth merging."""
     merged = superseded(folder)
     sizes = {}
-    for name in sorted(_names(folder, "runs") | _names(folder, "failures")):
+    for name in sorted({*part_names(folder, "runs"), *part_names(folder, "failures")}):
         if name not in merged:
             files = (stored_part(folder, table, name) for table in _MERGED)
             sizes[name] = sum(file.stat().st_size for file in files if file.exists())
@@ -135,62 +140,68 @@ def _batches(sizes: dict[str, int]) -> list[list[str]]:
 
 def _merge(folder: Path, names: list[str]) -> None:
     part = new_part("compact")
-    files = {
-        table: [path for name in names if (path := stored_part(folder, table, name)).exists()]
+    parts = {
+        table: [name for name in names if stored_part(folder, table, name).exists()]
         for table in _MERGED
     }
-    try:
-        with duckdb.connect() as connection:
+    opened = Opened(folder)
+    former = has_former_names(folder)
+    with opened as connection:
+        try:
             # As readers do: of two parts with a cell, its rows are those of the first.
             connection.execute(f"""
                 CREATE TABLE chosen AS
                 SELECT key, parse_filename(filename, true) AS part
-                FROM ({typed_select("runs", files["runs"])})
+                FROM ({typed_select("runs", parts["runs"], former=former)})
                 QUALIFY row_number() OVER (PARTITION BY key ORDER BY filename) = 1""")
-            for table in _MERGED:  # cells last
-                if files[table]:
-                    _copy(connection, table, files[table], part_path(folder, table, part))
-    except duckdb.IOException as error:
-        if damaged := damaged_part(folder):
-            raise damaged from error
-        raise InputError(
-            f"{folder} could not be compacted: {str(error).splitlines()[0]}. The parts are as they "
-            "were; free the disk or leave them.",
-            path=folder,
-        ) from error
-    except duckdb.Error as error:
-        raise damaged_part(folder) or error from error
+            with ExitStack() as renames:
+                written = {}
+                # Files get their names in the reverse order, so that the cells come last.
+                for table in reversed(_MERGED):
+                    if parts[table]:
+                        target = replacing(part_path(folder, table, part))
+                        written[table] = renames.enter_context(target)
+                        select = typed_select(table, parts[table], former=former)
+                        _copy(connection, table, select, written[table])
+                write_record(folder, part, written)
+        except duckdb.Error as error:
+            raise opened.damage() or InputError(
+                f"{folder} could not be compacted: {str(error).splitlines()[0]}. The parts are as "
+                "they were; free the disk or leave them.",
+                path=folder,
+            ) from error
     record = {"part": part, "supersedes": names, "created": datetime.now(UTC).isoformat()}
     with replacing(folder / COMPACTIONS / f"{part}.json") as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(sealed_json(record), encoding="utf-8")
 
 
-def _copy(
-    connection: duckdb.DuckDBPyConnection, table: str, files: list[Path], target: Path
-) -> None:
+def _copy(connection: duckdb.DuckDBPyConnection, table: str, typed: str, target: Path) -> None:
     columns = ", ".join(TABLES[table])
-    select = f"SELECT {columns} FROM ({typed_select(table, files)}) r"
+    select = f"SELECT {columns} FROM ({typed}) r"
     if table == "failures":
         select += f" QUALIFY {LAST_FAILURE}"
     else:
         key = "key" if table == "runs" else "run"
         select += f""" SEMI JOIN chosen c
             ON r.{key} = c.key AND parse_filename(r.filename, true) = c.part"""
-    with replacing(target) as temporary:
-        connection.execute(
-            f"COPY ({select}) TO {literal(str(temporary))} (FORMAT parquet, COMPRESSION zstd)"
-        )
+    connection.execute(
+        f"COPY ({select}) TO {literal(str(target))} (FORMAT parquet, COMPRESSION zstd)"
+    )
 
 
 def _abandoned(folder: Path, before: float) -> set[str]:
     """Parts without cells, and files that never became whole, whose writer has long gone."""
-    whole = _names(folder, "runs")
+    whole = set(part_names(folder, "runs"))
     names = set()
     for table in (*OF_CELLS, "runs", *FORMER_TABLES.values(), "failures"):
         for path in (folder / table).glob("*.parquet"):
             is_part = table in OF_CELLS and path.stem not in whole
             if (is_part or path.name.startswith(".")) and _is_older(path, before):
                 names.add(path.stem)
+    seen = {name for table in TABLES for name in part_names(folder, table)}
+    for path in (folder / FOLDER).glob("*.json"):
+        if path.stem not in seen and _is_older(path, before):
+            names.add(path.stem)
     return names
 
 
@@ -201,11 +212,10 @@ def _is_older(path: Path, before: float) -> bool:
         return False
 
 
-def _names(folder: Path, table: str) -> set[str]:
-    return {path.stem for path in part_files(folder, table)}
-
-
 def _delete(folder: Path, name: str) -> None:
     # Cells first: without them the other rows are seen by nobody.
     for table in ("runs", *(table for table in _MERGED if table != "runs")):
         stored_part(folder, table, name).unlink(missing_ok=True)
+    # A part may also hold samples or label issues, which are not merged.
+    if not any(stored_part(folder, table, name).exists() for table in TABLES):
+        record_path(folder, name).unlink(missing_ok=True)

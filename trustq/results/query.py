@@ -3,17 +3,27 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import duckdb
 
 from trustq.core.atomic_files import replacing
-from trustq.core.columns import literal, scan_parquet
+from trustq.core.columns import exact_path, literal, scan_parquet
+from trustq.core.interrupts import heeded
 from trustq.core.sample_ids import ID_COLUMNS, IMAGE_ENDING
 from trustq.errors import DamagedFile, InputError, NotFound, TrustqError
+from trustq.results.digests import damaged
+from trustq.results.part_files import PartFiles, part_address
 from trustq.results.schema import FORMER_COLUMNS, FORMER_TABLES, MARKER, OF_CELLS, TABLES
 from trustq.results.views import derived_views
-from trustq.results.write import check_marker, part_files, superseded
+from trustq.results.write import (
+    check_marker,
+    has_unrecorded,
+    part_files,
+    part_path,
+    superseded,
+)
 
 READABLE = "SELECT, DESCRIBE, SHOW, SUMMARIZE and EXPLAIN"
 
@@ -41,13 +51,51 @@ class Result(NamedTuple):
     rows: list[tuple[Any, ...]]
 
 
+class Opened:
+    """A results folder that was opened: `with` gives its DuckDB connection and closes it after.
+
+    An error that leaves the block names the damaged part where there is one.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.files = PartFiles(folder.resolve(), unrecorded=has_unrecorded(folder))
+        self.connection = duckdb.connect()
+        self.files.register(self.connection)
+        self._folder = folder
+
+    def __enter__(self) -> duckdb.DuckDBPyConnection:
+        return self.connection
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.connection.close()
+        if isinstance(error, Exception):
+            self._explain(error)
+
+    def _explain(self, error: Exception) -> None:
+        if isinstance(error, RuntimeError) and str(error) == "Query interrupted":
+            raise KeyboardInterrupt from error  # what DuckDB makes of Ctrl-C
+        if isinstance(error, duckdb.Error) and (found := self.damage()):
+            raise found from error
+
+    def damage(self) -> TrustqError | None:
+        """The damaged part that a reading met, where there is one."""
+        if self.files.failure is None and self.files.unrecorded:
+            return damaged_part(self._folder)
+        return self.files.failure
+
+
 def connect(
     folder: Path,
     *,
     where: str = "",
     tables: Mapping[str, Path] | None = None,
     metadata: Sequence[Path] = (),
-) -> duckdb.DuckDBPyConnection:
+) -> Opened:
     """Open a results folder: one typed view per table, and the derived views.
 
     `where` is a condition on `runs`, in SQL: all tables and views keep to the cells that meet it.
@@ -57,19 +105,24 @@ def connect(
 
     The views hold the parts that were there when it was opened, keep to committed cells, and take
     a cell that two writers both wrote from the part whose name sorts first. A column that a part
-    lacks is NULL; a table without parts is an empty view. The connection reads the results folder
-    and no other file, and its settings are locked. Raises `TrustqError` for a folder without
-    results, results of a newer format, a damaged part, a condition that is none, a file that
-    cannot be read, and a name that is taken.
+    lacks is NULL; a table without parts is an empty view. The connection reads the parts, checked
+    against their digests, and no file else; it can write nowhere, and its settings are locked.
+    Raises `TrustqError` for a folder without results, results of a newer format, a damaged part, a
+    condition that is none, a file that cannot be read, and a name that is taken.
     """
-    connection = _connect(Path(folder), [], tables or {}, metadata)
-    if where:
-        try:
-            _keep_to(connection, where, Path(folder))
-        except Exception:
-            connection.close()
-            raise
-    return connection
+    folder = Path(folder)
+    check_folder(folder)
+    opened = Opened(folder)
+    try:
+        joined = _join_files(opened.connection, tables or {}, metadata)
+        _create_views(opened, samples_with=joined)
+        opened.files.lock(opened.connection)
+        if where:
+            _keep_to(opened.connection, where, folder)
+    except BaseException as error:
+        opened.__exit__(type(error), error, error.__traceback__)
+        raise
+    return opened
 
 
 def run_query(
@@ -86,13 +139,14 @@ def run_query(
     join, as in `connect`. Raises `TrustqError` for a statement that could write, and with DuckDB's
     own message for one that fails.
     """
-    with connect(folder, tables=tables, metadata=metadata) as connection:
+    opened = connect(folder, tables=tables, metadata=metadata)
+    with heeded(), opened as connection:
         statement = _readable(connection, sql)
         try:
             connection.execute(statement, dict(parameters or {}))
             rows = connection.fetchall()
         except duckdb.Error as error:
-            raise damaged_part(Path(folder)) or InputError(str(error)) from error
+            raise opened.damage() or InputError(str(error)) from error
         names = [column[0] for column in connection.description or []]
     return Result(_distinct(names), rows)
 
@@ -110,21 +164,22 @@ def save_query(
 
     Raises `TrustqError` as `run_query` does, and where the file cannot be written.
     """
-    with (
-        replacing(Path(path)) as part,
-        _connect(Path(folder), [part], tables or {}, metadata) as connection,
-    ):
-        statement = _readable(connection, sql)
-        if _EXPLAIN.match(statement):
-            raise InputError("A query plan is text, not a table: leave out the Parquet file.")
-        try:
-            connection.execute(
-                f"COPY (FROM (\n{statement}\n)) TO {literal(str(part.resolve()))} "
-                "(FORMAT parquet, COMPRESSION zstd)",
-                dict(parameters or {}),
-            )
-        except duckdb.Error as error:
-            raise damaged_part(Path(folder)) or InputError(str(error)) from error
+    with heeded(), replacing(Path(path)) as part:
+        opened = connect(folder, tables=tables, metadata=metadata)
+        with opened as connection:
+            statement = _readable(connection, sql)
+            if _EXPLAIN.match(statement):
+                raise InputError("A query plan is text, not a table: leave out the Parquet file.")
+            # The file is opened for writing once, by this statement, under a name of no folder.
+            opened.files.answer = part
+            try:
+                connection.execute(
+                    f"COPY (FROM (\n{statement}\n)) TO {literal(part_address('answer', 'a'))} "
+                    "(FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false)",
+                    dict(parameters or {}),
+                )
+            except duckdb.Error as error:
+                raise opened.damage() or InputError(str(error)) from error
 
 
 def describe_results(
@@ -163,21 +218,15 @@ def committed_cells(folder: Path) -> dict[str, str | None]:
     Raises `TrustqError` as `committed_keys` does.
     """
     folder = Path(folder)
-    if (folder / MARKER).exists():
-        check_marker(folder / MARKER)
     merged = superseded(folder)
-    files = [path for path in part_files(folder, "runs") if path.stem not in merged]
-    if not files:
+    parts = [part for part in part_names(folder, "runs") if part not in merged]
+    if not parts:
         return {}
-    try:
-        with duckdb.connect() as connection:
-            rows = connection.execute(
-                f"SELECT key, request FROM ({typed_select('runs', files)})"
-            ).fetchall()
-    except duckdb.Error as error:
-        if damaged := damaged_part(folder):
-            raise damaged from error
-        raise
+    former = has_former_names(folder)
+    with Opened(folder) as connection:
+        rows = connection.execute(
+            f"SELECT key, request FROM ({typed_select('runs', parts, former=former)})"
+        ).fetchall()
     return dict(rows)
 
 
@@ -188,10 +237,11 @@ def save_database(folder: Path, path: Path) -> None:
     all. Raises `TrustqError` as `connect` does, and where the file cannot be written.
     """
     folder = Path(folder)
-    _check_folder(folder)
-    with replacing(Path(path)) as part, duckdb.connect() as connection:
+    check_folder(folder)
+    opened = Opened(folder)
+    with replacing(Path(path)) as part, opened as connection:
         try:
-            _create_views(connection, folder.resolve())
+            _create_views(opened)
             connection.execute(f"ATTACH {literal(str(part))} AS target")
             for table in TABLES:
                 connection.execute(f"CREATE TABLE target.{table} AS SELECT * FROM {table}")
@@ -200,15 +250,17 @@ def save_database(folder: Path, path: Path) -> None:
                 connection.execute(f"CREATE VIEW {name} AS {select}")
             connection.execute("USE memory")
             connection.execute("DETACH target")
-        except duckdb.IOException as error:
-            raise damaged_part(folder) or TrustqError(
+        except duckdb.Error as error:
+            raise opened.damage() or TrustqError(
                 f"{path} could not be written: {str(error).splitlines()[0]}. "
-                "Nothing was left half-written; free the disk or choose another place.",
-                path=path,
+                "Nothing was left half-written; free the disk or choose another place."
             ) from error
+        finally:
+            Path(f"{part}.wal").unlink(missing_ok=True)
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Raise `TrustqError` unless a folder holds results of a format that is known."""
     if not (folder / MARKER).is_file():
         found = "no such folder" if not folder.is_dir() else f"it has no {MARKER}"
         raise NotFound(
@@ -217,26 +269,6 @@ def _check_folder(folder: Path) -> None:
             path=folder,
         )
     check_marker(folder / MARKER)
-
-
-def _connect(
-    folder: Path,
-    writable: list[Path],
-    tables: Mapping[str, Path],
-    metadata: Sequence[Path],
-) -> duckdb.DuckDBPyConnection:
-    _check_folder(folder)
-    connection = duckdb.connect()
-    try:
-        joined = _join_files(connection, tables, metadata)
-        _create_views(connection, folder.resolve(), samples_with=joined)
-        _lock(connection, folder.resolve(), writable)
-    except duckdb.Error as error:
-        connection.close()
-        if damaged := damaged_part(folder):
-            raise damaged from error
-        raise
-    return connection
 
 
 def _keep_to(connection: duckdb.DuckDBPyConnection, where: str, folder: Path) -> None:
@@ -307,17 +339,18 @@ def _read_file(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> 
         raise NotFound(f"{path}: no such file.", path=path)
     if not path.name.endswith(JOINABLE):
         raise InputError(f"{path}: expected a {', '.join(JOINABLE)} file.", path=path)
-    source = literal(_unglobbed(path.resolve()))
+    exact = exact_path(path.resolve())
     try:
         if path.suffix == ".parquet":
-            connection.execute(f"CREATE TABLE {name} AS FROM read_parquet({source})")
+            connection.execute(f"CREATE TABLE {name} AS FROM {scan_parquet(path.resolve())}")
             return
         # Not BOOLEAN: a column of sex that holds f alone would be read as false. Ids keep zeros.
-        kinds = "auto_type_candidates = ['BIGINT', 'DOUBLE', 'DATE', 'TIMESTAMP', 'VARCHAR']"
-        described = connection.execute(f"DESCRIBE FROM read_csv({source}, {kinds})").fetchall()
+        kinds = "hive_partitioning = false, auto_type_candidates = "
+        kinds += "['BIGINT', 'DOUBLE', 'DATE', 'TIMESTAMP', 'VARCHAR']"
+        described = connection.execute(f"DESCRIBE FROM read_csv({exact}, {kinds})").fetchall()
         ids = ", ".join(f"'{row[0]}': 'VARCHAR'" for row in described if row[0] in ID_COLUMNS)
         types = f", types = {{{ids}}}" if ids else ""
-        connection.execute(f"CREATE TABLE {name} AS FROM read_csv({source}, {kinds}{types})")
+        connection.execute(f"CREATE TABLE {name} AS FROM read_csv({exact}, {kinds}{types})")
     except duckdb.Error as error:
         raise DamagedFile(
             f"{path} could not be read: {str(error).splitlines()[0]}", path=path
@@ -355,27 +388,27 @@ def _samples_with(select: str, joined: list[dict[str, str]]) -> str:
     return f"SELECT {listed} FROM {source}"
 
 
-def _create_views(
-    connection: duckdb.DuckDBPyConnection,
-    folder: Path,
-    *,
-    samples_with: list[dict[str, str]] | None = None,
-) -> None:
+def _create_views(opened: Opened, *, samples_with: list[dict[str, str]] | None = None) -> None:
     # Cells are listed first. A writer puts them last, so whatever cell is listed has all its other
     # rows in the listings that follow. Later parts are not seen: a query is of one moment.
     # Compactions are listed before that: a part is whole before a record says what it supersedes.
+    folder, connection = opened.files.folder, opened.connection
     merged = superseded(folder)
-    files = {
-        table: [path for path in part_files(folder, table) if path.stem not in merged]
-        for table in TABLES
-    }
+    parts: dict[str, list[str]] = {}
+    for table in ("runs", *(table for table in TABLES if table != "runs")):
+        listed = [part for part in part_names(folder, table) if part not in merged]
+        if table in OF_CELLS:  # a part without cells is of a writer at work, or one that was killed
+            listed = sorted(set(listed) & set(parts["runs"]))
+        parts[table] = listed
+    _require_all_files(opened.files, parts)
+    former = has_former_names(folder)
     connection.execute("CREATE SCHEMA trustq")
     # Cells are few and every view joins them, so they are read once. Two racing writers may both
     # have written a cell; its rows are then those of one part.
-    cells = typed_select("runs", files["runs"])
+    runs = typed_select("runs", parts["runs"], former=former)
     connection.execute(f"""
         CREATE TABLE trustq.committed AS
-        SELECT *, parse_filename(filename, true) AS part FROM ({cells})
+        SELECT *, parse_filename(filename, true) AS part FROM ({runs})
         QUALIFY row_number() OVER (PARTITION BY key ORDER BY filename) = 1""")
     columns = ", ".join(TABLES["runs"])
     connection.execute(f"CREATE VIEW runs AS SELECT {columns} FROM trustq.committed")
@@ -383,9 +416,9 @@ def _create_views(
         if table == "runs":
             continue
         columns = ", ".join(TABLES[table])
-        select = f"SELECT {columns} FROM ({typed_select(table, files[table])}) r"
+        select = f"SELECT {columns} FROM ({typed_select(table, parts[table], former=former)}) r"
         if table in OF_CELLS:
-            before = literal(f"{folder / table}/")
+            before = literal(part_address(table, "").removesuffix(".parquet"))
             select += f""" SEMI JOIN
                 (SELECT key, {before} || part || '.parquet' AS filename FROM trustq.committed) c
                 ON r.run = c.key AND r.filename = c.filename"""
@@ -405,48 +438,44 @@ def _create_views(
         connection.execute(f"CREATE VIEW {name} AS {select}")
 
 
-def typed_select(table: str, files: list[Path]) -> str:
-    """SELECT of every column of a table, typed, from its parts; NULL where a part lacks it."""
+def _require_all_files(files: PartFiles, parts: Mapping[str, Sequence[str]]) -> None:
+    listed = {table: set(names) for table, names in parts.items()}
+    for part in parts["runs"]:
+        for table in files.record(part) or {}:
+            if part not in listed.get(table, ()):
+                path = part_path(files.folder, table, part)
+                raise damaged(files.folder, path, "it is missing", part)
+
+
+def part_names(folder: Path, table: str) -> list[str]:
+    """Names of the parts of a table, in their order."""
+    return [path.stem for path in part_files(folder, table)]
+
+
+def typed_select(table: str, parts: Sequence[str], *, former: bool) -> str:
+    """SELECT of every column of a table, typed, from its parts; NULL where a part lacks it.
+
+    With `former`, columns may have the names of format 1.
+    """
     # The empty first half gives every column of the schema, whatever the parts hold.
     types = {**TABLES[table], "filename": "VARCHAR"}
-    former = {}
-    if _are_of_format_1(files):
-        former = {name: FORMER_COLUMNS[name] for name in types if name in FORMER_COLUMNS}
-    there = types | {old: types[name] for name, old in former.items()}
+    older = {name: FORMER_COLUMNS[name] for name in types if former and name in FORMER_COLUMNS}
+    there = types | {old: types[name] for name, old in older.items()}
     nulls = ", ".join(f"CAST(NULL AS {kind}) AS {name}" for name, kind in there.items())
     source = f"SELECT {nulls} WHERE false"
-    if files:
-        source += f" UNION ALL BY NAME SELECT * FROM {_parquet(files)}"
-    read = {name: f"coalesce({name}, {former[name]})" if name in former else name for name in types}
+    if parts:
+        files = ", ".join(literal(part_address(table, part)) for part in parts)
+        options = "union_by_name = true, filename = true, hive_partitioning = false"
+        source += f" UNION ALL BY NAME SELECT * FROM read_parquet([{files}], {options})"
+    read = {name: f"coalesce({name}, {older[name]})" if name in older else name for name in types}
     casts = ", ".join(f"CAST({read[name]} AS {kind}) AS {name}" for name, kind in types.items())
     return f"SELECT {casts} FROM ({source})"
 
 
-def _are_of_format_1(files: list[Path]) -> bool:
+def has_former_names(folder: Path) -> bool:
+    """Whether parts of a folder may have the names of format 1."""
     # Of a part, the rows of runs alone lie in a folder whose name was another one.
-    tables = {path.parent.parent for path in files}
-    return any((folder / old).is_dir() for folder in tables for old in FORMER_TABLES.values())
-
-
-def _parquet(files: list[Path]) -> str:
-    return scan_parquet(*files, options="union_by_name = true, filename = true")
-
-
-def _unglobbed(path: Path) -> str:
-    # DuckDB takes every path for a pattern; a folder may be called 'run[1]'.
-    return re.sub(r"([*?\[])", r"[\1]", str(path))
-
-
-def _lock(connection: duckdb.DuckDBPyConnection, folder: Path, writable: list[Path]) -> None:
-    # Patterns are compared with the allowed folders as they are written, so both spellings.
-    folders = ", ".join(sorted({literal(str(folder)), literal(_unglobbed(folder))}))
-    paths = ", ".join(literal(str(path.resolve())) for path in writable)
-    connection.execute(f"SET allowed_directories = [{folders}]")
-    if paths:
-        connection.execute(f"SET allowed_paths = [{paths}]")
-    connection.execute("SET python_enable_replacements = false")
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
+    return any((folder / old).is_dir() for old in FORMER_TABLES.values())
 
 
 def _readable(connection: duckdb.DuckDBPyConnection, sql: str) -> str:

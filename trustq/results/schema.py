@@ -1,7 +1,7 @@
 """The result tables as data: table, column, SQL type. There are no other columns."""
 
 FORMAT = "trustq.results"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 2  # since 2, every part has a record of digests
 
 MARKER = "results.json"  # carries format and version; a folder without it holds no results
 

@@ -5,6 +5,7 @@ import re
 import threading
 import uuid
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,8 +13,9 @@ import duckdb
 import numpy as np
 
 from trustq.core.atomic_files import replacing
-from trustq.core.columns import Columns, write_parquet
+from trustq.core.columns import Columns, copy_parquet
 from trustq.errors import DamagedFile, InputError, NotFound
+from trustq.results.digests import open_sealed, record_path, sealed_json, write_record
 from trustq.results.schema import (
     COMPACTIONS,
     FORMAT,
@@ -49,8 +51,10 @@ def write_part(folder: Path, tables: dict[str, Columns], *, part: str) -> None:
                 f"{part_path(folder, table, part)} exists, and parts are never overwritten. "
                 "Write under another name, from new_part()."
             )
-    with duckdb.connect() as connection:
-        for table in sorted(tables, key=lambda name: name == "runs"):
+    with duckdb.connect() as connection, ExitStack() as renames:
+        written = {}
+        # Files get their names in the reverse order, so that the runs come last.
+        for table in sorted(tables, key=lambda name: name != "runs"):
             columns = tables[table]
             n = _n_rows(columns)
             if n == 0:
@@ -58,7 +62,10 @@ def write_part(folder: Path, tables: dict[str, Columns], *, part: str) -> None:
             types = TABLES[table]
             whole = {name: columns.get(name, np.full(n, None, dtype=object)) for name in types}
             path = part_path(folder, table, part)
-            write_parquet(path, whole, types=types, connection=connection)
+            written[table] = renames.enter_context(replacing(path))
+            copy_parquet(written[table], whole, types=types, connection=connection, of=path)
+        if written:
+            write_record(folder, part, written)
 
 
 def join_tables(parts: Sequence[dict[str, Columns]]) -> dict[str, Columns]:
@@ -127,14 +134,18 @@ def records(folder: Path) -> dict[Path, list[str]]:
     Raises `TrustqError` for a record that cannot be read.
     """
     found = {}
+    may_be_plain = has_unrecorded(folder)
     for path in sorted((folder / COMPACTIONS).glob("*.json")):
         if path.name.startswith("."):
             continue  # somebody is writing it, or was killed
         try:
-            found[path] = [str(name) for name in json.loads(path.read_text("utf-8"))["supersedes"]]
+            data = path.read_bytes()
+            record = json.loads(data) if may_be_plain and b'"digest"' not in data else None
+            record = open_sealed(data) if record is None else record
+            found[path] = [str(name) for name in record["supersedes"]]
         except FileNotFoundError:
             continue  # just cleaned, and its parts before it
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DamagedFile(
                 f"{path} is damaged: it is no record of a compaction. Delete it; the parts that it "
                 "named are read again, and no row is shown twice.",
@@ -147,28 +158,42 @@ def mark(folder: Path) -> None:
     """Make a folder a results folder, or check that it is one that this version can write to."""
     path = folder / MARKER
     with _marking:
-        if path.exists():
-            check_marker(path)
-        # Format 1 is raised before parts of today's are added, so that an older trustq says so.
-        if not path.exists() or _version(path) < FORMAT_VERSION:
+        version = check_marker(path) if path.exists() else 0
+        if version < FORMAT_VERSION:
+            if version:
+                _seal(folder)
+            # Format 1 is raised before parts of today's are added, so that an older trustq says so.
             text = json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION})
             with replacing(path) as temporary:
                 temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def _version(path: Path) -> int:
-    return int(json.loads(path.read_text(encoding="utf-8"))["format_version"])
+def _seal(folder: Path) -> None:
+    """Record the digests of all parts and compactions of a folder of format 1, as they are now."""
+    for path, supersedes in records(folder).items():
+        with replacing(path) as temporary:
+            temporary.write_text(sealed_json({"supersedes": supersedes}), encoding="utf-8")
+    parts: dict[str, dict[str, Path]] = {}
+    for table in TABLES:
+        for path in part_files(folder, table):
+            parts.setdefault(path.stem, {})[table] = path
+    for part, files in parts.items():
+        if not record_path(folder, part).exists():
+            write_record(folder, part, files)
 
 
-def check_marker(path: Path) -> None:
-    """Raise `TrustqError` unless `results.json` names this format in a version that is known."""
+def check_marker(path: Path) -> int:
+    """The format version that `results.json` names.
+
+    Raises `TrustqError` unless it names this format in a version that is known.
+    """
     try:
         marker = json.loads(path.read_text(encoding="utf-8"))
         known = marker["format"] == FORMAT
         version = int(marker["format_version"])
-    except (ValueError, KeyError, TypeError):
-        known = False
-    if not known:
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
+        known, version = False, 0
+    if not known or version < 1:
         raise DamagedFile(
             f"{path} does not say that this folder holds trustq results. Choose another folder.",
             path=path,
@@ -178,6 +203,13 @@ def check_marker(path: Path) -> None:
             f"{path.parent} holds results of format {version}; this trustq knows formats up to "
             f"{FORMAT_VERSION}. Upgrade it: pip install -U trustq"
         )
+    return version
+
+
+def has_unrecorded(folder: Path) -> bool:
+    """Whether parts of a folder have no record of digests yet, as those of format 1 do."""
+    path = folder / MARKER
+    return path.exists() and check_marker(path) < 2
 
 
 def _check_tables(tables: dict[str, Columns]) -> None:
