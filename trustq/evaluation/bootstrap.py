@@ -160,8 +160,8 @@ def debiased_ece(
     `trustq.statistics.intervals`. NaN for a single group.
 
     >>> labels = np.array([0, 0, 0, 1] * 10)
-    >>> round(debiased_ece(labels, probs=np.tile([0.8, 0.2], (40, 1)), seed=0), 2)
-    0.01
+    >>> round(debiased_ece(labels, probs=np.tile([0.95, 0.05], (40, 1)), seed=0), 1)
+    0.2
     """
     given = _checked_predictions(labels, logits, probs)
     codes, n_groups = _codes(groups, len(given[0]))

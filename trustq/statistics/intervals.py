@@ -4,6 +4,7 @@ What each covers in simulations is in `tests/benchmarks/studies.md`.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +14,8 @@ from trustq.core.generators import generator
 from trustq.statistics.paired import Interval, share_interval
 
 NOISE_REPLICATES = 2000  # simulated calibration errors: ends move by a thirtieth of the width
-POOLED = 4000  # groups beyond which those simulations pool them
+TRUTHS = 0.4  # how far from its median a value may lie among its estimates, as a quantile
+NOTHING = 1e-9  # a difference below it is one of rounding
 ROUNDING = 1e-22  # a variance below it is what floats leave of none
 WIDEST = 1e4  # degrees of freedom that are as good as none
 
@@ -153,25 +155,10 @@ def calibration_bounds(
     value = float(np.abs(bins.gaps).sum())
     if len(bins.of_groups) < 2:
         return CalibrationEstimate(value, math.nan, math.nan, math.nan)
-    noise = gap_noise(bins, seed=seed)
+    (noise,) = gap_noise([bins], seed=seed)
     pattern = gap_pattern(bins.gaps, bins.weights, noise.var(axis=0))
-
-    def quantile(error: float, q: float) -> float:
-        return float(np.quantile(np.abs(error * pattern + noise).sum(axis=1), q))
-
-    def error_at(q: float) -> float:
-        low, high = 0.0, min(1.0, value + 0.05)
-        if quantile(low, q) >= value:
-            return low
-        while quantile(high, q) < value and high < 2:
-            high *= 1.5
-        for _ in range(20):
-            middle = (low + high) / 2
-            low, high = (middle, high) if quantile(middle, q) < value else (low, middle)
-        return high
-
     tail = (1 - level) / 2
-    lower, median, upper = error_at(1 - tail), error_at(0.5), error_at(tail)
+    lower, median, upper = (_error_behind(value, pattern, noise, q) for q in (1 - tail, 0.5, tail))
     return CalibrationEstimate(value, median, min(lower, value), min(1.0, max(upper, value)))
 
 
@@ -180,43 +167,94 @@ def calibration_difference_bounds(
 ) -> Interval:
     """Interval of the difference of two calibration errors on the same groups, a minus b.
 
-    Both are simulated around what each is without its bias, with the same noise; the interval holds
-    what the errors of these simulations leave, and the difference of the values.
+    Both are simulated with noise that varies together as the groups show. How much noise adds
+    depends on the error itself, so several pairs of truths are tried: both large, both small, and,
+    as far as the arms vary apart, one large and one small. The interval holds what the errors of
+    these simulations leave, and the difference of the values.
     """
-    sums = [float(np.abs(own.gaps).sum()) for own in (a, b)]
     if len(a.of_groups) < 2:
         return Interval(math.nan, math.nan)
-    truths, simulated = [], []
-    for own in (a, b):
-        noise = gap_noise(own, seed=seed)
-        pattern = gap_pattern(own.gaps, own.weights, noise.var(axis=0))
-        truth = calibration_bounds(own, seed=seed, level=level).debiased
-        truths.append(truth)
-        simulated.append(np.abs(truth * pattern + noise).sum(axis=1))
-    errors = simulated[0] - simulated[1] - (truths[0] - truths[1])
+    arms = (a, b)
+    values = [float(np.abs(own.gaps).sum()) for own in arms]
+    noises = gap_noise(arms, seed=seed)
+    patterns = [
+        gap_pattern(own.gaps, own.weights, noise.var(axis=0))
+        for own, noise in zip(arms, noises, strict=True)
+    ]
     tail = (1 - level) / 2
-    low, high = (float(np.quantile(errors, q)) for q in (tail, 1 - tail))
-    difference = sums[0] - sums[1]
-    return Interval(min(difference, difference - high), max(difference, difference - low))
+    difference = values[0] - values[1]
+    lower = upper = difference
+
+    def errors_at(*quantiles: float) -> list[np.ndarray]:
+        found = []
+        for place, q in enumerate(quantiles):
+            truth = _error_behind(values[place], patterns[place], noises[place], q)
+            sums = np.abs(truth * patterns[place] + noises[place]).sum(axis=1)
+            found.append(sums - truth)
+        return found
+
+    middle = errors_at(0.5, 0.5)
+    spreads = [float(errors.std()) for errors in middle]
+    together = float(np.corrcoef(middle)[0, 1]) if min(spreads) > NOTHING else 0.0
+    apart = TRUTHS * math.sqrt(min(max(1 - together, 0.0), 1.0))
+    tried = [middle]
+    tried += [errors_at(0.5 - way * TRUTHS, 0.5 - way * TRUTHS) for way in (1, -1)]
+    tried += [errors_at(0.5 - way * apart, 0.5 + way * apart) for way in (1, -1)]
+    for errors in tried:
+        low, high = (float(np.quantile(errors[0] - errors[1], t)) for t in (tail, 1 - tail))
+        if max(abs(low), abs(high)) > NOTHING:  # else an arm and itself
+            lower, upper = min(lower, difference - high), max(upper, difference - low)
+    return Interval(lower, upper)
 
 
-def gap_noise(bins: BinSums, *, seed: int) -> np.ndarray:
-    """Simulated noise of the sums of bins, (replicates, bins), with the covariance of groups."""
-    n_groups, floor = len(bins.of_groups), bins.floor
+def _error_behind(value: float, pattern: np.ndarray, noise: np.ndarray, q: float) -> float:
+    """The least true error of this pattern whose estimates have `value` as their quantile q."""
+
+    def quantile(error: float) -> float:
+        return float(np.quantile(np.abs(error * pattern + noise).sum(axis=1), q))
+
+    low, high = 0.0, min(1.0, value + 0.05)
+    if quantile(low) >= value:
+        return low
+    while quantile(high) < value and high < 2:
+        high *= 1.5
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if quantile(middle) < value else (low, middle)
+    return high
+
+
+def gap_noise(arms: Sequence[BinSums], *, seed: int) -> list[np.ndarray]:
+    """Simulated noise of the sums of bins of each arm, (replicates, bins), as groups vary.
+
+    Arms vary together. Swapping two arms swaps their noise: half of the draws are the other half
+    with the arms exchanged.
+    """
+    n_groups, n_bins = arms[0].of_groups.shape
     # Groups vary in size: what one adds to a bin is its sum less what its size would give.
-    centred = bins.of_groups - bins.sizes[:, None] * bins.gaps
-    if n_groups > POOLED:
-        pool = np.arange(n_groups) % POOLED
-        centred = np.stack([np.bincount(pool, weights=column) for column in centred.T], axis=1)
+    centred = np.concatenate(
+        [own.of_groups - own.sizes[:, None] * own.gaps for own in arms], axis=1
+    )
+    covariance = centred.T @ centred * n_groups / (n_groups - 1)
+    places = np.arange(n_bins)
+    lacking = [
+        np.maximum(own.floor - np.diag(covariance)[place * n_bins + places], 0)
+        for place, own in enumerate(arms)
+    ]
+    for i in range(len(arms)):
+        for j in range(len(arms)):
+            at = (i * n_bins + places, j * n_bins + places)
+            covariance[at] += np.minimum(lacking[i], lacking[j])
+    sizes, directions = np.linalg.eigh(covariance)
+    root = (directions * np.sqrt(np.maximum(sizes, 0))) @ directions.T
     rng = generator(seed, "calibration_noise")
-    shape = (NOISE_REPLICATES, len(centred))
-    noise = rng.standard_normal(shape) @ centred * math.sqrt(n_groups / (n_groups - 1))
-    lacking = np.maximum(floor - (centred**2).sum(axis=0), 0)
-    noise += rng.standard_normal((NOISE_REPLICATES, len(floor))) * np.sqrt(lacking)
+    drawn = rng.standard_normal((NOISE_REPLICATES // len(arms), len(covariance)))
     # Student's, not normal: the covariance is estimated from this many groups.
     freedom = min(n_groups - 1, WIDEST)
-    scale = np.sqrt(freedom / rng.chisquare(freedom, NOISE_REPLICATES))
-    return np.asarray(noise * scale[:, None])
+    drawn *= np.sqrt(freedom / rng.chisquare(freedom, len(drawn)))[:, None]
+    if len(arms) == 2:
+        drawn = np.concatenate([drawn, np.roll(drawn, n_bins, axis=1)])
+    return np.split(drawn @ root, len(arms), axis=1)
 
 
 def gap_pattern(gaps: np.ndarray, weights: np.ndarray, variance: np.ndarray) -> np.ndarray:
