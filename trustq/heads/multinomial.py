@@ -27,6 +27,8 @@ COLUMN_MULTIPLE = 8
 # Multiplications of one product. OpenBLAS has kernels for AVX-512 that do without packing below a
 # million: 8 columns of 6,542 x 320 took 1.5 ms in such pieces and 2.4 whole; others lose nothing.
 PRODUCT_SIZE = 900_000
+LEAST_LEFT_OUT = 0.95  # share of rows with weight below which it pays to copy them once
+KEPT_ROWS = 1 << 24  # entries of such a copy, at most
 FEWEST_ROWS = 32  # of a product; where so few are too many, nothing is cut
 MAX_EVALUATIONS = 2000
 KEPT_SIZE = 1 << 20  # a problem with more targets leaves no memory: it would take 8 MB
@@ -411,33 +413,46 @@ class _Evaluator:
     def __init__(self, shared: SharedFeatures, dtype: type[np.floating]) -> None:
         self._shared, self._dtype = shared, dtype
         self._longest = max(len(block) for block in shared.by_row)
-        self._targets = np.empty((0, 0), dtype)
+        self._wide = [np.empty(0, dtype)] * 3
+        self._narrow = [np.empty(self._longest, dtype) for _ in range(3)]
+        self._kept = np.empty((0, len(shared.sizes)), dtype)
 
     def load(self, targets: np.ndarray) -> None:
         """Take the problem's targets, (k, n), weights of every class in every row."""
-        k, n = targets.shape
-        padded = -(-k // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
-        if padded != len(self._targets):
-            self._targets = np.empty((padded, n), self._dtype)
-            self._wide = [np.empty(padded * self._longest, self._dtype) for _ in range(3)]
-            self._narrow = [np.empty(self._longest, self._dtype) for _ in range(3)]
-        self._targets[:k], self._targets[k:] = targets, 0
-        self._mass = targets.sum(axis=0).astype(self._dtype)
-        self._n_classes = k
+        k = len(targets)
+        self._padded = -(-k // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
+        if len(self._wide[0]) < self._padded * self._longest:
+            self._wide = [np.empty(self._padded * self._longest, self._dtype) for _ in range(3)]
+        mass = targets.sum(axis=0)
+        rows = np.flatnonzero(mass)
+        size = len(rows) * self._kept.shape[1]
+        if len(rows) > LEAST_LEFT_OUT * len(mass) or size > KEPT_ROWS:
+            rows = np.arange(len(mass))
+        elif len(self._kept) < len(rows):
+            self._kept = np.empty((len(rows), self._kept.shape[1]), self._dtype)
+        self._blocks = []  # rows, their targets, (k, m), and what they weigh
+        for span, block in zip(self._shared.blocks, self._shared.by_row, strict=True):
+            first, last = np.searchsorted(rows, [span.start, span.stop])
+            if last - first < len(block):  # rows without weight are left out
+                kept = self._kept[first:last]
+                kept[:] = block[rows[first:last] - span.start]
+                block = kept
+            own = targets[:, rows[first:last]].astype(self._dtype)
+            if len(block):
+                self._blocks.append((block, own, mass[rows[first:last]].astype(self._dtype)))
 
     def evaluate(self, weights: np.ndarray) -> tuple[float, np.ndarray]:
         """The loss at (k, axes + 1) weights, and its gradient by them, in float64."""
-        shared, dtype, k = self._shared, self._dtype, self._n_classes
-        padded, n_axes = len(self._targets), weights.shape[1] - 1
+        dtype, padded = self._dtype, self._padded
+        k, n_axes = len(weights), weights.shape[1] - 1
         columns = np.zeros((n_axes, padded), dtype)
         columns[:, :k] = weights[:, :-1].T
         intercepts = weights[:, -1:].astype(dtype)
         n_rows = PRODUCT_SIZE // (padded * n_axes)
         n_rows = n_rows if n_rows >= FEWEST_ROWS else self._longest
         loss, gradient = 0.0, np.zeros((k, n_axes + 1))
-        for rows, block in zip(shared.blocks, shared.by_row, strict=True):
+        for block, targets, mass in self._blocks:
             block, m = block.astype(dtype, copy=False), len(block)
-            targets, mass = self._targets[:k, rows], self._mass[rows]
             logits, spare = (each[: k * m].reshape(k, m) for each in self._wide[:2])
             by_row = self._wide[2][: padded * m].reshape(m, padded)
             top, sums, of_label = (each[:m] for each in self._narrow)
