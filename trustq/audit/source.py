@@ -13,9 +13,10 @@ from trustq.core.foreign_files import read_foreign
 from trustq.data.splits import group_folds, thin_classes
 from trustq.errors import InputError
 from trustq.evaluation.predictions import Predictions, read_predictions
-from trustq.heads import SharedFeatures, make_head
+from trustq.heads import SharedFeatures, choose_penalty, make_head
 from trustq.heads.feature_cache import one_blas_thread
 from trustq.heads.out_of_fold import (
+    FoldFit,
     OutOfFold,
     TrainingRows,
     accept_out_of_fold,
@@ -280,22 +281,41 @@ def _fitted(
 ) -> tuple[OutOfFold, dict[str, Any]]:
     """Heads fitted out of fold; a linear one with the penalty of the lowest log loss."""
     shared, n_classes = SharedFeatures(features), len(training.cache.classes)
-    settings: list[dict[str, Any]] = [{}]
-    if head in ("linear", "balanced"):
-        settings = [{"C": c} for c in PENALTIES]
-    makers = [lambda own=own: make_head(head, n_classes=n_classes, **own) for own in settings]
+
+    def fit(
+        settings: dict[str, float], start: FoldFit | None = None, tolerance: float | None = None
+    ) -> FoldFit:
+        return fit_folds(
+            training,
+            shared,
+            observed[None],
+            make=[lambda: make_head(head, n_classes=n_classes, **settings)],
+            start=None if start is None else [start],
+            tolerance=tolerance,
+        )[0]
+
+    settings: dict[str, Any] = {}
     with one_blas_thread():
-        fits = fit_folds(
-            training, shared, np.repeat(observed[None], len(settings), axis=0), make=makers
-        )
-    found = [fit.out_of_fold for fit in fits if fit.out_of_fold is not None]
-    losses = [_log_loss(of.logits[of.scorable], observed[of.scorable]) for of in found]
-    best = int(np.argmin(losses))
-    return found[best], settings[best]
+        if head in ("linear", "balanced"):
+            penalty, found = choose_penalty(
+                PENALTIES,
+                fit=lambda c, start, tolerance: fit({"C": c}, start, tolerance),
+                loss=lambda own: _log_loss(_out_of_fold(own), observed),
+            )
+            settings = {"C": penalty}
+        else:
+            found = fit({})
+    return _out_of_fold(found), settings
 
 
-def _log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
-    return float(-log_softmax(logits)[np.arange(len(labels)), labels].mean())
+def _out_of_fold(fit: FoldFit) -> OutOfFold:
+    assert fit.out_of_fold is not None  # folds were asked for
+    return fit.out_of_fold
+
+
+def _log_loss(found: OutOfFold, observed: np.ndarray) -> float:
+    rows = np.flatnonzero(found.scorable)
+    return float(-log_softmax(found.logits[rows])[np.arange(len(rows)), observed[rows]].mean())
 
 
 def _standardised(features: np.ndarray, by: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from trustq.heads.classic import KINDS, ClassicHead, takes_weights
 from trustq.heads.feature_cache import SharedFeatures, cores
 from trustq.heads.linear import LinearHead, PenaltyPath, fit_penalty_path, fit_together
 from trustq.heads.multinomial import MultinomialFits, fit_multinomial
+from trustq.heads.penalty import choose_penalty
 
 __all__ = [
     "BoostedHead",
@@ -23,6 +24,7 @@ __all__ = [
     "MultinomialFits",
     "PenaltyPath",
     "SharedFeatures",
+    "choose_penalty",
     "fit_heads",
     "fit_multinomial",
     "fit_penalty_path",
@@ -84,14 +86,15 @@ def fit_heads(
     *,
     used: np.ndarray,
     start: Sequence[Head] | None = None,
+    tolerance: float | None = None,
     validation: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> None:
     """Fit p heads of one kind, each on its own labels and rows of the same features.
 
     `labels` is (p, n) of class indices and `used`, (p, n), True where a head may learn from the
     row, or what the row weighs, 0 where it may not. Linear heads are solved together, from `start`,
-    p heads fitted earlier, where given; boosted ones share their bins and are fitted side by side,
-    one a core.
+    p heads fitted earlier, where given, to `tolerance` (`fit_multinomial`'s); boosted ones share
+    their bins and are fitted side by side, one a core.
     `validation`, features and labels of other rows, is for heads that stop early. Raises
     `TrustqError` for a fit that fails.
 
@@ -105,7 +108,7 @@ def fit_heads(
     linear = [head for head in heads if isinstance(head, LinearHead)]
     if len(linear) == len(heads):
         begun = None if start is None else [head for head in start if isinstance(head, LinearHead)]
-        fit_together(linear, features, labels, used=used, start=begun)
+        fit_together(linear, features, labels, used=used, start=begun, tolerance=tolerance)
         return
 
     def fit(i: int) -> None:

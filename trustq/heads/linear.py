@@ -105,12 +105,14 @@ def fit_together(
     *,
     used: np.ndarray | None = None,
     start: Sequence[LinearHead] | None = None,
+    tolerance: float | None = None,
 ) -> None:
     """Fit p heads at once, each with its own `C` on its own labels of the same features.
 
     `labels` is (p, n) of class indices; `used`, (p, n), says which rows a head learns from, or
-    weighs them. `start` holds p heads fitted earlier on the same features. All else that the heads
-    are set to must be the same; raises `TrustqError` if not, or if one does not converge.
+    weighs them. `start` holds p heads fitted earlier on the same features; `tolerance` is
+    `fit_multinomial`'s. All else that the heads are set to must be the same; raises `TrustqError`
+    if not, or if one does not converge.
     """
     settings = [head.get_params() | {"C": None} for head in heads]
     if any(own != settings[0] for own in settings):
@@ -126,6 +128,7 @@ def fit_together(
             weights=used,
             class_weights=heads[0].class_weights,
             start=None if start is None else _solutions(start),
+            tolerance=tolerance,
             max_evaluations=heads[0].max_iter,
         )
     if not fits.converged.all():

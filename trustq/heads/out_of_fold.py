@@ -130,6 +130,7 @@ def fit_folds(
     folds: bool = True,
     whole: bool = False,
     start: Sequence[FoldFit] | None = None,
+    tolerance: float | None = None,
     validation: tuple[np.ndarray, np.ndarray] | None = None,
     weight: np.ndarray | None = None,
     balance: DomainBalance | None = None,
@@ -141,7 +142,8 @@ def fit_folds(
     fits, with the same folds, that heads start from; it must know no more than the new fit, or
     labels would leak into the last bits. `weight`, (n,), is what rows count in every fit, 0 where
     they were dropped; `balance` weighs each fit's rows besides, by the labels that it is fitted on
-    and no others. Raises `TrustqError` when a fold splits a group.
+    and no others. `tolerance` is that of linear heads, see `fit_multinomial`. Raises `TrustqError`
+    when a fold splits a group.
     """
     _require_whole_groups(training)
     shared = features if isinstance(features, SharedFeatures) else SharedFeatures(features)
@@ -161,6 +163,7 @@ def fit_folds(
         np.repeat(label_sets, len(used), axis=0),
         used=weights,
         start=None if start is None else [head for fit in start for head in _heads(fit, folds)],
+        tolerance=tolerance,
         validation=validation,
     )
     fits = []

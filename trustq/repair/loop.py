@@ -12,7 +12,7 @@ from trustq.calibration.registry import make_calibrator
 from trustq.calibration.temperature import DegenerateCalibrationWarning, TemperatureScaling
 from trustq.core.generators import generator
 from trustq.errors import DishonestError, InputError
-from trustq.heads import Head, SharedFeatures, make_head
+from trustq.heads import Head, SharedFeatures, choose_penalty, make_head
 from trustq.heads.boosted import PRESETS
 from trustq.heads.out_of_fold import (
     FoldFit,
@@ -341,31 +341,36 @@ class Loop:
         return self._fit(observed, folds=folds)
 
     def _chosen_fit(self, observed: np.ndarray, *, folds: bool) -> FoldFit:
-        """Fit with every penalty of the grid at once and keep the best."""
+        """Fit with the penalty of the grid that is best on validation rows, or out of fold."""
         experiment = self.experiment
         has_validation = bool(len(experiment.validation))
-        fits = self._fits(
-            np.repeat(observed[None], len(REGULARISATION_GRID), axis=0),
-            [{"C": c} for c in REGULARISATION_GRID],
-            folds=not has_validation,
-        )
-        losses = []
-        for fit in fits:
+
+        def fit(penalty: float, start: FoldFit | None, tolerance: float | None) -> FoldFit:
+            return self._fits(
+                observed[None],
+                [{"C": penalty}],
+                folds=not has_validation,
+                whole=has_validation or tolerance is None,
+                start=None if start is None else [start],
+                tolerance=tolerance,
+            )[0]
+
+        def loss(fit: FoldFit) -> float:
             if has_validation:
                 logits = self._logits(fit.head, experiment.cache, experiment.validation)
-                losses.append(_log_loss(logits, experiment.cache.label[experiment.validation]))
-            else:
-                # No clean labels to choose by: out-of-fold log loss on the observed ones.
-                assert fit.out_of_fold is not None
-                losses.append(_log_loss(fit.out_of_fold.logits, observed))
+                return _log_loss(logits, experiment.cache.label[experiment.validation])
+            # No clean labels to choose by: out-of-fold log loss on the observed ones.
+            assert fit.out_of_fold is not None
+            return _log_loss(fit.out_of_fold.logits, observed)
+
+        penalty, best = choose_penalty(REGULARISATION_GRID, fit=fit, loss=loss)
         self.chosen_on = "val" if has_validation else "train"
-        best = int(np.argmin(losses))
-        self.settings = {"C": REGULARISATION_GRID[best]}
-        if not folds or fits[best].out_of_fold is not None:
-            return fits[best]
+        self.settings = {"C": penalty}
+        if not folds or best.out_of_fold is not None:
+            return best
         # The folds start anew: the head of all rows knows the labels that they must not know.
         of_folds = self._fits(observed[None], [self.settings], folds=True, whole=False)[0]
-        return replace(of_folds, head=fits[best].head)
+        return replace(of_folds, head=best.head)
 
     def _fit(
         self,
@@ -395,6 +400,7 @@ class Loop:
         folds: bool,
         whole: bool = True,
         start: list[FoldFit] | None = None,
+        tolerance: float | None = None,
         head: str = "",
         weight: np.ndarray | None = None,
     ) -> list[FoldFit]:
@@ -413,6 +419,7 @@ class Loop:
             folds=folds,
             whole=whole,
             start=start,
+            tolerance=tolerance,
             validation=self._validation(name),
             weight=weight,
             balance=self.experiment.balance,
