@@ -1,6 +1,10 @@
 """Linear heads against scikit-learn's solvers on the same folds, in one process, alternating.
 
     python tests/benchmarks/bench_heads.py [--repeats 5] [--peers newton,lbfgs] [--labels noisy]
+    TRUSTQ_BENCH_FEATURES=a.npz:b.npz python tests/benchmarks/bench_heads.py --only sets
+
+The second form compares five folds and the choice of the penalty on every file that is named (npz
+with features and labels, and split and groups where there are some), the worst set first.
 
 Every solution, ours and the peers', is scored by one float64 objective and gradient norm that
 neither wrote. A peer that warns of convergence voids its ratio. Rows are appended to
@@ -9,6 +13,7 @@ others use too, only the second compares.
 """
 
 import argparse
+import os
 import statistics
 import sys
 import time
@@ -23,8 +28,15 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 
-from trustq.heads import MultinomialFits, SharedFeatures, fit_multinomial
-from trustq.metrics.probabilities import softmax
+from trustq.heads import (
+    LinearHead,
+    MultinomialFits,
+    SharedFeatures,
+    choose_penalty,
+    fit_multinomial,
+)
+from trustq.heads.linear import fit_together
+from trustq.metrics.probabilities import log_softmax, softmax
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "ham10000_features"
 RESULTS = Path(__file__).with_name("results_heads.md")
@@ -39,8 +51,11 @@ def main() -> None:
     parser.add_argument("--labels", default="noisy,clean")
     parser.add_argument("--penalties", default="1,0.01")
     parser.add_argument("--peer-threads", type=int, default=2)
-    parser.add_argument("--only", default="", help="grid or boosted: that alone")
+    parser.add_argument("--only", default="", help="grid, boosted or sets: that alone")
     options = parser.parse_args()
+    if options.only == "sets":
+        sets(options)
+        return
     file = DATA / "convnext_atto_64px.npz"
     if not file.is_file():
         sys.exit(f"skipped: the real features are not there ({file.name} in ../shared/data)")
@@ -70,6 +85,138 @@ def load(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     noisy = np.where(wrong, (labels + rng.integers(1, N_CLASSES, len(labels))) % N_CLASSES, labels)
     folds = rng.integers(N_FOLDS, size=groups.max() + 1)[groups]
     return features.astype(np.float32), labels, noisy, folds
+
+
+def sets(options: argparse.Namespace) -> None:
+    """Five folds and the choice of the penalty on several sets of features, the worst first."""
+    files = [Path(p) for p in os.environ.get("TRUSTQ_BENCH_FEATURES", "").split(":") if p]
+    if not files:
+        sys.exit("skipped: TRUSTQ_BENCH_FEATURES names no files of features")
+    tables = sorted(one_set(file, options) for file in files)
+    rows = [row for _, table in tables for row in table]
+    head = "| set, rows x columns x classes | what | solver | processor s | peer / trustq | gap |"
+    text = "\n".join([head, "|---" * 6 + "|", *rows])
+    print(text)
+    with RESULTS.open("a", encoding="utf-8") as out:
+        title = f"Several sets, BLAS threads of peers: {options.peer_threads}, worst set first"
+        out.write(f"\n## {title}\n\n{text}\n")
+
+
+def one_set(file: Path, options: argparse.Namespace) -> tuple[float, list[str]]:
+    """The least ratio of a peer's processor seconds to ours, and the table's rows."""
+    features, labels, held_out, truth, folds = read_set(file)
+    k = int(max(labels.max(), truth.max())) + 1
+    used = np.array([folds != f for f in range(N_FOLDS)])
+    label_sets = np.broadcast_to(labels, used.shape)
+    name = f"{file.stem}, {len(labels):,} x {features.shape[1]:,} x {k}"
+    rows, ratios = [], []
+
+    def ours(penalty: float) -> Solutions:
+        shared = SharedFeatures(features)  # what is made of the features is part of the time
+        fits = fit_multinomial(shared, label_sets, n_classes=k, weights=used, penalties=penalty)
+        return list(zip(fits.coef, fits.intercept, strict=True))
+
+    def peer(solver: str, penalty: float) -> Solutions:
+        found = []
+        with threadpool_limits(options.peer_threads, user_api="blas"):
+            for own in used:
+                model = LogisticRegression(C=penalty, solver=solver, max_iter=5000)
+                model.fit(features[own], labels[own])
+                found.append((model.coef_, model.intercept_))
+        return found
+
+    for penalty in map(float, options.penalties.split(",")):
+        runs: dict[str, Callable[[], Solutions]] = {"trustq": lambda c=penalty: ours(c)}  # type: ignore[misc]
+        for word, solver in (("lbfgs", "lbfgs"), ("newton", "newton-cg")):
+            if word in options.peers:
+                runs[f"{solver} float32"] = lambda s=solver, c=penalty: peer(s, c)  # type: ignore[misc]
+        seconds: dict[str, list[float]] = {key: [] for key in runs}
+        objectives = {}
+        for repeat in range(options.repeats):
+            for key, run in runs.items():
+                if repeat and key != "trustq":
+                    continue  # minutes on a busy machine
+                before = time.process_time()
+                found = run()
+                seconds[key].append(time.process_time() - before)
+                objectives[key] = score(features, labels, used, penalty, found)[0].sum()
+        own = statistics.median(seconds["trustq"])
+        least = min(objectives.values())
+        for key, times in seconds.items():
+            ratio = statistics.median(times) / own
+            ratios += [] if key == "trustq" else [ratio]
+            gap = objectives[key] / least - 1
+            rows.append(
+                f"| {name} | five folds, C = {penalty:g} | {key} | "
+                f"{statistics.median(times):.2f} | {ratio:.1f} | {gap:.0e} |"
+            )
+    rows += choices(name, features, labels, held_out, truth, k)
+    return min(ratios, default=1.0), rows
+
+
+def choices(
+    name: str,
+    features: np.ndarray,
+    labels: np.ndarray,
+    held_out: np.ndarray,
+    truth: np.ndarray,
+    k: int,
+) -> list[str]:
+    """The penalty chosen on held-out rows: the path against all of the grid, features included."""
+    grid = (1e-3, 1e-2, 1e-1, 1.0)
+
+    def fit(
+        shared: SharedFeatures, c: float, start: LinearHead | None, tolerance: float | None
+    ) -> LinearHead:
+        head = LinearHead(n_classes=k, C=c)
+        begun = None if start is None else [start]
+        fit_together([head], shared, labels[None], start=begun, tolerance=tolerance)
+        return head
+
+    def loss(head: LinearHead) -> float:
+        logs = log_softmax(head.predict_logits(held_out))
+        return float(-logs[np.arange(len(truth)), truth].mean())
+
+    before = time.process_time()
+    shared = SharedFeatures(features)
+    chosen, _ = choose_penalty(
+        grid, fit=lambda c, start, tolerance: fit(shared, c, start, tolerance), loss=loss
+    )
+    path = time.process_time() - before
+    shared = SharedFeatures(features)
+    best = min((fit(shared, c, None, None) for c in grid), key=loss)
+    whole = time.process_time() - before - path
+    assert chosen == best.C, f"the path chose {chosen:g}, the grid {best.C:g}"
+    return [
+        f"| {name} | chosen C = {chosen:g} | trustq, path | {path:.2f} | 1.0 | |",
+        f"| {name} | chosen C = {best.C:g} | trustq, whole grid | {whole:.2f} | "
+        f"{whole / path:.1f} | |",
+    ]
+
+
+def read_set(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Standardised training rows, labels a fifth of which are wrong, held-out rows, folds."""
+    with np.load(file, allow_pickle=False) as data:
+        if "features" in data:
+            features, labels = data["features"].astype(np.float64), data["labels"].astype(np.int64)
+            split = data["split"]
+            groups = np.unique(data["groups"], return_inverse=True)[1]
+        else:  # training and test rows apart
+            parts = ("train", "test")
+            features = np.vstack([data[f"{part}_features"] for part in parts]).astype(np.float64)
+            labels = np.concatenate([data[f"{part}_labels"] for part in parts]).astype(np.int64)
+            split = np.repeat([0, 1], [len(data[f"{part}_labels"]) for part in parts])
+            groups = np.arange(len(labels))
+    train, held_out = split == 0, split == 1
+    scale = features[train].std(axis=0)
+    scale[scale < 1e-9] = 1.0
+    features = ((features - features[train].mean(axis=0)) / scale).astype(np.float32)
+    k, rng = int(labels.max()) + 1, np.random.default_rng(0)
+    own = labels[train]
+    wrong = rng.random(len(own)) < 0.2
+    noisy = np.where(wrong, (own + rng.integers(1, k, len(own))) % k, own)
+    folds = rng.integers(N_FOLDS, size=groups.max() + 1)[groups[train]]
+    return features[train], noisy, features[held_out], labels[held_out], folds
 
 
 def compare(
@@ -354,7 +501,7 @@ def score(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Objective and gradient norm of each fold, and the out-of-fold probabilities, in float64."""
     wide = features.astype(np.float64)
-    objectives, gradients, out_of_fold = [], [], np.empty((len(labels), N_CLASSES))
+    objectives, gradients, out_of_fold = [], [], np.empty((len(labels), len(found[0][1])))
     for rows, (coef, intercept) in zip(used, found, strict=True):
         logits = wide @ coef.T.astype(np.float64) + intercept
         logits -= logits.max(axis=1, keepdims=True)
@@ -364,7 +511,7 @@ def score(
         own = np.flatnonzero(rows)
         losses = -np.log(probs[own, labels[own]])
         objectives.append(losses.sum() + (coef.astype(np.float64) ** 2).sum() / (2 * penalty))
-        residuals = probs[own] - np.eye(N_CLASSES)[labels[own]]
+        residuals = probs[own] - np.eye(len(intercept))[labels[own]]
         slope = residuals.T @ wide[own] + coef / penalty
         gradients.append(np.sqrt((slope**2).sum() + (residuals.sum(axis=0) ** 2).sum()))
     return np.array(objectives), np.array(gradients), out_of_fold

@@ -24,12 +24,14 @@ from trustq.metrics.probabilities import log_softmax
 
 # Products of 7 columns took half as long again as of 8, and of 35 longer than of 40.
 COLUMN_MULTIPLE = 8
-# Multiplications of one product. OpenBLAS has kernels for AVX-512 that do without packing below a
-# million: 8 columns of 6,542 x 320 took 1.5 ms in such pieces and 2.4 whole; others lose nothing.
-PRODUCT_SIZE = 900_000
+# Entries of the features in one product, which then stay in the cache from the product forward to
+# the one back, and are few enough for OpenBLAS's kernels that do without packing (AVX-512, below a
+# million multiplications). 8 columns of 2,600 x 1,280 took 2.7 ms in pieces of 48 rows, 3.5 in 96
+# and 3.8 whole; of 2,600 x 320 .4 ms in 192 and .8 whole. Other processors lose nothing by it.
+PIECE_SIZE = 61_440
+FEWEST_ROWS = 16  # of a piece; where so few are too many, nothing is cut
 LEAST_LEFT_OUT = 0.95  # share of rows with weight below which it pays to copy them once
 KEPT_ROWS = 1 << 24  # entries of such a copy, at most
-FEWEST_ROWS = 32  # of a product; where so few are too many, nothing is cut
 MAX_EVALUATIONS = 2000
 KEPT_SIZE = 1 << 20  # a problem with more targets leaves no memory: it would take 8 MB
 # Evaluations after which a point is near enough for its Hessian to be of use: after 6 a cold fit
@@ -448,7 +450,7 @@ class _Evaluator:
         columns = np.zeros((n_axes, padded), dtype)
         columns[:, :k] = weights[:, :-1].T
         intercepts = weights[:, -1:].astype(dtype)
-        n_rows = PRODUCT_SIZE // (padded * n_axes)
+        n_rows = PIECE_SIZE // n_axes
         n_rows = n_rows if n_rows >= FEWEST_ROWS else self._longest
         loss, gradient = 0.0, np.zeros((k, n_axes + 1))
         for block, targets, mass in self._blocks:
