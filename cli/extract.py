@@ -42,7 +42,8 @@ def extract(
     epochs: Annotated[int | None, typer.Option(help="Epochs at most.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the network input.")] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Start from this .safetensors or .pth file.")
+        str | None,
+        typer.Option(help="Start from this .safetensors or .pth file, or package:NAME."),
     ] = None,
     no_pretrained: Annotated[
         bool, typer.Option("--no-pretrained", help="Start from random weights.")
@@ -111,10 +112,14 @@ def extract(
     }
     given = [f"extract.{key}={value}" for key, value in sugar.items() if value is not None]
     given += settings or []
+    # How many processes load images changes no number, so it goes with --with too.
+    workers = [text for text in given if text.removeprefix("extract.").startswith("workers=")]
+    if with_:
+        given = [text for text in given if text not in workers]
     if with_ and (recipe or given or seeds != "0" or stage or skip_unreadable or auto_batch):
         raise typer.BadParameter(
             "--with takes everything else from the caches; only --out, --name, --device, --root, "
-            "--views and --passes go with it."
+            "--views, --passes and --set workers=N go with it."
         )
     dumped = {"views": views, "passes": passes}
     given += [f"extract.{key}={value}" for key, value in dumped.items() if value is not None]
@@ -137,6 +142,7 @@ def extract(
                 name=name or "",
                 views=[view.strip() for view in views.split(",")] if views else [],
                 passes=passes or 0,
+                workers=load_recipe(settings=workers, part="extract").extract.workers,
                 device=device,
             )
         else:

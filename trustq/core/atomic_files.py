@@ -1,6 +1,7 @@
 """Files that are whole or absent."""
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -39,15 +40,31 @@ def replacing(path: Path) -> Iterator[Path]:
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        # h5py and DuckDB raise OSErrors of their own without an errno; those pass as they are.
-        if error.errno is None:
+    except (OSError, RuntimeError) as error:
+        number = _errno_of(error)
+        if number is None:
             raise
         raise TrustqError(
-            f"{path} could not be written: {os.strerror(error.errno).lower()}. "
+            f"{path} could not be written: {os.strerror(number).lower()}. "
             "Nothing was left half-written; free the disk or choose another place.",
             path=path,
         ) from error
+
+
+def _errno_of(error: BaseException) -> int | None:
+    """The system's number of what went wrong, also where a library's own error hides it.
+
+    >>> _errno_of(RuntimeError("Unable to flush (file write failed: errno = 28, error ...)"))
+    28
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    # HDF5 writes the number into its text; torch says only that a write stopped short.
+    if found := re.search(r"errno = (\d+)", str(error)):
+        return int(found[1])
+    if re.search(r"PytorchStreamWriter failed|inline_container.*unexpected pos", str(error)):
+        return errno.ENOSPC
+    return None
 
 
 def _remove_leftovers(path: Path) -> None:

@@ -3,6 +3,8 @@
 import os
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,7 +58,9 @@ def recipe_attribute(recipe: Recipe) -> dict[str, Any]:
     # How many processes load images changes no number.
     del values["extract"]["workers"]
     if recipe.extract.weights:
-        values["weights_file"] = digest_weights_file(Path(recipe.extract.weights))
+        values["weights_file"] = digest_weights_file(
+            recipe.extract.weights, backbone=recipe.extract.backbone
+        )
     if recipe.extract.observed:
         # The labels themselves are in the noise attribute's digest, whatever the file is called.
         values["extract"]["observed"] = Path(recipe.extract.observed).name
@@ -71,6 +75,26 @@ def folder_name(name: str) -> str:
             "e.g. `name=mine`."
         )
     return name
+
+
+@contextmanager
+def only_one(target: Path, progress: Progress) -> Iterator[None]:
+    """Let one process at a time make a cache; the others wait, and a killed one frees its place."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(target.with_name(f".{target.stem}.lock"))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        progress.say(f"{target} is being made by another process; waiting for it.")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        if target.exists():  # else those that wait would lock a file that is not there for others
+            Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
 
 
 def already_there(target: Path, attributes: dict[str, Any], progress: Progress) -> bool:

@@ -32,6 +32,7 @@ from trustq.extraction.jobs import (
     dump_job,
     extracted,
     folder_name,
+    only_one,
     recipe_attribute,
     require_readable,
     torch_device,
@@ -75,7 +76,8 @@ def extract(
     after its last finished epoch. `stage_to` is a local folder that images are copied to first.
     With `skip_unreadable` every image is decoded first; rows whose image cannot be are left out and
     recorded in the cache as `skipped`. With `auto_batch` a batch that does not fit into memory is
-    halved, with more batches a step, which the cache records. Where `torchrun` started several
+    halved, with more batches a step, which the cache records. Of several processes that are asked
+    for one seed one makes it, and the others wait for it. Where `torchrun` started several
     processes, each takes its share of the seeds, and only those are returned. Raises `TrustqError`,
     before time is spent where that can be, for a cache of another recipe, rows that cannot be
     trained on, images that cannot be read, weights that cannot be had, and a device that is not
@@ -109,9 +111,15 @@ def extract(
             jobs = there + _training_jobs(manifest, recipe, seeds, folder, progress, skipped)
         else:
             require_readable(manifest, progress)
-        for job in jobs:
-            if not job.is_there:
-                _train_and_dump(job, manifest, recipe, chosen, progress, auto_batch=auto_batch)
+        for place, job in enumerate(jobs):
+            if job.is_there:
+                continue
+            with only_one(job.target, progress):
+                # Another process may have made it while this one waited or looked at images.
+                if already_there(job.target, job.attributes, progress):
+                    jobs[place] = replace(job, is_there=True)
+                else:
+                    _train_and_dump(job, manifest, recipe, chosen, progress, auto_batch=auto_batch)
     for job in jobs:
         _clear_workings(job)
     return [extracted(job) for job in jobs]

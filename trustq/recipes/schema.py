@@ -35,7 +35,9 @@ class ExtractRecipe:
     )
     backbone: str = setting("convnext_tiny", "any timm model name")
     pretrained: bool = setting(True, "start from timm's pretrained weights")
-    weights: str = setting("", "start from this file (.safetensors, .pth) instead")
+    weights: str = setting(
+        "", "start from this file (.safetensors, .pth) or package:efficientnet-lite0 instead"
+    )
     image_size: int = setting(224, "side of the square network input, pixels")
     noise: str = setting(
         "none", "label noise of the training labels: symmetric:R, matrix:FILE, ..."

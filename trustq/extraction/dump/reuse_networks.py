@@ -38,6 +38,7 @@ def extract_with(
     views: Sequence[str] = (),
     passes: int = 0,
     maps: bool = False,
+    workers: int = -1,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> list[Extracted]:
@@ -45,8 +46,9 @@ def extract_with(
 
     Writes `<out>/<dataset>/<name or the recipe's>/seed<S>.h5` for each cache, whose checkpoint must
     lie beside it. Labels index the cache's classes; rows that the network has seen keep their
-    marks. `views`, `passes` and `maps` are those of the new cache, whatever the old one has. Raises
-    `TrustqError` for a missing or foreign checkpoint and for classes that the cache lacks.
+    marks. `views`, `passes` and `maps` are those of the new cache, whatever the old one has;
+    `workers` processes load images (-1: one less than cores). Raises `TrustqError` for a missing or
+    foreign checkpoint and for classes that the cache lacks.
     """
     progress = progress or StderrProgress()
     jobs = []
@@ -99,7 +101,7 @@ def extract_with(
         require_readable(manifest, progress)
         for job in jobs:
             if not job.is_there:
-                _dump_with(job, manifest, chosen, progress)
+                _dump_with(job, manifest, chosen, progress, workers=workers)
     return [extracted(job) for job in jobs]
 
 
@@ -112,7 +114,9 @@ def _settings_of(recipe: dict[str, Any], asked: dict[str, Any]) -> ExtractRecipe
     return ExtractRecipe(**(values | listed))
 
 
-def _dump_with(job: Job, manifest: Manifest, device: "torch.device", progress: Progress) -> None:
+def _dump_with(
+    job: Job, manifest: Manifest, device: "torch.device", progress: Progress, *, workers: int
+) -> None:
     assert job.source is not None
     network = make_network(
         job.attributes["backbone"],
@@ -125,5 +129,12 @@ def _dump_with(job: Job, manifest: Manifest, device: "torch.device", progress: P
     place(network, device)
     progress.say(f"{job.target}: the network of {checkpoint} on {device.type}")
     dump_job(
-        job, network, manifest, device=device, workers=-1, seconds={}, extra={}, progress=progress
+        job,
+        network,
+        manifest,
+        device=device,
+        workers=workers,
+        seconds={},
+        extra={},
+        progress=progress,
     )

@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+import re
 import socket
 import threading
 import urllib.parse
@@ -16,6 +17,7 @@ from trustq.core.atomic_files import replacing
 from trustq.core.digest import digest_bytes
 from trustq.core.generators import generator
 from trustq.errors import DamagedFile, InputError, NotFound, TrustqError
+from trustq.extraction.train.packaged_weights import packaged_weights
 from trustq.recipes import ExtractRecipe
 
 if TYPE_CHECKING:
@@ -24,6 +26,12 @@ if TYPE_CHECKING:
 PROBE_SECONDS = 1.0  # a name server that does not answer must not hold up the error
 
 _CHECKPOINT_KEY = "trustq"  # in a checkpoint's metadata
+# Where training checkpoints keep weights, averages first, as timm takes them too.
+_STATE_KEYS = (
+    *("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema"),
+    *("state_dict", "model_state_dict", "model"),
+)
+_PREFIXES = re.compile(r"^(module\.|_orig_mod\.)+")
 
 
 def require_weights(recipe: ExtractRecipe) -> None:
@@ -32,6 +40,8 @@ def require_weights(recipe: ExtractRecipe) -> None:
     Pretrained weights must be in the hub's cache or the hub in reach. Takes a second at most, so
     that being offline is known before torch is imported.
     """
+    if packaged := packaged_weights(recipe.weights, backbone=recipe.backbone):
+        packaged.path()
     if recipe.weights or not recipe.pretrained:
         return
     try:
@@ -51,8 +61,14 @@ def require_weights(recipe: ExtractRecipe) -> None:
     )
 
 
-def digest_weights_file(path: Path) -> str:
-    """Digest of a weights file's bytes; raises `TrustqError` where there is none."""
+def digest_weights_file(weights: str, *, backbone: str) -> str:
+    """Digest of the bytes of a file, or of a package, that the setting `weights` names.
+
+    Raises `TrustqError` where there is none.
+    """
+    if packaged := packaged_weights(weights, backbone=backbone):
+        return digest_bytes(packaged.path().read_bytes())
+    path = Path(weights)
     if not path.is_file():
         raise NotFound(f"`weights={path}`: no such file.", where="weights", found=path)
     return digest_bytes(path.read_bytes())
@@ -154,7 +170,7 @@ def start_network(recipe: ExtractRecipe, *, n_classes: int, seed: int) -> tuple[
         pretrained=recipe.pretrained and not recipe.weights,
         drop_rate=recipe.drop_rate,
     )
-    return network, load_start(network, Path(recipe.weights)) if recipe.weights else []
+    return network, load_start(network, recipe) if recipe.weights else []
 
 
 def place(network: Network, device: "torch.device") -> None:
@@ -201,19 +217,28 @@ def grid_of(network: Network, maps: "torch.Tensor") -> "torch.Tensor":
     )
 
 
-def load_start(network: Network, path: Path) -> list[str]:
-    """Load a weights file into a network and return the classifier's keys that were left out.
+def load_start(network: Network, recipe: ExtractRecipe) -> list[str]:
+    """Load a recipe's weights into a network and return the classifier's keys that were left out.
 
-    A classifier for other classes is left out. Raises `TrustqError` where the file cannot be read
-    without running code in it, or its other keys are not the network's.
+    A classifier for other classes is left out; of a training checkpoint with moving averages of
+    the weights these are taken. Raises `TrustqError` where the file cannot be read without running
+    code in it, or its other keys are not the network's.
     """
-    state = _read_tensors(path)
+    path = Path(recipe.weights)
     own = network.model.state_dict()
     stems = network.config.get("classifier") or ()
     stems = (stems,) if isinstance(stems, str) else tuple(stems)
 
     def of_classifier(key: str) -> bool:
         return any(key.startswith(f"{stem}.") for stem in stems)
+
+    if packaged := packaged_weights(recipe.weights, backbone=recipe.backbone):
+        heads = [f"{stem}.{part}" for stem in stems for part in ("weight", "bias")]
+        state = packaged.read([*(key for key in own if not of_classifier(key)), *heads])
+        told = f"package:{packaged.requirement}"
+    else:
+        state, part = _read_tensors(path)
+        told = f"file:{path.name}{part}"
 
     def fits(key: str) -> bool:
         return key in state and key in own and state[key].shape == own[key].shape
@@ -238,7 +263,7 @@ def load_start(network: Network, path: Path) -> list[str]:
     network.model.load_state_dict(
         {key: value for key, value in state.items() if key not in dropped}, strict=False
     )
-    network.weights = f"file:{path.name}"
+    network.weights = told
     return dropped
 
 
@@ -282,7 +307,7 @@ def load_checkpoint(path: Path, model: "torch.nn.Module", *, digest: str) -> Non
             "extract again.",
             path=path,
         )
-    state = _read_tensors(path)
+    state, _ = _read_tensors(path)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -365,14 +390,15 @@ def _pretrained_config(backbone: str, pretrained: bool) -> dict[str, Any]:
     return values
 
 
-def _read_tensors(path: Path) -> dict[str, "torch.Tensor"]:
+def _read_tensors(path: Path) -> tuple[dict[str, "torch.Tensor"], str]:
+    """Tensors of a file, and which part of a training checkpoint they are (blank: all of it)."""
     import torch
 
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
+            return load_file(path), ""
         # weights_only: a stranger's file must not run code.
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -381,12 +407,23 @@ def _read_tensors(path: Path) -> dict[str, "torch.Tensor"]:
             "Expected .safetensors, or .pth that holds tensors and nothing else.",
             path=path,
         ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
+    part = ""
+    for key in _STATE_KEYS:
+        if isinstance(state, dict) and isinstance(state.get(key), dict) and state[key]:
+            state, part = state[key], f" ({key})"
+            state = state["module"] if isinstance(state.get("module"), dict) else state
+            break
     if not isinstance(state, dict) or not all(torch.is_tensor(t) for t in state.values()):
-        raise InputError(f"{path}: expected a dictionary of tensors.", path=path)
-    return {str(key).removeprefix("module."): tensor for key, tensor in state.items()}
+        keys = ", ".join(map(str, state)) if isinstance(state, dict) else type(state).__name__
+        raise InputError(
+            f"{path}: expected a dictionary of tensors, or a training checkpoint with one of them "
+            f"called {', '.join(_STATE_KEYS)}; found {keys[:200]}.",
+            path=path,
+        )
+    # What torch's wrappers put before names, and the count that its averages hold.
+    tensors = {_PREFIXES.sub("", str(key)): tensor for key, tensor in state.items()}
+    tensors.pop("n_averaged", None)
+    return tensors, part
 
 
 def _plain_tensors(model: "torch.nn.Module") -> dict[str, "torch.Tensor"]:
