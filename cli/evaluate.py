@@ -1,5 +1,6 @@
 """`trustq evaluate`: calibration, selective and class figures of any predictions."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -126,7 +127,7 @@ def evaluate(
         calibrate_on=other,
         folds=folds,
         calibrator=calibrator,
-        positive=_listed(positive),
+        positive=_listed(positive, predictions.classes),
         slices=wanted,
         ages=ages,
         externals=others,
@@ -140,5 +141,7 @@ def evaluate(
     typer.echo(to_json(found.report) if json else evaluation_page(found))
 
 
-def _listed(text: str | None) -> list[str]:
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
+def _listed(text: str | None, known: Sequence[str] = ()) -> list[str]:
+    from trustq.core.words import split_names
+
+    return split_names(text, known=known) if text else []

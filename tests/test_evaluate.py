@@ -199,7 +199,7 @@ def test_bad_evaluations_are_refused(tmp_path):
     rows = simulated()
     bad = [
         ({"slices": ["sex"]}, "There is no column sex to slice by."),
-        ({"positive": ["d"]}, "d: no such class; there are a, b, c."),
+        ({"positive": ["d"]}, "unknown class 'd'; expected one of a, b, c."),
         (
             {"calibrator": "platt"},
             "calibrator 'platt' is unknown: expected one of temperature, vector, "
@@ -208,7 +208,7 @@ def test_bad_evaluations_are_refused(tmp_path):
         ),
         (
             {"calibrate_on": simulated(split=None)},
-            "200 of 300 calibration rows are test rows too, e.g. s1: calibrate on other rows.",
+            "200 of 300 rows of p.npz are rows of p.npz too, e.g. s1: calibrate on other rows.",
         ),
         (
             {"calibrate_on": rows, "folds": 5},

@@ -171,7 +171,7 @@ def test_columns_that_cannot_be_sliced_are_refused(cache: Cache, table: Path) ->
         "growth, site, sex, tone, age, scanner."
     )
     assert refused(cache, table, "slices=site", "positive=d") == (
-        "d: no such class; there are a, b, c."
+        "unknown class 'd'; expected one of a, b, c."
     )
     assert refused(cache, table, "positive=b") == (
         "positive=b counts these classes as one in slices, and there are none. Leave it out, or "

@@ -119,7 +119,7 @@ def test_fractions_that_are_no_shares_are_refused(fractions):
 def test_more_folds_than_groups_are_refused():
     message = (
         "3 groups cannot make 5 folds: folds are whole groups, at least 2 folds, and no more than "
-        "groups (`folds=N`)."
+        "groups; use 3 folds (`folds=3`, or cv:3)."
     )
     with pytest.raises(TrustqError, match=f"^{re.escape(message)}$"):
         group_folds(np.zeros(6, int), np.repeat([0, 1, 2], 2), n_folds=5, seed=0)

@@ -10,6 +10,7 @@ import numpy as np
 from trustq.core.class_names import read_labels
 from trustq.core.digest import digest_bytes, digest_json
 from trustq.core.foreign_files import read_foreign
+from trustq.core.foreign_rows import open_rows
 from trustq.data.splits import group_folds, thin_classes
 from trustq.errors import InputError
 from trustq.evaluation.predictions import Predictions, read_predictions
@@ -83,6 +84,7 @@ class _Rows:
     reference: np.ndarray
     probs: np.ndarray | None = None  # of a file, in the order of `rows`
     notes: list[str] = field(default_factory=list)
+    beside: np.ndarray | None = None  # features of the file, of which no head is fitted
 
     def take(self, kept: np.ndarray) -> "_Rows":
         """Some of the rows of a cache."""
@@ -154,6 +156,7 @@ def open_source(
             "the probabilities are taken for out of fold, as was said; in-sample ones would hide "
             "the labels that the model memorised"
         )
+        own.notes += _in_sample_signs(own, groups)
     elif stored or source == "crossfit":
         training = TrainingRows(cache, rows, groups, np.full(len(rows), -1))
         made, title = read_crossfit(training, observed), "cross-fitted backbone"
@@ -183,6 +186,61 @@ def open_source(
         settings=asked,
         notes=tuple(own.notes),
     )
+
+
+SUSPICIOUS_AGREEMENT = 0.99  # with labels under audit, by probabilities declared out of fold
+_NEIGHBOURS, _SAMPLE = 10, 2000
+
+
+def _in_sample_signs(own: _Rows, groups: np.ndarray) -> list[str]:
+    """What shows that probabilities called out of fold are of a model that saw their labels.
+
+    It knows the labels that are known to be wrong, or more labels than neighbours of other groups
+    do, by features where the file has some, else by the probabilities themselves.
+    """
+    assert own.probs is not None
+    agrees = own.probs.argmax(axis=1) == own.observed
+    wrong = (own.reference >= 0) & (own.reference != own.observed)
+    if wrong.sum() >= 10 and agrees[wrong].mean() > 0.8:
+        return [
+            f"suspicion of in-sample probabilities: they agree with {int(agrees[wrong].sum())} of "
+            f"{int(wrong.sum())} labels that are known to be wrong, which a model learns only from "
+            "these labels"
+        ]
+    if len(agrees) < 50 or agrees.mean() < SUSPICIOUS_AGREEMENT:
+        return []
+    share = f"{100 * agrees.mean():.1f} % of the labels"
+    features = own.beside
+    if features is None:
+        sure = own.probs.max(axis=1)[agrees].mean()
+        return [
+            f"suspicion of in-sample probabilities: they agree with {share} (mean confidence "
+            f"{sure:.3f}), as those of a model that was trained on these labels do; with features "
+            "in the file neighbours could tell"
+        ]
+    voted = _neighbour_agreement(features, own.observed, groups)
+    if agrees.mean() - voted < 0.05:
+        return []
+    return [
+        f"suspicion of in-sample probabilities: they agree with {share}, and the neighbours of "
+        f"other groups with {100 * voted:.1f} %"
+    ]
+
+
+def _neighbour_agreement(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> float:
+    """Share of rows whose label most of their nearest rows of other groups have."""
+    rng = np.random.default_rng(0)
+    rows = np.arange(len(labels))
+    if len(rows) > _SAMPLE:
+        rows = np.sort(rng.choice(len(labels), _SAMPLE, replace=False))
+    values = _standardised(features, features)
+    right = 0
+    for row in rows.tolist():
+        distance = ((values - values[row]) ** 2).sum(axis=1)
+        distance[groups == groups[row]] = np.inf
+        near = labels[np.argpartition(distance, _NEIGHBOURS)[:_NEIGHBOURS]]
+        right += int(np.bincount(near).argmax() == labels[row])
+    return right / len(rows)
 
 
 def _read(
@@ -220,10 +278,11 @@ def _of_predictions(path: Path, names: dict[str, str], normalise: str | None) ->
         reference = np.full(len(found), -1)
     else:
         given = known | {"labels": audited}
-        beside = [true] if true in there else []
-        found = read_predictions(path, names=given, normalise=normalise, columns=beside)
+        has_true = true in there
+        columns = [true] if has_true else []
+        found = read_predictions(path, names=given, normalise=normalise, columns=columns)
         reference = np.full(len(found), -1)
-        if beside:
+        if has_true:
             # In the class order of the audited labels, which may name fewer or others.
             reference = read_labels(
                 found.columns[true], source=str(path), classes=found.classes
@@ -232,7 +291,14 @@ def _of_predictions(path: Path, names: dict[str, str], normalise: str | None) ->
     cache = _in_memory(path, found, features, reference, names)
     rows = np.arange(len(found))
     notes = [note for note in found.notes if "group" not in note]
-    return _Rows(cache, rows, found.labels.astype(np.int64), reference, found.of_rows(), notes)
+    labels = found.labels.astype(np.int64)
+    own = _Rows(cache, rows, labels, reference, found.of_rows(), notes)
+    if _has_features(path, names):
+        opened = open_rows(path, names={k: v for k, v in names.items() if k == "features"})
+        beside = opened.matrix("features")
+        # Rows without a label have been left out; then which feature is whose is not known here.
+        own.beside = beside if beside is not None and len(beside) == len(found) else None
+    return own
 
 
 def _in_memory(

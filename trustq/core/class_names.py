@@ -124,7 +124,9 @@ def unknown_class(text: str, classes: Sequence[str]) -> str:
     >>> unknown_class("mell", ["mel", "nv"])
     "unknown class 'mell' (did you mean 'mel'?); expected one of mel, nv"
     """
-    close = difflib.get_close_matches(text, classes, n=1)
+    folded = {name.casefold(): name for name in classes}
+    found = difflib.get_close_matches(text.casefold(), list(folded), n=1)
+    close = [folded[name] for name in found]
     hint = f" (did you mean {close[0]!r}?)" if close else ""
     return f"unknown class {text!r}{hint}; expected one of {listed(classes)}"
 

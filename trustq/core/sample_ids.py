@@ -16,6 +16,9 @@ ID_COLUMNS = ("sample_ids", "sample_id", "image_id", "image", "isic_id", "id")
 IMAGE_ENDING = re.compile(
     r"\.(jpe?g|jpe|jfif|png|bmp|tiff?|webp|gif|jp2|ppm|pgm|dcm|heic)\Z", re.IGNORECASE
 )
+_FOLDERS = re.compile(r"\A.*[/\\]", re.DOTALL)
+_FLOAT_FORM = re.compile(r"\A(\d+)\.0+\Z")
+_LEADING_ZEROS = re.compile(r"(?<!\d)0+(?=\d)")
 
 
 def id_key(text: str) -> str:
@@ -48,9 +51,12 @@ def loose_key(text: str) -> str:
     >>> loose_key("photos/IMG_007.jpg"), loose_key("img_7"), loose_key("12.0")
     ('img_7', 'img_7', '12')
     """
-    name = re.split(r"[/\\]", id_key(text))[-1].casefold()
-    name = re.sub(r"\A(\d+)\.0+\Z", r"\1", name)
-    return re.sub(r"(?<!\d)0+(?=\d)", "", name)
+    if text.isdigit():
+        return text.lstrip("0") or "0"
+    name = _FOLDERS.sub("", id_key(text)).casefold()
+    if "." in name:
+        name = _FLOAT_FORM.sub(r"\1", name)
+    return _LEADING_ZEROS.sub("", name) if "0" in name else name
 
 
 @dataclass(frozen=True)

@@ -116,32 +116,49 @@ def split_names(
             if not all(isinstance(name, str | int | float) for name in names):
                 raise InputError(f"{text}: expected a JSON array of names.")
             return [plain_text(name) for name in names]
-    try:
-        parts = next(csv.reader([text], delimiter=separator, skipinitialspace=True, strict=True))
-    except (csv.Error, StopIteration):  # a quote within a name
-        parts = text.split(separator)
+    parts = next(csv.reader([text], delimiter=separator, skipinitialspace=True), [])
     parts = [part.strip() for part in parts if part.strip()]
     if '"' in text or not any(separator in name for name in known):
         return parts
-    return _joined(text, parts, known, separator)
+    return rejoined(parts, known, separator=separator)
 
 
-def _joined(text: str, parts: list[str], known: Sequence[str], separator: str) -> list[str]:
-    """Parts put together to known names that hold the separator, where one reading does so."""
+def split_pairs(text: str) -> list[tuple[str, str]]:
+    """`NAME=VALUE,...` as pairs; a name may hold commas and `=`, or be quoted with its value.
+
+    >>> split_pairs("mel=3, Nevus, Reed=2,a=b=1")
+    [('mel', '3'), ('Nevus, Reed', '2'), ('a=b', '1')]
+    """
+    pairs, open_parts = [], []
+    for part in split_names(text):
+        open_parts.append(part)
+        name, equals, value = ", ".join(open_parts).rpartition("=")
+        if equals:
+            pairs.append((name.strip(), value.strip()))
+            open_parts = []
+    return pairs + [(", ".join(open_parts), "")] * bool(open_parts)
+
+
+def rejoined(parts: Sequence[str], known: Sequence[str], *, separator: str = ",") -> list[str]:
+    """Parts put together to known names that hold the separator, where one reading does so.
+
+    >>> rejoined(["Nevus", "Reed", "mel"], ["Nevus, Reed", "mel"])
+    ['Nevus, Reed', 'mel']
+    """
     by_key = {_key(name, separator): name for name in known}
     readings: list[list[list[str]]] = [[] for _ in range(len(parts) + 1)]
     readings[0].append([])
     for end in range(1, len(parts) + 1):
         for start in range(end):
-            name = by_key.get(separator.join(parts[start:end]))
+            name = by_key.get(_key(separator.join(parts[start:end]), separator))
             if name is not None and len(readings[end]) < 2:
                 readings[end] += [[*before, name] for before in readings[start]]
     if len(readings[-1]) > 1:
         raise InputError(
-            f"{text} can be read as {readings[-1][0]} and as {readings[-1][1]}: quote the names "
-            "that hold a comma."
+            f"{', '.join(parts)} can be read as {readings[-1][0]} and as {readings[-1][1]}: quote "
+            "the names that hold a comma."
         )
-    return readings[-1][0] if readings[-1] else parts
+    return readings[-1][0] if readings[-1] else list(parts)
 
 
 def _key(name: str, separator: str) -> str:

@@ -40,9 +40,12 @@ def group_folds(labels: np.ndarray, groups: np.ndarray, *, n_folds: int, seed: i
     """
     n_groups = len(np.unique(groups))
     if n_folds < 2 or n_groups < n_folds:
+        way_out = f"use {n_groups} folds" if n_groups > 1 else "no fold leaves a group out"
         raise InputError(
             f"{n_groups} groups cannot make {n_folds} folds: folds are whole groups, at least 2 "
-            "folds, and no more than groups (`folds=N`)."
+            f"folds, and no more than groups; {way_out} (`folds={max(n_groups, 2)}`, or cv:{max(n_groups, 2)}).",
+            where="folds",
+            found=n_folds,
         )
     rng = generator(seed, "folds")
     return _allot(labels, groups, np.full(n_folds, 1 / n_folds), rng)

@@ -20,6 +20,7 @@ from trustq.evaluation.bootstrap import (
 from trustq.evaluation.external_sets import external_reports
 from trustq.evaluation.fairness import MIN_ROWS, gap_intervals
 from trustq.evaluation.influence import FEW
+from trustq.evaluation.leaks import require_other_rows, suspicions
 from trustq.evaluation.predictions import Predictions
 from trustq.evaluation.slices import age_bands, slice_figures, slice_names
 from trustq.metrics.aurc_conventions import all_conventions
@@ -135,6 +136,8 @@ def evaluate(
         )
         outside = (held_out.labels, calibrated)
     notes = [*test.notes, *_shared_groups(test, validation), *_few_rows(test)]
+    if validation is not None:
+        notes += suspicions(validation, test, "the calibration rows", "the test rows")
     report: dict[str, Any] = {
         "source": test.source,
         "n": len(test),
@@ -231,13 +234,7 @@ def _rows(
                 f"{calibrate_on.source} has the classes {', '.join(validation.classes)} and "
                 f"{test.source} {', '.join(test.classes)}: calibrate on the same classes."
             )
-        if validation.has_ids and test.has_ids:
-            shared = np.isin(validation.sample_ids, test.sample_ids)
-            if shared.any():
-                raise InputError(
-                    f"{shared.sum()} of {len(shared)} calibration rows are test rows too, e.g. "
-                    f"{validation.sample_ids[shared][0]}: calibrate on other rows."
-                )
+        require_other_rows(validation, test, way_out=": calibrate on other rows.")
     return test, validation, where
 
 

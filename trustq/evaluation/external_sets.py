@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from trustq.errors import InputError
+from trustq.evaluation.leaks import require_other_rows, suspicions
 from trustq.evaluation.predictions import Predictions
 from trustq.evaluation.shift_stages import shift_figures
 from trustq.metrics.classification import summarise
@@ -34,9 +35,13 @@ def external_reports(
         if given.source in reports:
             raise InputError(f"Two external files are called {given.source}; rename one.")
         rows = _in_order_of(given, beside[0])
+        notes = []
         for other in beside:
-            _require_other_rows(rows, other)
+            way_out = ", so they are no external test. Leave them out."
+            require_other_rows(rows, other, way_out=way_out)
+            notes += suspicions(rows, other, rows.source, f"the rows of {other.source}")
         reports[given.source] = _report(rows, inside, fitted)
+        reports[given.source]["notes"] += dict.fromkeys(notes)
     return reports
 
 
@@ -100,14 +105,3 @@ def _in_order_of(rows: Predictions, other: Predictions) -> Predictions:
         logits=of(rows.logits),
         probs=of(rows.probs),
     )
-
-
-def _require_other_rows(rows: Predictions, other: Predictions) -> None:
-    if not (rows.has_ids and other.has_ids):
-        return
-    shared = np.isin(rows.sample_ids, other.sample_ids)
-    if shared.any():
-        raise InputError(
-            f"{shared.sum()} of {len(rows)} rows of {rows.source} are rows of {other.source} too, "
-            f"e.g. {rows.sample_ids[shared][0]}, so they are no external test. Leave them out."
-        )

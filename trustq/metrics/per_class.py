@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trustq.core.class_names import ClassPosition, unknown_class
+from trustq.core.words import is_blank, rejoined
 from trustq.errors import InputError
 from trustq.metrics.classification import _class_aurocs, _confusion
 from trustq.metrics.probabilities import (
@@ -227,19 +229,19 @@ def operating_points(
 
 
 def class_positions(classes: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...]:
-    """Positions of classes by name, whatever their case; raises `TrustqError` for one of no class.
+    """Positions of classes by name, see `ClassPosition`; raises `TrustqError` for one of no class.
 
     >>> class_positions(("mel", "nv"), ["NV"])
     (1,)
     """
-    position = {name.lower(): index for index, name in enumerate(classes)}
-    strange = [name for name in wanted if name.lower() not in position]
+    find = ClassPosition(classes)
+    if any(find(name) is None for name in wanted):
+        wanted = rejoined(wanted, classes)  # names that hold a comma
+    places = [find(name) for name in wanted]
+    strange = [name for name, place in zip(wanted, places, strict=True) if place is None]
     if strange:
-        raise InputError(
-            f"{', '.join(strange)}: no such class; there are {', '.join(classes)}.",
-            expected=classes,
-        )
-    return tuple(position[name.lower()] for name in wanted)
+        raise InputError(f"{unknown_class(strange[0], classes)}.", expected=classes)
+    return tuple(place for place in places if place is not None)
 
 
 class OddsGaps(NamedTuple):
@@ -313,8 +315,7 @@ def slice_name(value: object) -> str:
     >>> [slice_name(value) for value in ("f", None, float("nan"), "", "Unknown", 3)]
     ['f', 'unknown', 'unknown', 'unknown', 'unknown', '3']
     """
-    text = "" if value is None or value != value else str(value).strip()
-    return UNKNOWN if text.lower() in ("", "nan", "na", "n/a", "null", "none", UNKNOWN) else text
+    return UNKNOWN if is_blank(value) else str(value).strip()
 
 
 def _rank_figures(truth: np.ndarray, score: np.ndarray) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from trustq.core.plugins import find_plugin, plugin_names
+from trustq.core.words import split_names
 from trustq.errors import InputError, NotFound
 from trustq.recipes.schema import ExtractRecipe, Recipe, SweepRecipe
 
@@ -236,7 +237,7 @@ def _setting(text: str, preferred: str | None) -> tuple[str, str, Any, str]:
     if _fields(part).get(key) is str and not isinstance(value, str | list):
         value = raw.strip()
     if get_origin(_fields(part).get(key)) is tuple and isinstance(value, str | int | float):
-        value = [item.strip() for item in raw.split(",")]
+        value = split_names(raw) if '"' in raw else [item.strip() for item in raw.split(",")]
     return part, key, value, where
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from trustq.core.leaks import equal_rows, near_ids, near_names, shared_ids
 from trustq.errors import DishonestError, InputError
 from trustq.store import Cache
 
@@ -16,6 +17,23 @@ def matching_externals(cache: Cache, externals: Sequence[Cache]) -> tuple[Cache,
     rows that the cache holds or classes that it lacks.
     """
     return tuple(_relabelled(other, cache) for other in of_network(cache, externals))
+
+
+def near_spellings(cache: Cache, externals: Sequence[Cache]) -> list[str]:
+    """Notes of ids and groups of external caches that differ from the cache's in spelling alone."""
+    notes = []
+    for other in externals:
+        for what, near in (
+            ("ids", near_ids(other.sample_id, cache.sample_id)),
+            ("groups", near_names(other.group_id.tolist(), cache.group_id.tolist())),
+        ):
+            if near:
+                notes.append(
+                    f"Suspicion of a leak: {len(near)} {what} of {other.name} and {cache.name} "
+                    f"differ in spelling alone, e.g. {near[0][0]!r} and {near[0][1]!r}; they are "
+                    "taken for different ones."
+                )
+    return notes
 
 
 def of_network(cache: Cache, externals: Sequence[Cache]) -> list[Cache]:
@@ -38,8 +56,8 @@ def of_network(cache: Cache, externals: Sequence[Cache]) -> list[Cache]:
 
 
 def _relabelled(other: Cache, cache: Cache) -> Cache:
-    shared = set(other.group_id.tolist()) & set(cache.group_id.tolist())
-    shared |= set(other.sample_id.tolist()) & set(cache.sample_id.tolist())
+    shared = {*shared_ids(other.group_id, cache.group_id)}
+    shared |= {*shared_ids(other.sample_id, cache.sample_id)}
     # A view is called DATASET@VIEW, and shows the same images.
     is_same = other.dataset.partition("@")[0] == cache.dataset.partition("@")[0]
     if other.seen_labels.any() or (is_same and shared):
@@ -48,6 +66,14 @@ def _relabelled(other: Cache, cache: Cache) -> Cache:
             f"{other.name} holds rows of {cache.name} ({len(shared)} ids or groups; {n_seen} rows "
             "that the backbone was trained on), so it is no external test. Leave them out of its "
             "manifest."
+        )
+    equal = equal_rows(other.features, cache.features)
+    if equal:
+        i, j = equal[0]
+        raise DishonestError(
+            f"{len(equal)} of {len(other)} rows of {other.name} have the features of rows of "
+            f"{cache.name} bit for bit, e.g. {other.sample_id[i]} and {cache.sample_id[j]}: the "
+            "same images under another name are no external test. Leave them out of its manifest."
         )
     if not (other.label >= 0).any():
         raise InputError(f"{other.name} has no labelled row to evaluate.")

@@ -15,6 +15,7 @@ import numpy as np
 
 from trustq.core.digest import digest_array, digest_strings
 from trustq.core.sample_ids import Joinable, id_keys, read_joinable
+from trustq.core.words import rejoined, split_names
 from trustq.data.row_weights import DomainBalance, make_balance
 from trustq.errors import InputError, NotFound
 from trustq.metrics.per_class import UNKNOWN, slice_name
@@ -192,8 +193,8 @@ def parse_fit_on(text: str) -> FitOn:
     FitOn(column='site', values=('back', 'head or neck'), is_excluded=True)
     """
     found = re.fullmatch(r"\s*([^=!]+?)\s*(!?=)(.+)", text)
-    values = tuple(value.strip() for value in found[3].split(",")) if found else ()
-    if found is None or "" in values:
+    values = tuple(split_names(found[3])) if found else ()
+    if found is None or not values:
         raise InputError(
             f"fit_on is {text!r}, expected COLUMN=VALUE or COLUMN!=VALUE, or several values with "
             "commas between.",
@@ -215,14 +216,17 @@ def fitted_rows(cache: Cache, *, sweep: SweepRecipe) -> np.ndarray:
     values = column_of(cache, wanted.column, key="fit_on", sweep=sweep)
     names = np.array([slice_name(value) for value in values.tolist()])
     known = sorted(set(names.tolist()) - {UNKNOWN})
-    if strange := [value for value in wanted.values if value not in known]:
+    chosen = wanted.values
+    if any(value not in known for value in chosen):
+        chosen = tuple(rejoined(chosen, known))  # values that hold a comma
+    if strange := [value for value in chosen if value not in known]:
         raise InputError(
             f"fit_on is {sweep.fit_on!r}, but no row of {cache.name} has {wanted.column} "
             f"{strange[0]!r}; there are {', '.join(known[:20])}.",
             where="fit_on",
             found=sweep.fit_on,
         )
-    return (np.isin(names, wanted.values) != wanted.is_excluded) & (names != UNKNOWN)
+    return (np.isin(names, chosen) != wanted.is_excluded) & (names != UNKNOWN)
 
 
 def balance_of(cache: Cache, rows: np.ndarray, *, sweep: SweepRecipe) -> DomainBalance | None:

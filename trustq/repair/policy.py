@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from trustq.core.class_names import ClassPosition
 from trustq.core.label_sheets import read_numbers
+from trustq.core.words import split_pairs
 from trustq.errors import InputError
 from trustq.recipes import SweepRecipe
 from trustq.repair.setup import Experiment
@@ -144,13 +146,16 @@ def _row_prices(experiment: Experiment, cost: str) -> np.ndarray:
             )
         return np.array([found[sample] for sample in experiment.sample_ids.tolist()])
     by_class = np.ones(len(classes))
-    for part in cost.split(","):
-        name, equals, text = part.strip().partition("=")
+    find = ClassPosition(classes)
+    for name, text in split_pairs(cost):
+        place = find(name)
         try:
-            by_class[classes.index(name)] = price = float(text)
+            price = float(text) if place is not None else -1.0
         except ValueError:
             price = -1.0
-        if not equals or not 0 < price < np.inf:
+        if place is not None:
+            by_class[place] = price
+        if not 0 < price < np.inf:
             raise InputError(
                 f"cost is {cost!r}, expected CLASS=PRICE,... with prices above 0 and classes of "
                 f"{', '.join(classes)}, or a file of sample_id and cost.",

@@ -8,7 +8,7 @@ import numpy as np
 from trustq.datasets.target import target_names
 from trustq.errors import InputError
 from trustq.recipes import SweepRecipe
-from trustq.repair.external_caches import matching_externals
+from trustq.repair.external_caches import matching_externals, near_spellings
 from trustq.repair.metadata import column_of
 from trustq.repair.settings import arms_of
 from trustq.store import Cache
@@ -34,7 +34,8 @@ def pose(cache: Cache, externals: Sequence[Cache], *, sweep: SweepRecipe) -> Pos
     without values, and for externals that do not fit.
     """
     if not sweep.target:
-        return Posed(cache, matching_externals(cache, externals), ())
+        own_externals = matching_externals(cache, externals)
+        return Posed(cache, own_externals, tuple(near_spellings(cache, own_externals)))
     names, classes = _names(cache, sweep)
     if {name for name in names if name is not None} <= set(cache.classes):
         classes = cache.classes
@@ -59,7 +60,7 @@ def pose(cache: Cache, externals: Sequence[Cache], *, sweep: SweepRecipe) -> Pos
             extra={},
         )
     own = dataclasses.replace(own, split=np.where(known, cache.split, ""))
-    notes = []
+    notes = near_spellings(cache, externals)
     if not known.all():
         notes.append(
             f"{int((~known).sum())} of {len(cache)} rows have no {sweep.target} and are left out."

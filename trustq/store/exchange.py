@@ -12,6 +12,7 @@ from trustq.core.class_names import checked_classes
 from trustq.core.digest import digest_bytes, digest_json
 from trustq.core.foreign_files import read_foreign
 from trustq.core.foreign_rows import ForeignRows, Names, open_rows
+from trustq.core.leaks import near_names, overlap, told
 from trustq.core.words import plain_texts, whole_number
 from trustq.data.manifest import SPLITS, require_whole_groups
 from trustq.errors import InputError
@@ -156,6 +157,7 @@ def _imported(
     dataset = dataset or Path(path.name.removesuffix(".gz")).stem
     recipe = {"name": "import", "file": path.name, "exposure": "as stated by the user"}
     content = [digest_bytes(path.read_bytes()), dataset, exposure, names]
+    _suspect(rows, sample_ids, groups, split, features)
     if rows.notes:
         recipe["notes"] = "; ".join(rows.notes)
     beside = [*([] if ids is None else [ids]), *meta, *rows.file.beside]
@@ -200,6 +202,32 @@ def _floats(path: Path, array: np.ndarray, name: str) -> np.ndarray:
         bad = int((~np.isfinite(values)).any(axis=1).sum())
         raise InputError(f"{path}: {name} holds NaN or infinite values in {bad} rows.", path=path)
     return values
+
+
+def _suspect(
+    rows: ForeignRows,
+    sample_ids: list[str],
+    groups: list[str],
+    split: np.ndarray,
+    features: np.ndarray,
+) -> None:
+    """Note test rows that may be training or validation rows under another spelling or name."""
+    held = np.isin(split, ("test", "external"))
+    if not held.any() or held.all():
+        return
+    ids = np.array(sample_ids)
+    found = overlap(ids[held], ids[~held], features[held], features[~held])
+    names = ("the test rows", "the other rows")
+    notes = told(found, *names, ids[held], ids[~held])
+    named = np.array(groups)
+    near = near_names(named[held].tolist(), named[~held].tolist()) if groups != sample_ids else []
+    if near:
+        notes.append(
+            f"suspicion of a leak: {len(near)} groups of {names[0]} and {names[1]} differ in "
+            f"spelling alone, e.g. {near[0][0]!r} and {near[0][1]!r}"
+        )
+    for note in notes:
+        rows.note(note)
 
 
 def _required(rows: ForeignRows, role: str) -> np.ndarray:

@@ -1,0 +1,410 @@
+"""What a file means: each kind of label, class, id and format, by every command's own door."""
+
+import json
+import sys
+import tarfile
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import h5py
+import numpy as np
+import pytest
+
+from trustq.audit import open_source
+from trustq.core.class_names import read_labels
+from trustq.core.columns import literal
+from trustq.core.leaks import equal_rows, near_ids
+from trustq.core.words import rejoined, split_names, split_pairs
+from trustq.errors import DishonestError, InputError, TrustqError
+from trustq.evaluation.evaluate import evaluate
+from trustq.evaluation.predictions import read_predictions
+from trustq.metrics.probabilities import softmax
+from trustq.store import import_cache, open_cache
+
+
+def simulated(k: int = 13, n: int = 260, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Labels 0 to k - 1 and logits that mostly agree with them."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(n) % k
+    return labels, rng.normal(size=(n, k)) + 3 * np.eye(k)[labels]
+
+
+def accuracy(path: Path, **options: Any) -> tuple[float, tuple[str, ...]]:
+    found = read_predictions(path, **options)
+    return float((found.of_rows().argmax(axis=1) == found.labels).mean()), found.classes
+
+
+def write_parquet(path: Path, columns: dict[str, Any]) -> None:
+    with duckdb.connect() as connection:
+        plain = {
+            name: np.array(values, dtype=object) if np.asarray(values).dtype.kind == "U" else values
+            for name, values in columns.items()
+        }
+        connection.register("t", plain)
+        connection.execute(f"COPY (FROM t) TO {literal(str(path))} (FORMAT parquet)")
+
+
+FORMS = {
+    "int": lambda y: y,
+    "float32": lambda y: y.astype(np.float32),
+    "column": lambda y: y[:, None],
+    "one-hot": lambda y: np.eye(y.max() + 1)[y],
+    "bytes": lambda y: y.astype("S"),
+    "texts of floats": lambda y: np.array([f"{value}.0" for value in y]),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_one_set_of_labels_in_every_form_gives_one_accuracy(tmp_path: Path, form: str) -> None:
+    labels, logits = simulated()
+    right = float((logits.argmax(axis=1) == labels).mean())
+    stored = FORMS[form](labels)
+    np.savez(tmp_path / "p.npz", logits=logits, labels=stored, other=np.array([{}], dtype=object))
+    with h5py.File(tmp_path / "p.h5", "w") as file:
+        file["predictions/logits"] = logits
+        file["labels"] = stored.astype("S") if stored.dtype.kind == "U" else stored
+    expected = (right, tuple(map(str, range(13))))
+    for ending in ("npz", "h5"):
+        assert accuracy(tmp_path / f"p.{ending}") == expected
+    features = logits.astype(np.float32)
+    np.savez(tmp_path / "f.npz", features=features[:, :, None, None], labels=stored)
+    cache = import_cache(tmp_path / "f.npz")
+    names = np.array(cache.classes)
+    assert [int(name) for name in names[cache.label]] == labels.tolist()
+    assert np.array_equal(cache.features, features)
+
+
+@pytest.mark.parametrize("missing", [np.nan, -1.0])
+def test_rows_without_a_label_are_left_out_and_counted(tmp_path: Path, missing: float) -> None:
+    labels, logits = simulated(k=5)
+    stored = np.where(labels == 2, missing, labels)
+    np.savez(tmp_path / "p.npz", logits=logits, labels=stored, features=logits)
+    found = read_predictions(tmp_path / "p.npz")
+    assert np.array_equal(found.labels, labels[labels != 2])
+    assert f"{(labels == 2).sum()} of 260 rows have no label" in found.notes
+    assert (import_cache(tmp_path / "p.npz").label == np.where(labels == 2, -1, labels)).all()
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_columns_that_are_numbers_name_their_classes(tmp_path: Path, ending: str) -> None:
+    labels, logits = simulated(k=11)
+    order = np.random.default_rng(1).permutation(11)
+    columns: dict[str, Any] = {"labels": labels + 5}
+    columns |= {f"logit_{j + 5}": logits[:, j] for j in order}
+    path = tmp_path / f"t.{ending}"
+    write_parquet(tmp_path / "t.parquet", columns)
+    duckdb.sql(f"COPY (FROM '{tmp_path}/t.parquet') TO '{tmp_path}/t.csv'")
+    right = float((logits.argmax(axis=1) == labels).mean())
+    assert accuracy(path) == (right, tuple(str(j + 5) for j in order))
+
+
+def test_names_without_an_order_are_refused_by_every_reader(tmp_path: Path) -> None:
+    labels, logits = simulated(k=4, n=80)
+    names = np.array(["nv", "mel", "bkl", "df"])
+    np.savez(tmp_path / "p.npz", logits=logits, labels=names[labels], features=logits)
+    message = r"labels are names .*so the order of the 4 columns of logits or probs is not known"
+    for read in (read_predictions, import_cache):
+        with pytest.raises(InputError, match=message):
+            read(tmp_path / "p.npz")
+    with pytest.raises(InputError, match=message):
+        open_source(tmp_path / "p.npz", source="file")
+    right = float((logits.argmax(axis=1) == labels).mean())
+    for stated in (list(names), "nv,mel,bkl,df", '["nv", "mel", "bkl", "df"]'):
+        assert accuracy(tmp_path / "p.npz", names={"classes": stated}) == (right, tuple(names))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["A", "B", "a", "b"],
+        ["None", "NA", "null", "nan"],
+        ["Nevus, Reed", "Nevus", "a=b", "x@y"],
+        ["0", "2", "1", "3"],
+    ],
+)
+def test_odd_class_names_are_kept_as_they_are(tmp_path: Path, names: list[str]) -> None:
+    labels, logits = simulated(k=4, n=80)
+    probs, texts = softmax(logits), np.array(names)[labels]
+    right = float((logits.argmax(axis=1) == labels).mean())
+    np.savez(tmp_path / "p.npz", probs=probs, labels=texts, observed=texts, classes=np.array(names))
+    quoted = [f'"prob_{name}"' for name in names]
+    lines = [",".join(['"labels"', *quoted])]
+    lines += [
+        ",".join([f'"{text}"', *map(str, row)]) for text, row in zip(texts, probs, strict=True)
+    ]
+    (tmp_path / "p.csv").write_text("\n".join(lines))
+    for ending in ("npz", "csv"):
+        assert accuracy(tmp_path / f"p.{ending}") == (right, tuple(names))
+    np.savez(tmp_path / "f.npz", features=logits, labels=texts, classes=np.array(names))
+    cache = import_cache(tmp_path / "f.npz")
+    assert cache.classes == tuple(names) and np.array_equal(cache.label, labels)
+    audited = open_source(tmp_path / "p.npz", source="file")
+    assert audited.cache.classes == tuple(names) and np.array_equal(audited.reference, labels)
+
+
+@pytest.mark.parametrize(
+    ("column", "options", "message"),
+    [
+        (["mel", "nv", "Mell"], {"classes": ["mel", "nv"]}, r"unknown class 'Mell' \(did you mean"),
+        ([0, 1], {"classes": ["1", "2"]}, "labels are their values and not positions"),
+        ([1, 2, 3], {"width": 3}, "state these in the order of the columns"),
+        ([-1, 1], {"width": 2}, "labels are -1 and 1, which are two classes"),
+        (["NA", "EU"], {}, "'NA', which may be a class or no label"),
+        ([0.5, 1.0], {}, "labels hold 0.5; expected whole numbers or names"),
+        ([[1, 1], [0, 1]], {}, "marks several classes in 1 rows"),
+        ([[0.3, 0.7], [0, 1]], {}, "is not one-hot"),
+        (["aB"], {"classes": ["AB", "ab"]}, "unknown class 'aB'"),
+    ],
+)
+def test_labels_that_could_mean_two_things_are_refused(
+    column: Any, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        read_labels(np.array(column), source="f", **options)
+
+
+def test_one_column_of_scores_is_the_second_class(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 100)
+    probs = softmax(np.column_stack([np.zeros(100), 3 * labels - 1.5 + rng.normal(size=100)]))[:, 1]
+    right = float(((probs > 0.5) == labels).mean())
+    np.savez(tmp_path / "p.npz", probs=probs, labels=labels)
+    np.savez(tmp_path / "z.npz", logits=np.log(probs / (1 - probs))[:, None], labels=labels)
+    names = np.array(["nv", "mel"])[labels]
+    write_parquet(tmp_path / "t.parquet", {"labels": names, "prob_mel": probs})
+    for name in ("p.npz", "z.npz"):
+        assert accuracy(tmp_path / name) == (right, ("0", "1"))
+    assert accuracy(tmp_path / "t.parquet") == (right, ("nv", "mel"))
+    np.savez(tmp_path / "bad.npz", probs=3 * probs, labels=labels)
+    with pytest.raises(InputError, match="expected the probability of the second class"):
+        read_predictions(tmp_path / "bad.npz")
+
+
+def test_which_scores_are_used_is_said_and_asked_for(tmp_path: Path) -> None:
+    labels, logits = simulated(k=3, n=60)
+    np.savez(tmp_path / "p.npz", labels=labels, logits=logits, probs=softmax(-logits))
+    found = read_predictions(tmp_path / "p.npz")
+    assert found.probs is None
+    assert "the file has logits and probabilities: the logits are used" in found.notes
+    asked = read_predictions(tmp_path / "p.npz", names={"probs": "probs"})
+    assert asked.logits is None and np.allclose(asked.of_rows(), softmax(-logits))
+
+
+def test_stated_classes_name_the_columns_of_a_table(tmp_path: Path) -> None:
+    labels, logits = simulated(k=3, n=60)
+    columns = {"labels": labels} | {f"p{j}": row for j, row in enumerate(softmax(logits).T)}
+    write_parquet(tmp_path / "t.parquet", columns)
+    names = {"probs": "p0,p1,p2", "classes": "akiec,bcc,nv"}
+    right = float((logits.argmax(axis=1) == labels).mean())
+    assert accuracy(tmp_path / "t.parquet", names=names) == (right, ("akiec", "bcc", "nv"))
+    # Columns that say their place are put in the order of the names.
+    columns = {"labels": labels} | {f"prob_{j}": softmax(logits)[:, j] for j in (2, 0, 1)}
+    write_parquet(tmp_path / "s.parquet", columns)
+    options = {"names": {"classes": "akiec,bcc,nv"}}
+    assert accuracy(tmp_path / "s.parquet", **options) == (right, ("akiec", "bcc", "nv"))
+    with pytest.raises(InputError, match="name every column, or none"):
+        read_predictions(tmp_path / "t.parquet", names=names | {"classes": "p0,p1,x"})
+
+
+def test_hugging_face_parquet_names_its_classes_and_images_are_no_ids(tmp_path: Path) -> None:
+    path = tmp_path / "hf.parquet"
+    feature = {
+        "info": {"features": {"label": {"names": ["nv", "9", "mel"], "_type": "ClassLabel"}}}
+    }
+    duckdb.sql(
+        f"""COPY (SELECT {{'bytes': '\\xff\\xd8'::BLOB, 'path': i || '.jpg'}} AS image,
+        (i % 3)::INTEGER AS label, [[i / 7, -i]]::FLOAT[2][] AS embedding FROM range(90) t(i))
+        TO {literal(str(path))} (FORMAT parquet,
+        KV_METADATA {{huggingface: {literal(json.dumps(feature))}}})"""
+    )
+    cache = import_cache(path, names={"features": "embedding"})
+    assert cache.classes == ("nv", "9", "mel") and cache.label.tolist() == [0, 1, 2] * 30
+    assert cache.features.shape == (90, 2) and cache.sample_id[1] == "1.jpg"
+
+
+def test_medmnist_layout_is_stacked_by_split(tmp_path: Path) -> None:
+    labels, logits = simulated(k=3, n=60)
+    parts = {"train": slice(0, 30), "val": slice(30, 45), "test": slice(45, 60)}
+    arrays = {f"{s}_labels": labels[own, None].astype(np.uint8) for s, own in parts.items()}
+    arrays |= {f"{s}_logits": logits[own] for s, own in parts.items()}
+    arrays |= {f"{s}_features": logits[own, None] for s, own in parts.items()}
+    np.savez(tmp_path / "m.npz", **arrays)
+    found = read_predictions(tmp_path / "m.npz")
+    assert (
+        found.split is not None
+        and found.split.tolist() == ["train"] * 30 + ["val"] * 15 + ["test"] * 15
+    )
+    assert np.array_equal(found.labels, labels) and np.array_equal(found.logits, logits)
+    cache = import_cache(tmp_path / "m.npz")
+    assert np.array_equal(cache.label, labels) and cache.features.shape == (60, 3)
+
+
+def test_files_of_extractors_give_the_same_cache(tmp_path: Path) -> None:
+    labels, logits = simulated(k=3, n=60)
+    features = np.round(logits * 4).astype(np.float32) / 4  # bfloat16 holds these
+    ids = [f"im{i}" for i in range(60)]
+    np.save(tmp_path / "x_features.npy", features)
+    np.save(tmp_path / "x_labels.npy", labels)
+    (tmp_path / "x_filenames.txt").write_text("\n".join(ids))
+    with h5py.File(tmp_path / "e.h5", "w") as file:
+        file["features"], file["labels"] = features, labels
+        file.create_dataset("sample_ids", data=ids, dtype=h5py.string_dtype())
+    header = {
+        "features": {"dtype": "BF16", "shape": [60, 3], "data_offsets": [0, 360]},
+        "labels": {"dtype": "I64", "shape": [60], "data_offsets": [360, 840]},
+    }
+    text = json.dumps(header).encode()
+    half = (features.view(np.uint32) >> 16).astype("<u2")
+    content = (
+        len(text).to_bytes(8, "little") + text + half.tobytes() + labels.astype("<i8").tobytes()
+    )
+    (tmp_path / "b.safetensors").write_bytes(content)
+    with tarfile.open(tmp_path / "s.tar", "w") as shard:
+        for name, row, label in zip(ids, features, labels, strict=True):
+            stream = BytesIO()
+            np.save(stream, row)
+            for ending, data in (("npy", stream.getvalue()), ("cls", str(label).encode())):
+                member = tarfile.TarInfo(f"{name}.{ending}")
+                member.size = len(data)
+                shard.addfile(member, BytesIO(data))
+    for name in ("x_features.npy", "e.h5", "b.safetensors", "s.tar"):
+        cache = open_cache(tmp_path / name)
+        assert np.array_equal(cache.features, features), name
+        assert np.array_equal(cache.label, labels), name
+        assert name == "b.safetensors" or cache.sample_id.tolist() == ids, name
+
+
+def test_torch_tensors_are_read_without_pickles(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    labels, logits = simulated(k=3, n=60)
+    torch.save(
+        {"features": torch.tensor(logits).bfloat16(), "labels": torch.tensor(labels)},
+        tmp_path / "t.pt",
+    )
+    cache = import_cache(tmp_path / "t.pt")
+    assert np.array_equal(cache.label, labels) and np.allclose(cache.features, logits, rtol=0.01)
+    torch.save({"features": Path("x")}, tmp_path / "bad.pt")
+    torch.save((torch.tensor(logits),), tmp_path / "tuple.pt")
+    for name, message in (
+        ("bad.pt", "pickled objects are not loaded"),
+        ("tuple.pt", "save a dict"),
+    ):
+        with pytest.raises(InputError, match=message):
+            import_cache(tmp_path / name)
+
+
+def test_torch_files_without_torch_say_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "t.pt").write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(TrustqError, match="np.savez"):
+        import_cache(tmp_path / "t.pt")
+
+
+def test_splits_and_blank_groups(tmp_path: Path) -> None:
+    labels, logits = simulated(k=3, n=60)
+    split = np.array(["Training", "validation", "test"])[np.arange(60) // 20]
+    groups = np.where(np.arange(60) < 30, "NA", np.arange(60).astype(str))
+    np.savez(
+        tmp_path / "p.npz",
+        logits=logits,
+        labels=labels,
+        split=split,
+        groups=groups,
+        features=logits,
+    )
+    found = read_predictions(tmp_path / "p.npz")
+    assert found.split is not None and found.groups is not None
+    assert found.split.tolist() == ["train"] * 20 + ["val"] * 20 + ["test"] * 20
+    assert len(set(found.groups.tolist())) == 60
+    assert len(set(import_cache(tmp_path / "p.npz").group_id.tolist())) == 60
+
+
+def test_lists_of_names_hold_commas() -> None:
+    known = ["Nevus, Reed", "Nevus", "SCC, Invasive"]
+    assert split_names("SCC, Invasive", known=known) == ["SCC, Invasive"]
+    assert split_names("Nevus, Nevus, Reed", known=known) == ["Nevus", "Nevus, Reed"]
+    assert split_names('"Nevus, Reed",mel') == ["Nevus, Reed", "mel"]
+    assert split_pairs('"Nevus, Reed=3",mel=2') == [("Nevus, Reed", "3"), ("mel", "2")]
+    with pytest.raises(InputError, match="can be read as"):
+        rejoined(["a", "b"], ["a, b", "a", "b"])
+
+
+def predictions(folder: Path, name: str, ids: list[str], logits: np.ndarray, **more: Any) -> Any:
+    labels = logits.argmax(axis=1)
+    labels[::5] = (labels[::5] + 1) % 3
+    np.savez(folder / name, logits=logits, labels=labels, sample_ids=np.array(ids), **more)
+    return read_predictions(folder / name)
+
+
+def test_leaks_by_ending_are_refused_and_by_spelling_said(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    test = predictions(
+        tmp_path, "t.npz", [f"im/IMG_{i:03d}" for i in range(60)], rng.normal(size=(60, 3))
+    )
+    same = predictions(
+        tmp_path, "v.npz", [f"im/IMG_{i:03d}.PNG" for i in range(40, 100)], rng.normal(size=(60, 3))
+    )
+    with pytest.raises(DishonestError, match=r"20 of 60 rows of v\.npz are rows of t\.npz too"):
+        evaluate(test, calibrate_on=same, replicates=20)
+    near = predictions(
+        tmp_path, "n.npz", [f"img_{i}.jpg" for i in range(50, 110)], rng.normal(size=(60, 3))
+    )
+    notes = evaluate(test, calibrate_on=near, replicates=20).report["notes"]
+    assert any(
+        "10 ids of the calibration rows and the test rows differ in spelling alone, e.g. "
+        "'img_50.jpg' and 'im/IMG_050'" in note
+        for note in notes
+    )
+    far = evaluate(
+        test,
+        calibrate_on=predictions(
+            tmp_path, "f.npz", [f"x{i}" for i in range(60)], rng.normal(size=(60, 3))
+        ),
+        replicates=20,
+    )
+    assert not any("suspicion" in note for note in far.report["notes"])
+
+
+def test_equal_rows_are_found_without_ids(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(90, 3))
+    test = predictions(tmp_path, "t.npz", [f"a{i}" for i in range(60)], logits[:60])
+    other = predictions(tmp_path, "o.npz", [f"b{i}" for i in range(40)], logits[50:])
+    found = evaluate(test, externals=[other], replicates=20).report["external"]["o.npz"]
+    assert any(
+        "10 rows of o.npz equal rows of the rows of t.npz" in note for note in found["notes"]
+    )
+    copy = predictions(tmp_path, "c.npz", [f"c{i}" for i in range(60)], logits[:60])
+    with pytest.raises(DishonestError, match="60 of 60 rows of c.npz equal rows of t.npz bit for"):
+        evaluate(test, calibrate_on=copy, replicates=20)
+    votes = rng.integers(0, 5, (300, 2)) / 5  # numbers of few values agree by chance
+    assert equal_rows(votes[:150], votes[150:]) == []
+    assert near_ids(np.array(["a/1.jpg", "b/1.jpg"]), np.array(["1"])) == []
+
+
+def test_test_rows_among_others_are_told_at_import(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(60, 4))
+    features[50:] = features[:10]
+    split = np.array(["train"] * 40 + ["test"] * 20)
+    np.savez(tmp_path / "e.npz", features=features, labels=np.arange(60) % 3, split=split)
+    notes = import_cache(tmp_path / "e.npz").recipe["notes"]
+    assert "10 rows of the test rows equal rows of the other rows bit for bit" in notes
+
+
+def test_in_sample_probabilities_are_suspected(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    truth = np.arange(300) % 3
+    features = rng.normal(size=(300, 8)) + 3 * np.eye(3, 8)[truth]
+    observed = np.where(rng.random(300) < 0.2, (truth + 1) % 3, truth)
+    learnt, honest = softmax(8 * np.eye(3)[observed]), softmax(3 * np.eye(3)[truth])
+    for probs, suspected in ((learnt, True), (honest, False)):
+        for more in ({"labels": truth}, {}, {"features": features}):
+            arrays = {"probs": probs, "observed": observed} | more
+            np.savez(tmp_path / "p.npz", **arrays)
+            notes = open_source(tmp_path / "p.npz", source="file").notes
+            assert any("suspicion of in-sample" in note for note in notes) == suspected, more

@@ -1,0 +1,129 @@
+"""Rows of two sets that may be the same images: by id, by near spellings, or by equal numbers."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from trustq.core.sample_ids import id_keys, loose_key
+
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, of the golden ratio: spreads bits over the word
+
+
+class Overlap(NamedTuple):
+    """What two sets of rows have in common.
+
+    `shared` are ids (of the first) that are in both by the common normalisation; `near` are pairs
+    that differ in case, leading zeros, a folder or `.0` alone, which are not joined; `equal` are
+    pairs of rows whose numbers are equal bit for bit.
+    """
+
+    shared: list[str]
+    near: list[tuple[str, str]]
+    equal: list[tuple[int, int]]
+
+
+def overlap(
+    ids_a: np.ndarray | None,
+    ids_b: np.ndarray | None,
+    numbers_a: np.ndarray | None = None,
+    numbers_b: np.ndarray | None = None,
+) -> Overlap:
+    """What rows of two sets share; ids or numbers may be None where a set has none.
+
+    >>> overlap(np.array(["a.jpg", "IMG_07"]), np.array(["a", "img_7"]))
+    Overlap(shared=['a.jpg'], near=[('IMG_07', 'img_7')], equal=[])
+    """
+    shared: list[str] = []
+    near: list[tuple[str, str]] = []
+    if ids_a is not None and ids_b is not None:
+        shared = shared_ids(ids_a, ids_b)
+        near = near_ids(ids_a, ids_b)
+    equal: list[tuple[int, int]] = []
+    if numbers_a is not None and numbers_b is not None:
+        equal = equal_rows(numbers_a, numbers_b)
+    return Overlap(shared, near, equal)
+
+
+def shared_ids(a: np.ndarray, b: np.ndarray) -> list[str]:
+    """Ids of `a` that `b` has too, as `a` spells them; blanks and file endings do not count."""
+    theirs = set(id_keys(b))
+    return [text for text, key in zip(a.tolist(), id_keys(a), strict=True) if key in theirs]
+
+
+def near_ids(a: np.ndarray, b: np.ndarray) -> list[tuple[str, str]]:
+    """Pairs of ids that are not joined and have one `loose_key`, which may be one image.
+
+    Where a set has a loose key twice it says nothing (`a/1.jpg` and `b/1.jpg`).
+    """
+    keys_a, keys_b = id_keys(a), set(id_keys(b))
+    loose_b = [loose_key(text) for text in map(str, b.tolist())]
+    known = dict(zip(loose_b, map(str, b.tolist()), strict=True))
+    once_b = {key for key, count in Counter(loose_b).items() if count == 1}
+    loose_a = [loose_key(text) for text in map(str, a.tolist())]
+    once_a = {key for key, count in Counter(loose_a).items() if count == 1}
+    return [
+        (str(text), known[loose])
+        for text, key, loose in zip(a.tolist(), keys_a, loose_a, strict=True)
+        if loose in once_a and loose in once_b and key not in keys_b
+    ]
+
+
+def near_names(a: Sequence[str], b: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of different names, e.g. of groups, with one `loose_key`; each name once."""
+    return near_ids(np.array(sorted(set(a)), dtype=str), np.array(sorted(set(b)), dtype=str))
+
+
+def equal_rows(a: np.ndarray, b: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs of rows, (n, d) and (m, d), that are equal bit for bit and too rare to be chance.
+
+    Numbers of few values (a forest's votes, saturated probabilities) repeat within a set too: a row
+    counts where it is alone in its own set, and pairs count where they are more than such repeats
+    explain.
+    """
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or not len(a) or not len(b):
+        return []
+    keys_a, keys_b = _row_keys(a), _row_keys(b)
+    values_a, first_a, count_a = np.unique(keys_a, return_index=True, return_counts=True)
+    values_b, first_b, count_b = np.unique(keys_b, return_index=True, return_counts=True)
+    _, at_a, at_b = np.intersect1d(values_a, values_b, assume_unique=True, return_indices=True)
+    alone = (count_a[at_a] == 1) & (count_b[at_b] == 1)
+    pairs = np.column_stack([first_a[at_a[alone]], first_b[at_b[alone]]])
+    # Pairs of rows of one set that are equal, scaled to as many pairs as there are across.
+    within = (count_a * (count_a - 1) / 2).sum() + (count_b * (count_b - 1) / 2).sum()
+    n_within = len(a) * (len(a) - 1) / 2 + len(b) * (len(b) - 1) / 2
+    by_chance = within / max(n_within, 1) * len(a) * len(b)
+    if len(pairs) <= 2 * by_chance:
+        return []
+    order = np.argsort(pairs[:, 0], kind="stable")
+    return [(int(i), int(j)) for i, j in pairs[order].tolist()]
+
+
+def told(found: Overlap, a: str, b: str, ids_a: np.ndarray, ids_b: np.ndarray) -> list[str]:
+    """Suspicions as notes: near spellings and equal rows of sets that are called `a` and `b`."""
+    notes = []
+    if found.near:
+        notes.append(
+            f"suspicion of a leak: {len(found.near)} ids of {a} and {b} differ in spelling alone, "
+            f"e.g. {found.near[0][0]!r} and {found.near[0][1]!r}; they are taken for different rows"
+        )
+    if found.equal:
+        i, j = found.equal[0]
+        notes.append(
+            f"suspicion of a leak: {len(found.equal)} rows of {a} equal rows of {b} bit for bit, "
+            f"e.g. {str(ids_a[i])!r} and {str(ids_b[j])!r}"
+        )
+    return notes
+
+
+def _row_keys(array: np.ndarray) -> np.ndarray:
+    """One key per row; 0 and -0 are one."""
+    plain = np.ascontiguousarray(array, dtype=np.float64) + 0.0
+    # A hash of a row's bits, column by column: numpy sorts numbers, not rows.
+    bits = plain.view(np.uint64)
+    keys = np.zeros(len(bits), dtype=np.uint64)
+    for place in range(bits.shape[1]):
+        keys = np.multiply(keys ^ bits[:, place], _MIX)
+        keys = keys ^ (keys >> np.uint64(29))
+    return keys
