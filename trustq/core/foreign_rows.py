@@ -246,7 +246,7 @@ class ForeignRows:
         texts = plain_texts(_flat(array))
         if len(texts) != n:
             raise InputError(f"{self.path}: groups has {len(texts)} rows, the file {n}.")
-        blank = {text for text in set(texts) if is_blank(text)}
+        blank = {text for text in set(texts) if len(text) < 8 and is_blank(text)}
         if not blank:
             return np.array(texts)
         own = ids if ids is not None else [str(row) for row in range(n)]

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trustq.core.sample_ids import id_keys, loose_key
+from trustq.core.sample_ids import id_keys, loose_keys
+from trustq.core.words import plain_texts
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, of the golden ratio: spreads bits over the word
 
@@ -57,17 +58,32 @@ def near_ids(a: np.ndarray, b: np.ndarray) -> list[tuple[str, str]]:
 
     Where a set has a loose key twice it says nothing (`a/1.jpg` and `b/1.jpg`).
     """
-    keys_a, keys_b = id_keys(a), set(id_keys(b))
-    loose_b = [loose_key(text) for text in map(str, b.tolist())]
-    known = dict(zip(loose_b, map(str, b.tolist()), strict=True))
-    once_b = {key for key, count in Counter(loose_b).items() if count == 1}
-    loose_a = [loose_key(text) for text in map(str, a.tolist())]
-    once_a = {key for key, count in Counter(loose_a).items() if count == 1}
+    if _one_form(a, b):
+        return []
+    loose_a, loose_b = loose_keys(a), loose_keys(b)
+    both = set(loose_a) & set(loose_b)
+    if not both:
+        return []
+    once_b = {key for key, count in Counter(loose_b).items() if count == 1 and key in both}
+    once = {key for key, count in Counter(loose_a).items() if count == 1 and key in once_b}
+    keys_b = set(id_keys(b))
+    known = {key: str(text) for key, text in zip(loose_b, b.tolist(), strict=True) if key in once}
     return [
         (str(text), known[loose])
-        for text, key, loose in zip(a.tolist(), keys_a, loose_a, strict=True)
-        if loose in once_a and loose in once_b and key not in keys_b
+        for text, key, loose in zip(a.tolist(), id_keys(a), loose_a, strict=True)
+        if loose in once and key not in keys_b
     ]
+
+
+_DIGITS = str.maketrans("123456789", "000000000")
+
+
+def _one_form(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether all ids are alike but for their digits, so that no two differ in spelling alone."""
+    texts = "\n".join([*plain_texts(a), *plain_texts(b)])
+    if "/" in texts or "\\" in texts or "." in texts or not texts.isascii():
+        return False
+    return len(set(texts.translate(_DIGITS).split("\n"))) == 1
 
 
 def near_names(a: Sequence[str], b: Sequence[str]) -> list[tuple[str, str]]:
@@ -85,6 +101,10 @@ def equal_rows(a: np.ndarray, b: np.ndarray) -> list[tuple[int, int]]:
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or not len(a) or not len(b):
         return []
     keys_a, keys_b = _row_keys(a), _row_keys(b)
+    ordered, wanted = np.sort(keys_b), np.sort(keys_a)
+    at = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
+    if not (ordered[at] == wanted).any():
+        return []
     values_a, first_a, count_a = np.unique(keys_a, return_index=True, return_counts=True)
     values_b, first_b, count_b = np.unique(keys_b, return_index=True, return_counts=True)
     _, at_a, at_b = np.intersect1d(values_a, values_b, assume_unique=True, return_indices=True)

@@ -40,7 +40,22 @@ def id_keys(ids: np.ndarray) -> list[str]:
     >>> id_keys(np.array([1.0, 2.0]))
     ['1', '2']
     """
-    return [id_key(text) for text in plain_texts(ids)]
+    texts = plain_texts(ids)
+    return list(map(id_key, texts)) if any("." in text for text in texts) else texts
+
+
+def loose_keys(ids: np.ndarray) -> list[str]:
+    """`loose_key` of every id, in one pass over all of them.
+
+    >>> loose_keys(np.array(["photos/IMG_007.jpg", "img_7"]))
+    ['img_7', 'img_7']
+    """
+    keys = id_keys(ids)
+    text = "\n".join(keys)
+    if text.count("\n") != len(keys) - 1 or "." in text or "\\" in text or "/" in text:
+        return list(map(loose_key, keys))
+    text = text.casefold()
+    return (_LEADING_ZEROS.sub("", text) if "0" in text else text).split("\n")
 
 
 def loose_key(text: str) -> str:

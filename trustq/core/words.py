@@ -55,6 +55,8 @@ def plain_text(value: object) -> str:
 
 def plain_texts(column: np.ndarray) -> list[str]:
     """A column as texts, see `plain_text`; "" for a blank."""
+    if column.dtype.kind == "U":
+        return [text.strip() for text in column.tolist()]
     if column.dtype.kind == "f" and not isinstance(column, np.ma.MaskedArray):
         known = {value: plain_text(value) for value in np.unique(column).tolist()}
         return [known.get(value, "") for value in column.tolist()]

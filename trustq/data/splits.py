@@ -43,7 +43,8 @@ def group_folds(labels: np.ndarray, groups: np.ndarray, *, n_folds: int, seed: i
         way_out = f"use {n_groups} folds" if n_groups > 1 else "no fold leaves a group out"
         raise InputError(
             f"{n_groups} groups cannot make {n_folds} folds: folds are whole groups, at least 2 "
-            f"folds, and no more than groups; {way_out} (`folds={max(n_groups, 2)}`, or cv:{max(n_groups, 2)}).",
+            f"folds, and no more than groups; {way_out} (`folds={max(n_groups, 2)}`, or "
+            f"cv:{max(n_groups, 2)}).",
             where="folds",
             found=n_folds,
         )

@@ -12,7 +12,7 @@ from trustq.core.class_names import checked_classes
 from trustq.core.digest import digest_bytes, digest_json
 from trustq.core.foreign_files import read_foreign
 from trustq.core.foreign_rows import ForeignRows, Names, open_rows
-from trustq.core.leaks import near_names, overlap, told
+from trustq.core.leaks import Overlap, equal_rows, near_ids, near_names, told
 from trustq.core.words import plain_texts, whole_number
 from trustq.data.manifest import SPLITS, require_whole_groups
 from trustq.errors import InputError
@@ -216,7 +216,8 @@ def _suspect(
     if not held.any() or held.all():
         return
     ids = np.array(sample_ids)
-    found = overlap(ids[held], ids[~held], features[held], features[~held])
+    near = near_ids(ids[held], ids[~held])
+    found = Overlap([], near, equal_rows(features[held], features[~held]))
     names = ("the test rows", "the other rows")
     notes = told(found, *names, ids[held], ids[~held])
     named = np.array(groups)
