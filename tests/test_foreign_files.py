@@ -18,6 +18,7 @@ from trustq.core.columns import literal
 from trustq.core.leaks import equal_rows, near_ids
 from trustq.core.words import rejoined, split_names, split_pairs
 from trustq.errors import DishonestError, InputError, TrustqError
+from trustq.evaluation.compare_models import compare_models
 from trustq.evaluation.evaluate import evaluate
 from trustq.evaluation.predictions import read_predictions
 from trustq.metrics.probabilities import softmax
@@ -408,3 +409,10 @@ def test_in_sample_probabilities_are_suspected(tmp_path: Path) -> None:
             np.savez(tmp_path / "p.npz", **arrays)
             notes = open_source(tmp_path / "p.npz", source="file").notes
             assert any("suspicion of in-sample" in note for note in notes) == suspected, more
+
+
+def test_models_are_compared_whatever_the_ending_of_their_ids(tmp_path: Path) -> None:
+    logits = np.random.default_rng(0).normal(size=(60, 3))
+    a = predictions(tmp_path, "a.npz", [f"im{i}" for i in range(60)], logits)
+    b = predictions(tmp_path, "b.npz", [f"im{i}.tif" for i in range(60)], logits)
+    assert compare_models({"A": a, "B": b}, replicates=20).n == 60

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from trustq.core.sample_ids import id_keys
 from trustq.errors import InputError
 from trustq.evaluation.bootstrap import FIGURES, REPLICATES, Comparison, compare_figures
 from trustq.evaluation.predictions import Predictions
@@ -197,11 +198,16 @@ def _common_rows(
                 f"{name} ({one.source}) has no ids to be joined by: name them (`sample_ids`), or "
                 "say that all files have the same rows in the same order (`same_rows`)."
             )
-    test_ids = [one.sample_ids[own].tolist() for one, own in zip(models, judged, strict=True)]
+    # As everywhere, file endings do not count; where two ids of a file would be one, they do.
+    every = [id_keys(one.sample_ids) for one in models]
+    if any(len(set(keys)) < len(keys) for keys in every):
+        every = [one.sample_ids.tolist() for one in models]
+    test_ids = [
+        [keys[row] for row in np.flatnonzero(own).tolist()]
+        for keys, own in zip(every, judged, strict=True)
+    ]
     shared = set(test_ids[0]).intersection(*test_ids[1:])
-    if not shared and set(models[0].sample_ids.tolist()).intersection(
-        *(one.sample_ids.tolist() for one in models[1:])
-    ):
+    if not shared and set(every[0]).intersection(*every[1:]):
         raise InputError(
             "The models share ids and no test row: their splits differ, so that what is test for "
             "one was training or validation for another. Give both the same split."
@@ -213,8 +219,8 @@ def _common_rows(
         )
     order = [i for i in test_ids[0] if i in shared]
     found = []
-    for one in models:
-        position = {key: row for row, key in enumerate(one.sample_ids.tolist())}
+    for keys in every:
+        position = {key: row for row, key in enumerate(keys)}
         found.append(np.array([position[key] for key in order]))
     return found
 
