@@ -237,7 +237,7 @@ def _required(rows: ForeignRows, role: str) -> np.ndarray:
         what, upper = ("column", "COLUMN") if rows.file.is_table else ("array", "ARRAY")
         raise InputError(
             f"{rows.path} has no {what} {role!r} for {role}; it holds {rows.there()}. Name it with "
-            f"`trustq cache import {rows.path} --{role.replace('_', '-')} {upper}`.",
+            f"`{role}={upper}`.",
             path=rows.path,
         )
     return array
