@@ -376,6 +376,11 @@ def _fitted(
 
 def _out_of_fold(fit: FoldFit) -> OutOfFold:
     assert fit.out_of_fold is not None  # folds were asked for
+    if not fit.out_of_fold.scorable.any():
+        raise InputError(
+            "No label can be judged, for every class is in one group alone: a model that leaves "
+            "the group out does not know the class. Audit with groups that share classes."
+        )
     return fit.out_of_fold
 
 
