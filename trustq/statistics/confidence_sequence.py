@@ -59,7 +59,6 @@ def share_bound(wrong: np.ndarray, *, n_rows: int, alpha: float = 0.05) -> Share
             f"alpha is {alpha:g}; expected a number between 0 and 1.", where="alpha", found=alpha
         )
     possible = np.arange(n_rows + 1)
-    prior = _log_beta_binomial(possible, n_rows, PRIOR_WRONG, PRIOR_RIGHT)
     low, high = 0, n_rows
     n_looks = int(np.log(max(len(wrong), 1)) / np.log(LOOKS_GROW_BY)) + 1
     grid = np.unique(np.power(LOOKS_GROW_BY, np.arange(n_looks)).astype(int))
@@ -69,14 +68,34 @@ def share_bound(wrong: np.ndarray, *, n_rows: int, alpha: float = 0.05) -> Share
         s = int(found[t - 1])
         low, high = max(low, s), min(high, n_rows - (t - s))
         own = possible[low : high + 1]
-        posterior = _log_beta_binomial(own - s, n_rows - t, PRIOR_WRONG + s, PRIOR_RIGHT + t - s)
-        kept = own[prior[own] - posterior < -np.log(alpha)]
+        kept = own[evidence_against(own, n_rows=n_rows, n_sampled=t, n_wrong=s) < -np.log(alpha)]
         if not len(kept):  # the answers contradict one another's bounds: less than alpha of studies
             break
         low, high = int(kept[0]), int(kept[-1])
     return ShareBound(low, high, n_rows, len(wrong), int(wrong.sum()))
 
 
-def _log_beta_binomial(successes: np.ndarray, n: int, a: float, b: float) -> np.ndarray:
+def evidence_against(
+    total: np.ndarray, *, n_rows: int, n_sampled: np.ndarray | int, n_wrong: np.ndarray | int
+) -> np.ndarray:
+    """What a sample says against `total` wrong rows: the log of prior over posterior.
+
+    `total` must be possible: at least `n_wrong`, and at most `n_rows` less the sampled right ones.
+    Arguments broadcast. Where it is the true number, the chance that it ever reaches
+    log(1 / alpha), at any look, is at most alpha (Ville's inequality).
+
+    >>> float(evidence_against(np.array(0), n_rows=100, n_sampled=10, n_wrong=0)) < 0
+    True
+    """
+    prior = _log_beta_binomial(total, n_rows, PRIOR_WRONG, PRIOR_RIGHT)
+    left, wrong = np.asarray(n_rows - n_sampled), PRIOR_WRONG + n_wrong
+    return prior - _log_beta_binomial(
+        total - n_wrong, left, wrong, PRIOR_RIGHT + n_sampled - n_wrong
+    )
+
+
+def _log_beta_binomial(
+    successes: np.ndarray, n: np.ndarray | int, a: np.ndarray | float, b: np.ndarray | float
+) -> np.ndarray:
     choose = gammaln(n + 1) - gammaln(successes + 1) - gammaln(n - successes + 1)
     return np.asarray(choose + betaln(successes + a, n - successes + b) - betaln(a, b))
