@@ -33,7 +33,7 @@ def labels(
         float | None,
         typer.Option(help="Cut the list where its estimated precision falls below this."),
     ] = None,
-    score: Annotated[str, typer.Option(help="Label-quality score.")] = "self_confidence",
+    score: Annotated[str, typer.Option(help="Label-quality score.")] = "noise_posterior",
     source: Annotated[
         str,
         typer.Option(

@@ -28,6 +28,7 @@ from trustq.scoring import (
     SCORE_NAMES,
     SCORE_TITLES,
     SCORES,
+    confident,
     ensemble_quality,
     feature_quality,
     label_quality,
@@ -366,3 +367,33 @@ def test_folds_that_were_mixed_up_are_refused(
         label_quality(scored, cache.label, training=other, score="margin")
     with pytest.raises(TrustqError, match="belong to other folds .* Fit the folds again on these"):
         ensemble_quality([scored, scored], cache.label, training=[training, other], score="margin")
+
+
+def test_the_noise_posterior_is_bayes_rule_over_the_confident_joint() -> None:
+    rng = np.random.default_rng(3)
+    probs = rng.dirichlet(np.ones(4), size=200)
+    labels = rng.integers(0, 4, 200)
+    joint = confident.confident_joint(labels, probs)
+    expected = []
+    for row, label in enumerate(labels):
+        each = [probs[row, y] * joint[label, y] / joint[:, y].sum() for y in range(4)]
+        expected.append(each[label] / sum(each))
+    found = confident.noise_posterior(labels, probs)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_the_noise_posterior_finds_systematic_mistakes_before_self_confidence_does() -> None:
+    # A fifth of the labels are of the next class; the model's own errors go anywhere.
+    rng = np.random.default_rng(4)
+    truth = rng.integers(0, 10, 4000)
+    labels = np.where(rng.random(4000) < 0.2, (truth + 1) % 10, truth)
+    # As after training on such labels: the next class is likelier too.
+    pull = 2.5 * np.eye(10)[truth] + 1.2 * np.eye(10)[(truth + 1) % 10]
+    probs = softmax(1.3 * rng.normal(size=(4000, 10)) + 1.3 * pull)
+    wrong, n = labels != truth, int((labels != truth).sum())
+
+    def precision(quality: np.ndarray) -> float:
+        return float(wrong[np.argsort(quality)[:n]].mean())
+
+    plain = precision(confident.self_confidence(labels, probs))
+    assert precision(confident.noise_posterior(labels, probs)) > plain + 0.05

@@ -9,6 +9,7 @@ import numpy as np
 from trustq.api.frames import Source, Table, array_of, as_file
 from trustq.audit import LabelAudit, open_source
 from trustq.audit import audit_labels as audit_sources
+from trustq.audit.labels import DEFAULT_SCORE
 from trustq.errors import InputError
 from trustq.metrics.probabilities import checked_labels, checked_probs
 from trustq.report.audit import (
@@ -149,7 +150,7 @@ class LabelReport:
 
 def audit_labels(
     *sources: Source,
-    score: str = "self_confidence",
+    score: str = DEFAULT_SCORE,
     review: int | None = None,
     precision: float | None = None,
     source: str = "auto",

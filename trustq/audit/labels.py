@@ -19,10 +19,11 @@ from trustq.scoring import (
     known_scores,
     label_quality,
 )
-from trustq.scoring.confident import confident_joint, find_label_issues
+from trustq.scoring.confident import find_label_issues, noise_posterior
 
 # Filters that flag by different reasoning; each source votes with each of them.
 FILTERS = ("confident_learning", "prune_by_noise_rate", "prune_by_class")
+DEFAULT_SCORE = "noise_posterior"  # the best or level on all sets tried: experiments/label-audit
 NEIGHBOURS = "neighbours"  # most of the nearest rows of other groups have another label
 SHOWN_NEIGHBOURS = 5
 WEAK_F1 = 0.2  # of a class whose suspects say little
@@ -112,7 +113,7 @@ class LabelAudit:
 def audit_labels(
     sources: Sequence[AuditSource],
     *,
-    score: str = "self_confidence",
+    score: str = DEFAULT_SCORE,
     review: int | None = None,
     precision: float | None = None,
 ) -> LabelAudit:
@@ -254,25 +255,15 @@ def _places(first: AuditSource, other: AuditSource) -> np.ndarray:
 def _flagged(
     labels: np.ndarray, probs: np.ndarray, scorable: np.ndarray
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Rows flagged by each filter, and the estimated probability of being wrong.
-
-    The estimate is Bayes' rule over the true class y, given the row's label s: p(y | x) times
-    p(s | y) of the confident joint. It takes the model's own errors for label errors: where the
-    model is weak it promises too much.
-    """
+    """Rows flagged by each filter, and the estimated probability of being wrong."""
     n = len(labels)
     flagged = {name: np.zeros(n, dtype=bool) for name in FILTERS}
     p_wrong = np.zeros(n)
     known = np.flatnonzero(scorable)
     own, own_probs = labels[known], probs[known]
-    joint = confident_joint(own, own_probs)
     for name in FILTERS:
         flagged[name][known] = find_label_issues(own, own_probs, method=name)
-    observed_given_true = joint / np.maximum(joint.sum(axis=0), 1)
-    posterior = own_probs * observed_given_true[own]
-    total = posterior.sum(axis=1)
-    right = posterior[np.arange(len(own)), own]
-    p_wrong[known] = np.where(total > 0, 1 - right / np.where(total > 0, total, 1), 0)
+    p_wrong[known] = 1 - noise_posterior(own, own_probs)
     return flagged, p_wrong
 
 

@@ -195,6 +195,7 @@ def _blind(_: np.ndarray, probs: np.ndarray, *, by: Callable[..., np.ndarray]) -
 # Of labels, (n,), and probabilities, (n, k), alone.
 SCORES: dict[str, Score] = {
     "self_confidence": confident.self_confidence,
+    "noise_posterior": confident.noise_posterior,
     "normalized_margin": confident.normalized_margin,
     "confidence_weighted_entropy": confident.confidence_weighted_entropy,
     "self_confidence_adjusted": partial(_adjusted, by=confident.self_confidence),
@@ -214,6 +215,7 @@ NO_PROBABILITIES = ("knn_agreement", "k_centre")
 
 SCORE_TITLES = {
     "self_confidence": "self-confidence",
+    "noise_posterior": "posterior of the given label",
     "normalized_margin": "normalised margin",
     "confidence_weighted_entropy": "confidence-weighted entropy",
     "self_confidence_adjusted": "self-confidence, class-adjusted",
