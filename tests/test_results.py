@@ -528,11 +528,11 @@ def test_formats() -> None:
     )
     assert format_result(result, "table") == "\n".join(
         [
-            f"{'arm':60}         mean  names",
-            f"{'-' * 60}  -----------  ------",
-            f"{'a|b  ':60}     0.333333  [x, y]",
-            f"{'':60}          nan",
-            f"{'z' * 59}…  1.23457e+07  []",
+            f"{'arm':70}         mean  names",
+            f"{'-' * 70}  -----------  ------",
+            f"{'a|b  ':70}     0.333333  [x, y]",
+            f"{'':70}          nan",
+            f"{'z' * 70}  1.23457e+07  []",
         ]
     )
     assert format_result(result, "markdown").splitlines()[:3] == [
@@ -548,7 +548,9 @@ def test_formats() -> None:
     assert text == 'a,b\n0.1,"[""x""]"\n,"say ""hi"""'
     with pytest.raises(TrustqError) as error:
         format_result(result, "xml")
-    assert message(error) == "There is no format 'xml', only table, csv, json, markdown."
+    assert (
+        message(error) == "Unknown format 'xml'; expected one of table, lines, csv, json, markdown."
+    )
 
 
 def test_no_column_is_an_sql_keyword(tmp_path: Path) -> None:
