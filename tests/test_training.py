@@ -617,7 +617,7 @@ def test_the_best_epoch_is_the_first_with_the_best_figure() -> None:
 
 
 @pytest.mark.parametrize(
-    ("checkpoint", "value", "best", "title"),
+    ("checkpoint", "figure", "best", "title"),
     [
         ("best", "nll", min, "lowest validation loss"),
         ("macro_f1", "macro_f1", max, "highest validation macro-F1"),
