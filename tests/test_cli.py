@@ -197,7 +197,7 @@ def test_the_readme_s_commands_run_as_they_are_pasted(
     np.savez("embeddings.npz", features=rng.normal(size=(200, 4)) + truth[:, None], labels=truth)
     for name in ("predictions", "inside", "outside", "a", "b"):
         ids = np.array([f"{name if name in ('inside', 'outside') else ''}{i}" for i in range(200)])
-        noisy = scores + (rng.normal(size=(200, 2)) if name == "b" else 0)
+        noisy = scores + (rng.normal(size=(200, 2)) if name in ("b", "outside") else 0)
         np.savez(f"{name}.npz", logits=noisy, labels=truth, sample_ids=ids)
     rows = [f"('{name}', 'site {i // 2 % 3}')" for i, name in enumerate(cache.sample_id)]
     table = f"(VALUES {', '.join(rows)}) t(sample_id, domain)"
