@@ -569,4 +569,5 @@ def test_answers_are_not_written_over(tmp_path):
     with refused(message):
         write_audit(found, tmp_path)
     again = run("audit", "duplicates", tmp_path / "data.parquet", "--out", tmp_path)
-    assert (again.exit_code, again.stderr) == (1, f"Error: {message}\n")
+    shown = message.replace("`out`", "--out")
+    assert (again.exit_code, again.stderr) == (1, f"Error: {shown}\n")

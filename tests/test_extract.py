@@ -583,7 +583,7 @@ def test_offline_without_weights_is_told_before_torch_is_imported(
     assert told.stderr == (
         f"Error: The pretrained weights of convnext_tiny are not in {tmp_path}/hub, and the hub "
         "that has them cannot be reached from here.\n"
-        "Give a file with `weights=FILE`, train from scratch with `pretrained=false`, "
+        "Give a file with --weights FILE, train from scratch with --set pretrained=false, "
         "or run where there is a network.\n"
     )
 
