@@ -137,7 +137,7 @@ def invoke(*arguments: str) -> Result:
 
 
 def keys_of(results: Path, where: str = "true") -> set[str]:
-    return set(tq.Results(results).sql(f"SELECT key FROM cells WHERE {where}")["key"].tolist())
+    return set(tq.Results(results).sql(f"SELECT key FROM runs WHERE {where}")["key"].tolist())
 
 
 def test_a_score_of_a_package_is_an_arm_on_the_command_line(
@@ -147,12 +147,12 @@ def test_a_score_of_a_package_is_an_arm_on_the_command_line(
     done = invoke("repair", str(cache), "--arms", "rival,none", *OPTIONS, "--results", str(results))
     assert done.exit_code == 0, done.output
     found = tq.Results(results).sql(
-        "SELECT arm_title, versions, hits FROM cells JOIN rounds ON cell = key "
+        "SELECT arm_title, versions, errors_found FROM runs JOIN rounds ON run = key "
         "WHERE arm = 'rival' AND round = 1"
     )
     assert found["arm_title"].tolist() == ["rival"]
     assert '"rival-score": "1.0"' in found["versions"][0]
-    assert found["hits"][0] > 5
+    assert found["errors_found"][0] > 5
 
 
 def test_another_version_of_the_package_is_another_key_and_built_in_keys_stay(
@@ -184,7 +184,7 @@ def test_a_sweep_over_scores_heads_calibrators_and_noises_of_a_package(
     assert done.exit_code == 0, done.output
     assert len(keys_of(results)) == 2**3 * 4
     again = invoke("sweep", str(recipe), "--jobs", "1", "--results", str(results))
-    assert "0 cells to run" in again.output or "0 runs to run" in again.output
+    assert "0 runs to run" in again.output
     before = keys_of(results)
     install(site, version="2.0")
     invoke("sweep", str(recipe), "--jobs", "1", "--results", str(results))

@@ -260,7 +260,7 @@ def test_a_drop_that_fails_is_not_matched() -> None:
     found = run_group(make_cache(), recipe=recipe(arms), draw_seed=0, keep_going=True)
     assert not found.new
     assert {str(error) for _, error in found.failures} == {
-        "cache of gauss holds no crossfit logits; use the source `head`, or extract it in a "
+        "cache of gauss holds no crossfit logits; use the source head, or extract it in a "
         "crossfit mode."
     }
     assert len(found.failures) == 2
