@@ -20,6 +20,7 @@ from . import (
     export,
     extract,
     plan,
+    recipes,
     repair,
     report,
     results,
@@ -64,8 +65,9 @@ app.command()(demo.demo)
 app.add_typer(data.app, name="data")
 app.command()(extract.extract)
 app.add_typer(cache.app, name="cache")
+app.add_typer(recipes.app, name="recipes")
 app.command()(plan.plan)
-app.command()(repair.repair)
+app.command("repair")(repair.repair)
 app.command()(sweep.sweep)
 app.add_typer(audit.app, name="audit")
 app.command()(review.review)

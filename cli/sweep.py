@@ -60,16 +60,14 @@ def sweep(
         known = [{"recipe": name, "title": title} for name, title in packaged_sweeps().items()]
         typer.echo(json.dumps(known, indent=2)) if as_json else print_table(known)
         return
-    given = list(settings or [])
-    if metadata:
-        given.append(f"sweep.metadata={json.dumps([str(path) for path in metadata])}")
+    values: dict[str, Any] = {"metadata": [str(path) for path in metadata]} if metadata else {}
     if target is not None:
-        given.append(f"sweep.target={target}")
-    if not recipe and not given:
+        values["target"] = target
+    if not recipe and not settings and not values:
         raise typer.BadParameter("name a recipe (--list shows the packaged ones).")
     from trustq.experiments import plan_sweep, run_sweep
 
-    plan = plan_sweep(load_sweep(recipe, settings=given), results=results)
+    plan = plan_sweep(load_sweep(recipe, values=values, settings=settings or []), results=results)
     print_remark(f"{plan.n_cells} runs to do, {len(plan.there)} are there already")
     if dry_run:
         _show_plan(plan, results, jobs, as_json)
@@ -109,15 +107,16 @@ def _show_plan(plan: Any, results: Path, jobs: int, as_json: bool) -> None:
     import joblib
 
     from trustq.experiments import estimate_seconds
-    from trustq.recipes import SweepRecipe
+    from trustq.recipes.schema import plain, sweep_settings
 
     seconds = estimate_seconds(plan, results=results)
-    # Settings of metadata have a column where a point sets them.
-    default = SweepRecipe()
+    # A setting has a column where the points of the grid differ in it, or set it.
+    always = ("noise", "head", "rounds", "arms", "budgets", "draws", "draw_seed", "caches")
     named = [
-        name
-        for name in ("target", "fit_on", "row_weights")
-        if any(getattr(g.recipe.sweep, name) != getattr(default, name) for g in plan.groups)
+        s.name
+        for s in sweep_settings()
+        if s.name not in always
+        and any(getattr(g.recipe.sweep, s.name) != s.default for g in plan.groups)
     ]
     cells = [
         {
@@ -126,7 +125,7 @@ def _show_plan(plan: Any, results: Path, jobs: int, as_json: bool) -> None:
             "draw": group.draw_seed,
             "noise": group.recipe.sweep.noise,
             "head": group.recipe.sweep.head,
-            **{name: getattr(group.recipe.sweep, name) for name in named},
+            **{name: plain(getattr(group.recipe.sweep, name)) for name in named},
             "arm": cell.arm.text,
             "budget": cell.budget,
             "rounds": group.recipe.sweep.rounds,

@@ -47,7 +47,7 @@ def parse_noise(spec: str, *, classes: tuple[str, ...]) -> Noise:
             "on a cache."
         )
     if kind == "symmetric":
-        rate = _rate(spec, k)
+        rate = rate_of_noise(spec, k)
         return Noise(spec, (1 - rate) * np.eye(k) + rate * (1 - np.eye(k)) / (k - 1))
     if kind == "matrix" and argument:
         return Noise(spec, _matrix_of_file(Path(argument), classes))
@@ -142,7 +142,7 @@ def observe_labels(
     """
     kind, _, argument = spec.partition(":")
     if kind == "instance":
-        rate = _rate(spec, len(classes))
+        rate = rate_of_noise(spec, len(classes))
         observed = _draw_by_instance(labels, features, rate, len(classes), seed, groups)
         return ObservedLabels(observed, digest_json(["instance", rate, digest_array(features)]))
     if kind == "file" and argument:
@@ -251,7 +251,8 @@ def _uniform(rng: np.random.Generator, n: int, groups: np.ndarray | None) -> np.
     return rng.random(int(group.max(initial=-1)) + 1)[group]
 
 
-def _rate(spec: str, k: int) -> float:
+def rate_of_noise(spec: str, k: int) -> float:
+    """The rate of `symmetric:RATE` or `instance:RATE`; errors: none from 0 to 1, one class."""
     kind, _, argument = spec.partition(":")
     try:
         rate = float(argument)

@@ -22,6 +22,7 @@ from trustq.repair.settings import (
     plugin_settings,
     plugins_of,
     policy_settings,
+    setting_columns,
     title_of,
 )
 from trustq.store.format import SEEN_SELECTION
@@ -53,7 +54,8 @@ def cell_row(
     saw_rows = bool(cache.seen_labels[experiment.rows].any())
     purchases = [state.purchase for state in rounds if state.purchase]
     policy = policy_settings(sweep) if arm.score != "none" else {}
-    return {
+    # What was asked; below, what became of it in this run.
+    return setting_columns(sweep) | {
         "key": key,
         "request": request,
         "results_version": numerics,
@@ -67,22 +69,16 @@ def cell_row(
         "backbone": cache.backbone,
         "backbone_seed": cache.backbone_seed,
         "draw_seed": experiment.draw_seed,
-        "rows_used": sweep.rows,
-        "target": sweep.target or None,
-        "fit_on": sweep.fit_on or None,
         "row_weights": weights_text(sweep),
         "noise": experiment.noise,
         "noise_process": experiment.noise_process,
-        "noise_unit": sweep.noise_unit,
         "noise_rate": experiment.start.rate,
-        "buy_unit": sweep.buy_unit,
         "policy": json.dumps(policy, sort_keys=True) if policy else None,
         "arm": arm.text,
         "score": arm.score,
         "source": arm.source if arm.uses_probabilities else None,
         "action": arm.action,
         "arm_title": title_of(arm, sweep),
-        "head": sweep.head,
         "head_settings": json.dumps(head_settings(sweep), sort_keys=True),
         "refit": _refit(arm, sweep),
         "calibrator": sweep.calibrator if uses_validation else None,
@@ -94,9 +90,7 @@ def cell_row(
         "budget": budget,
         "n_rounds": sweep.rounds if arm.score != "none" else 0,
         "n_rounds_done": len(rounds) - 1,
-        "n_folds": sweep.folds,
         "trusted": experiment.trusted,
-        "trusted_strata": sweep.trusted_strata,
         "exposure": cache.exposure,
         "leaky": experiment.leaky,
         "in_sample": _in_sample(arm, saw_rows),

@@ -29,12 +29,13 @@ from trustq.repair.settings import (
     arm_settings,
     arms_of,
     asked_arms,
-    calibrator_setting,
-    check_sweep,
     file_digests,
+    further_settings,
     group_cells,
     head_settings,
     plugin_settings,
+    require_noise,
+    require_sound,
     shared_settings,
 )
 from trustq.repair.setup import Experiment, draw_experiment
@@ -107,7 +108,9 @@ def repair(
     an experiment that would not be honest; what was recorded before stays.
     """
     sweep = recipe.sweep
-    check_sweep(sweep)
+    require_sound(sweep)
+    for classes in {cache.classes for cache in caches} if not sweep.target else ():
+        require_noise(sweep, classes)
     require_distinct(caches)
     asked = asked_arms(sweep)
     arms = arms_of(sweep)
@@ -198,7 +201,7 @@ def run_group(
     posed = pose(cache, externals, sweep=sweep)
     cache, own = posed.cache, posed.externals
     experiment = draw_experiment(cache, sweep=sweep, draw_seed=draw_seed, allow_leak=allow_leak)
-    if calibrator_setting(sweep) and not len(experiment.validation):
+    if sweep.calibrator != SweepRecipe().calibrator and not len(experiment.validation):
         raise InputError(
             f"calibrator is {sweep.calibrator!r}, but {cache.name} has no validation rows to fit "
             "it on. Leave calibrator out, or give rows to a val split.",
@@ -336,7 +339,7 @@ def _shared_key(experiment: Experiment, sweep: SweepRecipe, externals: tuple[Cac
             "folds": sweep.folds,
             "externals": sorted(cache.content_digest for cache in externals),
         }
-        | calibrator_setting(sweep)
+        | further_settings(sweep)
         | plugin_settings(sweep)
         | metadata_setting(experiment.cache, externals, sweep=sweep)
     )

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from trustq.data.noise import depends_on_row, parse_noise
 from trustq.errors import InputError
 from trustq.experiments.run import request_digest, require_distinct, setting_digest
 from trustq.recipes import Recipe
-from trustq.repair.arms import Arm, budget_size
+from trustq.repair.arms import Arm
 from trustq.repair.metadata import fitted_rows
 from trustq.repair.relabelling import pose
-from trustq.repair.settings import check_sweep, group_cells
+from trustq.repair.settings import group_cells, require_noise, require_sound
 from trustq.results import committed_cells
 from trustq.store import Cache, find_caches, open_cache
 
@@ -88,18 +87,14 @@ def plan_sweep(
                 f"Recipe {point.name} names no caches. Add `caches = [...]` to its [sweep], or "
                 "`caches=PATTERN`."
             )
-        check_sweep(sweep)
+        require_sound(sweep)
         caches, externals = found(sweep.caches), found(sweep.external)
         _require_same_classes(caches)
         wanted = group_cells(sweep)
-        for budget in sweep.budgets:
-            budget_size(budget, n_rows=1, n_wrong=1)
         for cache in caches:
             posed = pose(cache, externals, sweep=sweep)
             fitted_rows(cache, sweep=sweep)
-            # Noise of stored rows, of features or of a file is checked where its rows are known.
-            if sweep.noise not in ("auto", "stored") and not depends_on_row(sweep.noise):
-                parse_noise(sweep.noise, classes=posed.cache.classes)
+            require_noise(sweep, posed.cache.classes)
             own = posed.externals
             setting = setting_digest(cache, externals=own, sweep=sweep)
             for draw_seed in range(sweep.draw_seed, sweep.draw_seed + sweep.draws):

@@ -5,15 +5,14 @@ import difflib
 import itertools
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from trustq.core.plugins import find_plugin, plugin_names
 from trustq.core.words import split_names
 from trustq.errors import InputError, NotFound
-from trustq.recipes.schema import ExtractRecipe, Recipe, SweepRecipe
+from trustq.recipes.schema import ExtractRecipe, Recipe, SweepRecipe, declared, kind_name, plain
 
 __all__ = [
     "ExtractRecipe",
@@ -32,9 +31,15 @@ _PARTS: dict[str, Any] = {"extract": ExtractRecipe, "sweep": SweepRecipe}
 
 
 def load_recipe(
-    recipe: str = "", *, settings: Sequence[str] = (), part: str | None = None
+    recipe: str = "",
+    *,
+    settings: Sequence[str] = (),
+    part: str | None = None,
+    values: Mapping[str, Any] | None = None,
 ) -> Recipe:
     """Read a recipe by packaged name or TOML path, then apply `key=value` settings.
+
+    `values` are settings of `part` as Python values, applied before the texts of `settings`.
 
     A setting's key may name its part (`extract.epochs=3`). Without one it is of the part that has
     it; where both do (`noise`), of `part`. For `part="extract"` a `[sweep]` is left out.
@@ -55,6 +60,9 @@ def load_recipe(
         table: {key: _checked(table, key, *found) for key, found in keys.items()}
         for table, keys in written.parts.items()
     }
+    if values:
+        assert part is not None
+        parts[part] |= {key: _checked(part, key, value, key) for key, value in values.items()}
     for text in settings:
         owner, key, value, where = _setting(text, part)
         parts[owner][key] = _checked(owner, key, value, where)
@@ -65,8 +73,12 @@ def load_recipe(
     )
 
 
-def load_sweep(recipe: str, *, settings: Sequence[str] = ()) -> list[Recipe]:
+def load_sweep(
+    recipe: str, *, settings: Sequence[str] = (), values: Mapping[str, Any] | None = None
+) -> list[Recipe]:
     """Every point of a recipe's grid, each a recipe of its own; equal points once.
+
+    `values` are settings of `[sweep]` as Python values, applied before the texts of `settings`.
 
     In `[sweep]`, a list where one value is expected is an axis of a grid. `[[sweep.variants]]` are
     laid over `[sweep]` one after another, each with the grid of its own; a setting wins over both.
@@ -78,7 +90,7 @@ def load_sweep(recipe: str, *, settings: Sequence[str] = ()) -> list[Recipe]:
     """
     written = _written(recipe)
     extract = {key: _checked("extract", key, *v) for key, v in written.parts["extract"].items()}
-    given: dict[str, list[Any]] = {}
+    given = {key: _axis(key, value, key) for key, value in (values or {}).items()}
     for text in settings:
         owner, key, value, where = _setting(text, "sweep")
         if owner == "extract":
@@ -101,7 +113,10 @@ def resolved(recipe: Recipe, part: str) -> dict[str, Any]:
     >>> resolved(load_recipe(), "sweep")["sweep"]["folds"]
     5
     """
-    return {"name": recipe.name, part: _plain(dataclasses.asdict(getattr(recipe, part)))}
+    return {
+        "name": recipe.name,
+        part: {k: plain(v) for k, v in vars(getattr(recipe, part)).items()},
+    }
 
 
 def packaged() -> dict[str, str]:
@@ -263,24 +278,23 @@ def _checked(part: str, key: str, value: Any, where: str) -> Any:
             return tuple(items)
     elif _is(value, kind):
         value = float(value) if kind is float else value
-        told = _metadata(part, key)
-        choices = told["choices"]
-        if choices and value not in choices and not _is_plugin(told["plugins"], value):
-            choices = (*choices, *(plugin_names(told["plugins"]) if told["plugins"] else ()))
+        setting = next(one for one in declared(_PARTS[part]) if one.name == key)
+        if not setting.is_choice(value):
+            choices = setting.every_choice
             raise InputError(
                 f"{where}: {key} is {value!r}, expected one of {', '.join(choices)}"
                 f"{_nearest(value, choices)}.",
                 expected=choices,
                 found=value,
             )
+        try:
+            setting.check(value)
+        except InputError as error:
+            raise InputError(f"{where}: {error}", where=key, found=value) from None
         return value
     grid = part == "sweep" and isinstance(value, list) and get_origin(kind) is not tuple and value
     hint = " A list is a grid, which `trustq sweep` runs." if grid else ""
-    raise InputError(f"{where}: {key} is {value!r}, expected {_named(kind)}.{hint}")
-
-
-def _is_plugin(kind: str, name: str) -> bool:
-    return bool(kind) and find_plugin(kind, name) is not None
+    raise InputError(f"{where}: {key} is {value!r}, expected {kind_name(kind)}.{hint}")
 
 
 def _is(value: Any, kind: Any) -> bool:
@@ -289,17 +303,8 @@ def _is(value: Any, kind: Any) -> bool:
     return isinstance(value, int | float) if kind is float else isinstance(value, kind)
 
 
-def _named(kind: Any) -> str:
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-    return names.get(kind, "a list of texts, not empty")
-
-
 def _fields(part: str) -> dict[str, Any]:
     return get_type_hints(_PARTS[part])
-
-
-def _metadata(part: str, key: str) -> Any:
-    return next(f.metadata for f in dataclasses.fields(_PARTS[part]) if f.name == key)
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:
@@ -322,9 +327,3 @@ def _lines_of_keys(text: str) -> dict[tuple[str, ...], int]:
         elif found := re.match(r"""\s*["']?([\w.-]+)["']?\s*=""", line):
             lines.setdefault((*part, *found[1].split(".")), number)
     return lines
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
-    }

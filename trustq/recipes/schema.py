@@ -1,19 +1,198 @@
 """The recipe schema: every setting, its type, default and meaning, in one place.
 
-A recipe is TOML that holds only what differs from these defaults.
+A recipe is TOML that holds only what differs from these defaults. Keys of runs, rows, SQL columns,
+groups, captions, options and help are derived from what is declared here: `sweep_settings`.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, Literal, NamedTuple, get_type_hints
+
+from trustq.core.plugins import find_plugin, plugin_names
+from trustq.errors import InputError
+
+# What a setting concerns, which decides whether a key holds it. `run`: one value in each run, or
+# none of its numbers; `shared`: every run; `head`: those whose head is one of `heads`; `policy`:
+# every purchase; `arm`: arms that use it; `metadata`: in the key by what its columns hold.
+Scope = Literal["run", "shared", "head", "policy", "arm", "metadata"]
+
+# What a column of it does in tables: told apart by it (`setting`), equal in both halves of a pair
+# (`matched`) or of their purchase (`purchase`), one question on a leaderboard (`problem`), or what
+# may differ between two arms (`compared`).
+ROLES = ("setting", "matched", "problem", "purchase", "compared")
+_EVERYWHERE = "setting matched problem"
+
+LAST_SEED = 2**31 - 1  # seeds are stored as 32-bit integers
 
 
-def setting(default: Any, meaning: str, *choices: str, plugins: str = "") -> Any:
-    """A field with its meaning and, where the values are few, the values.
+class Range(NamedTuple):
+    """Numbers that a setting accepts; `above` and `below` are left out, `least` and `most` not."""
 
-    `plugins` is the kind of plug-ins whose names are values too.
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def holds(self, value: float) -> bool:
+        """Whether a number is one of them; NaN never is."""
+        return (
+            value == value
+            and (self.least is None or value >= self.least)
+            and (self.most is None or value <= self.most)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        if self.least is not None and self.most is not None:
+            return f"{self.least:g} to {self.most:g}"
+        said = []
+        if self.least is not None:
+            said.append(f"{self.least:g} or more")
+        if self.above is not None:
+            said.append(f"above {self.above:g}")
+        if self.below is not None:
+            said.append(f"below {self.below:g}")
+        if self.most is not None:
+            said.append(f"{self.most:g} at most")
+        return " and ".join(said)
+
+
+class Setting(NamedTuple):
+    """One setting, as declared."""
+
+    name: str
+    kind: Any  # bool, int, float, str or tuple[str, ...]
+    default: Any
+    meaning: str
+    choices: tuple[str, ...]
+    range: Range
+    scope: Scope
+    role: tuple[str, ...]  # of `ROLES`
+    column: str | None  # its column of `runs`; None where another column says it
+    sql: str  # type of that column
+    always_keyed: bool  # in keys even as the default; a new setting leaves old keys as they are
+    heads: tuple[str, ...]  # scope `head`: those that it concerns
+    title: str  # what captions call it
+    plugins: str  # kind of the plug-ins whose names are values too
+
+    @property
+    def accepts(self) -> str:
+        """The values in words: its choices, its range, or its type."""
+        return ", ".join(self.every_choice) or str(self.range) or kind_name(self.kind)
+
+    @property
+    def every_choice(self) -> tuple[str, ...]:
+        """The choices with the names of plug-ins; empty where any value of the type will do."""
+        return (*self.choices, *(plugin_names(self.plugins) if self.plugins else ()))
+
+    def is_choice(self, value: Any) -> bool:
+        """Whether a value is one of the choices, or there are none to choose from."""
+        if not self.choices or value in self.choices:
+            return True
+        return bool(self.plugins) and find_plugin(self.plugins, value) is not None
+
+    def check(self, value: Any) -> None:
+        """Raise `TrustqError` for a value that is none of the choices or out of the range."""
+        if not self.is_choice(value):
+            problem = f"expected one of {self.accepts}"
+        elif isinstance(value, int | float) and not self.range.holds(value):
+            problem = f"expected {self.accepts}"
+        else:
+            return
+        shown = f"{value:g}" if isinstance(value, float) else repr(value)
+        raise InputError(
+            f"{self.name} is {shown}, {problem}.",
+            where=self.name,
+            found=value,
+            expected=self.choices or None,
+        )
+
+
+def kind_name(kind: Any) -> str:
+    """What a value of a type is called in messages.
+
+    >>> kind_name(int)
+    'a whole number'
     """
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    return names.get(kind, "a list of texts, not empty")
+
+
+def setting(
+    default: Any,
+    meaning: str,
+    *choices: str,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    scope: Scope = "shared",
+    role: str | None = None,
+    column: str | None = None,
+    sql: str = "",
+    always_keyed: bool = False,
+    heads: tuple[str, ...] = (),
+    title: str = "",
+    plugins: str = "",
+) -> Any:
+    """A field with its meaning, the values it accepts, and what tables and keys make of it.
+
+    A setting of scope `shared` has a column of its own name and every role of a setting unless
+    `column` and `role` say otherwise; of another scope it has none unless they do. `plugins` is the
+    kind of plug-ins whose names are values too.
+    """
+    metadata = {
+        "meaning": meaning,
+        "choices": choices,
+        "range": Range(least, most, above, below),
+        "scope": scope,
+        "role": tuple((_EVERYWHERE if role is None and scope == "shared" else role or "").split()),
+        "column": column,
+        "sql": sql,
+        "always_keyed": always_keyed,
+        "heads": heads,
+        "title": title,
+        "plugins": plugins,
+    }
     make = {"default_factory": default} if callable(default) else {"default": default}
-    return field(**make, metadata={"meaning": meaning, "choices": choices, "plugins": plugins})
+    return field(**make, metadata=metadata)
+
+
+def declared(part: type) -> tuple[Setting, ...]:
+    """The settings of a part of a recipe, in their order.
+
+    >>> [s.accepts for s in declared(SweepRecipe) if s.name == "rounds"]
+    ['1 or more']
+    """
+    kinds = get_type_hints(part)
+    found = []
+    for one in fields(part):
+        told: dict[str, Any] = dict(one.metadata)
+        if told["column"] is None and told["scope"] == "shared":
+            told["column"] = one.name
+        factory = one.default_factory
+        default = one.default if factory is MISSING else factory()
+        told["sql"] = told["sql"] or _SQL.get(kinds[one.name], "VARCHAR")
+        told["title"] = told["title"] or one.name.replace("_", " ")
+        found.append(Setting(one.name, kinds[one.name], default, **told))
+    return tuple(found)
+
+
+_SQL = {bool: "BOOLEAN", int: "INTEGER", float: "DOUBLE"}
+
+
+def sweep_settings(*scopes: str) -> tuple[Setting, ...]:
+    """The settings of `[sweep]`, all or those of some scopes.
+
+    >>> [s.name for s in sweep_settings("head")]
+    ['regularisation', 'trees', 'components']
+    """
+    return tuple(s for s in declared(SweepRecipe) if not scopes or s.scope in scopes)
+
+
+def plain(value: Any) -> Any:
+    """A setting's value as JSON has it: lists for tuples."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 @dataclass(frozen=True)
@@ -138,17 +317,27 @@ class SweepRecipe:
     """The `[sweep]` part: label noise, repair arms and heads to run on caches."""
 
     rows: str = setting(
-        "split", "use the manifest's splits, or re-split unseen rows", "split", "unseen"
+        "split",
+        "use the manifest's splits, or re-split unseen rows",
+        "split",
+        "unseen",
+        column="rows_used",
+        always_keyed=True,
     )
-    noise: str = setting("auto", "label noise; auto = the cache's own, else symmetric:0.2")
+    noise: str = setting(
+        "auto", "label noise; auto = the cache's own, else symmetric:0.2", always_keyed=True
+    )
     trusted: str = setting(
-        "auto", "share trusted from the start; auto = with the cache's own noise, its"
+        "auto",
+        "share trusted from the start; auto = with the cache's own noise, its",
+        always_keyed=True,
+        sql="DOUBLE",
     )
     trusted_strata: str = setting(
-        "observed", "labels that stratify the trusted start", "observed", "clean"
+        "observed", "labels that stratify the trusted start", "observed", "clean", always_keyed=True
     )
     arms: tuple[str, ...] = setting(
-        ("none", "random", "self_confidence", "oracle"), "SCORE[@SOURCE][:ACTION]"
+        ("none", "random", "self_confidence", "oracle"), "SCORE[@SOURCE][:ACTION]", scope="run"
     )
     head: str = setting(
         "linear",
@@ -156,39 +345,116 @@ class SweepRecipe:
         *("linear", "balanced", "xgboost", "xgboost_study", "knn", "centroid", "lda", "ridge"),
         *("mlp", "majority", "prior", "backbone"),
         plugins="heads",
+        role="setting matched",
+        always_keyed=True,
     )
-    regularisation: str = setting("auto", "linear: scikit-learn's C; auto = chosen on validation")
-    trees: int = setting(200, "xgboost: trees at most; validation stops them earlier")
+    regularisation: str = setting(
+        "auto",
+        "linear: scikit-learn's C; auto = chosen on validation",
+        scope="head",
+        heads=("linear", "balanced"),
+        always_keyed=True,
+    )
+    trees: int = setting(
+        200,
+        "xgboost: trees at most; validation stops them earlier",
+        scope="head",
+        heads=("xgboost",),
+        least=1,
+        always_keyed=True,
+    )
     components: int = setting(
-        0, "xgboost: principal components, learned inside each fold; 0 = the features as they are"
+        0,
+        "xgboost: principal components, learned inside each fold; 0 = the features as they are",
+        scope="head",
+        heads=("xgboost", "xgboost_study"),
+        least=0,
     )
-    budgets: tuple[str, ...] = setting(("5%",), "labels bought: a number, a share, or all-wrong")
-    rounds: int = setting(1, "equal parts in which a budget is bought")
-    draws: int = setting(1, "draws of noise, folds and purchases per cache")
-    draw_seed: int = setting(0, "first draw seed; stored noise stays, folds and purchases change")
-    folds: int = setting(5, "folds for out-of-fold scores")
-    references: bool = setting(True, "run random and oracle beside every scored arm")
-    noise_unit: str = setting("image", "rows that a drawn mistake covers", "image", "group")
+    budgets: tuple[str, ...] = setting(
+        ("5%",),
+        "labels bought: a number, a share, or all-wrong",
+        scope="run",
+        column="budget",
+        role="setting purchase",
+        title="budget",
+    )
+    rounds: int = setting(
+        1,
+        "equal parts in which a budget is bought",
+        scope="run",
+        least=1,
+        column="n_rounds",
+        role="setting purchase",
+    )
+    draws: int = setting(1, "draws of noise, folds and purchases per cache", scope="run", least=1)
+    draw_seed: int = setting(
+        0,
+        "first draw seed; stored noise stays, folds and purchases change",
+        scope="run",
+        least=0,
+        most=LAST_SEED,
+    )
+    folds: int = setting(
+        5,
+        "folds for out-of-fold scores",
+        least=2,
+        column="n_folds",
+        role="setting matched",
+        always_keyed=True,
+    )
+    references: bool = setting(True, "run random and oracle beside every scored arm", scope="run")
+    noise_unit: str = setting(
+        "image", "rows that a drawn mistake covers", "image", "group", always_keyed=True
+    )
     buy_unit: str = setting(
-        "image", "rows that one purchase covers; group: budgets count groups", "image", "group"
+        "image",
+        "rows that one purchase covers; group: budgets count groups",
+        "image",
+        "group",
+        scope="policy",
+        column="buy_unit",
+        role="setting purchase",
     )
-    schedule: str = setting("equal", "parts of a budget by round: equal, doubling, or 1,2,5")
-    cost: str = setting("", "price of a label: mel=3,bkl=2 (as observed), or FILE.csv; budgets pay")
-    class_cap: str = setting("", "rows of one class that a scored arm takes at most: 10, or 20%")
+    schedule: str = setting(
+        "equal", "parts of a budget by round: equal, doubling, or 1,2,5", scope="policy"
+    )
+    cost: str = setting(
+        "", "price of a label: mel=3,bkl=2 (as observed), or FILE.csv; budgets pay", scope="policy"
+    )
+    class_cap: str = setting(
+        "", "rows of one class that a scored arm takes at most: 10, or 20%", scope="policy"
+    )
     quota: str = setting(
         "none",
         "a round's budget over observed classes, for scored arms",
         *("none", "equal", "proportional"),
+        scope="policy",
     )
-    diversity: float = setting(1.0, "spread a batch over this many times as many candidates")
-    flagged_weight: float = setting(0.2, "what rows count that :reweight weighs down, 0 to 1")
+    diversity: float = setting(
+        1.0, "spread a batch over this many times as many candidates", scope="policy", least=1
+    )
+    flagged_weight: float = setting(
+        0.2, "what rows count that :reweight weighs down, 0 to 1", scope="arm", above=0, below=1
+    )
     stop_precision: float = setting(
-        0.0, "stop after a round with a smaller share of changed labels"
+        0.0,
+        "stop after a round with a smaller share of changed labels",
+        scope="policy",
+        least=0,
+        most=1,
     )
-    raters: int = setting(1, "simulated experts asked about each label; ties ask one more")
-    rater_error: float = setting(0.0, "share of answers in which a simulated expert errs")
-    answers: str = setting("", "people's answers instead: a file of sample_id and label")
-    ensemble: tuple[str, ...] = setting(("lda", "knn"), "heads beside the head, for SCORE@heads")
+    raters: int = setting(
+        1, "simulated experts asked about each label; ties ask one more", scope="policy", least=1
+    )
+    rater_error: float = setting(
+        0.0, "share of answers in which a simulated expert errs", scope="policy", least=0, below=1
+    )
+    answers: str = setting(
+        "", "people's answers instead: a file of sample_id and label", scope="policy"
+    )
+    ensemble: tuple[str, ...] = setting(
+        ("lda", "knn"), "heads beside the head, for SCORE@heads", scope="arm"
+    )
     calibrator: str = setting(
         "temperature",
         "what is fitted on validation logits; netcal-* need trustq[calibration]",
@@ -196,34 +462,62 @@ class SweepRecipe:
         *("netcal-isotonic", "netcal-beta", "netcal-histogram", "netcal-bbq", "netcal-enir"),
         *("sklearn-sigmoid", "sklearn-isotonic"),  # its temperature is ours, and needs 1.8
         plugins="calibrators",
+        role="setting matched",
     )
     # Columns of metadata, which caches lack: labels, rows to fit on, weights, slices.
     metadata: tuple[str, ...] = setting(
-        (), "manifests, or tables with sample_id, that hold the columns named below"
+        (), "manifests, or tables with sample_id, that hold the columns named below", scope="run"
     )
-    target: str = setting("", "column of the labels, e.g. malignant; empty: those of the cache")
+    target: str = setting(
+        "",
+        "column of the labels, e.g. malignant; empty: those of the cache",
+        scope="metadata",
+        column="target",
+        role="setting matched problem",
+    )
     fit_on: str = setting(
-        "", "COLUMN=VALUE,... or COLUMN!=VALUE,...: train and val rows of heads; test stays whole"
+        "",
+        "COLUMN=VALUE,... or COLUMN!=VALUE,...: train and val rows of heads; test stays whole",
+        scope="metadata",
+        column="fit_on",
+        role="setting matched",
+        title="fitted on",
     )
     row_weights: str = setting(
         "none",
         "of rows in the fit of heads; domain_balanced as sampling is in [extract]",
         *("none", "domain_balanced"),
+        scope="metadata",
+        column="row_weights",
+        role="setting matched",
+        title="weights",
     )
-    sampling_domain: str = setting("domain", "domain_balanced: column of the domains")
+    sampling_domain: str = setting(
+        "domain", "domain_balanced: column of the domains", scope="metadata"
+    )
     sampling_group: str = setting(
-        "", "domain_balanced: column that, with the label, makes the cells, e.g. skin_tone"
+        "",
+        "domain_balanced: column that, with the label, makes the cells, e.g. skin_tone",
+        scope="metadata",
     )
     slices: tuple[str, ...] = setting(
-        (), "columns by whose values the last round is also measured; numbers in quartiles"
+        (),
+        "columns by whose values the last round is also measured; numbers in quartiles",
+        scope="metadata",
     )
-    ages: str = setting("", "column of ages to slice by, in bands of years")
+    ages: str = setting("", "column of ages to slice by, in bands of years", scope="metadata")
     positive: tuple[str, ...] = setting(
-        (), "classes that count as one in slices: sensitivity, specificity and their gaps"
+        (),
+        "classes that count as one in slices: sensitivity, specificity and their gaps",
+        scope="metadata",
     )
     # What `trustq sweep` runs on; `trustq repair` is given its caches.
-    caches: tuple[str, ...] = setting((), "caches of a sweep: files, folders or patterns")
-    external: tuple[str, ...] = setting((), "caches of other images by the same networks")
+    caches: tuple[str, ...] = setting(
+        (), "caches of a sweep: files, folders or patterns", scope="run"
+    )
+    external: tuple[str, ...] = setting(
+        (), "caches of other images by the same networks", scope="run"
+    )
 
 
 @dataclass(frozen=True)

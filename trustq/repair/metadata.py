@@ -20,6 +20,7 @@ from trustq.data.row_weights import DomainBalance, make_balance
 from trustq.errors import InputError, NotFound
 from trustq.metrics.per_class import UNKNOWN, slice_name
 from trustq.recipes import SweepRecipe
+from trustq.recipes.schema import sweep_settings
 from trustq.store import Cache
 
 
@@ -123,7 +124,7 @@ def metadata_setting(
     """
     named = {
         name: value if isinstance(value, str) else list(value)
-        for name in _SETTINGS
+        for name in (s.name for s in sweep_settings("metadata"))
         if (value := getattr(sweep, name)) and value != "none"
     }
     if sweep.row_weights == "none":
@@ -139,12 +140,6 @@ def metadata_setting(
             texts = ["" if value is None else str(value) for value in values]
             digests += [name, other.content_digest, digest_strings(texts)]
     return {"metadata": named | {"columns": digest_strings(digests)}}
-
-
-_SETTINGS = (
-    *("target", "fit_on", "row_weights", "sampling_domain", "sampling_group"),
-    *("slices", "ages", "positive"),
-)
 
 
 def sliced_columns(sweep: SweepRecipe) -> list[str]:

@@ -7,31 +7,14 @@ from typing import Any
 from trustq.calibration.registry import require_library
 from trustq.core.digest import digest_bytes
 from trustq.core.plugins import Plugin, find_plugin
-from trustq.data.noise import noise_plugin
+from trustq.data.noise import noise_plugin, parse_noise, rate_of_noise
 from trustq.errors import InputError, NotFound
 from trustq.heads import takes_weights
 from trustq.recipes import SweepRecipe
-from trustq.repair.arms import Arm, parse_arm, round_sizes, with_references
-from trustq.repair.metadata import check_metadata
-
-# Settings that are one value in each cell, name no number, or concern one head.
-_CELL_SETTINGS = (
-    *("arms", "references", "budgets", "rounds", "draws", "draw_seed", "caches", "external"),
-)
-_HEAD_SETTINGS = ("regularisation", "trees", "components")
-_POLICY_SETTINGS = (
-    *("buy_unit", "schedule", "cost", "class_cap", "quota", "diversity", "stop_precision"),
-    *("raters", "rater_error", "answers"),
-)
-_ARM_SETTINGS = (*_POLICY_SETTINGS, "flagged_weight", "ensemble")  # concern some arms only
-
-# In a key by what their columns hold: `trustq.repair.metadata`.
-_METADATA_SETTINGS = (
-    *("metadata", "target", "fit_on", "row_weights", "sampling_domain", "sampling_group"),
-    *("slices", "ages", "positive"),
-)
-
-_LAST_SEED = 2**31 - 1  # seeds are stored as 32-bit integers
+from trustq.recipes.schema import LAST_SEED, Setting, plain, sweep_settings
+from trustq.repair.arms import Arm, budget_size, parse_arm, round_sizes, with_references
+from trustq.repair.metadata import check_metadata, parse_fit_on
+from trustq.repair.setup import trusted_share
 
 
 def asked_arms(sweep: SweepRecipe) -> list[Arm]:
@@ -55,12 +38,8 @@ def group_cells(sweep: SweepRecipe) -> list[tuple[Arm, str]]:
 
 def shared_settings(sweep: SweepRecipe) -> dict[str, Any]:
     """What a recipe asks of every cell, whatever its arm; JSON."""
-    return (
-        _of_all_cells(sweep)
-        | head_settings(sweep)
-        | calibrator_setting(sweep)
-        | plugin_settings(sweep)
-    )
+    own = _of_all_cells(sweep) | head_settings(sweep)
+    return own | further_settings(sweep) | plugin_settings(sweep)
 
 
 def file_digests(sweep: SweepRecipe) -> dict[str, str]:
@@ -70,41 +49,39 @@ def file_digests(sweep: SweepRecipe) -> dict[str, str]:
     """
     return {
         name: digest_bytes(path.read_bytes())
-        for name, value in _of_all_cells(sweep).items()
+        for name, value in (_of_all_cells(sweep) | further_settings(sweep)).items()
         if isinstance(value, str) and (path := Path(value.rpartition(":")[2])).is_file()
     }
 
 
 def _of_all_cells(sweep: SweepRecipe) -> dict[str, Any]:
-    left_out = (*_CELL_SETTINGS, *_HEAD_SETTINGS, *_ARM_SETTINGS, *_METADATA_SETTINGS)
-    asked = dataclasses.asdict(sweep)
-    return {k: v for k, v in asked.items() if k not in (*left_out, "calibrator")}
+    return {s.name: value_of(sweep, s) for s in sweep_settings("shared") if s.always_keyed}
 
 
-def check_sweep(sweep: SweepRecipe) -> None:
-    """Raise `TrustqError` for counts and seeds out of their range."""
-    for name in ("draws", "rounds", "trees"):
-        if getattr(sweep, name) < 1:
-            raise InputError(f"{name} is {getattr(sweep, name)}, expected 1 or more.")
-    if not 0 <= sweep.draw_seed <= _LAST_SEED - sweep.draws:
+def value_of(sweep: SweepRecipe, setting: Setting) -> Any:
+    """A recipe's value of a setting, as JSON has it."""
+    return plain(getattr(sweep, setting.name))
+
+
+def is_set(sweep: SweepRecipe, setting: Setting) -> bool:
+    """Whether a recipe's value of a setting is not the default."""
+    return bool(getattr(sweep, setting.name) != setting.default)
+
+
+def require_sound(sweep: SweepRecipe) -> None:
+    """Raise `TrustqError` for what no run of a recipe could do, before the first is begun.
+
+    Values out of the range of their declaration, and settings that do not go together.
+    """
+    for setting in sweep_settings():
+        setting.check(getattr(sweep, setting.name))
+    if sweep.draw_seed > LAST_SEED - sweep.draws:
         raise InputError(
-            f"draw_seed is {sweep.draw_seed}; seeds are whole numbers from 0 to {_LAST_SEED}.",
+            f"draw_seed is {sweep.draw_seed}; seeds are whole numbers from 0 to {LAST_SEED}.",
             where="draw_seed",
             found=sweep.draw_seed,
         )
-    if not 0 < sweep.flagged_weight < 1:
-        raise InputError(
-            f"flagged_weight is {sweep.flagged_weight:g}, expected above 0 (which :drop is) and "
-            "below 1.",
-            where="flagged_weight",
-            found=sweep.flagged_weight,
-        )
-    if not 0 <= sweep.stop_precision <= 1:
-        raise InputError(
-            f"stop_precision is {sweep.stop_precision:g}, expected 0 to 1.",
-            where="stop_precision",
-            found=sweep.stop_precision,
-        )
+    require_readable(sweep)
     round_sizes(0, sweep.rounds, sweep.schedule)
     require_library(sweep.calibrator)
     check_metadata(sweep)
@@ -136,6 +113,38 @@ def _unweighed(sweep: SweepRecipe, *, ensemble: bool) -> str:
     """The first head that takes no weights of rows; empty where all do."""
     heads = (sweep.head, *(sweep.ensemble if ensemble else ()))
     return next((name for name in heads if not takes_weights(name)), "")
+
+
+def require_readable(sweep: SweepRecipe) -> None:
+    """Raise `TrustqError` for a text that is of no form that its setting has, whatever the cache.
+
+    What depends on the classes or the rows of a cache is found when that cache is run.
+    """
+    for text in sweep.budgets:
+        budget_size(text, n_rows=1, n_wrong=1)
+    if sweep.trusted not in ("auto", "stored"):
+        trusted_share(sweep.trusted)
+    if sweep.fit_on:
+        parse_fit_on(sweep.fit_on)
+    for name in ("metadata", "answers"):
+        value = getattr(sweep, name)
+        for path in map(Path, [value] if isinstance(value, str) and value else value):
+            if not path.is_file():
+                raise NotFound(f"{path}: no such file.", path=path, where=name)
+
+
+def require_noise(sweep: SweepRecipe, classes: tuple[str, ...]) -> None:
+    """Raise `TrustqError` for a noise that rows of these classes cannot have."""
+    kind, _, argument = sweep.noise.partition(":")
+    if sweep.noise in ("auto", "stored") or noise_plugin(sweep.noise) is not None:
+        return
+    if kind == "file":
+        if not Path(argument).is_file():
+            raise NotFound(f"{argument}: no such file.", path=argument, where="noise")
+    elif kind == "instance":
+        rate_of_noise(sweep.noise, len(classes))
+    else:
+        parse_noise(sweep.noise, classes=classes)
 
 
 def arm_settings(arm: Arm, sweep: SweepRecipe) -> dict[str, Any]:
@@ -185,20 +194,12 @@ def _identity(plugin: Plugin | None) -> dict[str, str]:
 
 def policy_settings(sweep: SweepRecipe) -> dict[str, Any]:
     """How a budget is spent and by whom it is answered, where that is not the default."""
-    policy: dict[str, Any] = {}
-    for name, default in _POLICY_DEFAULTS.items():
-        if (value := getattr(sweep, name)) != default:
-            policy[name] = value
+    policy = {s.name: value_of(sweep, s) for s in sweep_settings("policy") if is_set(sweep, s)}
     for name in ("answers", "cost"):
         if Path(str(policy.get(name, ""))).suffix in (".csv", ".gz", ".parquet"):
             # A file may change under its name.
             policy[f"{name}_digest"] = digest_bytes(_bytes_of(Path(policy[name])))
     return policy
-
-
-_POLICY_DEFAULTS: dict[str, Any] = {
-    f.name: f.default for f in dataclasses.fields(SweepRecipe) if f.name in _POLICY_SETTINGS
-}
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -237,20 +238,26 @@ def _ensemble_settings(sweep: SweepRecipe) -> dict[str, Any]:
     return settings
 
 
-def calibrator_setting(sweep: SweepRecipe) -> dict[str, str]:
-    """The calibrator, where it is not the default."""
-    # Only what is set, so that cells from before the setting was there keep their key.
-    is_default = sweep.calibrator == SweepRecipe().calibrator
-    return {} if is_default else {"calibrator": sweep.calibrator}
+def further_settings(sweep: SweepRecipe) -> dict[str, Any]:
+    """Settings of every run that keys hold where they are not the default."""
+    # So that runs from before a setting was there keep their key.
+    further = [s for s in sweep_settings("shared") if not s.always_keyed]
+    return {s.name: value_of(sweep, s) for s in further if is_set(sweep, s)}
 
 
 def head_settings(sweep: SweepRecipe) -> dict[str, Any]:
     """What was asked of the head; other settings do not concern it."""
-    components = {"components": sweep.components} if sweep.components else {}
-    settings: dict[str, dict[str, Any]] = {
-        "linear": {"regularisation": sweep.regularisation},
-        "balanced": {"regularisation": sweep.regularisation},
-        "xgboost": {"trees": sweep.trees} | components,
-        "xgboost_study": components,
+    return {
+        s.name: value_of(sweep, s)
+        for s in sweep_settings("head")
+        if sweep.head in s.heads and (s.always_keyed or is_set(sweep, s))
     }
-    return settings.get(sweep.head, {})
+
+
+def setting_columns(sweep: SweepRecipe) -> dict[str, Any]:
+    """The columns of a run that its settings have, as asked; text where nothing is NULL."""
+    return {
+        s.column: value or None if isinstance(value := value_of(sweep, s), str | list) else value
+        for s in sweep_settings()
+        if s.column
+    }

@@ -200,7 +200,7 @@ def _begin(
     center: np.ndarray,
     scale: np.ndarray,
 ) -> _Beginning:
-    share, strata = _share(sweep.trusted), sweep.trusted_strata
+    share, strata = trusted_share(sweep.trusted), sweep.trusted_strata
     if spec != "stored":
         if sweep.trusted == "stored":
             raise InputError("`trusted=stored` goes with `noise=stored`: both are of one draw.")
@@ -240,7 +240,8 @@ def _begin(
     return _Beginning(start, name, None, share)
 
 
-def _share(trusted: str) -> float:
+def trusted_share(trusted: str) -> float:
+    """The share that `trusted` asks for, 0 where that is the cache's; errors: no number."""
     if trusted in ("auto", "stored"):
         return 0.0
     try:

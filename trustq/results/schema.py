@@ -1,4 +1,11 @@
-"""The result tables as data: table, column, SQL type. There are no other columns."""
+"""The result tables as data: table, column, SQL type. There are no other columns.
+
+Columns of settings and what they do in tables are declared in `trustq.recipes.schema`.
+"""
+
+from typing import NamedTuple
+
+from trustq.recipes.schema import ROLES, sweep_settings
 
 FORMAT = "trustq.results"
 FORMAT_VERSION = 2  # since 2, every part has a record of digests
@@ -31,74 +38,106 @@ _ROW = {  # which evaluation a metric or a prediction belongs to
     "stage": "VARCHAR",
 }
 
+
+class Column(NamedTuple):
+    """A column of `runs`: its SQL type, and what it does in tables, as of `ROLES`."""
+
+    sql: str
+    role: str = ""
+
+
+_OF_SETTINGS = {s.column: Column(s.sql, " ".join(s.role)) for s in sweep_settings() if s.column}
+
+
+def _settings(*names: str) -> dict[str, Column]:
+    """Columns of settings by their names; without names, all of them."""
+    return {name: _OF_SETTINGS[name] for name in names or _OF_SETTINGS}
+
+
+# One row an experiment: one arm, head and budget on one cache and one draw. Settings stand where
+# readers look for them; one that is not named here comes after the named.
+RUNS: dict[str, Column] = {
+    "key": Column("VARCHAR"),
+    "request": Column("VARCHAR"),  # digest of what was asked; a sweep skips by it
+    "results_version": Column("INTEGER", "setting matched problem"),
+    "recipe": Column("VARCHAR"),
+    "dataset": Column("VARCHAR", "setting matched problem"),
+    "classes": Column("VARCHAR"),  # JSON list; the order of probabilities and logits
+    "cache": Column("VARCHAR"),  # path
+    "cache_recipe": Column(
+        "VARCHAR", "setting matched problem"
+    ),  # name of the recipe that the cache was extracted by
+    "cache_digest": Column("VARCHAR"),
+    "origin_digest": Column("VARCHAR"),  # of the cache whose labels were repaired; mostly the same
+    "training": Column("VARCHAR"),  # digest of how the network learnt, but for its labels
+    "backbone": Column("VARCHAR", "setting matched"),
+    "backbone_seed": Column("INTEGER"),
+    "draw_seed": Column("INTEGER"),
+    **_settings("rows_used"),  # 'split' or 'unseen'
+    **_settings("target"),  # metadata column of the labels; NULL: the cache's own
+    **_settings("fit_on"),  # rows that the head was fitted on, COLUMN=VALUE; NULL: all
+    **_settings("row_weights"),  # of rows in the fit, with their columns; NULL: all the same
+    **_settings("noise"),
+    "noise_process": Column(
+        "VARCHAR", "setting matched problem"
+    ),  # digest of its matrix, for a file may change; NULL when stored
+    **_settings("noise_unit"),
+    "noise_rate": Column("DOUBLE", "compared"),  # realised
+    **_settings("buy_unit"),
+    "policy": Column(
+        "VARCHAR", "setting purchase"
+    ),  # JSON of how the budget is spent and answered; NULL: the defaults
+    "arm": Column("VARCHAR", "setting"),
+    "score": Column("VARCHAR", "setting compared"),
+    "source": Column("VARCHAR", "setting compared"),
+    "action": Column("VARCHAR", "setting compared"),
+    "arm_title": Column("VARCHAR", "setting"),
+    **_settings("head"),
+    "head_settings": Column(
+        "VARCHAR", "setting matched"
+    ),  # JSON, as asked; the penalty chosen is in `rounds`
+    "refit": Column(
+        "VARCHAR", "setting matched"
+    ),  # what learnt from the arm's labels: 'head', 'backbone', 'both', 'none'
+    **_settings("calibrator"),
+    "calibration_labels": Column(
+        "VARCHAR", "setting compared"
+    ),  # which labels were used, or why none
+    **_settings("budget"),  # as asked: '64', '15%', 'all-wrong'
+    **_settings("n_rounds"),  # as asked
+    "n_rounds_done": Column("INTEGER"),  # an arm ends early when it finds nothing to buy
+    **_settings("n_folds"),
+    **_settings("trusted"),  # fraction asked
+    **_settings("trusted_strata"),
+    **_settings(),  # those that have no place above
+    "exposure": Column("VARCHAR", "setting compared"),
+    "leaky": Column("BOOLEAN", "setting compared"),
+    "in_sample": Column("BOOLEAN", "setting compared"),
+    "backbone_saw_rows": Column("BOOLEAN", "setting compared"),
+    "n_train": Column("INTEGER"),
+    "n_wrong_start": Column("INTEGER"),
+    "n_bought": Column("INTEGER"),  # labels that were paid for
+    "n_flagged": Column("INTEGER"),  # rows taken: bought, dropped or weighed down
+    "n_votes": Column("INTEGER"),  # answers that were paid for, of all raters
+    "spent": Column("DOUBLE"),  # in units of a label's price
+    "errors_findable": Column("INTEGER"),  # wrong labels that the budget could find at most
+    "stopped": Column("VARCHAR"),  # why no more was taken
+    "n_trusted": Column("INTEGER", "compared"),
+    "n_clean_validation": Column("INTEGER", "compared"),
+    "n_unscored": Column("INTEGER"),
+    "selection_digest": Column("VARCHAR", "compared"),
+    "calibration_digest": Column("VARCHAR", "compared"),
+    "shared_key": Column("VARCHAR"),
+    "threads": Column("INTEGER"),
+    "seconds": Column("DOUBLE"),
+    "head_bytes": Column("BIGINT"),  # what the last round's head keeps; NULL without a head
+    "microseconds_per_row": Column("DOUBLE"),  # predicted, over all rows of the run up to this cell
+    "created": Column("VARCHAR"),
+    "versions": Column("VARCHAR"),  # JSON
+}
+
 TABLES: dict[str, dict[str, str]] = {
-    # One row an experiment: one arm, head and budget on one cache and one draw.
-    "runs": {
-        "key": "VARCHAR",
-        "request": "VARCHAR",  # digest of what was asked; a sweep skips by it
-        "results_version": "INTEGER",
-        "recipe": "VARCHAR",
-        "dataset": "VARCHAR",
-        "classes": "VARCHAR",  # JSON list; the order of probabilities and logits
-        "cache": "VARCHAR",  # path
-        "cache_recipe": "VARCHAR",  # name of the recipe that the cache was extracted by
-        "cache_digest": "VARCHAR",
-        "origin_digest": "VARCHAR",  # of the cache whose labels were repaired; mostly the same
-        "training": "VARCHAR",  # digest of how the network learnt, but for its labels
-        "backbone": "VARCHAR",
-        "backbone_seed": "INTEGER",
-        "draw_seed": "INTEGER",
-        "rows_used": "VARCHAR",  # 'split' or 'unseen'
-        "target": "VARCHAR",  # metadata column of the labels; NULL: the cache's own
-        "fit_on": "VARCHAR",  # rows that the head was fitted on, COLUMN=VALUE; NULL: all
-        "row_weights": "VARCHAR",  # of rows in the fit, with their columns; NULL: all the same
-        "noise": "VARCHAR",
-        "noise_process": "VARCHAR",  # digest of its matrix, for a file may change; NULL when stored
-        "noise_unit": "VARCHAR",
-        "noise_rate": "DOUBLE",  # realised
-        "buy_unit": "VARCHAR",
-        "policy": "VARCHAR",  # JSON of how the budget is spent and answered; NULL: the defaults
-        "arm": "VARCHAR",
-        "score": "VARCHAR",
-        "source": "VARCHAR",
-        "action": "VARCHAR",
-        "arm_title": "VARCHAR",
-        "head": "VARCHAR",
-        "head_settings": "VARCHAR",  # JSON, as asked; the penalty chosen is in `rounds`
-        "refit": "VARCHAR",  # what learnt from the arm's labels: 'head', 'backbone', 'both', 'none'
-        "calibrator": "VARCHAR",
-        "calibration_labels": "VARCHAR",  # which labels were used, or why none
-        "budget": "VARCHAR",  # as asked: '64', '15%', 'all-wrong'
-        "n_rounds": "INTEGER",  # as asked
-        "n_rounds_done": "INTEGER",  # an arm ends early when it finds nothing to buy
-        "n_folds": "INTEGER",
-        "trusted": "DOUBLE",  # fraction asked
-        "trusted_strata": "VARCHAR",
-        "exposure": "VARCHAR",
-        "leaky": "BOOLEAN",
-        "in_sample": "BOOLEAN",
-        "backbone_saw_rows": "BOOLEAN",
-        "n_train": "INTEGER",
-        "n_wrong_start": "INTEGER",
-        "n_bought": "INTEGER",  # labels that were paid for
-        "n_flagged": "INTEGER",  # rows taken: bought, dropped or weighed down
-        "n_votes": "INTEGER",  # answers that were paid for, of all raters
-        "spent": "DOUBLE",  # in units of a label's price
-        "errors_findable": "INTEGER",  # wrong labels that the budget could find at most
-        "stopped": "VARCHAR",  # why no more was taken
-        "n_trusted": "INTEGER",
-        "n_clean_validation": "INTEGER",
-        "n_unscored": "INTEGER",
-        "selection_digest": "VARCHAR",
-        "calibration_digest": "VARCHAR",
-        "shared_key": "VARCHAR",
-        "threads": "INTEGER",
-        "seconds": "DOUBLE",
-        "head_bytes": "BIGINT",  # what the last round's head keeps; NULL without a head
-        "microseconds_per_row": "DOUBLE",  # predicted, over all rows of the run up to this cell
-        "created": "VARCHAR",
-        "versions": "VARCHAR",  # JSON
-    },
+    "runs": {name: column.sql for name, column in RUNS.items()},
     "rounds": {
         "run": "VARCHAR",
         "round": "INTEGER",
@@ -231,83 +270,26 @@ TABLES: dict[str, dict[str, str]] = {
 # Tables whose rows belong to a cell and are seen only once that cell is committed.
 OF_CELLS = tuple(table for table, columns in TABLES.items() if "run" in columns)
 
+
+def _of_role(role: str) -> tuple[str, ...]:
+    assert role in ROLES
+    return tuple(name for name, column in RUNS.items() if role in column.role.split())
+
+
 # Columns of `runs` that say what was asked, without the two seeds: seeds are averaged within them.
-SETTINGS = (
-    "results_version",
-    "dataset",
-    "cache_recipe",
-    "backbone",
-    "rows_used",
-    "target",
-    "fit_on",
-    "row_weights",
-    "noise",
-    "noise_process",
-    "noise_unit",
-    "buy_unit",
-    "policy",
-    "arm",
-    "score",
-    "source",
-    "action",
-    "arm_title",
-    "head",
-    "head_settings",
-    "refit",
-    "calibrator",
-    "calibration_labels",
-    "budget",
-    "n_rounds",
-    "n_folds",
-    "trusted",
-    "trusted_strata",
-    "exposure",
-    "leaky",
-    "in_sample",
-    "backbone_saw_rows",
-)
+SETTINGS = _of_role("setting")
 
 # What a purchase is; an arm that buys nothing has none of these, so it pairs with any.
-PURCHASE = ("budget", "n_rounds", "buy_unit", "policy")
+PURCHASE = _of_role("purchase")
 
 # Equal in both halves of a pair, beside the purchase, the cache and the two seeds.
-MATCHED = (
-    "results_version",
-    "dataset",
-    "cache_recipe",
-    "backbone",
-    "rows_used",
-    "target",
-    "fit_on",
-    "row_weights",
-    "noise",
-    "noise_process",
-    "noise_unit",
-    "head",
-    "head_settings",
-    "refit",
-    "calibrator",
-    "n_folds",
-    "trusted",
-    "trusted_strata",
-)
+MATCHED = _of_role("matched")
 
 # What may differ between two arms beside their name; `paired.differs` lists those that do.
-COMPARED = (
-    "score",
-    "source",
-    "action",
-    "calibration_labels",
-    "exposure",
-    "leaky",
-    "in_sample",
-    "backbone_saw_rows",
-    "noise_rate",
-    "n_trusted",
-    "n_clean_validation",
-    "selection_digest",
-    "calibration_digest",
-)
+COMPARED = _of_role("compared")
+
+# What makes two settings answers to one question, so that they have places on one leaderboard.
+PROBLEM = _of_role("problem")
 
 # What tells two figures of one cell and round apart.
 COORDINATES = (
@@ -318,20 +300,6 @@ COORDINATES = (
     "class_name",
     "slice_name",
     "slice_value",
-)
-
-# What makes two settings answers to one question, so that they have places on one leaderboard.
-PROBLEM = (
-    "results_version",
-    "dataset",
-    "cache_recipe",
-    "rows_used",
-    "target",
-    "noise",
-    "noise_process",
-    "noise_unit",
-    "trusted",
-    "trusted_strata",
 )
 
 # Metrics of which less is better; of all others more is.
