@@ -119,13 +119,17 @@ def digest_of(results: Path) -> tuple[str, str]:
     """Digests of the keys and of all rows of all tables, in an order of their own."""
     keys, tables = "", hashlib.sha256()
     with duckdb.connect() as connection:
-        for folder in sorted(path for path in results.iterdir() if path.is_dir()):
+        folders = {
+            FORMERLY.get(name, name): path
+            for path in results.iterdir()
+            if path.is_dir() and (name := path.name.removesuffix("s"))
+        }
+        for table, folder in sorted(folders.items()):
             answer = connection.execute(f"FROM read_parquet('{folder}/*.parquet')")
             names = [FORMERLY.get(column[0], column[0]) for column in answer.description or []]
             kept = sorted(set(names) - set(OF_THE_RUN))
             rows = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
             texts = sorted(repr([row[name] for name in kept]) for row in rows)
-            table = FORMERLY.get(folder.name.removesuffix("s"), folder.name.removesuffix("s"))
             tables.update(f"{table} {kept} {texts}".encode())
             if table == "run":
                 keys = " ".join(sorted(row["key"] + row["request"] for row in rows))

@@ -14,7 +14,6 @@ from trustq.recipes import SweepRecipe
 from trustq.recipes.schema import LAST_SEED, Setting, plain, sweep_settings
 from trustq.repair.arms import Arm, budget_size, parse_arm, round_sizes, with_references
 from trustq.repair.metadata import check_metadata, parse_fit_on
-from trustq.repair.setup import trusted_share
 
 
 def asked_arms(sweep: SweepRecipe) -> list[Arm]:
@@ -131,6 +130,20 @@ def require_readable(sweep: SweepRecipe) -> None:
         for path in map(Path, [value] if isinstance(value, str) and value else value):
             if not path.is_file():
                 raise NotFound(f"{path}: no such file.", path=path, where=name)
+
+
+def trusted_share(trusted: str) -> float:
+    """The share that `trusted` asks for, 0 where that is the cache's; errors: no number."""
+    if trusted in ("auto", "stored"):
+        return 0.0
+    try:
+        return float(trusted)
+    except ValueError:
+        raise InputError(
+            f"`trusted={trusted}`: expected a share such as 0.10, or stored.",
+            where="trusted",
+            found=trusted,
+        ) from None
 
 
 def require_noise(sweep: SweepRecipe, classes: tuple[str, ...]) -> None:

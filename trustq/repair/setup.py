@@ -12,6 +12,7 @@ from trustq.heads.out_of_fold import TrainingRows
 from trustq.recipes import SweepRecipe
 from trustq.repair.metadata import balance_of, fitted_rows
 from trustq.repair.relabelling import pose
+from trustq.repair.settings import trusted_share
 from trustq.store import Cache
 from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE
 
@@ -238,20 +239,6 @@ def _begin(
         )
     start = trust_some(labels, observed, trusted=share, seed=draw_seed, strata=strata)
     return _Beginning(start, name, None, share)
-
-
-def trusted_share(trusted: str) -> float:
-    """The share that `trusted` asks for, 0 where that is the cache's; errors: no number."""
-    if trusted in ("auto", "stored"):
-        return 0.0
-    try:
-        return float(trusted)
-    except ValueError:
-        raise InputError(
-            f"`trusted={trusted}`: expected a share such as 0.10, or stored.",
-            where="trusted",
-            found=trusted,
-        ) from None
 
 
 def _require_honest(cache: Cache, rows: np.ndarray, spec: str, *, allow_leak: bool) -> bool:
