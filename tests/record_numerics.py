@@ -15,31 +15,55 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = Path(__file__).with_name("numerics.json")
 
-# Everything that a figure, a purchase or a draw of a cell goes through.
-PATTERNS = (
-    "calibration/*.py",
-    "core/generators.py",
-    "data/noise.py",
-    "data/row_weights.py",
-    "data/splits.py",
-    "evaluation/shift_stages.py",
-    "heads/*.py",
-    "metrics/*.py",
-    "repair/*.py",
-    "scoring/*.py",
-)
+START = "experiments/run.py"  # what makes a run; all that it imports makes its numbers
+
+# Of those, what carries numbers without making any: files, formats, names, errors, result tables.
+CARRIERS = ("errors.py", "core/", "recipes/", "results/", "store/")
+MAKERS_AMONG = ("core/generators.py",)
 
 
 def source_digests() -> dict[str, str]:
     """Digest of each module's code, without its comments, docstrings and layout."""
-    files = set()
-    for pattern in PATTERNS:
-        for path in (ROOT / "trustq").glob(pattern):
-            files.update(path.rglob("*.py") if path.is_dir() else [path])
+    files = [path for path in modules_of_a_run() if _makes_numbers(path)]
     return {
-        path.relative_to(ROOT).as_posix(): code_digest(path.read_text("utf-8"))
-        for path in sorted(files)
+        path.relative_to(ROOT).as_posix(): code_digest(path.read_text("utf-8")) for path in files
     }
+
+
+def modules_of_a_run() -> list[Path]:
+    """Every module of trustq that `START` imports, directly or through others."""
+    found: set[Path] = set()
+    left = [ROOT / "trustq" / START]
+    while left:
+        path = left.pop()
+        if path not in found:
+            found.add(path)
+            left += _imported(path)
+    return sorted(found)
+
+
+def _imported(path: Path) -> set[Path]:
+    modules: set[Path] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                modules |= _files(alias.name.split("."))
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            package = node.module.split(".")
+            for alias in node.names:
+                modules |= _files([*package, alias.name]) or _files(package)
+    return modules
+
+
+def _files(names: list[str]) -> set[Path]:
+    path = ROOT.joinpath(*names)
+    files = (path.with_suffix(".py"), path / "__init__.py")
+    return {file for file in files if names[0] == "trustq" and len(names) > 1 and file.is_file()}
+
+
+def _makes_numbers(path: Path) -> bool:
+    name = path.relative_to(ROOT / "trustq").as_posix()
+    return name in MAKERS_AMONG or not name.startswith(CARRIERS)
 
 
 def code_digest(source: str) -> str:

@@ -2,7 +2,7 @@
 
 import json
 
-from record_numerics import RECORD, code_digest, source_digests
+from record_numerics import RECORD, ROOT, code_digest, source_digests
 
 from trustq.experiments.run import NUMERICS
 
@@ -25,3 +25,22 @@ def test_comments_and_docstrings_are_no_code() -> None:
     documented = code_digest('def f(x):\n    """One."""\n    return x + 1\n')
     assert documented == code_digest('def f(x):\n    """Two."""\n    return x + 1\n')
     assert code_digest(plain) != code_digest(plain.replace("1", "2"))
+
+
+def test_nothing_that_makes_a_number_is_left_out() -> None:
+    code = source_digests()
+    for name in (
+        *("metrics/per_class", "metrics/classification", "evaluation/slices"),
+        *("evaluation/fairness", "repair/rounds", "repair/external_caches", "repair/relabelling"),
+        *("heads/multinomial", "scoring/neighbours", "data/noise", "calibration/temperature"),
+    ):
+        assert f"trustq/{name}.py" in code
+    assert not [name for name in code if name.startswith(("trustq/store/", "trustq/results/"))]
+
+
+def test_halving_recall_is_noticed() -> None:
+    name = "trustq/metrics/per_class.py"
+    source = (ROOT / name).read_text("utf-8")
+    halved = source.replace('"recall": hits / of_class', '"recall": hits / of_class / 2')
+    assert halved != source
+    assert code_digest(halved) != source_digests()[name] == code_digest(source)

@@ -503,16 +503,18 @@ def test_the_estimated_transitions_of_each_round_are_stored(tmp_path: Path) -> N
             "cost is 'z=2', expected CLASS=PRICE,... with prices above 0 and classes of a, b, c, "
             "or a file of sample_id and cost.",
         ),
-        ("diversity=0.5", "diversity is 0.5, expected 1 or more."),
+        ("diversity=0.5", "setting 'diversity=0.5': diversity is 0.5, expected 1 or more."),
         (
             "flagged_weight=1.0",
-            "flagged_weight is 1, expected above 0 (which :drop is) and below 1.",
+            "setting 'flagged_weight=1.0': flagged_weight is 1, expected above 0 and below 1.",
         ),
-        ("stop_precision=2.0", "stop_precision is 2, expected 0 to 1."),
+        (
+            "stop_precision=2.0",
+            "setting 'stop_precision=2.0': stop_precision is 2, expected 0 to 1.",
+        ),
         (
             "rater_error=1.0",
-            "raters is 1 and rater_error 1: expected 1 rater or more, and an error rate of at "
-            "least 0 and below 1.",
+            "setting 'rater_error=1.0': rater_error is 1, expected 0 or more and below 1.",
         ),
         (
             "schedule=slow",

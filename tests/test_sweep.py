@@ -226,7 +226,7 @@ def test_bad_input_is_refused_before_anything_runs(caches: Path, tmp_path: Path)
     assert refused(caches, results, "arms=best").startswith("Arm 'best': unknown score 'best'")
     assert refused(caches, results, "budgets=much").startswith("Budget 'much': expected a number")
     assert refused(caches, results, "sweep.noise=loud").startswith("Unknown label noise 'loud'")
-    assert refused(caches, results, "draws=0") == "draws is 0, expected 1 or more."
+    assert refused(caches, results, "draws=0").endswith("draws is 0, expected 1 or more.")
     with pytest.raises(TrustqError, match=r"^Recipe default names no caches\. Add `caches"):
         plan_sweep(load_sweep(""), results=results)
     with pytest.raises(TrustqError, match=r"^jobs is -1, expected 1 or more, or 0 for one per"):

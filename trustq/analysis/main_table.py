@@ -18,7 +18,7 @@ from trustq.analysis.significance import _latex, _markdown
 from trustq.errors import InputError, NotFound
 from trustq.metrics.aurc_conventions import aurc_by
 from trustq.results import connect
-from trustq.results.schema import LOWER_IS_BETTER, PROBLEM, SETTINGS
+from trustq.results.schema import LOWER_IS_BETTER, PROBLEM, PURCHASE, SETTINGS
 
 FORMATS = ("markdown", "csv", "latex", "table")
 METRICS = ("accuracy", "macro_f1", "ece", "nll", "aurc", "augrc")
@@ -42,7 +42,7 @@ PRESETS = {
 _MARKS = {"leaky": "leaky", "in_sample": "in-sample", "backbone_saw_rows": "backbone saw rows"}
 
 # Settings that say nothing beside another one, or stand in the row already.
-_UNSAID = ("arm", "arm_title", "score", "source", "action", "noise_process", *_MARKS)
+_UNSAID = ("arm", "arm_title", "score", "source", "action", *_MARKS)
 
 _FIGURES = f"""
 SELECT {", ".join(SETTINGS)}, eval_dataset, key, backbone_seed, draw_seed,
@@ -81,6 +81,7 @@ class Row:
     figures: dict[str, Figure]
     block: tuple[Any, ...]
     runs: frozenset[Run] = frozenset()
+    is_bound: bool = False  # the oracle, which nobody can have: never the best
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,8 @@ def _rows(rows: list[dict[str, Any]], metrics: tuple[str, ...]) -> tuple[Row, ..
         texts |= {"n": str(max(figure.n for figure in figures.values()))}
         texts |= {"marks": ", ".join(marks)}
         runs = frozenset(run for by_run in found.values() for run in by_run)
-        shown.append(Row(texts, figures, _block(setting_of), runs))
+        bound = setting_of["score"] == "oracle"
+        shown.append(Row(texts, figures, _block(setting_of), runs, bound))
     if not any(row.texts["marks"] for row in shown):
         for row_shown in shown:
             del row_shown.texts["marks"]
@@ -276,7 +278,7 @@ def _size(budget: str) -> tuple[float, str]:
 
 def _is_purchase(name: str) -> bool:
     # An arm that buys nothing has a budget of 0 and no rounds, which tells nothing.
-    return name in ("budget", "n_rounds")
+    return name in PURCHASE
 
 
 def _figure(by_seed: dict[Any, list[float]]) -> Figure:
@@ -292,7 +294,7 @@ def _with_best(rows: list[Row], metrics: tuple[str, ...]) -> tuple[Row, ...]:
     for row in rows:
         for name in metrics:
             mean = row.figures[name].mean
-            if not math.isnan(mean):
+            if not math.isnan(mean) and not row.is_bound:
                 better = min if _is_lower(name) else max
                 place = (row.block, name)
                 best[place] = better(best.get(place, mean), mean)
@@ -302,10 +304,12 @@ def _with_best(rows: list[Row], metrics: tuple[str, ...]) -> tuple[Row, ...]:
     for row in rows:
         figures = {
             name: Figure(f.mean, f.sd, f.n, row.block not in unmarked and f.mean == best.get(place))
+            if not row.is_bound
+            else f
             for name, f in row.figures.items()
             if (place := (row.block, name))
         }
-        marked.append(Row(row.texts, figures, row.block, row.runs))
+        marked.append(Row(row.texts, figures, row.block, row.runs, row.is_bound))
     return tuple(marked)
 
 

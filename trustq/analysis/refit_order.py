@@ -3,12 +3,12 @@
 from itertools import combinations
 from typing import Any
 
-from trustq.results.schema import LOWER_IS_BETTER
+from trustq.results.schema import LOWER_IS_BETTER, PROBLEM
 
 METRICS = ("accuracy", "macro_f1", "nll")
 
 # One problem, whichever of the two learnt from its labels.
-_PROBLEM = ("results_version", "dataset", "cache_recipe", "noise", "trusted", "eval_dataset")
+_PROBLEM = (*PROBLEM, "eval_dataset")
 _MEANS = f"""
 SELECT {", ".join(_PROBLEM)}, metric, refit, head, arm_title, score = 'none' AS is_none, budget,
     backbone_seed, draw_seed, avg(value) AS value

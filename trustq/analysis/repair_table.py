@@ -1,5 +1,6 @@
 """The page of a repair: one row per arm, with what it bought, gained and left uncertain."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,29 +10,32 @@ import numpy as np
 
 from trustq.errors import InputError
 from trustq.evaluation.shift_stages import STAGES
+from trustq.recipes.schema import plain, sweep_settings
 from trustq.results import connect
+from trustq.results.schema import EXPERIMENT, PURCHASE
 from trustq.statistics.paired import holm
 from trustq.statistics.power import sign_flip_floor
 from trustq.statistics.runs import compare_runs
 
 DISCLAIMER = "Research only, not a medical device."
 
-_SETTING = (
-    *("dataset", "cache_recipe", "exposure", "noise", "noise_process", "head", "rows_used"),
-    *("target", "fit_on", "row_weights"),
-)
+# One table an experiment; of arms that buy, one a way to buy: what buys nothing is in each of them.
+_WAY = tuple(name for name in PURCHASE if name != "budget")
+_SETTING = (*EXPERIMENT, *_WAY)
 _CELLS = f"""
-SELECT {", ".join(_SETTING)}, arm, arm_title, budget, backbone_seed, draw_seed, cache_digest,
+SELECT {", ".join(f"c.{name}" for name in _SETTING)}, arm, arm_title, budget,
+       backbone_seed, draw_seed, cache_digest,
        leaky, in_sample, backbone_saw_rows, n_train, n_wrong_start, noise_rate, n_trusted,
        n_clean_validation, selection_digest, calibration_digest,
        r.n_bought_total AS bought, r.n_flagged_total AS flagged,
        r.errors_found_total AS errors_found, c.n_votes AS votes, c.spent, c.errors_findable,
-       c.action, c.policy
+       c.action, c.score
 FROM runs c JOIN rounds r ON r.run = c.key AND r.round = c.n_rounds_done
 WHERE key IN (SELECT unnest(?)) ORDER BY ALL
 """
 _FIGURES = f"""
-SELECT {", ".join(_SETTING)}, arm, budget, backbone_seed, draw_seed, eval_dataset, split, stage,
+SELECT {", ".join(_SETTING)}, arm, score, budget, backbone_seed, draw_seed,
+       eval_dataset, split, stage,
        metric, value
 FROM metric_values
 WHERE is_final AND split <> 'val' AND class_name IS NULL AND slice_name IS NULL
@@ -79,10 +83,12 @@ def repair_table(results: Path, keys: list[str]) -> RepairTable:
         cells = _rows(connection.execute(_CELLS, [keys]))
         figures = _rows(connection.execute(_FIGURES, [keys]))
     captions, records = [], []
-    for setting in _distinct(cells, _SETTING):
-        own = _of(cells, _SETTING, setting)
-        found = _of(figures, _SETTING, setting)
-        captions.append(_caption(own))
+    ways = _with_ways(cells)
+    n_networks = len({cell["backbone"] for cell in cells})
+    for setting in ways:
+        own = _of_setting(cells, setting)
+        found = _of_setting(figures, setting)
+        captions.append(_caption(own, setting, several=n_networks > 1))
         for evaluation in _distinct(found, ("eval_dataset", "split")):
             of = dict(zip(_SETTING, setting, strict=True))
             of |= dict(zip(("evaluated_on", "split"), evaluation, strict=True))
@@ -268,26 +274,116 @@ def _difference(by_seed: dict[Seeds, Any], other: dict[Seeds, Any]) -> Row | Non
     }
 
 
-def _caption(cells: list[Row]) -> str:
+def _caption(cells: list[Row], setting: tuple[Any, ...], *, several: bool) -> str:
     first, pairs = cells[0], [_seeds(cell) for cell in cells]
     n_backbones, n_draws = (len({pair[i] for pair in pairs}) for i in (0, 1))
     rate, wrong = (
         np.mean([cell[name] for cell in cells]) for name in ("noise_rate", "n_wrong_start")
     )
     unit = "draws of one network" if n_backbones == 1 and n_draws > 1 else "networks"
+    network = f" of {first['backbone']}" if several else ""
     return (
-        f"{first['dataset']}, recipe {first['cache_recipe']}: exposure {first['exposure']}, noise "
-        f"{first['noise']} ({rate:.1%} realised), head {first['head']}{_of_metadata(first)}\n"
-        f"{first['n_train']} training labels, {wrong:.0f} wrong at the start; clean labels besides "
-        f"those bought: {first['n_trusted']} trusted, {first['n_clean_validation']} validation\n"
+        f"{first['dataset']}, recipe {first['cache_recipe']}{network}: exposure "
+        f"{first['exposure']}, noise {first['noise']} ({rate:.1%} realised), head "
+        f"{first['head']}{_further(dict(zip(_SETTING, setting, strict=True)))}\n"
+        f"{_from_to(cells, 'n_train')} training labels, {wrong:.0f} wrong at the start; clean "
+        f"labels besides those bought: {_from_to(cells, 'n_trusted')} trusted, "
+        f"{_from_to(cells, 'n_clean_validation')} validation\n"
         f"{n_draws} draws x {n_backbones} backbones; differences of accuracy with 95 % intervals "
         f"and sign-flip p over {unit}"
     )
 
 
-def _of_metadata(cell: Row) -> str:
-    names = {"target": "target", "fit_on": "fitted on", "row_weights": "weights"}
-    return "".join(f", {said} {cell[name]}" for name, said in names.items() if cell[name])
+def _from_to(cells: list[Row], name: str) -> str:
+    values = sorted({cell[name] for cell in cells})
+    return " to ".join(str(value) for value in dict.fromkeys((values[0], values[-1])))
+
+
+def _further(setting: Row) -> str:
+    """Settings of a table that are not the default, beside those that its caption always says."""
+    said = ("dataset", "noise", "head")
+    told = []
+    for s in sweep_settings():
+        if s.column in setting and s.column not in said and s.column != "trusted":
+            value = setting[s.column]
+            default = s.default or None if isinstance(s.default, str | tuple) else s.default
+            if value is not None and value not in (default, s.default):
+                told.append(f"{s.title} {value}")
+    told += [f"trusted {setting['trusted']:g}"] if setting["trusted"] else []
+    for name in ("head_settings", "policy"):
+        values = json.loads(setting[name] or "{}")
+        defaults = {s.name: plain(s.default) for s in sweep_settings()}
+        told += [
+            f"{key.replace('_', ' ')} {value}"
+            for key, value in values.items()
+            if value != defaults.get(key) and key != "buy_unit"
+        ]
+    return "".join(f", {text}" for text in told)
+
+
+def _with_ways(cells: list[Row]) -> list[tuple[Any, ...]]:
+    """The settings of tables: of arms that buy nothing one of their own only if nothing else is."""
+    buying = _distinct([cell for cell in cells if cell["score"] != "none"], _SETTING)
+    n = len(EXPERIMENT)
+    alone = _distinct([cell for cell in cells if cell["score"] == "none"], _SETTING)
+    return buying + [one for one in alone if one[:n] not in [other[:n] for other in buying]]
+
+
+def _of_setting(rows: list[Row], setting: tuple[Any, ...]) -> list[Row]:
+    """Rows of a table: those of its setting, and those of its experiment that buy nothing."""
+    n = len(EXPERIMENT)
+    return [
+        row
+        for row in _of(rows, EXPERIMENT, setting[:n])
+        if row["score"] == "none" or tuple(row[name] for name in _WAY) == setting[n:]
+    ]
+
+
+def answers(table: RepairTable) -> list[str]:
+    """For each experiment of a table a sentence that answers whether checking labels pays.
+
+    It is of the arm that gained most over random purchases, of those that people can have.
+    """
+    said = []
+    places = (*_SETTING, "evaluated_on", "split")
+    for place in _distinct(table.records, places):
+        own = [row for row in _of(table.records, places, place)]
+        first = own[0]
+        if first["evaluated_on"] != first["dataset"]:
+            continue
+        what = (
+            f"{first['dataset']}, {first['cache_recipe']} of {first['backbone']}, noise "
+            f"{first['noise']}, head {first['head']}"
+            f"{_further({name: first[name] for name in _SETTING})}, {first['split']} rows"
+        )
+        tested = [
+            (row, gain)
+            for row in own
+            if arm_order(row["arm"])[0] == 2 and (gain := row["accuracy_gain_over_random"])
+        ]
+        if not tested:
+            said.append(f"{what}: no arm was run beside random purchases, so nothing answers it.")
+            continue
+        row, gain = max(tested, key=lambda pair: pair[1]["mean"])
+        found = (
+            f"buying {row['budget']} by {row['arm_title']} changes accuracy by {gain['mean']:+.4f} "
+            "over random purchases"
+        )
+        if gain["p"] is None:
+            said.append(f"{what}: {found}; with one unit nothing tells it from chance.")
+            continue
+        p = gain["p"] if gain["p_holm"] is None else gain["p_holm"]
+        pays = "Yes" if p <= _LEVEL and gain["mean"] > 0 else "Not shown"
+        if p <= _LEVEL and gain["mean"] < 0:
+            pays = "No"
+        said.append(
+            f"{pays}: on {what}, {found} [{gain['lower']:+.4f}, {gain['upper']:+.4f}], p = {p:.2g} "
+            f"(Holm, n = {gain['n']}; the best of {len(tested)} compared)."
+        )
+    return said
+
+
+_LEVEL = 0.05
 
 
 def _footer(cells: list[Row], n_tests: int) -> str:

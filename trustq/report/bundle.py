@@ -40,10 +40,9 @@ FROM runs ORDER BY ALL""",
     "curves": f"SELECT * FROM curves WHERE {_OVERALL} AND {_SHOWN} ORDER BY ALL",
     "paired": f"""SELECT * FROM paired
 WHERE baseline IN ('none', 'random') AND {_OVERALL} AND {_SHOWN} ORDER BY ALL""",
-    "ledger": """SELECT c.dataset, c.cache_recipe, c.noise, c.head, c.arm, c.budget, r.round,
+    "ledger": f"""SELECT {", ".join(f"c.{name}" for name in SETTINGS)}, r.round,
     avg(r.n_bought_total) AS bought, avg(r.errors_found_total) AS errors_found,
-    avg(r.noise_left) AS noise_left,
-    count(*) AS n_runs
+    avg(r.noise_left) AS noise_left, count(*) AS n_runs
 FROM rounds r JOIN runs c ON r.run = c.key GROUP BY ALL ORDER BY ALL""",
     # What was bought and predicted, cell by cell, so that a part of these is not changed unnoticed.
     "purchases": """SELECT run, round, count(*) AS n, count_if(was_wrong) AS errors_found,

@@ -10,7 +10,7 @@ from typing import Any
 
 from trustq.analysis.main_table import MainTable, Row, main_table
 from trustq.analysis.refit_order import refit_order_warnings
-from trustq.analysis.repair_table import DISCLAIMER
+from trustq.analysis.repair_table import DISCLAIMER, answers, repair_table
 from trustq.core.atomic_files import replacing
 from trustq.errors import InputError, TrustqError
 from trustq.evaluation.fairness import FIGURES as ODDS
@@ -20,7 +20,7 @@ from trustq.evaluation.slices import FIGURES as SLICE_FIGURES
 from trustq.metrics.per_class import UNKNOWN
 from trustq.report.plot_set import count_sets, draw_figures
 from trustq.results import Result, connect
-from trustq.results.schema import SETTINGS
+from trustq.results.schema import EXPERIMENT, MATCHED, OF_ARM, PURCHASE, SETTINGS
 
 _CAPTIONS = {
     "repair_curve": "What repair buys",
@@ -38,24 +38,38 @@ SELECT count(*) AS runs, count(DISTINCT cache_digest) AS caches,
     count(DISTINCT {'b': backbone_seed}) AS backbones, count(DISTINCT {'d': draw_seed}) AS draws,
     round(sum(seconds), 1) AS core_seconds
 FROM runs"""
-_RUN = """
-SELECT recipe, dataset, cache_recipe, exposure, noise, round(avg(noise_rate), 4) AS realised,
-    target, fit_on, row_weights, head, refit, any_value(n_train) AS training_labels,
-    round(avg(n_wrong_start), 1) AS wrong,
-    any_value(n_trusted) AS trusted, any_value(n_clean_validation) AS clean_validation,
-    count(*) AS runs
-FROM runs GROUP BY ALL ORDER BY ALL"""
-_LEDGER = """
-SELECT c.dataset, c.target, c.noise, c.fit_on, c.row_weights, c.head, c.arm_title AS arm, c.budget,
+
+# Every setting is a column of every table; `_telling` leaves out those that tell nothing there.
+_SAID = [name for name in SETTINGS if name not in OF_ARM and name not in PURCHASE]
+_SETTING = f"{', '.join(_SAID)}, arm_title AS arm, {', '.join(PURCHASE)}"
+_KEPT = ("dataset", "noise", "head", "arm", "budget")  # even where they are the same in every row
+_OF_RUN = ", ".join(name for name in EXPERIMENT if name in _SAID)
+
+
+def _from_to(name: str) -> str:
+    # A number that differs between the runs of a row is said from the least to the most.
+    low, high = f"min({name})", f"max({name})"
+    return f"CASE WHEN {low} = {high} THEN {low}::VARCHAR ELSE {low} || ' to ' || {high} END"
+
+
+_RUN = f"""
+SELECT recipe, {_OF_RUN}, refit, round(avg(noise_rate), 4) AS realised,
+    {_from_to("n_train")} AS training_labels, round(avg(n_wrong_start), 1) AS wrong,
+    {_from_to("n_trusted")} AS trusted_labels,
+    {_from_to("n_clean_validation")} AS clean_validation, count(*) AS runs
+FROM runs GROUP BY recipe, {_OF_RUN}, refit ORDER BY ALL"""
+_LEDGER = f"""
+SELECT {", ".join(f"c.{name}" for name in _SAID)}, c.arm_title AS arm,
+    {", ".join(f"c.{name}" for name in PURCHASE)},
     round(avg(r.n_bought_total), 1) AS bought, round(avg(r.errors_found_total), 1) AS errors_found,
     round(avg(r.errors_found_total / nullif(r.n_bought_total, 0)), 4) AS purchase_precision,
     round(avg(r.noise_left), 4) AS noise_left, count(*) AS runs
 FROM runs c JOIN rounds r ON r.run = c.key AND r.round = c.n_rounds_done
 WHERE c.score <> 'none' AND coalesce(c.origin_digest, c.cache_digest) = c.cache_digest
-GROUP BY ALL ORDER BY ALL"""
+GROUP BY {", ".join(f"c.{name}" for name in SETTINGS)} ORDER BY ALL"""
 _PAIRED = f"""
-SELECT dataset, target, noise, fit_on, row_weights, head, refit, arm_title AS arm,
-    baseline_title AS against, budget, metric, unit, n,
+SELECT {", ".join(MATCHED)}, exposure, leaky, in_sample, arm_title AS arm,
+    baseline_title AS against, {", ".join(PURCHASE)}, metric, unit, n,
     round(mean_difference, 4) AS difference, round(sd, 4) AS sd, sign_flip_p AS p,
     sign_flip_floor AS floor, array_to_string(differs, ', ') AS differs
 FROM paired
@@ -70,8 +84,8 @@ _BY_CLASS = ", ".join(
 )
 _CLASSES = f"""
 SELECT * EXCLUDE (setting) FROM (
-    SELECT dataset, target, noise, fit_on, row_weights, head, refit, arm_title AS arm, budget,
-        class_name AS class, {_BY_CLASS}, max(n) AS n, hash({", ".join(SETTINGS)}) AS setting
+    SELECT {_SETTING}, class_name AS class, {_BY_CLASS}, max(n) AS n,
+        hash({", ".join(SETTINGS)}) AS setting
     FROM seeds
     WHERE is_final AND class_name IS NOT NULL AND slice_name IS NULL
         AND stage = 'uncalibrated' AND split IN ('test', 'out_of_fold')
@@ -85,16 +99,15 @@ _SHIFTED = ", ".join(
 _STAGES = "['uncalibrated', 'calibrated', " + ", ".join(f"'{name}'" for name in STAGES) + "]"
 _SHIFT = f"""
 SELECT * EXCLUDE (setting) FROM (
-    SELECT dataset, target, eval_dataset AS external, noise, fit_on, row_weights, head, refit,
-        arm_title AS arm, budget, stage, {_SHIFTED}, max(n) AS n,
+    SELECT {_SETTING}, eval_dataset AS external, stage, {_SHIFTED}, max(n) AS n,
         hash({", ".join(SETTINGS)}) AS setting
     FROM seeds
     WHERE is_final AND split = 'external' AND {_OVERALL}
     GROUP BY ALL)
-ORDER BY dataset, target, external, noise, fit_on, row_weights, head, arm, budget, setting,
+ORDER BY external, {", ".join(_SAID)}, arm, {", ".join(PURCHASE)}, setting,
     list_position({_STAGES}, stage)"""
 # A line is a slice, as a class is above; a slice that enters no gap says why.
-_SLICED = """dataset, target, noise, fit_on, row_weights, head, refit, arm_title AS arm, budget,
+_SLICED = f"""{_SETTING},
         nullif(eval_dataset, dataset) AS evaluated_on, slice_name AS slice"""
 _OF_SLICES = f"""hash({", ".join(SETTINGS)}) AS setting
     FROM metric_values
@@ -121,7 +134,8 @@ SELECT * EXCLUDE (setting) FROM (
     GROUP BY ALL)
 ORDER BY ALL"""
 _FAILURES = """
-SELECT dataset, backbone_seed, draw_seed, noise, head, arm, budget, error FROM failures
+SELECT recipe, dataset, cache, backbone_seed, draw_seed, noise, head, arm, budget, n_rounds, error
+FROM failures
 ORDER BY ALL"""
 
 # Warning, in words for a reader, of the share of cells for which the condition holds.
@@ -175,14 +189,15 @@ def write_report(results: Path, path: Path) -> None:
         if not facts["runs"]:
             raise InputError(f"{results} holds no runs to report. Run a sweep first.", path=results)
         warnings = _warnings(connection)
+        keys = [key for (key,) in connection.execute("SELECT key FROM runs").fetchall()]
         tables = [
             ("What was run", _answer(connection, _RUN)),
             ("Paired differences", _answer(connection, _PAIRED)),
             ("Ledger: what was bought", _answer(connection, _LEDGER)),
             ("Classes", _answer(connection, _CLASSES)),
-            ("External sets under shift", _filled(_answer(connection, _SHIFT))),
-            ("Slices", _telling(_answer(connection, _SLICES))),
-            ("Gaps between slices", _telling(_answer(connection, _GAPS))),
+            ("External sets under shift", _answer(connection, _SHIFT)),
+            ("Slices", _answer(connection, _SLICES)),
+            ("Gaps between slices", _answer(connection, _GAPS)),
             ("Failures", _answer(connection, _FAILURES)),
         ]
     template = resources.files("trustq.report").joinpath("page.html").read_text("utf-8")
@@ -191,11 +206,12 @@ def write_report(results: Path, path: Path) -> None:
         title=results.resolve().name,
         created=datetime.now(UTC).isoformat(" ", "minutes"),
         facts=facts,
+        answers=answers(repair_table(results, keys)),
         warnings=warnings,
         main=_main_tables(results),
         figures=_figures(results),
         undrawn=max(0, count_sets(results) - MOST_SETS),
-        tables={name: _texts(_filled(found)) for name, found in tables if found.rows},
+        tables={name: _texts(_telling(found)) for name, found in tables if found.rows},
         disclaimer=DISCLAIMER,
     )
     with replacing(Path(path)) as part:
@@ -280,18 +296,11 @@ def _answer(connection: Any, query: str) -> Result:
 
 
 def _telling(result: Result) -> Result:
-    """Without settings that are the same in every row: slices have many columns besides."""
-    of_cells = ("dataset", "noise", "head", "refit", "arm", "budget", *_OF_METADATA)
-    same = [name for name in of_cells if len(_values(result, name)) == 1]
-    return _without(result, same)
-
-
-def _filled(result: Result) -> Result:
-    """Without settings of metadata where nobody set them."""
-    return _without(result, [name for name in _OF_METADATA if _values(result, name) == {None}])
-
-
-_OF_METADATA = ("target", "fit_on", "row_weights", "evaluated_on")
+    """Without the settings that are the same in every row."""
+    ours = {*SETTINGS, "evaluated_on"} - set(_KEPT)
+    return _without(
+        result, [n for n in result.columns if n in ours and len(_values(result, n)) < 2]
+    )
 
 
 def _values(result: Result, name: str) -> set[Any]:

@@ -22,7 +22,7 @@ from trustq.report.plots import (
     repair_curve_figure,
 )
 from trustq.results import connect
-from trustq.results.schema import SETTINGS
+from trustq.results.schema import PURCHASE, SETTINGS
 
 SUFFIXES = (".png", ".svg")
 MOST_ARMS = 4  # of figures with two lines an arm; the first in the order of tables
@@ -30,11 +30,13 @@ MOST_ARMS = 4  # of figures with two lines an arm; the first in the order of tab
 # Cells of one figure differ in arm, budget and seeds alone; so does the exposure of a backbone that
 # was trained again, and that of other backbones goes with the name of their recipe.
 _PURCHASED = (
-    *("arm", "score", "source", "action", "arm_title", "budget", "n_rounds", "in_sample"),
+    *("arm", "score", "source", "action", "arm_title", "in_sample"),
     "exposure",
 )
-_ONE_FIGURE = tuple(name for name in SETTINGS if name not in _PURCHASED)
-_CELLS = f"SELECT key, {', '.join(_ONE_FIGURE)} FROM runs ORDER BY ALL"
+_ONE_FIGURE = tuple(name for name in SETTINGS if name not in (*_PURCHASED, *PURCHASE))
+_WAY = tuple(name for name in PURCHASE if name != "budget")  # how it is bought
+_CELLS = f"""
+SELECT key, score = 'none', {", ".join(_WAY)}, {", ".join(_ONE_FIGURE)} FROM runs ORDER BY ALL"""
 _PREDICTIONS = """
 SELECT c.arm, c.arm_title, p.stage, p.predicted <> p.label AS wrong, p.confidence
 FROM predictions p JOIN runs c ON c.key = p.run
@@ -92,9 +94,17 @@ def _sets(
         rows = connection.execute(_CELLS).fetchall()
     wanted = None if keys is None else set(keys)
     sets: dict[tuple[Any, ...], list[str]] = {}
-    for key, *setting in rows:
-        if wanted is None or key in wanted:
+    chosen = [row for row in rows if wanted is None or row[0] in wanted]
+    n = 2 + len(_WAY)
+    for key, is_none, *setting in chosen:
+        if not is_none:
             sets.setdefault(tuple(setting), []).append(key)
+    # What buys nothing is in the figures of every way to buy of the same experiment.
+    for key, is_none, *setting in chosen:
+        if is_none:
+            alike = [other for other in sets if other[n - 2 :] == tuple(setting[n - 2 :])]
+            for other in alike or [tuple(setting)]:
+                sets.setdefault(other, []).append(key)
     return sets
 
 
@@ -103,16 +113,23 @@ def _prefixes(settings: list[tuple[Any, ...]]) -> list[str]:
     unsaid = ("head_settings", "noise_process", "calibration_labels", "results_version")
     telling = [
         j
-        for j, name in enumerate(_ONE_FIGURE)
+        for j, name in enumerate((*_WAY, *_ONE_FIGURE))
         if name not in unsaid and len({setting[j] for setting in settings}) > 1
     ]
     prefixes: list[str] = []
     for setting in settings if len(settings) > 1 else []:
-        text = "-".join(str(setting[j]) for j in telling)
+        text = "-".join(_word((*_WAY, *_ONE_FIGURE)[j], setting[j]) for j in telling)
         slug = re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")[:60] or "set"
         names = [slug, *(f"{slug}-{n}" for n in range(2, len(settings) + 1))]
         prefixes.append(next(f"{name}__" for name in names if f"{name}__" not in prefixes))
     return prefixes or [""]
+
+
+def _word(name: str, value: Any) -> str:
+    """A setting's value in a caption: `no-target` and `not-leaky` rather than None and False."""
+    if isinstance(value, bool):
+        return name if value else f"not-{name}"
+    return f"no-{name}" if value is None else str(value)
 
 
 def _draw_set(

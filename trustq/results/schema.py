@@ -279,6 +279,21 @@ def _of_role(role: str) -> tuple[str, ...]:
 # Columns of `runs` that say what was asked, without the two seeds: seeds are averaged within them.
 SETTINGS = _of_role("setting")
 
+# Of those, what an arm is and what is known of its scores: `arm_title` says it for people.
+OF_ARM = (
+    "arm",
+    "score",
+    "source",
+    "action",
+    "arm_title",
+    "in_sample",
+    "leaky",
+    "backbone_saw_rows",
+)
+
+# What two experiments differ in that ask for the same arms and purchases: each has its own table.
+EXPERIMENT = (*(name for name in _of_role("matched") if name != "refit"), "exposure")
+
 # What a purchase is; an arm that buys nothing has none of these, so it pairs with any.
 PURCHASE = _of_role("purchase")
 
