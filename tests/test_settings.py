@@ -34,10 +34,8 @@ def write_two(folder: Path, changed: str) -> list[str]:
         facts |= dict.fromkeys(("n_clean_validation", "n_votes", "errors_findable"), 3)
         facts |= {"noise_rate": 0.2, "spent": 4.0, "seconds": 0.1}
         if key == "b":
-            run[changed] = '{"raters": 3}' if changed == "policy" else None
-            if changed != "policy":
-                first, other = _VALUES[RUNS[changed].sql]
-                run[changed] = other if run is not None else first
+            json_texts = {"policy": '{"raters": 3}', "head_settings": '{"trees": 5}'}
+            run[changed] = json_texts.get(changed, _VALUES[RUNS[changed].sql][1])
         runs.append(run | facts)
         rounds.append({"run": key, "round": 1, "n_bought_total": 4, "errors_found_total": 1})
         rounds[-1] |= {"n_flagged_total": 4, "noise_left": 0.1}
@@ -94,6 +92,7 @@ _DUMMY = """
 import dataclasses
 from pathlib import Path
 import sys
+from trustq import recipes
 from trustq.recipes import schema
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +100,7 @@ class WithDummy(schema.SweepRecipe):
     dummy: int = schema.setting(3, "what a dummy does", least=1, most=9)
 
 WithDummy.__name__ = "SweepRecipe"
-schema.SweepRecipe = WithDummy
+schema.SweepRecipe = recipes.SweepRecipe = recipes._PARTS["sweep"] = WithDummy
 schema.Recipe.__dataclass_fields__["sweep"].default_factory = WithDummy
 """
 
