@@ -325,11 +325,14 @@ class SweepRecipe:
         always_keyed=True,
     )
     noise: str = setting(
-        "auto", "label noise; auto = the cache's own, else symmetric:0.2", always_keyed=True
+        "auto",
+        "label noise: symmetric:RATE, instance:RATE, reference, matrix:FILE, file:OBSERVED.csv, stored "
+        "or none; auto = the cache's own, else symmetric:0.2",
+        always_keyed=True,
     )
     trusted: str = setting(
         "auto",
-        "share trusted from the start; auto = with the cache's own noise, its",
+        "share of labels trusted from the start, or stored; auto = that of the cache's own noise",
         always_keyed=True,
         sql="DOUBLE",
     )
@@ -337,7 +340,11 @@ class SweepRecipe:
         "observed", "labels that stratify the trusted start", "observed", "clean", always_keyed=True
     )
     arms: tuple[str, ...] = setting(
-        ("none", "random", "self_confidence", "oracle"), "SCORE[@SOURCE][:ACTION]", scope="run"
+        ("none", "random", "self_confidence", "oracle"),
+        "SCORE[@SOURCE][:ACTION]: scores none, random, oracle, self_confidence, noise_posterior, "
+        "normalized_margin, confident_learning, knn_agreement, entropy, ...; sources head, heads, "
+        "crossfit, passes, in_sample; actions relabel, drop, reweight",
+        scope="run",
     )
     head: str = setting(
         "linear",
@@ -419,10 +426,12 @@ class SweepRecipe:
         "equal", "parts of a budget by round: equal, doubling, or 1,2,5", scope="policy"
     )
     cost: str = setting(
-        "", "price of a label: mel=3,bkl=2 (as observed), or FILE.csv; budgets pay", scope="policy"
+        "",
+        "cost per label by observed class (mel=3,bkl=2), or a CSV; budgets are then in cost units",
+        scope="policy",
     )
     class_cap: str = setting(
-        "", "rows of one class that a scored arm takes at most: 10, or 20%", scope="policy"
+        "", "maximum rows per class that a scoring arm may select: 10, 20%", scope="policy"
     )
     quota: str = setting(
         "none",
@@ -450,7 +459,9 @@ class SweepRecipe:
         0.0, "share of answers in which a simulated expert errs", scope="policy", least=0, below=1
     )
     answers: str = setting(
-        "", "people's answers instead: a file of sample_id and label", scope="policy"
+        "",
+        "people's answers, a file of sample_id and label; only these rows are repaired",
+        scope="policy",
     )
     ensemble: tuple[str, ...] = setting(
         ("lda", "knn"), "heads beside the head, for SCORE@heads", scope="arm"
@@ -477,7 +488,7 @@ class SweepRecipe:
     )
     fit_on: str = setting(
         "",
-        "COLUMN=VALUE,... or COLUMN!=VALUE,...: train and val rows of heads; test stays whole",
+        "fit heads only on train and val rows where COLUMN=VALUE,... or COLUMN!=VALUE,...",
         scope="metadata",
         column="fit_on",
         role="setting matched",
@@ -485,7 +496,7 @@ class SweepRecipe:
     )
     row_weights: str = setting(
         "none",
-        "of rows in the fit of heads; domain_balanced as sampling is in [extract]",
+        "sample weights for fitting heads: none or domain_balanced",
         *("none", "domain_balanced"),
         scope="metadata",
         column="row_weights",
@@ -508,7 +519,7 @@ class SweepRecipe:
     ages: str = setting("", "column of ages to slice by, in bands of years", scope="metadata")
     positive: tuple[str, ...] = setting(
         (),
-        "classes that count as one in slices: sensitivity, specificity and their gaps",
+        "classes pooled into the positive class in slices, for sensitivity, specificity and gaps",
         scope="metadata",
     )
     # What `trustq sweep` runs on; `trustq repair` is given its caches.
