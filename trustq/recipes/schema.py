@@ -326,8 +326,8 @@ class SweepRecipe:
     )
     noise: str = setting(
         "auto",
-        "label noise: symmetric:RATE, instance:RATE, reference, matrix:FILE, file:OBSERVED.csv, stored "
-        "or none; auto = the cache's own, else symmetric:0.2",
+        "label noise: symmetric:RATE, instance:RATE, reference, matrix:FILE, file:OBSERVED.csv, "
+        "stored or none; auto = the cache's own, else symmetric:0.2",
         always_keyed=True,
     )
     trusted: str = setting(
