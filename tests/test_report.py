@@ -60,14 +60,14 @@ def test_a_line_of_classes_is_one_class_of_an_arm_and_budget(page: Path) -> None
     table = text[text.index("<h2>Classes</h2>") :]
     head, body = table[: table.index("</table>")].split("<tbody>")
     names = re.findall(r"<button[^>]*>(.*?)</button>", head)
-    assert names[2:5] == ["head", "refit", "arm"]
-    assert names[5:] == ["budget", "class", "recall", "precision", "f1", "auroc", "n"]
+    assert names[2:4] == ["head", "arm"]
+    assert names[4:] == ["budget", "class", "recall", "precision", "f1", "auroc", "n"]
     lines = [re.findall(r"<td>(.*?)</td>", line) for line in body.split("</tr>")[:-1]]
     # Without a purchase, and three arms with two budgets each; over caches and draws.
-    places = [tuple(line[4:7]) for line in lines]
+    places = [tuple(line[3:6]) for line in lines]
     assert len(set(places)) == len(places) == 3 * (1 + 3 * 2)
-    assert {line[6] for line in lines} == set("abc") and {line[-1] for line in lines} == {"4"}
-    assert all(0 <= float(figure) <= 1 for line in lines for figure in line[7:11])
+    assert {line[5] for line in lines} == set("abc") and {line[-1] for line in lines} == {"4"}
+    assert all(0 <= float(figure) <= 1 for line in lines for figure in line[6:10])
 
 
 def test_nothing_is_fetched_and_nothing_of_the_results_is_markup(page: Path) -> None:

@@ -10,7 +10,6 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from trustq.core.words import split_names
 from trustq.errors import InputError, NotFound
 from trustq.recipes.schema import ExtractRecipe, Recipe, SweepRecipe, declared, kind_name, plain
 
@@ -252,6 +251,8 @@ def _setting(text: str, preferred: str | None) -> tuple[str, str, Any, str]:
     if _fields(part).get(key) is str and not isinstance(value, str | list):
         value = raw.strip()
     if get_origin(_fields(part).get(key)) is tuple and isinstance(value, str | int | float):
+        from trustq.core.words import split_names  # numpy, which help does without
+
         value = split_names(raw) if '"' in raw else [item.strip() for item in raw.split(",")]
     return part, key, value, where
 

@@ -296,10 +296,20 @@ def _answer(connection: Any, query: str) -> Result:
 
 
 def _telling(result: Result) -> Result:
-    """Without the settings that are the same in every row."""
+    """Without the settings that are the same in every row.
+
+    What a purchase is counts among rows that buy: no repair has no rounds, which tells nothing.
+    """
     ours = {*SETTINGS, "evaluated_on"} - set(_KEPT)
+    place = result.columns.index("budget") if "budget" in result.columns else -1
+    buying = Result(result.columns, [r for r in result.rows if place < 0 or r[place] != "0"])
     return _without(
-        result, [n for n in result.columns if n in ours and len(_values(result, n)) < 2]
+        result,
+        [
+            name
+            for name in result.columns
+            if name in ours and len(_values(buying if name in PURCHASE else result, name)) < 2
+        ],
     )
 
 
