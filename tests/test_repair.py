@@ -674,8 +674,8 @@ def test_oracle_stops_when_nothing_is_wrong(tmp_path: Path) -> None:
     repair([make_cache()], recipe=recipe("budgets=100%", "arms=oracle"), results=tmp_path / "r")
     assert query(
         tmp_path / "r",
-        "SELECT n_wrong_left, n_bought = n_wrong_start FROM rounds JOIN runs ON key = run "
-        "WHERE round = 1".replace("n_bought =", "cells.n_bought ="),
+        "SELECT n_wrong_left, runs.n_bought = n_wrong_start FROM rounds JOIN runs ON key = run "
+        "WHERE round = 1",
     ) == [(0, True)]
 
 

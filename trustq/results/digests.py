@@ -102,10 +102,10 @@ def read_record(folder: Path, part: str) -> dict[str, FileDigests] | None:
 
 
 def sealed_json(value: dict[str, Any]) -> str:
-    """Canonical JSON of an object with its own digest as the last entry.
+    """A line of canonical JSON of an object with its own digest as the last entry.
 
-    >>> sealed_json({"a": 1})
-    '{"a":1,"digest":"3c8c141663acf5a1b6b7137162fa70fb"}'
+    >>> print(sealed_json({"a": 1}), end="")
+    {"a":1,"digest":"3c8c141663acf5a1b6b7137162fa70fb"}
     """
     return f'{canonical_json(value)[:-1]},"digest":"{digest_json(value)}"}}\n'
 
