@@ -363,4 +363,4 @@ def test_bad_tables_are_refused(tmp_path):
         (["repair.csv"], "'repair.csv' is not of the form NAME=FILE, e.g. Repair=repair.csv."),
     ):
         answer = invoke("export", ["significance", *arguments])
-        assert isinstance(answer.exception, TrustqError) and str(answer.exception) == message
+        assert (answer.exit_code, answer.stderr) == (1, f"Error: {message}\n")
