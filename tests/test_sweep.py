@@ -258,15 +258,17 @@ def test_a_truncated_part_is_named_and_only_its_cells_run_again(
     sweep(recipe, results)
     before = rows_digest(results)
     part = sorted(results.glob("runs/*.parquet"))[0]
-    part.write_bytes(part.read_bytes()[:-20])
+    whole = part.read_bytes()
+    part.write_bytes(whole[:-20])
     with pytest.raises(TrustqError) as caught:
         plan_sweep(points_of(recipe), results=results)
+    size = len(whole)
     assert str(caught.value) == (
-        f"{part} is damaged: it is not a whole Parquet file. Delete that part "
-        f"({results}/*/{part.name}) and run the same command again; only the runs of that part "
+        f"{part} is damaged: it has {size - 20} bytes, and {size} were written. Delete that part "
+        f"({results}/*/{part.stem}.*) and run the same command again; only the runs of that part "
         "are computed anew."
     )
-    for path in results.glob(f"*/{part.name}"):
+    for path in results.glob(f"*/{part.stem}.*"):
         path.unlink()
     again = sweep(recipe, results)
     assert 0 < again.n_new < 50

@@ -704,7 +704,10 @@ def test_other_backbones_go_through(manifest: Manifest, tmp_path: Path, backbone
         (["layer_decay=1.5"], "layer_decay is 1.5, expected above 0 and at most 1."),
         (["accumulate=0"], "accumulate is 0, expected at least 1."),
         (["ema=1"], "ema is 1, expected at least 0 and below 1."),
-        (["learning_rate=nan"], "learning_rate is nan, expected at least 0."),
+        (
+            ["learning_rate=nan"],
+            "setting 'learning_rate=nan': learning_rate is nan, expected a number.",
+        ),
         (
             ["focal_gamma=3"],
             "focal_gamma=3.0 is of loss=focal and changes nothing with loss=ce. Leave it out, or "

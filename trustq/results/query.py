@@ -536,12 +536,7 @@ def damaged_part(folder: Path) -> TrustqError | None:
     for table in TABLES:
         for path in part_files(folder, table):
             if not _is_whole(path):
-                return DamagedFile(
-                    f"{path} is damaged: it is not a whole Parquet file. Delete that part "
-                    f"({folder}/*/{path.name}) and run the same command again; only the runs of "
-                    "that part are computed anew.",
-                    path=path,
-                )
+                return damaged(folder, path, "it is not a whole Parquet file", path.stem)
     return None
 
 
