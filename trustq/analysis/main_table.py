@@ -1,7 +1,5 @@
 """Rows x metrics: settings as rows, mean ± sd over seeds as cells, the best of each marked."""
 
-import csv
-import io
 import itertools
 import math
 from collections.abc import Sequence
@@ -15,6 +13,7 @@ from trustq.analysis.pairs import Run, run_of
 from trustq.analysis.refit_order import refit_order_warnings
 from trustq.analysis.repair_table import DISCLAIMER, arm_order
 from trustq.analysis.significance import _latex, _markdown
+from trustq.core.spreadsheets import csv_text
 from trustq.errors import InputError, NotFound
 from trustq.metrics.aurc_conventions import aurc_by
 from trustq.results import connect
@@ -159,15 +158,13 @@ def format_main_table(table: MainTable, format: str = "markdown") -> str:
         )
     texts = list(table.rows[0].texts)
     if format == "csv":
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
         figures = [f"{name}_{part}" for name in table.metrics for part in ("mean", "sd", "n")]
-        writer.writerow([*texts, *figures])
+        written = []
         for row in table.rows:
             cells = [row.figures[name] for name in table.metrics]
             numbers = [x for cell in cells for x in (_blank(cell.mean), _blank(cell.sd), cell.n)]
-            writer.writerow([*row.texts.values(), *numbers])
-        return out.getvalue().rstrip("\n")
+            written.append([*row.texts.values(), *numbers])
+        return csv_text([*texts, *figures], written).rstrip("\n")
     arrows = [f"{name} {'↓' if _is_lower(name) else '↑'}" for name in table.metrics]
     if format == "latex":
         ways = {True: r"$\downarrow$", False: r"$\uparrow$"}

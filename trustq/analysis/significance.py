@@ -1,8 +1,6 @@
 """Tables of paired comparisons over seeds, with the floor of each test and Holm over the family."""
 
-import csv
 import difflib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 
 from trustq.analysis.pairs import RUN_COLUMNS, Run, pair_runs, run_of
 from trustq.core.columns import read_table
+from trustq.core.spreadsheets import csv_text
 from trustq.errors import InputError, NotFound
 from trustq.results import connect
 from trustq.results.schema import MATCHED, PURCHASE, TABLES
@@ -324,11 +323,8 @@ def format_significance(
     if not rows:
         raise InputError("There are no comparisons to print.")
     if format == "csv":
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(asdict(rows[0])), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-        return text.getvalue().rstrip("\n")
+        written = (asdict(row).values() for row in rows)
+        return csv_text(list(asdict(rows[0])), written).rstrip("\n")
     head = ["evaluation", "comparison", "metric", "n", "difference", "95 % interval"]
     head += ["p", "floor", "Holm p", "g", "P(a > b)"]
     cells = [_cells(row) for row in rows]

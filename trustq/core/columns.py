@@ -22,6 +22,7 @@ import numpy as np
 
 from trustq.core.atomic_files import replacing
 from trustq.core.excel import read_excel
+from trustq.core.spreadsheets import FORMULA_STARTS, MARK, as_written
 from trustq.errors import InputError, NotFound, TrustqError
 
 Columns = dict[str, np.ndarray]
@@ -173,7 +174,25 @@ def _read_csv(path: Path) -> Columns:
     if _may_be_renamed(names):
         with opened(path, "rt", encoding="utf-8-sig", newline="") as lines:
             names = _header(lines, names)
-    return {key: _blanks_as_none(array) for key, array in zip(names, columns.values(), strict=True)}
+    texts = map(_blanks_as_none, columns.values())
+    # Cells that a list of ours marked as text for spreadsheets; no column is searched for none.
+    if _holds(path, opened, [f"{MARK}{start}".encode() for start in (*FORMULA_STARTS, MARK)]):
+        return dict(zip(names, map(_unmarked, texts), strict=True))
+    return dict(zip(names, texts, strict=True))
+
+
+def _holds(path: Path, opened: Any, wanted: list[bytes]) -> bool:
+    with opened(path, "rb") as file:
+        while block := file.read(1 << 24):
+            if any(text in block for text in wanted):
+                return True
+    return False
+
+
+def _unmarked(column: np.ndarray) -> np.ndarray:
+    if column.dtype != object:
+        return column
+    return np.array([as_written(value) for value in column.tolist()] + [None], dtype=object)[:-1]
 
 
 def _read_utf16(path: Path, whole: bytes) -> Columns:

@@ -1,6 +1,5 @@
 """Label sheets: tables of `sample_id` and `label` that people filled in."""
 
-import csv
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ import numpy as np
 
 from trustq.core import columns as tables
 from trustq.core.atomic_files import replacing
+from trustq.core.spreadsheets import csv_text
 from trustq.errors import InputError
 
 
@@ -53,10 +53,9 @@ def read_sheet(
 
 def write_sheet(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Write rows, at least one, as a CSV file, whole or not at all; columns are the first row's."""
+    names = list(rows[0])
     with replacing(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        file.write(csv_text(names, ([row[name] for name in names] for row in rows)))
 
 
 def read_numbers(path: Path, *, column: str) -> dict[str, float]:

@@ -1,6 +1,5 @@
 """The page, the lists and the result rows of a label audit."""
 
-import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from trustq.audit.effect import DropEffect
 from trustq.audit.folder import ANSWERS, require_no_answers, write_audit_folder
 from trustq.audit.labels import OUTLIER, LabelAudit
 from trustq.core.atomic_files import replacing
+from trustq.core.spreadsheets import csv_text
 from trustq.results import Result, connect, format_result, new_part, write_part
 from trustq.statistics.paired import share_interval
 
@@ -146,10 +146,9 @@ CONFUSION_COLUMNS = ["given", "suggested", "listed", "share_of_class", "p_wrong"
 
 def write_rows(path: Path, rows: Sequence[Row], columns: Iterable[str] | None = None) -> None:
     """Write dicts as a CSV file, whole or not at all; columns are the first row's or as given."""
+    names = list(columns or rows[0])
     with replacing(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(columns or rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        file.write(csv_text(names, ([row[name] for name in names] for row in rows)))
 
 
 def record_audit(audit: LabelAudit, results: Path) -> bool:

@@ -1,7 +1,5 @@
 """The page and the pictures of one evaluation."""
 
-import csv
-import io
 import math
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ import numpy as np
 
 from trustq.analysis.repair_table import DISCLAIMER
 from trustq.core.atomic_files import replacing
+from trustq.core.spreadsheets import csv_text
 from trustq.evaluation.evaluate import Evaluation, curve_rows, error_rows
 from trustq.evaluation.shift_stages import STAGES
 from trustq.metrics.calibration_error import CONVENTIONS
@@ -119,11 +118,8 @@ def draw_evaluation(found: Evaluation, folder: Path, *, of_class: str | None = N
 
 
 def _csv(columns: dict[str, np.ndarray]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
-    return text.getvalue().rstrip("\n")
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return csv_text(list(columns), rows).rstrip("\n")
 
 
 def _calibrator_line(report: dict[str, Any]) -> str:

@@ -1,7 +1,5 @@
 """An answer as text: an aligned table, CSV, JSON or Markdown."""
 
-import csv
-import io
 import json
 import math
 import textwrap
@@ -9,6 +7,7 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
+from trustq.core.spreadsheets import csv_text
 from trustq.errors import NotFound
 from trustq.results.query import Result
 
@@ -115,17 +114,11 @@ def _lines(result: Result, width: int | None) -> str:
 
 
 def _csv(result: Result) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(result.columns)
-    for row in result.rows:
-        writer.writerow(
-            [
-                json.dumps(_plain(value)) if isinstance(value, (list, dict)) else value
-                for value in row
-            ]
-        )
-    return text.getvalue().removesuffix("\n")
+    rows = (
+        [json.dumps(_plain(v)) if isinstance(v, (list, dict)) else v for v in row]
+        for row in result.rows
+    )
+    return csv_text(result.columns, rows).removesuffix("\n")
 
 
 def _json(result: Result) -> str:

@@ -1,7 +1,5 @@
 """Duplicates: images that are there twice, in other groups, other splits or another data set."""
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +15,7 @@ from trustq.audit.duplicates.matched_points import SURE, MatchedPairs, matched_p
 from trustq.audit.duplicates.pair_list import PairList
 from trustq.core.atomic_files import replacing
 from trustq.core.columns import read_table
+from trustq.core.spreadsheets import csv_text
 from trustq.data.manifest import Manifest
 from trustq.errors import InputError
 from trustq.store import Cache
@@ -345,10 +344,6 @@ def _chance(labels: Sequence[np.ndarray]) -> float:
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Any) -> Path:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
     with replacing(path) as part:
-        part.write_text(text.getvalue(), encoding="utf-8")
+        part.write_text(csv_text(header, rows), encoding="utf-8")
     return path
