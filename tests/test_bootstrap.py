@@ -12,11 +12,11 @@ from support import simulated_study
 from trustq.errors import TrustqError
 from trustq.evaluation.bootstrap import (
     FIGURES,
-    _codes,
-    _drawn_counts,
     compare_figures,
     crossed_figures,
+    drawn_group_counts,
     figure_intervals,
+    group_codes,
     selective_replicates,
 )
 from trustq.metrics import classification as metrics
@@ -34,8 +34,10 @@ def simulated(n=300, k=4, seed=0, decimals=12):
 
 def resampled_rows(groups, n, seed, replicates):
     """Row numbers of every replicate, from the same draws of groups."""
-    codes, n_groups = _codes(groups, n)
-    counts = np.concatenate(list(_drawn_counts(n_groups, seed, replicates)), axis=1).astype(int)
+    codes, n_groups = group_codes(groups, n)
+    counts = np.concatenate(list(drawn_group_counts(n_groups, seed, replicates)), axis=1).astype(
+        int
+    )
     return [np.repeat(np.arange(n), counts[codes, r]) for r in range(replicates)]
 
 

@@ -75,18 +75,19 @@ class Table:
 
     def to_pandas(self) -> "pandas.DataFrame":
         """A pandas data frame of the same columns."""
-        return _imported("pandas").DataFrame(self._columns)
+        frame: pandas.DataFrame = _imported("pandas").DataFrame(self._columns)
+        return frame
 
     def to_polars(self) -> "polars.DataFrame":
         """A polars data frame of the same columns."""
-        polars = _imported("polars")
         # Object arrays hold Python values, of which polars finds the type in lists.
-        return polars.DataFrame(
+        frame: polars.DataFrame = _imported("polars").DataFrame(
             {
                 name: values.tolist() if values.dtype == object else values
                 for name, values in self._columns.items()
             }
         )
+        return frame
 
     def __repr__(self) -> str:
         texts = [[name, *map(_shown, values[:SHOWN_ROWS])] for name, values in self._shown()]

@@ -236,4 +236,4 @@ def _lowest(quality: np.ndarray, group: np.ndarray) -> np.ndarray:
     """Each row's lowest quality of its group; NaN only where no row of it has one."""
     lowest = np.full(group.max() + 1, np.nan)
     np.fmin.at(lowest, group, quality)
-    return lowest[group]
+    return np.asarray(lowest[group])

@@ -161,6 +161,6 @@ def _by_suspicion(
     audit: StoredAudit, answers: dict[str, str], position: dict[str, int]
 ) -> list[int]:
     """Rows to act on: the list in its order, then answered rows that are not on it."""
-    listed = audit.order.tolist()
+    listed: list[int] = audit.order.tolist()
     others = [position[i] for i in answers if not audit.listed[position[i]]]
     return listed + sorted(others, key=lambda row: (audit.rank[row] == 0, audit.rank[row], row))

@@ -52,4 +52,4 @@ def outlier_score(
     some = rng.permutation(len(features))[:REFERENCE_ROWS]
     usual = np.sort(nearest(features, groups, rows=some).distances.mean(axis=1))
     mine = neighbours.distances.mean(axis=1)
-    return np.searchsorted(usual, mine, side="left") / len(usual)
+    return np.asarray(np.searchsorted(usual, mine, side="left") / len(usual))

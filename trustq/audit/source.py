@@ -57,12 +57,12 @@ class AuditSource:
     @property
     def sample_ids(self) -> np.ndarray:
         """Ids of the audited rows, (n,)."""
-        return self.cache.sample_id[self.training.rows]
+        return np.asarray(self.cache.sample_id[self.training.rows])
 
     @property
     def trusted(self) -> np.ndarray:
         """Rows whose label was clean by purchase, (n,); they are learned from and never listed."""
-        return self.cache.trusted[self.training.rows]
+        return np.asarray(self.cache.trusted[self.training.rows])
 
     def standardise(self, features: np.ndarray) -> np.ndarray:
         """Other rows' features, (m, d), on the scale of the audited rows, as float32."""
@@ -71,7 +71,7 @@ class AuditSource:
     @property
     def seen(self) -> np.ndarray:
         """Rows whose label the backbone was trained on, (n,)."""
-        return self.cache.seen_labels[self.training.rows]
+        return np.asarray(self.cache.seen_labels[self.training.rows])
 
 
 @dataclass
@@ -397,4 +397,4 @@ def _standardised(features: np.ndarray, by: np.ndarray) -> np.ndarray:
     own = by.astype(np.float64)
     scale = own.std(axis=0)
     scale[scale < 1e-12] = 1.0  # a constant column carries nothing
-    return ((features - own.mean(axis=0)) / scale).astype(np.float32)
+    return np.asarray(((features - own.mean(axis=0)) / scale).astype(np.float32))

@@ -19,7 +19,7 @@ from threadpoolctl import threadpool_limits
 from trustq.calibration.temperature import Calibrator, TemperatureScaling, VectorScaling
 from trustq.core.plugins import Plugin, find_plugin, plugin_names
 from trustq.errors import InputError, MissingExtra, TrustqError
-from trustq.metrics.probabilities import PROBABILITY_FLOOR, _log_softmax
+from trustq.metrics.probabilities import PROBABILITY_FLOOR, log_softmax_of_rows
 
 NETCAL_METHODS = ("isotonic", "beta", "histogram", "bbq", "enir")
 SKLEARN_METHODS = ("sigmoid", "isotonic", "temperature")
@@ -68,14 +68,14 @@ class _OfProbabilities(Calibrator):
 
     def transform(self, logits: np.ndarray) -> np.ndarray:
         """Logarithms of the calibrated probabilities, clipped at 1e-12, (n, k)."""
-        return np.log(np.maximum(self.predict_proba(logits), PROBABILITY_FLOOR))
+        return np.asarray(np.log(np.maximum(self.predict_proba(logits), PROBABILITY_FLOOR)))
 
     def predict_proba(self, logits: np.ndarray) -> np.ndarray:
         """Calibrated probabilities, (n, k); uniform where no class has any."""
         probs = np.maximum(self._map(self._checked_transform(logits)), 0.0)
         sums = probs.sum(axis=1, keepdims=True)
         uniform = 1 / probs.shape[1]
-        return np.where(sums > 0, probs / np.where(sums > 0, sums, 1.0), uniform)
+        return np.asarray(np.where(sums > 0, probs / np.where(sums > 0, sums, 1.0), uniform))
 
     @abstractmethod
     def _map(self, logits: np.ndarray) -> np.ndarray:
@@ -114,13 +114,15 @@ class NetcalCalibration(_OfProbabilities):
         # netcal's beta calibration is thousands of tiny steps: .5 s on one thread, 15 s on two when
         # both cores were busy.
         with _quiet(), threadpool_limits(limits=1):
-            model.fit(np.exp(_log_softmax(logits)), labels)
+            model.fit(np.exp(log_softmax_of_rows(logits)), labels)
         self.model_ = model
         return self
 
     def _map(self, logits: np.ndarray) -> np.ndarray:
         with _quiet():
-            probs = np.asarray(self.model_.transform(np.exp(_log_softmax(logits))), dtype=float)
+            probs = np.asarray(
+                self.model_.transform(np.exp(log_softmax_of_rows(logits))), dtype=float
+            )
         # Of two classes netcal returns the second alone.
         probs = np.nan_to_num(probs)
         return np.stack([1 - probs, probs], axis=1) if probs.ndim == 1 else probs
@@ -221,11 +223,11 @@ class _Logits(ClassifierMixin, BaseEstimator):
         return self
 
     def decision_function(self, logits: np.ndarray) -> np.ndarray:
-        chosen = _log_softmax(logits)[:, self.classes_]
+        chosen = log_softmax_of_rows(logits)[:, self.classes_]
         return chosen[:, 1] - chosen[:, 0] if chosen.shape[1] == 2 else chosen
 
     def predict(self, logits: np.ndarray) -> np.ndarray:
-        return self.classes_[logits[:, self.classes_].argmax(axis=1)]
+        return np.asarray(self.classes_[logits[:, self.classes_].argmax(axis=1)])
 
 
 def _two_classes(labels: np.ndarray, library: str) -> None:

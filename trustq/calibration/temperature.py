@@ -17,10 +17,10 @@ from sklearn.utils.validation import check_is_fitted
 from trustq.errors import DishonestError, InputError
 from trustq.metrics.probabilities import (
     PROBABILITY_FLOOR,
-    _log_softmax,
     checked_labels,
     checked_logits,
     checked_probs,
+    log_softmax_of_rows,
 )
 
 TEMPERATURE_BOUNDS = (1e-3, 1e3)  # where the NLL has no finite minimum the answer is one of these
@@ -63,7 +63,7 @@ class Calibrator(ClassifierMixin, BaseEstimator, ABC):
         >>> scaler.predict_proba(np.array([[1.0, 0.0]])).round(6)
         array([[0.75, 0.25]])
         """
-        return np.exp(_log_softmax(self.transform(logits)))
+        return np.asarray(np.exp(log_softmax_of_rows(self.transform(logits))))
 
     def predict(self, logits: np.ndarray) -> np.ndarray:
         """The most probable label of each row, (n,).
@@ -200,7 +200,7 @@ class VectorScaling(Calibrator):
 
     def transform(self, logits: np.ndarray) -> np.ndarray:
         """Logits scaled and shifted by class, (n, k)."""
-        return _centred(self._checked_transform(logits)) * self.scale_ + self.offset_
+        return np.asarray(_centred(self._checked_transform(logits)) * self.scale_ + self.offset_)
 
 
 class NoiseAwareTemperature(Calibrator):
@@ -400,7 +400,7 @@ def _solve_vector(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, n
     def loss(chosen: np.ndarray) -> tuple[float, np.ndarray]:
         values = start.copy()
         values[free] = chosen
-        log_probs = _log_softmax(centred * values[:k] + values[k:])
+        log_probs = log_softmax_of_rows(centred * values[:k] + values[k:])
         residuals = np.exp(log_probs)
         residuals[rows, labels] -= 1
         slope = np.concatenate([(residuals * centred).sum(axis=0), residuals.sum(axis=0)]) / n
@@ -425,7 +425,7 @@ def _solve_vector(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, n
 
 def _centred(logits: np.ndarray) -> np.ndarray:
     # So that a row's shift, which its softmax does not show, does not enter through the scales.
-    return logits - logits.mean(axis=1, keepdims=True)
+    return np.asarray(logits - logits.mean(axis=1, keepdims=True))
 
 
 def _solve_corrected(

@@ -86,7 +86,7 @@ def draw_noise(
     # The last column may end a rounding error below 1.
     cumulative[:, -1] = 1.0
     observed = (uniform[:, None] >= cumulative).sum(axis=1)
-    return observed.astype(labels.dtype)
+    return np.asarray(observed.astype(labels.dtype))
 
 
 BY_ROW = ("instance", "file")

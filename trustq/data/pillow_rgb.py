@@ -148,11 +148,11 @@ def as_rgb(image: "Image") -> "Image":
 
 def reason_of(error: Exception) -> str:
     """Why an image could not be read, in a few words."""
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     if isinstance(error, FileNotFoundError):
         return "no such file"
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "it is not an image, or of a kind that Pillow does not know"
     if isinstance(error, Image.DecompressionBombError):
         return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels"

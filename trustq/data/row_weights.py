@@ -17,7 +17,7 @@ def class_balanced(labels: np.ndarray) -> np.ndarray:
     [0.1667, 0.1667, 0.1667, 0.5]
     """
     weights = _inverse_frequency(labels)
-    return weights / weights.sum()
+    return np.asarray(weights / weights.sum())
 
 
 def domain_balanced(
@@ -34,7 +34,7 @@ def domain_balanced(
     [0.125, 0.125, 0.25, 0.5]
     """
     weights = _domain_balanced(labels, _codes(domains), None if groups is None else _codes(groups))
-    return weights / weights.sum()
+    return np.asarray(weights / weights.sum())
 
 
 @dataclass(frozen=True)

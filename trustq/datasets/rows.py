@@ -118,7 +118,7 @@ def numbers(
     >>> numbers(texts(["3.5", None, "NA"]), "age", ids=["a", "b", "c"], source="a.csv").tolist()
     [3.5, None, None]
     """
-    found = np.ma.masked_all(len(values), dtype=np.float64)
+    found: np.ma.MaskedArray = np.ma.masked_all(len(values), dtype=np.float64)
     for row, value in enumerate(values.tolist()):
         if is_blank(value):
             continue

@@ -15,16 +15,16 @@ from scipy import stats
 
 from trustq.core.generators import generator
 from trustq.errors import InputError
-from trustq.evaluation.bootstrap_sums import AreaSums, FigureSums, PredictionSums, _of_rows
+from trustq.evaluation.bootstrap_sums import AreaSums, FigureSums, PredictionSums, sums_of_rows
 from trustq.evaluation.influence import SHARES, calibration_residuals, influences
 from trustq.metrics.classification import ECE_BINS
 from trustq.metrics.probabilities import (
-    _log_softmax,
     checked_labels,
     checked_logits,
     checked_probs,
+    log_softmax_of_rows,
 )
-from trustq.metrics.selective import _checked
+from trustq.metrics.selective import checked_ranking
 from trustq.statistics.intervals import (
     BinSums,
     Spread,
@@ -34,8 +34,8 @@ from trustq.statistics.intervals import (
     share_bounds,
     spread_of,
 )
-from trustq.statistics.paired import Interval, _check_level, _check_replicates
-from trustq.statistics.runs import _numbered, half_width, run_parts
+from trustq.statistics.paired import Interval, check_level, check_replicates
+from trustq.statistics.runs import half_width, numbered_groups, run_parts
 
 FIGURES = ("accuracy", "macro_f1", "nll", "brier", "ece", "aurc", "augrc")
 # Figures that `student` has an interval for and resampling has not.
@@ -81,7 +81,7 @@ def selective_replicates(
     >>> [area.shape for area in areas]
     [(4,), (4,)]
     """
-    _check_replicates(replicates)
+    check_replicates(replicates)
     wrong, confidence = np.asarray(wrong), np.asarray(confidence)
     if wrong.shape != confidence.shape or wrong.ndim not in (1, 2):
         raise InputError(
@@ -94,9 +94,9 @@ def selective_replicates(
     pairs = [(wrong, confidence)] if single else list(zip(wrong, confidence, strict=True))
     if not pairs:
         raise InputError("wrong has no arms: pass at least one row of (a, n).")
-    checked = [_checked(*pair) for pair in pairs]
+    checked = [checked_ranking(*pair) for pair in pairs]
     n = len(checked[0][0])
-    codes, n_groups = _codes(groups, n)
+    codes, n_groups = group_codes(groups, n)
     arms: list[FigureSums] = [AreaSums(*pair, codes, n_groups) for pair in checked]
     drawn = _resample(arms, n_groups, seed, replicates)
     areas = np.moveaxis(drawn, 2, 0)  # (figure, arm, replicate)
@@ -137,7 +137,7 @@ def figure_intervals(
     """
     _check_options(figures, level, replicates, method)
     labels, logits, probs = _checked_predictions(labels, logits, probs)
-    codes, n_groups = _codes(groups, len(labels))
+    codes, n_groups = group_codes(groups, len(labels))
     if method == "student":
         own = PredictionInfluence(labels, logits, probs, codes, n_groups, figures, of_truth=False)
         return {name: Estimate(*own.estimate(name, seed=seed, level=level)) for name in figures}
@@ -164,7 +164,7 @@ def debiased_ece(
     0.2
     """
     given = _checked_predictions(labels, logits, probs)
-    codes, n_groups = _codes(groups, len(given[0]))
+    codes, n_groups = group_codes(groups, len(given[0]))
     own = PredictionInfluence(*given, codes, n_groups, ("ece",), of_truth=False)
     return calibration_bounds(own.bins, seed=seed).debiased
 
@@ -258,8 +258,8 @@ def crossed_figures(
     if r > 1 and method != "student":
         raise InputError(f"method is {method!r}: runs are crossed by student alone.")
     runs = (
-        _numbered(range(r) if networks is None else networks),
-        _numbered([0] * r if draws is None else draws),
+        numbered_groups(range(r) if networks is None else networks),
+        numbered_groups([0] * r if draws is None else draws),
     )
     if not len(runs[0]) == len(runs[1]) == r:
         raise InputError(
@@ -292,7 +292,7 @@ def _compared(
             where="a",
             found=a.shape,
         )
-    codes, n_groups = _codes(groups, a.shape[1])
+    codes, n_groups = group_codes(groups, a.shape[1])
     checked = [_checked_predictions(labels, **{kind: one}) for one in (*a, *b)]
     if method != "student":
         arms = [PredictionSums(*one, codes, n_groups, figures) for one in checked]
@@ -362,7 +362,7 @@ class PredictionInfluence:
         *,
         of_truth: bool,
     ) -> None:
-        confidence, rank_by, log_prob, given = _of_rows(labels, logits, probs)
+        confidence, rank_by, log_prob, given = sums_of_rows(labels, logits, probs)
         predicted = (given if logits is None else logits).argmax(axis=1)
         self.labels, self.codes, self.n_groups = labels, codes, n_groups
         self.influences = influences(
@@ -370,7 +370,7 @@ class PredictionInfluence:
             predicted=predicted,
             probs=given,
             log_prob=log_prob,
-            class_scores=given if logits is None else _log_softmax(logits),
+            class_scores=given if logits is None else log_softmax_of_rows(logits),
             rank_by=rank_by,
             names=names,
             of_truth=of_truth,
@@ -466,7 +466,7 @@ def _resample(arms: Sequence[FigureSums], n_groups: int, seed: int, replicates: 
     """Figures (arms, replicates, figures) of draws of groups, the same draws for every arm."""
     found = np.empty((len(arms), replicates, arms[0].n_figures))
     start = 0
-    for counts in _drawn_counts(n_groups, seed, replicates):
+    for counts in drawn_group_counts(n_groups, seed, replicates):
         end = start + counts.shape[1]
         for arm, own in zip(arms, found, strict=True):
             own[start:end] = arm.figures(arm.matrix @ counts).T
@@ -474,7 +474,7 @@ def _resample(arms: Sequence[FigureSums], n_groups: int, seed: int, replicates: 
     return found
 
 
-def _drawn_counts(n_groups: int, seed: int, replicates: int) -> Iterator[np.ndarray]:
+def drawn_group_counts(n_groups: int, seed: int, replicates: int) -> Iterator[np.ndarray]:
     """How often each group is drawn, (n_groups, b) blocks that add up to the replicates."""
     rng = generator(seed, "bootstrap_groups")
     width = max(1, BLOCK // n_groups)
@@ -547,7 +547,7 @@ def _bca_tails(
     return np.asarray(stats.norm.cdf(bias + z / (1 - acceleration[:, None] * z)))
 
 
-def _codes(groups: np.ndarray | None, n: int) -> tuple[np.ndarray, int]:
+def group_codes(groups: np.ndarray | None, n: int) -> tuple[np.ndarray, int]:
     if groups is None:
         return np.arange(n), n
     groups = np.asarray(groups)
@@ -596,5 +596,5 @@ def _check_options(
         raise InputError(
             f"figures is {', '.join(figures) or 'empty'}: choose among {', '.join(known)}."
         )
-    _check_level(level)
-    _check_replicates(replicates)
+    check_level(level)
+    check_replicates(replicates)

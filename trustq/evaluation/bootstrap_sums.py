@@ -11,7 +11,7 @@ import numpy as np
 from scipy import sparse
 
 from trustq.metrics.classification import ECE_BINS
-from trustq.metrics.probabilities import PROBABILITY_FLOOR, _log_odds, _log_softmax
+from trustq.metrics.probabilities import PROBABILITY_FLOOR, log_odds_of_rows, log_softmax_of_rows
 
 
 class FigureSums(ABC):
@@ -92,7 +92,7 @@ class PredictionSums(FigureSums):
         names: Sequence[str],
     ) -> None:
         self.names, self.n_figures = names, len(names)
-        confidence, rank_by, log_prob, probs = _of_rows(labels, logits, probs)
+        confidence, rank_by, log_prob, probs = sums_of_rows(labels, logits, probs)
         rows, k = np.arange(len(labels)), probs.shape[1]
         predicted = probs.argmax(axis=1) if logits is None else logits.argmax(axis=1)
         right = predicted == labels
@@ -147,13 +147,13 @@ class PredictionSums(FigureSums):
         return np.stack([found[name] for name in self.names])
 
 
-def _of_rows(
+def sums_of_rows(
     labels: np.ndarray, logits: np.ndarray | None, probs: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Confidence, what ranks rows, log-probability of the label, and probabilities."""
     rows = np.arange(len(labels))
     if logits is not None:
-        log_probs, log_odds = _log_softmax(logits), _log_odds(logits)
+        log_probs, log_odds = log_softmax_of_rows(logits), log_odds_of_rows(logits)
         return 1 / (1 + np.exp(-log_odds)), log_odds, log_probs[rows, labels], np.exp(log_probs)
     assert probs is not None
     confidence = probs.max(axis=1)

@@ -6,7 +6,7 @@ import numpy as np
 
 from trustq.core.generators import generator
 from trustq.errors import InputError
-from trustq.evaluation.bootstrap import _codes, _drawn_counts
+from trustq.evaluation.bootstrap import drawn_group_counts, group_codes
 from trustq.metrics.per_class import equalised_odds_gaps, slice_name
 
 MIN_ROWS = 10  # of either outcome, for a group to be part of a gap
@@ -60,14 +60,16 @@ def gap_intervals(
         raise InputError(f"Expected a level in (0, 1) and replicates; found {level}, {replicates}.")
     names = np.array([slice_name(group) for group in np.ma.asarray(groups).tolist()])
     inside = np.isin(names, kept)
-    unit, n_units = _codes(None if units is None else np.asarray(units)[inside], int(inside.sum()))
+    unit, n_units = group_codes(
+        None if units is None else np.asarray(units)[inside], int(inside.sum())
+    )
     of_group = np.searchsorted(np.array(kept), names[inside])
     kinds = 2 * truth[inside] + called[inside]  # 0 right negative, 1 alarm, 2 miss, 3 hit
     sums = _sums(unit, of_group, kinds, n_units, len(kept))
     drawn = np.concatenate(
         [
             _gaps(np.tensordot(counts.T, sums, axes=1))
-            for counts in _drawn_counts(n_units, seed, replicates)
+            for counts in drawn_group_counts(n_units, seed, replicates)
         ]
     )
     if n_units == 1:  # drawn again and again it is the same, which is no certainty

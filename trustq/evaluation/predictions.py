@@ -14,10 +14,10 @@ from trustq.core.words import is_blank, plain_texts
 from trustq.errors import InputError, TrustqError
 from trustq.metrics.probabilities import (
     NORMALISATIONS,
-    _log_softmax,
     checked_labels,
     checked_logits,
     checked_probs,
+    log_softmax_of_rows,
     normalised,
 )
 
@@ -56,7 +56,7 @@ class Predictions:
         if self.probs is not None:
             return self.probs
         assert self.logits is not None
-        return np.exp(_log_softmax(self.logits))
+        return np.asarray(np.exp(log_softmax_of_rows(self.logits)))
 
     def judged(self) -> np.ndarray:
         """Which rows a model is judged on, (n,): split `test` or `external`, all without a split.
@@ -220,7 +220,7 @@ def _of_cache(path: Path, conditions: Sequence[str]) -> tuple[ForeignFile, str]:
     for name in cache.views if list(conditions) == ["all"] else conditions:
         logits = cache.view(name).logits
         assert logits is not None  # a view has what the clean pass has
-        arrays[name] = np.exp(_log_softmax(checked_logits(logits[labelled])))
+        arrays[name] = np.exp(log_softmax_of_rows(checked_logits(logits[labelled])))
     arrays["classes"] = classes
     return ForeignFile(path, arrays, False, list(arrays)), cache.exposure
 

@@ -130,7 +130,7 @@ class BoostedHead(HeadEstimator):
         return len(self.booster_.save_raw("ubj")) + axes
 
     def _parameters(self) -> dict[str, Any]:
-        own = self.get_params()
+        own: dict[str, Any] = self.get_params()
         for name in ("n_classes", "trees", "components", "patience"):
             del own[name]
         return own | {

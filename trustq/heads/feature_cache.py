@@ -131,7 +131,7 @@ class SharedFeatures:
         return np.maximum(sizes[-rank:], 0), axes[:, -rank:]
 
     def _centred(self, rows: slice) -> np.ndarray:
-        return (self.features[rows] - self.center).astype(self.dtype)
+        return np.asarray((self.features[rows] - self.center).astype(self.dtype))
 
 
 def products(features: np.ndarray, columns: np.ndarray) -> np.ndarray:
@@ -141,7 +141,7 @@ def products(features: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """
     with one_blas_thread():
         if features.dtype != np.float16:
-            return (features @ columns.T.astype(features.dtype)).astype(np.float64)
+            return np.asarray((features @ columns.T.astype(features.dtype)).astype(np.float64))
         turned = columns.T.astype(np.float32)
         found = np.empty((len(features), len(columns)))
         for first in range(0, len(features), ROWS_PER_BLOCK):

@@ -68,7 +68,7 @@ class LinearHead(HeadEstimator):
         if absent.any():
             highest = logits.max(axis=1, keepdims=True)
             logits[:, absent] = highest + ABSENT_LOG_PROBABILITY
-        return logits
+        return np.asarray(logits)
 
     @property
     def n_bytes(self) -> int:

@@ -270,7 +270,7 @@ class _Problem:
 
     def _weights_at(self, point: np.ndarray) -> np.ndarray:
         """Coefficients and intercepts, (present classes, axes + 1), of a minimiser's point."""
-        return self._base + self._coordinates.to_weights(point)
+        return np.asarray(self._base + self._coordinates.to_weights(point))
 
     @property
     def _trial(self) -> np.ndarray:

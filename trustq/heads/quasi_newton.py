@@ -136,4 +136,4 @@ class Minimiser:
         direction = scale * self._gradient
         direction += middle.astype(moves.dtype) @ moves
         direction -= (scale * along).astype(moves.dtype) @ changes
-        return -direction
+        return np.asarray(-direction)

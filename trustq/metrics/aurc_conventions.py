@@ -4,7 +4,7 @@ import numpy as np
 from scipy.integrate import trapezoid
 
 from trustq.errors import InputError
-from trustq.metrics.selective import _aurc, _checked, _steps
+from trustq.metrics.selective import aurc_of_steps, checked_ranking, risk_steps
 
 AURC_CONVENTIONS = ("exact", "geifman-code", "fd-shifts", "torch-uncertainty", "trustquerynet")
 
@@ -30,9 +30,9 @@ def aurc_by(convention: str, wrong: np.ndarray, confidence: np.ndarray) -> float
             found=convention,
             expected=AURC_CONVENTIONS,
         )
-    wrong, confidence = _checked(wrong, confidence)
+    wrong, confidence = checked_ranking(wrong, confidence)
     if convention == "exact":
-        return _aurc(_steps(wrong, confidence))
+        return aurc_of_steps(risk_steps(wrong, confidence))
     if convention == "trustquerynet" and (confidence.min() < 0 or confidence.max() > 1):
         raise InputError(
             f"confidence lies in [{confidence.min():g}, {confidence.max():g}], but convention "
@@ -56,7 +56,7 @@ def all_conventions(wrong: np.ndarray, confidence: np.ndarray) -> dict[str, floa
     >>> list(all_conventions(np.array([0, 1]), np.array([3.0, 2.0])))
     ['exact', 'geifman-code', 'fd-shifts', 'torch-uncertainty']
     """
-    wrong, confidence = _checked(wrong, confidence)
+    wrong, confidence = checked_ranking(wrong, confidence)
     fits = confidence.min() >= 0 and confidence.max() <= 1
     return {
         name: aurc_by(name, wrong, confidence)
@@ -73,7 +73,7 @@ def _geifman_code(wrong: np.ndarray, confidence: np.ndarray) -> float:
 
 
 def _fd_shifts(wrong: np.ndarray, confidence: np.ndarray) -> float:
-    steps = _steps(wrong, confidence)
+    steps = risk_steps(wrong, confidence)
     risk = steps.errors / steps.kept
     return float(trapezoid(np.append(risk[0], risk), np.append(0, steps.kept)) / len(wrong))
 

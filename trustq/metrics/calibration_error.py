@@ -37,13 +37,15 @@ def calibration_errors(labels: np.ndarray, probs: np.ndarray) -> dict[str, float
     labels = checked_labels(labels, *probs.shape, beside="probs")
     right = (probs.argmax(axis=1) == labels).astype(float)
     confidence = probs.max(axis=1)
-    width, mass = _equal_width(confidence), _equal_mass(confidence)
+    width, mass = equal_width_bins(confidence), _equal_mass(confidence)
     classes = np.arange(probs.shape[1])
     return {
         "ece": _ece(right, confidence, width),
         "ece_equal_mass": _ece(right, confidence, mass),
         "ece_classwise": float(
-            np.mean([_ece(labels == c, probs[:, c], _equal_width(probs[:, c])) for c in classes])
+            np.mean(
+                [_ece(labels == c, probs[:, c], equal_width_bins(probs[:, c])) for c in classes]
+            )
         ),
         "ece_debiased_l2_squared": _debiased(right, confidence, mass),
         "mce": _largest_gap(right, confidence, width),
@@ -51,7 +53,7 @@ def calibration_errors(labels: np.ndarray, probs: np.ndarray) -> dict[str, float
     }
 
 
-def _equal_width(values: np.ndarray) -> np.ndarray:
+def equal_width_bins(values: np.ndarray) -> np.ndarray:
     """Bin of each value, of 15 bins (lo, hi]; 0 falls in the first."""
     return (np.arange(1, ECE_BINS) / ECE_BINS).searchsorted(values, "left")
 

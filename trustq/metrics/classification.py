@@ -8,11 +8,11 @@ from trustq.errors import InputError
 from trustq.metrics import selective
 from trustq.metrics.probabilities import (
     PROBABILITY_FLOOR,
-    _log_odds,
     checked_indices,
     checked_labels,
     checked_logits,
     checked_probs,
+    log_odds_of_rows,
 )
 
 ECE_BINS = 15  # of equal width, (lo, hi]: the convention of Guo et al. (2017)
@@ -156,7 +156,7 @@ def expected_calibration_error(labels: np.ndarray, probs: np.ndarray) -> float:
 
 
 def _summarise_logits(labels: np.ndarray, logits: np.ndarray) -> Summary:
-    log_odds = _log_odds(logits)
+    log_odds = log_odds_of_rows(logits)
     # `trustq.metrics.probabilities`' log-softmax, written out because the log-odds are at hand.
     log_probs = logits - logits.max(axis=1, keepdims=True)
     log_probs -= np.log1p(np.exp(-log_odds))[:, None]
@@ -199,10 +199,10 @@ def _summarise(
     ranking: Literal["log_odds", "probability"],
 ) -> Summary:
     wrong = predicted != labels
-    confusion = _confusion(labels, predicted, probs.shape[1])
+    confusion = confusion_counts(labels, predicted, probs.shape[1])
     auroc = _macro_auroc(labels, class_scores)
-    steps = selective._steps(wrong, rank_by)
-    area = selective._aurc(steps)
+    steps = selective.risk_steps(wrong, rank_by)
+    area = selective.aurc_of_steps(steps)
     kept = confidence >= CONFIDENCE_THRESHOLD
     figures = {
         "accuracy": _accuracy(confusion),
@@ -213,10 +213,10 @@ def _summarise(
         "brier": _brier_score(labels, probs),
         "ece": _expected_calibration_error(~wrong, confidence),
         "aurc": area,
-        "e_aurc": area - selective._oracle_aurc(steps),
-        "augrc": selective._augrc(steps),
+        "e_aurc": area - selective.oracle_aurc_of_steps(steps),
+        "augrc": selective.augrc_of_steps(steps),
         "coverage_at_0_5": float(kept.mean()),
-        "risk_at_0_5": selective._risk_of(wrong, kept),
+        "risk_at_0_5": selective.risk_of(wrong, kept),
     }
     return Summary(figures, ranking, auroc.left_out)
 
@@ -230,10 +230,10 @@ def _checked_confusion(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         )
     # Only the classes that occur: an index of a million must not make a square of it.
     classes, codes = np.unique(np.concatenate([labels, predicted]), return_inverse=True)
-    return _confusion(codes[: len(labels)], codes[len(labels) :], len(classes))
+    return confusion_counts(codes[: len(labels)], codes[len(labels) :], len(classes))
 
 
-def _confusion(labels: np.ndarray, predicted: np.ndarray, k: int) -> np.ndarray:
+def confusion_counts(labels: np.ndarray, predicted: np.ndarray, k: int) -> np.ndarray:
     """Counts (k, k): row the label, column the prediction."""
     return np.bincount(labels * k + predicted, minlength=k * k).reshape(k, k)
 
@@ -255,7 +255,7 @@ def _macro_f1(confusion: np.ndarray) -> float:
 
 
 def _macro_auroc(labels: np.ndarray, scores: np.ndarray) -> MacroAuroc:
-    areas = _class_aurocs(labels, scores)
+    areas = class_aurocs(labels, scores)
     unusable = np.isnan(areas)
     left_out = tuple(np.flatnonzero(unusable).tolist())
     if unusable.all():
@@ -264,7 +264,7 @@ def _macro_auroc(labels: np.ndarray, scores: np.ndarray) -> MacroAuroc:
     return MacroAuroc(float(np.mean(used)), len(used), left_out)
 
 
-def _class_aurocs(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def class_aurocs(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """AUROC of each class against the rest, (k,); NaN for a class without both outcomes."""
     n, k = scores.shape
     of_class = np.bincount(labels, minlength=k)
@@ -285,7 +285,7 @@ def _class_aurocs(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 
 def _clipped_at_label(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    return np.maximum(probs[np.arange(len(labels)), labels], PROBABILITY_FLOOR)
+    return np.asarray(np.maximum(probs[np.arange(len(labels)), labels], PROBABILITY_FLOOR))
 
 
 def _nll(log_prob_of_label: np.ndarray) -> float:

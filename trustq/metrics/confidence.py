@@ -7,11 +7,11 @@ import numpy as np
 
 from trustq.errors import InputError
 from trustq.metrics.probabilities import (
-    _log_odds,
-    _log_softmax,
     checked_indices,
     checked_logits,
     checked_probs,
+    log_odds_of_rows,
+    log_softmax_of_rows,
 )
 
 SMALLEST_SPREAD = 1e-9  # variance of a feature direction, relative to the largest
@@ -40,9 +40,9 @@ def confidence_scores(
         assert probs is not None
         return _of_probs(checked_probs(probs))
     logits = checked_logits(logits)
-    log_probs, highest = _log_softmax(logits), logits.max(axis=1)
+    log_probs, highest = log_softmax_of_rows(logits), logits.max(axis=1)
     return _of_probs(np.exp(log_probs)) | {
-        "log_odds": _log_odds(logits),
+        "log_odds": log_odds_of_rows(logits),
         "energy": highest - log_probs.max(axis=1),
         "max_logit": highest,
     }

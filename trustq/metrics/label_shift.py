@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trustq.errors import InputError
-from trustq.metrics.calibration_error import _equal_width
+from trustq.metrics.calibration_error import equal_width_bins
 from trustq.metrics.classification import expected_calibration_error
 from trustq.metrics.probabilities import checked_labels, checked_probs
 
@@ -177,7 +177,7 @@ def _weighted_ece(labels: np.ndarray, probs: np.ndarray, weights: np.ndarray) ->
         return expected_calibration_error(labels, probs)
     top = probs.max(axis=1)
     right = probs.argmax(axis=1) == labels
-    gaps = np.bincount(_equal_width(top), weights=weights * (right - top))
+    gaps = np.bincount(equal_width_bins(top), weights=weights * (right - top))
     return float(np.abs(gaps).sum())
 
 

@@ -13,13 +13,13 @@ import numpy as np
 from trustq.core.class_names import ClassPosition, unknown_class
 from trustq.core.words import is_blank, rejoined
 from trustq.errors import InputError
-from trustq.metrics.classification import _class_aurocs, _confusion
+from trustq.metrics.classification import class_aurocs, confusion_counts
 from trustq.metrics.probabilities import (
-    _log_softmax,
     checked_indices,
     checked_labels,
     checked_logits,
     checked_probs,
+    log_softmax_of_rows,
 )
 from trustq.statistics.intervals import grouped_share_interval
 from trustq.statistics.paired import Interval
@@ -85,7 +85,7 @@ def class_figures(
     labels = checked_labels(labels, *probs.shape, beside="probs")
     n, k = probs.shape
     said = probs.argmax(axis=1)
-    confusion = _confusion(labels, said, k)
+    confusion = confusion_counts(labels, said, k)
     found = []
     for c in range(k):
         hits, of_class = int(confusion[c, c]), int(confusion[c].sum())
@@ -124,14 +124,14 @@ def figures_by_class(labels: np.ndarray, logits: np.ndarray) -> dict[str, np.nda
     """
     logits = checked_logits(logits)
     labels = checked_labels(labels, *logits.shape, beside="logits")
-    confusion = _confusion(labels, logits.argmax(axis=1), logits.shape[1])
+    confusion = confusion_counts(labels, logits.argmax(axis=1), logits.shape[1])
     hits, of_class, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
     with np.errstate(invalid="ignore"):  # 0 of 0 rows is NaN
         return {
             "recall": hits / of_class,
             "precision": hits / predicted,
             "f1": 2 * hits / (of_class + predicted),
-            "auroc": _class_aurocs(labels, _log_softmax(logits)),
+            "auroc": class_aurocs(labels, log_softmax_of_rows(logits)),
         }
 
 
@@ -160,7 +160,7 @@ def positive_score(probs: np.ndarray, positive: Sequence[int]) -> np.ndarray:
     [0.7]
     """
     probs = checked_probs(probs)
-    return probs[:, _checked_set(positive, probs.shape[1])].sum(axis=1)
+    return np.asarray(probs[:, _checked_set(positive, probs.shape[1])].sum(axis=1))
 
 
 def sensitivity_at_specificity(

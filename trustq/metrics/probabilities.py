@@ -21,7 +21,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     array([[0.5 , 0.5 ],
            [0.25, 0.75]])
     """
-    return np.exp(_log_softmax(checked_logits(logits)))
+    return np.asarray(np.exp(log_softmax_of_rows(checked_logits(logits))))
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -33,7 +33,7 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
     >>> log_softmax(np.array([[80.0, 0.0]]))
     array([[-1.80485139e-35, -8.00000000e+01]])
     """
-    return _log_softmax(checked_logits(logits))
+    return log_softmax_of_rows(checked_logits(logits))
 
 
 def logits_from_probs(probs: np.ndarray) -> np.ndarray:
@@ -45,7 +45,7 @@ def logits_from_probs(probs: np.ndarray) -> np.ndarray:
     >>> logits_from_probs(np.array([[1.0, 0.0]])).round(3)
     array([[  0.   , -27.631]])
     """
-    return np.log(np.maximum(checked_probs(probs), PROBABILITY_FLOOR))
+    return np.asarray(np.log(np.maximum(checked_probs(probs), PROBABILITY_FLOOR)))
 
 
 def normalised(scores: np.ndarray, how: str) -> np.ndarray:
@@ -58,11 +58,11 @@ def normalised(scores: np.ndarray, how: str) -> np.ndarray:
     """
     scores = checked_logits(scores)
     if how == "softmax":
-        return np.exp(_log_softmax(scores))
+        return np.asarray(np.exp(log_softmax_of_rows(scores)))
     sums = scores.sum(axis=1, keepdims=True)
     if scores.min() < 0 or sums.min() <= 0:
         raise InputError("`normalize=l1` needs numbers >= 0 with a positive sum in every row.")
-    return scores / sums
+    return np.asarray(scores / sums)
 
 
 def checked_logits(logits: np.ndarray) -> np.ndarray:
@@ -149,16 +149,16 @@ def _checked_rows(rows: np.ndarray, name: str) -> np.ndarray:
     return rows
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
+def log_softmax_of_rows(logits: np.ndarray) -> np.ndarray:
     # log(1 + others / top) through the log-odds, because 1 + 1e-20 is 1.
-    minus_log_top = np.log1p(np.exp(-_log_odds(logits)))
-    return logits - logits.max(axis=1, keepdims=True) - minus_log_top[:, None]
+    minus_log_top = np.log1p(np.exp(-log_odds_of_rows(logits)))
+    return np.asarray(logits - logits.max(axis=1, keepdims=True) - minus_log_top[:, None])
 
 
-def _log_odds(logits: np.ndarray) -> np.ndarray:
+def log_odds_of_rows(logits: np.ndarray) -> np.ndarray:
     """log p_max - log(1 - p_max): the gap between the top logit and logsumexp of the others."""
     # Sorted first, so that the sum over the others does not depend on the order of the classes.
     ordered = np.sort(logits, axis=1)
     second = ordered[:, -2]
     others = np.exp(ordered[:, :-1] - second[:, None]).sum(axis=1)
-    return ordered[:, -1] - second - np.log(others)
+    return np.asarray(ordered[:, -1] - second - np.log(others))

@@ -8,7 +8,7 @@ from scipy import stats
 
 from trustq.core.generators import generator
 from trustq.errors import DishonestError, InputError
-from trustq.metrics.selective import _checked, _steps
+from trustq.metrics.selective import checked_ranking, risk_steps
 
 METHODS = ("sgr", "fixed-sequence")
 SEQUENCE = 50  # thresholds of a fixed sequence, at equal steps of coverage
@@ -76,7 +76,7 @@ def risk_guarantee(
             found=method,
             expected=METHODS,
         )
-    wrong, confidence = _checked(wrong, confidence)
+    wrong, confidence = checked_ranking(wrong, confidence)
     if sample_ids is not None and chosen_on is not None:
         shared = np.isin(np.asarray(sample_ids), np.asarray(chosen_on))
         if shared.any():
@@ -91,7 +91,7 @@ def risk_guarantee(
         rows = one_row_per_group(groups, len(wrong), seed)
         wrong, confidence = wrong[rows], confidence[rows]
         unit = "a random row of a random group"
-    steps = _steps(wrong, confidence)
+    steps = risk_steps(wrong, confidence)
     n = len(wrong)
     tests = max(1, math.ceil(math.log2(n))) if method == "sgr" else 1
     # Every threshold's binomial tail at once: P(at most so many errors | the risk is `risk`).

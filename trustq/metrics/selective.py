@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trustq.errors import InputError
-from trustq.metrics.probabilities import _log_odds, checked_logits, checked_probs
+from trustq.metrics.probabilities import checked_logits, checked_probs, log_odds_of_rows
 
 
 def log_odds_confidence(logits: np.ndarray) -> np.ndarray:
@@ -21,7 +21,7 @@ def log_odds_confidence(logits: np.ndarray) -> np.ndarray:
     >>> log_odds_confidence(np.array([[0.0, 0.0], [800.0, 0.0]]))
     array([  0., 800.])
     """
-    return _log_odds(checked_logits(logits))
+    return log_odds_of_rows(checked_logits(logits))
 
 
 def max_probability(probs: np.ndarray) -> np.ndarray:
@@ -32,7 +32,7 @@ def max_probability(probs: np.ndarray) -> np.ndarray:
     >>> max_probability(np.array([[0.5, 0.5], [0.25, 0.75]]))
     array([0.5 , 0.75])
     """
-    return checked_probs(probs).max(axis=1)
+    return np.asarray(checked_probs(probs).max(axis=1))
 
 
 def aurc(wrong: np.ndarray, confidence: np.ndarray) -> float:
@@ -44,8 +44,8 @@ def aurc(wrong: np.ndarray, confidence: np.ndarray) -> float:
     >>> round(aurc(np.array([1, 1, 0, 0]), np.array([0.1, 0.2, 0.8, 0.9])), 7)
     0.2083333
     """
-    wrong, confidence = _checked(wrong, confidence)
-    return _aurc(_steps(wrong, confidence))
+    wrong, confidence = checked_ranking(wrong, confidence)
+    return aurc_of_steps(risk_steps(wrong, confidence))
 
 
 def e_aurc(wrong: np.ndarray, confidence: np.ndarray) -> float:
@@ -57,9 +57,9 @@ def e_aurc(wrong: np.ndarray, confidence: np.ndarray) -> float:
     >>> e_aurc(np.array([1, 1, 0, 0]), np.array([0.1, 0.2, 0.8, 0.9]))
     0.0
     """
-    wrong, confidence = _checked(wrong, confidence)
-    steps = _steps(wrong, confidence)
-    return _aurc(steps) - _oracle_aurc(steps)
+    wrong, confidence = checked_ranking(wrong, confidence)
+    steps = risk_steps(wrong, confidence)
+    return aurc_of_steps(steps) - oracle_aurc_of_steps(steps)
 
 
 def augrc(wrong: np.ndarray, confidence: np.ndarray) -> float:
@@ -71,8 +71,8 @@ def augrc(wrong: np.ndarray, confidence: np.ndarray) -> float:
     >>> augrc(np.array([1, 1, 0, 0]), np.array([0.1, 0.2, 0.8, 0.9]))
     0.125
     """
-    wrong, confidence = _checked(wrong, confidence)
-    return _augrc(_steps(wrong, confidence))
+    wrong, confidence = checked_ranking(wrong, confidence)
+    return augrc_of_steps(risk_steps(wrong, confidence))
 
 
 def coverage_at(confidence: np.ndarray, *, threshold: float) -> float:
@@ -94,8 +94,8 @@ def risk_at(wrong: np.ndarray, confidence: np.ndarray, *, threshold: float) -> f
     >>> risk_at(np.array([1, 1, 0, 0]), np.array([0.4, 0.5, 0.9, 1.0]), threshold=0.9)
     0.0
     """
-    wrong, confidence = _checked(wrong, confidence)
-    return _risk_of(wrong, confidence >= threshold)
+    wrong, confidence = checked_ranking(wrong, confidence)
+    return risk_of(wrong, confidence >= threshold)
 
 
 class RiskCoverage(NamedTuple):
@@ -117,8 +117,8 @@ def risk_coverage_curve(wrong: np.ndarray, confidence: np.ndarray) -> RiskCovera
     >>> curve.risk
     array([0.  , 0.  , 0.25])
     """
-    wrong, confidence = _checked(wrong, confidence)
-    steps = _steps(wrong, confidence)
+    wrong, confidence = checked_ranking(wrong, confidence)
+    steps = risk_steps(wrong, confidence)
     return RiskCoverage(steps.kept / len(wrong), steps.errors / steps.kept, steps.threshold)
 
 
@@ -162,9 +162,9 @@ def coverage_at_risk(wrong: np.ndarray, confidence: np.ndarray, *, risk: float) 
     >>> coverage_at_risk(np.array([0, 0, 1, 0, 1]), np.array([0.9, 0.8, 0.7, 0.6, 0.5]), risk=0.25)
     Selection(threshold=0.6, coverage=0.8, risk=0.25)
     """
-    wrong, confidence = _checked(wrong, confidence)
+    wrong, confidence = checked_ranking(wrong, confidence)
     _check_share(risk, "risk")
-    return _coverage_at_risk(_steps(wrong, confidence), risk)
+    return _coverage_at_risk(risk_steps(wrong, confidence), risk)
 
 
 def risk_at_coverage(wrong: np.ndarray, confidence: np.ndarray, *, coverage: float) -> Selection:
@@ -175,9 +175,9 @@ def risk_at_coverage(wrong: np.ndarray, confidence: np.ndarray, *, coverage: flo
     >>> risk_at_coverage(np.array([0, 0, 1, 0]), np.array([0.9, 0.7, 0.7, 0.6]), coverage=0.5)
     Selection(threshold=0.7, coverage=0.75, risk=0.3333333333333333)
     """
-    wrong, confidence = _checked(wrong, confidence)
+    wrong, confidence = checked_ranking(wrong, confidence)
     _check_share(coverage, "coverage")
-    steps = _steps(wrong, confidence)
+    steps = risk_steps(wrong, confidence)
     # A little slack, so that .7 of 10 rows is 7 of them and not 8.
     at = int(np.searchsorted(steps.kept, max(coverage * len(wrong) - 1e-9 * len(wrong), 1)))
     return _selection(steps, min(at, len(steps.kept) - 1))
@@ -191,7 +191,7 @@ class _Steps(NamedTuple):
     threshold: np.ndarray
 
 
-def _steps(wrong: np.ndarray, confidence: np.ndarray) -> _Steps:
+def risk_steps(wrong: np.ndarray, confidence: np.ndarray) -> _Steps:
     order = np.argsort(confidence)[::-1]
     confidence = confidence[order]
     last_of_block = np.append(confidence[1:] != confidence[:-1], True)
@@ -199,7 +199,7 @@ def _steps(wrong: np.ndarray, confidence: np.ndarray) -> _Steps:
     return _Steps(kept, np.cumsum(wrong[order])[kept - 1], confidence[kept - 1])
 
 
-def _aurc(steps: _Steps) -> float:
+def aurc_of_steps(steps: _Steps) -> float:
     n = steps.kept[-1]
     kept = np.arange(1, n + 1)
     errors = steps.errors
@@ -210,13 +210,13 @@ def _aurc(steps: _Steps) -> float:
     return float((errors / kept).mean())
 
 
-def _oracle_aurc(steps: _Steps) -> float:
+def oracle_aurc_of_steps(steps: _Steps) -> float:
     kept = np.arange(1, steps.kept[-1] + 1)
-    # The order in which `_aurc` adds, so that an oracle's excess is 0 and not 1e-17.
+    # The order in which `aurc_of_steps` adds, so that an oracle's excess is 0 and not 1e-17.
     return float((np.maximum(kept - (steps.kept[-1] - steps.errors[-1]), 0) / kept).mean())
 
 
-def _augrc(steps: _Steps) -> float:
+def augrc_of_steps(steps: _Steps) -> float:
     # Errors kept against rows kept is a straight line inside a block, so trapezoids are exact.
     errors = np.append(0, steps.errors)
     twice_area = np.sum(np.diff(steps.kept, prepend=0) * (errors[1:] + errors[:-1]))
@@ -246,12 +246,12 @@ def _check_share(share: float, name: str) -> None:
         )
 
 
-def _risk_of(wrong: np.ndarray, kept: np.ndarray) -> float:
+def risk_of(wrong: np.ndarray, kept: np.ndarray) -> float:
     n_kept = np.count_nonzero(kept)
     return float(np.count_nonzero(wrong & kept) / n_kept) if n_kept else float("nan")
 
 
-def _checked(wrong: np.ndarray, confidence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def checked_ranking(wrong: np.ndarray, confidence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     confidence = _checked_confidence(confidence)
     wrong = np.asarray(wrong)
     if wrong.shape != confidence.shape:

@@ -221,7 +221,7 @@ def fitted_rows(cache: Cache, *, sweep: SweepRecipe) -> np.ndarray:
             where="fit_on",
             found=sweep.fit_on,
         )
-    return (np.isin(names, chosen) != wanted.is_excluded) & (names != UNKNOWN)
+    return np.asarray((np.isin(names, chosen) != wanted.is_excluded) & (names != UNKNOWN))
 
 
 def balance_of(cache: Cache, rows: np.ndarray, *, sweep: SweepRecipe) -> DomainBalance | None:

@@ -90,7 +90,7 @@ class Policy:
         position = np.full(len(self.price), -1)
         position[units] = np.arange(len(units))
         rows = ranked[position[self.unit[ranked]] >= 0]
-        return rows[np.argsort(position[self.unit[rows]], kind="stable")]
+        return np.asarray(rows[np.argsort(position[self.unit[rows]], kind="stable")])
 
     def prices_of(self, rows: np.ndarray) -> np.ndarray:
         """What each of the rows cost, (m,): a unit's price on its first row, 0 on the others."""
@@ -162,7 +162,7 @@ def _row_prices(experiment: Experiment, cost: str) -> np.ndarray:
                 where="cost",
                 found=cost,
             )
-    return by_class[experiment.start.observed]
+    return np.asarray(by_class[experiment.start.observed])
 
 
 def _caps(experiment: Experiment, unit: np.ndarray, sweep: SweepRecipe) -> np.ndarray:
@@ -175,7 +175,7 @@ def _caps(experiment: Experiment, unit: np.ndarray, sweep: SweepRecipe) -> np.nd
     counts = np.bincount(experiment.start.observed[first], minlength=k)
     try:
         if text.endswith("%") and 0 <= float(text[:-1]) <= 100:
-            return np.floor(float(text[:-1]) / 100 * counts + TOLERANCE)
+            return np.asarray(np.floor(float(text[:-1]) / 100 * counts + TOLERANCE))
         if int(text) >= 0:
             return np.full(k, float(int(text)))
     except ValueError:

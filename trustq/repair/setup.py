@@ -48,7 +48,7 @@ class Experiment:
     @property
     def sample_ids(self) -> np.ndarray:
         """Ids of the training rows."""
-        return self.cache.sample_id[self.rows]
+        return np.asarray(self.cache.sample_id[self.rows])
 
     @property
     def n_wrong(self) -> int:
@@ -294,4 +294,4 @@ def _center_and_scale(cache: Cache, rows: np.ndarray) -> tuple[np.ndarray, np.nd
 
 
 def _standardised(features: np.ndarray, center: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    return ((features - center) / scale).astype(np.float32)
+    return np.asarray(((features - center) / scale).astype(np.float32))

@@ -15,7 +15,7 @@ from trustq.metrics.calibration_error import CONVENTIONS
 from trustq.metrics.classification import ECE_BINS
 from trustq.metrics.per_class import class_positions, positive_score
 from trustq.metrics.selective import risk_coverage_curve, thin_curve
-from trustq.report.plots import _COLOURS, _canvas, _save
+from trustq.report.plots import COLOURS, new_canvas, save_plot
 from trustq.report.text import to_json
 from trustq.statistics.paired import share_interval
 
@@ -293,7 +293,7 @@ def _external_lines(report: dict[str, Any]) -> list[str]:
 
 
 def _draw_reliability(found: Evaluation, path: Path) -> None:
-    figure, axes = _canvas()
+    figure, axes = new_canvas()
     edges = np.arange(ECE_BINS + 1) / ECE_BINS
     counts = axes.twinx()
     for index, stage in enumerate(found.stages):
@@ -313,7 +313,7 @@ def _draw_reliability(found: Evaluation, path: Path) -> None:
             share,
             # A share of 1 may exceed its upper bound by rounding.
             yerr=np.maximum(np.abs(bounds.T - share), 0),
-            color=_COLOURS[index],
+            color=COLOURS[index],
             marker="os"[index],
             markersize=4,
             linewidth=1.2,
@@ -322,7 +322,7 @@ def _draw_reliability(found: Evaluation, path: Path) -> None:
         )
         width = 1 / ECE_BINS / (2 * len(found.stages))
         middle = (edges[:-1] + edges[1:]) / 2 + (index - (len(found.stages) - 1) / 2) * width
-        counts.bar(middle, n, width=width, color=_COLOURS[index], alpha=0.25)
+        counts.bar(middle, n, width=width, color=COLOURS[index], alpha=0.25)
     axes.plot([0, 1], [0, 1], color="#777777", linestyle=":", linewidth=1, label="perfect")
     # Counts stay below the points: a fifth of the height.
     highest = max(1, round(counts.dataLim.y1))
@@ -337,11 +337,11 @@ def _draw_reliability(found: Evaluation, path: Path) -> None:
     axes.set_ylabel("share right, with 95 % interval")
     axes.set_title(f"Reliability, {ECE_BINS} bins of equal width: {found.report['source']}")
     axes.legend(frameon=False, loc="upper left")
-    _save(figure, path)
+    save_plot(figure, path)
 
 
 def _draw_risk_coverage(found: Evaluation, path: Path) -> None:
-    figure, axes = _canvas()
+    figure, axes = new_canvas()
     highest = 0.0
     for index, stage in enumerate(found.stages):
         own = found.report[stage.name]
@@ -351,7 +351,7 @@ def _draw_risk_coverage(found: Evaluation, path: Path) -> None:
         axes.plot(
             curve.coverage,
             curve.risk,
-            color=_COLOURS[index],
+            color=COLOURS[index],
             linestyle=("-", "--")[index],
             linewidth=1.5,
             label=f"{stage.name}, AUGRC {own['figures']['augrc']['value']:.4f}",
@@ -360,7 +360,7 @@ def _draw_risk_coverage(found: Evaluation, path: Path) -> None:
         axes.scatter(
             [pick["coverage"] for pick in picks],
             [pick["risk"] for pick in picks],
-            color=_COLOURS[index],
+            color=COLOURS[index],
             marker="os"[index],
             s=22,
             zorder=3,
@@ -372,11 +372,11 @@ def _draw_risk_coverage(found: Evaluation, path: Path) -> None:
     axes.set_ylabel("selective risk: share of answers that are wrong")
     axes.set_title(f"What confidence is worth: {found.report['source']}")
     axes.legend(frameon=False, loc="upper left")
-    _save(figure, path)
+    save_plot(figure, path)
 
 
 def _draw_confusion(found: Evaluation, path: Path) -> None:
-    figure, axes = _canvas()
+    figure, axes = new_canvas()
     stage, classes = found.stages[-1], found.rows.classes
     k = len(classes)
     predicted = stage.probs.argmax(axis=1)
@@ -398,7 +398,7 @@ def _draw_confusion(found: Evaluation, path: Path) -> None:
     axes.set_xlabel("predicted")
     axes.set_ylabel("true (rows)")
     axes.set_title(f"Confusion, {stage.name}: {found.report['source']}")
-    _save(figure, path)
+    save_plot(figure, path)
 
 
 def _chosen(found: Evaluation, of_class: str | None) -> tuple[list[int], str]:
@@ -416,7 +416,7 @@ def _chosen(found: Evaluation, of_class: str | None) -> tuple[list[int], str]:
 
 
 def _draw_precision_recall(found: Evaluation, chosen: list[int], title: str, path: Path) -> None:
-    figure, axes = _canvas()
+    figure, axes = new_canvas()
     truth = np.isin(found.rows.labels, chosen)
     for index, stage in enumerate(found.stages):
         score = positive_score(stage.probs, chosen)
@@ -429,7 +429,7 @@ def _draw_precision_recall(found: Evaluation, chosen: list[int], title: str, pat
             recall,
             precision,
             where="pre",
-            color=_COLOURS[index],
+            color=COLOURS[index],
             linestyle=("-", "--")[index],
             linewidth=1.5,
             label=f"{stage.name}, average precision {area:.3f}",
@@ -441,4 +441,4 @@ def _draw_precision_recall(found: Evaluation, chosen: list[int], title: str, pat
     axes.set_ylabel("precision")
     axes.set_title(f"Precision and recall of {title} ({truth.sum()} of {len(truth)} rows)")
     axes.legend(frameon=False, loc="lower left")
-    _save(figure, path)
+    save_plot(figure, path)

@@ -12,14 +12,14 @@ from trustq.errors import InputError
 from trustq.metrics.classification import ECE_BINS
 from trustq.metrics.selective import risk_coverage_curve, thin_curve
 from trustq.report.plots import (
-    _COLOURS,
-    _MARKS,
-    _arms,
-    _canvas,
-    _legend,
-    _save,
-    _style,
+    COLOURS,
+    MARKS,
+    arm_style,
+    arms_of_plot,
+    draw_legend,
+    new_canvas,
     repair_curve_figure,
+    save_plot,
 )
 from trustq.results import connect
 from trustq.results.schema import PURCHASE, SETTINGS
@@ -174,15 +174,15 @@ def _draw_set(
     for name, figure in figures:
         for suffix in suffixes:
             drawn.append(folder / f"{prefix}{name}{suffix}")
-            _save(figure, drawn[-1])
+            save_plot(figure, drawn[-1])
     return drawn
 
 
 def _budget_gain(gains: list[Any], metric: str, split: str) -> Any:
     """Difference from no repair against labels bought, paired by seeds: mean and sd."""
     base = {row[5:7]: row[7] for row in gains if row[2] == "none"}
-    figure, axes = _canvas()
-    arms = _arms((row[0], row[1]) for row in gains if row[2] != "none")
+    figure, axes = new_canvas()
+    arms = arms_of_plot((row[0], row[1]) for row in gains if row[2] != "none")
     for index, (arm, title) in enumerate(arms):
         points: dict[str, list[tuple[float, float]]] = {}
         for row in gains:
@@ -193,14 +193,14 @@ def _budget_gain(gains: list[Any], metric: str, split: str) -> Any:
             (*np.nanmean(np.array(pairs), axis=0), _sd(pairs)) for pairs in points.values()
         )
         bought, mean, sd = map(np.array, zip(*stacked, strict=True))
-        style = _style(index)
+        style = arm_style(index)
         axes.errorbar(bought, mean, yerr=sd, label=title, linewidth=1.5, capsize=3, **style)
     axes.axhline(0, color="#777777", linewidth=0.8)
     axes.set_xlabel("labels bought")
     name = metric.replace("_", " ")
     axes.set_ylabel(f"{name} gained over no repair" if base else name)
     axes.set_title(f"What a larger budget gains: mean ± sd over seeds, {split} rows", fontsize=10)
-    _legend(axes)
+    draw_legend(axes)
     return figure
 
 
@@ -211,8 +211,8 @@ def _sd(pairs: list[tuple[float, float]]) -> float:
 def _score_comparison(gains: list[Any], budget: str, metric: str, split: str) -> Any:
     """Final figure of every arm at one budget: each seed a dot, the mean a bar."""
     own = [row for row in gains if row[2] == "none" or row[3] == budget]
-    arms = _arms((row[0], row[1]) for row in own)
-    figure, axes = _canvas()
+    arms = arms_of_plot((row[0], row[1]) for row in own)
+    figure, axes = new_canvas()
     for position, (arm, _) in enumerate(reversed(arms)):
         values = np.array([row[7] for row in own if row[0] == arm])
         spread = position + np.linspace(-0.15, 0.15, len(values))
@@ -227,7 +227,7 @@ def _score_comparison(gains: list[Any], budget: str, metric: str, split: str) ->
 
 def _risk_coverage(answer: dict[str, Any], split: str) -> Any:
     """Selective risk against coverage, pooled over cells: dashed before temperature."""
-    figure, axes = _canvas()
+    figure, axes = new_canvas()
     highest = 0.0
     for index, (arm, title) in enumerate(_titles(answer)):
         for stage, dashes in (("uncalibrated", "--"), ("calibrated", "-")):
@@ -239,20 +239,20 @@ def _risk_coverage(answer: dict[str, Any], split: str) -> Any:
             highest = max(highest, curve.risk[curve.coverage >= 0.05].max(initial=0))
             thin = thin_curve(curve, points=400)
             label = title if stage == "uncalibrated" else f"{title}, after temperature"
-            colour = _COLOURS[index % 7]
+            colour = COLOURS[index % 7]
             axes.plot(thin.coverage, thin.risk, dashes, color=colour, linewidth=1.3, label=label)
     axes.set_xlim(0, 1.005)
     axes.set_ylim(0, 1.25 * highest or 1)
     axes.set_xlabel("coverage: share of rows answered, most confident first")
     axes.set_ylabel("selective risk: share of answers that are wrong")
     axes.set_title(f"Risk and coverage, {split.replace('_', ' ')} rows, all seeds", fontsize=10)
-    _legend(axes, fontsize=7)
+    draw_legend(axes, fontsize=7)
     return figure
 
 
 def _reliability(answer: dict[str, Any], split: str) -> Any:
     """Accuracy against confidence in bins, pooled over cells, before and after temperature."""
-    figure, axes = _canvas()
+    figure, axes = new_canvas()
     axes.plot([0, 1], [0, 1], color="#777777", linewidth=0.8)
     for index, (arm, title) in enumerate(_titles(answer)):
         for stage, dashes in (("uncalibrated", "--"), ("calibrated", "-")):
@@ -266,13 +266,13 @@ def _reliability(answer: dict[str, Any], split: str) -> Any:
             mean = np.bincount(bins, confidence, ECE_BINS)[shown] / n[shown]
             right = np.bincount(bins, 1 - wrong, ECE_BINS)[shown] / n[shown]
             label = title if stage == "uncalibrated" else f"{title}, after temperature"
-            style = {"color": _COLOURS[index % 7], "marker": _MARKS[index % 7], "markersize": 4}
+            style = {"color": COLOURS[index % 7], "marker": MARKS[index % 7], "markersize": 4}
             axes.plot(mean, right, dashes, linewidth=1.2, label=label, **style)
     axes.set_xlabel("confidence")
     axes.set_ylabel("share of answers that are right")
     name = split.replace("_", " ")
     axes.set_title(f"Reliability, {name} rows, all seeds, {ECE_BINS} bins", fontsize=10)
-    _legend(axes, fontsize=7, loc="lower right")
+    draw_legend(axes, fontsize=7, loc="lower right")
     return figure
 
 

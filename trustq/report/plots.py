@@ -13,8 +13,8 @@ from trustq.metrics.selective import max_probability, risk_coverage_curve
 from trustq.results import connect
 
 # Okabe and Ito's palette: told apart by the colour-blind; marks and dashes repeat the difference.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKS = ("o", "s", "^", "D", "v", "P", "X")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKS = ("o", "s", "^", "D", "v", "P", "X")
 _DASHES = ("-", "--", "-.", ":")  # for the arms after the first seven, and so on
 
 _FEW = 4  # lines that a legend can stand among and whose bands can lie over one another
@@ -51,8 +51,8 @@ def repair_curve_figure(
         rows = connection.execute(_CURVES, [metric, split, keys]).fetchall()
     if not rows:
         raise InputError(f"There are no {metric} figures on {split} rows to draw.")
-    figure, axes = _canvas()
-    arms = _arms(row[:2] for row in rows)
+    figure, axes = new_canvas()
+    arms = arms_of_plot(row[:2] for row in rows)
     for index, (arm, title) in enumerate(arms):
         own = [row[2:] for row in rows if row[0] == arm]
         n_backbones, n_draws = (len({row[i] for row in own}) for i in (1, 2))
@@ -71,7 +71,7 @@ def repair_curve_figure(
         bought, values = stacked[..., 0].mean(axis=0), stacked[..., 1]
         mean = values.mean(axis=0)
         n_units, of = len(units), ("backbones", "draws")[position]
-        style = _style(index)
+        style = arm_style(index)
         if len(mean) == 1:
             axes.axhline(mean[0], color=style["color"], linestyle=":", linewidth=1)
         axes.plot(bought, mean, label=f"{title} (n = {n_units} {of})", linewidth=1.5, **style)
@@ -83,8 +83,8 @@ def repair_curve_figure(
     axes.set_xlabel("labels bought")
     axes.set_ylabel(f"{metric.replace('_', ' ')}, {split.replace('_', ' ')} rows")
     axes.set_title("What repair buys: mean and 95 % bootstrap interval")
-    _legend(axes)
-    _save(figure, path)
+    draw_legend(axes)
+    save_plot(figure, path)
 
 
 def risk_coverage_figure(
@@ -100,9 +100,9 @@ def risk_coverage_figure(
         raise InputError(f"There are no predictions of {split} rows to draw.")
     arms, titles, stages = answer["arm"], answer["arm_title"], answer["stage"]
     stage = "calibrated" if (stages == "calibrated").any() else "uncalibrated"
-    figure, axes = _canvas()
+    figure, axes = new_canvas()
     highest = 0.0
-    for index, (arm, title) in enumerate(_arms(zip(arms, titles, strict=True))):
+    for index, (arm, title) in enumerate(arms_of_plot(zip(arms, titles, strict=True))):
         chosen = (arms == arm) & (stages == stage)
         probs = np.stack(answer["probabilities"][chosen].tolist())
         wrong = np.asarray(answer["wrong"][chosen], dtype=bool)
@@ -113,7 +113,7 @@ def risk_coverage_figure(
             curve.risk,
             markevery=0.1,
             linewidth=1.5,
-            **_style(index, markersize=4),
+            **arm_style(index, markersize=4),
             label=f"{title} ({wrong.mean():.1%} wrong at full coverage)",
         )
     axes.set_xlim(0, 1.005)
@@ -121,25 +121,25 @@ def risk_coverage_figure(
     axes.set_xlabel("coverage: share of rows answered, most confident first")
     axes.set_ylabel("selective risk: share of answers that are wrong")
     axes.set_title(f"What confidence is worth: {split.replace('_', ' ')} rows, {stage}, all draws")
-    _legend(axes)
-    _save(figure, path)
+    draw_legend(axes)
+    save_plot(figure, path)
 
 
-def _arms(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+def arms_of_plot(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     return sorted(set(pairs), key=lambda pair: arm_order(pair[0]))
 
 
-def _style(index: int, *, markersize: float = 5) -> dict[str, Any]:
+def arm_style(index: int, *, markersize: float = 5) -> dict[str, Any]:
     """Colour, mark and dashes of the nth line, different for 28 of them."""
     return {
-        "color": _COLOURS[index % 7],
-        "marker": _MARKS[index % 7],
+        "color": COLOURS[index % 7],
+        "marker": MARKS[index % 7],
         "markersize": markersize,
         "linestyle": _DASHES[index // 7 % 4],
     }
 
 
-def _legend(axes: Any, **options: Any) -> None:
+def draw_legend(axes: Any, **options: Any) -> None:
     """A legend among few lines, or beside many, where it covers none of them."""
     handles, names = axes.get_legend_handles_labels()
     if len(names) <= _FEW:
@@ -149,7 +149,7 @@ def _legend(axes: Any, **options: Any) -> None:
     axes.figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=7)
 
 
-def _canvas() -> tuple[Any, Any]:
+def new_canvas() -> tuple[Any, Any]:
     # The object interface, so that no window system and no global state is touched.
     from matplotlib.figure import Figure
 
@@ -162,7 +162,7 @@ def _canvas() -> tuple[Any, Any]:
     return figure, axes
 
 
-def _save(figure: Any, path: Path) -> None:
+def save_plot(figure: Any, path: Path) -> None:
     figure.supxlabel(DISCLAIMER, x=0.995, ha="right", fontsize=6, color="#777777")
     import matplotlib
 

@@ -254,7 +254,8 @@ def _of(block: Columns, name: str) -> np.ndarray:
 
 def _joined(arrays: list[np.ndarray]) -> np.ndarray:
     if any(isinstance(array, np.ma.MaskedArray) for array in arrays):
-        return np.ma.concatenate(arrays)
+        merged: np.ndarray = np.ma.concatenate(arrays)  # an array of numpy's keeps no blanks
+        return merged
     return np.concatenate(arrays)
 
 

@@ -96,7 +96,7 @@ def estimated_joint(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
     [[0.4, 0.0], [0.2, 0.4]]
     """
     counts = confident_joint(labels, probs)
-    return counts / counts.sum()
+    return np.asarray(counts / counts.sum())
 
 
 def estimated_noise_rate(labels: np.ndarray, probs: np.ndarray) -> float:
@@ -158,7 +158,7 @@ def find_label_issues(labels: np.ndarray, probs: np.ndarray, *, method: str) -> 
 
 def self_confidence(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
     """Probability of the given label, (n,) in [0, 1]."""
-    return probs[np.arange(len(labels)), labels]
+    return np.asarray(probs[np.arange(len(labels)), labels])
 
 
 def normalized_margin(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:

@@ -156,7 +156,7 @@ def _greedy(
 
     def distance_to(centre: np.ndarray) -> np.ndarray:
         products = (features @ centre.astype(features.dtype)).astype(np.float64)
-        return np.maximum(squares - 2 * products + float(centre @ centre), 0)
+        return np.asarray(np.maximum(squares - 2 * products + float(centre @ centre), 0))
 
     nearest = np.full(n, np.inf)
     for covered in np.flatnonzero(chosen):

@@ -41,13 +41,13 @@ def sign_flip_test(
     SignFlip(p_value=0.0625, floor=0.0625, n=5, exact=True)
     """
     differences = _checked(differences, "differences")
-    _check_replicates(replicates)
+    check_replicates(replicates)
     if len(differences) > EXACT_UP_TO and seed is None:
         raise InputError(
             f"sign_flip_test was given {len(differences)} differences and no seed: beyond "
             f"{EXACT_UP_TO} patterns are drawn at random, so pass seed=."
         )
-    return _sign_flip_test(differences, seed, replicates)
+    return unchecked_sign_flip_test(differences, seed, replicates)
 
 
 class Interval(NamedTuple):
@@ -69,8 +69,8 @@ def bootstrap_interval(
     >>> round(interval.lower, 3), round(interval.upper, 3)
     (0.15, 0.35)
     """
-    _check_level(level)
-    _check_replicates(replicates)
+    check_level(level)
+    check_replicates(replicates)
     return _bootstrap_interval(_checked(differences, "differences"), seed, level, replicates)
 
 
@@ -94,12 +94,12 @@ def paired_summary(a: np.ndarray, b: np.ndarray, *, seed: int) -> Paired:
     >>> paired_summary(np.array([0.8, 0.7, 0.9]), np.array([0.7, 0.5, 0.6]), seed=0).floor
     0.25
     """
-    a, b = _checked_pair(a, b)
+    a, b = checked_pair(a, b)
     differences = a - b
     n = len(differences)
     sd = float(differences.std(ddof=1)) if n > 1 else math.nan
     interval = _bootstrap_interval(differences, seed, 0.95, 10_000)
-    test = _sign_flip_test(differences, seed, 9999)
+    test = unchecked_sign_flip_test(differences, seed, 9999)
     mean = float(differences.mean())
     return Paired(n, mean, sd, interval.lower, interval.upper, test.p_value, test.floor)
 
@@ -202,7 +202,7 @@ def probability_of_superiority(a: np.ndarray, b: np.ndarray) -> Effect:
     >>> [round(x, 3) for x in found]
     [0.875, 0.396, 0.987, 4]
     """
-    a, b = _checked_pair(a, b)
+    a, b = checked_pair(a, b)
     n = len(a)
     # Figures that are equal but for rounding are ties, as in the sign-flip test.
     close = np.abs(a - b) <= TIE_TOLERANCE * np.maximum(np.abs(a), np.abs(b))
@@ -220,7 +220,7 @@ def share_interval(k: int, n: int, *, level: float = 0.95) -> Interval:
     >>> round(interval.lower, 3), round(interval.upper, 3)
     (0.0, 0.278)
     """
-    _check_level(level)
+    check_level(level)
     if not 0 <= k <= n:
         raise InputError(f"share_interval was given {k} of {n}: pass a count and its total.")
     return _wilson(k / n, n, level) if n else Interval(math.nan, math.nan)
@@ -250,7 +250,7 @@ def _noncentrality(t: float, df: int, tail: float) -> float:
     return float(optimize.brentq(excess, t - reach, t + reach, xtol=1e-10))
 
 
-def _checked_pair(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def checked_pair(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     a, b = _checked(a, "a"), _checked(b, "b")
     if len(a) != len(b):
         raise InputError(
@@ -293,7 +293,7 @@ def _checked(values: np.ndarray, name: str) -> np.ndarray:
     return values
 
 
-def _check_level(level: float) -> None:
+def check_level(level: float) -> None:
     if not 0 < level < 1:
         raise InputError(
             f"level is {level}, expected a share between 0 and 1: pass 0.95.",
@@ -302,7 +302,7 @@ def _check_level(level: float) -> None:
         )
 
 
-def _check_replicates(replicates: int) -> None:
+def check_replicates(replicates: int) -> None:
     if replicates < 1:
         raise InputError(
             f"replicates is {replicates}, expected at least 1: pass some thousands.",
@@ -311,21 +311,23 @@ def _check_replicates(replicates: int) -> None:
         )
 
 
-def _sign_flip_test(differences: np.ndarray, seed: int | None, replicates: int) -> SignFlip:
+def unchecked_sign_flip_test(
+    differences: np.ndarray, seed: int | None, replicates: int
+) -> SignFlip:
     n = len(differences)
     # Without the tolerance 0.1 + 0.2 would not tie with 0.3, and p would depend on rounding.
     at_least = abs(differences.sum()) - TIE_TOLERANCE * np.abs(differences).sum()
     if n <= EXACT_UP_TO:
-        sums = _sign_patterns(differences)
+        sums = sign_patterns(differences)
         return SignFlip(float((np.abs(sums) >= at_least).mean()), 2 / 2**n, n, True)
     assert seed is not None
     beyond = 0
-    for signs in _drawn_signs(n, seed, replicates):
+    for signs in drawn_signs(n, seed, replicates):
         beyond += int((np.abs(signs @ differences) >= at_least).sum())
     return SignFlip((beyond + 1) / (replicates + 1), 1 / (replicates + 1), n, False)
 
 
-def _sign_patterns(differences: np.ndarray) -> np.ndarray:
+def sign_patterns(differences: np.ndarray) -> np.ndarray:
     """Sums of the differences under half of all sign patterns, those that keep the first sign.
 
     Flipping every sign keeps the size, so the other half adds nothing.
@@ -336,7 +338,7 @@ def _sign_patterns(differences: np.ndarray) -> np.ndarray:
     return sums
 
 
-def _drawn_signs(n: int, seed: int, replicates: int) -> Iterator[np.ndarray]:
+def drawn_signs(n: int, seed: int, replicates: int) -> Iterator[np.ndarray]:
     """Random signs in blocks of (b, n)."""
     rng = generator(seed, "sign_flip")
     for size in _blocks(replicates, n):

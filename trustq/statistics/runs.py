@@ -15,11 +15,11 @@ from trustq.errors import InputError
 from trustq.statistics.paired import (
     EXACT_UP_TO,
     TIE_TOLERANCE,
-    _check_level,
-    _checked_pair,
-    _drawn_signs,
-    _sign_flip_test,
-    _sign_patterns,
+    check_level,
+    checked_pair,
+    drawn_signs,
+    sign_patterns,
+    unchecked_sign_flip_test,
 )
 
 REPLICATES = 9999  # random sign patterns beyond 20 networks
@@ -89,14 +89,14 @@ def compare_runs(
     >>> found.unit, found.n, found.floor, found.differences.round(6).tolist()
     ('network', 2, 0.5, [0.05, 0.2])
     """
-    a, b = _checked_pair(a, b)
-    _check_level(level)
+    a, b = checked_pair(a, b)
+    check_level(level)
     if not len(a) == len(networks) == len(draws):
         raise InputError(
             f"There are {len(a)} runs, {len(networks)} networks and {len(draws)} draws: "
             "name the network and the draw of every run."
         )
-    of_network, of_draw = _numbered(networks), _numbered(draws)
+    of_network, of_draw = numbered_groups(networks), numbered_groups(draws)
     if len(set(zip(of_network.tolist(), of_draw.tolist(), strict=True))) < len(a):
         raise InputError("A run is given twice: average runs of one network and draw before.")
     n_networks, n_draws = int(of_network.max()) + 1, int(of_draw.max()) + 1
@@ -114,7 +114,7 @@ def compare_runs(
         sd = float(differences.std(ddof=1))
         half = half_width(parts, level=level)
         lower, upper = mean - half, mean + half
-        p_value, floor, _, exact = _sign_flip_test(differences, seed, REPLICATES)
+        p_value, floor, _, exact = unchecked_sign_flip_test(differences, seed, REPLICATES)
         p_value = max(p_value, _with_shared_draws(differences, parts, seed))
     return RunComparison(
         unit=unit,
@@ -207,10 +207,10 @@ def _with_shared_draws(differences: np.ndarray, parts: Parts, seed: int) -> floa
     if sd <= TIE_TOLERANCE * float(np.abs(differences).mean()):
         return 0.0
     if n <= EXACT_UP_TO:
-        means = _sign_patterns(differences) / n
+        means = sign_patterns(differences) / n
     else:
         means = (
-            np.concatenate([signs @ differences for signs in _drawn_signs(n, seed, REPLICATES)]) / n
+            np.concatenate([signs @ differences for signs in drawn_signs(n, seed, REPLICATES)]) / n
         )
     beyond = stats.norm.cdf((means - mean) / sd) + stats.norm.cdf((-means - mean) / sd)
     return float(min(1.0, beyond.mean()))
@@ -230,7 +230,7 @@ def over_runs(unit: str, n_networks: int, n_draws: int) -> str:
     return f"{n_draws} draws of one network: about other draws, not about other networks"
 
 
-def _numbered(names: Sequence[object]) -> np.ndarray:
+def numbered_groups(names: Sequence[object]) -> np.ndarray:
     """Codes from 0 in order of appearance; None, of an imported cache, is a name like another."""
     known: dict[object, int] = {}
     return np.array([known.setdefault(name, len(known)) for name in names])

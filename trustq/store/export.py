@@ -16,7 +16,7 @@ from trustq.core.columns import write_parquet
 from trustq.errors import InputError
 from trustq.store.extra import dataset_digest
 from trustq.store.format import ATTRIBUTES, FORMAT, FORMAT_VERSION, ROW_DATASETS, Cache
-from trustq.store.write import _storable, overall_digests
+from trustq.store.write import overall_digests, storable_array
 
 STATEMENT = "trustq_cache"  # an array of the npz, a key of the other formats' metadata
 EXPORTS = (".npz", ".parquet", ".safetensors")
@@ -75,7 +75,7 @@ def statement_of(cache: Cache, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     attributes |= {"format": FORMAT, "format_version": FORMAT_VERSION}
     described, digests = {}, {}
     for name, array in arrays.items():
-        stored: Any = _storable(name, np.asarray(array))
+        stored: Any = storable_array(name, np.asarray(array))
         digests[name] = dataset_digest(stored.dtype.str, stored.shape, stored)
         described[name] = {
             "dtype": stored.dtype.str,
@@ -107,7 +107,7 @@ def _write_safetensors(
 
     tensors = {}
     for name, array in arrays.items():
-        stored = _storable(name, np.asarray(array))
+        stored = storable_array(name, np.asarray(array))
         if stored.dtype.kind == "S":
             width = stored.dtype.itemsize
             stored = stored.view(np.uint8).reshape(*stored.shape, width)

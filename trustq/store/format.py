@@ -92,7 +92,7 @@ class Cache:
     @property
     def seen_labels(self) -> np.ndarray:
         """Rows whose label, observed or reference, the backbone was trained on, (n,) of bool."""
-        return (self.seen & (SEEN_OBSERVED | SEEN_REFERENCE)) != 0
+        return np.asarray((self.seen & (SEEN_OBSERVED | SEEN_REFERENCE)) != 0)
 
     @property
     def honest_for_any_noise(self) -> np.ndarray:

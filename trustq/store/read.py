@@ -215,8 +215,8 @@ def _load(
     attributes: dict[str, Any],
     path: Path,
 ) -> Cache:
-    arrays = {name: _decoded(array) for name, array in arrays.items()}
-    _require_sound(arrays, stored, attributes, path)
+    arrays = {name: decoded_texts(array) for name, array in arrays.items()}
+    require_sound_arrays(arrays, stored, attributes, path)
     fields: dict[str, Any] = {name: attributes[name] for name in ATTRIBUTES}
     fields["classes"] = tuple(attributes["classes"])
     rows: dict[str, Any] = {name: arrays.pop(name) for name in ROW_DATASETS}
@@ -233,7 +233,7 @@ def _load(
     )
 
 
-def _require_sound(
+def require_sound_arrays(
     arrays: dict[str, np.ndarray], stored: dict[str, Stored], attributes: dict[str, Any], path: Path
 ) -> None:
     """Raise when a file that is whole does not mean what a cache means."""
@@ -268,7 +268,7 @@ def _datasets(file: h5py.File) -> list[tuple[str, h5py.Dataset]]:
     return found
 
 
-def _decoded(array: np.ndarray) -> np.ndarray:
+def decoded_texts(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind != "S":
         return array
     try:

@@ -10,8 +10,8 @@ from trustq.errors import DamagedFile, InputError, TrustqError
 from trustq.store.export import EXPORTED_NAMES, STATEMENT
 from trustq.store.extra import dataset_digest
 from trustq.store.format import ATTRIBUTES, FORMAT, FORMAT_VERSION, ROW_DATASETS, Cache
-from trustq.store.read import _decoded, _require_sound
-from trustq.store.write import _storable, overall_digests
+from trustq.store.read import decoded_texts, require_sound_arrays
+from trustq.store.write import overall_digests, storable_array
 
 
 def restore_cache(path: Path, raw: dict[str, np.ndarray], statement: Any) -> Cache:
@@ -46,15 +46,15 @@ def _restored(path: Path, raw: dict[str, np.ndarray], statement: Any) -> Cache:
         array = _array(raw, name, exported, described, attributes["classes"])
         if array is None:
             raise _altered(path, f"it lacks {exported}")
-        stored: Any = _storable(name, array)
+        stored: Any = storable_array(name, array)
         digests[name] = dataset_digest(stored.dtype.str, stored.shape, stored)
         if digests[name] != described["digest"]:
             raise _altered(path, f"{exported} does not match its digest")
-        arrays[name] = _decoded(stored)
+        arrays[name] = decoded_texts(stored)
     digest, content_digest = overall_digests(attributes, digests)
     if (digest, content_digest) != (statement["digest"], statement["content_digest"]):
         raise _altered(path, "its attributes do not match their digest")
-    _require_sound(arrays, {}, attributes, path)
+    require_sound_arrays(arrays, {}, attributes, path)
     rows: dict[str, Any] = {name: arrays.pop(name) for name in ROW_DATASETS}
     rows["trusted"] = rows["trusted"].astype(bool)
     fields: dict[str, Any] = {name: attributes[name] for name in ATTRIBUTES}

@@ -187,7 +187,7 @@ class CacheWriter:
         """Add a whole dataset; strings become fixed-length UTF-8, booleans bytes."""
         if name in ROW_DATASETS + ("features", "logits") and len(array) != self._n_rows:
             raise InputError(f"{name} has {len(array)} rows, the cache {self._n_rows}.")
-        stored = _storable(name, np.asarray(array))
+        stored = storable_array(name, np.asarray(array))
         dataset = self._file.create_dataset(name, data=stored)
         self._sink.require_written()
         self._digests[name] = dataset_digest(dataset.dtype.str, dataset.shape, stored)
@@ -231,7 +231,7 @@ def _head(dataset: h5py.Dataset) -> bytes:
     return f"{dataset.dtype.str}{dataset.shape}".encode()
 
 
-def _storable(name: str, array: np.ndarray) -> np.ndarray:
+def storable_array(name: str, array: np.ndarray) -> np.ndarray:
     if array.dtype.kind in "OU":
         encoded = [str(text).encode() for text in array.ravel().tolist()]
         if any(b"\0" in text for text in encoded):

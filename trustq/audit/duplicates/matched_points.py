@@ -110,7 +110,7 @@ def _vectors(descriptors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _root(descriptors: np.ndarray) -> np.ndarray:
     total = np.maximum(descriptors.sum(axis=1, dtype=np.float32, keepdims=True), 1)
-    return np.sqrt(descriptors / total, dtype=np.float32)
+    return np.asarray(np.sqrt(descriptors / total, dtype=np.float32))
 
 
 def _words(vectors: np.ndarray, rng: np.random.Generator) -> Iterator[np.ndarray]:

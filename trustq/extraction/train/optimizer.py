@@ -81,7 +81,7 @@ def make_optimizer(network: Network, recipe: ExtractRecipe) -> torch.optim.Optim
 
 def _layer_scales(model: torch.nn.Module, recipe: ExtractRecipe) -> dict[int, float]:
     """Share of the peak rate of each trained parameter, by its id."""
-    from timm.optim import param_groups_layer_decay
+    from timm.optim import param_groups_layer_decay  # type: ignore[attr-defined]
 
     groups = param_groups_layer_decay(model, layer_decay=recipe.layer_decay)
     scales = {id(parameter): group["lr_scale"] for group in groups for parameter in group["params"]}
