@@ -14,6 +14,7 @@ test: $(INSTALLED)
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q
 
@@ -37,4 +38,6 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@echo "Installing trustq with torch and timm (about 6 GB the first time) ..."
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@# The clone itself is on the path, so that a start in its parent finds it before an empty namespace.
+	@echo "$(CURDIR)" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/trustq-clone.pth"
 	@touch $@
