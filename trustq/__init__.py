@@ -11,9 +11,9 @@
 
 Arrays, pandas and polars frames go in, and tables with `to_pandas()` and `to_polars()` come out.
 Nothing is imported before it is used. Modules import from those before them only: `core`,
-`recipes`, `data`, `metrics`, `statistics`, `calibration`, `store`, `extraction` and `datasets`,
-`heads`, `scoring`, `evaluation`, `repair`, `results`, `experiments`, `analysis`, `audit`, `report`,
-`api`, `cli`; none of them loads torch but `extraction`.
+`recipes`, `data`, `statistics`, `metrics`, `calibration`, `store`, `extraction` and `datasets`,
+`heads`, `scoring`, `evaluation`, `repair`, `results`, `experiments`, `analysis`, `audit`, `report`
+and `review`, `api`, `cli`; none of them loads torch but `extraction`.
 """
 
 from typing import TYPE_CHECKING

@@ -12,7 +12,7 @@ import numpy as np
 from trustq.analysis.pairs import Run, run_of
 from trustq.analysis.refit_order import refit_order_warnings
 from trustq.analysis.repair_table import DISCLAIMER, arm_order
-from trustq.analysis.significance import latex_table, markdown_table
+from trustq.analysis.significance import escaped_latex, escaped_markdown
 from trustq.core.spreadsheets import csv_text
 from trustq.errors import InputError, NotFound
 from trustq.metrics.aurc_conventions import aurc_by
@@ -168,12 +168,12 @@ def format_main_table(table: MainTable, format: str = "markdown") -> str:
     arrows = [f"{name} {'↓' if _is_lower(name) else '↑'}" for name in table.metrics]
     if format == "latex":
         ways = {True: r"$\downarrow$", False: r"$\uparrow$"}
-        head = [f"{latex_table(name)} {ways[_is_lower(name)]}" for name in table.metrics]
-        head = [*map(latex_table, texts), *head]
+        head = [f"{escaped_latex(name)} {ways[_is_lower(name)]}" for name in table.metrics]
+        head = [*map(escaped_latex, texts), *head]
         lines = [rf"\begin{{tabular}}{{{'l' * len(texts)}{'r' * len(table.metrics)}}}", r"\toprule"]
         lines += [" & ".join(head) + r" \\", r"\midrule"]
         for row in table.rows:
-            shown = [*map(latex_table, row.texts.values()), *_cells(row, table, format)]
+            shown = [*map(escaped_latex, row.texts.values()), *_cells(row, table, format)]
             lines.append(" & ".join(shown) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}", *(f"% {note}" for note in table.notes)]
         return "\n".join(lines)
@@ -184,7 +184,7 @@ def format_main_table(table: MainTable, format: str = "markdown") -> str:
         lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in grid]
         return "\n".join([*(line.rstrip() for line in lines), "", *table.notes])
     rule = ["---"] * len(texts) + ["---:"] * len(table.metrics)
-    marked = [[*map(markdown_table, line[: len(texts)]), *line[len(texts) :]] for line in grid]
+    marked = [[*map(escaped_markdown, line[: len(texts)]), *line[len(texts) :]] for line in grid]
     lines = ["| " + " | ".join(line) + " |" for line in (marked[0], rule, *marked[1:])]
     return "\n".join([*lines, "", *table.notes])
 

@@ -337,9 +337,9 @@ def format_significance(
     lines += [note[0].upper() + note[1:] + "." for note in left_out]
     if format == "markdown":
         table = [head, ["---"] * len(head), *cells]
-        body = ["| " + " | ".join(markdown_table(text) for text in row) + " |" for row in table]
+        body = ["| " + " | ".join(escaped_markdown(text) for text in row) + " |" for row in table]
         return "\n".join([*body, "", "\n\n".join(lines)])
-    body = [" & ".join(map(latex_table, row)) + r" \\" for row in (head, *cells)]
+    body = [" & ".join(map(escaped_latex, row)) + r" \\" for row in (head, *cells)]
     return "\n".join(
         [
             rf"\begin{{tabular}}{{{'l' * (len(head) - 8)}{'r' * 8}}}",
@@ -498,11 +498,11 @@ def _note(rows: Sequence[Significance], interval: str) -> str:
     )
 
 
-def markdown_table(text: str) -> str:
+def escaped_markdown(text: str) -> str:
     return text.replace("|", r"\|")
 
 
-def latex_table(text: str) -> str:
+def escaped_latex(text: str) -> str:
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     special |= {character: "\\" + character for character in "&%$#_{}"}
     special |= {"<": r"\textless{}", ">": r"\textgreater{}"}

@@ -89,9 +89,8 @@ def evidence_against(
     """
     prior = _log_beta_binomial(total, n_rows, PRIOR_WRONG, PRIOR_RIGHT)
     left, wrong = np.asarray(n_rows - n_sampled), PRIOR_WRONG + n_wrong
-    return prior - _log_beta_binomial(
-        total - n_wrong, left, wrong, PRIOR_RIGHT + n_sampled - n_wrong
-    )
+    right = PRIOR_RIGHT + n_sampled - n_wrong
+    return np.asarray(prior - _log_beta_binomial(total - n_wrong, left, wrong, right))
 
 
 def _log_beta_binomial(

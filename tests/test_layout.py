@@ -1,0 +1,64 @@
+"""How the package is laid out: few entries, all in a layer, and private names stay at home."""
+
+import ast
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "trustq"
+MOST_ENTRIES = 25
+
+
+def _entries() -> set[str]:
+    return {entry.name for entry in PACKAGE.iterdir() if entry.name != "__pycache__"}
+
+
+def _modules() -> list[Path]:
+    return sorted([*PACKAGE.rglob("*.py"), *(ROOT / "cli").rglob("*.py")])
+
+
+def test_the_package_has_few_entries_and_the_contracts_name_each() -> None:
+    assert len(_entries()) <= MOST_ENTRIES, sorted(_entries())
+    modules = {name.removesuffix(".py") for name in _entries()} - {"__init__", "py.typed"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    layers, torch = project["tool"]["importlinter"]["contracts"]
+    named = [name for line in layers["layers"] for name in line.split(" : ")]
+    assert sorted(named) == sorted(modules)
+    free = {f"trustq.{name}" for name in modules - {"extraction"}}
+    assert set(torch["source_modules"]) == free
+
+
+def test_the_library_does_not_import_the_command_line() -> None:
+    # import-linter sees `trustq` alone: the command line lies in a folder of its own.
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                imported = [f"{node.module}.{name.name}" for name in node.names]
+            elif isinstance(node, ast.Import):
+                imported = [name.name for name in node.names]
+            else:
+                continue
+            assert not [name for name in imported if f"{name}.".startswith("trustq.cli.")], path
+
+
+def test_no_module_takes_a_private_name_of_another() -> None:
+    found = []
+    for path in _modules():
+        tree = ast.parse(path.read_text("utf-8"))
+        taken = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        found += [(path, name.name) for node in taken for name in node.names if _is_own(name.name)]
+        # `from trustq.metrics import selective`, then `selective._steps`.
+        imported = {name.asname or name.name for node in taken for name in node.names}
+        found += [
+            (path, f"{node.value.id}.{node.attr}")
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name)
+            and node.value.id in imported
+            and _is_own(node.attr)
+        ]
+    assert not found
+
+
+def _is_own(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
