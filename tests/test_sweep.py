@@ -196,7 +196,7 @@ def test_a_dry_run_lists_the_cells_and_runs_none(caches: Path, tmp_path: Path) -
     assert len(listed["runs"]) == 20
     assert listed["runs"][1] == {
         "cache": "seed0.h5", "dataset": "gauss", "draw": 0, "noise": "symmetric:0.2",
-        "head": "majority", "arm": "random", "budget": "3", "rounds": 1,
+        "head": "majority", "arm": "random", "budget": "3", "rounds": 1, "folds": 2,
     }  # fmt: skip
     assert 0 < listed["core_seconds"] < 60
     assert not (tmp_path / "r").exists()
