@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from trustq.data.splits import split_by_group
 from trustq.results import EXAMPLES
+from trustq.review.server import ReviewServer
 from trustq.store import read_cache, write_cache
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -189,6 +190,9 @@ def test_the_readme_s_commands_run_as_they_are_pasted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    # `trustq review` serves until Ctrl-C: here it starts, opens no browser and stops at once.
+    monkeypatch.setattr("webbrowser.open", lambda address: True)
+    monkeypatch.setattr("trustq.review.server.ReviewServer.wait", ReviewServer.stop)
     cache = make_cache()
     write_cache(Path("c.h5"), cache)
     rng = np.random.default_rng(0)

@@ -618,8 +618,8 @@ def test_pages_say_what_was_fitted_and_show_the_slices(
     more = ("sampling_domain=site", "slices=site,sex", "positive=malignant")
     done = run(cache, tmp_path / "r", table, *settings, *more)
     assert (
-        ", target growth, fitted on site!=site 1, weights domain_balanced(site)\n"
-        in repair_table(tmp_path / "r", done.keys).caption
+        ", target growth, fitted on site!=site 1, weights domain_balanced(site), "
+        "regularisation 0.1\n" in repair_table(tmp_path / "r", done.keys).caption
     )
     write_report(tmp_path / "r", tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text("utf-8")
