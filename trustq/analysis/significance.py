@@ -499,10 +499,12 @@ def _note(rows: Sequence[Significance], interval: str) -> str:
 
 
 def escaped_markdown(text: str) -> str:
+    """A text as it stands in a cell of a Markdown table."""
     return text.replace("|", r"\|")
 
 
 def escaped_latex(text: str) -> str:
+    """A text as LaTeX prints it, its special characters escaped."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     special |= {character: "\\" + character for character in "&%$#_{}"}
     special |= {"<": r"\textless{}", ">": r"\textgreater{}"}

@@ -548,6 +548,7 @@ def _bca_tails(
 
 
 def group_codes(groups: np.ndarray | None, n: int) -> tuple[np.ndarray, int]:
+    """Codes of groups from 0, (n,), and how many there are; without groups every row is its own."""
     if groups is None:
         return np.arange(n), n
     groups = np.asarray(groups)

@@ -150,6 +150,7 @@ def _checked_rows(rows: np.ndarray, name: str) -> np.ndarray:
 
 
 def log_softmax_of_rows(logits: np.ndarray) -> np.ndarray:
+    """Log probabilities of checked float64 logits, (n, k), exact near 1."""
     # log(1 + others / top) through the log-odds, because 1 + 1e-20 is 1.
     minus_log_top = np.log1p(np.exp(-log_odds_of_rows(logits)))
     return np.asarray(logits - logits.max(axis=1, keepdims=True) - minus_log_top[:, None])

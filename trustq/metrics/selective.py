@@ -192,6 +192,7 @@ class _Steps(NamedTuple):
 
 
 def risk_steps(wrong: np.ndarray, confidence: np.ndarray) -> _Steps:
+    """Rows and errors kept at each distinct confidence, the highest first; inputs are checked."""
     order = np.argsort(confidence)[::-1]
     confidence = confidence[order]
     last_of_block = np.append(confidence[1:] != confidence[:-1], True)
@@ -200,6 +201,7 @@ def risk_steps(wrong: np.ndarray, confidence: np.ndarray) -> _Steps:
 
 
 def aurc_of_steps(steps: _Steps) -> float:
+    """Exact AURC with ties, in [0, 1], lower is better."""
     n = steps.kept[-1]
     kept = np.arange(1, n + 1)
     errors = steps.errors
@@ -211,12 +213,14 @@ def aurc_of_steps(steps: _Steps) -> float:
 
 
 def oracle_aurc_of_steps(steps: _Steps) -> float:
+    """AURC of the best order of the same errors: all of them last."""
     kept = np.arange(1, steps.kept[-1] + 1)
     # The order in which `aurc_of_steps` adds, so that an oracle's excess is 0 and not 1e-17.
     return float((np.maximum(kept - (steps.kept[-1] - steps.errors[-1]), 0) / kept).mean())
 
 
 def augrc_of_steps(steps: _Steps) -> float:
+    """AUGRC, in [0, 1/2], lower is better."""
     # Errors kept against rows kept is a straight line inside a block, so trapezoids are exact.
     errors = np.append(0, steps.errors)
     twice_area = np.sum(np.diff(steps.kept, prepend=0) * (errors[1:] + errors[:-1]))
@@ -247,11 +251,13 @@ def _check_share(share: float, name: str) -> None:
 
 
 def risk_of(wrong: np.ndarray, kept: np.ndarray) -> float:
+    """Share of the kept rows that are wrong, in [0, 1]; NaN where none is kept."""
     n_kept = np.count_nonzero(kept)
     return float(np.count_nonzero(wrong & kept) / n_kept) if n_kept else float("nan")
 
 
 def checked_ranking(wrong: np.ndarray, confidence: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`wrong` and `confidence`, both (n,), as booleans and float64; raises `TrustqError`."""
     confidence = _checked_confidence(confidence)
     wrong = np.asarray(wrong)
     if wrong.shape != confidence.shape:

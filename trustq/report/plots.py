@@ -126,6 +126,7 @@ def risk_coverage_figure(
 
 
 def arms_of_plot(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Distinct arms with their titles, in the order of every table."""
     return sorted(set(pairs), key=lambda pair: arm_order(pair[0]))
 
 
@@ -150,6 +151,7 @@ def draw_legend(axes: Any, **options: Any) -> None:
 
 
 def new_canvas() -> tuple[Any, Any]:
+    """A figure with one pair of axes in the style of all plots."""
     # The object interface, so that no window system and no global state is touched.
     from matplotlib.figure import Figure
 
@@ -163,6 +165,7 @@ def new_canvas() -> tuple[Any, Any]:
 
 
 def save_plot(figure: Any, path: Path) -> None:
+    """Write a figure with the disclaimer below it, whole or not at all."""
     figure.supxlabel(DISCLAIMER, x=0.995, ha="right", fontsize=6, color="#777777")
     import matplotlib
 

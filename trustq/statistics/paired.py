@@ -251,6 +251,7 @@ def _noncentrality(t: float, df: int, tail: float) -> float:
 
 
 def checked_pair(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two float64 arrays of the same units, (n,); raises `TrustqError` where they are not."""
     a, b = _checked(a, "a"), _checked(b, "b")
     if len(a) != len(b):
         raise InputError(
@@ -294,6 +295,7 @@ def _checked(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def check_level(level: float) -> None:
+    """Raise `TrustqError` for a level that is no share between 0 and 1."""
     if not 0 < level < 1:
         raise InputError(
             f"level is {level}, expected a share between 0 and 1: pass 0.95.",
@@ -303,6 +305,7 @@ def check_level(level: float) -> None:
 
 
 def check_replicates(replicates: int) -> None:
+    """Raise `TrustqError` for fewer replicates than one."""
     if replicates < 1:
         raise InputError(
             f"replicates is {replicates}, expected at least 1: pass some thousands.",
@@ -314,6 +317,7 @@ def check_replicates(replicates: int) -> None:
 def unchecked_sign_flip_test(
     differences: np.ndarray, seed: int | None, replicates: int
 ) -> SignFlip:
+    """The sign-flip test of checked differences; beyond EXACT_UP_TO signs are drawn by `seed`."""
     n = len(differences)
     # Without the tolerance 0.1 + 0.2 would not tie with 0.3, and p would depend on rounding.
     at_least = abs(differences.sum()) - TIE_TOLERANCE * np.abs(differences).sum()

@@ -269,6 +269,7 @@ def _datasets(file: h5py.File) -> list[tuple[str, h5py.Dataset]]:
 
 
 def decoded_texts(array: np.ndarray) -> np.ndarray:
+    """Fixed-length UTF-8 as text; other arrays as they are."""
     if array.dtype.kind != "S":
         return array
     try:

@@ -232,6 +232,7 @@ def _head(dataset: h5py.Dataset) -> bytes:
 
 
 def storable_array(name: str, array: np.ndarray) -> np.ndarray:
+    """An array as a cache stores it: texts as fixed-length UTF-8, truth values as bytes."""
     if array.dtype.kind in "OU":
         encoded = [str(text).encode() for text in array.ravel().tolist()]
         if any(b"\0" in text for text in encoded):
