@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -524,3 +525,23 @@ def test_the_command_takes_any_number_of_external_files(tmp_path):
     options = [part for other in others for part in ("--external", other)]
     answer = invoke("evaluate", [path, *options, "--replicates", 10, "--json"])
     assert list(json.loads(answer.stdout)["external"]) == [str(other) for other in others]
+
+
+def test_a_positive_set_is_judged_by_the_predicted_class_too(tmp_path: Path) -> None:
+    names = np.array(["Nevus, Reed", "Carcinoma, invasive", "Nevus", "Other"])
+    rng = np.random.default_rng(5)
+    labels = rng.integers(0, 4, 300)
+    logits = rng.normal(size=(300, 4)) + 2 * np.eye(4)[labels]
+    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    groups = np.repeat(np.arange(100), 3)
+    path = tmp_path / "p.npz"
+    np.savez(path, probs=probs, labels=names[labels], classes=names, groups=groups)
+    found = evaluate(read_predictions(path), positive=("Carcinoma, invasive", "Other"))
+    own = found.report["positive"]["predicted"]
+    truth, called = np.isin(labels, (1, 3)), np.isin(probs.argmax(axis=1), (1, 3))
+    assert own["sensitivity"] == pytest.approx(called[truth].mean(), abs=1e-12)
+    assert own["specificity"] == pytest.approx((~called)[~truth].mean(), abs=1e-12)
+    for name in ("sensitivity", "specificity"):
+        low, high = own[f"{name}_interval"]
+        assert 0 <= low < own[name] < high <= 1
+    assert own["n_positive"] + own["n_negative"] == 300

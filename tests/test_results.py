@@ -586,6 +586,17 @@ def test_setting_names_are_columns() -> None:
     assert set(SETTINGS) <= {*MATCHED, *PURCHASE, *COMPARED, "arm", "arm_title"}
 
 
+def test_queries_with_the_names_before_format_2_still_run(filled: Path) -> None:
+    for former, today in (
+        ("SELECT DISTINCT arm FROM cells", "SELECT DISTINCT arm FROM runs"),
+        ("SELECT key, hits_possible FROM cells", "SELECT key, errors_findable FROM runs"),
+        ("SELECT key, metric, figure FROM figures", "SELECT key, metric, value FROM metric_values"),
+    ):
+        old, new = run_query(filled, former), run_query(filled, today)
+        assert sorted(map(str, old.rows)) == sorted(map(str, new.rows)) and new.rows
+    assert "cells" not in describe_results(filled)
+
+
 def test_examples_run(tmp_path: Path) -> None:
     one_of_each(tmp_path)
     with connect(tmp_path) as connection:

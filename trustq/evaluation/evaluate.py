@@ -44,6 +44,7 @@ from trustq.metrics.selective import (
     risk_at_coverage,
     risk_coverage_curve,
 )
+from trustq.statistics.intervals import grouped_share_interval
 
 NO_CALIBRATION = (
     "there are no validation rows, and a calibrator is never fitted on the rows it is judged on: "
@@ -387,6 +388,7 @@ def _positive_report(
         return None
     report: dict[str, Any] = {
         "classes": [test.classes[c] for c in chosen],
+        "predicted": _by_predicted_class(test, stage, chosen),
         "sens_at_95_spec": None,
         "operating_points": None,
         "reason": None,
@@ -405,6 +407,18 @@ def _positive_report(
         "sens_at_95_spec": point._asdict(),
         "operating_points": [point._asdict() for point in points],
     }
+
+
+def _by_predicted_class(test: Predictions, stage: Stage, chosen: tuple[int, ...]) -> dict[str, Any]:
+    """Sensitivity and specificity where the most probable class decides, without a threshold."""
+    truth = np.isin(test.labels, chosen)
+    right = np.isin(stage.probs.argmax(axis=1), chosen) == truth
+    found: dict[str, Any] = {"n_positive": int(truth.sum()), "n_negative": int((~truth).sum())}
+    for name, own in (("sensitivity", truth), ("specificity", ~truth)):
+        groups = None if test.groups is None else test.groups[own]
+        found[name] = float(right[own].mean()) if own.any() else float("nan")
+        found[f"{name}_interval"] = list(grouped_share_interval(right[own], groups))
+    return found
 
 
 def _gaps(

@@ -223,6 +223,16 @@ def _positive_lines(report: dict[str, Any]) -> list[str]:
                 f"{point['specificity']:.3f} ({point['n_positive']} positive, "
                 f"{point['n_negative']} negative)"
             )
+    own = found["predicted"]
+    shares = [
+        f"{name} {own[name]:.3f} [{own[f'{name}_interval'][0]:.3f}, "
+        f"{own[f'{name}_interval'][1]:.3f}]"
+        for name in ("sensitivity", "specificity")
+    ]
+    lines.append(
+        f"  by the predicted class: {', '.join(shares)} ({own['n_positive']} positive, "
+        f"{own['n_negative']} negative)"
+    )
     for name, gaps in report["gaps"].items():
         out = f", without {', '.join(gaps['left_out'])}" if gaps["left_out"] else ""
         lines.append(

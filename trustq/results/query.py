@@ -16,7 +16,7 @@ from trustq.errors import DamagedFile, InputError, NotFound, TrustqError
 from trustq.results.digests import damaged
 from trustq.results.part_files import PartFiles, part_address
 from trustq.results.schema import FORMER_COLUMNS, FORMER_TABLES, MARKER, OF_CELLS, TABLES
-from trustq.results.views import derived_views
+from trustq.results.views import derived_views, former_views
 from trustq.results.write import (
     check_marker,
     has_unrecorded,
@@ -296,7 +296,7 @@ def _join_files(
     connection: duckdb.DuckDBPyConnection, tables: Mapping[str, Path], metadata: Sequence[Path]
 ) -> list[dict[str, str]]:
     """Read files as tables; of each in `metadata` its columns and types, without the ids."""
-    taken = {*TABLES, *derived_views()}
+    taken = {*TABLES, *derived_views(), *former_views()}
     for name, path in tables.items():
         if not name.isidentifier() or name in taken:
             raise InputError(
@@ -434,7 +434,7 @@ def _create_views(opened: Opened, *, samples_with: list[dict[str, str]] | None =
                 + LAST_FAILURE
             )
         connection.execute(f"CREATE VIEW {table} AS {select}")
-    for name, select in derived_views().items():
+    for name, select in (derived_views() | former_views()).items():
         connection.execute(f"CREATE VIEW {name} AS {select}")
 
 

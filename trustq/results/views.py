@@ -3,6 +3,7 @@
 from trustq.results.schema import (
     COMPARED,
     COORDINATES,
+    FORMER_COLUMNS,
     LOWER_IS_BETTER,
     MATCHED,
     PROBLEM,
@@ -30,6 +31,29 @@ def derived_views() -> dict[str, str]:
         "final_test_seeds": _final_test("seeds"),
         "final_predictions": _final_predictions(),
     }
+
+
+def former_views() -> dict[str, str]:
+    """Name and SELECT of the views under their names before format 2, so that old queries run.
+
+    They are listed nowhere and no view of ours reads them.
+    """
+    columns = {
+        "cells": ("runs", [*TABLES["runs"]]),
+        "figures": ("metric_values", [*TABLES["runs"], *TABLES["metrics"]]),
+    }
+    return {
+        former: f"SELECT {', '.join(['*', *_former_names(names)])} FROM {view}"
+        for former, (view, names) in columns.items()
+    }
+
+
+def _former_names(names: list[str]) -> list[str]:
+    return [
+        f"{name} AS {FORMER_COLUMNS[name]}"
+        for name in names
+        if name in FORMER_COLUMNS and name != "run"  # a run's own key is `key` in both
+    ]
 
 
 def _figures() -> str:
