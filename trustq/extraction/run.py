@@ -217,6 +217,7 @@ def _train_and_dump(
     from trustq.extraction.dump.cache_dump import Further
     from trustq.extraction.inputs.images import Preprocessing
     from trustq.extraction.train.crossfit import crossfit
+    from trustq.extraction.train.epoch_logits import EpochLogits
     from trustq.extraction.train.loop import train
     from trustq.extraction.train.memory import explained, fitting
 
@@ -272,6 +273,17 @@ def _train_and_dump(
             extra |= datasets
             seconds["crossfit"] = round(folds_seconds, 3)
         if not frozen:
+            kept = EpochLogits.of_recipe(
+                settings,
+                job.target.with_name(f".seed{job.seed}.epochs.npy"),
+                n_rows=len(manifest),
+                n_classes=len(manifest.classes),
+            )
+            if kept is None and settings.epoch_logits:
+                progress.say(
+                    "The logits of epochs are not stored: steps see mixed images, which have no "
+                    "row of their own."
+                )
             trained = train(
                 network,
                 manifest,
@@ -284,7 +296,10 @@ def _train_and_dump(
                 resume=resume,
                 identity=identity,
                 progress=progress,
+                epoch_logits=kept,
             )
+            if kept is not None:
+                extra["epochs/logits"] = kept.finished(len(trained.history.epoch))
             seconds["training"] = round(trained.seconds, 3)
             extra |= {f"history/{name}": array for name, array in trained.history.arrays.items()}
     attributes = job.attributes | {
@@ -308,6 +323,6 @@ def _train_and_dump(
 
 def _clear_workings(job: Job) -> None:
     """Remove what a training keeps to go on from, also after a kill just behind the last step."""
-    for pattern in ("resume.pt", "fold*.npz", "fold*.resume.pt"):
+    for pattern in ("resume.pt", "epochs.npy", "fold*.npz", "fold*.resume.pt"):
         for path in job.target.parent.glob(f".seed{job.seed}.{pattern}"):
             path.unlink(missing_ok=True)

@@ -310,6 +310,9 @@ class ExtractRecipe:
     )
     passes: int = setting(0, "dropout passes to store beside the logits, 20 is usual; 0 = none")
     maps: bool = setting(False, "store the last feature map, float16, for explanations")
+    epoch_logits: bool = setting(
+        True, "store the training rows' logits of each epoch, for scores of training dynamics"
+    )
 
 
 @dataclass(frozen=True)

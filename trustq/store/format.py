@@ -35,6 +35,10 @@ EXPOSURES = {
 # Row-aligned datasets that every cache has; features and logits follow.
 ROW_DATASETS = ("sample_id", "split", "group_id", "label", "observed", "trusted", "seen")
 
+# Optional datasets that stay in the file until asked for, and those whose rows are the second axis.
+LARGE = ("views/", "passes/", "maps", "epochs/")
+ROWS_SECOND = ("passes/", "epochs/")
+
 # Attributes that change no number and so stay out of `content_digest`.
 INCIDENTAL = ("created", "versions", "seconds")
 
@@ -47,7 +51,8 @@ class Cache:
     of the SEEN bits; `features` is (n, d); `logits` is (n, k), or None for a frozen backbone that
     has no classifier. `extra` holds optional datasets by their path (`history/...`, `fold`,
     `crossfit_logits`, `classifier/weight`, and, read from the file at each access, `views/...`,
-    `passes/...` and `maps`). `path` and the digests are set once it has been written or read.
+    `passes/...`, `epochs/logits` and `maps`). `path` and the digests are set once it has been
+    written or read.
     """
 
     dataset: str
@@ -152,6 +157,21 @@ class Cache:
                 "`passes=20`."
             )
         return self.extra[key]
+
+    @property
+    def epoch_logits(self) -> np.ndarray:
+        """Logits (e, n, k) that training gave at each epoch; raises `TrustqError` without them.
+
+        NaN where the epoch did not train on the row. They are in-sample: of the augmented image,
+        by the network that was learning its observed label.
+        """
+        if "epochs/logits" not in self.extra:
+            raise InputError(
+                f"{self.name} holds no logits of its epochs: its network was not trained here, "
+                "mixed its images, or was trained by a trustq that did not keep them. Train again "
+                "with `trustq extract`, `epoch_logits=true` and `name=NAME`."
+            )
+        return self.extra["epochs/logits"]
 
 
 # The scalar fields of `Cache` that are stored as root attributes, in the order they are written.

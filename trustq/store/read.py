@@ -17,7 +17,9 @@ from trustq.store.format import (
     EXPOSURES,
     FORMAT,
     FORMAT_VERSION,
+    LARGE,
     ROW_DATASETS,
+    ROWS_SECOND,
     SEAL,
     USER_BLOCK,
     Cache,
@@ -175,7 +177,7 @@ def _datasets_of(file: h5py.File, path: Path) -> tuple[dict[str, np.ndarray], di
             arrays[name] = np.asarray(dataset[()])
             continue
         where = Stored(path, name, *place, digests.get(name, ""))
-        if dataset.dtype.kind == "f" and name.startswith(("views/", "passes/", "maps")):
+        if dataset.dtype.kind == "f" and name.startswith(LARGE):
             stored[name] = where
         else:
             arrays[name] = where.rows(0, dataset.shape[0])
@@ -239,8 +241,7 @@ def require_sound_arrays(
     """Raise when a file that is whole does not mean what a cache means."""
     n, k = len(arrays["sample_id"]), len(attributes["classes"])
     sized = [name for name in (*ROW_DATASETS, "features", "logits") if name in arrays]
-    # Passes have their rows second.
-    lengths = [where.shape[m.startswith("passes/") :][:1] for m, where in stored.items()]
+    lengths = [where.shape[m.startswith(ROWS_SECOND) :][:1] for m, where in stored.items()]
     faults = {
         "its exposure is not a known one": attributes["exposure"] not in EXPOSURES,
         "its datasets have different numbers of rows": any(len(arrays[m]) != n for m in sized)

@@ -31,6 +31,7 @@ from trustq.extraction.inputs.images import (
 from trustq.extraction.inputs.mixing import Mixing
 from trustq.extraction.inputs.sampling import sampling_weights
 from trustq.extraction.train.device import MixedPrecision, is_compiler_error
+from trustq.extraction.train.epoch_logits import EpochLogits
 from trustq.extraction.train.losses import make_loss
 from trustq.extraction.train.optimizer import (
     freeze_stages,
@@ -89,11 +90,13 @@ def train(
     resume: Path,
     identity: str,
     progress: Progress,
+    epoch_logits: EpochLogits | None = None,
 ) -> Trained:
     """Train on the rows whose `observed` label, (n,), is not -1; the chosen weights stay in place.
 
     `validation` holds positions of rows that judge each epoch by their reference labels. After each
     epoch the state goes to `resume`; a state of the same `identity` that is there is gone on from.
+    `epoch_logits` keeps what each step gave for its rows.
     Raises `TrustqError` for a loss that is not finite and for images that cannot be decoded.
     """
     run = _Run(
@@ -105,6 +108,7 @@ def train(
         seed=seed,
         preprocessing=preprocessing,
         device=device,
+        epoch_logits=epoch_logits,
     )
     _restore(run, resume, identity, progress)
     while not run.is_done:
@@ -141,8 +145,10 @@ class _Run:
         seed: int,
         preprocessing: Preprocessing,
         device: torch.device,
+        epoch_logits: EpochLogits | None,
     ) -> None:
         self._network = network
+        self.epoch_logits = epoch_logits
         self._model: Any = network.model
         self._recipe = recipe
         self._seed = seed
@@ -290,6 +296,8 @@ class _Run:
 
     def _train_images_once(self, progress: Progress, what: str, resume: Path) -> float:
         to_training_mode(self._network.model)
+        if self.epoch_logits is not None:
+            self.epoch_logits.begin(self.epoch)
         total, done = 0.0, 0
         step = self.epoch * self._steps_per_epoch
         shares = _shares_of_steps(self._batches.sizes, self._recipe.accumulate)
@@ -302,7 +310,10 @@ class _Run:
                 if self._mixing is not None:
                     inputs, targets = self._mixing(inputs, targets, epoch=self.epoch, batch=batch)
                 with self._autocast():
-                    loss = self._loss(self._forward(inputs), targets)
+                    logits = self._forward(inputs)
+                    loss = self._loss(logits, targets)
+                if self.epoch_logits is not None:
+                    self.epoch_logits.add(self.epoch, rows, logits)
                 value = float(loss.detach())
                 if not math.isfinite(value):
                     where = f"in {what}, step {step + 1} of {self._n_steps}"
@@ -314,6 +325,8 @@ class _Run:
                 total += value * len(rows)
                 done += len(rows)
                 show(done, f"loss {total / done:.3f}, rate {self._rate:.2g}")
+        if self.epoch_logits is not None:
+            self.epoch_logits.end()
         return total / done
 
     def _forward(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -371,6 +384,12 @@ def _restore(run: _Run, resume: Path, identity: str, progress: Progress) -> None
             return
     except Exception as error:
         progress.say(f"{resume} cannot be read ({error}); training starts anew.")
+        return
+    if run.epoch_logits is not None and not run.epoch_logits.has(state["epoch"]):
+        progress.say(
+            f"{run.epoch_logits.path}, the logits of earlier epochs, is not there as {resume} left "
+            "it; training starts anew."
+        )
         return
     run.restore(state)
     progress.say(f"Going on after epoch {run.epoch} of {run._recipe.epochs}, from {resume}.")
