@@ -75,6 +75,7 @@ def fit(
     *settings: str,
     each_step: Callable[[Network], None] = lambda network: None,
     stop_before: str = "",
+    progress: Heard | None = None,
 ) -> Fitted:
     """What `train` makes of a tiny network; `stop_before` an epoch leaves its state in `folder`."""
     recipe = tiny(*settings).extract
@@ -87,7 +88,7 @@ def fit(
             raise KeyboardInterrupt
         each_step(network)
 
-    heard = Heard(at=step)
+    heard = progress or Heard(at=step)
     trained = train(
         network,
         manifest,
@@ -665,8 +666,9 @@ def test_early_stopping_counts_by_the_policys_figure(manifest: Manifest, tmp_pat
         ("mixup=0.2", "cutmix=1.0", "checkpoint=ece"),
         ("sampling=class_balanced", "checkpoint=macro_f1"),
         ("amp=fp16", "trained_stages=1", "layer_decay=0.7", "checkpoint=last"),
+        ("trained_stages=1", "stored_draws=2", "ema=0.9", "drop_rate=0.3"),
     ],
-    ids=["average", "momentum", "blends", "sampling", "scaler"],
+    ids=["average", "momentum", "blends", "sampling", "scaler", "stored"],
 )
 def test_a_stop_after_any_epoch_changes_no_bit(
     manifest: Manifest, tmp_path: Path, settings: tuple[str, ...]
@@ -681,6 +683,63 @@ def test_a_stop_after_any_epoch_changes_no_bit(
         assert resumed.equals(whole)
         for name, values in whole.history.items():
             np.testing.assert_array_equal(resumed.history[name], values)
+
+
+# Frozen stages that run once.
+
+
+@pytest.mark.parametrize(
+    ("backbone", "stages"),
+    [("test_convnext", 1), ("test_resnet", 2), ("test_efficientnet", 2)],
+)
+def test_stored_stages_train_as_the_whole_network_does(
+    manifest: Manifest, tmp_path: Path, backbone: str, stages: int
+) -> None:
+    settings = (f"backbone={backbone}", f"trained_stages={stages}", "epochs=2", "optimizer=sgd")
+    whole = fit(manifest, tmp_path, *settings)
+    # As many forms as epochs: the images are the same ones, but for the rounding to float16.
+    stored = fit(manifest, tmp_path, *settings, "stored_draws=2")
+    np.testing.assert_allclose(stored.history["train_loss"], whole.history["train_loss"], rtol=2e-3)
+    for name, value in whole.weights.items():
+        moved = (value - whole.before[name]).float().norm()
+        apart = (value - stored.weights[name]).float().norm()
+        assert apart <= 0.05 * moved + 1e-6, name
+    assert not list(tmp_path.iterdir())
+
+
+def test_forms_come_in_turn_and_are_computed_once(manifest: Manifest, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    class Listening(Heard):
+        def images(self, what: str, total: int) -> Any:
+            seen.append(what)
+            return super().images(what, total)
+
+    settings = ("trained_stages=1", "stored_draws=2", "epochs=4")
+    fit(manifest, tmp_path, *settings, progress=Listening())
+    forms = [what for what in seen if what.startswith("frozen stages")]
+    assert forms == ["frozen stages, form 1/2", "frozen stages, form 2/2"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["stored_draws=2"], "trained_stages=-1 freezes none"),
+        (["stored_draws=2", "trained_stages=1", "mixup=0.2"], "mixup=0.2 works on pixels"),
+        (["stored_draws=-1"], "stored_draws is -1, expected at least 0."),
+        (
+            ["stored_draws=2", "trained_stages=1", "backbone=test_vit"],
+            "cannot be run apart from the rest",
+        ),
+    ],
+)
+def test_stages_that_cannot_be_stored_are_told_before_training(
+    manifest: Manifest, tmp_path: Path, settings: list[str], message: str
+) -> None:
+    heard = Heard()
+    with pytest.raises(TrustqError, match=message):
+        extract_one(manifest, tiny(*settings), tmp_path, progress=heard)
+    assert not any(line.startswith("epoch") for line in heard.lines)
 
 
 # Other backbones, and what cannot be.

@@ -323,6 +323,6 @@ def _train_and_dump(
 
 def _clear_workings(job: Job) -> None:
     """Remove what a training keeps to go on from, also after a kill just behind the last step."""
-    for pattern in ("resume.pt", "epochs.npy", "fold*.npz", "fold*.resume.pt"):
+    for pattern in ("resume.pt", "epochs.npy", "fold*.npz", "fold*.resume.pt", "*stored"):
         for path in job.target.parent.glob(f".seed{job.seed}.{pattern}"):
             path.unlink(missing_ok=True)

@@ -31,6 +31,7 @@ _RANGES: dict[str, _Range] = {
     "accumulate": ("at least 1", lambda value: value >= 1),
     "ema": _SHARE,
     "trained_stages": ("at least -1", lambda value: value >= -1),
+    "stored_draws": _AT_LEAST_0,
 }
 
 # Settings that mean something only beside another one.
@@ -62,6 +63,8 @@ def require_agreeing(manifest: Manifest, *, recipe: ExtractRecipe) -> None:
                 f"{key}={value} is of {other}={needed} and changes nothing with {other}={found}. "
                 f"Leave it out, or use `{other}={needed}`."
             )
+    if recipe.stored_draws:
+        _require_storable(recipe)
     if recipe.loss not in SOFT_LABEL_LOSSES:
         for key in ("mixup", "cutmix", "label_smoothing"):
             if value := getattr(recipe, key):
@@ -77,3 +80,19 @@ def require_agreeing(manifest: Manifest, *, recipe: ExtractRecipe) -> None:
         )
     if recipe.sampling == "domain_balanced":
         require_columns(manifest, recipe=recipe)
+
+
+def _require_storable(recipe: ExtractRecipe) -> None:
+    """Raise `TrustqError` where stages are not frozen, or a step needs the pixels themselves."""
+    if recipe.trained_stages < 0:
+        raise InputError(
+            f"stored_draws={recipe.stored_draws} stores what frozen stages give, and "
+            "trained_stages=-1 freezes none. Freeze the early ones, e.g. `trained_stages=3`, or "
+            "leave stored_draws out."
+        )
+    for key in ("mixup", "cutmix", "compile"):
+        if value := getattr(recipe, key):
+            raise InputError(
+                f"{key}={value} works on pixels or on the whole network, and stored_draws="
+                f"{recipe.stored_draws} trains on what frozen stages gave. Choose one of them."
+            )

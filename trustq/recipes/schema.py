@@ -268,6 +268,11 @@ class ExtractRecipe:
     trained_stages: int = setting(
         -1, "train the last stages only, this many; 0 = the head only, -1 = everything"
     )
+    stored_draws: int = setting(
+        0,
+        "augmented forms of an image that epochs show in turn; frozen leading stages run once on "
+        "each; 0 = a new form each epoch",
+    )
     compile: bool = setting(
         False, "train through torch.compile (tests trace only); the dump stays uncompiled"
     )

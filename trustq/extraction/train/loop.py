@@ -7,6 +7,7 @@ run needs no generator state and equals one that was never stopped.
 import contextlib
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from trustq.extraction.train.optimizer import (
 )
 from trustq.extraction.train.progress import Progress
 from trustq.extraction.train.selection import best_epoch, criterion_of, further_figure
+from trustq.extraction.train.stored_draws import FrozenStages, StoredDraws
 from trustq.extraction.train.weights import Network
 from trustq.recipes import ExtractRecipe
 
@@ -109,15 +111,19 @@ def train(
         preprocessing=preprocessing,
         device=device,
         epoch_logits=epoch_logits,
+        stored=resume.with_suffix(".stored"),
     )
     _restore(run, resume, identity, progress)
-    while not run.is_done:
-        started = time.monotonic()
-        run.one_epoch(progress, resume)
-        run.seconds += time.monotonic() - started
-        with replacing(resume) as part:
-            torch.save({"identity": identity, **run.state()}, part)
-        progress.say(run.last_line())
+    try:
+        while not run.is_done:
+            started = time.monotonic()
+            run.one_epoch(progress, resume)
+            run.seconds += time.monotonic() - started
+            with replacing(resume) as part:
+                torch.save({"identity": identity, **run.state()}, part)
+            progress.say(run.last_line())
+    finally:
+        run.close()
     title = run.criterion.title
     if run.epoch < recipe.epochs:
         better = "higher" if run.criterion.highest else "lower"
@@ -146,6 +152,7 @@ class _Run:
         preprocessing: Preprocessing,
         device: torch.device,
         epoch_logits: EpochLogits | None,
+        stored: Path,
     ) -> None:
         self._network = network
         self.epoch_logits = epoch_logits
@@ -187,6 +194,21 @@ class _Run:
         self._mixing = Mixing.of_recipe(recipe, n_classes=n_classes, seed=seed)
         self.criterion = criterion_of(recipe.checkpoint, self._labels[self._val_rows])
         freeze_stages(network, recipe.trained_stages)
+        self._stages: FrozenStages | None = None
+        self._stored: StoredDraws | None = None
+        if recipe.stored_draws:
+            self._stages = FrozenStages(network.model, size=preprocessing.size)
+            self._stored = StoredDraws(
+                self._stages,
+                manifest,
+                self._train_rows,
+                n_draws=recipe.stored_draws,
+                augmentation=Augmentation.of_recipe(recipe, seed),
+                preprocessing=preprocessing,
+                workers=workers,
+                device=device,
+                path=stored,
+            )
         self._optimizer = make_optimizer(network, recipe)
         self._trained = [p for group in self._optimizer.param_groups for p in group["params"]]
         self._peaks = [group["lr"] for group in self._optimizer.param_groups]
@@ -254,6 +276,11 @@ class _Run:
                 for name, tensor in self.judged.model.state_dict().items()
             }
 
+    def close(self) -> None:
+        """Delete what was stored for the epochs."""
+        if self._stored is not None:
+            self._stored.close()
+
     def last_line(self) -> str:
         """The last epoch in a line."""
         figures = {name: values[-1] for name, values in self.history.arrays.items()}
@@ -301,12 +328,13 @@ class _Run:
         total, done = 0.0, 0
         step = self.epoch * self._steps_per_epoch
         shares = _shares_of_steps(self._batches.sizes, self._recipe.accumulate)
+        if self._stored is not None:
+            self._stored.prepare(self.epoch, progress)
         with progress.images(what, len(self._train_rows)) as show:
-            for batch, (rows, images) in enumerate(self._train_images):
+            for batch, (rows, inputs) in enumerate(self._inputs()):
                 if batch % self._recipe.accumulate == 0:
                     self._start_step(step)
                 targets = self._observed[rows].to(self._device)
-                inputs = to_input(images, self._preprocessing, self._device)
                 if self._mixing is not None:
                     inputs, targets = self._mixing(inputs, targets, epoch=self.epoch, batch=batch)
                 with self._autocast():
@@ -329,9 +357,23 @@ class _Run:
             self.epoch_logits.end()
         return total / done
 
+    def _inputs(self) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+        """Rows of each batch, and images or what the frozen stages gave for them."""
+        if self._stored is None:
+            for rows, images in self._train_images:
+                yield rows, to_input(images, self._preprocessing, self._device)
+            return
+        for keys in self._batches:
+            rows = np.array([row for _, row in keys])
+            yield rows, self._stored(rows, self.epoch)
+
     def _forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if self._stages is not None:
+            with self._stages.left_out():
+                logits: torch.Tensor = self._model(inputs)
+            return logits
         try:
-            logits: torch.Tensor = self._model(inputs)
+            logits = self._model(inputs)
         except RuntimeError as error:
             if not self._recipe.compile or not is_compiler_error(error):
                 raise
