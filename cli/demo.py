@@ -19,7 +19,7 @@ def demo(
 
     Example: trustq demo
     """
-    from trustq.demo import TABLE_SQL, run_demo
+    from trustq.api.demo import TABLE_SQL, run_demo
 
     started = time.monotonic()
     made = run_demo(out, say=lambda text: typer.echo(text, err=True), progress=progress)

@@ -7,6 +7,11 @@ from typing import Annotated
 
 import typer
 
+_DUMPED = tuple(
+    f"extract.{key}="
+    for key in ("views", "passes", "pass_drop", "maps", "explain", "explain_class")
+) + ("extract.explain_checks=",)
+
 
 def extract(
     manifest: Annotated[Path, typer.Argument(help="Manifest, .parquet or .csv.")],
@@ -80,6 +85,26 @@ def extract(
     passes: Annotated[
         int | None, typer.Option(help="Dropout passes to store, 20 is usual.")
     ] = None,
+    pass_drop: Annotated[
+        str | None,
+        typer.Option(help="What passes drop: dropout, or (moving maps) path:0.1, spatial:0.1."),
+    ] = None,
+    maps: Annotated[
+        bool, typer.Option("--maps", help="Store the last feature map, for trustq explain.")
+    ] = False,
+    explain: Annotated[
+        str | None, typer.Option(help="Explanations to store: gradcam,scorecam.")
+    ] = None,
+    explain_class: Annotated[
+        str | None, typer.Option(help="Class to explain: predicted, label, or a class name.")
+    ] = None,
+    explain_checks: Annotated[
+        int | None, typer.Option(help="Number of rows on which explanations are tested.")
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(help="With --with, rows of these splits, or so many: test, test:200."),
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any recipe key, e.g. --set batch_size=16.")
     ] = None,
@@ -119,15 +144,27 @@ def extract(
     if with_ and (recipe or given or seeds != "0" or stage or skip_unreadable or auto_batch):
         raise typer.BadParameter(
             "--with takes everything else from the caches; only --out, --name, --device, --root, "
-            "--views, --passes and --set workers=N go with it."
+            "--only, --views, --passes, --pass-drop, --maps, --explain, --explain-class, "
+            "--explain-checks and --set workers=N go with it."
         )
-    dumped = {"views": views, "passes": passes}
+    if only and not with_:
+        raise typer.BadParameter("--only goes with --with alone: a training needs every split.")
+    dumped = {
+        "views": views,
+        "passes": passes,
+        "pass_drop": pass_drop,
+        "maps": "true" if maps else None,
+        "explain": explain,
+        "explain_class": explain_class,
+        "explain_checks": explain_checks,
+    }
     given += [f"extract.{key}={value}" for key, value in dumped.items() if value is not None]
 
     from trustq.data.manifest import read_manifest
     from trustq.errors import InputError
     from trustq.extraction import extract as train_and_extract
     from trustq.extraction import extract_with
+    from trustq.extraction.dump.reuse_networks import EXPLAIN_SETTINGS, some_rows
     from trustq.recipes import load_recipe
     from trustq.store import find_caches
 
@@ -135,13 +172,18 @@ def extract(
         if with_:
             caches = find_caches(with_)
             rows = read_manifest(manifest, root=root)
+            # What is dumped is read as a recipe's settings are, with their types and refusals.
+            wanted = [text for text in given if text.startswith(_DUMPED)]
+            asked = load_recipe(settings=wanted, part="extract").extract
             made = extract_with(
-                rows,
+                some_rows(rows, only) if only else rows,
                 caches,
                 out=out,
                 name=name or "",
-                views=[view.strip() for view in views.split(",")] if views else [],
-                passes=passes or 0,
+                views=asked.views,
+                passes=asked.passes,
+                maps=asked.maps,
+                explain={name: getattr(asked, name) for name in EXPLAIN_SETTINGS},
                 workers=load_recipe(settings=workers, part="extract").extract.workers,
                 device=device,
             )
@@ -149,7 +191,7 @@ def extract(
             chosen = load_recipe(recipe, settings=given, part="extract")
             chosen = dataclasses.replace(chosen, name=name or chosen.name)
             try:
-                wanted = [int(seed) for seed in seeds.split(",")]
+                numbers = [int(seed) for seed in seeds.split(",")]
             except ValueError as error:
                 raise InputError(
                     f"--seeds {seeds}: expected whole numbers, e.g. --seeds 42,52.",
@@ -160,7 +202,7 @@ def extract(
             made = train_and_extract(
                 rows,
                 recipe=chosen,
-                seeds=wanted,
+                seeds=numbers,
                 out=out,
                 device=device,
                 stage_to=stage,

@@ -407,8 +407,9 @@ def test_passes_of_a_network_without_dropout_are_an_error(
         (["drop_rate=1.0"], "drop_rate is 1, expected 0 to less than 1."),
         (
             ["views=jpg-1"],
-            "There is no view 'jpg-1' (did you mean 'jpeg-1'?). There are tta, tta-flips, the "
-            "groups corruptions, noise, blur, jpeg, light, rotation, and "
+            "There is no view 'jpg-1' (did you mean 'jpeg-1'?). There are tta, tta-flips, "
+            "flip-left-right, flip-upside-down, transpose, the groups corruptions, flips, noise, "
+            "blur, jpeg, light, rotation, and "
             f"{', '.join(corruptions.CORRUPTIONS)}.",
         ),
     ],

@@ -314,9 +314,23 @@ class ExtractRecipe:
         (), "further passes to store: tta, tta-flips, corruptions, or one of these, e.g. blur-2"
     )
     passes: int = setting(0, "dropout passes to store beside the logits, 20 is usual; 0 = none")
+    pass_drop: str = setting(
+        "dropout",
+        "what passes drop: the network's own dropout, or, which moves its maps, path:0.1 (residual "
+        "branches) or spatial:0.1 (channels of the last map)",
+    )
     maps: bool = setting(False, "store the last feature map, float16, for explanations")
     epoch_logits: bool = setting(
         True, "store the training rows' logits of each epoch, for scores of training dynamics"
+    )
+    explain: tuple[str, ...] = setting(
+        (), "explanations to store: gradcam; scorecam, a forward pass for each channel"
+    )
+    explain_class: str = setting(
+        "predicted", "class that is explained: predicted, label, or the name of one"
+    )
+    explain_checks: int = setting(
+        0, "rows, drawn at random, on which explanations are tested; 64 is usual, 0 = none"
     )
 
 

@@ -5,7 +5,7 @@ the file was read, and their own digest is checked whenever one is loaded.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,16 @@ class Stored:
         """Some rows along the first axis, without the digest, which is of all."""
         start, stop, _ = slice(start, stop).indices(self.shape[0])
         return self._part(start, max(start, stop))
+
+    def within(self, row: int, start: int, stop: int) -> np.ndarray:
+        """Places `start` to `stop` of the second axis of one row, (1, stop - start, ...)."""
+        inner = replace(
+            self,
+            shape=self.shape[1:],
+            offset=self.offset
+            + row * int(np.prod(self.shape[1:], dtype=np.int64)) * np.dtype(self.dtype).itemsize,
+        )
+        return inner.rows(start, stop)[None]
 
     def _part(self, start: int, stop: int) -> np.ndarray:
         row = int(np.prod(self.shape[1:], dtype=np.int64))
@@ -76,11 +86,22 @@ class Extra(Mapping[str, np.ndarray]):
     def __repr__(self) -> str:
         return f"Extra({', '.join(self)})"
 
-    def rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Rows of one dataset; of a stored one no more than these are read."""
+    def rows(
+        self, name: str, start: int, stop: int, *, within: tuple[int, int] | None = None
+    ) -> np.ndarray:
+        """Rows of one dataset; of a stored one no more than these are read.
+
+        With `within`, places from one to another of the second axis, and of one row alone.
+        """
         if name in self._stored:
-            return self._stored[name].rows(start, stop)
-        return self._held[name][start:stop]
+            where = self._stored[name]
+            return where.rows(start, stop) if within is None else where.within(start, *within)
+        held = self._held[name][start:stop]
+        return held if within is None else held[:1, within[0] : within[1]]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one dataset, which is not read."""
+        return self._stored[name].shape if name in self._stored else self._held[name].shape
 
 
 def dataset_digest(dtype: str, shape: tuple[int, ...], array: np.ndarray) -> str:

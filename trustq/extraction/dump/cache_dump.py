@@ -4,7 +4,7 @@ A cache's further passes (views, dropout) are streamed in turn, so that memory h
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,22 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from trustq.core.digest import canonical_json
+from trustq.core.generators import generator
 from trustq.data.manifest import Manifest
 from trustq.errors import InputError, TrustqError
-from trustq.extraction.dump.views import DropoutPasses, View, averaged, resolve_views, turned
+from trustq.extraction.dump.explanation_checks import faithfulness, randomised_maps
+from trustq.extraction.dump.explanations import Explained, Explainer, chosen_classes
+from trustq.extraction.dump.pooled_head import linear_classifier, norm_after_pooling
+from trustq.extraction.dump.views import (
+    DropoutPasses,
+    MovingPasses,
+    View,
+    averaged,
+    parse_pass_drop,
+    resolve_views,
+    turned,
+    turned_back,
+)
 from trustq.extraction.exposure import Rows
 from trustq.extraction.inputs.images import (
     ImageLoader,
@@ -40,8 +53,10 @@ class _Block:
     rows: np.ndarray
     features: torch.Tensor  # (b, d)
     logits: torch.Tensor | None  # (b, k)
-    dropout: torch.Tensor | None = None  # (t, b, k)
-    maps: torch.Tensor | None = None  # (b, h, w, c) of float16
+    classes: torch.Tensor | None = None  # (b,) that are explained
+    head: dict[str, np.ndarray] | None = None  # of the first block
+    # Further streamed datasets by their path; those of passes have their rows second.
+    further: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def to_input(
@@ -80,11 +95,15 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Further:
-    """What a cache holds besides the clean pass: views, dropout passes, the last feature map."""
+    """What a cache holds besides the clean pass: views, passes, maps and explanations."""
 
     views: tuple[View, ...] = ()
-    dropout: DropoutPasses | None = None
-    grid: tuple[int, ...] | None = None  # (h, w, c) of a map that is stored
+    passes: DropoutPasses | MovingPasses | None = None
+    grid: tuple[int, ...] = ()  # (h, w, c) of the last map, where it is stored or explained
+    has_maps: bool = False
+    explain: tuple[str, ...] = ()
+    explain_class: str = "predicted"
+    checks: int = 0
 
     @classmethod
     def of_recipe(cls, recipe: ExtractRecipe, network: Network, *, size: int) -> "Further":
@@ -92,15 +111,69 @@ class Further:
 
         Raises `TrustqError`, before any training, where the network cannot give it.
         """
-        dropout = grid = None
+        passes: DropoutPasses | MovingPasses | None = None
         if recipe.passes:
-            dropout = DropoutPasses(network.model, recipe.passes, drop_rate=recipe.drop_rate)
-        if recipe.maps:
+            kind, rate = parse_pass_drop(recipe.pass_drop)
+            if kind == "dropout":
+                passes = DropoutPasses(network.model, recipe.passes, drop_rate=recipe.drop_rate)
+            else:
+                passes = MovingPasses(network.model, recipe.passes, kind=kind, rate=rate)
+        grid: tuple[int, ...] = ()
+        if recipe.maps or recipe.explain:
             model: Any = network.model.eval()
             with torch.inference_mode():
                 blank = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
                 grid = tuple(grid_of(network, model.forward_features(blank)).shape[1:])
-        return cls(resolve_views(recipe.views), dropout, grid)
+        return cls(
+            resolve_views(recipe.views),
+            passes,
+            grid,
+            recipe.maps,
+            recipe.explain,
+            recipe.explain_class,
+            recipe.explain_checks,
+        )
+
+    @property
+    def mapped(self) -> list[tuple[str, tuple[int | None, ...]]]:
+        """Where maps lie: a prefix of paths, and the shape before that of a map."""
+        places: list[tuple[str, tuple[int | None, ...]]] = [("", (None,))]
+        # A mean over several symmetries has no map of its own.
+        single = [view for view in self.views if len(view.symmetries) == 1]
+        places += [(f"views/{view.name}/", (None,)) for view in single]
+        if isinstance(self.passes, MovingPasses):
+            places.append((f"passes/{self.passes.name}/", (self.passes.n_passes, None)))
+        return places
+
+    def streams(self, network: Network) -> dict[str, Stream]:
+        """Every dataset that comes in blocks of rows."""
+        streams: dict[str, Stream] = {}
+        for prefix in ("", *(f"views/{view.name}/" for view in self.views)):
+            streams[f"{prefix}features"] = (network.n_features, "float32")
+            if network.n_logits:
+                streams[f"{prefix}logits"] = (network.n_logits, "float32")
+        if self.passes:
+            shape = (self.passes.n_passes, None, network.n_logits)
+            streams[f"passes/{self.passes.name}/logits"] = (shape, "float32")
+        for prefix, rows in self.mapped:
+            if self.has_maps:
+                streams[f"{prefix}maps"] = ((*rows, *self.grid), "float16")
+            for method in self.explain:
+                path = f"{prefix}explanations/{method}"
+                streams[f"{path}/maps"] = ((*rows, *self.grid[:2]), "float16")
+                streams[f"{path}/scale"] = (rows, "float32")
+        if self.explain:
+            streams["explanations/class"] = ((None,), "int16")
+        return streams
+
+    def bytes_of_maps(self) -> int:
+        """Bytes an image that maps and explanations take, in the file."""
+        n_maps = 0
+        for _, rows in self.mapped:
+            per_map = 2 * int(np.prod(self.grid)) if self.has_maps else 0
+            per_map += len(self.explain) * (2 * int(np.prod(self.grid[:2])) + 4)
+            n_maps += per_map * int(np.prod([length or 1 for length in rows]))
+        return n_maps
 
 
 def dump(
@@ -127,6 +200,8 @@ def dump(
     """
     n = len(manifest)
     further = further or Further()
+    if further.grid:
+        progress.say(_price(further, n))
 
     def passes(view: View | None) -> Iterator[_Block]:
         images = ImageLoader(
@@ -146,7 +221,8 @@ def dump(
                 preprocessing=preprocessing,
                 device=device,
                 view=view,
-                further=None if view else further,
+                further=further,
+                explained=classes,
             ):
                 _require_finite(manifest, block)
                 yield block
@@ -155,25 +231,38 @@ def dump(
         if view and view.corruption and n and not images.n_changed:
             raise _unchanging(view, "it changed no pixel of any image")
 
-    with writing_cache(path, n, _streams(network, further)) as writer:
+    classes = _Classes(further.explain_class, rows.label, manifest.classes)
+    with writing_cache(path, n, further.streams(network)) as writer:
         for name in ("sample_id", "split", "group_id"):
             writer.put(name, manifest.columns[name])
         for name in ("label", "observed", "trusted", "seen"):
             writer.put(name, getattr(rows, name))
         for name, array in extra.items():
             writer.put(name, array)
-        for i, block in enumerate(passes(None)):
+        for block in passes(None):
             _append(writer, "", block)
-            if not i and block.logits is not None:
-                classifier = _linear_classifier(network, block.features, block.logits)
-                for name, array in classifier.items():
-                    writer.put(name, array)
+            for name, array in (block.head or {}).items():
+                writer.put(name, array)
         for view in further.views:
             for block in passes(view):
                 _append(writer, f"views/{view.name}/", block)
             _require_changed(writer, view, n)
             parameters = canonical_json(view.parameters)
             writer.put(f"views/{view.name}/parameters", np.array([parameters]))
+        if isinstance(further.passes, MovingPasses):
+            parameters = canonical_json(further.passes.parameters)
+            writer.put(f"passes/{further.passes.name}/parameters", np.array([parameters]))
+        for name, array in _of_explanations(
+            network,
+            manifest,
+            further,
+            classes,
+            preprocessing=preprocessing,
+            device=device,
+            workers=workers,
+            progress=progress,
+        ).items():
+            writer.put(name, array)
         writer.finish(attributes())
 
 
@@ -209,6 +298,23 @@ def predict(
     return np.concatenate(blocks)
 
 
+class _Classes:
+    """The class that is explained of each row: of the clean pass, and the same in all others."""
+
+    def __init__(self, which: str, labels: np.ndarray, classes: tuple[str, ...]) -> None:
+        self._which, self._labels, self._names = which, labels, classes
+        self._chosen = np.full(len(labels), -1, dtype=np.int64)
+
+    def of(self, rows: np.ndarray, logits: torch.Tensor) -> torch.Tensor:
+        """The classes of some rows; `logits` are those of the first pass that asks."""
+        if (self._chosen[rows] < 0).any():
+            chosen = chosen_classes(
+                self._which, logits, self._labels[rows], classes=tuple(self._names)
+            )
+            self._chosen[rows] = chosen.cpu().numpy()
+        return torch.from_numpy(self._chosen[rows]).to(logits.device)
+
+
 def _passes(
     network: Network,
     images: ImageLoader,
@@ -217,6 +323,7 @@ def _passes(
     device: torch.device,
     view: View | None = None,
     further: Further | None = None,
+    explained: _Classes | None = None,
 ) -> Iterator[_Block]:
     model: Any = network.model
     model.eval()
@@ -232,35 +339,189 @@ def _passes(
             block = _Block(
                 rows, features.float().cpu(), None if logits is None else logits.float().cpu()
             )
-            if further and further.dropout:
-                block.dropout = further.dropout.logits(inputs, last, i).float().cpu()
-            if further and further.grid:
-                block.maps = grid_of(network, last).half().cpu()
+        if further is not None:
+            if not i and not view and block.logits is not None:
+                block.head = linear_classifier(network, block.features, block.logits)
+                if further.has_maps:
+                    grid = grid_of(network, last).float().cpu()
+                    block.head |= norm_after_pooling(network, grid, block.features)
+            _add_maps(block, network, further, explained, inputs, last, view=view)
+            if further.passes and not view:
+                _add_passes(block, network, further, explained, inputs, last, i)
         yield block
 
 
-def _streams(network: Network, further: Further) -> dict[str, Stream]:
-    streams: dict[str, Stream] = {}
-    for prefix in ("", *(f"views/{view.name}/" for view in further.views)):
-        streams[f"{prefix}features"] = (network.n_features, "float32")
-        if network.n_logits:
-            streams[f"{prefix}logits"] = (network.n_logits, "float32")
-    if further.dropout:
-        shape = (further.dropout.n_passes, None, network.n_logits)
-        streams["passes/dropout/logits"] = (shape, "float32")
-    if further.grid:
-        streams["maps"] = ((None, *further.grid), "float16")
-    return streams
+def _add_maps(
+    block: _Block,
+    network: Network,
+    further: Further,
+    classes: _Classes | None,
+    inputs: torch.Tensor,
+    last: torch.Tensor,
+    *,
+    view: View | None,
+) -> None:
+    """The map of a pass and its explanations, turned back to how the images lay."""
+    if not further.grid or (view and len(view.symmetries) > 1):
+        return
+    symmetry = view.symmetries[0] if view else (False, False, False)
+    prefix = f"views/{view.name}/" if view else ""
+    if further.has_maps:
+        grid = turned_back(grid_of(network, last), symmetry)
+        block.further[f"{prefix}maps"] = grid.half().cpu()
+    if not further.explain or classes is None or block.logits is None:
+        return
+    chosen = classes.of(block.rows, block.logits)
+    if not view:
+        block.further["explanations/class"] = chosen.cpu()
+    seen = turned(inputs, symmetry)
+    for method in further.explain:
+        found = _explain(Explainer(network), method, seen, chosen.to(seen.device))
+        maps = turned_back(found.maps[..., None], symmetry)[..., 0]
+        _put_explained(block, f"{prefix}explanations/{method}", Explained(maps, found.scale))
+
+
+def _explain(
+    explainer: Explainer, method: str, images: torch.Tensor, classes: torch.Tensor
+) -> Explained:
+    def forward() -> torch.Tensor:
+        last: torch.Tensor = explainer.model.forward_features(images)
+        return last
+
+    if method == "scorecam":
+        return explainer.score_cam(images, forward, classes)
+    return explainer.grad_cam(forward, classes)
+
+
+def _put_explained(block: _Block, path: str, found: Explained) -> None:
+    block.further[f"{path}/maps"] = found.maps.half().cpu()
+    block.further[f"{path}/scale"] = found.scale.float().cpu()
+
+
+def _add_passes(
+    block: _Block,
+    network: Network,
+    further: Further,
+    classes: _Classes | None,
+    inputs: torch.Tensor,
+    last: torch.Tensor,
+    index: int,
+) -> None:
+    """Logits of stochastic passes and, where these move it, the map and its explanations."""
+    passes = further.passes
+    model: Any = network.model
+    if isinstance(passes, DropoutPasses):
+        with torch.inference_mode():
+            block.further["passes/dropout/logits"] = (
+                passes.logits(inputs, last, index).float().cpu()
+            )
+        return
+    assert passes is not None
+    found: dict[str, list[torch.Tensor]] = {}
+    explainer = Explainer(network)
+    chosen = None
+    if further.explain and classes is not None and block.logits is not None:
+        chosen = classes.of(block.rows, block.logits).to(inputs.device)
+    with torch.inference_mode():
+        for moved, again in passes.last_maps(inputs, last, index):
+            found.setdefault("logits", []).append(model.forward_head(moved).float().cpu())
+            if further.has_maps:
+                found.setdefault("maps", []).append(grid_of(network, moved).half().cpu())
+            if chosen is not None:
+                _explain_pass(found, explainer, further.explain, inputs, moved, again, chosen)
+    for name, tensors in found.items():
+        block.further[f"passes/{passes.name}/{name}"] = torch.stack(tensors)
+
+
+def _explain_pass(
+    found: dict[str, list[torch.Tensor]],
+    explainer: Explainer,
+    methods: tuple[str, ...],
+    images: torch.Tensor,
+    moved: torch.Tensor,
+    again: Callable[[], torch.Tensor],
+    classes: torch.Tensor,
+) -> None:
+    # A layer inside the network is reached by the pass itself, made again.
+    forward = again if explainer.is_inside else lambda: moved
+    for method in methods:
+        if method == "scorecam":
+            one = explainer.score_cam(images, forward, classes)
+        else:
+            one = explainer.grad_cam(forward, classes)
+        found.setdefault(f"explanations/{method}/maps", []).append(one.maps.half().cpu())
+        found.setdefault(f"explanations/{method}/scale", []).append(one.scale.float().cpu())
+
+
+def _of_explanations(
+    network: Network,
+    manifest: Manifest,
+    further: Further,
+    classes: _Classes,
+    *,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    workers: int,
+    progress: Progress,
+) -> dict[str, np.ndarray]:
+    """What was explained, and the checks of explanations on some rows, as datasets."""
+    found: dict[str, np.ndarray] = {}
+    layer = Explainer(network).layer
+    for method in further.explain:
+        stated = {"method": method, "layer": layer, "class": further.explain_class}
+        stated |= {"scaled_to": 1, "checked_rows": min(further.checks, len(manifest))}
+        found[f"explanations/{method}/parameters"] = np.array([canonical_json(stated)])
+    if not further.explain or not further.checks:
+        return found
+    n = min(further.checks, len(manifest))
+    rows = np.sort(generator(0, "checked rows").permutation(len(manifest))[:n])
+    images = ImageLoader(
+        manifest,
+        evaluation_batches(rows, batch_size=_BLOCK),
+        preprocessing=preprocessing,
+        workers=n_workers(workers),
+        device=device,
+    )
+    inputs = torch.cat([to_input(batch, preprocessing, device) for _, batch in images])
+    chosen = classes.of(rows, torch.zeros(n, network.n_logits)).to(device)
+    found["explanations/checked_rows"] = rows.astype(np.int64)
+    for method in further.explain:
+        path = f"explanations/{method}/checks"
+        progress.say(f"testing {method} on {n:,} rows: faithfulness and layers drawn anew")
+
+        def explain(e: Explainer, i: torch.Tensor, c: torch.Tensor, m: str = method) -> Explained:
+            return _explain(e, m, i, c)
+
+        maps = explain(Explainer(network), inputs, chosen).maps.float().cpu()
+        for name, curve in faithfulness(network, inputs, maps, chosen, seed=0).items():
+            found[f"{path}/{name}"] = curve
+        stages, drawn = randomised_maps(network, inputs, chosen, explain=explain, seed=0)
+        found[f"{path}/randomised"] = drawn
+        found[f"{path}/stages"] = np.array(stages)
+    return found
+
+
+def _price(further: Further, n: int) -> str:
+    size = further.bytes_of_maps()
+    h, w, c = further.grid
+    asked = [*(["maps"] if further.has_maps else []), *further.explain]
+    said = (
+        f"{', '.join(asked)}: the last map is {h} x {w} x {c}, float16; {size:,} bytes an image "
+        f"with its views and passes, {size * n / 1e6:,.1f} MB for {n:,} images, of which "
+        f"{size * min(n, _BLOCK) / 1e6:,.1f} MB in memory at a time"
+    )
+    if "scorecam" in further.explain:
+        n_maps = sum(int(np.prod([length or 1 for length in rows])) for _, rows in further.mapped)
+        said += f"; scorecam takes {c * n_maps:,} forward passes an image"
+    return said
 
 
 def _append(writer: CacheWriter, prefix: str, block: _Block) -> None:
     writer.append(f"{prefix}features", block.features.numpy())
     if block.logits is not None:
         writer.append(f"{prefix}logits", block.logits.numpy())
-    if block.dropout is not None:
-        writer.append("passes/dropout/logits", block.dropout.numpy())
-    if block.maps is not None:
-        writer.append("maps", block.maps.numpy())
+    for name, values in block.further.items():
+        writer.append(name, values.numpy())
 
 
 def _require_changed(writer: CacheWriter, view: View, n: int) -> None:
@@ -280,30 +541,14 @@ def _unchanging(view: View, found: str) -> TrustqError:
 
 
 def _require_finite(manifest: Manifest, block: _Block) -> None:
-    outputs = [block.features, block.logits, block.maps]
-    if block.dropout is not None:
-        outputs.append(block.dropout.transpose(0, 1))
+    outputs = [block.features, *([] if block.logits is None else [block.logits])]
+    for name, output in block.further.items():
+        outputs.append(output.transpose(0, 1) if name.startswith("passes/") else output)
     for output in outputs:
-        if output is None:
-            continue
-        finite = torch.isfinite(output).flatten(1).all(dim=1)
+        finite = torch.isfinite(output).reshape(len(output), -1).all(dim=1)
         if not finite.all():
             row = int(block.rows[int((~finite).nonzero()[0])])
             raise TrustqError(
                 f"The network's output for {manifest.image_path(row)} is not finite, so nothing "
                 "was written. Look at the image, and at the weights that the network started from."
             )
-
-
-def _linear_classifier(
-    network: Network, features: torch.Tensor, logits: torch.Tensor
-) -> dict[str, np.ndarray]:
-    # Stored only where it explains the logits: some heads put a norm or a hidden layer between.
-    layer = network.model.get_classifier()  # type: ignore[operator]
-    if not isinstance(layer, torch.nn.Linear) or layer.in_features != features.shape[1]:
-        return {}
-    weight = layer.weight.detach().float().cpu()
-    bias = torch.zeros(len(weight)) if layer.bias is None else layer.bias.detach().float().cpu()
-    if not torch.allclose(features @ weight.T + bias, logits, rtol=1e-3, atol=1e-3):
-        return {}
-    return {"classifier/weight": weight.numpy(), "classifier/bias": bias.numpy()}

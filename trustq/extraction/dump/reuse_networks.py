@@ -1,10 +1,14 @@
 """Other images, or more views, through the networks of caches that are there; no training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from trustq.core.generators import generator
+from trustq.core.words import whole_number
 from trustq.data.manifest import Manifest
 from trustq.errors import InputError, NotFound
 from trustq.extraction.dump.views import require_dumpable
@@ -23,10 +27,42 @@ from trustq.extraction.jobs import (
 from trustq.extraction.train.progress import Progress, StderrProgress
 from trustq.extraction.train.weights import load_checkpoint, make_network, place
 from trustq.recipes import ExtractRecipe
+from trustq.recipes.schema import plain
 from trustq.store import read_attributes
 
 if TYPE_CHECKING:
     import torch
+
+
+# Settings of what is dumped that came after the first caches, and are asked for in one mapping.
+EXPLAIN_SETTINGS = ("pass_drop", "explain", "explain_class", "explain_checks")
+
+
+def some_rows(manifest: Manifest, only: str) -> Manifest:
+    """Rows of some splits, or a random sample of so many of them: `test`, `val,test`, `test:200`.
+
+    A sample is drawn with a fixed seed and keeps the manifest's order. Raises `TrustqError` where
+    there are no such rows, or fewer than asked for.
+    """
+    names, _, number = only.partition(":")
+    wanted = [name.strip() for name in names.split(",")]
+    splits = manifest.columns["split"].astype(str)
+    rows = np.flatnonzero(np.isin(splits, wanted))
+    if not len(rows):
+        has = ", ".join(sorted(set(splits.tolist())))
+        raise NotFound(
+            f"No row is in the split {names}; the manifest has {has}.", where="only", found=only
+        )
+    if number:
+        n = whole_number(number)
+        if n is None or not 1 <= n <= len(rows):
+            raise InputError(
+                f"only={only}: expected a number of rows from 1 to {len(rows):,}.",
+                where="only",
+                found=only,
+            )
+        rows = np.sort(generator(0, "some rows").permutation(rows)[:n])
+    return manifest.subset(rows)
 
 
 def extract_with(
@@ -38,6 +74,7 @@ def extract_with(
     views: Sequence[str] = (),
     passes: int = 0,
     maps: bool = False,
+    explain: Mapping[str, Any] | None = None,
     workers: int = -1,
     device: str = "auto",
     progress: Progress | None = None,
@@ -46,9 +83,10 @@ def extract_with(
 
     Writes `<out>/<dataset>/<name or the recipe's>/seed<S>.h5` for each cache, whose checkpoint must
     lie beside it. Labels index the cache's classes; rows that the network has seen keep their
-    marks. `views`, `passes` and `maps` are those of the new cache, whatever the old one has;
-    `workers` processes load images (-1: one less than cores). Raises `TrustqError` for a missing or
-    foreign checkpoint and for classes that the cache lacks.
+    marks. `views`, `passes` and `maps` are those of the new cache, whatever the old one has, and
+    `explain` holds its other settings of a recipe's `pass_drop`, `explain`, `explain_class` and
+    `explain_checks`; `workers` processes load images (-1: one less than cores). Raises
+    `TrustqError` for a missing or foreign checkpoint and for classes that the cache lacks.
     """
     progress = progress or StderrProgress()
     jobs = []
@@ -62,7 +100,9 @@ def extract_with(
                 path=checkpoint,
             )
         rows = rows_elsewhere(manifest, source=source, attributes=theirs)
+        defaults = {name: getattr(ExtractRecipe, name, ()) for name in EXPLAIN_SETTINGS}
         asked = {"views": list(views), "passes": passes, "maps": maps}
+        asked |= {name: plain(value) for name, value in (defaults | dict(explain or {})).items()}
         settings = _settings_of(theirs["recipe"], asked)
         require_dumpable(settings)
         own_name = name or theirs["recipe"].get("name", source.parent.name)

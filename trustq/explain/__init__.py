@@ -1,0 +1,1 @@
+"""Explanations as data: maps of stored networks, their stability, trust cells, failure audits."""
