@@ -155,18 +155,19 @@ def _top(flat: np.ndarray, share: float) -> np.ndarray:
 def _ranks(flat: np.ndarray) -> np.ndarray:
     """Mean ranks from 0 along the last axis."""
     n = flat.shape[-1]
-    order = np.argsort(flat, axis=-1)
-    ordered = np.take_along_axis(flat, order, axis=-1)
-    is_new = np.ones(flat.shape, dtype=bool)
-    is_new[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
-    places = np.arange(n, dtype=np.int32)
-    first = np.maximum.accumulate(np.where(is_new, places, 0), axis=-1)
-    ends = np.ones(flat.shape, dtype=bool)
-    ends[..., :-1] = is_new[..., 1:]
-    last = np.minimum.accumulate(np.where(ends, places, n)[..., ::-1], axis=-1)[..., ::-1]
-    ranks = np.empty(flat.shape, dtype=np.float64)
-    np.put_along_axis(ranks, order, (first + last) / 2, axis=-1)
-    return ranks
+    rows = flat.reshape(-1, n)
+    offsets = np.arange(0, rows.size, n)[:, None]
+    # All rows in one vector: numpy is slow along short axes.
+    order = (np.argsort(rows, axis=-1) + offsets).ravel()
+    ordered = rows.ravel()[order]
+    is_new = np.empty(rows.size, dtype=bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=is_new[1:])
+    is_new[offsets.ravel()] = True
+    starts = np.flatnonzero(is_new)
+    lengths = np.diff(starts, append=rows.size)
+    ranks = np.empty(rows.size)
+    ranks[order] = np.repeat(starts % n + (lengths - 1) / 2, lengths)
+    return ranks.reshape(flat.shape)
 
 
 def _correlated(ranks_a: np.ndarray, ranks_b: np.ndarray) -> np.ndarray:
@@ -177,11 +178,12 @@ def _correlated(ranks_a: np.ndarray, ranks_b: np.ndarray) -> np.ndarray:
 
 
 def _centre(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    positive = np.maximum(np.asarray(maps, dtype=np.float64), 0)
-    mass = positive.sum(axis=(-2, -1))
-    safe = np.where(mass > 0, mass, np.nan)
-    rows, columns = np.arange(maps.shape[-2]), np.arange(maps.shape[-1])
-    return positive.sum(axis=-1) @ rows / safe, positive.sum(axis=-2) @ columns / safe
+    height, width = maps.shape[-2:]
+    places = np.indices((height, width), dtype=np.float64).reshape(2, -1)
+    flat = np.maximum(np.asarray(maps, dtype=np.float64), 0).reshape(*maps.shape[:-2], -1)
+    sums = flat @ np.stack([np.ones(height * width), *places], axis=1)
+    mass = np.where(sums[..., 0] > 0, sums[..., 0], np.nan)
+    return sums[..., 1] / mass, sums[..., 2] / mass
 
 
 def _mean(figures: np.ndarray) -> np.ndarray:
