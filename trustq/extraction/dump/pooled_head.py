@@ -7,7 +7,7 @@ import torch
 
 from trustq.extraction.train.weights import Network
 
-_CLOSE = {"rtol": 1e-3, "atol": 1e-3}
+_CLOSE = 1e-3
 
 
 def linear_classifier(
@@ -22,7 +22,7 @@ def linear_classifier(
         return {}
     weight = layer.weight.detach().float().cpu()
     bias = torch.zeros(len(weight)) if layer.bias is None else layer.bias.detach().float().cpu()
-    if not torch.allclose(features @ weight.T + bias, logits, **_CLOSE):
+    if not torch.allclose(features @ weight.T + bias, logits, rtol=_CLOSE, atol=_CLOSE):
         return {}
     return {"classifier/weight": weight.numpy(), "classifier/bias": bias.numpy()}
 
@@ -36,7 +36,7 @@ def norm_after_pooling(
     maps are explained: their means are then not the features.
     """
     pooled = grid.float().mean(dim=(1, 2))
-    if pooled.shape != features.shape or torch.allclose(pooled, features, **_CLOSE):
+    if pooled.shape != features.shape or torch.allclose(pooled, features, rtol=_CLOSE, atol=_CLOSE):
         return {}
     model: Any = network.model
     for norm in (
@@ -50,7 +50,7 @@ def norm_after_pooling(
         normed = torch.nn.functional.layer_norm(
             pooled, norm.normalized_shape, weight.float(), bias.float(), norm.eps
         )
-        if torch.allclose(normed, features, **_CLOSE):
+        if torch.allclose(normed, features, rtol=_CLOSE, atol=_CLOSE):
             return {
                 "classifier/norm_weight": weight.float().numpy(),
                 "classifier/norm_bias": bias.float().numpy(),
