@@ -75,11 +75,11 @@ class LinearHead:
         """Features (n, c) that the classifier reads, of pooled maps (n, c)."""
         if self.norm is None:
             return pooled
-        return _normed(pooled, self.norm)[0] * self.norm.weight + self.norm.bias
+        return np.asarray(_normed(pooled, self.norm)[0] * self.norm.weight + self.norm.bias)
 
     def gradients(self, pooled: np.ndarray, classes: np.ndarray) -> np.ndarray:
         """Gradient of each row's logit of class `classes`, (n,), by its pooled map: (n, c)."""
-        gradient = self.weight[classes]
+        gradient: np.ndarray = self.weight[classes]
         if self.norm is None:
             return gradient
         gradient = gradient * self.norm.weight
@@ -109,7 +109,7 @@ def class_activation_maps(
     flat = maps.reshape(len(maps), n_places, -1)
     gradients = head.gradients(flat.mean(axis=1), classes).astype(np.float32) / n_places
     found = np.matmul(flat, gradients[:, :, None])[:, :, 0].reshape(maps.shape[:3])
-    return np.maximum(found, 0) if positive else found
+    return np.asarray(np.maximum(found, 0) if positive else found)
 
 
 def every_class(maps: np.ndarray, head: LinearHead, *, positive: bool = True) -> np.ndarray:
@@ -129,7 +129,7 @@ def every_class(maps: np.ndarray, head: LinearHead, *, positive: bool = True) ->
         each = head.gradients(pooled, np.tile(np.arange(k), n)).astype(np.float32)
         found = flat @ (each.reshape(n, k, c).transpose(0, 2, 1) / (h * w))
     found = found.transpose(0, 2, 1).reshape(n, k, h, w)
-    return np.maximum(found, 0) if positive else found
+    return np.asarray(np.maximum(found, 0) if positive else found)
 
 
 def scaled(maps: np.ndarray) -> np.ndarray:

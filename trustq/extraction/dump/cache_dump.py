@@ -468,8 +468,13 @@ def _of_explanations(
     found: dict[str, np.ndarray] = {}
     layer = Explainer(network).layer
     for method in further.explain:
-        stated = {"method": method, "layer": layer, "class": further.explain_class}
-        stated |= {"scaled_to": 1, "checked_rows": min(further.checks, len(manifest))}
+        stated = {
+            "method": method,
+            "layer": layer,
+            "class": further.explain_class,
+            "scaled_to": 1,
+            "checked_rows": min(further.checks, len(manifest)),
+        }
         found[f"explanations/{method}/parameters"] = np.array([canonical_json(stated)])
     if not further.explain or not further.checks:
         return found
