@@ -186,8 +186,8 @@ def dump_job(
     import timm
     import torch
 
+    from trustq.data.preprocessing import Preprocessing
     from trustq.extraction.dump.cache_dump import PRECISION, Further, dump
-    from trustq.extraction.inputs.images import Preprocessing
     from trustq.extraction.train.memory import explained_dump
 
     started = time.monotonic()

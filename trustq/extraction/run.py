@@ -214,8 +214,8 @@ def _train_and_dump(
     *,
     auto_batch: bool,
 ) -> None:
+    from trustq.data.preprocessing import Preprocessing
     from trustq.extraction.dump.cache_dump import Further
-    from trustq.extraction.inputs.images import Preprocessing
     from trustq.extraction.train.crossfit import crossfit
     from trustq.extraction.train.epoch_logits import EpochLogits
     from trustq.extraction.train.loop import train

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from trustq.core.digest import canonical_json
 from trustq.core.generators import generator
 from trustq.data.manifest import Manifest
+from trustq.data.preprocessing import Preprocessing
 from trustq.errors import InputError, TrustqError
 from trustq.extraction.dump.explanation_checks import faithfulness, randomised_maps
 from trustq.extraction.dump.explanations import Explained, Explainer, chosen_classes
@@ -32,7 +33,6 @@ from trustq.extraction.dump.views import (
 from trustq.extraction.exposure import Rows
 from trustq.extraction.inputs.images import (
     ImageLoader,
-    Preprocessing,
     evaluation_batches,
     n_workers,
 )

@@ -10,13 +10,10 @@ from dataclasses import dataclass
 from PIL import Image, ImageEnhance
 
 from trustq.core.generators import generator
+from trustq.data.preprocessing import WHOLE, Box
 from trustq.errors import InputError
 from trustq.extraction.inputs.domain_augmentation import Bridging
 from trustq.recipes import ExtractRecipe
-
-Box = tuple[float, float, float, float]  # left, top, right, bottom as shares of the frame
-
-WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 _ASPECTS = (3 / 4, 4 / 3)  # of a random crop, as everywhere since Szegedy et al. (2015)
 

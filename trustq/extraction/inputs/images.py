@@ -12,7 +12,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,8 +23,9 @@ from torch.utils.data import DataLoader, Dataset
 from trustq.core.generators import generator
 from trustq.data.manifest import IMAGE_DIGEST, Manifest
 from trustq.data.pillow_rgb import decode_rgb, reason_of, require_digest
+from trustq.data.preprocessing import WHOLE, Preprocessing
 from trustq.errors import DamagedFile, InputError, NotFound, TrustqError
-from trustq.extraction.inputs.augment import WHOLE, Augmentation, Box
+from trustq.extraction.inputs.augment import Augmentation
 from trustq.extraction.inputs.corruptions import Corruption
 from trustq.extraction.train.progress import Progress
 
@@ -38,86 +38,6 @@ _AGAIN = 1 << 32
 _LISTED = 20  # unreadable images that an error names; the rest are counted
 _HEADERS = 256  # headers that a thread reads at a time
 _MOST_WORKERS = 8
-
-_RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """The evaluation transform, resolved: an image to a square of `size`, then normalised.
-
-    `aspect` is `squash` (the whole image, the default, since lesions reach the border of their
-    image), `crop` (the largest central square) or `pad` (the whole image on a square of the mean
-    colour, which the network sees as zero).
-    """
-
-    size: int
-    interpolation: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    aspect: str = "squash"
-
-    @property
-    def attribute(self) -> dict[str, Any]:
-        """As it is stored in a cache."""
-        return {
-            "size": self.size,
-            "resize": self.aspect,
-            "interpolation": self.interpolation,
-            "mean": list(self.mean),
-            "std": list(self.std),
-        }
-
-    @classmethod
-    def of_attribute(cls, stored: dict[str, Any]) -> "Preprocessing":
-        """From a cache's attribute."""
-        mean, std = (tuple(map(float, stored[name])) for name in ("mean", "std"))
-        interpolation, aspect = str(stored["interpolation"]), str(stored["resize"])
-        return cls(int(stored["size"]), interpolation, mean, std, aspect)
-
-    @classmethod
-    def of_config(
-        cls,
-        config: dict[str, Any],
-        size: int,
-        *,
-        interpolation: str = "auto",
-        aspect: str = "squash",
-    ) -> "Preprocessing":
-        """What timm records for a model, at `size` pixels."""
-        if interpolation == "auto":
-            interpolation = config.get("interpolation", "bicubic")
-        if interpolation not in _RESAMPLING:
-            interpolation = "bicubic"
-        mean, std = (tuple(map(float, config[name])) for name in ("mean", "std"))
-        return cls(size, interpolation, mean, std, aspect)
-
-    def fitted(self, image: Image.Image, part: Box = WHOLE) -> Image.Image:
-        """The image, or a part of what would be seen of it, as (size, size) pixels."""
-        if self.aspect == "pad":
-            image = self._padded(image)
-        width, height = image.size
-        across, down = (min(width, height),) * 2 if self.aspect == "crop" else (width, height)
-        left, top = (width - across) / 2, (height - down) / 2
-        box = (
-            left + part[0] * across,
-            top + part[1] * down,
-            left + part[2] * across,
-            top + part[3] * down,
-        )
-        return image.resize((self.size, self.size), _RESAMPLING[self.interpolation], box=box)
-
-    def _padded(self, image: Image.Image) -> Image.Image:
-        side = max(image.size)
-        colour = tuple(round(255 * value) for value in self.mean)
-        square = Image.new("RGB", (side, side), colour)
-        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-        return square
 
 
 def require_readable(manifest: Manifest) -> list[str]:

@@ -13,9 +13,9 @@ from trustq.core.atomic_files import replacing
 from trustq.core.digest import digest_json
 from trustq.core.generators import generator
 from trustq.data.manifest import Manifest
+from trustq.data.preprocessing import Preprocessing
 from trustq.extraction.dump.cache_dump import predict
 from trustq.extraction.exposure import Rows
-from trustq.extraction.inputs.images import Preprocessing
 from trustq.extraction.train.loop import train
 from trustq.extraction.train.progress import Progress
 from trustq.extraction.train.weights import Network

@@ -19,12 +19,12 @@ from timm.utils.model_ema import ModelEmaV3
 from trustq.core.atomic_files import replacing
 from trustq.core.generators import generator
 from trustq.data.manifest import Manifest
+from trustq.data.preprocessing import Preprocessing
 from trustq.errors import TrustqError
 from trustq.extraction.dump.cache_dump import evaluate, to_input
 from trustq.extraction.inputs.augment import Augmentation
 from trustq.extraction.inputs.images import (
     ImageLoader,
-    Preprocessing,
     TrainingBatches,
     evaluation_batches,
     n_workers,
