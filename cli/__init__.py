@@ -19,6 +19,7 @@ from . import (
     evaluate,
     export,
     extract,
+    package,
     plan,
     recipes,
     repair,
@@ -78,3 +79,4 @@ app.command()(sql.sql)
 app.add_typer(results.app, name="results")
 app.add_typer(bundle.app, name="bundle")
 app.command()(report.report)
+app.command()(package.package)

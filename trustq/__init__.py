@@ -7,13 +7,15 @@
 - `tq.open_cache`, `tq.import_cache`: features and labels to experiment on
 - `tq.repair`, `tq.sweep`, `tq.plan`: which labels to buy, whether it pays, what a design can show
 - `tq.Results`: SQL over what was run
+- `tq.load_model`: a packaged model that predicts
 - `tq.metrics`, `tq.calibration`, `tq.heads`: the parts, as functions and scikit-learn estimators
 
 Arrays, pandas and polars frames go in, and tables with `to_pandas()` and `to_polars()` come out.
 Nothing is imported before it is used. Modules import from those before them only: `core`,
 `recipes`, `data`, `statistics`, `metrics`, `calibration`, `store`, `extraction` and `datasets`,
-`heads`, `scoring`, `evaluation`, `repair`, `results`, `experiments`, `analysis`, `audit`, `report`
-and `review`, `api`, `cli`; none of them loads torch but `extraction`.
+`heads`, `scoring`, `evaluation`, `repair`, `results`, `experiments`, `analysis`, `audit`, `report`,
+`review` and `deploy`, `api`, `cli`; none of them loads torch but `extraction`, and `deploy` where it
+packages or distils.
 """
 
 from typing import TYPE_CHECKING
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from trustq.api.labels import audit_labels, find_label_issues, label_quality
     from trustq.api.predictions import compare, evaluate, read_predictions
     from trustq.api.results import Results
+    from trustq.deploy.model import load_model
     from trustq.errors import TrustqError
 
 __all__ = [
@@ -41,6 +44,7 @@ __all__ = [
     "heads",
     "import_cache",
     "label_quality",
+    "load_model",
     "metrics",
     "open_cache",
     "plan",
@@ -62,6 +66,7 @@ __getattr__, __dir__ = lazy_names(
         "heads": "trustq.heads",
         "import_cache": "trustq.api.experiments",
         "label_quality": "trustq.api.labels",
+        "load_model": "trustq.deploy.model",
         "metrics": "trustq.metrics",
         "open_cache": "trustq.api.experiments",
         "plan": "trustq.api.experiments",

@@ -1,0 +1,140 @@
+"""Is a photo good enough? A score with advice, from five rules; `page/pixels.js` is the same.
+
+Rules and their weights are those of the field's app. They are advice and never change a tier. What
+they are worth is measured when a model is packaged: a rule that fires on much of the validation
+images says nothing about a photo and is left out for that model.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+SIDE = 256  # pixels of the longer side at which images are looked at
+GOOD, FAIR = 80, 60  # bands of the score
+LARGE_BYTES, LARGE_SIDE = 5_000_000, 4000  # above which a smaller photo is advised
+MOST_OFTEN = 0.25  # a rule that fires on a larger share of validation images is left out
+
+FAR_SHARE = 0.02  # a spot that fills less is too far
+SKIN = ((0.4, 50), (0.2, 20))  # above: points off, of a close-up
+BLUR = ((5.0, 40), (12.0, 15))  # variance of the Laplacian below: points off
+DARK = ((60.0, 35), (90.0, 10))  # mean grey below
+BRIGHT = ((220.0, 35), (180.0, 10))  # mean grey above
+FLAT = (30.0, 20)  # standard deviation of grey below
+TOO_FAR = 40
+RULES = ("too_far", "skin", "blur", "dark", "bright", "flat")
+
+
+class Look(NamedTuple):
+    """What is measured of an image at `SIDE` pixels."""
+
+    brightness: float  # mean grey, 0 to 255
+    contrast: float  # standard deviation of grey
+    sharpness: float  # variance of the Laplacian
+    skin: float  # share of pixels of the colour of skin
+    spot: float  # share of pixels on the dark side of Otsu's threshold
+
+
+class ImageCheck(NamedTuple):
+    """Score from 0 to 100, its band (good, fair, poor), the rules that fired, and measures."""
+
+    score: int
+    band: str
+    fired: tuple[str, ...]
+    look: Look
+
+
+def look_at(image: Image.Image) -> Look:
+    """Measures of an upright RGB image, at `SIDE` pixels of its longer side or its own if smaller.
+
+    >>> look = look_at(Image.new("RGB", (40, 30), (200, 200, 200)))
+    >>> look.brightness, look.contrast, look.sharpness
+    (200.0, 0.0, 0.0)
+    """
+    longer = max(image.size)
+    if longer > SIDE:
+        width, height = (max(1, round(side * SIDE / longer)) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image.convert("RGB")).astype(np.int32)
+    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    grey = (red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16  # Pillow's luma
+    blueness = 128 - 0.168736 * red - 0.331264 * green + 0.5 * blue
+    redness = 128 + 0.5 * red - 0.418688 * green - 0.081312 * blue
+    # Chai and Ngan (1999).
+    is_skin = (blueness >= 77) & (blueness <= 127) & (redness >= 133) & (redness <= 173)
+    sharpness = 0.0
+    if min(grey.shape) > 2:
+        inner = grey[1:-1, 1:-1]
+        around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
+        sharpness = float((around - 4 * inner).var())
+    dark = grey <= _otsu(np.bincount(grey.ravel(), minlength=256))
+    return Look(
+        float(grey.mean()), float(grey.std()), sharpness, float(is_skin.mean()), float(dark.mean())
+    )
+
+
+def check_look(look: Look, *, left_out: Sequence[str] = ()) -> ImageCheck:
+    """The score of what was measured, without the rules that are `left_out`.
+
+    >>> check_look(Look(120.0, 50.0, 80.0, 0.1, 0.2))
+    ImageCheck(score=100, band='good', fired=(), look=Look(brightness=120.0, contrast=50.0, \
+sharpness=80.0, skin=0.1, spot=0.2))
+    >>> check_look(Look(50.0, 20.0, 3.0, 0.1, 0.2)).fired
+    ('blur', 'dark', 'flat')
+    """
+    off = points_off(look)
+    fired = tuple(rule for rule in RULES if off[rule] and rule not in left_out)
+    score = max(0, 100 - sum(off[rule] for rule in fired))
+    band = "good" if score >= GOOD else "fair" if score >= FAIR else "poor"
+    return ImageCheck(score, band, fired, look)
+
+
+def points_off(look: Look) -> dict[str, int]:
+    """Points that each rule takes off, 0 where it does not fire."""
+    is_far = look.spot < FAR_SHARE
+    return {
+        "too_far": TOO_FAR if is_far else 0,
+        "skin": 0 if is_far else _above(look.skin, SKIN),
+        "blur": _below(look.sharpness, BLUR),
+        "dark": _below(look.brightness, DARK),
+        "bright": _above(look.brightness, BRIGHT),
+        "flat": FLAT[1] if look.contrast < FLAT[0] else 0,
+    }
+
+
+def measured_rules(looks: Sequence[Look]) -> dict[str, Any]:
+    """How often each rule fires on these images, and which are left out because of that."""
+    counts = {rule: 0 for rule in RULES}
+    for look in looks:
+        for rule, points in points_off(look).items():
+            counts[rule] += points > 0
+    shares = {rule: count / max(len(looks), 1) for rule, count in counts.items()}
+    return {
+        "n_images": len(looks),
+        "fires_on": shares,
+        "left_out": [rule for rule, share in shares.items() if share > MOST_OFTEN],
+    }
+
+
+def _above(value: float, steps: Sequence[tuple[float, int]]) -> int:
+    return next((points for limit, points in steps if value > limit), 0)
+
+
+def _below(value: float, steps: Sequence[tuple[float, int]]) -> int:
+    return next((points for limit, points in steps if value < limit), 0)
+
+
+def _otsu(counts: np.ndarray) -> int:
+    """The grey value whose two sides differ most (Otsu 1979); the first of equal ones."""
+    levels = np.arange(256)
+    total, whole = counts.sum(), (counts * levels).sum()
+    below, mass = np.cumsum(counts), np.cumsum(counts * levels)
+    above = total - below
+    valid = (below > 0) & (above > 0)
+    if not valid.any():
+        return -1
+    with np.errstate(divide="ignore", invalid="ignore"):
+        gap = mass / below - (whole - mass) / above
+        between = np.where(valid, below.astype(float) * above * gap**2, -1.0)
+    return int(between.argmax())
