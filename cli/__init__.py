@@ -13,6 +13,7 @@ from . import (
     audit,
     bundle,
     cache,
+    classify,
     compare,
     data,
     demo,
@@ -26,7 +27,9 @@ from . import (
     report,
     results,
     review,
+    serve,
     sql,
+    study,
     sweep,
 )
 from .app import App
@@ -79,4 +82,7 @@ app.command()(sql.sql)
 app.add_typer(results.app, name="results")
 app.add_typer(bundle.app, name="bundle")
 app.command()(report.report)
+app.command()(study.study)
 app.command()(package.package)
+app.command()(serve.serve)
+app.command()(classify.classify)

@@ -171,6 +171,25 @@ def describe(
 
 
 @app.command()
+def sample(
+    manifest: Annotated[Path, typer.Argument(help="A manifest, Parquet or CSV.")],
+    images: Annotated[int, typer.Option(metavar="N", help="Number of images, about.")],
+    out: Annotated[Path, typer.Option(help="Manifest to write, a .parquet file.")],
+    seed: Annotated[int, typer.Option(help="Seed of the draw.", min=0)] = 0,
+) -> None:
+    """Draw a small manifest with the whole's splits and classes, in whole groups.
+
+    Example: trustq data sample ham10000.parquet --images 500 --out small.parquet
+    """
+    from trustq.data.manifest import read_manifest, write_manifest
+    from trustq.data.sampling import sample_groups
+
+    found = sample_groups(read_manifest(manifest), images, seed=seed)
+    write_manifest(found, out)
+    typer.echo(f"{out}: {len(found):,} images")
+
+
+@app.command()
 def combine(
     manifests: Annotated[list[Path], typer.Argument(help="Manifests with the same classes.")],
     out: Annotated[Path, typer.Option(help="Manifest to write, a .parquet file.")],

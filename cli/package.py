@@ -11,7 +11,7 @@ from .output import print_note, print_table, print_text, stages
 
 def package(
     cache: Annotated[
-        Path, typer.Argument(metavar="CACHE", help="A cache, its network (safetensors) beside it.")
+        str, typer.Argument(metavar="CACHE", help="A cache, its network (safetensors) beside it.")
     ],
     manifest: Annotated[Path, typer.Option(metavar="FILE", help="Manifest of the cache's images.")],
     root: Annotated[
@@ -109,12 +109,29 @@ def package(
     )
     with stages() as tell:
         about = package_model(
-            cache, read_manifest(manifest, root=root), out=out, settings=settings, tell=tell
+            _only_cache(cache),
+            read_manifest(manifest, root=root),
+            out=out,
+            settings=settings,
+            tell=tell,
         )
     print_note(add_web_runtime(out, web_runtime))
     for note in about["notes"]:
         print_note(note)
     _print(about, out)
+
+
+def _only_cache(pattern: str) -> Path:
+    """The one cache that a path or pattern names."""
+    from trustq.errors import InputError
+    from trustq.store import find_caches
+
+    found = find_caches([pattern])
+    if len(found) != 1:
+        raise InputError(
+            f"{pattern} names {len(found)} caches, and a model is packaged from one; name it."
+        )
+    return Path(found[0])
 
 
 def _print(about: dict[str, Any], out: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from support_deploy import Packaged, package_shapes
 from support_extract import draw_images, make_rows
 
 from trustq.data.manifest import Manifest
@@ -42,3 +43,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def manifest(images: Path) -> Manifest:
     """Rows of the drawn images: 36 train, 12 val, 12 test."""
     return make_rows(images)
+
+
+@pytest.fixture(scope="session")
+def packaged(tmp_path_factory: pytest.TempPathFactory) -> Packaged:
+    """A packaged model of drawn shapes, to be read only."""
+    for module in ("torch", "onnxscript", "onnxruntime"):
+        pytest.importorskip(module)
+    return package_shapes(tmp_path_factory.mktemp("packaged"))

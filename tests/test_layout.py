@@ -1,6 +1,7 @@
 """How the package is laid out: few entries, all in a layer, and private names stay at home."""
 
 import ast
+import importlib
 import tomllib
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def test_the_package_has_few_entries_and_the_contracts_name_each() -> None:
     layers, torch = project["tool"]["importlinter"]["contracts"]
     named = [name for line in layers["layers"] for name in line.split(" : ")]
     assert sorted(named) == sorted(modules)
-    free = {f"trustq.{name}" for name in modules - {"extraction"}}
+    free = {f"trustq.{name}" for name in modules - {"extraction"}}  # `deploy` loads it by name
     assert set(torch["source_modules"]) == free
 
 
@@ -62,3 +63,11 @@ def test_no_module_takes_a_private_name_of_another() -> None:
 
 def _is_own(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__")
+
+
+def test_former_names_of_modules_still_import() -> None:
+    former = importlib.import_module("trustq.bootstrap")
+    assert (
+        former.figure_intervals
+        is importlib.import_module("trustq.evaluation.bootstrap").figure_intervals
+    )

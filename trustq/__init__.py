@@ -14,15 +14,19 @@ Arrays, pandas and polars frames go in, and tables with `to_pandas()` and `to_po
 Nothing is imported before it is used. Modules import from those before them only: `core`,
 `recipes`, `data`, `statistics`, `metrics`, `calibration`, `store`, `extraction` and `datasets`,
 `heads`, `scoring`, `evaluation`, `repair`, `results`, `experiments`, `analysis`, `audit`, `report`,
-`review` and `deploy`, `api`, `cli`; none of them loads torch but `extraction`, and `deploy` where it
-packages or distils.
+`review` and `deploy`, `api`, `cli`; none of them loads torch but `extraction`, and `deploy` where
+it packages or distils.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trustq.core.lazy import lazy_names
 
 __version__ = "0.1.0"
+
+# Where modules are found that moved, under the names by which scripts still import them.
+__path__.append(str(Path(__file__).parent / "api" / "former"))
 
 if TYPE_CHECKING:
     from trustq import calibration, heads, metrics

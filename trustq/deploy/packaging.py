@@ -5,6 +5,7 @@ validation rows; everything that is promised is measured on test rows.
 """
 
 import platform
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,12 +14,26 @@ from typing import Any
 import numpy as np
 
 from trustq import __version__
-from trustq.calibration.temperature import TemperatureScaling
+from trustq.calibration.temperature import DegenerateCalibrationWarning, TemperatureScaling
 from trustq.core.digest import digest_bytes
 from trustq.core.generators import generator
 from trustq.data.manifest import Manifest
 from trustq.data.pillow_rgb import read_rgb
 from trustq.data.preprocessing import Preprocessing
+from trustq.deploy.cuts import (
+    COVERAGE,
+    FIELD_RISK_CUTS,
+    FIELD_URGENCY_CUTS,
+    OUTLIER_SHARE,
+    SENSITIVITIES,
+    Cut,
+    conditions_of,
+    confidence_at_coverage,
+    cut_at_sensitivity,
+    cut_of_distances,
+    measured_cut,
+    positive_classes,
+)
 from trustq.deploy.extras import load_extra, require_export
 from trustq.deploy.graph import INPUT, OUTPUTS, Tail, save_graph, with_tail
 from trustq.deploy.head_fit import PackagedHead, fit_packaged_head
@@ -30,21 +45,7 @@ from trustq.deploy.outliers import fit_outliers
 from trustq.deploy.quantise import PERCENTILE, to_float16, to_int8
 from trustq.deploy.texts import read_texts
 from trustq.deploy.tier_table import decide_all, tier_table
-from trustq.deploy.triage import (
-    COVERAGE,
-    FIELD_RISK_CUTS,
-    FIELD_URGENCY_CUTS,
-    OUTLIER_SHARE,
-    SENSITIVITIES,
-    Cut,
-    Rules,
-    conditions_of,
-    confidence_at_coverage,
-    cut_at_sensitivity,
-    cut_of_distances,
-    measured_cut,
-    positive_classes,
-)
+from trustq.deploy.triage import Rules
 from trustq.errors import DishonestError, InputError, TrustqError
 from trustq.evaluation.bootstrap import FIGURES, compare_figures, figure_intervals
 from trustq.metrics.probabilities import softmax
@@ -199,7 +200,7 @@ def _begin(
     labels = np.where(cache.label >= 0, cache.label, cache.observed).astype(np.int64)
     outliers = fit_outliers(cache.features[train], labels[train])
     validation = np.flatnonzero((cache.split == "val") & (cache.label >= 0))
-    temperature = _temperature(head.logits[validation], cache.label[validation])
+    temperature, reason = _temperature(head.logits[validation], cache.label[validation])
     work = _Work(
         cache=cache,
         manifest=manifest,
@@ -212,6 +213,8 @@ def _begin(
         conditions=known or ("other",) * len(cache.classes),
         positive=positive,
     )
+    if reason:
+        work.notes.append(reason)
     if known is None:
         work.notes.append(
             "No taxonomy knows all of these classes, so their conditions are `other` and the tiers "
@@ -220,9 +223,15 @@ def _begin(
     return work
 
 
-def _temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    scaler = TemperatureScaling().fit(logits, labels.astype(np.int64))
-    return float(scaler.temperature_)
+def _temperature(logits: np.ndarray, labels: np.ndarray) -> tuple[float, str]:
+    """The temperature of validation rows; 1 and the reason where they do not determine one."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DegenerateCalibrationWarning)
+        scaler = TemperatureScaling().fit(logits, labels.astype(np.int64))
+    told = [str(w.message) for w in caught if w.category is DegenerateCalibrationWarning]
+    if told:
+        return 1.0, f"The temperature stays 1: on validation rows {told[0]}."
+    return float(scaler.temperature_), ""
 
 
 def _float32(work: _Work, network: Any) -> dict[str, Any]:
@@ -277,7 +286,9 @@ def _smaller(work: _Work, network: Any, name: str) -> dict[str, Any]:
     held_out = np.concatenate([work.validation, work.test])
     found = _outputs(work, path, held_out, f"{name} on held-out images")
     labels = work.cache.label[work.validation]
-    temperature = _temperature(found.logits[: len(labels)].astype(np.float64), labels)
+    temperature, reason = _temperature(found.logits[: len(labels)].astype(np.float64), labels)
+    if reason:
+        work.notes.append(f"{name}: {reason}")
     own = Outputs(
         softmax(found.logits.astype(np.float64) / temperature), found.logits, found.distance
     )

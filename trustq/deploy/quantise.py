@@ -94,7 +94,7 @@ def to_float16(network: Any) -> Any:
 
 
 def _reader(quantization: Any, images: np.ndarray) -> Any:
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
+    class Reader(quantization.CalibrationDataReader):
         def __init__(self) -> None:
             self._batches = self._all()
 

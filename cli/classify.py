@@ -1,0 +1,43 @@
+"""`trustq classify`: a table of answers for a folder of images."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import NoProgress, Quiet
+from .output import print_table, print_text, progress
+
+
+def classify(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Folder that trustq package wrote.")
+    ],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of images.")],
+    out: Annotated[Path, typer.Option(metavar="FILE.csv", help="Table to write.")] = Path(
+        "answers.csv"
+    ),
+    variant: Annotated[
+        str, typer.Option(metavar="float32|int8|float16", help="Network to use.")
+    ] = "float32",
+    quiet: Quiet = False,
+    no_progress: NoProgress = False,
+) -> None:
+    """Write a table with tier, score, conditions and probabilities of every image of a folder.
+
+    Images that cannot be read are listed with the reason. Needs the serve extra and no torch.
+    Research only, not a medical device.
+
+    Example: trustq classify model/ photos/ --out answers.csv
+    """
+    from trustq.deploy.classify import classify_folder, write_answers
+    from trustq.deploy.model import load_model
+
+    opened = load_model(model, variant=variant)
+    with progress("classify", "images") as report:
+        rows = classify_folder(opened, folder, progress=report)
+    write_answers(out, rows)
+    counts = Counter(row["urgency_tier"] or "could not be read" for row in rows)
+    print_table([{"tier": tier, "images": n} for tier, n in counts.most_common()])
+    print_text(f"{out}: {len(rows)} images. {opened.about['texts']['disclaimer']}")

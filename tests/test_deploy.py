@@ -1,0 +1,371 @@
+"""A packaged model predicts as its cache, answers within its limits and never reassures wrongly."""
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support_deploy import Packaged
+from support_extract import Heard, tiny
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+runtime = pytest.importorskip("onnxruntime")
+
+import trustq as tq  # noqa: E402
+from trustq.core.digest import digest_bytes  # noqa: E402
+from trustq.deploy.cuts import conditions_of, cut_at_sensitivity, positive_classes  # noqa: E402
+from trustq.deploy.graph import Tail, folded_head  # noqa: E402
+from trustq.deploy.head_fit import fit_packaged_head  # noqa: E402
+from trustq.deploy.image_checks import check_look, look_at, measured_rules  # noqa: E402
+from trustq.deploy.outliers import fit_outliers  # noqa: E402
+from trustq.deploy.packaging import PackageSettings, package_model  # noqa: E402
+from trustq.deploy.tier_table import tier_table  # noqa: E402
+from trustq.deploy.triage import RISK_TIERS, URGENCY_TIERS, Rules, decide  # noqa: E402
+from trustq.errors import DamagedFile, DishonestError, InputError, NotFound  # noqa: E402
+from trustq.extraction import extract  # noqa: E402
+from trustq.metrics.probabilities import softmax  # noqa: E402
+from trustq.store import read_cache  # noqa: E402
+
+CLASSES = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
+
+
+def refuses(kind: type[Exception], part: str, call: Callable[[], object]) -> None:
+    with pytest.raises(kind, match=re.escape(part)):
+        call()
+
+
+def paths_of(packaged: Packaged, n: int = 60) -> list[Path]:
+    return [packaged.manifest.image_path(row) for row in range(n)]
+
+
+def rules_of(**changed: object) -> Rules:
+    conditions = conditions_of(CLASSES)
+    assert conditions is not None
+    values = {
+        "classes": CLASSES,
+        "conditions": conditions,
+        "positive": positive_classes(CLASSES, conditions, ()),
+        "risk_cuts": (0.3, 0.6),
+        "urgency_cuts": (0.157, 0.295, 0.5),
+        "least_confidence": 0.4,
+        "outlier_cut": 3.0,
+    }
+    return Rules(**(values | changed))  # type: ignore[arg-type]
+
+
+def test_predictions_are_the_caches_and_need_no_torch(packaged: Packaged) -> None:
+    cache = read_cache(packaged.cache)
+    model = tq.load_model(packaged.folder)
+    images = paths_of(packaged)
+    assert np.abs(model.predict_logits(images) - cache.logits).max() < 1e-4
+    temperature = packaged.about["variants"]["float32"]["temperature"]
+    assert cache.logits is not None
+    probs = softmax(cache.logits / temperature)
+    found = model.predict(images)
+    assert np.abs(found - probs).max() < 1e-4
+    # One at a time, from bytes, Pillow images or arrays: the same.
+    one = images[3]
+    with Image.open(one) as opened:
+        for given in (one, str(one), one.read_bytes(), opened, np.asarray(opened.convert("RGB"))):
+            assert np.abs(model.predict(given)[0] - found[3]).max() < 1e-5
+    code = (
+        "import sys, trustq as tq; m = tq.load_model(sys.argv[1]); m.predict(sys.argv[2]);"
+        "import trustq.deploy.server;"
+        "print([n for n in ('torch', 'timm', 'scipy', 'sklearn') if n in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(packaged.folder), str(one)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_graph_is_one_file_that_takes_any_batch_and_says_its_input(packaged: Packaged) -> None:
+    files = sorted(path.name for path in packaged.folder.iterdir())
+    names = ["model-float16.onnx", "model-int8.onnx", "model-uint8.onnx", "model.json"]
+    assert files == [*names, "model.onnx"]
+    session = runtime.InferenceSession(
+        str(packaged.folder / "model.onnx"), providers=["CPUExecutionProvider"]
+    )
+    (given,) = session.get_inputs()
+    assert (given.name, given.shape[1:]) == ("image", [3, 32, 32])
+    assert [output.name for output in session.get_outputs()][0] == "probabilities"
+    stated = session.get_modelmeta().custom_metadata_map
+    assert json.loads(stated["preprocessing"]) == packaged.about["preprocessing"]
+    images = np.random.default_rng(0).standard_normal((5, 3, 32, 32)).astype(np.float32)
+    whole = session.run(["probabilities"], {"image": images})[0]
+    apart = [session.run(["probabilities"], {"image": images[i : i + 1]})[0] for i in range(5)]
+    assert np.abs(whole - np.concatenate(apart)).max() < 1e-6
+
+
+def test_pixels_inside_the_graph_are_normalised_as_outside(packaged: Packaged) -> None:
+    model = tq.load_model(packaged.folder)
+    pixels = np.stack([model.pixels(path) for path in paths_of(packaged, 8)])
+    session = runtime.InferenceSession(
+        str(packaged.folder / "model-uint8.onnx"), providers=["CPUExecutionProvider"]
+    )
+    found = session.run(["logits"], {"image": pixels})[0]
+    assert np.abs(found - model.run(pixels).logits).max() < 1e-4
+
+
+def test_smaller_variants_are_smaller_and_close(packaged: Packaged) -> None:
+    variants = packaged.about["variants"]
+    sizes = {name: variant["bytes"] for name, variant in variants.items()}
+    assert sizes["int8"] < sizes["float16"] < sizes["float32"]
+    images = paths_of(packaged)
+    exact = tq.load_model(packaged.folder).predict_logits(images)
+    half = tq.load_model(packaged.folder, variant="float16").predict_logits(images)
+    small = tq.load_model(packaged.folder, variant="int8").predict_logits(images)
+    assert np.abs(half - exact).max() < 0.01
+    assert (small.argmax(axis=1) == exact.argmax(axis=1)).mean() > 0.9
+    assert set(variants["int8"]["beside_float32"]) >= {"accuracy", "ece", "augrc"}
+
+
+def test_distances_of_graph_and_formula_agree(packaged: Packaged) -> None:
+    cache = read_cache(packaged.cache)
+    train = cache.split == "train"
+    measure = fit_outliers(cache.features[train], cache.label[train])
+    found = tq.load_model(packaged.folder).outputs(paths_of(packaged)).distance
+    assert np.allclose(found, measure.distances(cache.features), rtol=1e-3, atol=1e-3)
+    # Against Mahalanobis with the whole covariance, where no axis is left out.
+    rng = np.random.default_rng(1)
+    rows, labels = rng.standard_normal((500, 6)) @ rng.standard_normal((6, 6)), np.arange(500) % 2
+    own = fit_outliers(rows, labels)
+    within = rows - np.array([rows[labels == c].mean(axis=0) for c in (0, 1)])[labels]
+    inverse = np.linalg.inv(within.T @ within / 498)
+    means = [rows[labels == c].mean(axis=0) for c in (0, 1)]
+    full = np.min([np.einsum("ni,ij,nj->n", rows - m, inverse, rows - m) for m in means], axis=0)
+    assert np.allclose(own.distances(rows) * 6, full, rtol=1e-6)
+
+
+def test_a_frozen_network_with_a_fitted_head_is_folded(images: Path, tmp_path: Path) -> None:
+    from support_extract import make_rows
+
+    manifest = make_rows(images)
+    recipe = tiny("mode=frozen", "extract.noise=none")
+    (made,) = extract(manifest, recipe=recipe, seeds=[1], out=tmp_path, progress=Heard())
+    cache = read_cache(made.path)
+    head = fit_packaged_head(cache, "linear")
+    assert head.weight is not None and head.bias is not None
+    # A second way: standardise, then the head that scikit-learn's formula gives.
+    train = cache.split == "train"
+    center, scale = cache.features[train].mean(axis=0), cache.features[train].std(axis=0)
+    from trustq.heads import LinearHead
+
+    fitted = LinearHead(n_classes=3, C=head.about["regularisation"]).fit(
+        ((cache.features[train] - center) / scale).astype(np.float32), cache.label[train]
+    )
+    expected = fitted.predict_logits(((cache.features - center) / scale).astype(np.float32))
+    assert np.abs(head.logits - expected).max() < 1e-3
+    settings = PackageSettings(head="linear", positive=("discs",), variants=("float32",))
+    about = package_model(made.path, manifest, out=tmp_path / "model", settings=settings)
+    assert about["variants"]["float32"]["parity"]["largest_difference_of_logits"] < 1e-4
+    assert about["exposure"]["kind"] == "frozen" and about["head"]["name"] == "linear"
+    found = tq.load_model(tmp_path / "model").predict_logits(manifest.image_path(0))
+    assert np.abs(found[0] - head.logits[0]).max() < 1e-4
+    refuses(
+        InputError, "frozen and has no classifier", lambda: fit_packaged_head(cache, "backbone")
+    )
+    refuses(InputError, "cannot be part of", lambda: fit_packaged_head(cache, "xgboost"))
+
+
+def test_labels_that_were_bought_make_the_packaged_head(packaged: Packaged, tmp_path: Path) -> None:
+    cache = read_cache(packaged.cache)
+    train = np.flatnonzero(cache.split == "train")
+    names = [cache.classes[cache.label[row]] for row in train]
+    table = "sample_id,label\n" + "".join(
+        f"{cache.sample_id[row]},{name}\n" for row, name in zip(train, names, strict=True)
+    )
+    (tmp_path / "labels.csv").write_text(table)
+    repaired = fit_packaged_head(cache, "linear", labels=tmp_path / "labels.csv")
+    observed = fit_packaged_head(cache, "linear")
+    assert repaired.about["labels"] == "file:labels.csv" and repaired.about["n_rows"] == len(train)
+    assert np.abs(repaired.logits - observed.logits).max() > 0.01
+    held_out = cache.sample_id[cache.split == "test"][0]
+    (tmp_path / "leak.csv").write_text(table + f"{held_out},bars\n")
+    refuses(
+        DishonestError,
+        "labels of 1 rows that are not training rows",
+        lambda: fit_packaged_head(cache, "linear", labels=tmp_path / "leak.csv"),
+    )
+
+
+def test_a_model_that_was_changed_is_refused(packaged: Packaged, tmp_path: Path) -> None:
+    copy = tmp_path / "model"
+    shutil.copytree(packaged.folder, copy)
+    graph = copy / "model.onnx"
+    content = bytearray(graph.read_bytes())
+    content[len(content) // 2] ^= 1
+    graph.write_bytes(bytes(content))
+    refuses(DamagedFile, "its digest does not match", lambda: tq.load_model(copy))
+    graph.unlink()
+    refuses(NotFound, "no such file, though model.json names it", lambda: tq.load_model(copy))
+    text = (copy / "model.json").read_text()
+    (copy / "model.json").write_text(text.replace('"outlier_cut": ', '"outlier_cut": 9'))
+    refuses(DamagedFile, "was changed after it was written", lambda: tq.load_model(copy))
+    refuses(NotFound, "is not a packaged model", lambda: tq.load_model(tmp_path))
+    refuses(NotFound, "no variant 'int4'", lambda: tq.load_model(packaged.folder, variant="int4"))
+
+
+def test_a_second_package_never_replaces_the_first(packaged: Packaged) -> None:
+    before = digest_bytes((packaged.folder / "model.json").read_bytes())
+    refuses(
+        InputError,
+        "holds a model already",
+        lambda: package_model(packaged.cache, packaged.manifest, out=packaged.folder),
+    )
+    assert digest_bytes((packaged.folder / "model.json").read_bytes()) == before
+
+
+def test_images_in_memory_and_damaged_ones(packaged: Packaged, tmp_path: Path) -> None:
+    model = tq.load_model(packaged.folder)
+    refuses(InputError, "There is no image", lambda: model.predict([]))
+    refuses(InputError, "expected (h, w, 3) of uint8", lambda: model.predict(np.zeros((4, 4, 3))))
+    bad = tmp_path / "cut.jpg"
+    bad.write_bytes(paths_of(packaged)[0].read_bytes()[:200])
+    refuses(DamagedFile, "cut.jpg could not be read as an image", lambda: model.predict([bad]))
+
+
+# Triage.
+
+
+def test_cuts_reach_the_asked_sensitivity_and_no_higher_cut_does() -> None:
+    rng = np.random.default_rng(0)
+    for asked in (0.5, 0.8, 0.95, 1.0):
+        positive = rng.random(400) < 0.3
+        scores = np.where(positive, rng.beta(4, 2, 400), rng.beta(2, 4, 400))
+        cut = cut_at_sensitivity(scores, positive, asked=asked)
+        assert cut.sensitivity >= asked
+        higher = np.nextafter(cut.threshold, 2)
+        assert (scores[positive] >= higher).mean() < asked
+    refuses(
+        InputError,
+        "cuts need rows of both kinds",
+        lambda: cut_at_sensitivity(np.ones(4), np.ones(4, dtype=bool), asked=0.9),
+    )
+
+
+def test_nothing_unlike_or_unsure_or_inflamed_is_reassured() -> None:
+    rng = np.random.default_rng(0)
+    rules = rules_of()
+    seen = set()
+    for _ in range(3000):
+        probs = rng.dirichlet(np.full(7, 0.2))
+        distance = float(rng.choice([1.0, 5.0, np.nan, np.inf]))
+        found = decide(probs, distance, rules)
+        if not distance <= 3.0 or probs.max() < 0.4:
+            assert found.risk_tier != "low" and found.urgency_tier != "monitor"
+            assert found.confidence == "low"
+        if CLASSES[int(probs.argmax())] in ("df", "vasc"):
+            assert found.risk_tier != "low"
+        seen.add((found.risk_tier, found.urgency_tier))
+    assert {tier for tier, _ in seen} == set(RISK_TIERS)
+    assert {tier for _, tier in seen} == set(URGENCY_TIERS)
+
+
+def test_a_higher_score_is_never_less_urgent() -> None:
+    rules = rules_of()
+    for share in (0.0, 0.3, 0.6):
+        levels = []
+        for melanoma in np.linspace(0, 1, 201):
+            rest = 1 - melanoma
+            probs = np.array([0, 0, share * rest, 0, melanoma, (1 - share) * rest, 0])
+            levels.append(URGENCY_TIERS.index(decide(probs, 1.0, rules).urgency_tier))
+        assert levels == sorted(levels) and levels[-1] == 3
+
+
+def test_the_tiers_table_counts_every_row_once() -> None:
+    rng = np.random.default_rng(0)
+    rules = rules_of()
+    decisions = [decide(p, 1.0, rules) for p in rng.dirichlet(np.full(7, 0.3), 300)]
+    positive, groups = rng.random(300) < 0.3, rng.integers(0, 90, 300)
+    tone = rng.choice(["12", "34", "56"], 300)
+    table = tier_table(decisions, positive, groups, slices={"skin_tone": tone})
+    for scale in ("risk", "urgency"):
+        whole = [r for r in table if r["scale"] == scale and r["slice"] == "all"]
+        assert sum(r["n"] for r in whole) == 300
+        assert abs(sum(r["share"] for r in whole) - 1) < 1e-4
+        assert whole[0]["sensitivity"] == 1.0 and whole[0]["specificity"] == 0.0
+        falling = [r["sensitivity"] for r in whole]
+        assert falling == sorted(falling, reverse=True)
+        sliced = [r for r in table if r["scale"] == scale and r["slice"] == "skin_tone"]
+        assert sum(r["n"] for r in sliced) == 300
+    for row in table:
+        if row["share"] is not None:
+            assert row["share_lower"] <= row["share"] <= row["share_upper"]
+
+
+def test_the_classes_that_must_not_be_missed_come_from_the_taxonomy() -> None:
+    conditions = conditions_of(CLASSES)
+    assert [CLASSES[c] for c in positive_classes(CLASSES, conditions, ())] == [
+        "akiec",
+        "bcc",
+        "mel",
+    ]
+    assert conditions_of(("MEL", "NV", "SCC")) == ("melanoma", "nevus", "squamous_cell_carcinoma")
+    assert conditions_of(("0", "1")) is None
+    refuses(InputError, "must not be missed", lambda: positive_classes(("0", "1"), None, ()))
+    refuses(InputError, "Unknown classes x", lambda: positive_classes(("0", "1"), None, ("x",)))
+
+
+def test_a_folded_head_is_the_head_on_standardised_features() -> None:
+    rng = np.random.default_rng(0)
+    x, coef = rng.standard_normal((20, 5)) * 3 + 1, rng.standard_normal((4, 5))
+    center, scale, intercept = x.mean(axis=0), x.std(axis=0), rng.standard_normal(4)
+    weight, bias = folded_head(coef, intercept, center, scale)
+    tail = Tail(weight, bias, 1.0, fit_outliers(x, np.zeros(20, dtype=int)))
+    assert np.allclose(tail.logits(x), ((x - center) / scale) @ coef.T + intercept)
+
+
+# Image checks.
+
+
+def photo(seed: int = 0, *, dark: float = 1.0, blurred: bool = False) -> Image.Image:
+    from PIL import ImageFilter
+
+    rng = np.random.default_rng(seed)
+    pixels = np.full((200, 260, 3), (205, 160, 150), dtype=float) + rng.normal(0, 12, (200, 260, 1))
+    y, x = np.mgrid[:200, :260]
+    spot = (x - 130) ** 2 + (y - 100) ** 2 < 60**2
+    pixels[spot] = (90, 60, 50) + rng.normal(0, 12, (int(spot.sum()), 1))
+    image = Image.fromarray(np.clip(pixels * dark, 0, 255).astype(np.uint8))
+    return image.filter(ImageFilter.GaussianBlur(6)) if blurred else image
+
+
+def test_checks_see_blur_and_darkness_and_say_nothing_on_a_good_photo() -> None:
+    good = check_look(look_at(photo()), left_out=("skin",))
+    assert (good.band, good.fired) == ("good", ())
+    assert "blur" in check_look(look_at(photo(blurred=True))).fired
+    assert "dark" in check_look(look_at(photo(dark=0.3))).fired
+    assert check_look(look_at(Image.new("RGB", (300, 200), "white"))).band == "poor"
+
+
+def test_a_rule_that_fires_on_much_of_the_data_is_left_out() -> None:
+    looks = [look_at(photo(seed)) for seed in range(4)]
+    found = measured_rules(looks)
+    assert found["fires_on"]["skin"] == 1.0 and "skin" in found["left_out"]
+    assert found["fires_on"]["blur"] == 0.0 and "blur" not in found["left_out"]
+
+
+def test_a_large_photo_is_read_turned_and_without_its_exif(packaged: Packaged) -> None:
+    from trustq.deploy.answer import answer_for
+
+    model = tq.load_model(packaged.folder)
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned
+    exif[0x010F] = "SECRET CAMERA"
+    photo().save(file, "JPEG", exif=exif)
+    found = answer_for(file.getvalue(), model)
+    assert (found["image"]["width"], found["image"]["height"]) == (200, 260)
+    assert "SECRET" not in json.dumps(found)

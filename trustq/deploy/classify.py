@@ -1,0 +1,71 @@
+"""A table of answers for a folder of images."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from trustq.core.label_sheets import write_sheet
+from trustq.data.image_files import ENDINGS
+from trustq.data.pillow_rgb import reason_of
+from trustq.deploy.answer import answer_for
+from trustq.deploy.model import Model
+from trustq.errors import NotFound
+
+
+def classify_folder(
+    model: Model, folder: Path, *, progress: Callable[[int, int], None] = lambda *_: None
+) -> list[dict[str, Any]]:
+    """One row for each image file under a folder, by path: tiers, score, conditions, probabilities.
+
+    Images are decoded at full size, so that answers are those of server and page. A file that
+    cannot be read has its reason in `error` and blanks elsewhere. Raises `TrustqError` where the
+    folder holds no image file.
+    """
+    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in ENDINGS)
+    if not files:
+        raise NotFound(
+            f"{folder} holds no image files ({', '.join(ENDINGS)}). Name the folder that does.",
+            path=folder,
+        )
+    rows = []
+    for done, path in enumerate(files, start=1):
+        rows.append(_row(model, path, path.relative_to(folder)))
+        progress(done, len(files))
+    return rows
+
+
+def write_answers(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write rows as CSV, whole or not at all, without formulas for spreadsheets."""
+    write_sheet(path, rows)
+
+
+def _row(model: Model, path: Path, name: Path) -> dict[str, Any]:
+    blank: dict[str, Any] = {
+        "image": name.as_posix(),
+        "urgency_tier": "",
+        "risk_tier": "",
+        "risk_score": "",
+        "likeliest": "",
+        "confidence": "",
+        "abstained": "",
+        "unlike_training": "",
+        "image_score": "",
+        "error": "",
+    } | {f"prob_{name}": "" for name in model.classes}
+    try:
+        found = answer_for(path.read_bytes(), model)
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
+        if type(error).__module__.startswith("onnxruntime"):
+            raise
+        return blank | {"error": reason_of(error)}
+    return blank | {
+        "urgency_tier": found["urgency_tier"],
+        "risk_tier": found["risk_tier"],
+        "risk_score": round(found["risk_score"], 6),
+        "likeliest": found["conditions"][0]["class"],
+        "confidence": found["confidence"]["level"],
+        "abstained": found["confidence"]["abstained"],
+        "unlike_training": found["unlike_training"]["unlike"],
+        "image_score": found["image"]["score"],
+        **{f"prob_{name}": round(p, 6) for name, p in found["probabilities"].items()},
+    }
