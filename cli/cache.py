@@ -259,3 +259,46 @@ def _describe(out: Path, cache: Any) -> None:
         f"{out}: {len(cache)} rows in {n_groups} groups, {cache.features.shape[1]} features, "
         f"{len(cache.classes)} classes, exposure {cache.exposure}"
     )
+
+
+@app.command("zero-shot")
+def zero_shot(
+    cache: Annotated[Path, typer.Argument(help="A cache of a vision-language backbone.")],
+    texts: Annotated[
+        Path,
+        typer.Option(metavar="FILE.npz", help="text_features (k, d), classes and logit_scale."),
+    ],
+    out: Annotated[Path, typer.Option(help="The cache to write, ending in .h5.")],
+    scale: Annotated[
+        float | None, typer.Option(help="Logit scale [default: the file's]; CLIP's is about 100.")
+    ] = None,
+    bias: Annotated[
+        float | None, typer.Option(help="Logit bias [default: the file's, or 0].")
+    ] = None,
+) -> None:
+    """Write a cache whose logits are those of the class texts: scale * cosine + bias.
+
+    No label is used, so the head is honest on every row. Then --head backbone takes these logits
+    in repair and sweep, and trustq evaluate judges them.
+
+    Example: trustq cache zero-shot clip/seed0.h5 --texts names.npz --out zero-shot/seed0.h5
+    """
+    import dataclasses
+
+    from trustq.heads.zero_shot import read_text_features
+    from trustq.store import read_cache, write_cache
+
+    source = read_cache(cache)
+    head = read_text_features(texts, classes=source.classes, scale=scale, bias=bias)
+    about = {"of": source.content_digest, "scale": head.logit_scale, "bias": head.logit_bias}
+    kept = [n for n in source.extra if not n.startswith(("classifier/", "views/"))]
+    extra = {name: source.extra[name] for name in kept}
+    fresh = dataclasses.replace(
+        source,
+        logits=head.predict_logits(source.features).astype("float32"),
+        recipe=source.recipe | {"zero_shot": about | {"texts": head.texts_.tolist()}},
+        extra=extra,
+        path=None,
+    )
+    written = write_cache(out, fresh)
+    typer.echo(f"{out}: {len(written):,} rows, zero-shot logits of {len(written.classes)} classes")

@@ -35,9 +35,9 @@ def tier_table(
     """
     lines = _lines(decisions, positive, groups, "all", "")
     for column, values in (slices or {}).items():
-        codes, names = slice_names(values)
-        for code, name in enumerate(names):
-            rows = np.flatnonzero(codes == code)
+        names, order = slice_names(values)
+        for name in order:
+            rows = np.flatnonzero(names == name)
             if len(rows) >= FEW:
                 own = [decisions[row] for row in rows.tolist()]
                 lines += _lines(own, positive[rows], groups[rows], column, name)

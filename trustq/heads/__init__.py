@@ -15,6 +15,7 @@ from trustq.heads.feature_cache import SharedFeatures, cores
 from trustq.heads.linear import LinearHead, PenaltyPath, fit_penalty_path, fit_together
 from trustq.heads.multinomial import MultinomialFits, fit_multinomial
 from trustq.heads.penalty import choose_penalty
+from trustq.heads.zero_shot import ZeroShotHead, read_text_features
 
 __all__ = [
     "BoostedHead",
@@ -24,11 +25,13 @@ __all__ = [
     "MultinomialFits",
     "PenaltyPath",
     "SharedFeatures",
+    "ZeroShotHead",
     "choose_penalty",
     "fit_heads",
     "fit_multinomial",
     "fit_penalty_path",
     "make_head",
+    "read_text_features",
     "takes_weights",
 ]
 

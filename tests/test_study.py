@@ -1,0 +1,194 @@
+"""A study's stages run once each, whatever kills it; what changed runs again, and nothing else."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support_extract import make_rows
+
+from trustq.data.sampling import sample_groups
+from trustq.errors import InputError, NotFound, TrustqError
+from trustq.experiments.stage_runner import Ended, Stage, digest_path, needs_of, run_stages
+from trustq.experiments.study_file import read_study
+
+
+def copying(name: str, source: str, target: str, ran: list[str], text: str = "") -> Stage:
+    def copy(folder: Path) -> None:
+        ran.append(name)
+        (folder / target).write_text((folder / source).read_text() + text)
+
+    return Stage(name, inputs=(source,), outputs=(target,), action=copy, about=text)
+
+
+def states(ended: list[Ended]) -> dict[str, str]:
+    return {one.name: one.state for one in ended}
+
+
+def chain(ran: list[str], text: str = "") -> list[Stage]:
+    return [
+        copying("a", "start", "a.txt", ran),
+        copying("b", "a.txt", "b.txt", ran, text),
+        copying("c", "b.txt", "c.txt", ran),
+        copying("d", "start", "d.txt", ran),
+    ]
+
+
+def test_only_what_changed_runs_again(tmp_path: Path) -> None:
+    (tmp_path / "start").write_text("1")
+    ran: list[str] = []
+    assert set(states(run_stages(chain(ran), tmp_path)).values()) == {"ran"}
+    assert set(states(run_stages(chain(ran), tmp_path)).values()) == {"unchanged"}
+    assert ran == ["a", "b", "c", "d"]
+    run_stages(chain(ran, "new"), tmp_path)  # another command of b, so another input of c
+    assert ran[4:] == ["b", "c"] and (tmp_path / "c.txt").read_text() == "1new"
+    (tmp_path / "c.txt").write_text("damaged")
+    run_stages(chain(ran, "new"), tmp_path)
+    assert ran[6:] == ["c"] and (tmp_path / "c.txt").read_text() == "1new"
+    (tmp_path / "start").write_text("2")
+    run_stages(chain(ran, "new"), tmp_path)
+    assert ran[7:] == ["a", "b", "c", "d"]
+
+
+def test_stages_from_and_until_and_dry_runs(tmp_path: Path) -> None:
+    (tmp_path / "start").write_text("1")
+    ran: list[str] = []
+    with pytest.raises(InputError, match="The stage a comes before b and has not run yet"):
+        run_stages(chain(ran), tmp_path, first="b")
+    found = run_stages(chain(ran), tmp_path, dry=True)
+    assert set(states(found).values()) == {"would run"} and not ran
+    found = run_stages(chain(ran), tmp_path, last="b")
+    assert ran == ["a", "b"] and states(found)["c"] == "left"
+    run_stages(chain(ran), tmp_path)
+    run_stages(chain(ran), tmp_path, first="b", last="c")
+    assert ran == ["a", "b", "c", "d", "b", "c"]
+    with pytest.raises(NotFound, match="Unknown stage 'x'; expected one of a, b, c, d"):
+        run_stages(chain(ran), tmp_path, last="x")
+
+
+def test_a_failed_stage_stops_what_needs_it_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "start").write_text("1")
+    ran: list[str] = []
+
+    def fail(folder: Path) -> None:
+        raise TrustqError("no disk")
+
+    stages = chain(ran)
+    stages[1] = Stage("b", inputs=("a.txt",), outputs=("b.txt",), action=fail)
+    found = run_stages(stages, tmp_path)
+    assert states(found) == {"a": "ran", "b": "failed", "c": "skipped", "d": "ran"}
+    assert found[1].why == "no disk" and found[2].why == "b failed"
+    silent = Stage("b", inputs=("a.txt",), outputs=("b.txt",), action=lambda _: None)
+    assert run_stages([stages[0], silent], tmp_path)[1].why == "it did not write b.txt"
+    wrong = Stage("w", command=("nonsense",), outputs=("w",))
+    (ended,) = run_stages([wrong], tmp_path)
+    assert ended.state == "failed" and "stages/w.log" in ended.why
+
+
+def test_stages_that_read_what_comes_later_are_refused(tmp_path: Path) -> None:
+    stages = chain([])
+    assert needs_of(stages[2], stages) == ["b"]
+    with pytest.raises(InputError, match="reads what a, a later stage, writes"):
+        run_stages([stages[1], stages[0]], tmp_path)
+    with pytest.raises(InputError, match="Two stages are called 'a'"):
+        run_stages([stages[0], stages[0]], tmp_path)
+
+
+def test_digests_of_folders_know_names_and_bytes(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "1").write_text("a")
+    first = digest_path(tmp_path / "x")
+    (tmp_path / "x" / ".lock").write_text("hidden")
+    assert digest_path(tmp_path / "x") == first
+    (tmp_path / "x" / "1").rename(tmp_path / "x" / "2")
+    assert digest_path(tmp_path / "x") != first and digest_path(tmp_path / "none") is None
+
+
+def test_a_study_file_says_what_is_wrong_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    cases: dict[str, str] = {
+        "[study": "is not TOML",
+        "[study]\nseed = 1": "unknown key of [study] 'seed' (did you mean 'seeds'?)",
+        "[study]\nrecipe = 'digits'": "does not say its `data`",
+        "[study]\ndata = 1": "data is 1, expected a str",
+        "[study]\ndata = 'digits'\n[options]\npack = []": "unknown stage in [options] 'pack'",
+        "[study]\ndata = 'digits'\n[[stages]]\nname = 'x'": "stage 1 lacks run, outputs",
+    }
+    for text, message in cases.items():
+        file.write_text(text)
+        with pytest.raises(InputError, match=re.escape(message)):
+            read_study(file)
+    with pytest.raises(NotFound, match="no such file"):
+        read_study(tmp_path / "other.toml")
+    file.write_text("[study]\ndata = 'digits'\nrecipe = 'digits'\nseeds = [0, 1]\n")
+    names = [stage.name for stage in read_study(file).stages]
+    whole = "environment prepare extract repair audit report package"
+    assert names == whole.split()
+    quick = read_study(file, quick=100)
+    assert quick.folder.name == "study-quick100"
+    assert [stage.name for stage in quick.stages][2] == "sample"
+
+
+STUDY = """
+[study]
+data = "digits"
+skip = ["environment", "extract", "repair", "audit", "report", "package"]
+[[stages]]
+name = "small"
+run = ["data", "sample", "manifest.parquet", "--images", "100", "--out", "small.parquet"]
+inputs = ["manifest.parquet"]
+outputs = ["small.parquet"]
+"""
+
+
+def test_a_study_killed_at_any_time_goes_on_and_ends_each_stage_once(tmp_path: Path) -> None:
+    file = tmp_path / "study.toml"
+    file.write_text(STUDY)
+    journal = tmp_path / "study" / "stages" / "journal.jsonl"
+    program = "from trustq.cli import app; app()"
+
+    def start() -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(
+            [sys.executable, "-c", program, "study", str(file)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def has(event: str) -> Callable[[], bool]:
+        return lambda: journal.is_file() and event in journal.read_text()
+
+    # Killed in the first stage (whose command lives on, and is waited for), then in the second.
+    for reached in (has('"prepare", "event": "started"'), has('"small", "event": "started"')):
+        running = start()
+        end = time.monotonic() + 200
+        while not reached() and running.poll() is None:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        os.kill(running.pid, signal.SIGKILL)
+        running.wait()
+    assert start().wait(timeout=300) == 0
+    events = [json.loads(line) for line in journal.read_text().splitlines()]
+    finished = [event["stage"] for event in events if event["event"] == "ended"]
+    assert sorted(finished) == ["prepare", "small"]
+    assert (tmp_path / "study" / "small.parquet").is_file()
+
+
+def test_a_sample_keeps_groups_whole_and_splits_and_classes_there(images: Path) -> None:
+    whole = make_rows(images)
+    part = sample_groups(whole, 30, seed=0)
+    assert 24 <= len(part) <= 45
+    for column in ("split", "label"):
+        assert set(part.columns[column]) == set(whole.columns[column])
+    groups = set(part.columns["group_id"])
+    rows = [group in groups for group in whole.columns["group_id"]]
+    assert sum(rows) == len(part)
+    again = sample_groups(whole, 30, seed=0)
+    assert part.columns["sample_id"].tolist() == again.columns["sample_id"].tolist()
+    assert sample_groups(whole, 1000, seed=0) is whole
