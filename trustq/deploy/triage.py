@@ -47,7 +47,9 @@ class Rules:
     @classmethod
     def of_attribute(cls, stored: dict[str, Any]) -> "Rules":
         """From a packaged model."""
-        lists = {name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()}
+        lists: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in stored.items()
+        }
         return cls(**lists)
 
 
