@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from trustq.data.manifest import Manifest
+from trustq.data.preprocessing import Preprocessing
 from trustq.errors import InputError, TrustqError
 from trustq.extraction.dump.cache_dump import to_input
 from trustq.extraction.inputs.augment import Augmentation
-from trustq.extraction.inputs.images import ImageLoader, Preprocessing
+from trustq.extraction.inputs.images import ImageLoader
 from trustq.extraction.train.progress import Progress
 
 _BLOCK = 64
