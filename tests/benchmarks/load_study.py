@@ -38,7 +38,7 @@ def bare(folder: str, paths: list[str], threads: int) -> None:
     data = [Path(path).read_bytes() for path in paths]
 
     def one(i: int) -> None:
-        pixels = np.asarray(model.preprocessing.fitted(decode_rgb(data[i % len(data)])))
+        pixels = np.asarray(model.preprocessing.fitted_in_steps(decode_rgb(data[i % len(data)])))
         images = model.preprocessing.network_input(pixels[None])
         model.session.run(list(OUTPUTS), {INPUT: images})
 

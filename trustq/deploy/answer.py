@@ -25,7 +25,7 @@ class Prepared:
     def __init__(self, data: bytes, model: Model) -> None:
         """Decode at full size, as a browser does; raises whatever Pillow raises."""
         image = decode_rgb(data)
-        self.pixels = np.asarray(model.preprocessing.fitted(image))
+        self.pixels = np.asarray(model.preprocessing.fitted_in_steps(image))
         self.check = check_look(look_at(image), left_out=model.about["image_checks"]["left_out"])
         self.size = image.size
         self.n_bytes = len(data)

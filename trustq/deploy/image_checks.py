@@ -55,6 +55,8 @@ def look_at(image: Image.Image) -> Look:
     longer = max(image.size)
     if longer > SIDE:
         width, height = (max(1, int(side * SIDE / longer + 0.5)) for side in image.size)
+        # In two steps, whose order Pillow 13 would choose by the shape.
+        image = image.resize((width, image.height), Image.Resampling.BILINEAR)
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     pixels = np.asarray(image.convert("RGB")).astype(np.int32)
     red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]

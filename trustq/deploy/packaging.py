@@ -55,7 +55,7 @@ from trustq.store.read import require_same_manifest
 
 PARITY = 1e-4  # largest difference of logits from the cache's, on real images
 PARITY_IMAGES = 100
-CALIBRATION_IMAGES = 128  # training images that int8 ranges are measured on
+CALIBRATION_IMAGES = 64  # training images that int8 ranges are measured on
 LOOKED_AT = 200  # validation images on which the rules of image checks are measured
 _BLOCK = 16
 

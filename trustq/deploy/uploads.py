@@ -13,7 +13,7 @@ from trustq.data.pillow_rgb import reason_of
 MOST_BYTES = 10_000_000  # of one image
 MOST_SIDE = 4000  # pixels
 MOST_IMAGES = 16  # of one batch
-KINDS = {"JPEG": "image/jpeg", "MPO": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
+KINDS = ("JPEG", "PNG", "WEBP")
 _MOST_HEADER = 16_384  # bytes of the headers of one part
 
 
@@ -44,7 +44,7 @@ def require_image(data: bytes) -> None:
     Only its header is read. 413 for too many bytes or pixels, 415 for another kind, 400 for a
     header that cannot be read.
     """
-    from PIL import Image
+    from PIL import Image, WebPImagePlugin  # noqa: F401  (registers WEBP)
 
     if not data:
         raise Refused(400, "The request holds no image.")
@@ -56,7 +56,7 @@ def require_image(data: bytes) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=list(KINDS)) as image:
+            with Image.open(io.BytesIO(data), formats=KINDS) as image:
                 width, height = image.size
     except Image.DecompressionBombError:
         raise Refused(413, _too_wide()) from None
