@@ -17,6 +17,7 @@ from . import (
     compare,
     data,
     demo,
+    distil,
     evaluate,
     export,
     extract,
@@ -83,6 +84,7 @@ app.add_typer(results.app, name="results")
 app.add_typer(bundle.app, name="bundle")
 app.command()(report.report)
 app.command()(study.study)
+app.command()(distil.distil)
 app.command()(package.package)
 app.command()(serve.serve)
 app.command()(classify.classify)

@@ -57,6 +57,10 @@ if TYPE_CHECKING:
 _LISTED = 20  # images that are told by name
 
 
+# A teacher's logits of every row, (n, k), and what a cache says of it: `alpha`, `temperature`, ...
+TaughtBy = tuple[np.ndarray, dict[str, Any]]
+
+
 def extract(
     manifest: Manifest,
     *,
@@ -68,6 +72,7 @@ def extract(
     skip_unreadable: bool = False,
     auto_batch: bool = False,
     progress: Progress | None = None,
+    taught_by: TaughtBy | None = None,
 ) -> list[Extracted]:
     """Train one network per seed as the recipe says and cache its features of every image.
 
@@ -76,8 +81,8 @@ def extract(
     after its last finished epoch. `stage_to` is a local folder that images are copied to first.
     With `skip_unreadable` every image is decoded first; rows whose image cannot be are left out and
     recorded in the cache as `skipped`. With `auto_batch` a batch that does not fit into memory is
-    halved, with more batches a step, which the cache records. Of several processes that are asked
-    for one seed one makes it, and the others wait for it. Where `torchrun` started several
+    halved, with more batches a step, which the cache records. `taught_by` is for
+    `distil`. Of several processes that are asked for one seed one makes it, and the others wait for it. Where `torchrun` started several
     processes, each takes its share of the seeds, and only those are returned. Raises `TrustqError`,
     before time is spent where that can be, for a cache of another recipe, rows that cannot be
     trained on, images that cannot be read, weights that cannot be had, and a device that is not
@@ -95,7 +100,9 @@ def extract(
     Augmentation.of_recipe(recipe.extract, seed=0)  # raises for what cannot be
     own_seeds, gpu = own_share(seeds, os.environ)
     folder = Path(out) / folder_name(manifest.dataset) / folder_name(recipe.name)
-    jobs = _training_jobs(manifest, recipe, own_seeds, folder, progress, skipped=None)
+    jobs = _training_jobs(
+        manifest, recipe, own_seeds, folder, progress, skipped=None, taught_by=taught_by
+    )
     if not all(job.is_there for job in jobs):
         require_weights(recipe.extract)
         chosen = torch_device(device, gpu)
@@ -108,7 +115,9 @@ def extract(
             require_trainable(manifest, recipe=recipe.extract)
             there = [job for job in jobs if job.is_there]
             seeds = [job.seed for job in jobs if not job.is_there]
-            jobs = there + _training_jobs(manifest, recipe, seeds, folder, progress, skipped)
+            jobs = there + _training_jobs(
+                manifest, recipe, seeds, folder, progress, skipped, taught_by
+            )
         else:
             require_readable(manifest, progress)
         for place, job in enumerate(jobs):
@@ -119,7 +128,15 @@ def extract(
                 if already_there(job.target, job.attributes, progress):
                     jobs[place] = replace(job, is_there=True)
                 else:
-                    _train_and_dump(job, manifest, recipe, chosen, progress, auto_batch=auto_batch)
+                    _train_and_dump(
+                        job,
+                        manifest,
+                        recipe,
+                        chosen,
+                        progress,
+                        auto_batch=auto_batch,
+                        taught_by=taught_by,
+                    )
     for job in jobs:
         _clear_workings(job)
     return [extracted(job) for job in jobs]
@@ -132,6 +149,7 @@ def _training_jobs(
     folder: Path,
     progress: Progress,
     skipped: "_Skipped | None",
+    taught_by: TaughtBy | None,
 ) -> list["Job"]:
     jobs: list[Job] = []
     every = manifest
@@ -157,6 +175,8 @@ def _training_jobs(
             "manifest": manifest.digests,
             "noise": rows.noise,
         }
+        if taught_by is not None:
+            attributes["recipe"]["teacher"] = taught_by[1]
         trained = np.flatnonzero(rows.observed >= 0)
         if columns := columns_digest(manifest, trained, recipe=recipe.extract):
             # The manifest's digests are of no column of metadata.
@@ -213,6 +233,7 @@ def _train_and_dump(
     progress: Progress,
     *,
     auto_batch: bool,
+    taught_by: TaughtBy | None,
 ) -> None:
     from trustq.data.preprocessing import Preprocessing
     from trustq.extraction.dump.cache_dump import Further
@@ -220,6 +241,7 @@ def _train_and_dump(
     from trustq.extraction.train.epoch_logits import EpochLogits
     from trustq.extraction.train.loop import train
     from trustq.extraction.train.memory import explained, fitting
+    from trustq.extraction.train.teacher import Teacher
 
     settings = recipe.extract
     frozen = settings.mode == "frozen"
@@ -297,6 +319,7 @@ def _train_and_dump(
                 identity=identity,
                 progress=progress,
                 epoch_logits=kept,
+                teacher=None if taught_by is None else Teacher(taught_by[0], **_weights(taught_by)),
             )
             if kept is not None:
                 extra["epochs/logits"] = kept.finished(len(trained.history.epoch))
@@ -319,6 +342,10 @@ def _train_and_dump(
         extra=extra,
         progress=progress,
     )
+
+
+def _weights(taught_by: TaughtBy) -> dict[str, float]:
+    return {name: float(taught_by[1][name]) for name in ("alpha", "temperature")}
 
 
 def _clear_workings(job: Job) -> None:

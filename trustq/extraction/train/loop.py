@@ -43,6 +43,7 @@ from trustq.extraction.train.optimizer import (
 from trustq.extraction.train.progress import Progress
 from trustq.extraction.train.selection import best_epoch, criterion_of, further_figure
 from trustq.extraction.train.stored_draws import FrozenStages, StoredDraws
+from trustq.extraction.train.teacher import Teacher
 from trustq.extraction.train.weights import Network
 from trustq.recipes import ExtractRecipe
 
@@ -93,12 +94,13 @@ def train(
     identity: str,
     progress: Progress,
     epoch_logits: EpochLogits | None = None,
+    teacher: Teacher | None = None,
 ) -> Trained:
     """Train on the rows whose `observed` label, (n,), is not -1; the chosen weights stay in place.
 
     `validation` holds positions of rows that judge each epoch by their reference labels. After each
     epoch the state goes to `resume`; a state of the same `identity` that is there is gone on from.
-    `epoch_logits` keeps what each step gave for its rows.
+    `epoch_logits` keeps what each step gave for its rows; a `teacher` has its part in the loss.
     Raises `TrustqError` for a loss that is not finite and for images that cannot be decoded.
     """
     run = _Run(
@@ -111,6 +113,7 @@ def train(
         preprocessing=preprocessing,
         device=device,
         epoch_logits=epoch_logits,
+        teacher=teacher,
         stored=resume.with_suffix(".stored"),
     )
     _restore(run, resume, identity, progress)
@@ -152,10 +155,12 @@ class _Run:
         preprocessing: Preprocessing,
         device: torch.device,
         epoch_logits: EpochLogits | None,
+        teacher: Teacher | None,
         stored: Path,
     ) -> None:
         self._network = network
         self.epoch_logits = epoch_logits
+        self._teacher = teacher
         self._model: Any = network.model
         self._recipe = recipe
         self._seed = seed
@@ -340,6 +345,8 @@ class _Run:
                 with self._autocast():
                     logits = self._forward(inputs)
                     loss = self._loss(logits, targets)
+                    if self._teacher is not None:
+                        loss = self._teacher.loss(loss, logits, rows)
                 if self.epoch_logits is not None:
                     self.epoch_logits.add(self.epoch, rows, logits)
                 value = float(loss.detach())

@@ -1,0 +1,71 @@
+"""`trustq distil`: a small student from a trained network's logits."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import NoProgress, Quiet
+from .output import print_text
+
+
+def distil(
+    teacher: Annotated[
+        Path, typer.Argument(metavar="CACHE", help="Cache of the teacher, with its logits.")
+    ],
+    manifest: Annotated[Path, typer.Option(metavar="FILE", help="Manifest of the cache's images.")],
+    student: Annotated[
+        str, typer.Option(help="mobilenetv3, efficientnet_lite0 or any timm name below 25 MB.")
+    ] = "mobilenetv3",
+    root: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Image folder [default: the manifest's].")
+    ] = None,
+    view: Annotated[
+        str, typer.Option(help="Stored view whose logits teach [default: the images as they are].")
+    ] = "",
+    alpha: Annotated[float, typer.Option(help="The teacher's share of the loss.")] = 0.7,
+    temperature: Annotated[
+        float, typer.Option(help="What teacher and student are softened by.")
+    ] = 4.0,
+    seeds: Annotated[str, typer.Option(metavar="N,...", help="Seeds of the students.")] = "0",
+    observed: Annotated[
+        str, typer.Option(metavar="FILE", help="Train on the labels of this table, e.g. repaired.")
+    ] = "",
+    name: Annotated[str, typer.Option(help="Name for the students' folder.")] = "",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any recipe key, e.g. --set epochs=10.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for caches.")] = Path("cache"),
+    quiet: Quiet = False,
+    no_progress: NoProgress = False,
+) -> None:
+    """Train a student of less than 25 MB on a teacher's logits and write its cache.
+
+    The loss is alpha T^2 KL(teacher || student) + (1 - alpha) cross-entropy; AdamW, 30 epochs at
+    224 pixels unless set otherwise. The cache is like any other: compare it with the teacher's by
+    trustq compare, make a folder of it by trustq package.
+
+    Example: trustq distil cache/ham10000/ce/seed0.h5 --manifest ham10000.parquet --set epochs=10
+    """
+    from trustq.data.manifest import read_manifest
+    from trustq.extraction.distil import Distillation, distil
+
+    asked = list(settings or ())
+    if observed:
+        asked.append(f"observed={observed}")
+    made = distil(
+        read_manifest(manifest, root=root),
+        Distillation(teacher, view, alpha, temperature),
+        student=student,
+        seeds=[int(seed) for seed in seeds.split(",")],
+        out=out,
+        name=name,
+        settings=asked,
+        device=device,
+    )
+    for one in made:
+        accuracy = (
+            "" if one.val_accuracy is None else f", validation accuracy {one.val_accuracy:.4f}"
+        )
+        print_text(f"{one.path}: {one.n_rows:,} rows{accuracy}")
