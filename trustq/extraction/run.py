@@ -83,7 +83,8 @@ def extract(
     recorded in the cache as `skipped`. With `auto_batch` a batch that does not fit into memory is
     halved, with more batches a step, which the cache records. `taught_by` is for `distil`. Of
     several processes that are asked for one seed one makes it, and the others wait for it. Where
-    `torchrun` started several processes, each takes its share of the seeds, and only those are returned. Raises `TrustqError`,
+    `torchrun` started several processes, each takes its share of the seeds, and only those are
+    returned. Raises `TrustqError`,
     before time is spent where that can be, for a cache of another recipe, rows that cannot be
     trained on, images that cannot be read, weights that cannot be had, and a device that is not
     there.
