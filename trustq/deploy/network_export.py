@@ -79,7 +79,7 @@ def export_network(model: Any, *, size: int, with_logits: bool) -> Any:
 
 
 def _wrapped(torch: Any, model: Any, with_logits: bool) -> Any:
-    class Wrapped(torch.nn.Module):  # type: ignore[misc, name-defined]
+    class Wrapped(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.model = model

@@ -504,7 +504,7 @@ def _pixels(work: _Work, rows: Sequence[int] | np.ndarray) -> np.ndarray:
 def _spread(rows: np.ndarray, most: int) -> np.ndarray:
     if len(rows) <= most:
         return rows
-    return rows[np.linspace(0, len(rows) - 1, most).astype(int)]
+    return np.asarray(rows[np.linspace(0, len(rows) - 1, most).astype(int)])
 
 
 def _name(work: _Work) -> str:
