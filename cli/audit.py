@@ -54,6 +54,33 @@ def labels(
     observed: Annotated[
         str | None, typer.Option(help="Name of the labels to audit [default: observed, or labels].")
     ] = None,
+    answers: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Answers of an earlier review (sample_id,label): those labels stand in the place "
+            "of the given ones, are learned from, and are not listed again.",
+        ),
+    ] = None,
+    trust: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN=VALUE,...",
+            help="Rows whose labels are trusted, e.g. dx_type=histo,consensus, by --metadata or "
+            "the manifest: learned from and not listed.",
+        ),
+    ] = None,
+    metadata: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Table of sample_id and the column of --trust."),
+    ] = None,
+    unit: Annotated[
+        str,
+        typer.Option(
+            help="row, or group: list the most suspicious row of each group and label, and let an "
+            "answer speak for the group (lesion, patient)."
+        ),
+    ] = "row",
     label_names: Annotated[
         str | None,
         typer.Option(
@@ -82,7 +109,7 @@ def labels(
 
     Example: trustq audit labels embeddings.npz --review 200 --out audit
     """
-    from trustq.audit import audit_labels, open_source
+    from trustq.audit import audit_labels, known_labels, open_source
     from trustq.data.image_files import find_images
     from trustq.report.audit import (
         MONTAGE,
@@ -106,6 +133,7 @@ def labels(
         "classes": classes,
     }
     names = {name: value for name, value in given.items() if value is not None}
+    known = known_labels(answers=answers, trust=trust, metadata=metadata or manifest)
     opened = [
         open_source(
             path,
@@ -116,10 +144,11 @@ def labels(
             names=names,
             exposure=exposure,
             normalise=normalize,
+            known=known,
         )
         for path in find_caches(sources)
     ]
-    audit = audit_labels(opened, score=score, review=review, precision=precision)
+    audit = audit_labels(opened, score=score, review=review, precision=precision, unit=unit)
     images = None
     if manifest is not None or root is not None:
         images = find_images(audit.sample_ids.tolist(), manifest=manifest, root=root)
@@ -147,7 +176,12 @@ def apply(
     answers: Annotated[
         Path | None, typer.Option(help="CSV or Parquet of sample_id,label; blanks are no answers.")
     ] = None,
-    action: Annotated[str, typer.Option(help="relabel or drop what is wrong.")] = "relabel",
+    action: Annotated[
+        str,
+        typer.Option(
+            help="relabel or drop what is wrong, or prune: leave out what people called off topic."
+        ),
+    ] = "relabel",
     max_per_class: Annotated[
         str,
         typer.Option(
@@ -166,19 +200,24 @@ def apply(
 
     Example: trustq audit apply audit --answers audit/answers.csv --action relabel --out cleaned.csv
     """
-    from trustq.audit.apply import apply_answers, read_answers
+    from trustq.audit.apply import apply_answers, read_answers, read_off_topic
     from trustq.audit.folder import read_audit_folder
     from trustq.report.audit import cleaned_page, cleaned_summary, write_cleaned
     from trustq.report.text import to_json
 
     audit = read_audit_folder(folder)
-    found = read_answers(answers, classes=audit.classes) if answers is not None else None
+    found, off_topic = None, set()
+    if answers is not None and action == "prune":
+        off_topic = read_off_topic(answers)
+    elif answers is not None:
+        found = read_answers(answers, classes=audit.classes)
     cleaned = apply_answers(
         audit,
         action=action,
         answers=found,
         accept_suggestions=accept_suggestions,
         max_per_class=_share(max_per_class),
+        off_topic=off_topic,
     )
     write_cleaned(cleaned, out)
     typer.echo(f"wrote {out}", err=True)

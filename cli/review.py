@@ -45,10 +45,52 @@ def review(
     merge: Annotated[
         list[Path] | None,
         typer.Option(
-            metavar="FILE.jsonl",
-            help="Take in answers that a one-file page saved, and serve nothing.",
+            metavar="FILE",
+            help="Take in answers of a one-file page, a sheet (CSV, xlsx, Parquet), Label Studio "
+            "(JSON, JSON-MIN, CSV), CVAT, Prodigy, doccano or FiftyOne; serve nothing.",
         ),
     ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the queue, with the answers so far, for another tool; serve nothing.",
+        ),
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Form of --export: label-studio (.json), cvat (.xml), prodigy or doccano "
+            "(.jsonl), fiftyone (.json), sheet (.csv, .xlsx, .parquet) [default: by the ending].",
+        ),
+    ] = None,
+    image_prefix: Annotated[
+        str,
+        typer.Option(metavar="URL", help="Put before image names in --export, e.g. a web folder."),
+    ] = "",
+    with_guess: Annotated[
+        bool,
+        typer.Option("--with-guess", help="Give the model's guess along as a prediction."),
+    ] = False,
+    rater: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Who answered, where a merged file does not say; with --export, whose answers.",
+        ),
+    ] = "",
+    packet: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.pdf",
+            help="Write a vetting packet: images with short ids, and an xlsx to fill in and "
+            "--merge; serve nothing.",
+        ),
+    ] = None,
+    per_class: Annotated[
+        int, typer.Option(metavar="N", help="Images of each class in the packet.")
+    ] = 5,
     summary: Annotated[
         bool,
         typer.Option("--summary", help="Print agreement and what is known so far; serve nothing."),
@@ -70,6 +112,7 @@ def review(
     from trustq.review import open_review
     from trustq.review.images import ReviewImages
     from trustq.review.one_file import merge_answers, write_one_file
+    from trustq.review.packet import write_packet
     from trustq.review.summary import review_page, review_summary
 
     session = open_review(folder, random_share=random_share, seed=seed, port=port)
@@ -77,17 +120,50 @@ def review(
         images = ReviewImages(session.audit, manifest=manifest, root=root)
         if merge:
             for path in merge:
-                n = merge_answers(session, path)
+                n = merge_answers(session, path, rater=rater)
                 typer.echo(f"{path}: {n} new answers", err=True)
         if out is not None:
             write_one_file(session, images, out)
             typer.echo(f"wrote {out}", err=True)
-        if not (merge or out is not None or summary or json):
+        if export is not None:
+            _export(session, images, export, form, image_prefix, with_guess, rater)
+        if packet is not None:
+            for path in write_packet(session, images, packet, per_class=per_class, seed=seed):
+                typer.echo(f"wrote {path}", err=True)
+        written = out is not None or export is not None or packet is not None
+        if not (merge or written or summary or json):
             _serve(session, images, browser=browser)
     finally:
         session.close()
-    if out is None or summary or json:
+    if not written or summary or json:
         typer.echo(to_json(review_summary(session)) if json else review_page(session))
+
+
+def _export(
+    session: "ReviewSession",
+    images: "ReviewImages",
+    path: Path,
+    form: str | None,
+    prefix: str,
+    guess: bool,
+    rater: str,
+) -> None:
+    from trustq.errors import InputError
+    from trustq.review.exchange import write_exchange
+
+    endings = {".json": "label-studio", ".xml": "cvat", ".csv": "sheet", ".xlsx": "sheet"}
+    form = form or (endings | {".parquet": "sheet"}).get(path.suffix.lower())
+    if form is None:
+        raise InputError(
+            f"{path}: the ending does not tell the form; state it with `form`.", path=path
+        )
+
+    def image_of(row: int) -> str:
+        return prefix + (images.name(row) or str(session.audit.sample_ids[row]))
+
+    tasks = session.tasks(image_of, guess=guess, rater=rater)
+    for written in write_exchange(tasks, path, form=form, classes=session.audit.classes):
+        typer.echo(f"wrote {written}", err=True)
 
 
 def _serve(session: "ReviewSession", images: "ReviewImages", *, browser: bool) -> None:

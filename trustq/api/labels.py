@@ -1,13 +1,13 @@
 """Labels that look wrong: scores of probabilities that anyone has, and the audit."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from trustq.api.frames import Source, Table, array_of, as_file
-from trustq.audit import LabelAudit, open_source
+from trustq.audit import LabelAudit, known_labels, open_source
 from trustq.audit import audit_labels as audit_sources
 from trustq.audit.labels import DEFAULT_SCORE
 from trustq.errors import InputError
@@ -159,6 +159,10 @@ def audit_labels(
     seed: int = 0,
     names: dict[str, str] | None = None,
     normalize: str | None = None,
+    answers: str | Path | Mapping[str, str] | None = None,
+    trust: str | None = None,
+    metadata: str | Path | None = None,
+    unit: str = "row",
 ) -> LabelReport:
     """Which labels look wrong, by models that did not see them.
 
@@ -167,7 +171,10 @@ def audit_labels(
     `classes`); several are of the same rows (seeds) and vote. Heads are fitted out of fold by group
     on features; with `source="file"` probabilities are taken for out of fold. The list is cut to
     the `review` most suspicious labels, or where its estimated `precision` falls below this share.
-    `names` maps arrays to other names. Raises `TrustqError` for what is missing or does not fit.
+    `names` maps arrays to other names. `answers` (a sheet, or labels by id) stand in the place of
+    given labels; like rows that `trust` names (`column=value,value` of the table `metadata`) they
+    are learned from and not listed. `unit="group"` lists one row of each group and label. Raises
+    `TrustqError` for what is missing or does not fit.
 
     >>> rng = np.random.default_rng(0)
     >>> labels = np.repeat([0, 1], 50)
@@ -177,6 +184,11 @@ def audit_labels(
     >>> report.issues["sample_id"].tolist()
     ['3']
     """
+    known = known_labels(
+        answers=Path(answers) if isinstance(answers, str) else answers,
+        trust=trust,
+        metadata=None if metadata is None else Path(metadata),
+    )
     opened = []
     for one in sources:
         with as_file(one) as path:
@@ -189,11 +201,14 @@ def audit_labels(
                     seed=seed,
                     names=names,
                     normalise=normalize,
+                    known=known,
                 )
             )
         if not isinstance(one, str | Path):
             opened[-1].cache.path = None  # no file that anyone could open again
-    return LabelReport(audit_sources(opened, score=score, review=review, precision=precision))
+    return LabelReport(
+        audit_sources(opened, score=score, review=review, precision=precision, unit=unit)
+    )
 
 
 class _Rows:

@@ -1,17 +1,18 @@
 """From a list of suspects and people's answers to a cleaned list of labels."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from trustq.audit.folder import StoredAudit
-from trustq.core.columns import Columns
+from trustq.core.columns import Columns, read_table
 from trustq.core.label_sheets import read_sheet
 from trustq.errors import InputError
 from trustq.statistics.paired import Interval, share_interval
 
-ACTIONS = ("relabel", "drop")
+ACTIONS = ("relabel", "drop", "prune")
 
 
 @dataclass(frozen=True)
@@ -60,18 +61,20 @@ def apply_answers(
     answers: dict[str, str] | None = None,
     accept_suggestions: bool = False,
     max_per_class: float = 0.2,
+    off_topic: Collection[str] = (),
 ) -> Cleaned:
     """Relabel or drop what people found wrong and, where that is accepted, what only the list says.
 
     An answer equal to the given label keeps it. Listed labels without an answer are left as they
     are unless `accept_suggestions`. Of each given class at most the share `max_per_class` is
     dropped, or relabelled without an answer, most suspicious first; labels that a person gave are
-    never held back. Raises `TrustqError` for another action, a share outside [0, 1], answers of
-    rows that were not audited, and where there is nothing to act on.
+    never held back. `prune` leaves every label as it is and leaves out the rows that people called
+    `off_topic`, by sample id. Raises `TrustqError` for another action, a share outside [0, 1],
+    answers of rows that were not audited, and where there is nothing to act on.
     """
     if action not in ACTIONS:
         raise InputError(
-            f"`action={action}`: expected relabel or drop.", where="action", found=action
+            f"`action={action}`: expected {', '.join(ACTIONS)}.", where="action", found=action
         )
     if not 0 <= max_per_class <= 1:
         raise InputError(
@@ -80,6 +83,8 @@ def apply_answers(
             found=max_per_class,
         )
     answers = answers or {}
+    if action == "prune":
+        return _pruned(audit, off_topic)
     if not answers and not accept_suggestions:
         raise InputError(
             f"No label of {audit.folder} was answered, so nothing is known to be wrong. Fill in "
@@ -152,6 +157,60 @@ def apply_answers(
         precision=share_interval(wrong, len(suspects)),
         by_class={
             c: (int((audit.given == c).sum()), int((changed & (audit.given == c)).sum()))
+            for c in audit.classes
+        },
+    )
+
+
+def read_off_topic(path: Path) -> set[str]:
+    """Ids of rows that a review's sheet calls off topic; none where it has no such column."""
+    table = read_table(Path(path))
+    if "sample_id" not in table or "off_topic" not in table:
+        return set()
+    pairs = zip(table["sample_id"].tolist(), table["off_topic"].tolist(), strict=True)
+    return {str(sample_id) for sample_id, said in pairs if str(said or "").lower() in _YES}
+
+
+_YES = ("yes", "true", "1", "x")
+
+
+def _pruned(audit: StoredAudit, off_topic: Collection[str]) -> Cleaned:
+    """Every label as given, without the rows that people called off topic."""
+    if not off_topic:
+        raise InputError(
+            f"No row of {audit.folder} was called off topic, so there is nothing to prune. Answer "
+            "so in a review (key O), or fill in the column off_topic, and pass `answers`."
+        )
+    ids = [str(sample_id) for sample_id in audit.sample_ids.tolist()]
+    strangers = sorted(set(off_topic) - set(ids))
+    if strangers:
+        raise InputError(
+            f"The answers name {strangers[0]!r}, which {audit.folder} did not audit "
+            f"({len(strangers)} such ids). Are they of another audit?"
+        )
+    gone = np.isin(ids, list(off_topic))
+    label, acts = audit.given.copy(), np.full(len(ids), "keep", dtype=object)
+    reason = np.full(len(ids), "not called off topic", dtype=object)
+    label[gone], acts[gone], reason[gone] = None, "prune", "answered: off topic"
+    return Cleaned(
+        columns={
+            "sample_id": audit.sample_ids,
+            "label": label,
+            "given": audit.given,
+            "suggested": audit.suggested,
+            "action": acts,
+            "reason": reason,
+            "trusted": audit.trusted & ~gone,
+        },
+        n_relabelled=0,
+        n_dropped=int(gone.sum()),
+        n_unchecked=0,
+        n_held_back=0,
+        n_answered=0,
+        n_wrong=0,
+        precision=share_interval(0, 0),
+        by_class={
+            c: (int((audit.given == c).sum()), int((gone & (audit.given == c)).sum()))
             for c in audit.classes
         },
     )

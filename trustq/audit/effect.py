@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from trustq.audit.folder import StoredAudit
-from trustq.audit.source import AuditSource, open_source
+from trustq.audit.source import AuditSource, KnownLabels, open_source
 from trustq.core.generators import generator
 from trustq.errors import InputError
 from trustq.heads import SharedFeatures, fit_heads, make_head
@@ -98,6 +98,11 @@ def _reopened(audit: StoredAudit) -> AuditSource:
             "again. Audit a cache or an npz with features.",
             path=path,
         )
+    if asked.pop("known", None):  # the labels themselves are in the audit's rows
+        rows = np.flatnonzero(audit.trusted)
+        ids, given = audit.sample_ids[rows].tolist(), audit.given[rows].tolist()
+        known = KnownLabels(dict(zip(map(str, ids), map(str, given), strict=True)), "the audit")
+        return open_source(path, **asked, known=known)
     source = open_source(path, **asked)
     if source.cache.content_digest != stored["content_digest"]:
         raise InputError(f"{path} has changed since it was audited: audit it again.", path=path)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ class StoredAudit:
     rank: np.ndarray
     listed: np.ndarray
     trusted: np.ndarray
+    asked: np.ndarray  # rows that people are asked for: all, or one of each group
+    p_wrong: np.ndarray  # the model's estimate of being wrong; NaN where there is none
+    group_ids: np.ndarray
+    unit: str  # "row" or "group": whom an answer speaks for
     neighbours: np.ndarray  # texts of positions, nearest first, blank where not looked for
     images: dict[str, str]  # the manifest and the image folder that the audit was given
 
@@ -39,7 +44,7 @@ class StoredAudit:
         """Positions of the nearest rows of other groups, as far as they were looked for."""
         return [int(text) for text in str(self.neighbours[row] or "").split()]
 
-    @property
+    @cached_property
     def order(self) -> np.ndarray:
         """Positions of the listed rows, most suspicious first."""
         rows = np.flatnonzero(self.listed)
@@ -59,6 +64,7 @@ def write_audit_folder(
         "score": audit.score,
         "cut": audit.cut,
         "classes": list(audit.classes),
+        "unit": audit.unit,
         "sources": [
             {
                 "path": str(source.cache.path),
@@ -79,7 +85,9 @@ def write_audit_folder(
         "suggested": names[audit.suggested],
         "quality": audit.quality,
         "rank": audit.rank,
+        "p_wrong": audit.p_wrong,
         "listed": audit.listed,
+        "asked": audit.asked,
         "trusted": audit.trusted,
         "neighbours": _neighbours(audit),
     }
@@ -103,6 +111,7 @@ def read_audit_folder(folder: Path) -> StoredAudit:
             path=folder,
         )
     rows = read_table(folder / ROWS)
+    n = len(rows["given"])
     return StoredAudit(
         folder=folder,
         classes=tuple(settings["classes"]),
@@ -113,7 +122,12 @@ def read_audit_folder(folder: Path) -> StoredAudit:
         rank=rows["rank"],
         listed=rows["listed"].astype(bool),
         trusted=rows["trusted"].astype(bool),
-        neighbours=rows.get("neighbours", np.full(len(rows["given"]), "", dtype=object)),
+        # An older trustq asked for every row and kept no probability.
+        asked=rows.get("asked", np.ones(n, dtype=bool)).astype(bool),
+        p_wrong=rows.get("p_wrong", np.full(n, np.nan)).astype(np.float64),
+        group_ids=rows["group_id"],
+        unit=str(settings.get("unit", "row")),
+        neighbours=rows.get("neighbours", np.full(n, "", dtype=object)),
         images=dict(settings.get("images", {})),
     )
 

@@ -26,6 +26,7 @@ FILTERS = ("confident_learning", "prune_by_noise_rate", "prune_by_class")
 DEFAULT_SCORE = "noise_posterior"  # the best or level on all sets tried: experiments/label-audit
 NEIGHBOURS = "neighbours"  # most of the nearest rows of other groups have another label
 SHOWN_NEIGHBOURS = 5
+UNITS = ("row", "group")
 WEAK_F1 = 0.2  # of a class whose suspects say little
 OUTLIER = 0.95  # rows further out than this share of rows may be rubbish rather than mislabelled
 
@@ -55,6 +56,8 @@ class LabelAudit:
     is_issue: np.ndarray  # more than half of them do
     rank: np.ndarray
     listed: np.ndarray
+    asked: np.ndarray  # rows that people are asked for: all, or the worst of each group and label
+    unit: str  # "row" or "group"
     cut: str  # what cut the list, for people
     neighbours: np.ndarray | None  # (n, SHOWN_NEIGHBOURS) of positions, -1 where not looked for
     neighbour_agreement: np.ndarray  # share of neighbours with the given label; NaN: not looked for
@@ -116,6 +119,7 @@ def audit_labels(
     score: str = DEFAULT_SCORE,
     review: int | None = None,
     precision: float | None = None,
+    unit: str = "row",
 ) -> LabelAudit:
     """Rank the labels of one source, or of several caches (seeds) of the same rows.
 
@@ -123,7 +127,9 @@ def audit_labels(
     suspicious rows by the score: `review` of them, or as many as keep the estimated share of wrong
     labels at `precision`, in (0, 1], or, asked for neither, as many as most votes flag. Flags say
     how many, never which: a list of flagged rows alone holds fewer wrong labels than as many of the
-    lowest self-confidence. `score` is one that looks at labels. Raises `TrustqError` for another,
+    lowest self-confidence. `score` is one that looks at labels. With `unit="group"` only the most
+    suspicious row of each group and label is listed: an answer then speaks for the lesion or
+    patient, and counts are of these. Raises `TrustqError` for another,
     where sources have other rows, classes or labels, and for both cuts at once.
     """
     if not sources:
@@ -147,6 +153,13 @@ def audit_labels(
             f"`precision={precision:g}`: expected a share above 0 and up to 1.",
             where="precision",
             found=precision,
+        )
+    if unit not in UNITS:
+        raise InputError(
+            f"`unit={unit}`: expected {' or '.join(UNITS)}.",
+            where="unit",
+            found=unit,
+            expected=UNITS,
         )
     first = sources[0]
     places = [_places(first, other) for other in sources]
@@ -179,6 +192,8 @@ def audit_labels(
     candidates = np.flatnonzero(known & ~trusted & (suggested != given))
     ids = first.sample_ids
     candidates = candidates[np.lexsort((ids[candidates], quality[candidates]))]
+    asked = _asked(unit, first.training.groups, given, quality, trusted)
+    candidates = candidates[asked[candidates]]
     rank = np.zeros(n, dtype=np.int64)
     rank[candidates] = np.arange(1, len(candidates) + 1)
     is_issue = (agreement > 0.5) & (rank > 0)
@@ -204,6 +219,8 @@ def audit_labels(
         is_issue=is_issue,
         rank=rank,
         listed=listed,
+        asked=asked,
+        unit=unit,
         cut=cut,
         neighbours=found.rows,
         neighbour_agreement=found.agreement,
@@ -211,6 +228,21 @@ def audit_labels(
         class_f1=class_f1,
         notes=tuple(_notes(sources, known) + _weak_classes(classes, given, class_f1)),
     )
+
+
+def _asked(
+    unit: str, groups: np.ndarray, given: np.ndarray, quality: np.ndarray, trusted: np.ndarray
+) -> np.ndarray:
+    """Rows to ask people for: all, or of each group and label the worst that is not trusted."""
+    if unit == "row":
+        return np.ones(len(given), dtype=bool)
+    # NaN comes last, trusted rows after all others.
+    order = np.lexsort((quality, trusted))
+    key = groups[order].astype(np.int64) * (int(given.max()) + 1) + given[order]
+    first = np.unique(key, return_index=True)[1]
+    asked = np.zeros(len(given), dtype=bool)
+    asked[order[first]] = True
+    return asked
 
 
 def _quality(source: AuditSource, score: str) -> np.ndarray:

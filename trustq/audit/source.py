@@ -1,6 +1,8 @@
 """What an audit reads: the labels of one cache or file with their out-of-fold probabilities."""
 
+import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,6 +76,22 @@ class AuditSource:
         return np.asarray(self.cache.seen_labels[self.training.rows])
 
 
+@dataclass(frozen=True)
+class KnownLabels:
+    """Labels that are trusted, by sample id: what people answered, or None for the given label.
+
+    `where` says for people where they are from.
+    """
+
+    labels: Mapping[str, str | None]
+    where: str
+
+    @property
+    def digest(self) -> str:
+        """Digest of the labels."""
+        return digest_json(sorted((k, v or "") for k, v in self.labels.items()))
+
+
 @dataclass
 class _Rows:
     """A cache, the positions to audit, and their labels."""
@@ -101,6 +119,7 @@ def open_source(
     names: dict[str, str] | None = None,
     exposure: str | None = None,
     normalise: str | None = None,
+    known: KnownLabels | None = None,
 ) -> AuditSource:
     """Read a cache, a file of embeddings, or out-of-fold probabilities (npz, CSV, Parquet).
 
@@ -108,7 +127,8 @@ def open_source(
     `source` says whose probabilities: of `head`s fitted out of fold on the features, of the cache's
     `crossfit` logits, or of the `file`, which are then out of fold as the caller states; `auto`
     takes the second where it is stored, else the first where there are features. `names` gives
-    other names of arrays, `exposure` what a backbone of plain features has seen. Raises
+    other names of arrays, `exposure` what a backbone of plain features has seen. Labels that are
+    `known` stand in the place of the given ones and are trusted. Raises
     `TrustqError` for what is missing or does not fit.
     """
     path, names = Path(path), dict(names or {})
@@ -129,6 +149,9 @@ def open_source(
         "normalise": normalise,
     }
     own = _read(path, source, names, exposure, normalise)
+    if known is not None:
+        own = _with_known(own, known)
+        asked["known"] = known.digest
     cache = own.cache
     # Those of a file that was not verified are refused, so they are used only where asked for.
     has_logits = own.probs is None and "crossfit_logits" in cache.extra
@@ -241,6 +264,49 @@ def _neighbour_agreement(features: np.ndarray, labels: np.ndarray, groups: np.nd
         near = labels[np.argpartition(distance, _NEIGHBOURS)[:_NEIGHBOURS]]
         right += int(np.bincount(near).argmax() == labels[row])
     return right / len(rows)
+
+
+def _with_known(own: _Rows, known: KnownLabels) -> _Rows:
+    """The same rows with the known labels in their place, trusted."""
+    cache, classes = own.cache, own.cache.classes
+    ids = cache.sample_id[own.rows].tolist()
+    observed, trusted = own.observed.copy(), cache.trusted.copy()
+    place = {str(sample_id): i for i, sample_id in enumerate(ids)}
+    for sample_id, label in known.labels.items():
+        i = place.get(sample_id)
+        if i is None:
+            continue
+        if label is not None:
+            if label not in classes:
+                raise InputError(
+                    f"{known.where}: unknown class {label!r} of {sample_id!r}; expected one of "
+                    f"{', '.join(classes)}.",
+                    expected=classes,
+                    found=label,
+                )
+            observed[i] = classes.index(label)
+        trusted[own.rows[i]] = True
+    found = sum(sample_id in place for sample_id in known.labels)
+    if not found:
+        raise InputError(
+            f"{known.where}: none of its {len(known.labels)} ids is a row of {cache.name}. Is it "
+            "of another data set?"
+        )
+    if bool(trusted[own.rows].all()):
+        raise InputError(f"Every label of {cache.name} is trusted, so there is none to audit.")
+    changed = int((observed != own.observed).sum())
+    labels = cache.observed.copy()
+    labels[own.rows] = observed
+    note = f"{found} labels are trusted by {known.where}"
+    note += f", {changed} of them in the place of the given ones" if changed else ""
+    # The digest says what these rows are now; crossfit logits were made from the labels as given.
+    digest = digest_json([cache.content_digest, known.digest])
+    return dataclasses.replace(
+        own,
+        cache=dataclasses.replace(cache, observed=labels, trusted=trusted, content_digest=digest),
+        observed=observed,
+        notes=[*own.notes, note],
+    )
 
 
 def _read(

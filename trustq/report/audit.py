@@ -25,15 +25,21 @@ Row = dict[str, Any]
 def audit_page(audit: LabelAudit) -> str:
     """One page of text: what was audited, the worst labels, classes, confusions, what to know."""
     listed = audit.order
-    n = int((~audit.trusted).sum())
+    n = int((audit.asked & ~audit.trusted).sum())
+    what = "labels" if audit.unit == "row" else "groups by label"
     names = ", ".join(dict.fromkeys(source.cache.name for source in audit.sources))
     lines = [
-        f"{names}: {n} labels of {len(set(audit.groups.tolist()))} groups, {len(audit.classes)} "
+        f"{names}: {n} {what} of {len(set(audit.groups.tolist()))} groups, {len(audit.classes)} "
         f"classes; score {audit.score}, {audit.sources[0].head}",
         f"{int(audit.is_issue.sum())} are flagged by most of {len(audit.votes)} methods"
         + (f" and {audit.n_sources} sources" if audit.n_sources > 1 else "")
         + f"; the list has {len(listed)} ({audit.cut})",
     ]
+    guess = float(np.nansum(audit.p_wrong[audit.asked & ~audit.trusted]))
+    lines.append(
+        f"How many are wrong in all is not known before answers: the model alone guesses "
+        f"{guess:,.0f}, unchecked. A review estimates it with an interval (trustq review)."
+    )
     if len(listed):
         lines.append(
             f"Estimated share of the list that is wrong: {audit.p_wrong[listed].mean():.2f}. An "
@@ -211,6 +217,9 @@ def audit_summary(audit: LabelAudit) -> Row:
     return {
         "audit": audit.key,
         "n": int((~audit.trusted).sum()),
+        "unit": audit.unit,
+        "n_trusted": int(audit.trusted.sum()),
+        "guessed_wrong": float(np.nansum(audit.p_wrong[audit.asked & ~audit.trusted])),
         "n_flagged": int(audit.is_issue.sum()),
         "n_listed": len(listed),
         "cut": audit.cut,

@@ -15,6 +15,7 @@ class Consensus:
     n_raters: int
     n_agree: int
     unsure: int
+    off_topic: bool = False  # most say that the image does not belong here; then no labels
 
 
 def consensus(standing: Mapping[tuple[str, str], Answer]) -> dict[str, Consensus]:
@@ -26,15 +27,20 @@ def consensus(standing: Mapping[tuple[str, str], Answer]) -> dict[str, Consensus
     by_row: dict[str, list[Answer]] = {}
     for (_, sample_id), answer in standing.items():
         by_row.setdefault(sample_id, []).append(answer)
-    found = {}
-    for sample_id, answers in by_row.items():
-        votes = Counter(tuple(sorted(a.labels)) for a in answers if a.kind == "label")
-        ranked = votes.most_common(2)
-        tied = len(ranked) == 2 and ranked[0][1] == ranked[1][1]
-        labels = () if not ranked or tied else ranked[0][0]
-        unsure = sum(a.kind == "unsure" for a in answers)
-        found[sample_id] = Consensus(labels, len(answers), votes[labels] if labels else 0, unsure)
-    return found
+    return {sample_id: said_of(answers) for sample_id, answers in by_row.items()}
+
+
+def said_of(answers: Iterable[Answer]) -> Consensus:
+    """What the raters of one row, each with one answer that stands, say together."""
+    answers = list(answers)
+    votes = Counter(tuple(sorted(a.labels)) for a in answers if a.kind in ("label", "off-topic"))
+    ranked = votes.most_common(2)
+    tied = len(ranked) == 2 and ranked[0][1] == ranked[1][1]
+    labels = () if not ranked or tied else ranked[0][0]
+    unsure = sum(a.kind == "unsure" for a in answers)
+    off_topic = bool(ranked) and not tied and not labels
+    n_agree = votes[labels] if labels or off_topic else 0
+    return Consensus(labels, len(answers), n_agree, unsure, off_topic)
 
 
 def krippendorff_alpha(ratings: Iterable[Iterable[str]]) -> float:

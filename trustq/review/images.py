@@ -41,6 +41,11 @@ class ReviewImages:
         """Whether a row has an image file."""
         return str(self._ids[row]) in self._files
 
+    def name(self, row: int) -> str:
+        """The file's name, without its folder; blank where there is none."""
+        path = self._files.get(str(self._ids[row]))
+        return "" if path is None else path.name
+
     def facts(self, row: int) -> dict[str, str]:
         """Metadata of a row, by column, as texts; empty without a manifest."""
         return self._facts.get(str(self._ids[row]), {})

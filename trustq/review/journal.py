@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from trustq.errors import InputError, TrustqError
 
 JOURNAL = "answers.jsonl"
-KINDS = ("label", "unsure", "skip", "undo")
+KINDS = ("label", "unsure", "off-topic", "skip", "undo")
 LONGEST_TEXT = 2000  # characters of a note, a name or an id
 
 
@@ -23,8 +23,8 @@ class Answer:
     """What one rater said of one row.
 
     `labels` are class names, several where several are right; `kind` is "label", "unsure" (cannot
-    tell), "skip" (not now) or "undo" (the row is open again). `event` is made by the page, so that
-    an answer that is sent twice counts once.
+    tell), "off-topic" (no image of this data set), "skip" (not now) or "undo" (the row is open
+    again). `event` is made by the page, so that an answer that is sent twice counts once.
     """
 
     event: str

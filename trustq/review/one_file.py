@@ -8,8 +8,9 @@ from pathlib import Path
 from trustq.core.atomic_files import replacing
 from trustq.core.digest import digest_strings
 from trustq.errors import InputError
+from trustq.review.exchange import read_answers_of
 from trustq.review.images import ReviewImages
-from trustq.review.journal import checked, read_journal
+from trustq.review.journal import checked
 from trustq.review.server import page_html
 from trustq.review.session import ReviewSession
 
@@ -64,12 +65,14 @@ def write_one_file(session: ReviewSession, images: ReviewImages, path: Path) -> 
         part.write_text(page_html(facts, nonce=secrets.token_urlsafe(8)), encoding="utf-8")
 
 
-def merge_answers(session: ReviewSession, path: Path) -> int:
-    """Take in the answers of a file that a one-file page saved; returns how many are new.
+def merge_answers(session: ReviewSession, path: Path, *, rater: str = "") -> int:
+    """Take in the answers of a one-file page, a sheet or another tool; returns how many are new.
 
+    `rater` is who answered where the file does not say (default: its name).
     All are checked before the first is kept: an answer that is none leaves the journal as it was.
     """
-    answers = read_journal(Path(path))
+    ids = {str(sample_id) for sample_id in session.audit.sample_ids.tolist()}
+    answers = read_answers_of(Path(path), ids, rater=rater)
     for answer in answers:
         checked(answer, session.audit.classes)
         session.row_of(answer.sample_id)

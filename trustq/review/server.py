@@ -55,7 +55,7 @@ def make_app(session: ReviewSession, images: ReviewImages, *, hosts: tuple[str, 
         if start is None:
             start = session.first_open(rater)
         stop = min(start + ITEMS_AT_ONCE, len(session.queue))
-        own = {s: a for (name, s), a in session.standing().items() if name == rater}
+        own = session.answers_of(rater)
         items = []
         for place in range(start, stop):
             item = session.item(place)

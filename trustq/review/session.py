@@ -2,7 +2,11 @@
 
 import json
 import secrets
-from dataclasses import asdict, dataclass
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,59 +15,43 @@ import numpy as np
 from trustq.audit.folder import ANSWERS, StoredAudit, read_audit_folder
 from trustq.core.atomic_files import replacing
 from trustq.core.columns import read_table
-from trustq.core.generators import generator
 from trustq.core.label_sheets import write_sheet
 from trustq.errors import InputError
-from trustq.review.agreement import Consensus, cohen_kappa, consensus, krippendorff_alpha
-from trustq.review.journal import JOURNAL, Answer, Journal, standing
+from trustq.review.agreement import Consensus, cohen_kappa, krippendorff_alpha, said_of
+from trustq.review.estimate import Outlook, outlook
+from trustq.review.exchange.task import Task
+from trustq.review.journal import JOURNAL, Answer, Journal
+from trustq.review.queue import Plan, unlisted_rows
 from trustq.statistics.confidence_sequence import ShareBound, share_bound
 
 PLAN = "review.json"
 FORMAT = "trustq.review"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a review shows: listed rows and, among them, a random sample of all the others."""
-
-    random_share: float
-    seed: int
-    token: str  # part of the address, so that only who was given it can answer
-    port: int
-
-    def queue(self, audit: StoredAudit) -> tuple[np.ndarray, np.ndarray]:
-        """Positions of rows in the order in which they are shown, and those drawn at random."""
-        listed, pool = audit.order, unlisted_rows(audit)
-        share = self.random_share
-        wanted = int(np.ceil(len(listed) * share / (1 - share))) if share < 1 else len(pool)
-        if share and not len(listed):
-            wanted = len(pool)
-        sampled = generator(self.seed, "review-sample").permutation(pool)[: min(wanted, len(pool))]
-        if share == 1:
-            return sampled, sampled
-        n = len(listed) + len(sampled)
-        # Where the random rows stand is random too: the person cannot tell which is which.
-        places = np.sort(generator(self.seed, "review-places").permutation(n)[: len(sampled)])
-        queue = np.empty(n, dtype=np.int64)
-        is_sampled = np.zeros(n, dtype=bool)
-        is_sampled[places] = True
-        queue[is_sampled], queue[~is_sampled] = sampled, listed
-        return queue, sampled
-
-
-def unlisted_rows(audit: StoredAudit) -> np.ndarray:
-    """Positions of rows that are neither listed nor trusted: those a random sample speaks of."""
-    return np.flatnonzero(~audit.listed & ~audit.trusted)
-
-
 class ReviewSession:
-    """One audit under review: `queue` holds positions of rows, `journal` what people answered."""
+    """One audit under review: `queue` holds positions of rows, `journal` what people answered.
+
+    What stands is kept as answers come, so that an answer costs the same after ten as after 50,000.
+    """
 
     def __init__(self, audit: StoredAudit, plan: Plan, journal: Journal) -> None:
         self.audit, self.plan, self.journal = audit, plan, journal
-        self.queue, self.sampled = plan.queue(audit)
-        self._row_of = {str(s): row for row, s in enumerate(audit.sample_ids.tolist())}
-        self._place_of = {int(row): place for place, row in enumerate(self.queue)}
+        self._drawn = plan.queue(audit)
+        self.queue, self.sampled = self._drawn.rows, self._drawn.sampled
+        self._row_of = dict(zip(map(str, audit.sample_ids.tolist()), count(), strict=False))
+        self._guard = threading.RLock()
+        self._kept: dict[str, dict[str, Answer]] = {}  # by sample id and rater
+        self._said: dict[str, Consensus] = {}
+        self._verdicts: dict[int, bool | None] = {}  # by row
+        self._own: Counter[str] = Counter()  # rows that stand, by rater
+        self._outlook: tuple[int, Outlook] | None = None
+        self._bound: tuple[list[bool], float, ShareBound] | None = None
+        self._members: dict[Any, list[int]] | None = None  # rows of a group with one given label
+        self._n_unlisted = len(unlisted_rows(audit))
+        for answer in journal.answers:
+            self._take(answer, decide=False)
+        for sample_id in self._kept:
+            self._decide(sample_id)
 
     def row_of(self, sample_id: str) -> int:
         """Position of a row by its id; raises `TrustqError` where the audit has none."""
@@ -75,21 +63,78 @@ class ReviewSession:
     def answer(self, answer: Answer) -> bool:
         """Keep an answer; False where it was kept before. Raises `TrustqError` for a bad one."""
         self.row_of(answer.sample_id)
-        return self.journal.add(answer)
+        with self._guard:
+            is_new = self.journal.add(answer)
+            if is_new:
+                self._take(self.journal.answers[-1])
+        return is_new
+
+    def _take(self, answer: Answer, *, decide: bool = True) -> None:
+        """Let an answer stand, or the earlier one fall."""
+        own = self._kept.setdefault(answer.sample_id, {})
+        before = answer.rater in own
+        if answer.kind in ("undo", "skip"):
+            own.pop(answer.rater, None)
+        else:
+            own[answer.rater] = answer
+        self._own[answer.rater] += (answer.rater in own) - before
+        if decide:
+            self._decide(answer.sample_id)
+
+    def _decide(self, sample_id: str) -> None:
+        row, own = self._row_of.get(sample_id), self._kept[sample_id]
+        if own:
+            self._said[sample_id] = said_of(own.values())
+            if row is not None:
+                self._verdicts[row] = self.is_wrong(sample_id, self._said[sample_id])
+        else:
+            self._said.pop(sample_id, None)
+            self._verdicts.pop(-1 if row is None else row, None)
 
     def standing(self) -> dict[tuple[str, str], Answer]:
         """The answers that stand, by rater and sample id."""
-        return standing(self.journal.answers)
+        with self._guard:
+            return {
+                (rater, sample_id): answer
+                for sample_id, own in self._kept.items()
+                for rater, answer in own.items()
+            }
+
+    def answers_of(self, rater: str) -> dict[str, Answer]:
+        """The answers of a rater that stand, by sample id."""
+        with self._guard:
+            return {s: own[rater] for s, own in self._kept.items() if rater in own}
 
     def consensus(self) -> dict[str, Consensus]:
         """What raters say together, by sample id."""
-        return consensus(self.standing())
+        with self._guard:
+            return dict(self._said)
+
+    def outlook(self, *, fresh: bool = True) -> Outlook:
+        """How many labels are wrong by what was answered, and what the next answers bring.
+
+        Unless `fresh`, one of up to a fiftieth fewer answers will do, which it then says.
+        """
+        with self._guard:
+            n = len(self.journal.answers)
+            slack = 0 if fresh or n < 200 else n // 50
+            if self._outlook is None or not self._outlook[0] <= n <= self._outlook[0] + slack:
+                seconds = [
+                    answer.seconds
+                    for answer in self.journal.answers[-500:]
+                    if answer.kind == "label" and answer.seconds
+                ]
+                found = outlook(self.audit, self._drawn, self._verdicts, seconds)
+                self._outlook = n, found
+            return self._outlook[1]
 
     def is_wrong(self, sample_id: str, said: Consensus) -> bool | None:
         """Whether the given label was found wrong; None where raters could not tell or disagree.
 
-        Of several right labels the given one may be any.
+        Of several right labels the given one may be any. Off topic no label is right.
         """
+        if said.off_topic:
+            return True
         if not said.labels:
             return None
         return str(self.audit.given[self.row_of(sample_id)]) not in said.labels
@@ -100,36 +145,33 @@ class ReviewSession:
         Only the answered beginning of the random order counts, since what is left open within it
         may be what was hard; rows of which nobody could tell count as wrong.
         """
-        said = self.consensus()
         wrong = []
-        for row in self.sampled.tolist():
-            found = said.get(str(self.audit.sample_ids[row]))
-            if found is None:
-                break
-            wrong.append(self.is_wrong(str(self.audit.sample_ids[row]), found) is not False)
-        if not wrong:
-            return None
-        n = len(unlisted_rows(self.audit))
-        return share_bound(np.array(wrong), n_rows=n, alpha=alpha)
+        with self._guard:
+            for row in self.sampled.tolist():
+                if row not in self._verdicts:
+                    break
+                wrong.append(self._verdicts[row] is not False)
+            if not wrong:
+                return None
+            if self._bound is None or self._bound[:2] != (wrong, alpha):
+                found = share_bound(np.array(wrong), n_rows=self._n_unlisted, alpha=alpha)
+                self._bound = wrong, alpha, found
+            return self._bound[2]
 
     def state(self, rater: str) -> dict[str, Any]:
         """Progress and what is known so far, JSON."""
-        kept, said = self.standing(), self.consensus()
-        own = {sample_id for (name, sample_id) in kept if name == rater}
-        skipped = {a.sample_id for a in self.journal.answers if a.rater == rater} - own
-        verdicts = {s: self.is_wrong(s, found) for s, found in said.items()}
-        listed = [s for s in verdicts if self.audit.listed[self._row_of[s]]]
-        judged = [s for s in listed if verdicts[s] is not None]
-        return {
-            "n_queue": len(self.queue),
-            "n_answered": len(own),
-            "n_skipped": len(skipped),
-            "n_listed": len(self.audit.order),
-            "n_listed_answered": len(listed),
-            "n_listed_wrong": sum(bool(verdicts[s]) for s in judged),
-            "raters": sorted({name for name, _ in kept}),
-            "statement": self.statement(),
-        }
+        with self._guard:
+            listed = [w for row, w in self._verdicts.items() if self.audit.listed[row]]
+            return {
+                "n_queue": len(self.queue),
+                "n_answered": self._own[rater],
+                "n_listed": int(self.audit.listed.sum()),
+                "n_listed_answered": len(listed),
+                "n_listed_wrong": listed.count(True),
+                "raters": sorted(name for name, n in self._own.items() if n),
+                "statement": self.statement(),
+                "estimate": self.outlook(fresh=False).text,
+            }
 
     def statement(self) -> str:
         """What may be said if one stops now."""
@@ -173,11 +215,11 @@ class ReviewSession:
         Skipped rows come again once all others are answered.
         """
         met = {a.sample_id for a in self.journal.answers if a.rater == rater and a.kind != "undo"}
-        own = {sample_id for (name, sample_id) in self.standing() if name == rater}
-        ids = self.audit.sample_ids
+        own = self.answers_of(rater).keys()
+        ids = self.audit.sample_ids[self.queue].tolist()
         for done in (met, own):
-            for place, row in enumerate(self.queue.tolist()):
-                if str(ids[row]) not in done:
+            for place, sample_id in enumerate(ids):
+                if str(sample_id) not in done:
                     return place
         return len(self.queue)
 
@@ -196,6 +238,55 @@ class ReviewSession:
             ],
         }
 
+    def tasks(
+        self,
+        image_of: Callable[[int], str],
+        *,
+        guess: bool = False,
+        rater: str = "",
+    ) -> list[Task]:
+        """The queue as tasks for another tool, with the answers that stand (of `rater` alone).
+
+        `image_of` gives what the tool shows of a row. The model's guess goes along only with
+        `guess`, for people follow one that they are shown.
+        """
+        kept, tasks = self.standing(), []
+        by_row: dict[str, list[Answer]] = {}
+        for (name, sample_id), answer in sorted(kept.items()):
+            if not rater or name == rater:
+                by_row.setdefault(sample_id, []).append(answer)
+        shown = [str(self.audit.sample_ids[row]) for row in self.queue]
+        met = set(shown)
+        for sample_id in [*shown, *(s for s in by_row if s not in met)]:
+            row = self.row_of(sample_id)
+            tasks.append(
+                Task(
+                    sample_id,
+                    image_of(row),
+                    str(self.audit.given[row]),
+                    str(self.audit.suggested[row]) if guess else None,
+                    float(self.audit.p_wrong[row]) if guess else None,
+                    tuple(by_row.get(sample_id, [])),
+                )
+            )
+        return tasks
+
+    def relatives(self, row: int) -> list[str]:
+        """Ids of the other rows that an answer for a row speaks for; none unless by group."""
+        audit = self.audit
+        if audit.unit != "group":
+            return []
+        if self._members is None:
+            self._members = {}
+            for own, key in enumerate(zip(audit.group_ids, audit.given, strict=True)):
+                self._members.setdefault(key, []).append(own)
+        same = self._members[audit.group_ids[row], audit.given[row]]
+        return [
+            str(audit.sample_ids[other])
+            for other in same
+            if other != row and not audit.trusted[other]
+        ]
+
     def write_answers(self) -> Path:
         """Write the sheet `answers.csv` from the journal: consensus labels, raters, notes.
 
@@ -209,10 +300,15 @@ class ReviewSession:
             if found.note:
                 notes.setdefault(sample_id, []).append(f"{rater}: {found.note}")
         ids = list(dict.fromkeys([*(str(self.audit.sample_ids[r]) for r in self.queue), *said]))
-        ids += [sample_id for sample_id in before if sample_id not in set(ids)]
+        # An answer for a group speaks for all its rows of that label.
+        spoken = {str(s): told for told in said for s in self.relatives(self.row_of(told))}
+        met = {*ids, *spoken}
+        ids += [s for s in spoken if s not in set(ids)]
+        ids += [sample_id for sample_id in before if sample_id not in met]
         rows = []
         for sample_id in ids:
-            row, found_said = self.row_of(sample_id), said.get(sample_id)
+            row = self.row_of(sample_id)
+            found_said = said.get(sample_id) or said.get(spoken.get(sample_id, ""))
             label = before.get(sample_id, "")
             if found_said is not None:
                 given = str(self.audit.given[row])
@@ -230,6 +326,7 @@ class ReviewSession:
                     else "",
                     "raters": found_said.n_raters if found_said else 0,
                     "unsure": found_said.unsure if found_said else 0,
+                    "off_topic": "yes" if found_said and found_said.off_topic else "",
                     "note": "; ".join(notes.get(sample_id, [])),
                 }
             )

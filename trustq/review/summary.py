@@ -16,7 +16,8 @@ def review_summary(session: ReviewSession) -> dict[str, Any]:
     judged = [s for s in listed if verdicts[s] is not None]
     wrong = sum(bool(verdicts[s]) for s in judged)
     precision = share_interval(wrong, len(judged))
-    bound = session.bound()
+    bound, ahead = session.bound(), session.outlook()
+    count = ahead.count
     return {
         "n_listed": len(session.audit.order),
         "n_random": len(session.sampled),
@@ -39,6 +40,20 @@ def review_summary(session: ReviewSession) -> dict[str, Any]:
             "low": bound.low,
             "high": bound.high,
         },
+        "number_wrong": {
+            "value": count.value,
+            "low": count.low,
+            "high": count.high,
+            "n_rows": count.n_rows,
+            "n_answered": count.n_answered,
+            "model_guess": ahead.guess,
+        },
+        "next": {
+            "n": ahead.n_next,
+            "p_wrong": ahead.p_next,
+            "wrong_per_minute": ahead.wrong_per_minute,
+        },
+        "estimate": ahead.text,
         "statement": session.statement(),
         "raters": sorted({rater for rater, _ in session.standing()}),
         "agreement": session.agreement(),
@@ -60,7 +75,7 @@ def review_page(session: ReviewSession) -> str:
         )
     if found["n_no_consensus"]:
         lines.append(f"{found['n_no_consensus']} rows have no consensus yet")
-    lines.append(found["statement"])
+    lines += [found["estimate"], found["statement"]]
     for pair in found["agreement"]["pairs"]:
         lines.append(
             f"{' and '.join(pair['raters'])}: Cohen's kappa {pair['kappa']:.2f} over {pair['n']}"

@@ -1,0 +1,290 @@
+"""Answers go out to other tools and come back equal; their own files are read as they mean them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_review import CLASSES, make_audit, said
+from trustq.cli import app
+from typer.testing import CliRunner
+
+from trustq.audit.apply import apply_answers, read_off_topic
+from trustq.audit.folder import read_audit_folder
+from trustq.core.excel import read_excel
+from trustq.errors import TrustqError
+from trustq.review import Answer, open_review
+from trustq.review.exchange import Task, read_answers_of, write_exchange
+from trustq.review.exchange.label_studio import labeling_config
+from trustq.review.images import ReviewImages
+from trustq.review.one_file import merge_answers
+from trustq.review.packet import write_packet
+
+NAMES = ("nevus", "melanoma", 'a "quoted", name', "=1+1", "</tag>&")
+IDS = {f"img_{i:04d}" for i in range(500)}
+
+
+def answers(*, raters: tuple[str, ...] = ("ada", "bo"), several: bool = True) -> list[Answer]:
+    """Five hundred answers: labels, several labels, cannot tell, off topic, notes, two raters."""
+    rng = np.random.default_rng(4)
+    found = []
+    for i, sample_id in enumerate(sorted(IDS)):
+        kind = "unsure" if i % 17 == 3 else "off-topic" if i % 29 == 5 else "label"
+        n = 2 if several and i % 7 == 2 else 1
+        labels = tuple(str(name) for name in rng.permutation(NAMES)[:n])
+        note = 'blurred, "perhaps" <b>\nsecond line' if i % 11 == 0 else ""
+        found.append(
+            Answer(
+                f"event{i}",
+                raters[i % len(raters)],
+                sample_id,
+                kind,
+                labels if kind == "label" else (),
+                note,
+                False,
+                round(1.0 + i / 8, 3),
+                f"2026-01-02T03:04:{i % 60:02d}.000+00:00",
+            )
+        )
+    return found
+
+
+def tasks(given: list[Answer]) -> list[Task]:
+    return [
+        Task(a.sample_id, f"https://host/x/{a.sample_id}.jpg", "nevus", "melanoma", 0.75, (a,))
+        for a in given
+    ]
+
+
+def said_of(found: list[Answer], *fields: str) -> list[Any]:
+    return sorted(
+        (a.sample_id, a.rater, a.kind, tuple(sorted(a.labels)), *(getattr(a, f) for f in fields))
+        for a in found
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "fields"),
+    [
+        ("a.json", "label-studio", ("note", "seconds", "time")),
+        ("a.jsonl", "prodigy", ("note", "seconds", "time")),
+        ("a.jsonl", "doccano", ("note", "seconds", "time")),
+        ("a.csv", "sheet", ("note", "seconds", "time")),
+        ("a.xlsx", "sheet", ("note", "seconds", "time")),
+        ("a.parquet", "sheet", ("note", "seconds", "time")),
+    ],
+)
+def test_500_answers_go_out_and_come_back_equal(
+    tmp_path: Path, name: str, form: str, fields: tuple[str, ...]
+) -> None:
+    given = answers()
+    path = write_exchange(tasks(given), tmp_path / name, form=form, classes=NAMES)[0]
+    found = read_answers_of(path, IDS)
+    assert said_of(found, *fields) == said_of(given, *fields)
+    # The same file again is the same events.
+    assert {a.event for a in read_answers_of(path, IDS)} == {a.event for a in found}
+
+
+def test_cvat_holds_one_raters_tags_and_fiftyone_one_label_a_sample(tmp_path: Path) -> None:
+    one = answers(raters=("ada",))
+    path = write_exchange(tasks(one), tmp_path / "a.xml", form="cvat", classes=NAMES)[0]
+    assert said_of(read_answers_of(path, IDS)) == said_of(one)
+    with pytest.raises(TrustqError, match="holds the tags of one person, and 2 answered"):
+        write_exchange(tasks(answers()), tmp_path / "b.xml", form="cvat", classes=NAMES)
+    single = answers(raters=("labels",), several=False)
+    path = write_exchange(tasks(single), tmp_path / "labels.json", form="fiftyone", classes=NAMES)
+    assert said_of(read_answers_of(path[0], IDS)) == said_of(single)
+    with pytest.raises(TrustqError, match="has several answers or labels"):
+        write_exchange(tasks(answers()), tmp_path / "c.json", form="fiftyone", classes=NAMES)
+
+
+def test_label_studio_is_read_as_it_means_it(tmp_path: Path) -> None:
+    def task(name: str, *annotations: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "id": 1,
+            "data": {"image": f"/data/upload/1/1a2b3c4d-{name}.jpg"},
+            "annotations": list(annotations),
+        }
+
+    def chosen(*labels: str, who: Any, **more: Any) -> dict[str, Any]:
+        result = {"type": "choices", "value": {"choices": list(labels)}, "from_name": "choice"}
+        return {"completed_by": who, "result": [result] if labels else []} | more
+
+    exported = [
+        task("img_0001", chosen("nevus", who=7), chosen("nevus", "melanoma", who={"email": "b@c"})),
+        task("img_0002", chosen("nevus", who=7, was_cancelled=True)),  # skipped
+        task("img_0003"),  # not answered
+        task("img_0004", chosen(who=7)),  # submitted without a choice
+        {
+            "id": 5,
+            "data": {"image": "/data/local-files/?d=a/b%20c/img_0005.jpg"},
+            "annotations": [chosen("melanoma", who={"id": 3})],
+        },
+    ]
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps(exported))
+    assert said_of(read_answers_of(path, IDS)) == [
+        ("img_0001", "7", "label", ("nevus",)),
+        ("img_0001", "b@c", "label", ("melanoma", "nevus")),
+        ("img_0005", "3", "label", ("melanoma",)),
+    ]
+    minimal = [
+        {"image": "x/img_0001.jpg", "id": 1, "label": "nevus", "annotator": 2, "lead_time": 3.5},
+        {"image": "x/img_0002.jpg", "id": 2, "label": {"choices": ["nevus", "melanoma"]}},
+        {"image": "x/img_0003.jpg", "id": 3},
+    ]
+    path.write_text(json.dumps(minimal))
+    assert said_of(read_answers_of(path, IDS, rater="cy"), "seconds") == [
+        ("img_0001", "2", "label", ("nevus",), 3.5),
+        ("img_0002", "cy", "label", ("melanoma", "nevus"), None),
+    ]
+    table = tmp_path / "export.csv"
+    table.write_text(
+        "annotation_id,annotator,created_at,id,image,label,lead_time,updated_at\n"
+        '1,2,2026-01-01,1,x/img_0001.jpg,"{""choices"": [""nevus"", ""melanoma""]}",2.5,\n'
+        "2,3,2026-01-01T00:00:00Z,1,x/img_0001.jpg,melanoma,1,\n"
+    )
+    assert said_of(read_answers_of(table, IDS)) == [
+        ("img_0001", "2", "label", ("melanoma", "nevus")),
+        ("img_0001", "3", "label", ("melanoma",)),
+    ]
+
+
+def test_a_labeling_configuration_is_xml_with_every_class() -> None:
+    from xml.etree import ElementTree
+
+    root = ElementTree.fromstring(labeling_config(NAMES))
+    offered = [choice.get("value") for choice in root.iter("Choice")]
+    assert offered == [*NAMES, "(cannot tell)", "(off topic)"]
+
+
+def test_prodigy_doccano_and_cvat_skip_what_was_not_answered(tmp_path: Path) -> None:
+    prodigy = tmp_path / "p.jsonl"
+    lines: list[dict[str, Any]] = [
+        {"image": "img_0001.jpg", "accept": ["nevus"], "answer": "accept", "_session_id": "s-ada"},
+        {"image": "img_0002.jpg", "accept": ["nevus"], "answer": "ignore"},
+        {"image": "img_0003.jpg", "label": "nevus", "answer": "reject"},
+    ]
+    prodigy.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = read_answers_of(prodigy, IDS, rater="bo")
+    assert said_of(found, "note") == [
+        ("img_0001", "s-ada", "label", ("nevus",), ""),
+        ("img_0003", "bo", "unsure", (), "not nevus"),
+    ]
+    doccano = tmp_path / "admin.jsonl"
+    doccano.write_text(
+        '{"id": 1, "filename": "img_0001.jpg", "label": ["nevus"], "Comments": ["dark"]}\n'
+        '{"id": 2, "filename": "img_0002.jpg", "label": [], "Comments": []}\n'
+    )
+    assert said_of(read_answers_of(doccano, IDS), "note") == [
+        ("img_0001", "admin", "label", ("nevus",), "dark")
+    ]
+    cvat = tmp_path / "annotations.xml"
+    cvat.write_text(
+        '<?xml version="1.0" encoding="utf-8"?>\n<annotations><version>1.1</version><meta><task>'
+        "<assignee><username>ada</username></assignee></task></meta>"
+        '<image id="0" name="a/img_0001.jpg" width="9" height="9">'
+        '<tag label="nevus" source="manual"></tag><tag label="melanoma" source="manual"/></image>'
+        '<image id="1" name="a/img_0002.jpg" width="9" height="9"/>'
+        '<image id="2" name="a/img_0003.jpg" width="9" height="9">'
+        '<tag label="nevus" source="auto"/></image></annotations>'
+    )
+    assert said_of(read_answers_of(cvat, IDS)) == [
+        ("img_0001", "ada", "label", ("melanoma", "nevus"))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.json", "{", "could not be read"),
+        ("a.json", "[]", "holds no answers"),
+        ("a.json", '{"a": 1}', "neither a sheet nor a file of label-studio"),
+        ("a.json", '[{"data": {"image": "other.jpg"}}]', "'other.jpg' is no row of this audit"),
+        ("a.json", '[{"data": 3}]', "not a whole label-studio file"),
+        ("a.json", "[" * 100_000, "could not be read"),
+        ("a.xml", "<a/>", "not a CVAT for images file"),
+        ("a.xml", '<!DOCTYPE a [<!ENTITY b "c">]><annotations/>', "declares entities"),
+        ("a.jsonl", "7\n", "no JSON object"),
+        ("a.csv", "sample_id,x\nimg_0001,1\n", "expected sample_id and label"),
+        ("a.csv", "sample_id,label\nimg_9999,nevus\n", "'img_9999' is no row"),
+        ("a.csv", "sample_id,label\nimg_0001,\n", "holds no answers"),
+    ],
+)
+def test_files_that_hold_no_answers_are_refused(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(TrustqError, match=message):
+        read_answers_of(tmp_path / name, IDS)
+
+
+def test_a_review_goes_to_a_tool_and_its_answers_come_back(tmp_path: Path) -> None:
+    folder, truth = make_audit(tmp_path)
+    out = tmp_path / "tasks.json"
+    runner = CliRunner()
+    made = runner.invoke(app, ["review", str(folder), "--export", str(out), "--with-guess"])
+    assert made.exit_code == 0, made.output
+    exported = json.loads(out.read_text())
+    assert {"predictions", "data"} <= set(exported[0]) and "annotations" not in exported[0]
+    place = {f"img_{i:05d}": i for i in range(len(truth))}
+    for task in exported[:30]:
+        right = CLASSES[truth[place[task["data"]["sample_id"]]]]
+        result = [{"type": "choices", "from_name": "label", "value": {"choices": [right]}}]
+        task["annotations"] = [{"completed_by": {"email": "ada"}, "result": result}]
+    out.write_text(json.dumps(exported))
+    merged = runner.invoke(app, ["review", str(folder), "--merge", str(out)])
+    assert merged.exit_code == 0 and "30 new answers" in merged.output, merged.output
+    again = runner.invoke(app, ["review", str(folder), "--merge", str(out)])
+    assert "0 new answers" in again.output
+    guessless = tmp_path / "plain.json"
+    runner.invoke(app, ["review", str(folder), "--export", str(guessless)])
+    assert "predictions" not in json.loads(guessless.read_text())[0]
+
+
+def test_a_vetting_packet_comes_back_as_answers(tmp_path: Path) -> None:
+    import openpyxl
+
+    folder, truth = make_audit(tmp_path)
+    session = open_review(folder)
+    images = ReviewImages(session.audit)
+    pdf, sheet = write_packet(session, images, tmp_path / "packet.pdf", per_class=3)
+    assert pdf.read_bytes().startswith(b"%PDF")
+    table = read_excel(sheet)
+    assert table["id"].tolist() == [f"V{i:04d}" for i in range(1, 3 * len(CLASSES) + 1)]
+    assert {g: table["given"].tolist().count(g) for g in CLASSES} == dict.fromkeys(CLASSES, 3)
+    book = openpyxl.load_workbook(sheet)
+    page = book.active
+    assert page is not None
+    page.cell(2, 4, CLASSES[1])
+    page.cell(2, 5, "clear")
+    page.cell(3, 4, "?")
+    book.save(sheet)
+    assert merge_answers(session, sheet, rater="ada") == 2
+    kinds = {a.sample_id: (a.kind, a.labels, a.note) for a in session.standing().values()}
+    assert kinds[table["sample_id"][0]] == ("label", (CLASSES[1],), "clear")
+    assert kinds[table["sample_id"][1]] == ("unsure", (), "")
+    session.close()
+
+
+def test_off_topic_rows_that_people_confirmed_are_pruned_and_no_others(tmp_path: Path) -> None:
+    folder, _ = make_audit(tmp_path, images=0)
+    session = open_review(folder)
+    ids = [str(session.audit.sample_ids[row]) for row in session.queue[:4]]
+    for rater in ("ada", "bo"):
+        session.answer(said(ids[0], kind="off-topic", rater=rater))
+    session.answer(said(ids[1], CLASSES[0]))
+    session.answer(said(ids[2], kind="off-topic"))
+    session.answer(said(ids[2], CLASSES[0], rater="bo"))  # they disagree
+    session.close()
+    gone = read_off_topic(folder / "answers.csv")
+    assert gone == {ids[0]}
+    audit = read_audit_folder(folder)
+    cleaned = apply_answers(audit, action="prune", off_topic=gone)
+    assert cleaned.n_dropped == 1
+    labels = dict(zip(audit.sample_ids.tolist(), cleaned.columns["label"].tolist(), strict=True))
+    given = dict(zip(audit.sample_ids.tolist(), audit.given.tolist(), strict=True))
+    assert labels == given | {ids[0]: None}
+    with pytest.raises(TrustqError, match="nothing to prune"):
+        apply_answers(audit, action="prune")

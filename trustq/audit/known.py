@@ -1,0 +1,81 @@
+"""Labels that an audit takes as known: what people answered, and rows whose source is trusted."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from trustq.audit.source import KnownLabels
+from trustq.core.columns import read_table
+from trustq.errors import InputError
+
+
+def known_labels(
+    *,
+    answers: Path | Mapping[str, str] | None = None,
+    trust: str | None = None,
+    metadata: Path | None = None,
+) -> KnownLabels | None:
+    """Answers of an earlier review and rows that `trust` names, as one; None where there are none.
+
+    `answers` is a sheet with `sample_id` and `label`, or labels by id; blanks are no answers.
+    `trust` is COLUMN=VALUE,VALUE of the table `metadata` (a manifest is one), whose rows keep their
+    given label. An answer goes before trust. Raises `TrustqError` for a missing column, a value
+    that no row has, a row that is answered in two ways, and a sheet without any answer.
+    """
+    labels: dict[str, str | None] = {}
+    where = []
+    if trust is not None:
+        labels |= dict.fromkeys(_trusted_ids(trust, metadata))
+        where.append(trust)
+    if answers is not None:
+        given = answers if isinstance(answers, Mapping) else _answers_of(Path(answers))
+        labels |= {str(sample_id): str(label) for sample_id, label in given.items()}
+        where.append("answers" if isinstance(answers, Mapping) else str(answers))
+    return KnownLabels(labels, " and ".join(where)) if where else None
+
+
+def _answers_of(path: Path) -> dict[str, str]:
+    table = read_table(path)
+    if "sample_id" not in table or "label" not in table:
+        raise InputError(
+            f"{path} has the columns {', '.join(table)}; expected sample_id and label.", path=path
+        )
+    found: dict[str, str] = {}
+    for sample_id, label in zip(table["sample_id"].tolist(), table["label"].tolist(), strict=True):
+        if label is None or not str(label).strip():
+            continue
+        if found.setdefault(str(sample_id), str(label)) != str(label):
+            raise InputError(f"{path}: {sample_id!r} is answered in two ways.", path=path)
+    if not found:
+        raise InputError(
+            f"{path} holds no answers yet: fill in its column label, or leave it out.", path=path
+        )
+    return found
+
+
+def _trusted_ids(trust: str, metadata: Path | None) -> list[str]:
+    column, _, values = trust.partition("=")
+    wanted = [value.strip() for value in values.split(",") if value.strip()]
+    if not column or not wanted:
+        raise InputError(
+            f"`trust={trust}`: expected COLUMN=VALUE,VALUE, e.g. dx_type=histo,consensus.",
+            where="trust",
+            found=trust,
+        )
+    if metadata is None:
+        raise InputError(f"`trust={trust}` needs a table with that column: pass `metadata`.")
+    table = read_table(Path(metadata))
+    key = next((name for name in ("sample_id", "image_id") if name in table), None)
+    if key is None or column not in table:
+        raise InputError(
+            f"{metadata} has the columns {', '.join(table)}; expected sample_id and {column}.",
+            path=Path(metadata),
+        )
+    texts = np.array([str(value) for value in table[column].tolist()])
+    if missing := [value for value in wanted if value not in set(texts.tolist())]:
+        there = sorted(set(texts.tolist()))
+        raise InputError(
+            f"{metadata}: no row has {column} {missing[0]!r}; there are {', '.join(there[:10])}."
+        )
+    return [str(i) for i in table[key][np.isin(texts, wanted)].tolist()]
