@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from . import audit_duplicates
+from . import audit_board, audit_duplicates
 from .app import App
 from .options import Classes, Features, Groups, Logits, Normalize, Probs, SampleIds
 
@@ -265,3 +265,4 @@ def _share(text: str) -> float:
 
 
 app.command()(audit_duplicates.duplicates)
+app.command()(audit_board.board)

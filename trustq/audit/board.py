@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ def _drawn(source: AuditSource, kept: np.ndarray, spec: str, seed: int) -> _Draw
             training,
             SharedFeatures(features),
             np.tile(labels, (len(PENALTIES), 1)),
-            make=[lambda c=c: make_head("linear", n_classes=k, C=c) for c in PENALTIES],
+            make=[partial(make_head, "linear", n_classes=k, C=c) for c in PENALTIES],
             whole=True,
         )
     apart: list[Any] = [fit.out_of_fold for fit in fits]

@@ -20,6 +20,7 @@ from trustq.scoring import (
     label_quality,
 )
 from trustq.scoring.confident import find_label_issues, noise_posterior
+from trustq.scoring.dynamics import DYNAMICS, dynamics_quality
 
 # Filters that flag by different reasoning; each source votes with each of them.
 FILTERS = ("confident_learning", "prune_by_noise_rate", "prune_by_class")
@@ -134,8 +135,8 @@ def audit_labels(
     """
     if not sources:
         raise InputError("There is nothing to audit: pass a cache or a file.")
-    if score in LABEL_BLIND or not is_score(score):
-        known = [name for name in known_scores() if name not in LABEL_BLIND]
+    if score in LABEL_BLIND or not (is_score(score) or score in DYNAMICS):
+        known = [name for name in (*known_scores(), *DYNAMICS) if name not in LABEL_BLIND]
         why = " It looks at no label, so it finds uncertain images." if score in LABEL_BLIND else ""
         raise InputError(
             f"`score={score}`: expected a score of labels: {', '.join(known)}.{why}",
@@ -226,7 +227,7 @@ def audit_labels(
         neighbour_agreement=found.agreement,
         outlier=found.outlier,
         class_f1=class_f1,
-        notes=tuple(_notes(sources, known) + _weak_classes(classes, given, class_f1)),
+        notes=tuple(_saw(score) + _notes(sources, known) + _weak_classes(classes, given, class_f1)),
     )
 
 
@@ -247,6 +248,8 @@ def _asked(
 
 def _quality(source: AuditSource, score: str) -> np.ndarray:
     training, labels = source.training, source.observed
+    if score in DYNAMICS:
+        return dynamics_quality(labels, source.cache.epoch_logits[:, training.rows], score=score)
     if score not in NO_PROBABILITIES:
         return label_quality(source.out_of_fold, labels, training=training, score=score)
     if source.features is None:
@@ -363,6 +366,18 @@ def _weak_classes(classes: tuple[str, ...], given: np.ndarray, f1: np.ndarray) -
         f"the model hardly knows {', '.join(weak)} (out-of-fold F1 below {WEAK_F1}), so what it "
         "suspects there says little"
     ]
+
+
+def _saw(score: str) -> list[str]:
+    """What a score looked at, where that is not the out-of-fold probabilities of the page."""
+    if score in DYNAMICS:
+        return [
+            f"{score} looks at the logits of each epoch of training on these labels, in-sample; "
+            "suggestions and p_wrong are of probabilities that did not see them"
+        ]
+    if score in NO_PROBABILITIES:
+        return [f"{score} looks at the features of rows of other groups and their labels"]
+    return []
 
 
 def _notes(sources: Sequence[AuditSource], known: np.ndarray) -> list[str]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from trustq.analysis.repair_table import DISCLAIMER
 from trustq.audit.apply import Cleaned
+from trustq.audit.board import BoardRow
 from trustq.audit.effect import DropEffect
 from trustq.audit.folder import ANSWERS, require_no_answers, write_audit_folder
 from trustq.audit.labels import OUTLIER, LabelAudit
@@ -331,6 +332,27 @@ def effect_summary(found: DropEffect) -> Row:
         "overall": overall,
         "classes": effect_rows(found),
     }
+
+
+def board_page(rows: Sequence[BoardRow]) -> str:
+    """The board as a table: sets in their order, scores by what they miss."""
+    order = {name: place for place, name in enumerate(dict.fromkeys(row.set for row in rows))}
+    shown = [
+        {
+            "set": row.set,
+            "score": row.score,
+            "wrong": row.noise_rate,
+            "missed": row.missed,
+            "interval": f"[{row.missed_low:.3f}, {row.missed_high:.3f}]",
+            "AP": row.average_precision,
+            "at 5 %": row.precision_5,
+            "at 10 %": row.precision_10,
+            "AP over self-confidence": f"{row.over:+.3f} "
+            f"[{row.over_low:+.3f}, {row.over_high:+.3f}]",
+        }
+        for row in sorted(rows, key=lambda row: (order[row.set], row.missed))
+    ]
+    return "\n".join([_table(shown), "", DISCLAIMER])
 
 
 def _compared(measure: str, before: float, after: float, drawn: np.ndarray) -> Row:
