@@ -4,9 +4,10 @@ from typing import Annotated, Any
 
 import typer
 
+from .app import App
 from .output import print_table
 
-app = typer.Typer(no_args_is_help=True, help="List recipes, show one resolved, explain settings.")
+app = App(no_args_is_help=True, help="List recipes, show one resolved, explain settings.")
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -103,7 +103,7 @@ def read_audit_folder(folder: Path) -> StoredAudit:
     try:
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         known = settings["format"] == FORMAT
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, RecursionError, ValueError, KeyError, TypeError):
         known = False
     if not known:
         raise NotFound(

@@ -4,15 +4,9 @@ A table is a dict of equally long numpy arrays. Strings are object arrays with N
 numbers with blanks are masked arrays or floats with NaN, and a blank becomes NULL in the file.
 """
 
-import codecs
-import csv
-import gzip
-import itertools
 import json
 import re
-import tempfile
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +15,9 @@ import duckdb
 import numpy as np
 
 from trustq.core.atomic_files import replacing
+from trustq.core.csv_files import read_csv
 from trustq.core.excel import read_excel
-from trustq.core.spreadsheets import FORMULA_STARTS, MARK, as_written
+from trustq.core.sql_text import blanks_as_none, exact_path, first_line, literal, quoted
 from trustq.errors import InputError, NotFound, TrustqError
 
 Columns = dict[str, np.ndarray]
@@ -93,7 +88,7 @@ def copy_parquet(
             raise
         except duckdb.IOException as error:
             raise TrustqError(
-                f"{of} could not be written: {_first_line(error)}. "
+                f"{of} could not be written: {first_line(error)}. "
                 "Nothing was left half-written; free the disk or choose another place.",
                 path=of,
             ) from error
@@ -109,6 +104,8 @@ def read_table(path: Path) -> Columns:
     Raises `TrustqError` where the file is missing, truncated, or of another kind or encoding.
     """
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name the file in it.", path=path)
     if not path.is_file():
         raise NotFound(f"{path}: no such file.", path=path)
     name = path.name.lower()
@@ -118,17 +115,10 @@ def read_table(path: Path) -> Columns:
         return read_excel(path)
     # HAM10000_metadata has no ending.
     if name.removesuffix(".gz").endswith(CSV_ENDINGS) or "." not in name:
-        return _read_csv(path)
+        return read_csv(path)
     raise InputError(
         f"{path}: expected a {', '.join(TABLES[:-1])} or {TABLES[-1]} file.", path=path
     )
-
-
-def scan_csv(path: Path) -> str:
-    """The SQL that reads this very CSV file, every column as text."""
-    # Quotes are told, for DuckDB looks for them in the first 20,480 rows only.
-    options = """header = true, all_varchar = true, quote = '"', escape = '"'"""
-    return f"read_csv({exact_path(path)}, {options}, hive_partitioning = false)"
 
 
 def scan_parquet(*paths: Path, options: str = "") -> str:
@@ -144,113 +134,11 @@ def scan_parquet(*paths: Path, options: str = "") -> str:
     return f"read_parquet([{listed}], hive_partitioning = false{more})"
 
 
-def exact_path(path: Path) -> str:
-    """An SQL literal that DuckDB takes for this path and no other.
-
-    >>> exact_path(Path("a*.csv"))
-    "'a[*].csv'"
-    """
-    return literal(re.sub(r"([*?\[])", r"[\1]", str(path)))
-
-
-def _read_csv(path: Path) -> Columns:
-    opened = gzip.open if path.name.lower().endswith(".gz") else open
-    try:
-        with opened(path, "rb") as file:
-            is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-            file.seek(0)
-            whole = file.read() if is_utf16 else b""
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{path} could not be read: {error}.", path=path) from error
-    if is_utf16:
-        return _read_utf16(path, whole)
-    try:
-        with duckdb.connect() as connection:
-            columns = connection.sql(f"SELECT * FROM {scan_csv(path)}").fetchnumpy()
-    except duckdb.Error as error:
-        _require_utf8(path, opened)
-        raise InputError(f"{path} could not be read: {_first_line(error)}", path=path) from error
-    names = list(columns)
-    if _may_be_renamed(names):
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as lines:
-            names = _header(lines, names)
-    texts = map(_blanks_as_none, columns.values())
-    # Cells that a list of ours marked as text for spreadsheets; no column is searched for none.
-    if _holds(path, opened, [f"{MARK}{start}".encode() for start in (*FORMULA_STARTS, MARK)]):
-        return dict(zip(names, map(_unmarked, texts), strict=True))
-    return dict(zip(names, texts, strict=True))
-
-
-def _holds(path: Path, opened: Any, wanted: list[bytes]) -> bool:
-    with opened(path, "rb") as file:
-        while block := file.read(1 << 24):
-            if any(text in block for text in wanted):
-                return True
-    return False
-
-
-def _unmarked(column: np.ndarray) -> np.ndarray:
-    if column.dtype != object:
-        return column
-    return np.array([as_written(value) for value in column.tolist()] + [None], dtype=object)[:-1]
-
-
-def _read_utf16(path: Path, whole: bytes) -> Columns:
-    try:
-        text = whole.decode("utf-16")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} begins as UTF-16 and is not: {error}.", path=path) from error
-    with tempfile.TemporaryDirectory() as folder:
-        plain = Path(folder) / "table.csv"
-        with open(plain, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        try:
-            return _read_csv(plain)
-        except TrustqError as error:
-            raise InputError(str(error).replace(str(plain), str(path))) from error
-
-
-def _require_utf8(path: Path, opened: Any) -> None:
-    with opened(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                seen = line[max(error.start - 20, 0) : error.start + 20]
-                raise InputError(
-                    f"{path} is not UTF-8: byte 0x{line[error.start]:02x} in line {number} (in "
-                    f"Windows-1252 it reads {seen.decode('cp1252', 'replace').strip()!r}). Save it "
-                    f"as UTF-8, for example: iconv -f CP1252 -t UTF-8 {path} > utf8.csv",
-                    path=path,
-                ) from error
-
-
 def _may_be_renamed(names: Sequence[str]) -> bool:
     """Whether DuckDB may have renamed one of two columns that differ in case: `a_1` beside `A`."""
     folded = {name.lower() for name in names}
     found = (re.fullmatch(r"(.*)_\d+", name, re.DOTALL) for name in names)
     return any(match is not None and match[1].lower() in folded for match in found)
-
-
-def _header(lines: Iterable[str], renamed: list[str]) -> list[str]:
-    """The column names as the file has them; repeated ones as DuckDB made them different."""
-    head = list(itertools.islice(lines, 100))
-    for delimiter in (",", ";", "\t", "|"):
-        for row in csv.reader(head, delimiter=delimiter):
-            names = [
-                name.strip() if name.strip() == own else name
-                for name, own in zip(row, renamed, strict=False)
-            ]
-            if len(row) == len(renamed) and _is_renaming(names, renamed):
-                return _apart(names, renamed)
-    return renamed
-
-
-def _is_renaming(names: Sequence[str], renamed: Sequence[str]) -> bool:
-    return all(
-        not name or own == name or re.fullmatch(re.escape(name) + r"_\d+", own, re.DOTALL)
-        for name, own in zip(names, renamed, strict=True)
-    )
 
 
 def _apart(names: Sequence[str], renamed: Sequence[str]) -> list[str]:
@@ -281,8 +169,8 @@ def _read_parquet(path: Path) -> Columns:
             if _may_be_renamed(names):
                 true = dict(zip(names, _parquet_names(connection, path, names), strict=True))
     except duckdb.Error as error:
-        raise InputError(f"{path} could not be read: {_first_line(error)}", path=path) from error
-    return {true[key]: _blanks_as_none(array) for key, array in columns.items()}
+        raise InputError(f"{path} could not be read: {first_line(error)}.", path=path) from error
+    return {true[key]: blanks_as_none(array) for key, array in columns.items()}
 
 
 def _as_plain(
@@ -348,27 +236,9 @@ def read_metadata(path: Path) -> dict[str, Any]:
     for key, value in rows:
         try:
             metadata[key] = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # another writer's footer entry
     return metadata
-
-
-def quoted(name: str) -> str:
-    """An SQL identifier.
-
-    >>> quoted('a"b')
-    '"a""b"'
-    """
-    return '"' + name.replace('"', '""') + '"'
-
-
-def literal(text: str) -> str:
-    """An SQL string literal.
-
-    >>> literal("it's")
-    "'it''s'"
-    """
-    return "'" + text.replace("'", "''") + "'"
 
 
 @contextmanager
@@ -388,17 +258,3 @@ def _column(array: np.ndarray) -> np.ndarray:
     if array.dtype == np.float16:
         return array.astype(np.float32)
     return array
-
-
-def _blanks_as_none(array: np.ndarray) -> np.ndarray:
-    if not isinstance(array, np.ma.MaskedArray):
-        return array
-    if array.dtype == object:
-        plain = array.data.copy()
-        plain[np.ma.getmaskarray(array)] = None
-        return plain
-    return array if array.mask.any() else array.data
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]

@@ -7,12 +7,15 @@ Parquet, CSV, tab-separated, Excel. What the arrays mean is decided in `class_na
 import importlib
 import io
 import json
+import os
 import re
 import tarfile
 import tokenize
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from trustq.core.columns import TABLES, read_metadata, read_table
-from trustq.errors import DamagedFile, InputError, NotFound
+from trustq.errors import DamagedFile, InputError, NotFound, TrustqError
 
 ARRAYS = (".npz", ".npy", ".h5", ".hdf5", ".safetensors", ".pt", ".pth", ".tar")
 FILES = (*ARRAYS, *TABLES)
@@ -28,6 +31,7 @@ FILES = (*ARRAYS, *TABLES)
 _TENSORS = "trustq.extraction.tensor_files"
 # Splits as prefixes of names, as in `train_labels` of MedMNIST's files.
 _SPLIT_PREFIXES = ("train", "val", "test")
+_LARGE = 1 << 30  # bytes below which no size is absurd
 # The words that name an array within the name of an npy file, and the array each is.
 _NPY_WORDS = {
     "features": "features",
@@ -71,7 +75,8 @@ class ForeignFile:
         if name in self.unread:
             raise InputError(f"{self.path}: {name} {self.unread[name]}.")
         wanted = f"{name} for {what}" if what else name
-        raise InputError(f"{self.path} has no {wanted}; it has {', '.join(self.there[:20])}.")
+        there = ", ".join(self.there[:20]) or "no arrays"
+        raise InputError(f"{self.path} has no {wanted}; it has {there}.")
 
 
 def kind_of(path: Path) -> str | None:
@@ -100,6 +105,8 @@ def read_foreign(
     kind = kind_of(path)
     if kind is None:
         raise InputError(f"{path}: expected a file that ends in {', '.join(FILES)}.")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name the file in it.", path=path)
     if not path.is_file():
         raise NotFound(f"{path}: no such file.", path=path)
     if kind in TABLES:
@@ -216,6 +223,8 @@ def _numpy(
                 raise ValueError("it holds several arrays")
             with loaded as file:
                 return _npz(path, file, wanted)
+    except TrustqError:
+        raise
     except (
         AttributeError,
         EOFError,
@@ -227,30 +236,79 @@ def _numpy(
         MemoryError,
         NotImplementedError,
         RuntimeError,
+        RecursionError,
         tokenize.TokenError,
-        zlib.error,
     ) as error:
-        raise InputError(f"{path} is no whole {what} (pickled objects are not loaded).") from error
-    except zipfile.BadZipFile as error:
+        raise InputError(
+            f"{path} is no whole {what} (pickled objects are not loaded).", path=path
+        ) from error
+    except (zipfile.BadZipFile, zlib.error) as error:
         raise DamagedFile(f"{path} is damaged: {error}. Copy it again.", path=path) from error
 
 
 def _npz(path: Path, file: Any, wanted: Callable[[str], bool]) -> ForeignFile:
+    twice = {name for name, count in Counter(file.files).items() if count > 1}
+    if twice:
+        raise InputError(
+            f"{path} holds several arrays called {', '.join(sorted(twice))}: save it anew with one "
+            "array a name.",
+            path=path,
+        )
     found = ForeignFile(path, {}, False, list(file.files))
-    for name in found.there:
-        if not wanted(name):
-            continue
+    for name in filter(wanted, found.there):
+        member = file.zip.NameToInfo.get(f"{name}.npy") or file.zip.NameToInfo.get(name)
+        if member is not None:
+            if member.flag_bits & 1:
+                raise InputError(
+                    f"{path} is encrypted: unpack it with its password and save the arrays anew.",
+                    path=path,
+                )
+            require_room(member.file_size, member.compress_size, source=str(path), name=name)
         try:
-            found.arrays[name] = file[name]
+            array = file[name]
         except ValueError as error:
-            if "allow_pickle" not in str(error):
+            if "Object arrays cannot be loaded" not in str(error):
                 raise
             # An object array nobody asked for is no obstacle.
             found.unread[name] = (
                 "holds Python objects, which are pickled and not loaded: save it as plain numbers "
                 f"or texts, e.g. np.array({name}.tolist()), or np.array({name}, dtype=str)"
             )
+            continue
+        if isinstance(array, np.ndarray):
+            _take(found, name, array)
+        else:
+            found.unread[name] = "is no array of numpy, but a file of other bytes"
     return found
+
+
+def _take(found: ForeignFile, name: str, array: np.ndarray) -> None:
+    """Add an array of numbers or texts; of another kind the reason that it is not read."""
+    if array.dtype.kind in "biufSUO":
+        found.arrays[name] = array
+    else:
+        found.unread[name] = f"has type {array.dtype}, expected numbers or texts"
+
+
+def require_room(unpacked: int, packed: int, *, source: str, name: str) -> None:
+    """Raise `TrustqError` for an array that cannot be meant: absurdly packed, or beyond memory.
+
+    `unpacked` and `packed` are bytes. An array of zeros packs a thousandfold; what needs a gigabyte
+    and packs better than that is a bomb, or a size that somebody wrote and never filled.
+    """
+    if unpacked < _LARGE:
+        return
+    if unpacked > 1000 * max(packed, 1):
+        raise InputError(
+            f"{source}: {name} says that it unpacks to {unpacked / 1e9:.3g} GB from "
+            f"{packed / 1e6:.3g} MB, which no real data does: write it again."
+        )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if unpacked > memory:
+        raise InputError(
+            f"{source}: {name} needs {unpacked / 1e9:.3g} GB and this machine has "
+            f"{memory / 1e9:.3g} GB: take a part of its rows, or float16."
+        )
 
 
 def _beside(path: Path, array: np.ndarray) -> ForeignFile:
@@ -284,24 +342,71 @@ def _hdf5(path: Path, wanted: Callable[[str], bool]) -> ForeignFile:
         found.there.append(name)
         if not wanted(name) and not wanted(name.rpartition("/")[2]):
             return
+        if item.shape is None:
+            found.unread[name] = "has no values (an empty dataspace)"
+            return
+        if item.external is None and not item.is_virtual:
+            stored = item.id.get_storage_size()
+            require_room(item.nbytes, stored, source=str(path), name=name)
         if item.dtype.kind in "biufS":
             found.arrays[name] = item[()]
         elif h5py.check_string_dtype(item.dtype) is not None:
             found.arrays[name] = np.asarray(item.asstr()[()])
         else:
-            found.unread[name] = f"has type {item.dtype}, expected numbers or texts"
+            found.unread[name] = f"has type {_said(item.dtype)}, expected numbers or texts"
 
     try:
         with h5py.File(path) as file:
             file.visititems(take)
+            for name, item in _linked(file, found).items():
+                take(name, item)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} holds texts that are not UTF-8 ({error}).", path=path) from error
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError) as error:
-        raise InputError(f"{path} could not be read as HDF5: {error}.") from error
+        if isinstance(error, TrustqError):
+            raise
+        said = " ".join(str(error).split())
+        raise InputError(f"{path} could not be read as HDF5: {said}.", path=path) from error
     # An array of a group is also there by its own name, where one group has it.
     for name in list(found.arrays):
         own = name.rpartition("/")[2]
         if own != name and sum(n.rpartition("/")[2] == own for n in found.there) == 1:
             found.arrays.setdefault(own, found.arrays[name])
     return found
+
+
+def _linked(file: Any, found: ForeignFile) -> dict[str, Any]:
+    """Datasets behind soft links, which a walk leaves out; other links are none to follow."""
+    import h5py
+
+    links: dict[str, Any] = {}
+
+    def look(name: str, link: Any) -> None:  # a visitor that opens what it sees breaks the walk
+        if not isinstance(link, h5py.HardLink):
+            links[name] = link
+
+    file.visititems_links(look)
+    behind = {}
+    for name, link in links.items():
+        with suppress(KeyError, OSError, RuntimeError):  # it leads nowhere, or in a circle
+            if isinstance(link, h5py.SoftLink):
+                behind[name] = file[name]
+                continue
+        found.there.append(name)
+        place = f"{link.filename}:{link.path}" if hasattr(link, "filename") else link.path
+        found.unread[name] = f"is a link to {place}, which is not followed: copy the array itself"
+    return behind
+
+
+def _said(dtype: Any) -> str:
+    """A type of HDF5 in words."""
+    import h5py
+
+    if h5py.check_vlen_dtype(dtype) is not None:
+        return "lists of several lengths"
+    if h5py.check_ref_dtype(dtype) is not None:
+        return "references"
+    return str(dtype)
 
 
 def _safetensors(path: Path, wanted: Callable[[str], bool]) -> ForeignFile:
@@ -324,7 +429,8 @@ def _safetensors(path: Path, wanted: Callable[[str], bool]) -> ForeignFile:
         if brain:
             found.arrays |= _bfloat16(path, brain)
     except (SafetensorError, OSError, TypeError, ValueError, KeyError, AttributeError) as error:
-        raise InputError(f"{path} could not be read as safetensors: {error}.") from error
+        said = str(error)[:200].partition(", expected one of")[0]
+        raise InputError(f"{path} could not be read as safetensors: {said}.", path=path) from error
     return found
 
 
@@ -371,8 +477,21 @@ def _shard(path: Path) -> dict[str, np.ndarray]:
                     row |= values if isinstance(values, dict) else {title: values}
                 else:
                     row["labels" if title == "cls" else title] = content.decode("utf-8").strip()
-    except (tarfile.TarError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise InputError(f"{path} could not be read as a webdataset shard: {error}.") from error
+    except (
+        tarfile.TarError,
+        OSError,
+        EOFError,
+        RecursionError,
+        ValueError,
+        SyntaxError,
+        tokenize.TokenError,
+        MemoryError,
+        zlib.error,
+    ) as error:
+        said = str(error).splitlines()[0] if str(error) else "it is cut short"
+        raise InputError(
+            f"{path} could not be read as a webdataset shard: {said}.", path=path
+        ) from error
     if not rows:
         raise InputError(f"{path} holds no samples (files called KEY.ENDING).")
     names = dict.fromkeys(name for row in rows.values() for name in row)

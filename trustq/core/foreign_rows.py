@@ -162,6 +162,9 @@ class ForeignRows:
 
     def has_scores(self) -> bool:
         """Whether the file has logits or probabilities, or the caller named some."""
+        for kind in ("logits", "probs"):
+            if kind in self.file.unread and kind not in self.names:
+                self.note(f"{kind} is left out, for it {self.file.unread[kind].partition(':')[0]}")
         return any(kind in self.names or self._has_matrix(kind) for kind in ("logits", "probs"))
 
     def classes(self) -> list[str] | None:
@@ -179,7 +182,7 @@ class ForeignRows:
         if isinstance(stated, str):  # metadata of safetensors are texts
             try:
                 stated = json.loads(stated)
-            except ValueError:
+            except (ValueError, RecursionError):
                 stated = split_names(stated)
         if isinstance(stated, list) and stated:
             return [str(name) for name in stated]
@@ -277,6 +280,8 @@ class ForeignRows:
                 f"{self.path}: {kind} has shape {array.shape}; expected one row per sample and one "
                 "column per class."
             )
+        if not array.shape[1]:
+            raise InputError(f"{self.path}: {kind} has no columns, expected one per class.")
         width = array.shape[1]
         if titles is None:
             if stated is None:
@@ -380,6 +385,8 @@ class ForeignRows:
     def there(self) -> str:
         """The names of all arrays or columns, for a message."""
         names = [*self.file.there, *(name for source in self.sources[1:] for name in source)]
+        if not names:
+            return "no columns" if self.file.is_table else "no arrays"
         more = f" and {len(names) - 20} more" if len(names) > 20 else ""
         return ", ".join(names[:20]) + more
 

@@ -112,7 +112,7 @@ def split_names(
     if text.lstrip().startswith("["):
         try:
             names = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             names = None
         if isinstance(names, list):
             if not all(isinstance(name, str | int | float) for name in names):

@@ -25,7 +25,13 @@ IMAGE_DIGEST = "image_digest"  # xxh3 of each image file's bytes, where they wer
 
 FORMAT = "trustq.data.manifest"
 FORMAT_VERSION = 1
-_FOOTER = ("format_version", "classes", "root", "split_origin", "digests")
+_FOOTER_TYPES: dict[str, type] = {
+    "format_version": int,
+    "classes": list,
+    "root": str,
+    "split_origin": dict,
+    "digests": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -189,10 +195,17 @@ def read_manifest(path: Path, *, root: Path | None = None) -> Manifest:
         raise DamagedFile(
             f"{path} is no manifest of trustq; make one with `trustq data prepare`.", path=path
         )
-    absent = [name for name in _FOOTER if name not in metadata]
+    absent = [name for name in _FOOTER_TYPES if name not in metadata]
     if absent:
         raise DamagedFile(
             f"{path}: its footer lacks {_listed(absent)}; "
+            "make it again with `trustq data prepare`.",
+            path=path,
+        )
+    strange = [name for name, kind in _FOOTER_TYPES.items() if not isinstance(metadata[name], kind)]
+    if strange or not {"ids", "groups", "splits", "labels"} <= set(metadata["digests"]):
+        raise DamagedFile(
+            f"{path}: {_listed(strange or ['digests'])} in its footer cannot be read; "
             "make it again with `trustq data prepare`.",
             path=path,
         )

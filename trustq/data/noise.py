@@ -332,7 +332,7 @@ def _matrix_of_file(path: Path, classes: tuple[str, ...]) -> np.ndarray:
     if path.suffix == ".toml":
         if not path.is_file():
             raise InputError(f"{path}: no such noise matrix file.", path=path)
-        return _matrix_of_toml(path.read_text("utf-8"), classes, source=str(path))
+        return _matrix_of_toml(_text(path), classes, source=str(path))
     columns = tables.read_table(path)
     first, *observed = columns
     try:
@@ -349,13 +349,23 @@ def _matrix_of_file(path: Path, classes: tuple[str, ...]) -> np.ndarray:
     return _checked_matrix(rows, true, classes, source=str(path))
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: this is not TOML; it is no UTF-8 text.", path=path) from error
+
+
 def _matrix_of_toml(text: str, classes: tuple[str, ...], *, source: str) -> np.ndarray:
     try:
         values: dict[str, Any] = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{source}: this is not TOML: {error}.", path=source) from error
     if set(values) != {"classes", "matrix"}:
         raise InputError(f"{source}: a noise matrix has the keys classes and matrix.", path=source)
+    own = values["classes"]
+    if not isinstance(own, list) or not all(isinstance(name, str) for name in own):
+        raise InputError(f"{source}: classes is {own!r}, expected a list of names.", path=source)
     return _checked_matrix(values["matrix"], values["classes"], classes, source=source)
 
 
@@ -369,7 +379,7 @@ def _checked_matrix(
         )
     try:
         matrix = np.array(rows, dtype=float)
-    except ValueError:
+    except (TypeError, ValueError, OverflowError):
         matrix = np.empty(0)
     if matrix.shape != (len(own), len(own)):
         raise InputError(f"{source}: expected {len(own)} rows of {len(own)} numbers.", path=source)

@@ -157,7 +157,7 @@ def _written(recipe: str, *, above: tuple[str, ...] = ()) -> _Written:
         raise InputError(f"{origin} includes itself, through {' and '.join(above)}.")
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # of numbers without end, tables without end
         raise InputError(f"{origin}: this is not TOML: {error}.") from error
     lines = _lines_of_keys(text)
 
@@ -181,7 +181,11 @@ def _written(recipe: str, *, above: tuple[str, ...] = ()) -> _Written:
         parts = {part: keys | found.parts[part] for part, keys in parts.items()}
         variants = found.variants or variants
     for table, content in values.items():
-        if table not in _PARTS or not isinstance(content, dict):
+        if table in _PARTS and not isinstance(content, dict):
+            raise InputError(
+                f"{where(table)}: {table} is {content!r}, expected a table, [{table}]."
+            )
+        if table not in _PARTS:
             known = ["name", "include", *_PARTS]
             raise InputError(f"{where(table)}: unknown key {table!r}{_nearest(table, known)}.")
         if table == "sweep" and isinstance(content.get(_VARIANTS), list):
@@ -208,7 +212,7 @@ def _read(recipe: str) -> tuple[str, str, str]:
         if not path.is_file():
             raise NotFound(f"{path}: no such recipe file.", path=path)
         try:
-            return path.read_text("utf-8"), str(path), path.stem
+            return path.read_text("utf-8-sig"), str(path), path.stem
         except UnicodeDecodeError as error:
             raise InputError(
                 f"{path}: this is not TOML; it is no UTF-8 text.", path=path
@@ -246,7 +250,7 @@ def _setting(text: str, preferred: str | None) -> tuple[str, str, Any, str]:
     part = owners[0]
     try:
         value: Any = tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = raw  # a bare word is text
     if _fields(part).get(key) is str and not isinstance(value, str | list):
         value = raw.strip()

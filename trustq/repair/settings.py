@@ -76,7 +76,8 @@ def require_sound(sweep: SweepRecipe) -> None:
         setting.check(getattr(sweep, setting.name))
     if sweep.draw_seed > LAST_SEED - sweep.draws:
         raise InputError(
-            f"draw_seed is {sweep.draw_seed}; seeds are whole numbers from 0 to {LAST_SEED}.",
+            f"draw_seed is {sweep.draw_seed} and draws is {sweep.draws}; seeds are whole numbers "
+            f"from 0 to {LAST_SEED}.",
             where="draw_seed",
             found=sweep.draw_seed,
         )

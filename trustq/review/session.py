@@ -379,7 +379,7 @@ def _plan(
             if fields.pop("format") != FORMAT:
                 raise KeyError
             old = Plan(**fields)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, RecursionError, ValueError, KeyError, TypeError):
             raise InputError(f"{path} is not a review's plan; move it away.", path=path) from None
     share = random_share if random_share is not None else old.random_share if old else 0.1
     if old and journal.answers and share != old.random_share:

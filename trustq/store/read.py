@@ -1,6 +1,8 @@
 """Read a cache, verified; refuse one that is damaged, foreign or from another manifest."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +39,7 @@ def read_cache(path: Path, *, manifest: Manifest | None = None) -> Cache:
     """
     path = Path(path)
     _require_sealed(path)
-    with _opened(path) as file:
+    with _as_damaged(path), _opened(path) as file:
         attributes = _attributes(file, path)
         arrays, stored = _datasets_of(file, path)
         _verify(file, arrays, stored, attributes, path)
@@ -63,13 +65,13 @@ def verify_cache(path: Path) -> Verification:
     """
     path = Path(path)
     _require_sealed(path)
-    with _opened(path) as file:
+    with _as_damaged(path), _opened(path) as file:
         attributes = _attributes(file, path)
         arrays, stored = _datasets_of(file, path)
         _verify(file, arrays, stored, attributes, path)
         cache = _load(file, arrays, stored, attributes, path)
-    for dataset in stored.values():
-        dataset.read()
+        for dataset in stored.values():
+            dataset.read()
     return Verification(path, cache.digest, (*arrays, *stored))
 
 
@@ -77,13 +79,15 @@ def read_attributes(path: Path) -> dict[str, Any]:
     """Attributes, shapes and digests of a cache without its arrays; its seal is checked."""
     path = Path(path)
     _require_sealed(path)
-    with _opened(path) as file:
+    with _as_damaged(path), _opened(path) as file:
         attributes = _attributes(file, path)
         attributes["digest"] = file.attrs["digest"]
         attributes["content_digest"] = file.attrs["content_digest"]
         attributes["datasets"] = {
             name: f"{dataset.dtype.str}{dataset.shape}" for name, dataset in _datasets(file)
         }
+        if "features" not in attributes["datasets"]:
+            raise _damaged(path, "it lacks the dataset features")
         return attributes
 
 
@@ -100,12 +104,40 @@ def require_same_manifest(cache: Cache, manifest: Manifest) -> None:
             )
 
 
+@contextmanager
+def _as_damaged(path: Path) -> Iterator[None]:
+    """Whatever reading stumbles over in a file whose seal holds, as damage of that file."""
+    try:
+        yield
+    except TrustqError:
+        raise
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        MemoryError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise _damaged(path, f"it cannot be read as a cache ({said[:200]})") from error
+
+
 def _require_sealed(path: Path) -> None:
     """Check the seal over the whole file, block by block, before HDF5 parses anything."""
     if not path.is_file():
         raise NotFound(
             f"{path}: no such file. `trustq cache list` shows the caches there are.", path=path
         )
+    try:
+        _check_seal(path)
+    except OSError as error:
+        raise _damaged(path, f"it could not be read ({error})") from error
+
+
+def _check_seal(path: Path) -> None:
     state = xxhash.xxh3_128()
     buffer = memoryview(bytearray(_BLOCK))
     with open(path, "rb", buffering=0) as file:

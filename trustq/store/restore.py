@@ -24,7 +24,7 @@ def restore_cache(path: Path, raw: dict[str, np.ndarray], statement: Any) -> Cac
         return _restored(path, raw, statement)
     except TrustqError:
         raise
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, OverflowError, TypeError, ValueError) as error:
         raise _altered(path, f"its statement cannot be read ({error!r})") from error
 
 
@@ -75,7 +75,7 @@ def read_statement(text: str, path: Path) -> Any:
     """A statement from its JSON text."""
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _altered(path, f"its statement is no JSON ({error})") from error
 
 

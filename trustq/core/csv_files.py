@@ -1,0 +1,212 @@
+"""Tables of delimited text (CSV, tab-separated), every cell as text, no row skipped or guessed.
+
+DuckDB parses the rows, which is fast; what it would guess from samples of them (delimiter, header,
+comments, rows to skip) is decided here, from the head of the file alone.
+"""
+
+import codecs
+import csv
+import gzip
+import itertools
+import re
+import tempfile
+import zlib
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import duckdb
+import numpy as np
+
+from trustq.core.spreadsheets import FORMULA_STARTS, MARK, as_written
+from trustq.core.sql_text import blanks_as_none, exact_path, first_line, literal
+from trustq.errors import InputError, TrustqError
+
+DELIMITERS = (",", ";", "\t", "|")
+_HEAD = 100  # lines in which the header is looked for
+_LONGEST = 1 << 28  # bytes of one row
+
+
+class _Head(NamedTuple):
+    """Where the rows of a file begin, what separates cells, and the names of the columns."""
+
+    skipped: int  # lines before the header
+    delimiter: str
+    names: list[str]
+
+
+def read_csv(path: Path) -> dict[str, np.ndarray]:
+    """Columns of a CSV or tab-separated file as object arrays of texts, with None for a blank.
+
+    The separator is the one that makes most columns of the header: a comma, semicolon, tab or bar,
+    or what a first line `sep=;` says. Empty lines before the header, and a title that an empty line
+    follows, are passed over; every other line is a row, with as many cells as the header. Raises
+    `TrustqError` for a file that is empty, damaged, of another encoding, or with other rows.
+    """
+    opened = gzip.open if path.name.lower().endswith(".gz") else open
+    try:
+        with opened(path, "rb") as file:
+            is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+            file.seek(0)
+            whole = file.read() if is_utf16 else b""
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} could not be read: {error}.", path=path) from error
+    if is_utf16:
+        return _read_utf16(path, whole)
+    try:
+        with opened(path, "rt", encoding="utf-8-sig", newline="") as lines:
+            head = _head(lines, path)
+        with duckdb.connect() as connection:
+            found = connection.sql(f"SELECT * FROM {_scan(path, head)}").fetchnumpy()
+    except (UnicodeDecodeError, OSError, EOFError, zlib.error, duckdb.Error) as error:
+        return _again(path, opened, error)
+    texts = map(blanks_as_none, found.values())
+    # Cells that a list of ours marked as text for spreadsheets; no column is searched for none.
+    if _holds(path, opened, [f"{MARK}{start}".encode() for start in (*FORMULA_STARTS, MARK)]):
+        return dict(zip(head.names, map(_unmarked, texts), strict=True))
+    return dict(zip(head.names, texts, strict=True))
+
+
+def _head(lines: Iterable[str], path: Path) -> _Head:
+    """The header, by the first lines of the file."""
+    head = list(itertools.islice(lines, _HEAD))
+    skipped = 0
+    while skipped < len(head) and not head[skipped].strip():
+        skipped += 1
+    if skipped == len(head):
+        raise InputError(f"{path} is empty: it has no row of column names.", path=path)
+    stated = re.fullmatch(r"sep=(.)[\r\n]*", head[skipped], re.IGNORECASE)  # as Excel writes it
+    if stated is not None and skipped + 1 < len(head):
+        return _Head(skipped + 1, stated[1], _names(_record(head[skipped + 1 :], stated[1])))
+    delimiter, cells = _most_cells(head[skipped:])
+    if len(cells) == 1:
+        # A title above the table, which an empty line sets apart.
+        below = skipped + 1
+        while below < len(head) and not head[below].strip():
+            below += 1
+        if skipped + 1 < below < len(head):
+            titled, under = _most_cells(head[below:])
+            if len(under) > 1:
+                skipped, delimiter, cells = below, titled, under
+    return _Head(skipped, delimiter, _names(cells))
+
+
+def _most_cells(head: Sequence[str]) -> tuple[str, list[str]]:
+    rows = {delimiter: _record(head, delimiter) for delimiter in DELIMITERS}
+    delimiter = max(rows, key=lambda own: len(rows[own]))  # the first of several
+    return delimiter, rows[delimiter]
+
+
+def _record(head: Sequence[str], delimiter: str) -> list[str]:
+    try:
+        return next(csv.reader(head, delimiter=delimiter), [])
+    except csv.Error:  # a cell of more than 128 kB
+        return [""]
+
+
+def _names(cells: Sequence[str]) -> list[str]:
+    """Names of columns, all different: `column2` for a blank one, `a_1` for a second `a`."""
+    names: list[str] = []
+    for place, cell in enumerate(cells):
+        name = cell.strip() or f"column{place}"
+        if name in names:
+            numbered = (f"{name}_{count}" for count in itertools.count(1))
+            name = next(own for own in numbered if own not in names and own not in cells)
+        names.append(name)
+    return names
+
+
+def _scan(path: Path, head: _Head) -> str:
+    """The SQL that reads every row of this very file as text."""
+    columns = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(len(head.names)))
+    compression = "gzip" if path.name.lower().endswith(".gz") else "none"
+    return (
+        f"read_csv({exact_path(path)}, auto_detect = false, columns = {{{columns}}}, "
+        f"compression = {literal(compression)}, "
+        f"header = true, skip = {head.skipped}, delim = {literal(head.delimiter)}, "
+        """quote = '"', escape = '"', comment = '', """
+        f"max_line_size = {_LONGEST}, hive_partitioning = false)"
+    )
+
+
+def _again(path: Path, opened: Any, error: Exception) -> dict[str, np.ndarray]:
+    """Read a file of mixed line ends with one kind of them; raise what is wrong with any other."""
+    try:
+        with opened(path, "rb") as file:
+            whole = file.read()
+    except (OSError, EOFError, zlib.error) as damaged:
+        raise InputError(f"{path} could not be read: {damaged}.", path=path) from damaged
+    _require_utf8(path, whole)
+    plain = whole.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if plain != whole:
+        return _of_text(path, plain.decode("utf-8-sig"))
+    raise InputError(_sentence(path, str(error)), path=path) from error
+
+
+def _sentence(path: Path, message: str) -> str:
+    """What DuckDB says of a row that does not fit, in one sentence."""
+    line = re.search(r"CSV Error on Line: (\d+)", message)
+    cells = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message)
+    where = f"{path}, line {line[1]}" if line else str(path)
+    if cells:
+        found, expected = int(cells[2]), int(cells[1])
+        short = f"{found} cell{'s' * (found != 1)}"
+        # DuckDB stops counting at the first cell too many.
+        found_text = f"more than {expected} cells" if found > expected else short
+        return f"{where}: {found_text}, and the header names {expected} columns: mend that row."
+    if "unterminated quote" in message or "quote should be followed" in message:
+        return f'{where}: a quote (") is opened and not closed as CSV has it: mend that row.'
+    if "Maximum line size" in message:
+        return f"{where}: a row of more than {_LONGEST >> 20} MB; is it a CSV file?"
+    return f"{path} could not be read as CSV: {first_line(message)}"
+
+
+def _holds(path: Path, opened: Any, wanted: list[bytes]) -> bool:
+    with opened(path, "rb") as file:
+        while block := file.read(1 << 24):
+            if any(text in block for text in wanted):
+                return True
+    return False
+
+
+def _unmarked(column: np.ndarray) -> np.ndarray:
+    if column.dtype != object:
+        return column
+    return np.array([as_written(value) for value in column.tolist()] + [None], dtype=object)[:-1]
+
+
+def _read_utf16(path: Path, whole: bytes) -> dict[str, np.ndarray]:
+    try:
+        text = whole.decode("utf-16")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} begins as UTF-16 and is not: {error}.", path=path) from error
+    return _of_text(path, text)
+
+
+def _of_text(path: Path, text: str) -> dict[str, np.ndarray]:
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / "table.csv"
+        with open(plain, "w", encoding="utf-8", newline="") as file:
+            file.write(text.replace("\r\n", "\n").replace("\r", "\n"))
+        try:
+            return read_csv(plain)
+        except TrustqError as error:
+            raise InputError(str(error).replace(str(plain), str(path)), path=path) from error
+
+
+def _require_utf8(path: Path, whole: bytes) -> None:
+    with suppress(UnicodeDecodeError):
+        whole.decode("utf-8")
+        return
+    for number, line in enumerate(whole.splitlines(keepends=True), 1):
+        try:
+            line.decode("utf-8")
+        except UnicodeDecodeError as error:
+            seen = line[max(error.start - 20, 0) : error.start + 20]
+            raise InputError(
+                f"{path} is not UTF-8: byte 0x{line[error.start]:02x} in line {number} (in "
+                f"Windows-1252 it reads {seen.decode('cp1252', 'replace').strip()!r}). Save it "
+                f"as UTF-8, for example: iconv -f CP1252 -t UTF-8 {path} > utf8.csv",
+                path=path,
+            ) from error
