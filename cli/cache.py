@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from .app import App, print_error
-from .output import print_table
+from .output import print_note, print_table
 
 app = App(no_args_is_help=True, help="List, describe, verify, import, export and relabel caches.")
 
@@ -157,7 +157,7 @@ def import_file(
 
     Example: trustq cache import embeddings.npz --out cache/mine/clip/seed0.h5 --exposure frozen
     """
-    from trustq.store import import_cache, write_cache
+    from trustq.store import crossfit_signs, import_cache, write_cache
 
     _require_new(out)
     stated = {
@@ -184,6 +184,9 @@ def import_file(
         normalise=normalize,
     )
     cache = write_cache(out, cache)
+    for note in (cache.recipe.get("notes", ""), *crossfit_signs(cache)):
+        if note:
+            print_note(str(note))
     if cache.exposure == "unknown":
         typer.echo(
             "Warning: exposure unknown; every table made from this cache will say so.", err=True

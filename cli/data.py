@@ -7,7 +7,7 @@ import typer
 
 from .app import App
 from .options import NoProgress, Quiet
-from .output import print_table, progress
+from .output import print_note, print_table, progress
 
 if TYPE_CHECKING:
     from trustq.data.manifest import Manifest
@@ -317,8 +317,11 @@ def _numbers(text: str) -> list[float]:
 
 def _as_json(manifest: "Manifest") -> dict[str, Any]:
     from trustq.data.manifest import describe as count
+    from trustq.data.manifest import split_suspicions
 
     counts = count(manifest)
+    for note in split_suspicions(manifest):
+        print_note(note)
     return {
         "dataset": counts.dataset,
         "n_rows": counts.n_rows,

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .output import print_note
+
 _DUMPED = tuple(
     f"extract.{key}="
     for key in ("views", "passes", "pass_drop", "maps", "explain", "explain_class")
@@ -160,7 +162,7 @@ def extract(
     }
     given += [f"extract.{key}={value}" for key, value in dumped.items() if value is not None]
 
-    from trustq.data.manifest import read_manifest
+    from trustq.data.manifest import read_manifest, split_suspicions
     from trustq.errors import InputError
     from trustq.extraction import extract as train_and_extract
     from trustq.extraction import extract_with
@@ -172,6 +174,8 @@ def extract(
         if with_:
             caches = find_caches(with_)
             rows = read_manifest(manifest, root=root)
+            for note in split_suspicions(rows):
+                print_note(note)
             # What is dumped is read as a recipe's settings are, with their types and refusals.
             wanted = [text for text in given if text.startswith(_DUMPED)]
             asked = load_recipe(settings=wanted, part="extract").extract
@@ -199,6 +203,8 @@ def extract(
                     found=seeds,
                 ) from error
             rows = read_manifest(manifest, root=root)
+            for note in split_suspicions(rows):
+                print_note(note)
             made = train_and_extract(
                 rows,
                 recipe=chosen,

@@ -486,8 +486,8 @@ def test_without_answers_nothing_is_changed(folder):
         ),
         (
             "sample_id,label\ns1,melanom\n",
-            "{path}, row 2: 'melanom' is no class (did you mean 'melanoma'?); there are melanoma, "
-            "naevus.",
+            "{path}, row 2: unknown class 'melanom' (did you mean 'melanoma'?); expected one of "
+            "melanoma, naevus.",
         ),
         (
             "sample_id,label\ns1,\n",

@@ -338,18 +338,18 @@ def test_only_answered_rows_are_repaired(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id,label\n1,a\n", "{} has the columns id, label; expected sample_id and label."),
+        ("row,label\n1,a\n", "{} has the columns row, label; expected sample_id and label."),
         (
             "sample_id,label\n1,\n",
             "{} holds no row with a label in its column label: fill it in, or leave it out.",
         ),
         (
             "sample_id,label\ns0000,aa\n",
-            "{}, row 2: 'aa' is no class (did you mean 'a'?); there are a, b, c.",
+            "{}, row 2: unknown class 'aa' (did you mean 'a'?); expected one of a, b, c.",
         ),
         (
             "sample_id,label\nx,a\n",
-            "{} answers for none of the 144 training rows of cache of gauss; its sample_id must be "
+            "{} answers for none of the 240 rows of cache of gauss; its sample_id must be "
             "those of the cache.",
         ),
     ],

@@ -11,6 +11,7 @@ import numpy as np
 from trustq.errors import InputError
 from trustq.evaluation.shift_stages import STAGES
 from trustq.recipes.schema import plain, sweep_settings
+from trustq.repair.human_answers import AS_GIVEN
 from trustq.results import connect
 from trustq.results.schema import EXPERIMENT, PURCHASE
 from trustq.statistics.paired import holm
@@ -282,11 +283,15 @@ def _caption(cells: list[Row], setting: tuple[Any, ...], *, several: bool) -> st
     )
     unit = "draws of one network" if n_backbones == 1 and n_draws > 1 else "networks"
     network = f" of {first['backbone']}" if several else ""
+    noise, known = f"noise {first['noise']} ({rate:.1%} realised)", f"{wrong:.0f} wrong"
+    if first["noise"] == AS_GIVEN:
+        noise = "labels as given"
+        known = f"{wrong:.0f} of those that people answered for wrong"
     return (
         f"{first['dataset']}, recipe {first['cache_recipe']}{network}: exposure "
-        f"{first['exposure']}, noise {first['noise']} ({rate:.1%} realised), head "
+        f"{first['exposure']}, {noise}, head "
         f"{first['head']}{_further(dict(zip(_SETTING, setting, strict=True)))}\n"
-        f"{_from_to(cells, 'n_train')} training labels, {wrong:.0f} wrong at the start; clean "
+        f"{_from_to(cells, 'n_train')} training labels, {known} at the start; clean "
         f"labels besides those bought: {_from_to(cells, 'n_trusted')} trusted, "
         f"{_from_to(cells, 'n_clean_validation')} validation\n"
         f"{n_draws} draws x {n_backbones} backbones; differences of accuracy with 95 % intervals "

@@ -9,6 +9,7 @@ import numpy as np
 from trustq.audit.folder import StoredAudit
 from trustq.core.columns import Columns, read_table
 from trustq.core.label_sheets import read_sheet
+from trustq.core.sample_ids import find_ids, nearly
 from trustq.errors import InputError
 from trustq.statistics.paired import Interval, share_interval
 
@@ -91,13 +92,8 @@ def apply_answers(
             "answers.csv and pass it with `answers`, or `accept_suggestions` acts on the list "
             "unchecked."
         )
+    answers = _as_audited(audit, answers)
     position = {sample_id: row for row, sample_id in enumerate(audit.sample_ids.tolist())}
-    strangers = [sample_id for sample_id in answers if sample_id not in position]
-    if strangers:
-        raise InputError(
-            f"The answers name {strangers[0]!r}, which {audit.folder} did not audit "
-            f"({len(strangers)} such ids). Are they of another audit?"
-        )
     n = len(audit.given)
     label, acts = audit.given.copy(), np.full(n, "keep", dtype=object)
     reason = np.full(n, "not suspected", dtype=object)
@@ -182,13 +178,16 @@ def _pruned(audit: StoredAudit, off_topic: Collection[str]) -> Cleaned:
             "so in a review (key O), or fill in the column off_topic, and pass `answers`."
         )
     ids = [str(sample_id) for sample_id in audit.sample_ids.tolist()]
-    strangers = sorted(set(off_topic) - set(ids))
+    called = sorted(set(off_topic))
+    rows = find_ids(called, audit.sample_ids, source="The answers")
+    strangers = [text for text, row in zip(called, rows, strict=True) if row is None]
     if strangers:
         raise InputError(
             f"The answers name {strangers[0]!r}, which {audit.folder} did not audit "
-            f"({len(strangers)} such ids). Are they of another audit?"
+            f"({len(strangers)} such ids){nearly(strangers, audit.sample_ids)}. Are they of "
+            "another audit?"
         )
-    gone = np.isin(ids, list(off_topic))
+    gone = np.isin(np.arange(len(ids)), [row for row in rows if row is not None])
     label, acts = audit.given.copy(), np.full(len(ids), "keep", dtype=object)
     reason = np.full(len(ids), "not called off topic", dtype=object)
     label[gone], acts[gone], reason[gone] = None, "prune", "answered: off topic"
@@ -214,6 +213,26 @@ def _pruned(audit: StoredAudit, off_topic: Collection[str]) -> Cleaned:
             for c in audit.classes
         },
     )
+
+
+def _as_audited(audit: StoredAudit, answers: dict[str, str]) -> dict[str, str]:
+    """Answers by the ids as the audit spells them."""
+    rows = find_ids(list(answers), audit.sample_ids, source="The answers")
+    strangers = [text for text, row in zip(answers, rows, strict=True) if row is None]
+    if strangers:
+        raise InputError(
+            f"The answers name {strangers[0]!r}, which {audit.folder} did not audit "
+            f"({len(strangers)} such ids){nearly(strangers, audit.sample_ids)}. Are they of "
+            "another audit?"
+        )
+    own: dict[str, str] = {}
+    for answer, row in zip(answers.values(), rows, strict=True):
+        sample_id = str(audit.sample_ids[row])
+        if own.setdefault(sample_id, answer) != answer:
+            raise InputError(
+                f"The answers name {sample_id!r} twice, with two labels; give one answer each."
+            )
+    return own
 
 
 def _by_suspicion(

@@ -13,6 +13,7 @@ from trustq.core.class_names import read_labels
 from trustq.core.digest import digest_bytes, digest_json
 from trustq.core.foreign_files import read_foreign
 from trustq.core.foreign_rows import open_rows
+from trustq.core.leaks import in_sample_signs
 from trustq.data.splits import group_folds, thin_classes
 from trustq.errors import InputError
 from trustq.evaluation.predictions import Predictions, read_predictions
@@ -27,7 +28,7 @@ from trustq.heads.out_of_fold import (
     read_crossfit,
 )
 from trustq.metrics.probabilities import log_softmax
-from trustq.store import Cache, import_cache, is_foreign, read_cache
+from trustq.store import Cache, crossfit_signs, import_cache, is_foreign, read_cache
 
 SOURCES = ("auto", "head", "crossfit", "file")
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # of a linear head; the lowest out-of-fold log loss is taken
@@ -179,10 +180,18 @@ def open_source(
             "the probabilities are taken for out of fold, as was said; in-sample ones would hide "
             "the labels that the model memorised"
         )
-        own.notes += _in_sample_signs(own, groups)
+        own.notes += in_sample_signs(
+            own.probs,
+            own.observed,
+            reference=own.reference,
+            features=own.beside,
+            groups=groups,
+            called="probabilities",
+        )
     elif stored or source == "crossfit":
         training = TrainingRows(cache, rows, groups, np.full(len(rows), -1))
         made, title = read_crossfit(training, observed), "cross-fitted backbone"
+        own.notes += crossfit_signs(cache)
         if cache.seen_labels[rows].any():
             own.notes.append(
                 "neighbours and outliers are by features whose backbone was trained on these labels"
@@ -209,61 +218,6 @@ def open_source(
         settings=asked,
         notes=tuple(own.notes),
     )
-
-
-SUSPICIOUS_AGREEMENT = 0.99  # with labels under audit, by probabilities declared out of fold
-_NEIGHBOURS, _SAMPLE = 10, 2000
-
-
-def _in_sample_signs(own: _Rows, groups: np.ndarray) -> list[str]:
-    """What shows that probabilities called out of fold are of a model that saw their labels.
-
-    It knows the labels that are known to be wrong, or more labels than neighbours of other groups
-    do, by features where the file has some, else by the probabilities themselves.
-    """
-    assert own.probs is not None
-    agrees = own.probs.argmax(axis=1) == own.observed
-    wrong = (own.reference >= 0) & (own.reference != own.observed)
-    if wrong.sum() >= 10 and agrees[wrong].mean() > 0.8:
-        return [
-            f"suspicion of in-sample probabilities: they agree with {int(agrees[wrong].sum())} of "
-            f"{int(wrong.sum())} labels that are known to be wrong, which a model learns only from "
-            "these labels"
-        ]
-    if len(agrees) < 50 or agrees.mean() < SUSPICIOUS_AGREEMENT:
-        return []
-    share = f"{100 * agrees.mean():.1f} % of the labels"
-    features = own.beside
-    if features is None:
-        sure = own.probs.max(axis=1)[agrees].mean()
-        return [
-            f"suspicion of in-sample probabilities: they agree with {share} (mean confidence "
-            f"{sure:.3f}), as those of a model that was trained on these labels do; with features "
-            "in the file neighbours could tell"
-        ]
-    voted = _neighbour_agreement(features, own.observed, groups)
-    if agrees.mean() - voted < 0.05:
-        return []
-    return [
-        f"suspicion of in-sample probabilities: they agree with {share}, and the neighbours of "
-        f"other groups with {100 * voted:.1f} %"
-    ]
-
-
-def _neighbour_agreement(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> float:
-    """Share of rows whose label most of their nearest rows of other groups have."""
-    rng = np.random.default_rng(0)
-    rows = np.arange(len(labels))
-    if len(rows) > _SAMPLE:
-        rows = np.sort(rng.choice(len(labels), _SAMPLE, replace=False))
-    values = _standardised(features, features)
-    right = 0
-    for row in rows.tolist():
-        distance = ((values - values[row]) ** 2).sum(axis=1)
-        distance[groups == groups[row]] = np.inf
-        near = labels[np.argpartition(distance, _NEIGHBOURS)[:_NEIGHBOURS]]
-        right += int(np.bincount(near).argmax() == labels[row])
-    return right / len(rows)
 
 
 def _with_known(own: _Rows, known: KnownLabels) -> _Rows:

@@ -155,6 +155,8 @@ class ForeignRows:
                 self.note("the file has logits and probabilities: the logits are used")
             return self._scores(kind, array)
         is_table = self.file.is_table
+        if shown := images_among(self):
+            raise InputError(f"{self.path} {shown}")
         wanted = "columns prob_<class> or logit_<class>" if is_table else "array probs or logits"
         raise InputError(
             f"{self.path} has no {wanted}; it has {self.there()}. Name them (`probs`, `logits`)."
@@ -389,6 +391,20 @@ class ForeignRows:
             return "no columns" if self.file.is_table else "no arrays"
         more = f" and {len(names) - 20} more" if len(names) > 20 else ""
         return ", ".join(names[:20]) + more
+
+
+def images_among(rows: ForeignRows) -> str:
+    """What a message says of a file that holds images and none of what a model made of them."""
+    names = [n for n in rows.file.there if n.rpartition("_")[2].rpartition("/")[2] in IMAGE_ARRAYS]
+    return _IMAGES.format(name=names[0]) if names else ""
+
+
+IMAGE_ARRAYS = ("images", "image", "imgs")
+_IMAGES = (
+    "holds images ({name}) and no features or scores of a model. Save them as image files with a "
+    "table of their labels and splits and run `trustq data prepare csv` and `trustq extract`; or "
+    "add what your own model makes of them to the file, as features, logits or probs."
+)
 
 
 def open_rows(

@@ -1,6 +1,5 @@
 """Label sheets: tables of `sample_id` and `label` that people filled in."""
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -8,7 +7,10 @@ import numpy as np
 
 from trustq.core import columns as tables
 from trustq.core.atomic_files import replacing
+from trustq.core.class_names import ClassPosition, unknown_class
+from trustq.core.sample_ids import ID_COLUMNS
 from trustq.core.spreadsheets import csv_text
+from trustq.core.words import plain_texts
 from trustq.errors import InputError
 
 
@@ -17,32 +19,33 @@ def read_sheet(
 ) -> dict[str, list[int]]:
     """Class indices by sample id, as many as the sheet has rows for the id; blanks are left out.
 
-    The labels are in the first of `columns` that the file has. Raises `TrustqError` where a column
+    The labels are in the first of `columns` that the file has, in any spelling by which
+    `ClassPosition` finds one class. Join the ids by `find_ids`. Raises `TrustqError` where a column
     is missing, no row holds a label, or a label is none of `classes`.
     """
     table = tables.read_table(path)
     name = next((column for column in columns if column in table), None)
-    if "sample_id" not in table or name is None:
+    by = next((column for column in ID_COLUMNS if column in table), None)
+    if by is None or name is None:
         wanted = f"sample_id and {' or '.join(columns)}"
         raise InputError(
             f"{path} has the columns {', '.join(table)}; expected {wanted}.", path=path
         )
     answers: dict[str, list[int]] = {}
-    position = {text: c for c, text in enumerate(classes)}
-    for row, (sample, label) in enumerate(zip(table["sample_id"], table[name], strict=True), 2):
-        text = "" if label is None else str(label).strip()
-        if sample is None or not text:
+    find = ClassPosition(classes)
+    ids, texts = plain_texts(table[by]), plain_texts(table[name])
+    for row, (sample, text) in enumerate(zip(ids, texts, strict=True), 2):
+        if not sample or not text:
             continue
-        if text not in position:
-            close = difflib.get_close_matches(text, classes, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
+        place = find(text)
+        if place is None:
             raise InputError(
-                f"{path}, row {row}: {text!r} is no class{hint}; there are {', '.join(classes)}.",
+                f"{path}, row {row}: {unknown_class(text, classes)}.",
                 path=path,
                 expected=classes,
                 found=text,
             )
-        answers.setdefault(str(sample), []).append(position[text])
+        answers.setdefault(sample, []).append(place)
     if not answers:
         raise InputError(
             f"{path} holds no row with a label in its column {name}: fill it in, or leave it out.",
@@ -61,13 +64,15 @@ def write_sheet(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 def read_numbers(path: Path, *, column: str) -> dict[str, float]:
     """A number above 0 by sample id; raises `TrustqError` where one is not, or an id has two."""
     table = tables.read_table(path)
-    if "sample_id" not in table or column not in table:
+    by = next((name for name in ID_COLUMNS if name in table), None)
+    if by is None or column not in table:
         raise InputError(
             f"{path} has the columns {', '.join(table)}; expected sample_id and {column}.",
             path=path,
         )
     numbers: dict[str, float] = {}
-    for row, (sample, text) in enumerate(zip(table["sample_id"], table[column], strict=True), 2):
+    ids = plain_texts(table[by])
+    for row, (sample, text) in enumerate(zip(ids, table[column].tolist(), strict=True), 2):
         try:
             number = float(text)
         except (TypeError, ValueError):
@@ -76,6 +81,6 @@ def read_numbers(path: Path, *, column: str) -> dict[str, float]:
             raise InputError(
                 f"{path}, row {row}: {column} is {text!r}, expected a number above 0.", path=path
             )
-        if numbers.setdefault(str(sample), number) != number:
+        if numbers.setdefault(sample, number) != number:
             raise InputError(f"{path}, row {row}: {sample} has two numbers of {column}.", path=path)
     return numbers

@@ -137,6 +137,70 @@ def told(found: Overlap, a: str, b: str, ids_a: np.ndarray, ids_b: np.ndarray) -
     return notes
 
 
+SUSPICIOUS_AGREEMENT = 0.99  # of out-of-fold probabilities with the labels they did not see
+_NEIGHBOURS, _SAMPLE = 10, 2000
+
+
+def in_sample_signs(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    *,
+    groups: np.ndarray,
+    reference: np.ndarray | None = None,
+    features: np.ndarray | None = None,
+    called: str,
+) -> list[str]:
+    """What shows that scores called out of fold, (n, k), are of a model that saw its labels, (n,).
+
+    It knows labels that by `reference`, (n,) with -1 for none, are known to be wrong, or more
+    labels than neighbours of other groups do, by `features`, (n, d), where there are some. `called`
+    is what a note calls the scores.
+    """
+    agrees = scores.argmax(axis=1) == labels
+    wrong = np.zeros(len(labels), dtype=bool)
+    if reference is not None:
+        wrong = (reference >= 0) & (reference != labels)
+    if wrong.sum() >= 10 and agrees[wrong].mean() > 0.8:
+        return [
+            f"suspicion of in-sample {called}: they agree with {int(agrees[wrong].sum())} of "
+            f"{int(wrong.sum())} labels that are known to be wrong, which a model learns only from "
+            "these labels"
+        ]
+    if len(agrees) < 50 or agrees.mean() < SUSPICIOUS_AGREEMENT:
+        return []
+    share = f"{100 * agrees.mean():.1f} % of the labels"
+    if features is None:
+        return [
+            f"suspicion of in-sample {called}: they agree with {share}, as those of a model that "
+            "was trained on these labels do; with features in the file neighbours could tell"
+        ]
+    voted = _neighbour_agreement(features, labels, groups)
+    if agrees.mean() - voted < 0.05:
+        return []
+    return [
+        f"suspicion of in-sample {called}: they agree with {share}, and the neighbours of other "
+        f"groups with {100 * voted:.1f} %"
+    ]
+
+
+def _neighbour_agreement(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> float:
+    """Share of rows whose label most of their nearest rows of other groups have."""
+    rng = np.random.default_rng(0)
+    rows = np.arange(len(labels))
+    if len(rows) > _SAMPLE:
+        rows = np.sort(rng.choice(len(labels), _SAMPLE, replace=False))
+    values = np.asarray(features, dtype=np.float64)
+    scale = values.std(axis=0)
+    values = ((values - values.mean(axis=0)) / np.where(scale < 1e-12, 1, scale)).astype(np.float32)
+    right = 0
+    for row in rows.tolist():
+        distance = ((values - values[row]) ** 2).sum(axis=1)
+        distance[groups == groups[row]] = np.inf
+        near = labels[np.argpartition(distance, _NEIGHBOURS)[:_NEIGHBOURS]]
+        right += int(np.bincount(near).argmax() == labels[row])
+    return right / len(rows)
+
+
 def _row_keys(array: np.ndarray) -> np.ndarray:
     """One key per row; 0 and -0 are one."""
     plain = np.ascontiguousarray(array, dtype=np.float64) + 0.0

@@ -74,6 +74,49 @@ def loose_key(text: str) -> str:
     return _LEADING_ZEROS.sub("", name) if "0" in name else name
 
 
+def find_ids(wanted: Sequence[str], ids: np.ndarray, *, source: str) -> list[int | None]:
+    """The row of `ids` that each text names: as it is spelt, else by `id_key`; None where none is.
+
+    Raises `TrustqError`, which names `source`, for a text that by `id_key` names several rows.
+
+    >>> find_ids(["a.jpg", " b ", "c"], np.array(["a", "b.png"]), source="answers.csv")
+    [0, 1, None]
+    """
+    texts = plain_texts(ids)
+    spelt = {text: row for row, text in enumerate(texts)}
+    if all(text in spelt for text in wanted):
+        return [spelt[text] for text in wanted]
+    rows_of: dict[str, list[int]] = {}
+    for row, key in enumerate(id_keys(ids)):
+        rows_of.setdefault(key, []).append(row)
+    found: list[int | None] = []
+    for text in wanted:
+        rows = [spelt[text]] if text in spelt else rows_of.get(id_key(text), [])
+        if len(rows) > 1:
+            raise InputError(
+                f"{source}: {text!r} may be {texts[rows[0]]!r} or {texts[rows[1]]!r}: spell it as "
+                "the one that is meant."
+            )
+        found.append(rows[0] if rows else None)
+    return found
+
+
+def nearly(strangers: Sequence[str], ids: np.ndarray) -> str:
+    """What a message adds of ids that were not found and are nearly spelt as some that are there.
+
+    >>> nearly(["IMG_07"], np.array(["img_7"]))
+    " (1 differ in spelling alone from ids that are there, e.g. 'IMG_07' and 'img_7')"
+    """
+    known = dict(zip(loose_keys(ids), plain_texts(ids), strict=True))
+    near = [(text, known[key]) for text in strangers if (key := loose_key(text)) in known]
+    if not near:
+        return ""
+    return (
+        f" ({len(near)} differ in spelling alone from ids that are there, e.g. {near[0][0]!r} and "
+        f"{near[0][1]!r})"
+    )
+
+
 @dataclass(frozen=True)
 class Joinable:
     """A table whose rows are found by id."""

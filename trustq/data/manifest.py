@@ -15,6 +15,7 @@ import numpy as np
 from trustq.core import columns as tables
 from trustq.core.columns import Columns
 from trustq.core.digest import digest_strings
+from trustq.core.leaks import near_names
 from trustq.core.words import read_splits
 from trustq.data.groups import own_where_blank
 from trustq.errors import DamagedFile, DishonestError, InputError
@@ -295,6 +296,25 @@ def mixed_groups(labels: np.ndarray, groups: np.ndarray) -> tuple[str, ...]:
     for label, group in zip(labels.tolist(), groups.tolist(), strict=True):
         seen.setdefault(group, set()).add(label)
     return tuple(group for group, labels_of in seen.items() if len(labels_of) > 1)
+
+
+def split_suspicions(manifest: Manifest) -> list[str]:
+    """Notes of ids and groups of held-out rows that other rows have in another spelling.
+
+    They are taken for different ones, so an image or a lesion may lie in two splits unseen.
+    """
+    split, ids, groups = (manifest.columns[name] for name in ("split", "sample_id", "group_id"))
+    held = np.isin(split, ("test", "external"))
+    notes = []
+    for what, names in (("ids", ids), ("groups", groups)):
+        near = near_names(names[held].tolist(), names[~held].tolist())
+        if near:
+            notes.append(
+                f"suspicion of a leak: {len(near)} {what} of test and other rows differ in "
+                f"spelling alone, e.g. {near[0][0]!r} and {near[0][1]!r}; they are taken for "
+                "different ones"
+            )
+    return notes
 
 
 def require_whole_groups(groups: Sequence[str], splits: Sequence[str], *, source: str) -> None:

@@ -13,6 +13,7 @@ from trustq.core.digest import digest_array, digest_bytes, digest_json
 from trustq.core.generators import generator
 from trustq.core.label_sheets import read_sheet
 from trustq.core.plugins import Plugin, find_plugin, plugin_names
+from trustq.core.sample_ids import find_ids
 from trustq.errors import InputError
 
 FLIP_SPREAD = 0.1  # of a row's own flip rate about the asked one, as in Xia et al.'s code
@@ -149,7 +150,11 @@ def observe_labels(
         if groups is not None:
             raise InputError(f"Noise {spec!r} is given row by row; it is not drawn by group.")
         found = read_sheet(Path(argument), classes=classes, columns=("observed", "label"))
-        own = [found.get(sample, []) for sample in sample_ids.tolist()]
+        own: list[list[int]] = [[] for _ in sample_ids]
+        rows = find_ids(list(found), sample_ids, source=argument)
+        for row, said in zip(rows, found.values(), strict=True):
+            if row is not None:
+                own[row] += said
         bad = [sample for sample, all_ in zip(sample_ids, own, strict=True) if len(all_) != 1]
         if bad:
             raise InputError(

@@ -8,9 +8,9 @@ from typing import Protocol
 import numpy as np
 
 from trustq.core.generators import generator
-from trustq.core.label_sheets import read_sheet
 from trustq.errors import InputError
 from trustq.recipes import SweepRecipe
+from trustq.repair.human_answers import read_votes
 from trustq.repair.setup import Experiment
 
 
@@ -101,19 +101,13 @@ class FileExpert:
     """People's answers, `sample_id,label`: rows without one, or with a tied vote, stay as is."""
 
     def __init__(self, experiment: Experiment, path: Path) -> None:
-        sheet = read_sheet(path, classes=experiment.cache.classes)
-        n, k = len(experiment.labels), len(experiment.cache.classes)
-        counts = np.zeros((n, k), dtype=np.int64)
-        for row, sample in enumerate(experiment.sample_ids.tolist()):
-            for label in sheet.get(sample, []):
-                counts[row, label] += 1
-        tied = (counts == counts.max(axis=1)[:, None]).sum(axis=1) > 1
-        self._labels, self._votes = counts.argmax(axis=1), counts.sum(axis=1)
-        self.can_answer = ~tied
+        votes = read_votes(path, experiment.cache)
+        self._labels, self._votes = (array[experiment.rows] for array in votes)
+        self.can_answer = self._labels >= 0
         if not self.can_answer.any():
             raise InputError(
-                f"{path} answers for none of the {n} training rows of {experiment.cache.name}; its "
-                "sample_id must be those of the cache.",
+                f"{path} answers for none of the {len(experiment.labels)} training rows of "
+                f"{experiment.cache.name}; its sample_id must be those of the cache.",
                 path=path,
             )
 

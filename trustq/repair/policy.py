@@ -7,6 +7,7 @@ import numpy as np
 
 from trustq.core.class_names import ClassPosition
 from trustq.core.label_sheets import read_numbers
+from trustq.core.sample_ids import find_ids, nearly
 from trustq.core.words import split_pairs
 from trustq.errors import InputError
 from trustq.recipes import SweepRecipe
@@ -138,13 +139,19 @@ def _row_prices(experiment: Experiment, cost: str) -> np.ndarray:
         return np.ones(n)
     if cost.endswith((".csv", ".csv.gz", ".parquet")):
         found = read_numbers(Path(cost), column="cost")
-        missing = [sample for sample in experiment.sample_ids.tolist() if sample not in found]
+        own = find_ids(list(found), experiment.sample_ids, source=cost)
+        price = np.full(n, np.nan)
+        for row, number in zip(own, found.values(), strict=True):
+            if row is not None:
+                price[row] = number
+        missing = experiment.sample_ids[np.isnan(price)].tolist()
         if missing:
+            strangers = [text for text, row in zip(found, own, strict=True) if row is None]
             raise InputError(
                 f"{cost} has no cost of {len(missing)} of the {n} training rows, first "
-                f"{missing[0]}."
+                f"{missing[0]}{nearly(strangers, experiment.sample_ids)}."
             )
-        return np.array([found[sample] for sample in experiment.sample_ids.tolist()])
+        return price
     by_class = np.ones(len(classes))
     find = ClassPosition(classes)
     for name, text in split_pairs(cost):

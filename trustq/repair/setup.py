@@ -10,6 +10,7 @@ from trustq.data.splits import group_folds, split_by_group, thin_classes
 from trustq.errors import DishonestError, InputError
 from trustq.heads.out_of_fold import TrainingRows
 from trustq.recipes import SweepRecipe
+from trustq.repair.human_answers import AS_GIVEN, answers_are_truth, as_answered
 from trustq.repair.metadata import balance_of, fitted_rows
 from trustq.repair.relabelling import pose
 from trustq.repair.settings import trusted_share
@@ -70,6 +71,8 @@ def draw_experiment(
     """
     cache = pose(cache, (), sweep=sweep).cache  # as it is, where it has the target's labels already
     notes: list[str] = []
+    if answers_are_truth(sweep):
+        cache, notes = as_answered(cache, sweep=sweep)
     split = _fitted_on(cache, _splits(cache, sweep, notes), sweep, notes)
     rows = np.flatnonzero(split == "train")
     labels = cache.label[rows].astype(np.int64)
@@ -169,6 +172,8 @@ def _splits(cache: Cache, sweep: SweepRecipe, notes: list[str]) -> np.ndarray:
 
 
 def _noise_spec(cache: Cache, rows: np.ndarray, sweep: SweepRecipe, notes: list[str]) -> str:
+    if answers_are_truth(sweep):
+        return "stored"
     if sweep.noise != "auto":
         return sweep.noise
     there = cache.observed[rows] >= 0
@@ -227,6 +232,8 @@ def _begin(
             f"{len(rows)} training rows. Choose a noise, e.g. `noise=symmetric:0.2`."
         )
     name = f"stored ({cache.noise.get('spec', 'of the file')})"
+    if answers_are_truth(sweep):
+        name = AS_GIVEN
     stored = cache.trusted[rows]
     if sweep.trusted in ("stored", "auto"):
         rate = float(cache.noise.get("rate", (observed != labels).mean()))

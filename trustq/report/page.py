@@ -18,6 +18,7 @@ from trustq.evaluation.fairness import MIN_ROWS
 from trustq.evaluation.shift_stages import STAGES
 from trustq.evaluation.slices import FIGURES as SLICE_FIGURES
 from trustq.metrics.per_class import UNKNOWN
+from trustq.repair.human_answers import AS_GIVEN
 from trustq.report.plot_set import count_sets, draw_figures
 from trustq.results import Result, connect
 from trustq.results.schema import EXPERIMENT, MATCHED, OF_ARM, PURCHASE, SETTINGS
@@ -140,6 +141,12 @@ ORDER BY ALL"""
 
 # Warning, in words for a reader, of the share of cells for which the condition holds.
 _WARNINGS = (
+    (
+        f"noise = '{AS_GIVEN}'",
+        "KNOWN OF ANSWERED ROWS ALONE: labels are as they were given, and people's answers are the "
+        "truth of the rows that they cover. Errors found, precision and what was wrong at the "
+        "start are of answered rows; every other figure takes the labels of the others for right.",
+    ),
     (
         "leaky",
         "LEAKY: the backbone was trained on other labels of rows that are repaired or evaluated "

@@ -1,6 +1,6 @@
 """The cache: one HDF5 file of features and logits per recipe and backbone seed."""
 
-from trustq.store.exchange import import_cache
+from trustq.store.exchange import crossfit_signs, import_cache
 from trustq.store.export import export_cache
 from trustq.store.format import EXPOSURES, Cache
 from trustq.store.listing import find_caches, is_cache, is_foreign, open_cache
@@ -18,6 +18,7 @@ __all__ = [
     "Cache",
     "CacheWriter",
     "Relabelled",
+    "crossfit_signs",
     "export_cache",
     "find_caches",
     "import_cache",

@@ -11,8 +11,15 @@ from trustq import __version__
 from trustq.core.class_names import checked_classes
 from trustq.core.digest import digest_bytes, digest_json
 from trustq.core.foreign_files import read_foreign
-from trustq.core.foreign_rows import ForeignRows, Names, open_rows
-from trustq.core.leaks import Overlap, equal_rows, near_ids, near_names, told
+from trustq.core.foreign_rows import ForeignRows, Names, images_among, open_rows
+from trustq.core.leaks import (
+    Overlap,
+    equal_rows,
+    in_sample_signs,
+    near_ids,
+    near_names,
+    told,
+)
 from trustq.core.words import plain_texts, whole_number
 from trustq.data.manifest import SPLITS, require_whole_groups
 from trustq.errors import InputError
@@ -231,9 +238,30 @@ def _suspect(
         rows.note(note)
 
 
+def crossfit_signs(cache: Cache) -> list[str]:
+    """Signs that a cache's crossfit logits are of networks that saw the very labels they score."""
+    fold, logits = cache.extra.get("fold"), cache.extra.get("crossfit_logits")
+    if fold is None or logits is None:
+        return []
+    given = np.where(cache.observed >= 0, cache.observed, cache.label)
+    rows = np.flatnonzero((fold >= 0) & (given >= 0))
+    if not len(rows):
+        return []
+    return in_sample_signs(
+        np.asarray(logits)[rows],
+        given[rows].astype(np.int64),
+        groups=np.unique(cache.group_id[rows], return_inverse=True)[1],
+        reference=cache.label[rows],
+        features=cache.features[rows] if cache.features.shape[1] else None,
+        called="crossfit logits",
+    )
+
+
 def _required(rows: ForeignRows, role: str) -> np.ndarray:
     array = rows.matrix(role) if role == "features" else rows.find(role)
     if array is None:
+        if role == "features" and (shown := images_among(rows)):
+            raise InputError(f"{rows.path} {shown}", path=rows.path)
         what, upper = ("column", "COLUMN") if rows.file.is_table else ("array", "ARRAY")
         raise InputError(
             f"{rows.path} has no {what} {role!r} for {role}; it holds {rows.there()}. Name it with "

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from trustq.core.class_names import ClassPosition
 from trustq.core.columns import read_table
 from trustq.core.digest import digest_bytes, digest_json, digest_strings
-from trustq.core.sample_ids import ID_COLUMNS
+from trustq.core.sample_ids import ID_COLUMNS, find_ids, nearly
+from trustq.core.words import plain_texts
 from trustq.errors import InputError
 from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE, Cache
 
@@ -111,33 +113,37 @@ def _new_labels(cache: Cache, labels: Path) -> np.ndarray:
             f"{labels} needs the columns sample_id and label; it has {', '.join(columns)}.",
             expected=columns,
         )
-    ids = [str(value) for value in columns[by].tolist()]
-    names = [None if value is None else str(value) for value in columns[column].tolist()]
+    ids = plain_texts(columns[by])
+    names = [text or None for text in plain_texts(columns[column])]
     repeated = len(ids) - len(set(ids))
     if repeated:
         raise InputError(f"{labels}: {by} must be unique; {repeated} are repeated.")
-    row_of = {name: row for row, name in enumerate(cache.sample_id.tolist())}
-    strange = [name for name in ids if name not in row_of]
+    found = find_ids(ids, cache.sample_id, source=str(labels))
+    strange = [name for name, row in zip(ids, found, strict=True) if row is None]
     if strange:
         raise InputError(
             f"{labels}: {len(strange)} of {len(ids)} ids are not in {cache.name}, e.g. "
-            f"{strange[0]!r}."
+            f"{strange[0]!r}{nearly(strange, cache.sample_id)}."
         )
+    rows = [row for row in found if row is not None]
+    if len(set(rows)) < len(rows):
+        raise InputError(f"{labels}: {by} must be unique; two spellings of one id are there.")
     blank = [name for name, label in zip(ids, names, strict=True) if label is None]
     if blank:
         raise InputError(
             f"{labels}: {column} is blank in {len(blank)} rows, e.g. {blank[0]!r}. Leave such rows "
             "out: they keep their label."
         )
-    position = {name: index for index, name in enumerate(cache.classes)}
-    unknown = sorted({str(label) for label in names} - set(position))
+    find = ClassPosition(cache.classes)
+    position = {str(label): find(str(label)) for label in set(names)}
+    unknown = sorted(label for label, place in position.items() if place is None)
     if unknown:
         raise InputError(
             f"{labels}: {', '.join(unknown[:5])} among the labels; the classes of {cache.name} are "
             f"{', '.join(cache.classes)}."
         )
     new = cache.label.copy()
-    new[[row_of[name] for name in ids]] = [position[str(label)] for label in names]
+    new[rows] = [position[str(label)] for label in names]
     return new
 
 
