@@ -673,7 +673,35 @@ def test_paired_averages_within_its_unit(tmp_path: Path) -> None:
         test = sign_flip_test(units)
         assert (n, budget, differs) == (len(units), "64", ["score"])
         assert (mean, sd) == pytest.approx((units.mean(), units.std(ddof=1)))
-        assert (p, floor) == pytest.approx((test.p_value, test.floor))
+        if unit == "draw_seed":  # beside several networks draws are no unit of a test
+            assert (p, floor) == (None, None)
+        else:
+            assert (p, floor) == pytest.approx((test.p_value, test.floor))
+
+
+def test_places_are_by_the_seeds_that_all_settings_have(tmp_path: Path) -> None:
+    cells, metrics = [], []
+    for arm, backbone in itertools.product(("none", "entropy"), (1, 2)):
+        cells.append(cell(arm, 0, backbone))
+        metrics.append(metric(cells[-1], 0.7 + 0.1 * backbone + 0.01 * (arm == "entropy")))
+    cells.append(cell("entropy", 0, 3))  # a bad network that no other arm has
+    metrics.append(metric(cells[-1], 0.1))
+    write(tmp_path, cells, metrics=metrics)
+    query = "SELECT place, arm, mean, n, n_common, n_left_out FROM leaderboard ORDER BY place"
+    assert rows(tmp_path, query) == [
+        (1, "entropy", pytest.approx(0.86), 2, 2, 1),
+        (2, "none", pytest.approx(0.85), 2, 2, 0),
+    ]
+
+
+def test_places_without_common_seeds_are_by_own_ones_and_say_so(tmp_path: Path) -> None:
+    cells = [cell("none", 0, 1), cell("entropy", 0, 2)]
+    write(tmp_path, cells, metrics=[metric(c, 0.5 + 0.1 * i) for i, c in enumerate(cells)])
+    query = "SELECT arm, mean, n, n_common, n_left_out FROM leaderboard ORDER BY place"
+    assert rows(tmp_path, query) == [
+        ("entropy", pytest.approx(0.6), 1, 0, 0),
+        ("none", pytest.approx(0.5), 1, 0, 0),
+    ]
 
 
 def test_draws_that_are_copies_have_no_p_value(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """The derived views, as SQL over the tables."""
 
+from collections.abc import Sequence
+
 from trustq.results.schema import (
     COMPARED,
     COORDINATES,
@@ -108,7 +110,8 @@ def _paired() -> str:
     "All else" is MATCHED, the cache whose labels were repaired, both seeds and the purchase; an
     arm with score `none` buys nothing, so it pairs with every purchase and the row has the other
     arm's budget. One row per unit: over draw seeds (differences averaged over backbones) and over
-    backbone seeds (averaged over draws). Draws whose differences are all the same have no p.
+    backbone seeds (averaged over draws). Draws have no p where there are several networks, nor
+    where their differences are all the same.
     """
     same = " AND ".join(
         f"a.{name} IS NOT DISTINCT FROM b.{name}"
@@ -133,7 +136,9 @@ def _paired() -> str:
     same_figure = " AND ".join(f"f.{name} IS NOT DISTINCT FROM g.{name}" for name in COORDINATES)
     groups = _listed((*MATCHED, *PURCHASE, *titles, "exposure", *flags, *COORDINATES))
     # Draws that change nothing (stored noise, cross-fitted scores) are copies, and no evidence.
-    copies = "unit = 'draw_seed' AND n > 1 AND list_max(d) - list_min(d) < 1e-12"
+    # Nor are draws beside several networks, which are the unit everywhere: they move together.
+    copies = """unit = 'draw_seed' AND n > 1
+                AND (n_networks > 1 OR list_max(d) - list_min(d) < 1e-12)"""
     return f"""
         WITH cell_pairs AS (
             SELECT a.key AS run, b.key AS baseline_run, a.backbone_seed, a.draw_seed,
@@ -153,19 +158,22 @@ def _paired() -> str:
             JOIN final_figures g ON g.run = p.baseline_run AND {same_figure}
         ), units AS (
             SELECT {groups}, 'draw_seed' AS unit, draw_seed AS unit_seed,
-                avg(difference) AS difference, list(differing) AS differing
+                avg(difference) AS difference, list(differing) AS differing,
+                count(DISTINCT coalesce(backbone_seed, -1)) AS networks
             FROM differences GROUP BY {groups}, draw_seed
             UNION ALL
-            SELECT {groups}, 'backbone_seed', backbone_seed, avg(difference), list(differing)
+            SELECT {groups}, 'backbone_seed', backbone_seed, avg(difference), list(differing), 1
             FROM differences GROUP BY {groups}, backbone_seed
         ), tested AS (
-            SELECT {groups}, unit, count(*) AS n, avg(difference) AS mean_difference,
+            SELECT {groups}, unit, count(*) AS n, max(networks) AS n_networks,
+                avg(difference) AS mean_difference,
                 stddev_samp(difference) AS sd, list(difference ORDER BY unit_seed) AS d,
                 flatten(flatten(list(differing))) AS differing
             FROM units GROUP BY {groups}, unit
         )
         SELECT {groups}, unit, n, mean_difference, sd,
-            CASE WHEN n <= {EXACT_LIMIT} THEN pow(2.0, 1 - n) ELSE {1 / (REPLICATES + 1)} END
+            CASE WHEN {copies} THEN NULL
+                WHEN n <= {EXACT_LIMIT} THEN pow(2.0, 1 - n) ELSE {1 / (REPLICATES + 1)} END
                 AS sign_flip_floor,
             CASE WHEN n <= {EXACT_UP_TO} AND NOT ({copies}) THEN {_sign_flip_p()} END
                 AS sign_flip_p,
@@ -174,14 +182,53 @@ def _paired() -> str:
 
 
 def _leaderboard() -> str:
-    # Final means of one metric on one problem in their order, equal ones with one place.
+    """Final means of one metric on one problem in their order, equal ones with one place.
+
+    They are means over the networks and draws that every setting of the problem has, so that an
+    extra bad network moves no place; `n_left_out` counts the others. Where no seeds are common to
+    all, each setting has its own and `n_common` is 0.
+    """
     lower = ", ".join(f"'{name}'" for name in LOWER_IS_BETTER)
     better = f"CASE WHEN metric IN ({lower}) THEN mean ELSE -mean END"
+    settings, problem = (*SETTINGS, *COORDINATES), (*PROBLEM, *COORDINATES)
+    seed = "{'network': backbone_seed, 'draw': draw_seed}"
     return f"""
-        SELECT rank() OVER (PARTITION BY {_listed((*PROBLEM, *COORDINATES))}
-                ORDER BY {better} NULLS LAST) AS place,
-            {_listed(SETTINGS)}, {_listed(COORDINATES)}, mean, sd, n, minimum, maximum
-        FROM seeds WHERE is_final"""
+        WITH of_seeds AS (
+            SELECT {_listed(settings)}, {seed} AS seed, avg(value) AS value
+            FROM metric_values WHERE is_final AND value IS NOT NULL
+            GROUP BY {_listed(settings)}, backbone_seed, draw_seed
+        ), counted AS (
+            SELECT *, count(*) OVER (PARTITION BY {_listed(problem)}, seed) AS n_with_seed,
+                hash({_listed(settings)}) AS setting
+            FROM of_seeds
+        ), sized AS (
+            SELECT {_listed(problem)}, count(DISTINCT setting) AS n_settings
+            FROM counted GROUP BY {_listed(problem)}
+        ), marked AS (
+            SELECT c.*, n_with_seed = n_settings AS is_common
+            FROM counted c JOIN sized s ON {_equal(problem, "c", "s")}
+        ), means AS (
+            SELECT {_listed(settings)}, count_if(is_common) AS n_common,
+                CASE WHEN n_common > 0 THEN count(*) - n_common ELSE 0 END AS n_left_out,
+                count(*) - n_left_out AS n,
+                {_of_common("avg")} AS mean, {_of_common("stddev_samp")} AS sd,
+                {_of_common("min")} AS minimum, {_of_common("max")} AS maximum
+            FROM marked GROUP BY {_listed(settings)}
+        )
+        SELECT rank() OVER (PARTITION BY {_listed(problem)} ORDER BY {better} NULLS LAST) AS place,
+            {_listed(settings)}, mean, sd, n, minimum, maximum, n_common, n_left_out
+        FROM means"""
+
+
+def _of_common(function: str) -> str:
+    return (
+        f"coalesce({function}(value) FILTER (is_common), "
+        f"CASE WHEN count_if(is_common) = 0 THEN {function}(value) END)"
+    )
+
+
+def _equal(names: Sequence[str], a: str, b: str) -> str:
+    return " AND ".join(f"{a}.{name} IS NOT DISTINCT FROM {b}.{name}" for name in names)
 
 
 def _selective() -> str:
