@@ -158,7 +158,7 @@ def labels(
 
     Example: trustq export labels self_confidence --budget 5% --out labels
     """
-    from trustq.core.columns import literal
+    from trustq.core.sql_text import literal
     from trustq.report.text import to_json
     from trustq.results import save_repaired_labels
 

@@ -148,7 +148,7 @@ def test_seeds_vote(path, tmp_path):
     place = [np.argsort(np.argsort(a.sample_ids)) for a in (both, alone[1])]
     other = np.argsort(alone[1].sample_ids)[place[0]]
     expected = (alone[0].quality + alone[1].quality[other]) / 2
-    np.testing.assert_allclose(both.quality, expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(both.quality, expected, rtol=0, atol=1e-7)
     for name, votes in both.votes.items():
         if name != "neighbours":  # looked for only where some source suspects
             assert (votes == alone[0].votes[name] + alone[1].votes[name][other]).all()

@@ -14,8 +14,8 @@ import pytest
 
 from trustq.audit import open_source
 from trustq.core.class_names import read_labels
-from trustq.core.columns import literal
 from trustq.core.leaks import equal_rows, near_ids
+from trustq.core.sql_text import literal
 from trustq.core.words import rejoined, split_names, split_pairs
 from trustq.errors import DishonestError, InputError, TrustqError
 from trustq.evaluation.compare_models import compare_models

@@ -9,6 +9,7 @@ from trustq.audit.neighbours import nearest, outlier_score
 from trustq.audit.source import AuditSource
 from trustq.core.digest import digest_json
 from trustq.core.generators import generator
+from trustq.core.rounding import steady
 from trustq.errors import InputError
 from trustq.metrics.per_class import class_figures
 from trustq.scoring import (
@@ -179,7 +180,7 @@ def audit_labels(
         scorable.append(made.scorable[place])
         wrong.append(p_wrong[place])
     known = np.all(scorable, axis=0)
-    quality = np.where(known, np.mean(qualities, axis=0), np.nan)
+    quality = steady(np.where(known, np.mean(qualities, axis=0), np.nan))
     mean_probs = np.mean(probs, axis=0)
     suggested = mean_probs.argmax(axis=1)
 
@@ -198,7 +199,7 @@ def audit_labels(
     rank = np.zeros(n, dtype=np.int64)
     rank[candidates] = np.arange(1, len(candidates) + 1)
     is_issue = (agreement > 0.5) & (rank > 0)
-    p_wrong = np.mean(wrong, axis=0)
+    p_wrong = steady(np.mean(wrong, axis=0))
     class_f1 = np.array([c.f1 for c in class_figures(given, mean_probs)])
     chosen, cut = _cut(candidates, is_issue, p_wrong, review, precision)
     listed = np.zeros(n, dtype=bool)

@@ -8,6 +8,7 @@ figures are then functions of sums over rows (`trustq.evaluation.bootstrap_sums`
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from scipy import stats
 from trustq.core.generators import generator
 from trustq.errors import InputError
 from trustq.evaluation.bootstrap_sums import AreaSums, FigureSums, PredictionSums, sums_of_rows
-from trustq.evaluation.influence import SHARES, calibration_residuals, influences
+from trustq.evaluation.influence import FEW, RANKED, SHARES, calibration_residuals, influences
 from trustq.metrics.classification import ECE_BINS
 from trustq.metrics.probabilities import (
     checked_labels,
@@ -127,8 +128,9 @@ def figure_intervals(
     show; classes of few rows widen averages over classes, and where nothing is wrong the bounds are
     those of so many groups without an error. `ece`, which noise makes too large, has
     the interval of `trustq.statistics.intervals.calibration_bounds`; percentiles of it lie above
-    the truth. NaN bounds for a single group, and where no row shows a spread (a perfect ranking,
-    one loss in all rows).
+    the truth. NaN bounds for a single group, where no row shows a spread (a perfect ranking,
+    one loss in all rows), and of `macro_auroc` and `macro_auprc` where a class has fewer than 10
+    groups of rows.
 
     >>> probs = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]])
     >>> found = figure_intervals(np.array([0, 1, 1, 0]), probs=probs, seed=0, figures=("accuracy",))
@@ -309,7 +311,7 @@ def _compared(
             pair = _pair([one.values[name] for one in own])
             found[name] = Comparison(*pair, *interval)
         return found
-    return {name: _crossed(own, runs, name, n_groups, level) for name in figures}
+    return {name: _crossed(own, runs, name, n_groups, level, seed) for name in figures}
 
 
 def _pair(values: Sequence[float] | np.ndarray) -> tuple[float, float, float]:
@@ -323,8 +325,13 @@ def _crossed(
     name: str,
     n_groups: int,
     level: float,
+    seed: int,
 ) -> Comparison:
-    """A figure of two arms over runs, and the interval of its mean difference."""
+    """A figure of two arms over runs, and the interval of its mean difference.
+
+    Calibration errors differ without their bias, which is larger in the better calibrated arm; the
+    interval holds the difference of the values too.
+    """
     r = len(runs[0])
     values = np.array([one.values[name] for one in arms])
     mean_a, mean_b = (float(_of_units(part, runs).mean()) for part in (values[:r], values[r:]))
@@ -332,14 +339,21 @@ def _crossed(
         return Comparison(mean_a, mean_b, mean_a - mean_b, math.nan, math.nan)
     of_groups = np.stack([one.of_groups(name) for one in arms])
     units = _of_units(of_groups[:r] - of_groups[r:], runs)  # (units, groups)
+    if arms[0].rests_on_few(name):
+        return Comparison(mean_a, mean_b, mean_a - mean_b, math.nan, math.nan)
     n, whole = len(units), spread_of(units.mean(axis=0))
     # The variance of a mean of n is (own + (n - 1) covariance) / n.
     own = float((units**2).sum(axis=1).mean()) * n_groups / (n_groups - 1)
     shared = max((n * whole.variance - own) / (n - 1), 0.0) if n > 1 else whole.variance
+    mean = middle = mean_a - mean_b
+    if name == "ece":
+        values = np.array(
+            [calibration_bounds(one.bins, seed=seed, level=level).debiased for one in arms]
+        )
+        middle = float((_of_units(values[:r], runs) - _of_units(values[r:], runs)).mean())
     (part,) = run_parts((values[:r] - values[r:])[None], *runs)
     half = half_width(part, of_groups=shared, group_freedom=whole.freedom, level=level)
-    mean = mean_a - mean_b
-    return Comparison(mean_a, mean_b, mean, mean - half, mean + half)
+    return Comparison(mean_a, mean_b, mean, min(middle - half, mean), max(middle + half, mean))
 
 
 def _of_units(values: np.ndarray, runs: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
@@ -397,6 +411,8 @@ class PredictionInfluence:
         if name == "ece":
             found = calibration_bounds(self.bins, seed=seed, level=level)
             return found.value, found.lower, found.upper
+        if self.rests_on_few(name):
+            return value, math.nan, math.nan
         spread = self._spread([(1.0, self)], name)
         if name == "accuracy" or (name in SHARES and spread.variance > 0):
             return value, *share_bounds(value, spread, self.n_groups, level)
@@ -418,10 +434,28 @@ class PredictionInfluence:
             return Interval(math.nan, math.nan)
         if name == "ece":
             return calibration_difference_bounds(self.bins, other.bins, seed=seed, level=level)
+        if self.rests_on_few(name):
+            return Interval(math.nan, math.nan)
         spread = self._spread([(1.0, self), (-1.0, other)], name)
         half = spread.quantile(level) * math.sqrt(spread.variance)
         middle = self.values[name] - other.values[name]
         return Interval(middle - half, middle + half)
+
+    def rests_on_few(self, name: str) -> bool:
+        """Whether a ranking figure has a class of so few groups that no interval of it covers.
+
+        With two to nine groups of a class they held the truth in 72 to 92 % of simulated studies:
+        how low its next row may rank, these groups do not show.
+        """
+        return name in RANKED and self.fewest < FEW
+
+    @cached_property
+    def fewest(self) -> int:
+        """Groups that the class of fewest groups has, of the classes in the truth."""
+        k = int(self.labels.max()) + 1
+        pairs = np.unique(self.codes * k + self.labels)
+        counts = np.bincount(pairs % k, minlength=k)
+        return int(counts[counts > 0].min())
 
     def of_groups(self, name: str) -> np.ndarray:
         """Influence of every group, (groups,), such that squares sum to the variance."""

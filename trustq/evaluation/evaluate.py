@@ -249,16 +249,24 @@ def _shared_groups(test: Predictions, validation: Predictions | None) -> list[st
 
 
 def _few_rows(test: Predictions) -> list[str]:
-    counts = np.bincount(test.labels, minlength=len(test.classes))
-    few = [
-        f"{name} {n}" for name, n in zip(test.classes, counts.tolist(), strict=True) if 0 < n < FEW
-    ]
-    if not few:
-        return []
-    return [
-        f"classes of fewer than {FEW} rows: {', '.join(few)}. Averages over classes rest on "
-        "them, and intervals of averages cover the truth less often than 95 %"
-    ]
+    """Notes of classes too rare to be judged, by rows and, where rows are related, by groups."""
+    k, notes = len(test.classes), []
+    counts = {"rows": np.bincount(test.labels, minlength=k)}
+    if test.groups is not None:
+        codes = np.unique(test.groups, return_inverse=True)[1].ravel()
+        counts["groups"] = np.bincount(np.unique(codes * k + test.labels) % k, minlength=k)
+    for what, own in counts.items():
+        few = [
+            f"{name} {n}" for name, n in zip(test.classes, own.tolist(), strict=True) if 0 < n < FEW
+        ]
+        if few:
+            notes.append(
+                f"classes of fewer than {FEW} {what}: {', '.join(few)}. Averages over classes rest "
+                "on them: n is too small for an interval of macro-AUROC and macro-AUPRC, and "
+                "others cover the truth less often than 95 %"
+            )
+            break
+    return notes
 
 
 def _stage(name: str, labels: np.ndarray, given: dict[str, Any]) -> Stage:

@@ -1,23 +1,26 @@
 """How sure the gaps between groups of people are: intervals, and what chance alone would make."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 from trustq.core.generators import generator
 from trustq.errors import InputError
-from trustq.evaluation.bootstrap import drawn_group_counts, group_codes
+from trustq.evaluation.bootstrap import group_codes
 from trustq.metrics.per_class import equalised_odds_gaps, slice_name
+from trustq.statistics.intervals import Spread, share_bounds
 
 MIN_ROWS = 10  # of either outcome, for a group to be part of a gap
 FIGURES = ("sensitivity", "specificity", "f1")
 
 
 class Gap(NamedTuple):
-    """A gap with its percentile interval, and the gap that 95 % of random groupings stay below.
+    """A gap with its interval, and the gap that 95 % of random groupings stay below.
 
-    A gap is a largest less a smallest and so never below 0: an interval above 0 says nothing by
-    itself, a value above `by_chance` does.
+    A gap is a largest less a smallest, which noise makes larger: `lower` is 0 where no two groups
+    are known to differ.
     """
 
     value: float
@@ -37,18 +40,21 @@ def gap_intervals(
     level: float = 0.95,
     seed: int,
 ) -> dict[str, Gap]:
-    """Equalised-odds gaps of sensitivity, specificity and F1 with intervals, by bootstrap of units.
+    """Equalised-odds gaps of sensitivity, specificity and F1 with intervals over units.
 
     `positive`, `predicted_positive` and `groups` (n,) are those of `equalised_odds_gaps`, `units`
-    (n,) lesions or patients, which are resampled. Groups with fewer than `min_rows` rows of either
-    outcome and the unknown one stay out. `by_chance` is from units dealt to the groups at random.
+    (n,) lesions or patients, whose rows are related. Groups with fewer than `min_rows` rows of
+    either outcome and the unknown one stay out. Bounds are the largest of the bounds of all
+    differences of two groups, made of Wilson's intervals of both (Newcombe 1998) at the level that
+    holds for all pairs together (Tukey's studentised range); percentiles of resampled gaps lie
+    above the truth. `by_chance` is from units dealt to the groups at random, `replicates` times.
     Empty where fewer than two groups are left; NaN bounds for a single unit.
 
     >>> truth = np.tile([1, 0], 40)
     >>> groups = np.repeat(["f", "m"], 40)
     >>> found = gap_intervals(truth, truth, groups, replicates=50, seed=0)
-    >>> found["sensitivity"]
-    Gap(value=0.0, lower=0.0, upper=0.0, by_chance=0.0)
+    >>> Gap(*(round(x, 3) for x in found["sensitivity"]))
+    Gap(value=0.0, lower=0.0, upper=0.161, by_chance=0.0)
     """
     truth = np.asarray(positive).astype(bool)
     called = np.asarray(predicted_positive).astype(bool)
@@ -66,22 +72,57 @@ def gap_intervals(
     of_group = np.searchsorted(np.array(kept), names[inside])
     kinds = 2 * truth[inside] + called[inside]  # 0 right negative, 1 alarm, 2 miss, 3 hit
     sums = _sums(unit, of_group, kinds, n_units, len(kept))
-    drawn = np.concatenate(
-        [
-            _gaps(np.tensordot(counts.T, sums, axes=1))
-            for counts in drawn_group_counts(n_units, seed, replicates)
-        ]
-    )
-    if n_units == 1:  # drawn again and again it is the same, which is no certainty
-        drawn = np.full_like(drawn, np.nan)
     dealt = _dealt(unit, of_group, kinds, n_units, len(kept), replicates, seed)
-    tail = (1 - level) / 2
     found = {}
     for place, figure in enumerate(FIGURES):
-        lower, upper = _quantiles(drawn[:, place], [tail, 1 - tail])
+        lower, upper = np.nan, np.nan
+        if n_units > 1:
+            lower, upper = _gap_bounds(*_parts(sums, figure), level=level)
         (by_chance,) = _quantiles(dealt[:, place], [level])
         found[figure] = Gap(float(getattr(observed, figure)), lower, upper, by_chance)
     return found
+
+
+def _parts(sums: np.ndarray, figure: str) -> tuple[np.ndarray, np.ndarray]:
+    """A figure as a ratio: its numerator and denominator by unit and group, (units, groups)."""
+    right, alarms, misses, hits = np.moveaxis(sums, 2, 0)
+    if figure == "sensitivity":
+        return hits, hits + misses
+    if figure == "specificity":
+        return right, right + alarms
+    return 2 * hits, 2 * hits + misses + alarms
+
+
+def _gap_bounds(above: np.ndarray, below: np.ndarray, *, level: float) -> tuple[float, float]:
+    """Bounds of the largest difference of ratios of two groups."""
+    n_groups = above.shape[1]
+    reach = float(stats.studentized_range.ppf(level, n_groups, np.inf)) / math.sqrt(2)
+    of_one = float(2 * stats.norm.cdf(reach) - 1)
+    known = [_ratio(above[:, g], below[:, g], of_one) for g in range(n_groups)]
+    known = [own for own in known if not math.isnan(own[0])]
+    lower = upper = 0.0
+    for value, low, high in known:
+        for other, other_low, other_high in known:
+            apart = value - other
+            lower = max(lower, apart - math.hypot(value - low, other_high - other))
+            upper = max(upper, apart + math.hypot(high - value, other - other_low))
+    return lower, min(upper, 1.0)
+
+
+def _ratio(above: np.ndarray, below: np.ndarray, level: float) -> tuple[float, float, float]:
+    """A ratio of sums over units, in [0, 1], with Wilson's interval of what its spread is worth."""
+    there = below > 0
+    above, below = above[there], below[there]
+    n, total = len(below), float(below.sum())
+    if not n:
+        return math.nan, math.nan, math.nan
+    value = float(above.sum()) / total
+    parts = (above - value * below) / total
+    variance = float((parts**2).sum()) * n / max(n - 1, 1)
+    if variance > 0:  # related rows may look alike by chance: no less than single rows would show
+        variance = max(variance, value * (1 - value) / total)
+    bounds = share_bounds(value, Spread(variance, max(n - 1, 1)), n, level)
+    return value, bounds.lower, bounds.upper
 
 
 def _quantiles(gaps: np.ndarray, at: list[float]) -> list[float]:

@@ -15,6 +15,7 @@ from trustq.metrics.classification import ECE_BINS
 
 # Figures that average classes, so that a class of few rows decides how sure they are.
 MACRO = ("macro_f1", "balanced_accuracy", "macro_auroc", "macro_auprc")
+RANKED = ("macro_auroc", "macro_auprc")  # of them, those by the ranking of rows
 SHARES = ("accuracy", *MACRO)  # in [0, 1], 1 is perfect
 FEW = 10  # rows of a class below which nothing about it is well known
 

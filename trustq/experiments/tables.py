@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from trustq.core.columns import Columns
+from trustq.core.rounding import steady
 from trustq.metrics.per_class import figures_by_class
 from trustq.metrics.probabilities import softmax
 from trustq.repair.arms import Arm
@@ -147,7 +148,7 @@ class Recorder:
             round=np.full(len(purchase.rows), state.number),
             rank=np.arange(1, len(purchase.rows) + 1),
             sample_id=experiment.sample_ids[purchase.rows],
-            quality=purchase.quality,
+            quality=steady(purchase.quality),
             fold=np.ma.masked_equal(purchase.fold, -1),
             label_before=self._names[purchase.before],
             label_after=self._names[purchase.after],

@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 
 from trustq.core.atomic_files import replacing
-from trustq.core.columns import literal
+from trustq.core.sql_text import literal
 from trustq.errors import InputError
 from trustq.results.digests import FOLDER, record_path, sealed_json, write_record
 from trustq.results.query import (

@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 from fsspec import AbstractFileSystem
 
-from trustq.core.columns import literal
+from trustq.core.sql_text import literal
 from trustq.errors import TrustqError
 from trustq.results.digests import BLOCK, FileDigests, damaged, digest_block, read_record
 from trustq.results.write import stored_part

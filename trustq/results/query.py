@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import duckdb
 
 from trustq.core.atomic_files import replacing
-from trustq.core.columns import exact_path, literal, scan_parquet
+from trustq.core.columns import scan_parquet
 from trustq.core.interrupts import heeded
 from trustq.core.sample_ids import ID_COLUMNS, IMAGE_ENDING
+from trustq.core.sql_text import exact_path, literal
 from trustq.errors import DamagedFile, InputError, NotFound, TrustqError
 from trustq.results.digests import damaged
 from trustq.results.part_files import PartFiles, part_address
