@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 
 from trustq.core.sample_ids import id_keys, loose_keys
-from trustq.core.words import plain_texts
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, of the golden ratio: spreads bits over the word
 
@@ -58,7 +57,7 @@ def near_ids(a: np.ndarray, b: np.ndarray) -> list[tuple[str, str]]:
 
     Where a set has a loose key twice it says nothing (`a/1.jpg` and `b/1.jpg`).
     """
-    if _one_form(a, b):
+    if _one_form(a.tolist(), b.tolist()):
         return []
     loose_a, loose_b = loose_keys(a), loose_keys(b)
     both = set(loose_a) & set(loose_b)
@@ -78,9 +77,12 @@ def near_ids(a: np.ndarray, b: np.ndarray) -> list[tuple[str, str]]:
 _DIGITS = str.maketrans("123456789", "000000000")
 
 
-def _one_form(a: np.ndarray, b: np.ndarray) -> bool:
+def _one_form(a: Sequence[object], b: Sequence[object]) -> bool:
     """Whether all ids are alike but for their digits, so that no two differ in spelling alone."""
-    texts = "\n".join([*plain_texts(a), *plain_texts(b)])
+    try:
+        texts = "\n".join([*a, *b])  # type: ignore[list-item]
+    except TypeError:  # numbers
+        texts = "\n".join([*map(str, a), *map(str, b)])
     if "/" in texts or "\\" in texts or "." in texts or not texts.isascii():
         return False
     return len(set(texts.translate(_DIGITS).split("\n"))) == 1
@@ -88,6 +90,8 @@ def _one_form(a: np.ndarray, b: np.ndarray) -> bool:
 
 def near_names(a: Sequence[str], b: Sequence[str]) -> list[tuple[str, str]]:
     """Pairs of different names, e.g. of groups, with one `loose_key`; each name once."""
+    if _one_form(a, b):
+        return []
     return near_ids(np.array(sorted(set(a)), dtype=str), np.array(sorted(set(b)), dtype=str))
 
 

@@ -140,18 +140,18 @@ def _row_prices(experiment: Experiment, cost: str) -> np.ndarray:
     if cost.endswith((".csv", ".csv.gz", ".parquet")):
         found = read_numbers(Path(cost), column="cost")
         own = find_ids(list(found), experiment.sample_ids, source=cost)
-        price = np.full(n, np.nan)
+        prices = np.full(n, np.nan)
         for row, number in zip(own, found.values(), strict=True):
             if row is not None:
-                price[row] = number
-        missing = experiment.sample_ids[np.isnan(price)].tolist()
+                prices[row] = number
+        missing = experiment.sample_ids[np.isnan(prices)].tolist()
         if missing:
             strangers = [text for text, row in zip(found, own, strict=True) if row is None]
             raise InputError(
                 f"{cost} has no cost of {len(missing)} of the {n} training rows, first "
                 f"{missing[0]}{nearly(strangers, experiment.sample_ids)}."
             )
-        return price
+        return prices
     by_class = np.ones(len(classes))
     find = ClassPosition(classes)
     for name, text in split_pairs(cost):

@@ -155,7 +155,9 @@ def _imported(
         )
     sample_ids = rows.sample_ids(n) or [str(i) for i in range(n)]
     named = rows.groups(n, sample_ids)
-    groups = sample_ids if named is None else named.tolist()
+    ids_of_rows = np.array(sample_ids)
+    named = ids_of_rows if named is None else named
+    groups = sample_ids if named is ids_of_rows else named.tolist()
     require_whole_groups(groups, split.tolist(), source=str(path))
     extra = _crossfit(path, arrays, len(classes))
     _require_backed(path, exposure, extra, observed, split)
@@ -164,7 +166,7 @@ def _imported(
     dataset = dataset or Path(path.name.removesuffix(".gz")).stem
     recipe = {"name": "import", "file": path.name, "exposure": "as stated by the user"}
     content = [digest_bytes(path.read_bytes()), dataset, exposure, names]
-    _suspect(rows, sample_ids, groups, split, features)
+    _suspect(rows, ids_of_rows, named, split, features)
     if rows.notes:
         recipe["notes"] = "; ".join(rows.notes)
     beside = [*([] if ids is None else [ids]), *meta, *rows.file.beside]
@@ -178,9 +180,9 @@ def _imported(
         dataset=dataset,
         classes=classes,
         exposure=exposure,
-        sample_id=np.array(sample_ids),
+        sample_id=ids_of_rows,
         split=split,
-        group_id=np.array(groups),
+        group_id=named.copy(),
         label=label,
         observed=observed,
         trusted=np.zeros(n, dtype=bool),
@@ -213,8 +215,8 @@ def _floats(path: Path, array: np.ndarray, name: str) -> np.ndarray:
 
 def _suspect(
     rows: ForeignRows,
-    sample_ids: list[str],
-    groups: list[str],
+    ids: np.ndarray,
+    groups: np.ndarray,
     split: np.ndarray,
     features: np.ndarray,
 ) -> None:
@@ -222,13 +224,13 @@ def _suspect(
     held = np.isin(split, ("test", "external"))
     if not held.any() or held.all():
         return
-    ids = np.array(sample_ids)
     near = near_ids(ids[held], ids[~held])
     found = Overlap([], near, equal_rows(features[held], features[~held]))
     names = ("the test rows", "the other rows")
     notes = told(found, *names, ids[held], ids[~held])
-    named = np.array(groups)
-    near = near_names(named[held].tolist(), named[~held].tolist()) if groups != sample_ids else []
+    near = []
+    if groups is not ids:
+        near = near_names(groups[held].tolist(), groups[~held].tolist())
     if near:
         notes.append(
             f"suspicion of a leak: {len(near)} groups of {names[0]} and {names[1]} differ in "
