@@ -1,6 +1,6 @@
 """How often 95 % intervals cover the truth, and tests of true nulls reject, in simulated studies.
 
-Run: python tests/benchmarks/coverage_study.py [figures] [ece] [runs] [crossed] [--studies N]
+Run: python tests/benchmarks/coverage_study.py [figures] [ece] [main] [runs] [crossed] [--studies N]
 
 Each part prints a table; `studies.md` keeps them. All of them take some minutes of one core.
 """
@@ -31,7 +31,13 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=["figures", "ece", "runs", "crossed"])
     parser.add_argument("--studies", type=int, default=150)
     given = parser.parse_args()
-    parts = {"figures": figures, "ece": calibration, "runs": runs, "crossed": crossed}
+    parts = {
+        "main": main_errors,
+        "figures": figures,
+        "ece": calibration,
+        "runs": runs,
+        "crossed": crossed,
+    }
     for name in given.parts:
         parts[name](given.studies)
         print(flush=True)
@@ -128,6 +134,20 @@ def calibration(studies: int) -> None:
                 shares, sizes = means[:3], means[3:]
                 cells = [f"{x:.3f}" for x in shares] + [f"{x:.4f}" for x in sizes]
                 print(f"| {pattern} | {truth} | {n} | {' | '.join(cells)} |", flush=True)
+
+
+def main_errors(studies: int) -> None:
+    """The cells that matter most of `ece`: 1,000 studies each, or more."""
+    studies = max(studies, 1000)
+    print(f"{studies} studies a cell: how often the interval of ECE covers, lies above the truth,")
+    print("and holds its own estimate (equal gaps)")
+    print("| true ECE | n | covers | lies above | holds itself |")
+    print("|---" * 5 + "|")
+    for truth in (0.02, 0.05, 0.10):
+        for n in (1000, 4000):
+            rows = [_one_ece("equal", truth, n, study)[:3] for study in range(studies)]
+            shares = " | ".join(f"{x:.3f}" for x in np.mean(rows, axis=0))
+            print(f"| {truth} | {n} | {shares} |", flush=True)
 
 
 def _one_ece(pattern: str, truth: float, n: int, study: int) -> list[float]:

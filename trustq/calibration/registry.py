@@ -82,6 +82,9 @@ class _OfProbabilities(Calibrator):
         """Probabilities, (n, k), before they are clipped and normed."""
 
 
+HISTOGRAM_BINS = 15
+
+
 class NetcalCalibration(_OfProbabilities):
     """A binning or scaling method of netcal, class by class: isotonic, beta, histogram, BBQ, ENIR.
 
@@ -113,19 +116,41 @@ class NetcalCalibration(_OfProbabilities):
         model = _netcal_model(self.method)
         # netcal's beta calibration is thousands of tiny steps: .5 s on one thread, 15 s on two when
         # both cores were busy.
-        with _quiet(), threadpool_limits(limits=1):
-            model.fit(np.exp(log_softmax_of_rows(logits)), labels)
+        try:
+            with _quiet(), threadpool_limits(limits=1):
+                model.fit(_probabilities(logits, self.method), labels)
+        except (ValueError, IndexError, ArithmeticError, AttributeError) as error:
+            raise InputError(
+                f"netcal's {self.method} cannot be fitted on these {len(labels)} rows "
+                f"({' '.join(str(error).split())}), as where scores part a class from the others "
+                "without an error: use temperature, or pass more rows."
+            ) from error
         self.model_ = model
         return self
 
     def _map(self, logits: np.ndarray) -> np.ndarray:
         with _quiet():
             probs = np.asarray(
-                self.model_.transform(np.exp(log_softmax_of_rows(logits))), dtype=float
+                self.model_.transform(_probabilities(logits, self.method)), dtype=float
             )
         # Of two classes netcal returns the second alone.
         probs = np.nan_to_num(probs)
         return np.stack([1 - probs, probs], axis=1) if probs.ndim == 1 else probs
+
+
+def _probabilities(logits: np.ndarray, method: str) -> np.ndarray:
+    """Probabilities as netcal takes them.
+
+    Its histogram counts a value on the edge of two bins to the upper one as it is fitted and to the
+    lower one as it is applied; such values are moved below the edge, so that both are the lower.
+    """
+    probs: np.ndarray = np.exp(log_softmax_of_rows(logits))
+    if method == "histogram":
+        steps = probs * HISTOGRAM_BINS
+        edge = np.round(steps)
+        on_edge = (np.abs(steps - edge) < 1e-9) & (edge > 0) & (edge < HISTOGRAM_BINS)
+        probs = np.where(on_edge, (edge - 1e-6) / HISTOGRAM_BINS, probs)
+    return probs
 
 
 class SklearnCalibration(_OfProbabilities):
@@ -246,7 +271,7 @@ def _netcal_model(method: str) -> Any:
     makers = {
         "isotonic": binning.IsotonicRegression,
         "beta": scaling.BetaCalibration,
-        "histogram": lambda: binning.HistogramBinning(bins=15),
+        "histogram": lambda: binning.HistogramBinning(bins=HISTOGRAM_BINS),
         "bbq": binning.BBQ,
         "enir": binning.ENIR,
     }

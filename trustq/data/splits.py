@@ -40,11 +40,11 @@ def group_folds(labels: np.ndarray, groups: np.ndarray, *, n_folds: int, seed: i
     """
     n_groups = len(np.unique(groups))
     if n_folds < 2 or n_groups < n_folds:
-        way_out = f"use {n_groups} folds" if n_groups > 1 else "no fold leaves a group out"
+        most = max(n_groups, 2) if n_folds > n_groups else 2
+        way_out = f"use {most} folds" if n_groups > 1 else "no fold leaves a group out"
         raise InputError(
             f"{n_groups} groups cannot make {n_folds} folds: folds are whole groups, at least 2 "
-            f"folds, and no more than groups; {way_out} (`folds={max(n_groups, 2)}`, or "
-            f"cv:{max(n_groups, 2)}).",
+            f"folds, and no more than groups; {way_out} (`folds={most}`, or cv:{most}).",
             where="folds",
             found=n_folds,
         )

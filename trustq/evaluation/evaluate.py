@@ -111,6 +111,7 @@ def evaluate(
     if missing:
         raise NotFound(f"There is no column {', '.join(missing)} to slice by.")
     before = _stage("uncalibrated", test.labels, test.given)
+    make_calibrator(calibrator)  # a name that is none is told even where nothing is calibrated
     if noise_matrix is not None and calibrator != "temperature":
         raise InputError(f"A noise matrix corrects temperature scaling, not {calibrator}.")
 
@@ -295,6 +296,14 @@ def _calibrator(
     described: dict[str, Any]
     if folds is not None:
         groups = np.arange(len(test)) if test.groups is None else test.groups
+        n_groups = len(np.unique(groups))
+        if folds > n_groups > 1:
+            raise InputError(
+                f"{n_groups} groups cannot make {folds} folds: folds are whole groups, and no more "
+                f"than groups. Pass `calibrate=cv:{n_groups}`.",
+                where="folds",
+                found=folds,
+            )
         fold = group_folds(test.labels, groups, n_folds=folds, seed=seed)
         logits = _logits(test)
         fitted = [fit(logits[fold != held], test.labels[fold != held]) for held in range(folds)]

@@ -412,6 +412,7 @@ class SweepRecipe:
         "equal parts in which a budget is bought",
         scope="run",
         least=1,
+        most=100_000,
         column="n_rounds",
         role="setting purchase",
     )
@@ -475,7 +476,11 @@ class SweepRecipe:
         most=1,
     )
     raters: int = setting(
-        1, "simulated experts asked about each label; ties ask one more", scope="policy", least=1
+        1,
+        "simulated experts asked about each label; ties ask one more",
+        scope="policy",
+        least=1,
+        most=1000,
     )
     rater_error: float = setting(
         0.0, "share of answers in which a simulated expert errs", scope="policy", least=0, below=1
