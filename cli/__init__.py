@@ -21,6 +21,7 @@ from . import (
     evaluate,
     export,
     extract,
+    loop,
     package,
     plan,
     recipes,
@@ -74,6 +75,7 @@ app.add_typer(recipes.app, name="recipes")
 app.command()(plan.plan)
 app.command("repair")(repair.repair)
 app.command()(sweep.sweep)
+app.command()(loop.loop)
 app.add_typer(audit.app, name="audit")
 app.command()(review.review)
 app.command()(evaluate.evaluate)

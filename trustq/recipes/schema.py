@@ -233,8 +233,8 @@ class ExtractRecipe:
     checkpoint: str = setting(
         "best",
         "epoch kept: lowest validation loss, the last, or best validation macro_f1, macro_auroc, "
-        "ece",
-        *("best", "last", "macro_f1", "macro_auroc", "ece"),
+        "their sum, ece",
+        *("best", "last", "macro_f1", "macro_auroc", "auroc_f1", "ece"),
     )
     loss: str = setting(
         "ce",

@@ -54,7 +54,7 @@ EVALUATION_BATCH = 64
 class History:
     """Figures of each finished epoch; validation figures are NaN without validation rows.
 
-    The last three are there only where the kept epoch is chosen by them.
+    The last four are there only where the kept epoch is chosen by them.
     """
 
     epoch: list[int] = field(default_factory=list)  # from 1
@@ -65,6 +65,7 @@ class History:
     val_macro_f1: list[float] = field(default_factory=list)
     val_macro_auroc: list[float] = field(default_factory=list)
     val_ece: list[float] = field(default_factory=list)
+    val_auroc_f1: list[float] = field(default_factory=list)  # the sum of both
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:

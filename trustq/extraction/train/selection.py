@@ -25,6 +25,7 @@ _CRITERIA = {
     "last": _BY_LOSS,  # nothing is chosen; patience still counts epochs by the loss
     "macro_f1": Criterion("val_macro_f1", "validation macro-F1", highest=True),
     "macro_auroc": Criterion("val_macro_auroc", "validation macro-AUROC", highest=True),
+    "auroc_f1": Criterion("val_auroc_f1", "validation macro-AUROC + macro-F1", highest=True),
     "ece": Criterion("val_ece", "validation ECE", highest=False),
 }
 
@@ -34,10 +35,10 @@ def criterion_of(checkpoint: str, labels: np.ndarray) -> Criterion:
 
     Raises `TrustqError` where the labels leave the criterion undefined.
     """
-    if checkpoint == "macro_auroc" and len(np.unique(labels)) < 2:
+    if checkpoint in ("macro_auroc", "auroc_f1") and len(np.unique(labels)) < 2:
         raise InputError(
-            "checkpoint=macro_auroc needs validation rows of two classes or more; all of them are "
-            "of one. Make the splits again, or choose by another figure, e.g. "
+            f"checkpoint={checkpoint} needs validation rows of two classes or more; all of them "
+            "are of one. Make the splits again, or choose by another figure, e.g. "
             "`checkpoint=best`."
         )
     return _CRITERIA[checkpoint]
@@ -45,7 +46,10 @@ def criterion_of(checkpoint: str, labels: np.ndarray) -> Criterion:
 
 def further_figure(criterion: Criterion, labels: np.ndarray, logits: np.ndarray) -> float:
     """The criterion's figure of rows with labels (n,) and logits (n, k)."""
-    return summarise(labels, logits=logits).figures[criterion.figure.removeprefix("val_")]
+    figures = summarise(labels, logits=logits).figures
+    if criterion.figure == "val_auroc_f1":
+        return figures["macro_auroc"] + figures["macro_f1"]
+    return figures[criterion.figure.removeprefix("val_")]
 
 
 def best_epoch(figures: Sequence[float], *, highest: bool) -> int:

@@ -1,0 +1,98 @@
+"""`trustq loop`: train, score, buy, train again, for several arms and seeds."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .output import print_table, print_text
+
+
+def loop(
+    manifest: Annotated[Path, typer.Argument(help="Manifest, .parquet or .csv.")],
+    recipe: Annotated[
+        str, typer.Option(help="Packaged recipe (loop, loop-reference) or TOML file.")
+    ] = "loop",
+    seeds: Annotated[str, typer.Option(help="Comma-separated backbone seeds.")] = "42,52,62,72,82",
+    out: Annotated[
+        Path, typer.Option(help="Folder for caches, labels, results and the table.")
+    ] = Path("loop"),
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any recipe key, e.g. --set rounds=2 --set budgets=128."),
+    ] = None,
+    against: Annotated[str, typer.Option(help="Arm that the others are compared with.")] = "none",
+    split: Annotated[str, typer.Option(help="Split of the figures.")] = "test",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    root: Annotated[
+        Path | None, typer.Option(help="Where the images are [default: as the manifest says].")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+) -> None:
+    """Train networks, buy labels by their scores, train them again, and compare the arms.
+
+    The recipe's [extract] trains, its [sweep] buys: one budget in equal rounds, for each arm. The
+    first network of a seed is shared by all arms. A stopped loop goes on when the same command is
+    given again. Figures are those of the networks themselves; `trustq sql --results OUT/results`
+    has the rest.
+
+    Example: trustq loop digits.parquet --recipe loop --seeds 0,1 --set backbone=test_convnext
+    --set pretrained=false --set image_size=32 --set epochs=2 --set noise=symmetric:0.2
+    """
+    from trustq.data.manifest import read_manifest
+    from trustq.errors import InputError
+    from trustq.experiments.train_loop import train_loop
+    from trustq.recipes import load_recipe
+
+    chosen = load_recipe(recipe, settings=settings or [])
+    try:
+        wanted = [int(seed) for seed in seeds.split(",")]
+    except ValueError as error:
+        raise InputError(
+            f"seeds {seeds}: expected whole numbers, e.g. 42,52.", where="seeds", found=seeds
+        ) from error
+    try:
+        run = train_loop(
+            read_manifest(manifest, root=root), recipe=chosen, seeds=wanted, out=out, device=device
+        )
+    except KeyboardInterrupt as stop:
+        typer.echo(
+            "\nStopped. The same command goes on after the last finished epoch; finished networks "
+            "and purchases are kept.",
+            err=True,
+        )
+        raise typer.Exit(130) from stop
+    run.save(out / "networks.parquet", split=split)
+    means = run.means(split=split)
+    paired = run.paired(split=split, against=against)
+    if as_json:
+        typer.echo(json.dumps({"means": means, "paired": paired}, indent=2))
+        return
+    print_text(
+        f"{len(wanted)} networks a row, {split} rows, their own softmax before temperature. Every "
+        f"network: {out / 'networks.parquet'}"
+    )
+    print_table(means)
+    if paired:
+        print_text(_floor(paired))
+        print_table([_rounded(row) for row in paired if row["stage"] == "uncalibrated"])
+
+
+def _floor(paired: list[dict[str, Any]]) -> str:
+    first = paired[0]
+    text = f"\nLast networks of each arm less those of {first['against']}, paired by seed."
+    if first["smallest_p"] > 0.05:
+        text += (
+            f" With {first['n']} seeds no p can be below {first['smallest_p']:g}: nothing here can "
+            "be significant."
+        )
+    return text
+
+
+def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: round(value, 4) if isinstance(value, float) else value
+        for name, value in row.items()
+        if name not in ("stage", "against")
+    }
