@@ -213,3 +213,20 @@ def test_known_labels_of_another_data_set_are_refused(tmp_path: Path) -> None:
         open_source(tmp_path / "embeddings.npz", known=KnownLabels({"x": None}, "sheet"))
     with pytest.raises(TrustqError, match="unknown class 'nevi'"):
         open_source(tmp_path / "embeddings.npz", known=KnownLabels({"img_00001": "nevi"}, "sheet"))
+
+
+def test_bounds_by_bisection_are_those_of_all_totals() -> None:
+    from trustq.statistics.confidence_sequence import evidence_against, share_bound
+
+    rng = np.random.default_rng(5)
+    for n_rows, share, t in [(50, 0.1, 20), (400, 0.02, 90), (400, 0.5, 300), (1000, 0.2, 9)]:
+        wrong = rng.random(t) < share
+        found = share_bound(wrong, n_rows=n_rows)
+        low, high, looks = 0, n_rows, sorted({*(1.1 ** np.arange(200)).astype(int), t})
+        for look in [k for k in looks if k == t or 8 <= k < t]:
+            s = int(wrong[:look].sum())
+            own = np.arange(max(low, s), min(high, n_rows - (look - s)) + 1)
+            against = evidence_against(own, n_rows=n_rows, n_sampled=look, n_wrong=s)
+            kept = own[against < -np.log(0.05)]
+            low, high = int(kept[0]), int(kept[-1])
+        assert (found.low, found.high) == (low, high)

@@ -58,7 +58,6 @@ def share_bound(wrong: np.ndarray, *, n_rows: int, alpha: float = 0.05) -> Share
         raise InputError(
             f"alpha is {alpha:g}; expected a number between 0 and 1.", where="alpha", found=alpha
         )
-    possible = np.arange(n_rows + 1)
     low, high = 0, n_rows
     n_looks = int(np.log(max(len(wrong), 1)) / np.log(LOOKS_GROW_BY)) + 1
     grid = np.unique(np.power(LOOKS_GROW_BY, np.arange(n_looks)).astype(int))
@@ -67,12 +66,43 @@ def share_bound(wrong: np.ndarray, *, n_rows: int, alpha: float = 0.05) -> Share
     for t in looks:
         s = int(found[t - 1])
         low, high = max(low, s), min(high, n_rows - (t - s))
-        own = possible[low : high + 1]
-        kept = own[evidence_against(own, n_rows=n_rows, n_sampled=t, n_wrong=s) < -np.log(alpha)]
-        if not len(kept):  # the answers contradict one another's bounds: less than alpha of studies
+        kept = _kept(low, high, n_rows=n_rows, n_sampled=t, n_wrong=s, most=-np.log(alpha))
+        if kept is None:  # the answers contradict one another's bounds: less than alpha of studies
             break
-        low, high = int(kept[0]), int(kept[-1])
+        low, high = kept
     return ShareBound(low, high, n_rows, len(wrong), int(wrong.sum()))
+
+
+def _kept(
+    low: int, high: int, *, n_rows: int, n_sampled: int, n_wrong: int, most: float
+) -> tuple[int, int] | None:
+    """The least and the largest total from `low` to `high` with less than `most` against it.
+
+    The evidence is the data's probability over the likelihood of the total, whose logarithm is
+    concave and highest at the maximum-likelihood total: so both ends are found by bisection, which
+    takes microseconds where all totals of 150,000 rows took half a second.
+    """
+
+    def against(total: int) -> float:
+        found = evidence_against(
+            np.array(total), n_rows=n_rows, n_sampled=n_sampled, n_wrong=n_wrong
+        )
+        return float(found)
+
+    best = min(max(n_wrong * (n_rows + 1) // n_sampled, low), high)
+    if against(best) >= most:
+        return None
+
+    def edge(outside: int) -> int:
+        inside = best
+        if against(outside) < most:
+            return outside
+        while abs(outside - inside) > 1:
+            middle = (inside + outside) // 2
+            inside, outside = (middle, outside) if against(middle) < most else (inside, middle)
+        return inside
+
+    return edge(low), edge(high)
 
 
 def evidence_against(
