@@ -13,12 +13,14 @@ from . import (
     audit,
     bundle,
     cache,
+    check,
     classify,
     compare,
     data,
     demo,
     distil,
     evaluate,
+    explain,
     export,
     extract,
     loop,
@@ -80,6 +82,7 @@ app.add_typer(audit.app, name="audit")
 app.command()(review.review)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
+app.add_typer(explain.app, name="explain")
 app.add_typer(export.app, name="export")
 app.command()(sql.sql)
 app.add_typer(results.app, name="results")
@@ -90,3 +93,4 @@ app.command()(distil.distil)
 app.command()(package.package)
 app.command()(serve.serve)
 app.command()(classify.classify)
+app.command()(check.check)

@@ -12,6 +12,7 @@ from trustq.analysis.main_table import MainTable, Row, main_table
 from trustq.analysis.refit_order import refit_order_warnings
 from trustq.analysis.repair_table import DISCLAIMER, answers, repair_table
 from trustq.core.atomic_files import replacing
+from trustq.core.safety import SAFETY
 from trustq.errors import InputError, TrustqError
 from trustq.evaluation.fairness import FIGURES as ODDS
 from trustq.evaluation.fairness import MIN_ROWS
@@ -220,6 +221,7 @@ def write_report(results: Path, path: Path) -> None:
         undrawn=max(0, count_sets(results) - MOST_SETS),
         tables={name: _texts(_telling(found)) for name, found in tables if found.rows},
         disclaimer=DISCLAIMER,
+        safety=" ".join(SAFETY),
     )
     with replacing(Path(path)) as part:
         part.write_text(page, encoding="utf-8")

@@ -1,0 +1,119 @@
+"""`trustq check`: gates on a results folder, for CI."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .output import print_table
+
+
+def check(
+    results: Annotated[Path, typer.Argument(help="Folder of result tables.")] = Path("results"),
+    gate: Annotated[
+        list[str] | None,
+        typer.Option(help="Bound, e.g. 'ece<.05' or 'recall[mel]>.6'; may be repeated."),
+    ] = None,
+    packaged: Annotated[
+        bool,
+        typer.Option("--packaged", help="Also check accuracy>=.85, macro_f1>=.80 and gap<=.10."),
+    ] = False,
+    against: Annotated[
+        Path | None, typer.Option(help="Earlier results folder with the same test rows.")
+    ] = None,
+    parity: Annotated[
+        bool,
+        typer.Option("--parity", help="Fail where runs differ in more than their arm and seeds."),
+    ] = False,
+    may_differ: Annotated[
+        str, typer.Option(help="Columns of runs in which they may differ too, a,b,c.")
+    ] = "",
+    where: Annotated[str, typer.Option(help="SQL condition on runs that picks the setup.")] = "",
+    stage: Annotated[
+        str, typer.Option(help="Predictions to check: calibrated or uncalibrated.")
+    ] = "calibrated",
+    split: Annotated[str, typer.Option(help="Split to check.")] = "test",
+    dataset: Annotated[
+        str | None, typer.Option(help="Evaluated data set [default: the runs' own].")
+    ] = None,
+    history: Annotated[
+        Path | None,
+        typer.Option(help="CSV that each check is added to; a fall against its last row is told."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of simulated intervals.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+) -> None:
+    """Check results against gates and against earlier ones; exit status 1 where one fails.
+
+    A gate fails where the figure and its whole interval miss the bound; with --against, a figure
+    fails that fell significantly, paired by group and seed.
+
+    Example: trustq check results --gate 'ece<.05' --gate 'recall[mel]>.6' --where "arm = 'none'"
+    """
+    from trustq.analysis import gates
+    from trustq.core.safety import SAFETY
+    from trustq.errors import InputError
+    from trustq.report.text import to_json
+
+    texts = [*(gate or []), *(gates.PACKAGED if packaged else ())]
+    if not texts and not parity and against is None:
+        raise InputError(
+            "Nothing to check: give a gate (`gate=ece<.05`), `packaged`, `parity`, or `against`."
+        )
+    record: dict[str, Any] = {}
+    passed = True
+    if parity:
+        allowed = [name.strip() for name in may_differ.split(",") if name.strip()]
+        differing = gates.parity(results, allowed=allowed, where=where)
+        record["parity"] = differing
+        passed = not differing
+        if not json:
+            print_table([{"differs": k, "values": _few(v)} for k, v in differing.items()])
+            typer.echo("Parity: " + ("failed" if differing else "only arms and seeds differ"))
+    if texts or against is not None:
+        found = gates.check_results(
+            results,
+            [gates.parse_gate(text) for text in texts],
+            against=against,
+            where=where,
+            stage=stage,
+            split=split,
+            eval_dataset=dataset,
+            seed=seed,
+        )
+        record |= found.record
+        passed = passed and found.passed
+        if not json:
+            _print(found)
+        if history is not None:
+            from trustq.analysis.check_history import add_check
+
+            for text in add_check(history, found):
+                typer.echo(text, err=True)
+    record["passed"] = passed
+    if json:
+        typer.echo(to_json(record))
+    else:
+        typer.echo(f"{'passed' if passed else 'FAILED'}")
+        typer.echo(SAFETY[0], err=True)
+    if not passed:
+        raise typer.Exit(1)
+
+
+def _print(found: Any) -> None:
+    said = ", ".join(f"{name} {value}" for name, value in found.setup.items() if value is not None)
+    typer.echo(f"{found.n_runs} runs, {found.n_rows:,} rows: {said}")
+    for name in ("gates", "changes"):
+        rows = [vars(one) for one in getattr(found, name)]
+        print_table([{key: _short(value) for key, value in row.items()} for row in rows])
+    for note in found.notes:
+        typer.echo(f"Note: {note}.", err=True)
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def _few(values: list[Any]) -> str:
+    shown = ", ".join(str(value) for value in values[:5])
+    return shown + (f" and {len(values) - 5} more" if len(values) > 5 else "")
