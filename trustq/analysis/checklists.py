@@ -188,7 +188,9 @@ def _features(records: Records) -> Proof | None:
             f"images through {own['backbone']} ({own['weights']}), features {features}",
             f"attributes of {path}",
         )
-    return _column("backbone", "images through")(records)
+    values = records.listed("SELECT DISTINCT backbone FROM runs ORDER BY 1")
+    evidence = "SELECT DISTINCT backbone FROM runs"
+    return Proof(f"images through {values}", evidence) if values else None
 
 
 def _sample_size(records: Records) -> Proof | None:
