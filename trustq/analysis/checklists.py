@@ -126,11 +126,11 @@ def checklist(
     title, asked = CHECKLISTS[name]
     said = _statements(statements, name, [item.number for item in asked])
     with connect(results, where=where) as connection:
-        if not connection.execute("SELECT count(*) FROM runs").fetchone()[0]:
+        records = Records(connection, Path(results), files)
+        if not records.one("SELECT count(*) FROM runs")[0]:
             raise InputError(
                 f"{results} holds no runs, so no record proves anything.", path=results
             )
-        records = Records(connection, Path(results), files)
         items = tuple(_answer(item, records, said, statements) for item in asked)
         return Checklist(name, title, items, _reproduction(records))
 
