@@ -83,6 +83,8 @@ class Load:
                 connection.close()
                 return
             if kind:
+                # Servers close connections that are idle; a bad request may take its time.
+                connection.close()
                 status = self._bad(kind, self.images[place])
                 with self.lock:
                     self.bad[kind, status] += 1

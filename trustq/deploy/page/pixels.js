@@ -165,14 +165,17 @@ export function lookAt(image) {
   }
   const { width, height, data } = image, n = width * height;
   const grey = new Int32Array(n), counts = new Array(256).fill(0);
-  let skin = 0, sum = 0, squares = 0;
+  let skin = 0, looked = 0, sum = 0, squares = 0;
   for (let i = 0; i < n; i++) {
     const r = data[i * 3], g = data[i * 3 + 1], b = data[i * 3 + 2];
     const v = (r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16;
     grey[i] = v; counts[v]++; sum += v; squares += v * v;
-    const cb = 128 - 0.168736 * r - 0.331264 * g + 0.5 * b;
-    const cr = 128 + 0.5 * r - 0.418688 * g - 0.081312 * b;
-    if (cb >= 77 && cb <= 127 && cr >= 133 && cr <= 173) skin++;
+    const x = i % width, y = (i - x) / width;
+    if (x % 2 || y % 2) continue;
+    const cb = 128000000 - 168736 * r - 331264 * g + 500000 * b;
+    const cr = 128000000 + 500000 * r - 418688 * g - 81312 * b;
+    if (cb >= 77e6 && cb <= 127e6 && cr >= 133e6 && cr <= 173e6) skin++;
+    looked++;
   }
   let total = 0, totalSquares = 0, inner = 0;
   for (let y = 1; y < height - 1; y++) {
@@ -189,7 +192,7 @@ export function lookAt(image) {
     brightness: sum / n,
     contrast: Math.sqrt(Math.max(squares / n - (sum / n) ** 2, 0)),
     sharpness: inner ? totalSquares / inner - (total / inner) ** 2 : 0,
-    skin: skin / n,
+    skin: skin / looked,
     spot: dark / n,
   };
 }
