@@ -328,3 +328,25 @@ def test_temperature_equals_that_of_netcal(scale):
     inverse = float(np.ravel(peer.temperature)[0])
     ours = TemperatureScaling().fit(logits, labels).temperature_
     assert 1 / ours == pytest.approx(inverse, abs=5e-3)
+
+
+def test_netcals_enir_without_a_fit_is_one_sentence():
+    pytest.importorskip("netcal")
+    labels = np.arange(120) % 3
+    with pytest.raises(TrustqError, match=r"^netcal's enir cannot be fitted on these 120 rows \("):
+        make_calibrator("netcal-enir").fit(60.0 * np.eye(3)[labels], labels)
+
+
+def test_a_value_on_a_bins_edge_is_read_from_the_bin_it_was_fitted_in():
+    pytest.importorskip("netcal")
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 90)
+    probs = np.full((90, 3), 0.2)
+    probs[np.arange(90), np.where(rng.random(90) < 0.7, labels, (labels + 1) % 3)] = 0.6
+    fitted = make_calibrator("netcal-histogram").fit(np.log(probs), labels)
+    sure = probs == 0.6
+    shares = [(labels == c)[sure[:, c]].mean() for c in range(3)]
+    found = fitted.predict_proba(np.log(probs))
+    for c, share in enumerate(shares):
+        assert found[sure[:, c], c] == pytest.approx(share, abs=0.2)  # before they are normalised
+        assert (found[sure[:, c], c] > found[~sure[:, c], c].max()).all()

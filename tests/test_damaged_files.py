@@ -156,6 +156,10 @@ BAD_TOML = {
     "itself": b'include="r.toml"',
     "a table to include": b"[include]\na=1",
     "a boolean": b"[sweep]\nfolds=true",
+    "a table for a list": b"[sweep]\nbudgets={a=1}",
+    "a date for a list": b"[sweep]\nbudgets=2020-01-01",
+    "rounds without end": b"[sweep]\nrounds=1000000000000000000",
+    "raters without end": b"[sweep]\nraters=1000000000000000000",
 }
 
 

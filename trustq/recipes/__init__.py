@@ -303,6 +303,8 @@ def _checked(part: str, key: str, value: Any, where: str) -> Any:
 
 
 def _is(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is not None:
+        return False  # a list is judged by its items
     if isinstance(value, bool) or kind is bool:
         return isinstance(value, bool) and kind is bool
     return isinstance(value, int | float) if kind is float else isinstance(value, kind)

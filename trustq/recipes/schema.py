@@ -4,6 +4,7 @@ A recipe is TOML that holds only what differs from these defaults. Keys of runs,
 groups, captions, options and help are derived from what is declared here: `sweep_settings`.
 """
 
+import math
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, NamedTuple, get_type_hints
 
@@ -33,9 +34,9 @@ class Range(NamedTuple):
     below: float | None = None
 
     def holds(self, value: float) -> bool:
-        """Whether a number is one of them; NaN never is."""
+        """Whether a number is one of them; NaN and infinity never are."""
         return (
-            value == value
+            (isinstance(value, int) or math.isfinite(value))
             and (self.least is None or value >= self.least)
             and (self.most is None or value <= self.most)
             and (self.above is None or value > self.above)
