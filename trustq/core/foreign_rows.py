@@ -20,7 +20,14 @@ from trustq.core.foreign_files import (
     read_foreign,
 )
 from trustq.core.sample_ids import ID_COLUMNS, find_rows, id_keys
-from trustq.core.words import is_blank, plain_texts, read_splits, split_names, whole_number
+from trustq.core.words import (
+    is_blank,
+    is_plain,
+    plain_texts,
+    read_splits,
+    split_names,
+    whole_number,
+)
 from trustq.errors import InputError
 
 Names = Mapping[str, str | Sequence[str]]
@@ -253,7 +260,8 @@ class ForeignRows:
             raise InputError(f"{self.path}: groups has {len(texts)} rows, the file {n}.")
         blank = {text for text in set(texts) if len(text) < 8 and is_blank(text)}
         if not blank:
-            return np.array(texts)
+            column = _flat(array)
+            return column if is_plain(column) else np.array(texts)
         own = ids if ids is not None else [str(row) for row in range(n)]
         return np.array([f"row {i}" if g in blank else g for g, i in zip(texts, own, strict=True)])
 

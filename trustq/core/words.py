@@ -56,11 +56,33 @@ def plain_text(value: object) -> str:
 def plain_texts(column: np.ndarray) -> list[str]:
     """A column as texts, see `plain_text`; "" for a blank."""
     if column.dtype.kind == "U":
+        if is_plain(column):
+            texts: list[str] = column.tolist()
+            return texts
         return [text.strip() for text in column.tolist()]
     if column.dtype.kind == "f" and not isinstance(column, np.ma.MaskedArray):
         known = {value: plain_text(value) for value in np.unique(column).tolist()}
         return [known.get(value, "") for value in column.tolist()]
     return [plain_text(value) for value in column.tolist()]
+
+
+def is_plain(column: np.ndarray) -> bool:
+    """Whether a column is of numpy's texts without a blank in any, so that it stays as it is.
+
+    >>> is_plain(np.array(["a", "b"])), is_plain(np.array(["a "])), is_plain(np.array([1]))
+    (True, False, False)
+    """
+    if (
+        column.dtype.kind != "U"
+        or not column.dtype.isnative
+        or isinstance(column, np.ma.MaskedArray)
+    ):
+        return False
+    if not column.size or not column.dtype.itemsize:
+        return True
+    codes = np.ascontiguousarray(column).view(np.uint32)
+    # Blanks are the codes up to 32, and some beyond those of ASCII; 0 ends a text.
+    return not bool((codes - 1 < 32).any() or codes.max() >= 0x80)
 
 
 def whole_number(text: str) -> int | None:
@@ -86,6 +108,8 @@ def read_splits(column: np.ndarray) -> tuple[np.ndarray, list[str]]:
     texts = plain_texts(column)
     known = {text: SPLIT_WORDS.get(text.lower()) for text in set(texts)}
     unknown = sorted(text for text, split in known.items() if split is None)
+    if is_plain(column) and all(split in (None, text) for text, split in known.items()):
+        return column, unknown
     return np.array([known[text] or text for text in texts]), unknown
 
 

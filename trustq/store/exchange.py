@@ -20,7 +20,7 @@ from trustq.core.leaks import (
     near_names,
     told,
 )
-from trustq.core.words import plain_texts, whole_number
+from trustq.core.words import is_plain, plain_texts, whole_number
 from trustq.data.manifest import SPLITS, require_whole_groups
 from trustq.errors import InputError
 from trustq.metrics.probabilities import NORMALISATIONS, logits_from_probs, normalised
@@ -155,7 +155,8 @@ def _imported(
         )
     sample_ids = rows.sample_ids(n) or [str(i) for i in range(n)]
     named = rows.groups(n, sample_ids)
-    ids_of_rows = np.array(sample_ids)
+    column = rows.id_column()
+    ids_of_rows = column if column is not None and is_plain(column) else np.array(sample_ids)
     named = ids_of_rows if named is None else named
     groups = sample_ids if named is ids_of_rows else named.tolist()
     require_whole_groups(groups, split.tolist(), source=str(path))
@@ -180,8 +181,8 @@ def _imported(
         dataset=dataset,
         classes=classes,
         exposure=exposure,
-        sample_id=ids_of_rows,
-        split=split,
+        sample_id=np.array(ids_of_rows),
+        split=np.array(split),
         group_id=named.copy(),
         label=label,
         observed=observed,
