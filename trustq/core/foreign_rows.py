@@ -22,6 +22,7 @@ from trustq.core.foreign_files import (
 from trustq.core.sample_ids import ID_COLUMNS, find_rows, id_keys
 from trustq.core.words import (
     is_blank,
+    is_long,
     is_plain,
     plain_texts,
     read_splits,
@@ -258,7 +259,9 @@ class ForeignRows:
         texts = plain_texts(_flat(array))
         if len(texts) != n:
             raise InputError(f"{self.path}: groups has {len(texts)} rows, the file {n}.")
-        blank = {text for text in set(texts) if len(text) < 8 and is_blank(text)}
+        blank = set[str]()
+        if not is_long(_flat(array), 8):  # longer than any word for a blank
+            blank = {text for text in set(texts) if len(text) < 8 and is_blank(text)}
         if not blank:
             column = _flat(array)
             return column if is_plain(column) else np.array(texts)

@@ -57,7 +57,7 @@ def near_ids(a: np.ndarray, b: np.ndarray) -> list[tuple[str, str]]:
 
     Where a set has a loose key twice it says nothing (`a/1.jpg` and `b/1.jpg`).
     """
-    if _one_form(a.tolist(), b.tolist()):
+    if _one_form(a, b):
         return []
     loose_a, loose_b = loose_keys(a), loose_keys(b)
     both = set(loose_a) & set(loose_b)
@@ -74,25 +74,30 @@ def near_ids(a: np.ndarray, b: np.ndarray) -> list[tuple[str, str]]:
     ]
 
 
-_DIGITS = str.maketrans("123456789", "000000000")
-
-
-def _one_form(a: Sequence[object], b: Sequence[object]) -> bool:
+def _one_form(a: np.ndarray, b: np.ndarray) -> bool:
     """Whether all ids are alike but for their digits, so that no two differ in spelling alone."""
-    try:
-        texts = "\n".join([*a, *b])  # type: ignore[list-item]
-    except TypeError:  # numbers
-        texts = "\n".join([*map(str, a), *map(str, b)])
-    if "/" in texts or "\\" in texts or "." in texts or not texts.isascii():
+    if not len(a) or not len(b):
+        return True
+    if a.dtype.kind != "U" or b.dtype.kind != "U":
         return False
-    return len(set(texts.translate(_DIGITS).split("\n"))) == 1
+    forms = []
+    for own in (a, b):
+        codes = np.ascontiguousarray(own).view(np.uint32).reshape(len(own), -1)
+        codes = np.where((codes > ord("0")) & (codes <= ord("9")), ord("0"), codes)
+        if not (codes == codes[0]).all():
+            return False
+        forms.append("".join(map(chr, codes[0])).rstrip("\0"))
+    return forms[0] == forms[1] and forms[0].isascii() and not set(forms[0]) & set("/\\.")
 
 
-def near_names(a: Sequence[str], b: Sequence[str]) -> list[tuple[str, str]]:
+def near_names(
+    a: Sequence[str] | np.ndarray, b: Sequence[str] | np.ndarray
+) -> list[tuple[str, str]]:
     """Pairs of different names, e.g. of groups, with one `loose_key`; each name once."""
+    a, b = np.asarray(a, dtype=str), np.asarray(b, dtype=str)
     if _one_form(a, b):
         return []
-    return near_ids(np.array(sorted(set(a)), dtype=str), np.array(sorted(set(b)), dtype=str))
+    return near_ids(*(np.array(sorted(set(own.tolist())), dtype=str) for own in (a, b)))
 
 
 def equal_rows(a: np.ndarray, b: np.ndarray) -> list[tuple[int, int]]:

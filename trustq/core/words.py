@@ -85,6 +85,18 @@ def is_plain(column: np.ndarray) -> bool:
     return not bool((codes - 1 < 32).any() or codes.max() >= 0x80)
 
 
+def is_long(column: np.ndarray, n: int) -> bool:
+    """Whether every text of a plain column has `n` letters or more; False where that is not known.
+
+    >>> is_long(np.array(["abc", "abcd"]), 3), is_long(np.array(["abc", "a"]), 3)
+    (True, False)
+    """
+    if not is_plain(column) or not column.size or column.dtype.itemsize < 4 * n:
+        return False
+    codes = np.ascontiguousarray(column).view(np.uint32).reshape(column.size, -1)
+    return bool((codes[:, n - 1] != 0).all())
+
+
 def whole_number(text: str) -> int | None:
     """The whole number that a text is in any spelling, or None.
 

@@ -231,7 +231,7 @@ def _suspect(
     notes = told(found, *names, ids[held], ids[~held])
     near = []
     if groups is not ids:
-        near = near_names(groups[held].tolist(), groups[~held].tolist())
+        near = near_names(groups[held], groups[~held])
     if near:
         notes.append(
             f"suspicion of a leak: {len(near)} groups of {names[0]} and {names[1]} differ in "
