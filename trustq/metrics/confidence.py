@@ -109,32 +109,52 @@ def mahalanobis_confidence(
     >>> bool(scores[0] > scores[1])
     True
     """
-    from sklearn.covariance import LedoitWolf
+    return MeanDistance(reference, reference_labels).confidence(features)
 
-    features, reference = _checked_features(features, reference)
-    labels = checked_indices(reference_labels, "reference_labels")
-    if len(labels) != len(reference):
-        raise InputError(
-            f"reference_labels has {len(labels)} rows and reference has {len(reference)}: "
-            "pass the same rows in the same order."
-        )
-    classes, codes = np.unique(labels, return_inverse=True)
-    means = np.stack([reference[codes == c].mean(axis=0) for c in range(len(classes))])
-    centred = reference - means[codes]
-    if not centred.any():
-        raise InputError(
-            "Every reference row equals its class mean, so there is no covariance: "
-            "pass more rows per class."
-        )
-    covariance = LedoitWolf(assume_centered=True).fit(centred).covariance_
-    variances, axes = np.linalg.eigh(covariance)
-    # The shrinkage may come out as 0; a direction without any spread must not count as infinite.
-    whitening = axes / np.sqrt(np.maximum(variances, SMALLEST_SPREAD * variances[-1]))
-    ours, theirs = features @ whitening, means @ whitening
-    nearest = np.full(len(ours), np.inf)
-    for mean in theirs:
-        nearest = np.minimum(nearest, ((ours - mean) ** 2).sum(axis=1))
-    return -nearest
+
+class MeanDistance:
+    """The fitted part of `mahalanobis_confidence`, for several sets of rows of one reference.
+
+    >>> reference = np.array([[0.0, 1.0], [1.0, 0.0], [5.0, 6.0], [6.0, 5.0]])
+    >>> fitted = MeanDistance(reference, np.array([0, 0, 1, 1]))
+    >>> fitted.confidence(np.array([[0.5, 0.5]])).round(3).tolist()
+    [-0.0]
+    """
+
+    def __init__(self, reference: np.ndarray, reference_labels: np.ndarray) -> None:
+        from sklearn.covariance import LedoitWolf
+
+        reference, _ = _checked_features(reference, reference)
+        labels = checked_indices(reference_labels, "reference_labels")
+        if len(labels) != len(reference):
+            raise InputError(
+                f"reference_labels has {len(labels)} rows and reference has {len(reference)}: "
+                "pass the same rows in the same order."
+            )
+        classes, codes = np.unique(labels, return_inverse=True)
+        means = np.stack([reference[codes == c].mean(axis=0) for c in range(len(classes))])
+        centred = reference - means[codes]
+        if not centred.any():
+            raise InputError(
+                "Every reference row equals its class mean, so there is no covariance: "
+                "pass more rows per class."
+            )
+        covariance = LedoitWolf(assume_centered=True).fit(centred).covariance_
+        variances, axes = np.linalg.eigh(covariance)
+        # The shrinkage may come out as 0; a direction without any spread must not count as
+        # infinite.
+        self._whitening = axes / np.sqrt(np.maximum(variances, SMALLEST_SPREAD * variances[-1]))
+        self._means = means
+        self._reference = reference
+
+    def confidence(self, features: np.ndarray) -> np.ndarray:
+        """Negative squared distance of each row of (n, d) to the nearest class mean."""
+        features, _ = _checked_features(features, self._reference)
+        ours, theirs = features @ self._whitening, self._means @ self._whitening
+        nearest = np.full(len(ours), np.inf)
+        for mean in theirs:
+            nearest = np.minimum(nearest, ((ours - mean) ** 2).sum(axis=1))
+        return -nearest
 
 
 def _of_probs(probs: np.ndarray) -> dict[str, np.ndarray]:
