@@ -35,6 +35,7 @@ from . import (
     sql,
     study,
     sweep,
+    trust,
 )
 from .app import App
 
@@ -83,6 +84,7 @@ app.command()(review.review)
 app.command()(evaluate.evaluate)
 app.command()(compare.compare)
 app.add_typer(explain.app, name="explain")
+app.command()(trust.trust)
 app.add_typer(export.app, name="export")
 app.command()(sql.sql)
 app.add_typer(results.app, name="results")

@@ -18,8 +18,8 @@ from trustq.metrics.calibration_error import equal_width_bins
 from trustq.metrics.classification import ECE_BINS
 from trustq.metrics.per_class import sensitivity_at_specificity
 from trustq.metrics.selective import (
-    aurc_of_steps,
     augrc_of_steps,
+    aurc_of_steps,
     coverage_at_risk,
     oracle_aurc_of_steps,
     risk_at_coverage,
@@ -29,7 +29,7 @@ from trustq.metrics.selective import (
 LEVELS = (0.5, 0.7, 0.9)  # of the thresholds on probability, and of the coverages
 RISK = 0.05
 SPECIFICITY = 0.95
-BLOCK = 128  # replicates at a time
+BLOCK = 1 << 18  # rows times replicates at a time
 
 # Metric to what it is; of those in `LOWER` less is better, of the rest more, or neither is.
 METRICS = {
@@ -300,9 +300,10 @@ class DrawnRows:
     def blocks(self) -> list[np.ndarray]:
         """The counts as whole numbers in narrow blocks, which stay in a processor's cache."""
         whole = self.counts.astype(np.int64)
+        width = max(BLOCK // max(len(self.labels), 1), 64)
         return [
-            np.ascontiguousarray(whole[:, start : start + BLOCK])
-            for start in range(0, whole.shape[1], BLOCK)
+            np.ascontiguousarray(whole[:, start : start + width])
+            for start in range(0, whole.shape[1], width)
         ]
 
 

@@ -40,6 +40,7 @@ from trustq.repair.settings import (
 )
 from trustq.repair.setup import Experiment, draw_experiment
 from trustq.repair.slices import Slices, find_slices
+from trustq.repair.views import ViewRows, split_companions, stored_views
 from trustq.results import committed_keys, join_tables, new_part, part_path, write_part
 from trustq.store import Cache
 
@@ -144,15 +145,30 @@ def repair(
                 if progress:
                     progress(len(run.keys), total)
                 check()
-            for shown in (cache, *of_network(cache, externals)):
+            for shown in (cache, *of_network(cache, companions_of(cache, externals, sweep)[1])):
                 write_samples(shown, results)
     return run
 
 
-def setting_digest(cache: Cache, *, externals: Sequence[Cache], sweep: SweepRecipe) -> str:
+def companions_of(
+    cache: Cache, externals: Sequence[Cache], sweep: SweepRecipe
+) -> tuple[tuple[Cache, ...], tuple[Cache, ...]]:
+    """Caches that hold views of the cache's own rows, where views are asked for, and the others."""
+    if not sweep.conditions:
+        return (), tuple(externals)
+    return split_companions(cache, externals)
+
+
+def setting_digest(
+    cache: Cache,
+    *,
+    externals: Sequence[Cache],
+    sweep: SweepRecipe,
+    companions: Sequence[Cache] = (),
+) -> str:
     """Digest of what is asked of every cell of a cache, before noise is drawn.
 
-    `externals` are those of the cache's own network.
+    `externals` are those of the cache's own network, `companions` hold views of its rows.
     """
     return digest_json(
         {
@@ -163,6 +179,8 @@ def setting_digest(cache: Cache, *, externals: Sequence[Cache], sweep: SweepReci
             "files": file_digests(sweep),
         }
         | metadata_setting(cache, externals, sweep=sweep)
+        # As before there were any, where there are none.
+        | ({"views": sorted(one.content_digest for one in companions)} if companions else {})
     )
 
 
@@ -198,6 +216,7 @@ def run_group(
     the arguments alone, so that any process on any machine may run the group.
     """
     sweep = recipe.sweep
+    companions, externals = companions_of(cache, externals, sweep)
     posed = pose(cache, externals, sweep=sweep)
     cache, own = posed.cache, posed.externals
     experiment = draw_experiment(cache, sweep=sweep, draw_seed=draw_seed, allow_leak=allow_leak)
@@ -208,9 +227,10 @@ def run_group(
             where="calibrator",
             found=sweep.calibrator,
         )
-    shared_key = _shared_key(experiment, sweep, own)
+    views = stored_views(experiment, companions, sweep.conditions)
+    shared_key = _shared_key(experiment, sweep, own, views)
     slices = find_slices(experiment, own, sweep)
-    setting = setting_digest(cache, externals=own, sweep=sweep)
+    setting = setting_digest(cache, externals=own, sweep=sweep, companions=companions)
     wanted = group_cells(sweep) if only is None else only
     cells = _cells(sweep, shared_key, setting, draw_seed, wanted)
     missing = [cell for cell in cells if cell.key not in there]
@@ -218,7 +238,8 @@ def run_group(
     if not missing:
         return run
     shared = shared or SharedOnce()
-    loop = Loop(experiment, sweep, own, shared.of(experiment.features[experiment.rows]))
+    of_rows = shared.of(experiment.features[experiment.rows])
+    loop = Loop(experiment, sweep, own, views, shared=of_rows)
     # One thread: the solver has its own, and small products gain nothing from two.
     with one_blas_thread():
         started = time.perf_counter()
@@ -324,7 +345,12 @@ def require_distinct(caches: Sequence[Cache]) -> None:
             )
 
 
-def _shared_key(experiment: Experiment, sweep: SweepRecipe, externals: tuple[Cache, ...]) -> str:
+def _shared_key(
+    experiment: Experiment,
+    sweep: SweepRecipe,
+    externals: tuple[Cache, ...],
+    views: tuple[ViewRows, ...] = (),
+) -> str:
     """Digest of all that changes a number of round 0."""
     # Noise by group needs no entry of its own: the digest of the labels that it drew is there.
     return digest_json(
@@ -342,4 +368,5 @@ def _shared_key(experiment: Experiment, sweep: SweepRecipe, externals: tuple[Cac
         | further_settings(sweep)
         | plugin_settings(sweep)
         | metadata_setting(experiment.cache, externals, sweep=sweep)
+        | ({"views": [view.digest for view in views]} if views else {})
     )

@@ -7,6 +7,7 @@ import numpy as np
 
 from trustq.core.columns import Columns
 from trustq.core.rounding import steady
+from trustq.evaluation.conditions import condition_of
 from trustq.metrics.per_class import figures_by_class
 from trustq.metrics.probabilities import softmax
 from trustq.repair.arms import Arm
@@ -101,6 +102,7 @@ class Recorder:
                     "is_final": True,
                     "eval_dataset": evaluated.dataset,
                     "split": evaluated.split,
+                    **_condition(evaluated),
                     "class_name": None,
                 }
                 | row
@@ -167,6 +169,7 @@ class Recorder:
                     "is_final": is_final,
                     "eval_dataset": evaluated.dataset,
                     "split": evaluated.split,
+                    **_condition(evaluated),
                     "stage": stage,
                     "metric": metric,
                     "class_name": None,
@@ -191,6 +194,7 @@ class Recorder:
                     "is_final": True,
                     "eval_dataset": evaluated.dataset,
                     "split": evaluated.split,
+                    **_condition(evaluated),
                     "stage": stage,
                     "metric": metric,
                     "class_name": name,
@@ -214,6 +218,8 @@ class Recorder:
                 eval_dataset=_repeated(evaluated.dataset, n),
                 split=_repeated(evaluated.split, n),
                 stage=_repeated(stage, n),
+                condition=_repeated(evaluated.condition, n),
+                severity=np.ma.masked_equal(np.full(n, _severity(evaluated)), 0),
                 sample_id=evaluated.sample_id,
                 group_id=evaluated.group_id,
                 label=self._names[evaluated.labels],
@@ -228,7 +234,16 @@ class Recorder:
         self._blocks.setdefault(table, []).append({"run": _repeated(cell, n)} | columns)
 
 
-def _repeated(text: str, n: int) -> np.ndarray:
+def _severity(evaluated: Evaluated) -> int:
+    """Severity of the view that rows were seen in; 0 where it has none."""
+    return (evaluated.condition and condition_of(evaluated.condition).severity) or 0
+
+
+def _condition(evaluated: Evaluated) -> dict[str, Any]:
+    return {"condition": evaluated.condition, "severity": _severity(evaluated) or None}
+
+
+def _repeated(text: str | None, n: int) -> np.ndarray:
     return np.full(n, text, dtype=object)
 
 
@@ -238,6 +253,10 @@ def _columns(table: str, rows: list[dict[str, Any]]) -> Columns:
         values = [row[name] for row in rows]
         if TABLES[table][name] == "VARCHAR":
             columns[name] = np.array(values, dtype=object)
+        elif None in values:
+            missing = np.array([value is None for value in values])
+            filled = np.array([0 if value is None else value for value in values])
+            columns[name] = np.ma.masked_array(filled, mask=missing)
         else:
             columns[name] = np.array(values)
     return columns

@@ -8,7 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from trustq.errors import InputError
-from trustq.experiments.run import request_digest, require_distinct, setting_digest
+from trustq.experiments.run import (
+    companions_of,
+    request_digest,
+    require_distinct,
+    setting_digest,
+)
 from trustq.recipes import Recipe
 from trustq.repair.arms import Arm
 from trustq.repair.metadata import fitted_rows
@@ -92,11 +97,12 @@ def plan_sweep(
         _require_same_classes(caches)
         wanted = group_cells(sweep)
         for cache in caches:
-            posed = pose(cache, externals, sweep=sweep)
+            companions, others = companions_of(cache, externals, sweep)
+            posed = pose(cache, others, sweep=sweep)
             fitted_rows(cache, sweep=sweep)
             require_noise(sweep, posed.cache.classes)
             own = posed.externals
-            setting = setting_digest(cache, externals=own, sweep=sweep)
+            setting = setting_digest(cache, externals=own, sweep=sweep, companions=companions)
             for draw_seed in range(sweep.draw_seed, sweep.draw_seed + sweep.draws):
                 cells = []
                 for arm, budget in wanted:
@@ -111,7 +117,7 @@ def plan_sweep(
                     else:
                         cells.append(AskedCell(arm, budget, request))
                 if cells:
-                    groups.append(_group(cache, own, point, draw_seed, cells))
+                    groups.append(_group(cache, (*companions, *own), point, draw_seed, cells))
     require_distinct(list(shelf.values()))
     groups.sort(key=lambda group: str(group.cache))  # stable: points and draws keep their order
     return SweepPlan(tuple(groups), tuple(skipped), tuple(points))

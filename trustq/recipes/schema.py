@@ -550,6 +550,10 @@ class SweepRecipe:
         "classes pooled into the positive class in slices, for sensitivity, specificity and gaps",
         scope="metadata",
     )
+    conditions: tuple[str, ...] = setting(
+        (),
+        "stored views that every head is also judged on, at every round: all, or noise-3,blur-2",
+    )
     # What `trustq sweep` runs on; `trustq repair` is given its caches.
     caches: tuple[str, ...] = setting(
         (), "caches of a sweep: files, folders or patterns", scope="run"

@@ -23,13 +23,20 @@ from trustq.heads.out_of_fold import (
     read_passes,
 )
 from trustq.metrics.classification import summarise
-from trustq.metrics.probabilities import log_softmax
+from trustq.metrics.per_class import (
+    class_positions,
+    macro_auprc,
+    positive_score,
+    sensitivity_at_specificity,
+)
+from trustq.metrics.probabilities import log_softmax, softmax
 from trustq.recipes import SweepRecipe
 from trustq.repair.arms import Arm, budget_size, parse_arm, round_sizes
 from trustq.repair.experts import Expert, make_expert
 from trustq.repair.policy import Policy, make_policy
 from trustq.repair.rounds import Evaluated, Purchase, Round, candidates
 from trustq.repair.setup import Experiment
+from trustq.repair.views import ViewRows, view_positions
 from trustq.scoring import ensemble_quality, feature_quality, label_quality
 from trustq.store import Cache
 
@@ -45,6 +52,7 @@ class Loop:
     experiment: Experiment
     sweep: SweepRecipe
     externals: tuple[Cache, ...] = ()
+    views: tuple[ViewRows, ...] = ()  # of the rows at `view_positions`
     shared: SharedFeatures | None = None  # of the training rows, where another loop made them
     settings: dict[str, Any] = field(default_factory=dict)  # of the head
     chosen_on: str = ""  # labels that chose a setting or stopped the fit
@@ -321,6 +329,63 @@ class Loop:
             )
         return state.out_of_fold, state.current
 
+    def _on_views(self, head: Head | None, scaler: Any) -> list[Evaluated]:
+        """The head as it is, with the calibrator of clean rows, on every stored view."""
+        if not self.views:
+            return []
+        cache = self.experiment.cache
+        rows = view_positions(self.experiment)
+        labels = cache.label[rows].astype(np.int64)
+        found = []
+        for view in self.views:
+            logits = self.view_logits(head, view)
+            stages, figures = _staged(labels, logits, scaler)
+            for stage, z in stages.items():
+                figures[stage]["macro_auprc"] = macro_auprc(labels, softmax(z)).value
+            own = Evaluated(
+                f"{cache.dataset}@{view.name}",
+                "view",
+                cache.sample_id[rows],
+                cache.group_id[rows],
+                labels,
+                stages,
+                figures,
+                condition=view.name,
+            )
+            found.append(own)
+        return found
+
+    def _with_operating_points(self, evaluated: list[Evaluated]) -> list[Evaluated]:
+        """Add Sens@95Spec and its realised specificity, by the threshold of clean rows.
+
+        Only beside views and with positive classes; else nothing is added.
+        """
+        positive = class_positions(self.experiment.cache.classes, self.sweep.positive)
+        on = next((own for own in evaluated if own.split == "val"), None)
+        if not self.views or not positive or on is None:
+            return evaluated
+        for own in evaluated:
+            if own.split == "val" or own.dataset.partition("@")[0] != on.dataset:
+                continue
+            for stage, logits in own.logits.items():
+                point = sensitivity_at_specificity(
+                    np.isin(own.labels, positive),
+                    positive_score(softmax(logits), positive),
+                    validation_positive=np.isin(on.labels, positive),
+                    validation_score=positive_score(softmax(on.logits[stage]), positive),
+                )
+                own.figures[stage]["sens_at_95_spec"] = point.sensitivity
+                own.figures[stage]["realised_specificity"] = point.specificity
+        return evaluated
+
+    def view_logits(self, head: Head | None, view: ViewRows) -> np.ndarray:
+        """Logits (m, k) of a view's rows by a head; without one those of the network itself."""
+        if head is not None:
+            return head.predict_logits(self.experiment.standardise(view.features))
+        if view.logits is None:
+            raise InputError(f"The view {view.name} holds no logits for `head=backbone`.")
+        return np.asarray(view.logits, dtype=np.float64)
+
     def _first_fit(self, *, folds: bool) -> FoldFit:
         """Fit round 0, choosing the linear penalty where the recipe leaves it open."""
         experiment, sweep = self.experiment, self.sweep
@@ -473,22 +538,16 @@ class Loop:
             sets.append((other, "external", rows, other.label[rows], logits))
         evaluated = []
         for source, split, rows, labels, logits in sets:
-            labels = labels.astype(np.int64)
-            stages = {"uncalibrated": logits}
-            if scaler is not None:
-                stages["calibrated"] = scaler.transform(logits)
-            figures = {name: summarise(labels, logits=z).figures for name, z in stages.items()}
-            evaluated.append(
-                Evaluated(
-                    source.dataset,
-                    split,
-                    source.sample_id[rows],
-                    source.group_id[rows],
-                    labels,
-                    stages,
-                    figures,
-                )
+            own = Evaluated(
+                source.dataset,
+                split,
+                source.sample_id[rows],
+                source.group_id[rows],
+                labels.astype(np.int64),
+                *_staged(labels.astype(np.int64), logits, scaler),
             )
+            evaluated.append(own)
+        evaluated = self._with_operating_points(evaluated + self._on_views(state.head, scaler))
         return replace(
             state,
             evaluated=tuple(evaluated),
@@ -496,6 +555,16 @@ class Loop:
             fit_seconds=fit_seconds,
             notes=tuple(notes),
         )
+
+
+def _staged(
+    labels: np.ndarray, logits: np.ndarray, scaler: Any
+) -> tuple[dict[str, np.ndarray], dict[str, dict[str, float]]]:
+    """Logits and figures by stage, before and after calibration."""
+    stages = {"uncalibrated": logits}
+    if scaler is not None:
+        stages["calibrated"] = scaler.transform(logits)
+    return stages, {name: summarise(labels, logits=z).figures for name, z in stages.items()}
 
 
 def _number(text: str) -> float:

@@ -163,7 +163,7 @@ def _columns(sweep: SweepRecipe, *, external: bool) -> list[tuple[str, str]]:
 
 def check_metadata(sweep: SweepRecipe) -> None:
     """Raise `TrustqError` for settings of metadata that name no table or change nothing."""
-    if sweep.positive and not sliced_columns(sweep):
+    if sweep.positive and not sliced_columns(sweep) and not sweep.conditions:
         raise InputError(
             f"positive={','.join(sweep.positive)} counts these classes as one in slices, and "
             "there are none. Leave it out, or name columns: `slices=sex,site`."

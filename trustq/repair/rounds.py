@@ -19,6 +19,7 @@ class Evaluated:
     labels: np.ndarray
     logits: dict[str, np.ndarray]  # stage -> (n, k)
     figures: dict[str, dict[str, float]]  # stage -> metric -> figure
+    condition: str | None = None  # the view that the rows were seen in; None: the clean images
 
 
 @dataclass(frozen=True)

@@ -67,6 +67,10 @@ def slice_rows(evaluated: Evaluated, slices: Slices) -> Iterator[dict[str, Any]]
     of both outcomes, without the unknown one. Where two slices cannot be compared there is no gap.
     """
     columns = slices.of.get((evaluated.dataset, evaluated.split), {})
+    if evaluated.condition is not None:  # the same rows as the clean ones, seen worse
+        dataset = evaluated.dataset.removesuffix(f"@{evaluated.condition}")
+        tested = ((dataset, split) for split in ("test", "external"))
+        columns = next((slices.of[key] for key in tested if key in slices.of), {})
     truth = np.isin(evaluated.labels, slices.positive)
     for name, (of_row, order) in columns.items():
         for stage, logits in evaluated.logits.items():

@@ -36,6 +36,10 @@ _ROW = {  # which evaluation a metric or a prediction belongs to
     # `trustq.evaluation.shift_stages`: 'oracle_temperature', 'em_corrected', 'bbse_corrected',
     # 'reweighted'
     "stage": "VARCHAR",
+    # The stored view that the rows were seen in (blur-3), with its severity where its family has
+    # an order; NULL: the images as they are. `split` is then 'view'.
+    "condition": "VARCHAR",
+    "severity": "INTEGER",
 }
 
 
@@ -238,6 +242,46 @@ TABLES: dict[str, dict[str, str]] = {
         "backbone_saw_row": "BOOLEAN",
         "reference": "VARCHAR",  # the label known to be right, where there is one
     },
+    # Trust tables: every figure of conditions, slices and sources of uncertainty.
+    "trust": {
+        "trust_key": "VARCHAR",  # tells two tables apart
+        "dataset": "VARCHAR",
+        "made_of": "VARCHAR",  # digests of the caches, or the file of predictions
+        "condition": "VARCHAR",
+        "severity": "INTEGER",  # NULL where conditions of the family have no order
+        "kind": "VARCHAR",  # 'clean', 'corruption' or 'shift'
+        "slice_name": "VARCHAR",  # NULL: of all rows
+        "slice_value": "VARCHAR",
+        "source": "VARCHAR",
+        "member": "VARCHAR",  # one network or head; NULL: the mean over all of them
+        "metric": "VARCHAR",
+        "value": "DOUBLE",
+        "lower": "DOUBLE",
+        "upper": "DOUBLE",
+        "delta": "DOUBLE",  # less the clean condition, paired
+        "delta_lower": "DOUBLE",
+        "delta_upper": "DOUBLE",
+        "n": "INTEGER",
+        "n_groups": "INTEGER",
+        "n_members": "INTEGER",
+        "thresholds_from": "VARCHAR",
+    },
+    # Their tests: each source against the plain softmax under every condition.
+    "trust_tests": {
+        "trust_key": "VARCHAR",
+        "dataset": "VARCHAR",
+        "condition": "VARCHAR",
+        "source": "VARCHAR",
+        "baseline": "VARCHAR",
+        "metric": "VARCHAR",
+        "value": "DOUBLE",
+        "difference": "DOUBLE",
+        "lower": "DOUBLE",
+        "upper": "DOUBLE",
+        "p": "DOUBLE",
+        "holm_p": "DOUBLE",
+        "family": "VARCHAR",  # which tests the adjustment is over
+    },
     # Cells that ended with an error and have not been run since.
     "failures": {
         "request": "VARCHAR",  # runs.request
@@ -311,6 +355,8 @@ COORDINATES = (
     "eval_dataset",
     "split",
     "stage",
+    "condition",
+    "severity",
     "metric",
     "class_name",
     "slice_name",

@@ -1,0 +1,181 @@
+"""What a trust table judges, opened from files: caches of networks, or predictions."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from trustq.core.sample_ids import id_keys, read_joinable
+from trustq.errors import InputError, NotFound
+from trustq.evaluation.predictions import read_predictions
+from trustq.experiments.trust import Judged, judged_caches, judged_predictions, with_columns
+from trustq.recipes import SweepRecipe
+from trustq.repair.settings import require_sound
+from trustq.store import Cache, find_caches, is_cache, open_cache
+from trustq.store.concat import concat_caches
+
+BACKBONE = "backbone"
+
+
+def open_judged(
+    files: Sequence[str],
+    *,
+    names: dict[str, str] | None = None,
+    columns: Sequence[str] = (),
+    meta: Sequence[Path] = (),
+    conditions: Sequence[str] = ("all",),
+    views: Sequence[str] = (),
+    head: str | None = None,
+    noise: str = "none",
+    draws: int = 1,
+    arm: str = "none",
+    budget: str = "5%",
+    concat: bool = False,
+    calibrate_on: Path | None = None,
+    normalise: str | None = None,
+    allow_leak: bool = False,
+) -> Judged:
+    """Open caches or one file of predictions, with what is asked of heads on the former.
+
+    Raises `TrustqError` for files of both kinds, several files of predictions, options of the one
+    kind beside files of the other, and all that the readers refuse.
+    """
+    paths = _paths(files)
+    are_caches = [is_cache(path) for path in paths]
+    if all(are_caches):
+        if calibrate_on is not None or names:
+            raise InputError(
+                "Caches say which rows are held out and what is what in them: leave out "
+                "`calibrate_on` and the names of columns."
+            )
+        caches = [open_cache(path) for path in paths]
+        companions = [open_cache(path) for path in find_caches(views)] if views else []
+        if concat:
+            caches, companions = [concat_caches(caches)], _concat_companions(companions)
+        sweep = _sweep(caches, head, noise, draws, arm, budget)
+        judged = judged_caches(
+            caches,
+            companions=companions,
+            sweep=sweep,
+            conditions=conditions,
+            allow_leak=allow_leak,
+        )
+        return with_columns(judged, _joined(judged, columns, meta)) if columns else judged
+    if any(are_caches) or len(paths) > 1:
+        raise InputError(
+            f"{len(paths)} files, {sum(are_caches)} of them caches: give caches alone, or one file "
+            "of predictions whose further arrays are the conditions."
+        )
+    if head not in (None, BACKBONE) or views or concat or draws != 1 or arm != "none":
+        raise InputError(
+            f"{paths[0]} holds predictions, on which no head can be fitted: leave out `head`, "
+            "`noise`, `draws`, `arm`, `concat` and `views`, or give a cache."
+        )
+    return _of_file(paths[0], names or {}, columns, meta, conditions, calibrate_on, normalise)
+
+
+def parse_folds(text: str) -> int:
+    """Folds of `cv:K`; raises `TrustqError` for another form.
+
+    >>> parse_folds("cv:5")
+    5
+    """
+    kind, _, number = text.partition(":")
+    if kind != "cv" or not number.isdigit() or int(number) < 2:
+        raise InputError(
+            f"`calibrate={text}`: expected cv:K with K folds, e.g. cv:5.",
+            where="calibrate",
+            found=text,
+        )
+    return int(number)
+
+
+def _of_file(
+    path: Path,
+    names: dict[str, str],
+    columns: Sequence[str],
+    meta: Sequence[Path],
+    conditions: Sequence[str],
+    calibrate_on: Path | None,
+    normalise: str | None,
+) -> Judged:
+    predictions = read_predictions(
+        path,
+        names=names,
+        columns=columns,
+        meta=meta,
+        conditions=conditions,
+        normalise=normalise,
+    )
+    validation = None
+    if calibrate_on is not None:
+        validation = read_predictions(calibrate_on, names=names, meta=meta, normalise=normalise)
+        if validation.split is not None and (validation.split == "val").any():
+            validation = validation.take(np.flatnonzero(validation.split == "val"))
+    return judged_predictions(predictions, validation=validation)
+
+
+def _paths(files: Sequence[str]) -> list[Path]:
+    found: list[Path] = []
+    for text in files:
+        path = Path(text)
+        found += [path] if path.is_file() else [Path(one) for one in find_caches([text])]
+    return list(dict.fromkeys(found))
+
+
+def _sweep(
+    caches: Sequence[Cache], head: str | None, noise: str, draws: int, arm: str, budget: str
+) -> SweepRecipe:
+    has_logits = all(cache.logits is not None for cache in caches)
+    name = head or (BACKBONE if has_logits else "linear")
+    if name == BACKBONE and (noise != "none" or draws != 1 or arm != "none"):
+        raise InputError(
+            "The network's own logits were fitted once, so `noise`, `draws` and `arm` change "
+            "nothing of them: leave these out, or fit a head, e.g. `head=linear`."
+        )
+    sweep = SweepRecipe(
+        head=name, noise=noise, draws=draws, arms=(arm,), budgets=(budget,), references=False
+    )
+    if name != BACKBONE:
+        require_sound(sweep)
+    return sweep
+
+
+def _concat_companions(companions: Sequence[Cache]) -> list[Cache]:
+    return [concat_caches(companions)] if len(companions) > 1 else list(companions)
+
+
+def _joined(judged: Judged, columns: Sequence[str], meta: Sequence[Path]) -> dict[str, np.ndarray]:
+    """Columns of the tables for the judged rows, by id, None where no table has the row."""
+    if not meta:
+        raise InputError(
+            f"Slices by {', '.join(columns)} need a table that holds them, for caches hold none: "
+            "name the manifest, or another table with sample_id (`meta=FILE`)."
+        )
+    tables = [read_joinable(Path(path)) for path in meta]
+    keys = id_keys(judged.sample_ids)
+    found = {}
+    for name in columns:
+        owners = [table for table in tables if name in table.columns]
+        if not owners:
+            known = list(dict.fromkeys(c for table in tables for c in table.columns))
+            raise NotFound(
+                f"No table has the column {name!r}; there are {', '.join(known)}.",
+                expected=known,
+                found=name,
+            )
+        values = np.full(len(keys), None, dtype=object)
+        n_found = 0
+        for table in owners:
+            column = np.ma.asarray(table.columns[name]).tolist()
+            for place, row in enumerate(table.rows(keys)):
+                if row is not None and values[place] is None:
+                    values[place] = column[row]
+                    n_found += 1
+        if not n_found:
+            raise InputError(
+                f"No table with {name!r} has any of the judged rows, e.g. {keys[0]!r}: name the "
+                "manifest that the cache was extracted from, or a table like it."
+            )
+        found[name] = values
+    return found
