@@ -4,6 +4,7 @@
 
 - `tq.label_quality`, `tq.find_label_issues`, `tq.audit_labels`: which labels look wrong
 - `tq.read_predictions`, `tq.evaluate`, `tq.compare`: can predictions be trusted, which are better
+- `tq.trust`: under which condition, for whom and by which source of uncertainty
 - `tq.open_cache`, `tq.import_cache`: features and labels to experiment on
 - `tq.repair`, `tq.sweep`, `tq.plan`: which labels to buy, whether it pays, what a design can show
 - `tq.Results`: SQL over what was run
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from trustq.api.predictions import compare, evaluate, read_predictions
     from trustq.api.results import Results
     from trustq.deploy.model import load_model
+    from trustq.api.trust import trust
     from trustq.errors import TrustqError
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "read_predictions",
     "repair",
     "sweep",
+    "trust",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -77,5 +80,6 @@ __getattr__, __dir__ = lazy_names(
         "read_predictions": "trustq.api.predictions",
         "repair": "trustq.repair",  # a package that can be called
         "sweep": "trustq.api.experiments",
+        "trust": "trustq.api.trust",
     },
 )

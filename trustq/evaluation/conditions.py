@@ -8,8 +8,10 @@ CLEAN = "clean"
 KINDS = ("clean", "corruption", "shift")
 
 # Families that change what is in the picture or how it was taken, without an order of damage.
-_SHIFTS = ("shift", "cast", "color_cast", "colour_cast", "down-up", "down_up", "rotation")
-_SHIFTS = (*_SHIFTS, "realistic", "darker", "brighter", "hair", "ruler", "vignette", "skin_tone")
+_SHIFTS = (
+    *("shift", "cast", "color_cast", "colour_cast", "down-up", "down_up", "rotation"),
+    *("realistic", "darker", "brighter", "hair", "ruler", "vignette", "skin_tone"),
+)
 # `blur-3`, `gaussian_blur_s3`, `noise_severity_2`, `fog.5`; but `rotation-45` is 45 degrees.
 _SEVERITY = re.compile(r"^(?P<family>.*?)[-_. ]?(?:severity|sev|level|s)?[-_. ]?(?P<level>\d)$")
 

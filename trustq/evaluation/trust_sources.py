@@ -42,7 +42,7 @@ SOURCES = {
     "neighbours": "softmax, ranked by the distance to the 10th nearest training row",
     "mahalanobis": "softmax, ranked by the distance to the nearest class mean of training rows",
     "softmax_neighbours": "softmax, ranked by SIRC of maximum probability and neighbours",
-    "softmax_mahalanobis": "softmax, ranked by SIRC of maximum probability and Mahalanobis distance",
+    "softmax_mahalanobis": "softmax, ranked by SIRC of maximum probability and Mahalanobis",
     "passes": "mean of dropout passes, ranked by negative predictive entropy",
     "passes_information": "mean of dropout passes, ranked by negative mutual information",
     "passes_variation": "mean of dropout passes, ranked by negative variation ratio",
@@ -286,7 +286,7 @@ def _of_distances(
     if reference is None or condition not in member.features:
         return {}
     features = member.features[condition]
-    found = {}
+    found: dict[str, Source] = {}
     if {"neighbours", "softmax_neighbours"} & set(wanted):
         k = min(NEIGHBOURS, len(reference.features) - 1)
 

@@ -171,4 +171,4 @@ def _log_members(members: np.ndarray, kind: str) -> np.ndarray:
     if kind != "probs":
         raise InputError(f"kind is {kind!r}: expected logits or probs.", where="kind", found=kind)
     with np.errstate(divide="ignore"):
-        return np.log(np.stack([checked_probs(one) for one in members]))
+        return np.asarray(np.log(np.stack([checked_probs(one) for one in members])))

@@ -2,7 +2,6 @@
 
 import base64
 import math
-import tempfile
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -33,18 +32,21 @@ def trust_text(run: TrustRun) -> str:
     return "\n".join([*lines, DISCLAIMER])
 
 
-def trust_html(run: TrustRun, *, of_class: str | None = None) -> str:
-    """The page as one HTML file without any network: tables that sort, pictures, notes."""
+def trust_html(run: TrustRun, pictures: Sequence[Path]) -> str:
+    """The page as one HTML file without any network: tables that sort, pictures, notes.
+
+    `pictures` are the files that `draw_trust` wrote; the page holds their bytes.
+    """
     from jinja2 import Environment, StrictUndefined
 
-    with tempfile.TemporaryDirectory() as folder:
-        figures = [
-            {
-                "caption": CAPTIONS[path.stem],
-                "data": base64.b64encode(path.read_bytes()).decode(),
-            }
-            for path in draw_trust(run, Path(folder), of_class=of_class, suffix=".svg")
-        ]
+    figures = [
+        {
+            "caption": CAPTIONS[path.stem],
+            "wide": path.stem in ("severity", "shifts", "slices", "uncertainty"),
+            "data": base64.b64encode(path.read_bytes()).decode(),
+        }
+        for path in pictures
+    ]
     template = resources.files("trustq.report").joinpath("trust.html").read_text("utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     tables = [
@@ -72,9 +74,10 @@ def write_trust(run: TrustRun, folder: Path, *, of_class: str | None = None) -> 
     `calibration.json`, `risk_coverage_summary.json`, `tests.json`, `trust.csv`, `page.txt`,
     `trust.html` and the pictures of `CAPTIONS`.
     """
+    pictures = draw_trust(run, folder, of_class=of_class)
     texts = {
         "page.txt": trust_text(run),
-        "trust.html": trust_html(run, of_class=of_class),
+        "trust.html": trust_html(run, pictures),
         "trust.csv": _csv(run),
         **{name: to_json(value) for name, value in notebook_files(run).items()},
     }
@@ -83,7 +86,7 @@ def write_trust(run: TrustRun, folder: Path, *, of_class: str | None = None) -> 
         paths.append(folder / name)
         with replacing(paths[-1]) as part:
             part.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
-    return paths + draw_trust(run, folder, of_class=of_class)
+    return paths + pictures
 
 
 def notebook_files(run: TrustRun) -> dict[str, Any]:

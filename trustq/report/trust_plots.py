@@ -1,4 +1,4 @@
-"""Pictures of a trust table: severity, shifts, slices, reliability, risk, confusion, uncertainty."""
+"""Pictures of a trust table: severity, shifts, slices, reliability, risk and more."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +39,7 @@ def draw_trust(
 
 CAPTIONS = {
     "reliability": "Reliability on clean rows, before and after temperature",
-    "risk_coverage": "Risk over coverage of every source, clean rows; points at coverage .5, .7, .9",
+    "risk_coverage": "Risk over coverage of every source, clean rows; marks at .5, .7, .9",
     "severity": "What each corruption costs as it grows, softmax",
     "shifts": "Shifts: difference to clean with 95 % interval, softmax",
     "slices": "Slices of clean rows with 95 % interval, softmax",
