@@ -26,6 +26,13 @@ from trustq.evaluation.slices import age_bands, slice_figures, slice_names
 from trustq.metrics.aurc_conventions import all_conventions
 from trustq.metrics.calibration_error import calibration_errors
 from trustq.metrics.classification import expected_calibration_error, summarise
+from trustq.metrics.ece_conventions import all_ece_conventions
+from trustq.metrics.operating_points import (
+    crossfitted_points,
+    group_table,
+    threshold_sweep,
+    top_k_accuracies,
+)
 from trustq.metrics.per_class import (
     class_figures,
     class_positions,
@@ -97,7 +104,8 @@ def evaluate(
     Test rows are those of split `test` (or `external`) where there is a split, else all. The
     calibrator is fitted on `calibrate_on`, on split `val`, or, with `folds`, by group-wise
     cross-fitting; else calibrated figures are None, with the reason. Thresholds (Sens@95Spec,
-    operating points, guarantee) come from validation rows, so not from `folds`. Calibration labels
+    operating points, guarantee) come from validation rows or, with `folds`, from the other folds:
+    every row is judged by a threshold that its group had no part in. Calibration labels
     known to be noisy (`labels_used="noisy"`) are refused without a `noise_matrix`, (k, k) of true
     to observed class, with which temperature scaling is corrected. `positive` names the classes
     that count as one; `slices` and `ages` columns of the predictions. `externals` are predictions
@@ -112,6 +120,7 @@ def evaluate(
         raise NotFound(f"There is no column {', '.join(missing)} to slice by.")
     before = _stage("uncalibrated", test.labels, test.given)
     make_calibrator(calibrator)  # a name that is none is told even where nothing is calibrated
+    fold = None if folds is None else _folds(test, folds, seed)
     if noise_matrix is not None and calibrator != "temperature":
         raise InputError(f"A noise matrix corrects temperature scaling, not {calibrator}.")
 
@@ -121,7 +130,7 @@ def evaluate(
             own = NoiseAwareTemperature(noise_matrix)
         return own.fit(logits, labels, labels_used=labels_used)
 
-    fitted, apply, reason = _calibrator(test, validation, folds, fit, seed)
+    fitted, apply, reason = _calibrator(test, validation, fold, fit)
     if fitted is not None:
         fitted = {"name": calibrator} | fitted
     after = None
@@ -152,12 +161,14 @@ def evaluate(
         "calibrated_reason": reason,
         "uncalibrated": _figures(test, before, seed, replicates, intervals),
         "calibrated": None if after is None else _figures(test, after, seed, replicates, intervals),
-        "guarantee": _guarantee(test, before, validation, seed),
+        "guarantee": _guarantee(test, before, validation, seed, fold),
+        "top_k": top_k_accuracies(test.labels, before.probs),
         "per_class": [
             row._asdict() | {"class": test.classes[row.label]}
             for row in class_figures(test.labels, before.probs, groups=test.groups)
         ],
-        "positive": _positive_report(test, before, validation, chosen),
+        "positive": _positive_report(test, before, validation, chosen, fold),
+        "groups": _group_tables(test, before, chosen, slices, ages),
         "slices": {
             name: [
                 row._asdict()
@@ -281,6 +292,11 @@ def _stage(name: str, labels: np.ndarray, given: dict[str, Any]) -> Stage:
     return Stage(name, given, probs, confidence, probs.max(axis=1), wrong)
 
 
+def _folds(test: Predictions, folds: int, seed: int) -> np.ndarray:
+    groups = np.arange(len(test)) if test.groups is None else test.groups
+    return group_folds(test.labels, groups, n_folds=folds, seed=seed)
+
+
 def _logits(rows: Predictions) -> np.ndarray:
     return rows.logits if rows.logits is not None else logits_from_probs(rows.of_rows())
 
@@ -288,9 +304,8 @@ def _logits(rows: Predictions) -> np.ndarray:
 def _calibrator(
     test: Predictions,
     validation: Predictions | None,
-    folds: int | None,
+    fold: np.ndarray | None,
     fit: Callable[[np.ndarray, np.ndarray], Any],
-    seed: int,
 ) -> tuple[dict[str, Any] | None, Callable[[np.ndarray], np.ndarray] | None, str | None]:
     """What was fitted, its map of logits of the test rows, and why there is none."""
     described: dict[str, Any]
@@ -306,6 +321,8 @@ def _calibrator(
             )
         fold = group_folds(test.labels, groups, n_folds=folds, seed=seed)
         logits = _logits(test)
+    if fold is not None:
+        folds, logits = int(fold.max()) + 1, _logits(test)
         fitted = [fit(logits[fold != held], test.labels[fold != held]) for held in range(folds)]
         described = {"fitted_on": f"{folds} folds by group, cross-fitted", "n": len(test)}
     elif validation is not None:
@@ -361,7 +378,6 @@ def _figures(
         )
     areas = all_conventions(stage.wrong, stage.top)
     # The reference of published figures: ranked by probability, whatever the default ranking.
-    spread = max(areas.values()) - min(areas.values())
     picks: dict[str, Selection] = {
         f"coverage_at_risk_{RISK:g}": coverage_at_risk(stage.wrong, stage.confidence, risk=RISK)
     }
@@ -373,14 +389,25 @@ def _figures(
         "figures": figures,
         "left_out": [test.classes[c] for c in summary.left_out],
         "calibration_errors": calibration_errors(test.labels, stage.probs),
-        "aurc_conventions": areas | {"spread": spread},
+        "ece_conventions": _with_spread(all_ece_conventions(test.labels, stage.probs)),
+        "aurc_conventions": _with_spread(areas),
         "selections": {name: pick._asdict() for name, pick in picks.items()},
     }
 
 
+def _with_spread(figures: dict[str, float]) -> dict[str, float]:
+    return figures | {"spread": max(figures.values()) - min(figures.values())}
+
+
 def _guarantee(
-    test: Predictions, stage: Stage, validation: Predictions | None, seed: int
+    test: Predictions,
+    stage: Stage,
+    validation: Predictions | None,
+    seed: int,
+    fold: np.ndarray | None,
 ) -> dict[str, Any] | None:
+    if fold is not None:
+        return _crossfitted_guarantee(test, stage, seed, fold)
     if validation is None:
         return None
     on = _stage("", validation.labels, validation.given)
@@ -398,8 +425,61 @@ def _guarantee(
     }
 
 
+def _crossfitted_guarantee(
+    test: Predictions, stage: Stage, seed: int, fold: np.ndarray
+) -> dict[str, Any]:
+    """A guarantee per fold from the other folds; each holds for the rows of its own fold.
+
+    What is shown is the mean threshold and coverage of the folds, with the risk on the rows that
+    they keep together; the promise is that of every single fold.
+    """
+    found, kept = [], np.zeros(len(test), dtype=bool)
+    for held in range(int(fold.max()) + 1):
+        others = fold != held
+        own = risk_guarantee(
+            stage.wrong[others],
+            stage.confidence[others],
+            risk=RISK,
+            delta=DELTA,
+            groups=None if test.groups is None else test.groups[others],
+            seed=seed,
+        )
+        found.append(own)
+        kept[~others] = stage.confidence[~others] >= own.threshold
+    finite = [own.threshold for own in found if np.isfinite(own.threshold)]
+    return found[0]._asdict() | {
+        "threshold": float(np.mean(finite)) if finite else float("inf"),
+        "thresholds": [own.threshold for own in found],
+        "bound": float(np.nanmax([own.bound for own in found])) if finite else float("nan"),
+        "coverage": float(np.mean([own.coverage for own in found])),
+        "n": min(own.n for own in found),
+        "folds": len(found),
+        "test_coverage": float(kept.mean()),
+        "test_risk": float(stage.wrong[kept].mean()) if kept.any() else float("nan"),
+    }
+
+
+def _group_tables(
+    test: Predictions,
+    stage: Stage,
+    chosen: tuple[int, ...],
+    slices: Sequence[str],
+    ages: str | None,
+) -> dict[str, list[dict[str, Any]]]:
+    """Accuracy, balanced accuracy and, for the positive classes, the odds of every group."""
+    found = {}
+    for name in dict.fromkeys((*slices, *([ages] if ages else []))):
+        names, order = (age_bands if name == ages else slice_names)(test.columns[name])
+        found[name] = group_table(test.labels, stage.probs, names, order=order, positive=chosen)
+    return found
+
+
 def _positive_report(
-    test: Predictions, stage: Stage, validation: Predictions | None, chosen: tuple[int, ...]
+    test: Predictions,
+    stage: Stage,
+    validation: Predictions | None,
+    chosen: tuple[int, ...],
+    fold: np.ndarray | None = None,
 ) -> dict[str, Any] | None:
     if not chosen:
         return None
@@ -409,7 +489,25 @@ def _positive_report(
         "sens_at_95_spec": None,
         "operating_points": None,
         "reason": None,
+        "thresholds": [
+            point._asdict()
+            for point in threshold_sweep(
+                np.isin(test.labels, chosen), positive_score(stage.probs, chosen), test.groups
+            )
+        ],
     }
+    if fold is not None:
+        points = crossfitted_points(
+            np.isin(test.labels, chosen),
+            positive_score(stage.probs, chosen),
+            fold=fold,
+            groups=test.groups,
+        )
+        return report | {
+            "sens_at_95_spec": points[0]._asdict(),
+            "operating_points": [point._asdict() for point in points[1:]],
+            "folds": int(fold.max()) + 1,
+        }
     if validation is None:
         return report | {"reason": "thresholds come from validation rows, and there are none"}
     truth, score = np.isin(test.labels, chosen), positive_score(stage.probs, chosen)

@@ -83,7 +83,7 @@ def cell_row(
         "refit": _refit(arm, sweep),
         "calibrator": sweep.calibrator if uses_validation else None,
         "calibration_labels": (
-            f"reference labels of {len(validation)} validation rows"
+            f"{_said(sweep)} of {len(validation)} validation rows"
             if uses_validation
             else "none: there are no validation rows"
         ),
@@ -104,7 +104,10 @@ def cell_row(
         "errors_findable": loop.most_hits(arm, allowed),
         "stopped": _why_stopped(arm, rounds[-1], allowed),
         "n_trusted": int(experiment.start.trusted.sum()),
-        "n_clean_validation": len(set(validation.tolist()) | set(chose_checkpoint.tolist())),
+        "n_clean_validation": len(
+            (set() if sweep.validation_noise else set(validation.tolist()))
+            | set(chose_checkpoint.tolist())
+        ),
         "n_unscored": max(state.n_unscored for state in rounds),
         "selection_digest": {"val": digest, "train": trained_on}.get(loop.chosen_on),
         "calibration_digest": digest,
@@ -116,6 +119,14 @@ def cell_row(
         "created": datetime.now(UTC).isoformat("T", "seconds"),
         "versions": json.dumps(_versions() | _plugin_versions(arm, sweep)),
     }
+
+
+def _said(sweep: SweepRecipe) -> str:
+    """Which labels of validation rows were used."""
+    asked, _, how = sweep.validation_noise.partition(",")
+    if not asked:
+        return "reference labels"
+    return f"noisy labels ({asked}{', corrected' if how else ''})"
 
 
 def _in_sample(arm: Arm, saw_rows: bool) -> bool:

@@ -193,7 +193,7 @@ def sensitivity_at_specificity(
     candidates = np.unique(by)
     reached = negatives.searchsorted(candidates, "left") / len(negatives)
     passing = candidates[reached >= specificity - 1e-12]
-    return _applied(specificity, passing[0] if len(passing) else math.inf, truth, score, groups)
+    return point_at(specificity, passing[0] if len(passing) else math.inf, truth, score, groups)
 
 
 def operating_points(
@@ -224,7 +224,7 @@ def operating_points(
     for target in sensitivities:
         _check_target(target)
         needed = max(1, math.ceil(target * len(falling) - 1e-9))
-        points.append(_applied(target, falling[needed - 1], truth, score, groups))
+        points.append(point_at(target, falling[needed - 1], truth, score, groups))
     return points
 
 
@@ -340,13 +340,14 @@ def _interval(hits: np.ndarray, among: np.ndarray, groups: np.ndarray | None) ->
     return grouped_share_interval(hits[among], None if groups is None else groups[among])
 
 
-def _applied(
+def point_at(
     target: float,
     threshold: float,
     truth: np.ndarray,
     score: np.ndarray,
     groups: np.ndarray | None,
 ) -> OperatingPoint:
+    """What a threshold does on rows that are checked: called positive where score >= threshold."""
     called = score >= threshold
     hits, n_positive = int((truth & called).sum()), int(truth.sum())
     right, n_negative = int((~truth & ~called).sum()), int((~truth).sum())

@@ -353,6 +353,13 @@ class SweepRecipe:
         "stored or none; auto = the cache's own, else symmetric:0.2",
         always_keyed=True,
     )
+    validation_noise: str = setting(
+        "",
+        "label noise of validation rows, which choose penalty, trees and temperature: same, or as "
+        "noise; with ,corrected they are used by what the noise makes of true labels; empty: clean",
+        column="validation_noise",
+        role="setting matched",
+    )
     trusted: str = setting(
         "auto",
         "share of labels trusted from the start, or stored; auto = that of the cache's own noise",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trustq.calibration.registry import make_calibrator
-from trustq.calibration.temperature import DegenerateCalibrationWarning, TemperatureScaling
+from trustq.calibration.temperature import DegenerateCalibrationWarning, NoiseAwareTemperature
 from trustq.core.generators import generator
 from trustq.errors import DishonestError, InputError
 from trustq.heads import Head, SharedFeatures, choose_penalty, make_head
@@ -355,6 +355,22 @@ class Loop:
             found.append(own)
         return found
 
+    def _calibrator(self) -> tuple[Any, str]:
+        """The recipe's calibrator, and which labels it is fitted on."""
+        experiment, name = self.experiment, self.sweep.calibrator
+        if experiment.validation_observed is None:
+            return make_calibrator(name), "clean"
+        if experiment.validation_matrix is not None:
+            if name != "temperature":
+                raise InputError(
+                    f"A noise matrix corrects temperature scaling, not {name}: leave ',corrected' "
+                    "out of validation_noise, or calibrator."
+                )
+            return NoiseAwareTemperature(experiment.validation_matrix), "noisy"
+        scaler: Any = make_calibrator(name)
+        scaler.accept_noisy = True  # asked for by naming the noise, to see what it does
+        return scaler, "noisy"
+
     def _with_operating_points(self, evaluated: list[Evaluated]) -> list[Evaluated]:
         """Add Sens@95Spec and its realised specificity, by the threshold of clean rows.
 
@@ -423,7 +439,10 @@ class Loop:
         def loss(fit: FoldFit) -> float:
             if has_validation:
                 logits = self._logits(fit.head, experiment.cache, experiment.validation)
-                return _log_loss(logits, experiment.cache.label[experiment.validation])
+                matrix = experiment.validation_matrix
+                if matrix is not None:
+                    logits = np.log(softmax(logits) @ matrix)  # of the observed class
+                return _log_loss(logits, experiment.validation_labels)
             # No clean labels to choose by: out-of-fold log loss on the observed ones.
             assert fit.out_of_fold is not None
             return _log_loss(fit.out_of_fold.logits, observed)
@@ -494,7 +513,7 @@ class Loop:
         rows = self.experiment.validation
         if head not in PRESETS or not len(rows):
             return None
-        return self.experiment.features[rows], self.experiment.cache.label[rows]
+        return self.experiment.features[rows], self.experiment.validation_labels
 
     def _logits(self, head: Head | None, cache: Cache, rows: np.ndarray) -> np.ndarray:
         if head is None:
@@ -517,12 +536,13 @@ class Loop:
         cache = experiment.cache
         scaler, notes = None, []
         if len(experiment.validation):
-            scaler = make_calibrator(self.sweep.calibrator)
+            scaler, used = self._calibrator()
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", DegenerateCalibrationWarning)
                 scaler.fit(
                     self._logits(state.head, cache, experiment.validation),
-                    cache.label[experiment.validation].astype(np.int64),
+                    experiment.validation_labels,
+                    labels_used=used,
                 )
             notes = [f"Round {state.number}: {warning.message}" for warning in caught]
         sets: list[tuple[Cache, str, np.ndarray, np.ndarray, np.ndarray]] = []
@@ -551,7 +571,7 @@ class Loop:
         return replace(
             state,
             evaluated=tuple(evaluated),
-            temperature=scaler.temperature_ if isinstance(scaler, TemperatureScaling) else np.nan,
+            temperature=float(getattr(scaler, "temperature_", np.nan)),
             fit_seconds=fit_seconds,
             notes=tuple(notes),
         )

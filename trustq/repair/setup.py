@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trustq.data.noise import Start, observe_labels, trust_some
+from trustq.core.generators import generator
+from trustq.data.noise import Start, observe_labels, parse_noise, trust_some
 from trustq.data.row_weights import DomainBalance
 from trustq.data.splits import group_folds, split_by_group, thin_classes
 from trustq.errors import DishonestError, InputError
@@ -40,11 +41,20 @@ class Experiment:
     features: np.ndarray  # (all rows, d), standardised
     notes: tuple[str, ...]
     balance: DomainBalance | None = None  # of the training rows; None: they all weigh the same
+    validation_observed: np.ndarray | None = None  # labels of validation rows; None: the clean ones
+    validation_matrix: np.ndarray | None = None  # true to observed, where these are corrected
 
     @property
     def rows(self) -> np.ndarray:
         """Positions of the training rows in the cache."""
         return self.training.rows
+
+    @property
+    def validation_labels(self) -> np.ndarray:
+        """Labels of the validation rows that choose and calibrate, clean or with noise."""
+        if self.validation_observed is not None:
+            return self.validation_observed
+        return np.asarray(self.cache.label[self.validation].astype(np.int64))
 
     @property
     def sample_ids(self) -> np.ndarray:
@@ -132,7 +142,53 @@ def draw_experiment(
         features=_standardised(cache.features, center, scale),
         notes=tuple(notes),
         balance=balance_of(cache, rows, sweep=sweep),
+        **_noisy_validation(cache, validation, begun.noise, sweep, draw_seed, center, scale),
     )
+
+
+def _noisy_validation(
+    cache: Cache,
+    validation: np.ndarray,
+    noise: str,
+    sweep: SweepRecipe,
+    draw_seed: int,
+    center: np.ndarray,
+    scale: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """Labels of validation rows with noise of their own draw, and its matrix where it is used."""
+    asked, _, how = sweep.validation_noise.partition(",")
+    if not asked:
+        return {}
+    if how not in ("", "corrected"):
+        raise InputError(
+            f"validation_noise is {sweep.validation_noise!r}: expected a noise, alone or with "
+            "',corrected'.",
+            where="validation_noise",
+            found=sweep.validation_noise,
+        )
+    if not len(validation):
+        raise InputError(
+            f"validation_noise is {asked!r}, and {cache.name} has no validation rows: leave it out."
+        )
+    spec = noise if asked == "same" else asked
+    if spec.startswith("stored") or spec == "none":
+        raise InputError(
+            f"validation_noise={asked}: the training noise is {noise!r}, which cannot be drawn for "
+            "other rows. Name one that can, e.g. `validation_noise=symmetric:0.2`."
+        )
+    drawn = observe_labels(
+        spec,
+        cache.label[validation].astype(np.int64),
+        classes=cache.classes,
+        seed=int(generator(draw_seed, "validation noise").integers(2**31)),
+        features=_standardised(cache.features[validation], center, scale),
+        sample_ids=cache.sample_id[validation],
+        groups=cache.group_id[validation] if sweep.noise_unit == "group" else None,
+    )
+    found = {"validation_observed": np.asarray(drawn.labels, dtype=np.int64)}
+    if how:
+        found["validation_matrix"] = parse_noise(spec, classes=cache.classes).matrix
+    return found
 
 
 def _fitted_on(cache: Cache, split: np.ndarray, sweep: SweepRecipe, notes: list[str]) -> np.ndarray:

@@ -56,15 +56,20 @@ def evaluation_page(found: Evaluation) -> str:
         own = report[stage]
         areas = ", ".join(f"{k} {v:.6f}" for k, v in own["aurc_conventions"].items())
         lines += ["", f"AURC by convention, ranked by probability, {stage}: {areas}"]
+        errors = ", ".join(f"{k} {v:.6f}" for k, v in own["ece_conventions"].items())
+        lines.append(f"ECE by convention, {stage}: {errors}")
         debiased = own["figures"]["ece"].get("debiased")
         said = "" if debiased is None else f"ece without what noise adds {debiased:.4f}; "
         lines.append(f"Other calibration errors: {said}" + _errors(own["calibration_errors"]))
         lines += [_selection(name, pick) for name, pick in own["selections"].items()]
+    shares = ", ".join(f"{name[4:]} {value:.4f}" for name, value in report["top_k"].items())
+    lines += ["", f"Share of rows whose label is among the top k, k = {shares}"]
     lines += ["", *_class_lines(report)]
     for part in (
         _guarantee_lines,
         _positive_lines,
         _slice_lines,
+        _group_lines,
         _condition_lines,
         _external_lines,
     ):
@@ -212,7 +217,10 @@ def _positive_lines(report: dict[str, Any]) -> list[str]:
     if found["reason"]:
         lines = [f"{title}: {found['reason']}."]
     else:
-        lines = [title + ", thresholds from validation rows"]
+        where = "validation rows"
+        if "folds" in found:
+            where = f"the other folds of {found['folds']} by group; the mean one is shown"
+        lines = [title + f", thresholds from {where}"]
         at = [("Sens@95Spec", found["sens_at_95_spec"])]
         at += [(f"sensitivity {p['target']:g}", p) for p in found["operating_points"]]
         for name, point in at:
@@ -223,6 +231,11 @@ def _positive_lines(report: dict[str, Any]) -> list[str]:
                 f"{point['specificity']:.3f} ({point['n_positive']} positive, "
                 f"{point['n_negative']} negative)"
             )
+    sweep = ", ".join(
+        f"{p['threshold']:g}: {p['sensitivity']:.3f} / {p['specificity']:.3f}"
+        for p in found["thresholds"]
+    )
+    lines.append(f"  sensitivity / specificity at fixed thresholds: {sweep}")
     own = found["predicted"]
     shares = [
         f"{name} {own[name]:.3f} [{own[f'{name}_interval'][0]:.3f}, "
@@ -258,6 +271,24 @@ def _slice_lines(report: dict[str, Any]) -> list[str]:
                 own = row["figures"][figure]
                 cells.append(f"{figure} {own.value:.3f} [{own.lower:.3f}, {own.upper:.3f}]")
             lines.append(f"  {row['value'][:22]:22} n = {row['n']:5}  " + "  ".join(cells))
+    return lines
+
+
+def _group_lines(report: dict[str, Any]) -> list[str]:
+    """One table a column: what every group of people gets."""
+    lines = []
+    for name, rows in report["groups"].items():
+        if not rows:
+            continue
+        figures = [figure for figure in rows[0] if figure not in ("group", "n")]
+        lines.append(f"Groups of {name} (uncalibrated; groups of one row are left out)")
+        lines.append(f"  {'':14}{'n':>6}" + "".join(f"{f.replace('_', ' '):>19}" for f in figures))
+        for row in rows:
+            cells = [
+                f"{row[figure]:>19}" if figure == "n_positive" else f"{row[figure]:>19.3f}"
+                for figure in figures
+            ]
+            lines.append(f"  {row['group'][:14]:14}{row['n']:>6}" + "".join(cells))
     return lines
 
 
