@@ -45,6 +45,10 @@ def evaluate(
         str | None,
         typer.Option(help="More probability arrays of the npz, or views of the cache: a,b or all."),
     ] = None,
+    head: Annotated[
+        str | None,
+        typer.Option(help="Fit this head on the features of a cache first, e.g. linear."),
+    ] = None,
     labels: Labels = None,
     probs: Probs = None,
     logits: Logits = None,
@@ -101,15 +105,22 @@ def evaluate(
     names = {name: value for name, value in given.items() if value is not None}
     wanted = _listed(slices)
     columns = list(dict.fromkeys([*wanted, *([ages] if ages else [])]))
-    predictions = read_predictions(
-        file,
-        names=names,
-        columns=columns,
-        meta=meta or [],
-        conditions=_listed(conditions),
-        normalise=normalize,
-        target=target,
-    )
+    if head is not None:
+        from trustq.experiments.trust_inputs import head_predictions
+
+        predictions = head_predictions(
+            file, head=head, conditions=_listed(conditions), columns=columns, meta=meta or []
+        )
+    else:
+        predictions = read_predictions(
+            file,
+            names=names,
+            columns=columns,
+            meta=meta or [],
+            conditions=_listed(conditions),
+            normalise=normalize,
+            target=target,
+        )
 
     def read(path: Path) -> Predictions:
         return read_predictions(

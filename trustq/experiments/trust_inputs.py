@@ -7,8 +7,10 @@ import numpy as np
 
 from trustq.core.sample_ids import id_keys, read_joinable
 from trustq.errors import InputError, NotFound
-from trustq.evaluation.predictions import read_predictions
+from trustq.evaluation.conditions import CLEAN
+from trustq.evaluation.predictions import Predictions, read_predictions
 from trustq.experiments.trust import Judged, judged_caches, judged_predictions, with_columns
+from trustq.metrics.probabilities import softmax
 from trustq.recipes import SweepRecipe
 from trustq.repair.settings import require_sound
 from trustq.store import Cache, find_caches, is_cache, open_cache
@@ -72,6 +74,45 @@ def open_judged(
             "`noise`, `draws`, `arm`, `concat` and `views`, or give a cache."
         )
     return _of_file(paths[0], names or {}, columns, meta, conditions, calibrate_on, normalise)
+
+
+def head_predictions(
+    path: Path,
+    *,
+    head: str,
+    conditions: Sequence[str] = (),
+    columns: Sequence[str] = (),
+    meta: Sequence[Path] = (),
+) -> Predictions:
+    """Predictions of a head fitted on a cache's clean training labels, with its views.
+
+    They are of the test rows, for `trustq.evaluation.evaluate`; `folds` there calibrate. Raises `TrustqError` for
+    a file that is no cache, and as `judged_caches` does.
+    """
+    if not is_cache(path):
+        raise InputError(f"{path} is no cache, so there are no features to fit `head={head}` on.")
+    cache = open_cache(path)
+    judged = judged_caches(
+        [cache], sweep=_sweep([cache], head, "none", 1, "none", "5%"), conditions=conditions
+    )
+    if columns:
+        judged = with_columns(judged, _joined(judged, columns, meta))
+    member = judged.members[0]
+    logits = member.logits[CLEAN]
+    shifted = {name: softmax(own) for name, own in member.logits.items() if name != CLEAN}
+    return Predictions(
+        source=Path(path).name,
+        classes=judged.classes,
+        labels=judged.labels,
+        logits=logits,
+        probs=None,
+        sample_ids=judged.sample_ids,
+        has_ids=True,
+        groups=judged.groups,
+        columns=judged.columns,
+        conditions=shifted,
+        notes=(*judged.notes, f"a {head} head, fitted on clean training labels"),
+    )
 
 
 def parse_folds(text: str) -> int:

@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 
 from trustq.calibration.registry import make_calibrator
-from trustq.calibration.temperature import DegenerateCalibrationWarning, NoiseAwareTemperature
+from trustq.calibration.temperature import (
+    DegenerateCalibrationWarning,
+    NoiseAwareTemperature,
+    TemperatureScaling,
+)
 from trustq.core.generators import generator
 from trustq.errors import DishonestError, InputError
 from trustq.heads import Head, SharedFeatures, choose_penalty, make_head
@@ -367,9 +371,8 @@ class Loop:
                     "out of validation_noise, or calibrator."
                 )
             return NoiseAwareTemperature(experiment.validation_matrix), "noisy"
-        scaler: Any = make_calibrator(name)
-        scaler.accept_noisy = True  # asked for by naming the noise, to see what it does
-        return scaler, "noisy"
+        # Asked for by naming the noise, to see what it does.
+        return make_calibrator(name, accept_noisy=True), "noisy"
 
     def _with_operating_points(self, evaluated: list[Evaluated]) -> list[Evaluated]:
         """Add Sens@95Spec and its realised specificity, by the threshold of clean rows.
@@ -571,10 +574,15 @@ class Loop:
         return replace(
             state,
             evaluated=tuple(evaluated),
-            temperature=float(getattr(scaler, "temperature_", np.nan)),
+            temperature=_temperature_of(scaler),
             fit_seconds=fit_seconds,
             notes=tuple(notes),
         )
+
+
+def _temperature_of(scaler: Any) -> float:
+    has_one = isinstance(scaler, TemperatureScaling | NoiseAwareTemperature)
+    return float(scaler.temperature_) if has_one else float("nan")
 
 
 def _staged(

@@ -204,9 +204,15 @@ def _guarantee_lines(report: dict[str, Any]) -> list[str]:
         ]
     return [
         f"{promise}{found['delta']:g} with uncalibrated confidence >= {found['threshold']:.6g}, "
-        f"from {found['n']} validation rows that must not have chosen the model; on test "
+        f"from {found['n']} {_guaranteed_by(found)}; on test "
         f"rows coverage {found['test_coverage']:.3f}, risk {found['test_risk']:.4f}"
     ]
+
+
+def _guaranteed_by(found: dict[str, Any]) -> str:
+    if "folds" in found:
+        return f"rows or more of the other of {found['folds']} folds (thresholds differ by fold)"
+    return "validation rows that must not have chosen the model"
 
 
 def _positive_lines(report: dict[str, Any]) -> list[str]:
