@@ -205,7 +205,8 @@ def _of_cache(path: Path, conditions: Sequence[str]) -> tuple[ForeignFile, str]:
     if cache.logits is None:
         raise InputError(
             f"{path} holds features and no logits: "
-            "fit a head (`head=linear`; also `trustq trust` and `trustq repair`), or import logits.",
+            "fit a head (`head=linear`, or with `trustq trust` and `trustq repair`), or import "
+            "logits.",
             path=path,
         )
     labelled = np.flatnonzero(cache.label >= 0)

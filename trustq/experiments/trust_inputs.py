@@ -86,8 +86,8 @@ def head_predictions(
 ) -> Predictions:
     """Predictions of a head fitted on a cache's clean training labels, with its views.
 
-    They are of the test rows, for `trustq.evaluation.evaluate`; `folds` there calibrate. Raises `TrustqError` for
-    a file that is no cache, and as `judged_caches` does.
+    They are of the test rows, for `trustq.evaluation.evaluate`; `folds` there calibrate. Raises
+    `TrustqError` for a file that is no cache, and as `judged_caches` does.
     """
     if not is_cache(path):
         raise InputError(f"{path} is no cache, so there are no features to fit `head={head}` on.")

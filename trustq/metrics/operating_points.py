@@ -1,4 +1,4 @@
-"""Operating points without a validation split, sweeps of a threshold, top-k and groups of people."""
+"""Operating points without a validation split, threshold sweeps, top-k and groups of people."""
 
 import math
 from collections.abc import Sequence

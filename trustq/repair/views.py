@@ -96,7 +96,7 @@ def view_rows(cache: Cache, companions: Sequence[Cache], name: str, ids: np.ndar
                 "clean images. Its figures would be clean ones under another name: leave it out, "
                 "or extract it again."
             )
-        passes = view.extra.get("passes/dropout/logits")
+        passes = one.extra.get(f"passes/dropout@{name}/logits")
         return ViewRows(
             name,
             view.content_digest,

@@ -155,6 +155,14 @@ class Further:
         if self.passes:
             shape = (self.passes.n_passes, None, network.n_logits)
             streams[f"passes/{self.passes.name}/logits"] = (shape, "float32")
+        for view in self.views if network.n_logits else ():
+            if (n_members := len(view.symmetries)) > 1:
+                streams[f"passes/{view.name}/logits"] = (
+                    (n_members, None, network.n_logits),
+                    "float32",
+                )
+            elif isinstance(self.passes, DropoutPasses):
+                streams[f"passes/dropout@{view.name}/logits"] = (shape, "float32")
         for prefix, rows in self.mapped:
             if self.has_maps:
                 streams[f"{prefix}maps"] = ((*rows, *self.grid), "float16")
@@ -348,7 +356,29 @@ def _passes(
             _add_maps(block, network, further, explained, inputs, last, view=view)
             if further.passes and not view:
                 _add_passes(block, network, further, explained, inputs, last, i)
+            if view and block.logits is not None:
+                _add_members(block, further, view, outputs, inputs, last, i)
         yield block
+
+
+def _add_members(
+    block: _Block,
+    further: Further,
+    view: View,
+    outputs: list[tuple[torch.Tensor, torch.Tensor | None]],
+    inputs: torch.Tensor,
+    last: torch.Tensor,
+    index: int,
+) -> None:
+    """What a view's mean is of: logits of each symmetry; of other views the dropout passes."""
+    if len(outputs) > 1:
+        members = [logits for _, logits in outputs if logits is not None]
+        block.further[f"passes/{view.name}/logits"] = torch.stack(members).float().cpu()
+    elif isinstance(further.passes, DropoutPasses):
+        # The masks of the clean passes, so that the two are paired.
+        with torch.inference_mode():
+            passes = further.passes.logits(inputs, last, index)
+        block.further[f"passes/dropout@{view.name}/logits"] = passes.float().cpu()
 
 
 def _add_maps(

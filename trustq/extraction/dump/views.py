@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from trustq.core.generators import generator
 from trustq.errors import InputError, NotFound, TrustqError
-from trustq.extraction.inputs.corruptions import CORRUPTIONS, Corruption
+from trustq.extraction.inputs.corruptions import CORRUPTIONS, FIRST, Corruption
 from trustq.recipes import ExtractRecipe
 
 if TYPE_CHECKING:
@@ -31,13 +31,24 @@ SYMMETRIES = {
 }
 
 GROUPS = {
-    "corruptions": tuple(CORRUPTIONS),
+    "corruptions": FIRST,
+    # What the field's robustness audits take: four corruptions and two shifts by three amounts.
+    "audit": tuple(
+        f"{family}-{level}"
+        for family in ("noise", "blur", "jpeg", "light", "cast", "down-up")
+        for level in (1, 2, 3)
+    ),
+    "medmnist-c": tuple(name for name in CORRUPTIONS if name.startswith("mc-")),
     "flips": ("flip-left-right", "flip-upside-down", "transpose"),
     **{
         stem: tuple(name for name in CORRUPTIONS if name.startswith(f"{stem}-"))
-        for stem in ("noise", "blur", "jpeg", "light", "rotation")
+        for stem in ("noise", "blur", "jpeg", "light", "rotation", "cast", "down-up")
     },
 }
+
+
+# The 75 of MedMNIST-C go by their group and one example.
+_SHOWN = (*(name for name in CORRUPTIONS if not name.startswith("mc-")), "mc-pixelate-1, ...")
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,7 @@ def resolve_views(names: Sequence[str]) -> tuple[View, ...]:
             nearest = f" (did you mean {close[0]!r}?)" if close else ""
             raise NotFound(
                 f"There is no view {name!r}{nearest}. There are {', '.join(SYMMETRIES)}, the "
-                f"groups {', '.join(GROUPS)}, and {', '.join(CORRUPTIONS)}.",
+                f"groups {', '.join(GROUPS)}, and {', '.join(_SHOWN)}.",
                 expected=SYMMETRIES,
                 found=name,
             )

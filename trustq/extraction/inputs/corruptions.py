@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from trustq.core.generators import generator
-from trustq.extraction.inputs import pixels
+from trustq.extraction.inputs import medmnist_c, pixels
 
 # Name to parameters, which apply in their order. Noise and colour are in 8-bit levels, the radius
 # in pixels of the image as it is on disk, before it is resized for the network.
@@ -42,6 +42,21 @@ CORRUPTIONS: dict[str, dict[str, Any]] = {
         "jpeg_quality": 60,
     },
 }
+FIRST = tuple(CORRUPTIONS)  # what the group `corruptions` holds, since caches were made with it
+
+# The field's audits order casts and lost resolution as well.
+CORRUPTIONS |= {
+    "cast-1": {"colour_shift": [15, 0, 0]},
+    "cast-2": {"colour_shift": [25, 5, 0]},
+    "cast-3": {"colour_shift": [35, 10, 0]},
+    "down-up-1": {"resolution": 0.6},
+    "down-up-2": {"resolution": 0.45},
+    "down-up-3": {"resolution": 0.33},
+}
+CORRUPTIONS |= {
+    name: {"medmnist_c": [kind, amount]}
+    for name, (kind, amount) in medmnist_c.corruption_names().items()
+}
 
 
 class Corruption:
@@ -72,4 +87,5 @@ _STEPS: dict[str, Callable[[Image.Image, Any, np.random.Generator], Image.Image]
     "colour_shift": lambda image, levels, _: pixels.shift_colour(image, levels),
     "resolution": lambda image, scale, _: pixels.lose_resolution(image, scale),
     "degrees": lambda image, degrees, _: pixels.rotate(image, degrees),
+    "medmnist_c": lambda image, amount, rng: medmnist_c.corrupted(image, *amount, rng),
 }
