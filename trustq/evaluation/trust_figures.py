@@ -55,8 +55,10 @@ METRICS = {
     **{f"threshold_at_coverage_{q:g}": f"confidence that keeps {q:.0%} of rows" for q in LEVELS},
     "shift_auroc": "how well low confidence tells rows of the condition from clean ones",
 }
-LOWER = ("nll", "brier", "ece", "aurc", "e_aurc", "augrc")
-LOWER = (*LOWER, *(name for name in METRICS if name.startswith("risk_at")))
+LOWER: tuple[str, ...] = (
+    *("nll", "brier", "ece", "aurc", "e_aurc", "augrc"),
+    *(name for name in METRICS if name.startswith("risk_at")),
+)
 # Of these every replicate draws groups anew; intervals of RANKED come from influences.
 REPLICATED = (
     "accuracy",
@@ -321,7 +323,9 @@ class DrawnAreas:
         confidence, wrong, group = confidence[order], wrong[order], codes[order]
         block = np.append(0, np.cumsum(confidence[1:] != confidence[:-1]))
         has_wrong = np.bincount(block, weights=wrong) > 0
-        stretch = (np.cumsum(has_wrong) - has_wrong)[block]  # a block ends its own stretch
+        stretch: np.ndarray = (np.cumsum(has_wrong) - has_wrong)[
+            block
+        ]  # a block ends its own stretch
         self.n_blocks = int(has_wrong.sum())
         inside = has_wrong[block]  # rows of blocks with a wrong row
         self.has_ties = bool((inside & ~wrong).any())
@@ -331,7 +335,7 @@ class DrawnAreas:
             row.append(2 * self.n_blocks + 1 + stretch[wrong])
             column.append(group[wrong])
         shape = ((2 + self.has_ties) * self.n_blocks + 1, n_groups)
-        entries = np.ones(sum(map(len, row)), dtype=np.int64)
+        entries = np.ones(sum(len(part) for part in row), dtype=np.int64)
         self.matrix = sparse.csr_matrix(
             (entries, (np.concatenate(row), np.concatenate(column))), shape=shape
         )

@@ -234,7 +234,7 @@ class _Fitted:
                 _threshold(truth[self.fold != one], score[self.fold != one])
                 for one in range(int(self.fold.max()) + 1)
             ]
-            return np.array(of_fold)[self.fold]
+            return np.asarray(np.array(of_fold)[self.fold])
         if held is not None and judged.validation_labels is not None:
             truth = np.isin(judged.validation_labels, self.positive)
             score = self._score(held.outputs)
