@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from trustq.api.labels import audit_labels, find_label_issues, label_quality
     from trustq.api.predictions import compare, evaluate, read_predictions
     from trustq.api.results import Results
-    from trustq.deploy.model import load_model
     from trustq.api.trust import trust
+    from trustq.deploy.model import load_model
     from trustq.errors import TrustqError
 
 __all__ = [

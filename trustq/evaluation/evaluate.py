@@ -294,6 +294,14 @@ def _stage(name: str, labels: np.ndarray, given: dict[str, Any]) -> Stage:
 
 def _folds(test: Predictions, folds: int, seed: int) -> np.ndarray:
     groups = np.arange(len(test)) if test.groups is None else test.groups
+    n_groups = len(np.unique(groups))
+    if folds > n_groups > 1:
+        raise InputError(
+            f"{n_groups} groups cannot make {folds} folds: folds are whole groups, and no more "
+            f"than groups. Pass `calibrate=cv:{n_groups}`.",
+            where="folds",
+            found=folds,
+        )
     return group_folds(test.labels, groups, n_folds=folds, seed=seed)
 
 
@@ -309,18 +317,6 @@ def _calibrator(
 ) -> tuple[dict[str, Any] | None, Callable[[np.ndarray], np.ndarray] | None, str | None]:
     """What was fitted, its map of logits of the test rows, and why there is none."""
     described: dict[str, Any]
-    if folds is not None:
-        groups = np.arange(len(test)) if test.groups is None else test.groups
-        n_groups = len(np.unique(groups))
-        if folds > n_groups > 1:
-            raise InputError(
-                f"{n_groups} groups cannot make {folds} folds: folds are whole groups, and no more "
-                f"than groups. Pass `calibrate=cv:{n_groups}`.",
-                where="folds",
-                found=folds,
-            )
-        fold = group_folds(test.labels, groups, n_folds=folds, seed=seed)
-        logits = _logits(test)
     if fold is not None:
         folds, logits = int(fold.max()) + 1, _logits(test)
         fitted = [fit(logits[fold != held], test.labels[fold != held]) for held in range(folds)]
