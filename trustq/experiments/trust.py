@@ -45,7 +45,6 @@ from trustq.repair.views import (
     ViewRows,
     split_companions,
     stored_passes,
-    stored_views,
     view_names,
     view_positions,
     view_rows,
@@ -471,7 +470,7 @@ def _network(
             f"{cache.name} holds features and no logits, so there is no network to judge: fit a "
             "head on them, e.g. `head=linear`."
         )
-    rows = _test_rows(cache)
+    rows = _with_views(cache, _test_rows(cache), companions, notes)
     validation = np.flatnonzero((cache.split == "val") & (cache.label >= 0))
     seen = ~cache.honest_for_any_noise[np.concatenate([rows, validation])]
     if seen.any() and not allow_leak:
@@ -529,10 +528,10 @@ def _heads(
     shared: dict[str, Any] = {}
     for draw in range(sweep.draw_seed, sweep.draw_seed + sweep.draws):
         experiment = draw_experiment(cache, sweep=sweep, draw_seed=draw, allow_leak=allow_leak)
-        rows = view_positions(experiment)
+        rows = _with_views(cache, view_positions(experiment), companions, notes)
         ids = cache.sample_id[rows]
         if "views" not in shared:
-            shared["views"] = stored_views(experiment, companions, wanted)
+            shared["views"] = [view_rows(cache, companions, name, ids) for name in wanted]
             shared["features"] = {CLEAN: experiment.features[rows]} | {
                 view.name: experiment.standardise(view.features) for view in shared["views"]
             }
@@ -639,6 +638,23 @@ def _logits_of(view: ViewRows) -> np.ndarray:
     if view.logits is None:
         raise InputError(f"The view {view.name} holds no logits: fit a head, e.g. `head=linear`.")
     return view.logits
+
+
+def _with_views(
+    cache: Cache, rows: np.ndarray, companions: Sequence[Cache], notes: list[str]
+) -> np.ndarray:
+    """Of the test rows those that every companion has, which a note says where it is not all."""
+    kept = rows
+    for one in companions:
+        kept = kept[np.isin(cache.sample_id[kept], one.sample_id)]
+    if not len(kept):
+        raise InputError(
+            f"The caches of views hold none of the {len(rows)} test rows of {cache.name}: extract "
+            f"views of these, `trustq extract` with `with={cache.name}`."
+        )
+    if len(kept) < len(rows):
+        notes.append(f"judged on the {len(kept)} of {len(rows)} test rows that have views")
+    return kept
 
 
 def _test_rows(cache: Cache) -> np.ndarray:

@@ -178,7 +178,7 @@ def _unit(image: Image.Image) -> np.ndarray:
 
 def _bytes(values: np.ndarray) -> np.ndarray:
     # Cut off, not rounded, as there.
-    return (np.clip(values, 0, 1) * 255).astype(np.uint8)
+    return np.asarray((np.clip(values, 0, 1) * 255).astype(np.uint8))
 
 
 def _opencv() -> Any:
