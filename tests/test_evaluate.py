@@ -65,16 +65,15 @@ def test_without_validation_rows_nothing_is_fitted():
     assert "No calibrated figures: there are no validation rows" in evaluation_page(found)
 
 
-def test_cross_fitting_keeps_groups_whole_and_gives_no_thresholds():
+def test_cross_fitting_keeps_groups_whole_and_crosses_thresholds_as_well():
     found = evaluate(simulated(split=None), folds=5, positive=["a"], replicates=20).report
     assert found["calibrator"]["fitted_on"] == "5 folds by group, cross-fitted"
     assert (
         found["calibrated"]["figures"]["nll"]["value"]
         < (found["uncalibrated"]["figures"]["nll"]["value"])
     )
-    assert found["positive"]["reason"] == (
-        "thresholds come from validation rows, and there are none"
-    )
+    assert found["positive"]["reason"] is None and found["positive"]["folds"] == 5
+    assert 0.85 < found["positive"]["sens_at_95_spec"]["specificity"] <= 1
 
 
 def test_calibration_on_another_data_set_is_fitted_there():
