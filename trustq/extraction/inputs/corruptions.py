@@ -87,5 +87,5 @@ _STEPS: dict[str, Callable[[Image.Image, Any, np.random.Generator], Image.Image]
     "colour_shift": lambda image, levels, _: pixels.shift_colour(image, levels),
     "resolution": lambda image, scale, _: pixels.lose_resolution(image, scale),
     "degrees": lambda image, degrees, _: pixels.rotate(image, degrees),
-    "medmnist_c": lambda image, amount, rng: medmnist_c.corrupted(image, *amount, rng),
+    "medmnist_c": lambda image, how, rng: medmnist_c.corrupted(image, how[0], how[1], rng),
 }
