@@ -29,9 +29,11 @@ from trustq.audit.folder import read_audit_folder
 from trustq.core.columns import read_table, write_parquet
 from trustq.core.foreign_files import read_foreign, require_room
 from trustq.core.foreign_rows import open_rows
+from trustq.core.generators import generator
 from trustq.data.manifest import read_manifest
 from trustq.data.noise import parse_noise
 from trustq.errors import InputError, TrustqError
+from trustq.evaluation.evaluate import evaluate
 from trustq.evaluation.predictions import read_predictions
 from trustq.recipes import load_recipe
 from trustq.store import import_cache, write_cache
@@ -247,3 +249,36 @@ def test_a_whole_table_is_still_read(tmp_path: Path) -> None:
     (tmp_path / "whole.csv").write_text(TABLE)
     found = read_predictions(tmp_path / "whole.csv")
     assert len(found.labels) == 30 and found.classes == ("0", "1", "2")
+
+
+def test_a_calibrator_that_is_none_is_told_even_where_nothing_is_calibrated(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", labels=ARRAYS["labels"], probs=ARRAYS["probs"])
+    predictions = read_predictions(tmp_path / "a.npz")
+    with pytest.raises(InputError, match="^calibrator 'foo' is unknown: expected one of temper"):
+        evaluate(predictions, calibrator="foo", replicates=20)
+
+
+def test_folds_beyond_the_groups_say_what_to_pass(tmp_path: Path) -> None:
+    groups = np.arange(30) % 3
+    np.savez(tmp_path / "a.npz", labels=ARRAYS["labels"], probs=ARRAYS["probs"], groups=groups)
+    with pytest.raises(InputError, match=r"no more than groups\. Pass `calibrate=cv:3`\.$"):
+        evaluate(read_predictions(tmp_path / "a.npz"), folds=5, replicates=20)
+
+
+def test_a_seed_below_zero_is_one_sentence() -> None:
+    with pytest.raises(InputError, match=r"^`seed=-1`: a seed is a whole number of 0 or more\.$"):
+        generator(-1, "noise")
+
+
+@pytest.mark.parametrize("values", [["les_0001", "les_0002"], ["a ", "b"], ["", "long enough"]])
+def test_groups_are_the_same_texts_whether_numpy_has_them_or_a_table(
+    tmp_path: Path, values: list[str]
+) -> None:
+    groups = np.array(values * 15, dtype="U40")
+    found = []
+    for kind in (groups, groups.astype(object).astype("S40")):
+        np.savez(tmp_path / "a.npz", **{**ARRAYS, "groups": kind})
+        cache = import_cache(tmp_path / "a.npz")
+        found.append((cache.group_id.tolist(), cache.sample_id.tolist(), cache.split.tolist()))
+    assert found[0] == found[1]
+    assert len(set(found[0][0])) == (16 if "" in values else 2)
