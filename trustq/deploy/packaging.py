@@ -438,7 +438,7 @@ def _figures(
 def _beside(
     labels: np.ndarray, own: np.ndarray, exact: np.ndarray, groups: np.ndarray, seed: int
 ) -> dict[str, Any]:
-    found = compare_figures(labels, exact, own, groups=groups, seed=seed, figures=FIGURES)
+    found = compare_figures(labels, own, exact, groups=groups, seed=seed, figures=FIGURES)
     return {name: _plain(comparison) for name, comparison in found.items()}
 
 
