@@ -1,11 +1,13 @@
 """Answers go out to other tools and come back equal; their own files are read as they mean them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from test_review import CLASSES, make_audit, said
 from trustq.cli import app
 from typer.testing import CliRunner
@@ -17,6 +19,7 @@ from trustq.errors import TrustqError
 from trustq.review import Answer, open_review
 from trustq.review.exchange import Task, read_answers_of, write_exchange
 from trustq.review.exchange.label_studio import labeling_config
+from trustq.review.exchange.task import said_by
 from trustq.review.images import ReviewImages
 from trustq.review.one_file import merge_answers
 from trustq.review.packet import write_packet
@@ -288,3 +291,52 @@ def test_off_topic_rows_that_people_confirmed_are_pruned_and_no_others(tmp_path:
     assert labels == given | {ids[0]: None}
     with pytest.raises(TrustqError, match="nothing to prune"):
         apply_answers(audit, action="prune")
+
+
+def test_label_studios_own_converter_writes_what_is_read(tmp_path: Path) -> None:
+    # Tried with label-studio-sdk 2.1.2, which is no dependency of ours.
+    converter = pytest.importorskip("label_studio_sdk.converter.converter")
+    given = answers()
+    raw, config = write_exchange(
+        tasks(given), tmp_path / "raw.json", form="label-studio", classes=NAMES
+    )
+    made = converter.Converter(str(config), str(tmp_path))
+    for form in (converter.Format.JSON, converter.Format.JSON_MIN, converter.Format.CSV):
+        folder = tmp_path / form.name
+        folder.mkdir()
+        made.convert(str(raw), str(folder), form, is_dir=False)
+        written = next(path for path in folder.iterdir() if path.is_file())
+        assert said_of(read_answers_of(written, IDS), "note") == said_of(given, "note")
+
+
+def test_datumaro_reads_our_cvat_file_and_we_read_its(tmp_path: Path) -> None:
+    # Tried with datumaro 1.13.12, which is no dependency of ours.
+    datumaro = pytest.importorskip("datumaro")
+    given = answers(raters=("ada",))
+    names = [*NAMES, "(cannot tell)", "(off topic)"]
+    said = {a.sample_id: sorted(said_by(a)) for a in given}
+    items = [
+        datumaro.DatasetItem(
+            id=sample_id,
+            media=datumaro.Image.from_numpy(np.zeros((2, 2, 3), np.uint8)),
+            annotations=[datumaro.Label(names.index(name)) for name in own],
+        )
+        for sample_id, own in said.items()
+    ]
+    datumaro.Dataset.from_iterable(items, categories=names).export(
+        str(tmp_path / "theirs"), "cvat", save_media=False
+    )
+    path = next((tmp_path / "theirs").rglob("*.xml"))
+    assert said_of(read_answers_of(path, IDS, rater="ada")) == said_of(given)
+    ours = [replace(task, image=f"{task.sample_id}.jpg") for task in tasks(given)]
+    (tmp_path / "ours" / "images").mkdir(parents=True)
+    for task in ours:
+        Image.new("RGB", (2, 2)).save(tmp_path / "ours" / "images" / task.image)
+    write_exchange(ours, tmp_path / "ours" / "default.xml", form="cvat", classes=NAMES)
+    read = datumaro.Dataset.import_from(str(tmp_path / "ours"), "cvat")
+    labels = read.categories()[datumaro.AnnotationType.label]
+    found = {
+        Path(item.id).name: sorted(labels[one.label].name for one in item.annotations)
+        for item in read
+    }
+    assert found == said

@@ -79,6 +79,17 @@ def test_before_answers_nothing_is_known_and_after_all_everything() -> None:
     assert (found.count.value, found.count.low, found.count.high) == (total, total, total)
 
 
+def test_a_list_that_is_nearly_through_still_has_a_value() -> None:
+    audit, wrong = simulated(np.random.default_rng(0), n=2500, noise=0.04, skill=3.0)
+    queue = Plan(0.1, 3, "", 0).queue(audit)
+    for n in range(len(queue.rows) - 15, len(queue.rows) + 1):
+        answers = {row: bool(wrong[row]) for row in queue.rows[:n].tolist()}
+        found = outlook(audit, queue, answers, [1.0])
+        assert found.count.value is not None
+        assert found.count.low <= found.count.value <= found.count.high
+    assert found.n_next == 0 and np.isnan(found.p_next)
+
+
 def test_what_nobody_could_tell_widens_the_interval_on_both_sides() -> None:
     sure = wrong_count([Stratum(900, 100, 10)], n_answered=100, n_wrong=10)
     unsure = wrong_count([Stratum(900, 100, 10, 20)], n_answered=100, n_wrong=10, n_unknown=20)

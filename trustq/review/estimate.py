@@ -81,11 +81,14 @@ def outlook(
     open_unlisted = unlisted_rows(audit)
     open_unlisted = open_unlisted[~answered[open_unlisted]]
     # What was passed over before the point that is reached counts as the rest of the list does.
+    told = {row: wrong for row, wrong in verdicts.items() if wrong is not None}
+    p_listed = _calibrated(audit, told, open_listed)
+    # Near its end the list may have no random row left; what its answers say of the score will do.
+    end = float(np.mean(p_listed)) if len(p_listed) else None
     strata = [
-        _stratum(len(open_listed), below if len(beyond) else [], verdicts),
+        _stratum(len(open_listed), below if len(beyond) else [], verdicts, end),
         _stratum(len(open_unlisted), _beginning(queue.sampled, verdicts), verdicts),
     ]
-    told = {row: wrong for row, wrong in verdicts.items() if wrong is not None}
     count = wrong_count(
         strata,
         n_answered=len(verdicts),
@@ -94,13 +97,20 @@ def outlook(
     )
     to_judge = audit.asked & ~audit.trusted & ~np.isnan(audit.p_wrong)
     guess = float(audit.p_wrong[to_judge].sum()) if to_judge.any() else float("nan")
-    p_next, ahead_of = float("nan"), open_listed[:NEXT]
-    if told and len(ahead_of) and not np.isnan(audit.p_wrong).all():
-        rows = np.array([row for row in told if not np.isnan(audit.p_wrong[row])], dtype=np.int64)
-        wrong = np.array([told[row] for row in rows.tolist()], dtype=bool)
-        p_next = float(np.nanmean(calibrated_wrong(audit.p_wrong, rows, wrong)[ahead_of]))
+    p_next = float(np.mean(p_listed[:NEXT])) if len(p_listed) else float("nan")
     pace = float(np.median(seconds)) if seconds else float("nan")
-    return Outlook(count, guess, p_next, len(ahead_of), pace)
+    return Outlook(count, guess, p_next, min(NEXT, len(open_listed)), pace)
+
+
+def _calibrated(audit: StoredAudit, told: Mapping[int, bool], rows: np.ndarray) -> np.ndarray:
+    """Calibrated probabilities of being wrong of some rows; none without answers."""
+    known = [row for row in told if not np.isnan(audit.p_wrong[row])]
+    rows = rows[~np.isnan(audit.p_wrong[rows])]
+    if not known or not len(rows):
+        return np.array([])
+    both = audit.p_wrong[np.concatenate([np.array(known, dtype=np.int64), rows])]
+    wrong = np.array([told[row] for row in known], dtype=bool)
+    return calibrated_wrong(both, np.arange(len(known)), wrong)[len(known) :]
 
 
 def _beginning(drawn: np.ndarray, verdicts: Mapping[int, bool | None]) -> list[int]:
@@ -113,6 +123,11 @@ def _beginning(drawn: np.ndarray, verdicts: Mapping[int, bool | None]) -> list[i
     return found
 
 
-def _stratum(n_open: int, sample: list[int], verdicts: Mapping[int, bool | None]) -> Stratum:
+def _stratum(
+    n_open: int,
+    sample: list[int],
+    verdicts: Mapping[int, bool | None],
+    assumed: float | None = None,
+) -> Stratum:
     said = [verdicts[row] for row in sample]
-    return Stratum(n_open, len(said), said.count(True), said.count(None))
+    return Stratum(n_open, len(said), said.count(True), said.count(None), assumed)

@@ -15,13 +15,15 @@ class Stratum:
     """Rows of which a random sample was answered.
 
     `n_open` rows are unanswered. Of the `n_sampled` answered ones, drawn uniformly from the whole
-    stratum, `n_wrong` were wrong and of `n_unknown` nobody could tell.
+    stratum, `n_wrong` were wrong and of `n_unknown` nobody could tell. `assumed` is the share wrong
+    that the value takes where no answered row can tell; the interval then takes none or all.
     """
 
     n_open: int
     n_sampled: int
     n_wrong: int
     n_unknown: int = 0
+    assumed: float | None = None
 
 
 @dataclass(frozen=True)
@@ -65,19 +67,23 @@ def wrong_count(
     for part in strata:
         told = part.n_sampled - part.n_unknown
         if value is not None and part.n_open:
-            value = value + part.n_open * part.n_wrong / told if told else None
+            share = part.n_wrong / told if told else part.assumed
+            value = None if share is None else value + part.n_open * share
         if not part.n_open:
             continue
         if not part.n_sampled:  # nothing is known: all of them or none
             most += part.n_open
             continue
         for draws, n_bad in ((low, part.n_wrong), (high, part.n_wrong + part.n_unknown)):
-            share = rng.beta(n_bad + 0.5, part.n_sampled - n_bad + 0.5, _DRAWS)
-            draws += rng.binomial(part.n_open, share)
+            shares = rng.beta(n_bad + 0.5, part.n_sampled - n_bad + 0.5, _DRAWS)
+            draws += rng.binomial(part.n_open, shares)
+    least = int(np.quantile(low, 0.025))
+    highest = int(np.ceil(np.quantile(high, 0.975))) + most
     return WrongCount(
         value=value,
-        low=int(np.quantile(low, 0.025)),
-        high=int(np.ceil(np.quantile(high, 0.975))) + most,
+        # Where none of a sample is wrong, the posterior may leave out the value itself.
+        low=least if value is None else min(least, int(value)),
+        high=highest if value is None else max(highest, int(np.ceil(value))),
         n_rows=n_answered + sum(part.n_open for part in strata),
         n_answered=n_answered,
         n_wrong=n_wrong,

@@ -1,6 +1,6 @@
 """Label Studio: tasks with predictions out; JSON, JSON-MIN and CSV exports in.
 
-Tried on files of label-studio-sdk's converter (the version stands in the test). A skipped task
+Tried on files of label-studio-sdk's converter 2.1.2. A skipped task
 (`was_cancelled`) is no answer; several annotators are several raters; several choices are several
 right labels.
 """
