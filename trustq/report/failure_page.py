@@ -154,8 +154,10 @@ def _opened(case: Case, images: Mapping[str, Path] | None) -> "tuple[Image | Non
         image = read_rgb(images[case.sample_id])
     except TrustqError as error:
         return None, str(error)
-    image.thumbnail((SIDE, SIDE))
-    return image, ""
+    # Small images are enlarged too, so that all cases are of one size.
+    scale = SIDE / max(image.size)
+    size = tuple(max(1, round(side * scale)) for side in image.size)
+    return image.resize((size[0], size[1])), ""
 
 
 def _overlaid(image: "Image | None", heat: np.ndarray, aspect: str) -> "Image":
@@ -193,7 +195,7 @@ def _panel(drawn: _Drawn, case: Case) -> "Image":
 
     font, small = ImageFont.load_default(15), ImageFont.load_default(12)
     lines = [f"{name}: {value}" for name, value in _facts_of(case)]
-    height = max(drawn.overlay.height, SIDE) + 70 + 17 * len(lines) + 30
+    height = drawn.overlay.height + 70 + 17 * len(lines) + 30
     panel = Image.new("RGB", (2 * SIDE + 36, height), "white")
     draw = ImageDraw.Draw(panel)
     title = f"{case.sample_id}: label {case.label}, predicted {case.predicted}"
@@ -203,7 +205,7 @@ def _panel(drawn: _Drawn, case: Case) -> "Image":
     else:
         draw.text((12, 60), "no image", fill="#777777", font=small)
     panel.paste(drawn.overlay, (24 + SIDE, 38))
-    top = 38 + max(drawn.overlay.height, SIDE) + 10
+    top = 38 + drawn.overlay.height + 10
     for line in lines:
         draw.text((12, top), _cut(line, 2 * SIDE + 12, small), fill="black", font=small)
         top += 17
