@@ -24,9 +24,10 @@ bench: $(INSTALLED)
 	$(BIN)/python tests/benchmarks/bench_heads.py --repeats 3 --peers newton --labels noisy
 	$(BIN)/python tests/benchmarks/bench_growth.py --small
 
-# Writes what is generated: the command-line reference.
+# Writes what is generated and kept, the command-line reference, and builds the site.
 docs: $(INSTALLED)
 	$(BIN)/python -m trustq.cli.reference > cli/README.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict -f docs/mkdocs.yml
 
 clean:
 	rm -rf .venv demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -32,6 +32,21 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that `trustq demo` makes, to be read only."""
+    from trustq.cli import app
+    from typer.testing import CliRunner
+
+    # For the tests of pages alone: one that `make demo` made from this tree.
+    if "TRUSTQ_DEMO" in os.environ:
+        return Path(os.environ["TRUSTQ_DEMO"]).resolve()
+    folder = tmp_path_factory.mktemp("demo") / "demo"
+    made = CliRunner().invoke(app, ["demo", "--out", str(folder)])
+    assert made.exit_code == 0, made.output
+    return folder
+
+
+@pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of sixty drawn images, to be read only."""
     root = tmp_path_factory.mktemp("images")

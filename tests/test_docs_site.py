@@ -1,0 +1,167 @@
+"""The site: every code block of its pages runs, links hold, and it needs nothing of the network."""
+
+import doctest
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from trustq.cli.reference import reference
+
+from trustq.recipes.schema import ExtractRecipe, SweepRecipe, declared
+from trustq.results.schema import TABLES
+from trustq.results.views import derived_views
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _of_docs(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+blocks = _of_docs("blocks")
+generate = _of_docs("generate")
+PAGES = sorted(blocks.PAGES.rglob("*.md"))
+READ = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / name / "README.md" for name in ("cache", "cli")),
+    *sorted((ROOT / "experiments").rglob("*.md")),
+    *sorted((ROOT / "findings").rglob("*.md")),
+    *sorted((ROOT / "tests" / "benchmarks").glob("*.md")),
+    *PAGES,
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_code_block_runs_and_answers_as_the_page_shows(
+    page: Path, demo_folder: Path, tmp_path: Path
+) -> None:
+    def compare(block: Any, printed: str) -> None:
+        shown = block.shown.split("```text" if block.kind != "sql" else "<!-- answer -->")[-1]
+        if block.kind == "sql":
+            # Digits differ between processors; columns do not, nor that there is an answer.
+            table = [line for line in printed.splitlines() if line.startswith("|")]
+            assert shown.strip().splitlines()[0] == table[0], str(block)
+            assert len(table) > 2, str(block)
+        elif block.shown and not block.needs:
+            first = shown.strip().splitlines()[0]
+            assert _words(first) == _words(printed.strip().splitlines()[0]), str(block)
+
+    blocks.run_page(page, tmp_path, demo_folder, compare)
+
+
+def _words(line: str) -> list[str]:
+    """A line without its numbers, which another processor may round otherwise."""
+    return re.sub(r"[-+.\d%]+", "#", line).split()
+
+
+def test_a_block_that_cannot_run_here_says_why_and_its_options_exist() -> None:
+    with pytest.raises(Exception, match="No such option"):
+        blocks.check_options(["repair", "x.npz", "--bugdet", "5"])
+    with pytest.raises(Exception, match="no command"):
+        blocks.check_options(["data", "prepair"])
+    blocks.check_options(["repair", "x.npz", "--budget", "5"])
+
+
+def test_the_cookbook_has_thirty_questions_each_with_a_query_and_an_answer() -> None:
+    text = (blocks.PAGES / "how-to" / "sql.md").read_text("utf-8")
+    questions = re.split(r"^### (\d+)\. ", text, flags=re.M)
+    assert [int(number) for number in questions[1::2]] == list(range(1, 31))
+    for asked in questions[2::2]:
+        assert asked.count("```sql") == 1 and "<!-- answer -->\n\n| " in asked, asked
+
+
+def test_the_generated_reference_holds_every_command_setting_column_and_view() -> None:
+    made = generate.pages()
+    for command in re.findall(r"^## (trustq.*)$", reference(), flags=re.M):
+        assert f"\n## {command}\n" in made["reference/command-line.md"]
+    for part in (ExtractRecipe, SweepRecipe):
+        for setting in declared(part):
+            assert f"| `{setting.name}` |" in made["reference/settings.md"]
+    schema = made["reference/results.md"]
+    for table, columns in TABLES.items():
+        section = schema.split(f"### {table}\n")[1].split("\n##")[0]
+        assert re.findall(r"^\| `(\w+)` \|", section, flags=re.M) == list(columns)
+    assert set(generate.VIEWS) == set(derived_views())
+    # A comment that runs on over two lines, one above its column, one of columns that tables share.
+    assert "of rows; all of a round sum to 1" in schema
+    assert "which labels were used, or why none" in schema
+    assert schema.count("0 is before any purchase") == 2
+
+
+def test_the_python_reference_shows_what_is_imported_with_its_examples() -> None:
+    import trustq
+
+    page = generate.pages()["reference/python.md"]
+    for name in trustq.__all__:
+        assert f"## tq.{name}\n" in page
+    assert page.count("```pycon") > 20 and "trustq.api" not in page.split("## tq.metrics")[0]
+
+
+def test_the_examples_of_the_generator_hold() -> None:
+    assert doctest.testmod(generate).failed == 0
+
+
+def test_the_glossary_is_in_order_and_names_each_word_once() -> None:
+    text = (blocks.PAGES / "glossary.md").read_text("utf-8")
+    words = re.findall(r"^(\S.*)\n:   ", text, flags=re.M)
+    assert len(words) > 40 and len(set(words)) == len(words)
+    assert [word.lower() for word in words] == sorted(word.lower() for word in words)
+
+
+@pytest.mark.parametrize("page", READ, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_between_files_hold(page: Path) -> None:
+    made = generate.pages()
+    text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.S)
+    for target in re.findall(r"!?\[[^\]]*\]\(([^)\s]+)\)", text):
+        if re.match(r"\w+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        if found.is_relative_to(blocks.PAGES):
+            there = found.relative_to(blocks.PAGES).as_posix()
+            written = made.get(there) or (found.read_text("utf-8") if found.is_file() else "")
+            assert written or there in generate.files(), f"{page}: {target}"
+        else:
+            assert found.exists(), f"{page}: {target}"
+            written = found.read_text("utf-8") if found.suffix == ".md" else ""
+        if anchor:
+            assert anchor in _anchors(written), f"{page}: {target}"
+
+
+def _anchors(text: str) -> set[str]:
+    heads = re.findall(r"^#+ (.*)$", text, flags=re.M)
+    plain = [re.sub(r"[^\w\s-]", "", head.lower()).strip() for head in heads]
+    return {re.sub(r"\s", "-", head) for head in plain}
+
+
+def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+    if importlib.util.find_spec("mkdocs") is None or importlib.util.find_spec("material") is None:
+        pytest.skip("needs mkdocs-material, of the dev extra")
+    config = str(ROOT / "docs" / "mkdocs.yml")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-f", config]
+    built = subprocess.run(
+        [*command, "-d", str(tmp_path / "site")],
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    pages = list((tmp_path / "site").rglob("*.html"))
+    assert len(pages) > 30
+    loads = re.compile(
+        r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"?https?:[^>]*>"
+        r"|<link\b[^>]*rel=\"?(?:stylesheet|preconnect|icon)[^>]*href=\"?https?:[^>]*>"
+    )
+    for page in pages:
+        assert not loads.findall(page.read_text("utf-8")), page
