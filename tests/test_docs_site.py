@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,6 +27,11 @@ def _of_docs(name: str) -> ModuleType:
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@cache
+def _made() -> dict[str, str]:
+    return dict(generate.pages())
 
 
 blocks = _of_docs("blocks")
@@ -81,7 +87,7 @@ def test_the_cookbook_has_thirty_questions_each_with_a_query_and_an_answer() -> 
 
 
 def test_the_generated_reference_holds_every_command_setting_column_and_view() -> None:
-    made = generate.pages()
+    made = _made()
     for command in re.findall(r"^## (trustq.*)$", reference(), flags=re.M):
         assert f"\n## {command}\n" in made["reference/command-line.md"]
     for part in (ExtractRecipe, SweepRecipe):
@@ -101,7 +107,7 @@ def test_the_generated_reference_holds_every_command_setting_column_and_view() -
 def test_the_python_reference_shows_what_is_imported_with_its_examples() -> None:
     import trustq
 
-    page = generate.pages()["reference/python.md"]
+    page = _made()["reference/python.md"]
     for name in trustq.__all__:
         assert f"## tq.{name}\n" in page
     assert page.count("```pycon") > 20 and "trustq.api" not in page.split("## tq.metrics")[0]
@@ -120,7 +126,7 @@ def test_the_glossary_is_in_order_and_names_each_word_once() -> None:
 
 @pytest.mark.parametrize("page", READ, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_links_between_files_hold(page: Path) -> None:
-    made = generate.pages()
+    made = _made()
     text = re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.S)
     for target in re.findall(r"!?\[[^\]]*\]\(([^)\s]+)\)", text):
         if re.match(r"\w+:", target):
