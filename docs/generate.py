@@ -41,6 +41,8 @@ def place(path: str) -> str:
     """
     if path in _SINGLE:
         return _SINGLE[path]
+    if re.fullmatch(r"docs/\w+\.md", path):
+        return path.replace("docs/", "guides/")
     for folder, there in _FOLDERS.items():
         if path.startswith(f"{folder}/") and posixpath.splitext(path)[1] in _ENDINGS:
             return posixpath.join(there, path.removeprefix(f"{folder}/"))
@@ -96,7 +98,7 @@ def files() -> dict[str, Path]:
 
 
 def _others() -> list[str]:
-    found = []
+    found = [f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")]
     for folder in _FOLDERS:
         if folder != "docs/pages":
             found += [p.relative_to(ROOT).as_posix() for p in (ROOT / folder).rglob("*")]
@@ -335,8 +337,10 @@ def _code(value: Any) -> str:
 
 
 def on_config(config: Any) -> Any:
-    """List the experiments in the navigation; mkdocs calls it."""
+    """List the guides and experiments in the navigation; mkdocs calls it."""
     for entry in config.nav:
+        if isinstance(entry, dict) and "Guides" in entry:
+            entry["Guides"] = [f"guides/{p.name}" for p in sorted((ROOT / "docs").glob("*.md"))]
         if isinstance(entry, dict) and "Experiments" in entry:
             entry["Experiments"] = ["experiments/README.md"] + [
                 {folder.name: f"experiments/{folder.name}/README.md"}
