@@ -1,6 +1,7 @@
 """The command line: each command parses its words, calls the library and prints.
 
-Modules here import heavy libraries inside the commands, so that `trustq --help` starts at once.
+A command's module is imported when the command is asked for, and imports heavy libraries inside the
+command, so that `trustq sql` waits for DuckDB alone and `trustq --help` for nothing.
 """
 
 from typing import Annotated
@@ -9,40 +10,54 @@ import typer
 
 import trustq
 
-from . import (
-    audit,
-    bundle,
-    cache,
-    check,
-    classify,
-    compare,
-    data,
-    demo,
-    distil,
-    evaluate,
-    explain,
-    export,
-    extract,
-    loop,
-    package,
-    plan,
-    recipes,
-    repair,
-    report,
-    results,
-    review,
-    serve,
-    sql,
-    study,
-    sweep,
-    trust,
-)
-from .app import App
+from .app import App, lazy_commands
 
 app = App(
+    cls=lazy_commands(
+        __name__,
+        {
+            "demo": ("demo.demo", "Run the whole flow on handwritten digits, on a CPU."),
+            "data": ("data.app", "Make manifests of data sets and describe them."),
+            "extract": (
+                "extract.extract",
+                "Train a backbone once per seed; cache features and logits.",
+            ),
+            "cache": ("cache.app", "List, describe, verify, import, export and relabel caches."),
+            "recipes": ("recipes.app", "List recipes, show one resolved, explain settings."),
+            "plan": ("plan.plan", "Say what a sweep can detect and how long it takes."),
+            "repair": ("repair.repair", "Buy the labels each arm suspects, fit again, compare."),
+            "sweep": ("sweep.sweep", "Run what a recipe asks for and is not there yet."),
+            "audit": ("audit.app", "Find wrong labels and duplicates; write a cleaned list."),
+            "review": ("review.review", "Answer for the listed labels in the browser."),
+            "evaluate": (
+                "evaluate.evaluate",
+                "Evaluate predictions: calibration, selection, slices.",
+            ),
+            "compare": ("compare.compare", "Compare models on the same rows, in pairs."),
+            "trust": ("trust.trust", "Judge the confidence under conditions, in one table."),
+            "export": ("export.app", "Write tables, plots, labels and data for other programs."),
+            "sql": ("sql.sql", "Ask the result tables in SQL."),
+            "results": ("results.app", "Keep a results folder in order."),
+            "bundle": ("bundle.app", "Check what trustq export bundle wrote."),
+            "report": ("report.report", "Write one HTML page: warnings, tables, curves."),
+            "loop": ("loop.loop", "Train networks again on what their scores bought."),
+            "explain": ("explain.app", "Explanations as data: stability, trust cells, audits."),
+            "check": ("check.check", "Check results against gates and earlier ones."),
+            "study": ("study.study", "Run a study from images to report and packaged model."),
+            "distil": ("distil.distil", "Train a small student on a teacher's logits."),
+            "package": (
+                "package.package",
+                "Write a folder with the network as ONNX and its triage.",
+            ),
+            "serve": ("serve.serve", "Serve a page for phones and an API for programs."),
+            "classify": (
+                "classify.classify",
+                "Write tier, score and probabilities of a folder's images.",
+            ),
+        },
+    ),
     name="trustq",
     no_args_is_help=True,
-    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
@@ -68,31 +83,3 @@ def main(
 
     Start with: trustq demo
     """
-
-
-app.command()(demo.demo)
-app.add_typer(data.app, name="data")
-app.command()(extract.extract)
-app.add_typer(cache.app, name="cache")
-app.add_typer(recipes.app, name="recipes")
-app.command()(plan.plan)
-app.command("repair")(repair.repair)
-app.command()(sweep.sweep)
-app.command()(loop.loop)
-app.add_typer(audit.app, name="audit")
-app.command()(review.review)
-app.command()(evaluate.evaluate)
-app.command()(compare.compare)
-app.add_typer(explain.app, name="explain")
-app.command()(trust.trust)
-app.add_typer(export.app, name="export")
-app.command()(sql.sql)
-app.add_typer(results.app, name="results")
-app.add_typer(bundle.app, name="bundle")
-app.command()(report.report)
-app.command()(study.study)
-app.command()(distil.distil)
-app.command()(package.package)
-app.command()(serve.serve)
-app.command()(classify.classify)
-app.command()(check.check)

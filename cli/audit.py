@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from . import audit_board, audit_duplicates
+from . import audit_board, audit_consensus, audit_duplicates
 from .app import App
 from .options import Classes, Features, Groups, Logits, Normalize, Probs, SampleIds
 
@@ -143,7 +143,7 @@ def labels(
             seed=seed,
             names=names,
             exposure=exposure,
-            normalise=normalize,
+            normalize=normalize,
             known=known,
         )
         for path in find_caches(sources)
@@ -264,5 +264,6 @@ def _share(text: str) -> float:
         ) from None
 
 
+app.command()(audit_consensus.consensus)
 app.command()(audit_duplicates.duplicates)
 app.command()(audit_board.board)

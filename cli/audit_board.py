@@ -68,7 +68,7 @@ def board(
         noise=[kind.strip() for kind in noise.split(",") if kind.strip()],
         seeds=seeds,
         names={name: value for name, value in given.items() if value is not None},
-        normalise=normalize,
+        normalize=normalize,
         rows="all" if every_row else "unseen",
     )
     if out is not None:

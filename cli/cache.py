@@ -181,7 +181,7 @@ def import_file(
         dataset=dataset,
         ids=ids,
         meta=meta or [],
-        normalise=normalize,
+        normalize=normalize,
     )
     cache = write_cache(out, cache)
     for note in (cache.recipe.get("notes", ""), *crossfit_signs(cache)):

@@ -114,7 +114,7 @@ def compare(
         own = names
         if path.endswith(".npz"):
             file, own = path, names | {"probs": array}
-        read[name] = read_predictions(Path(file), names=own, meta=meta or [], normalise=normalize)
+        read[name] = read_predictions(Path(file), names=own, meta=meta or [], normalize=normalize)
     found = compare_models(
         read, same_rows=same_rows, seed=seed, replicates=replicates, intervals=intervals
     )

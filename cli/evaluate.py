@@ -118,13 +118,13 @@ def evaluate(
             columns=columns,
             meta=meta or [],
             conditions=_listed(conditions),
-            normalise=normalize,
+            normalize=normalize,
             target=target,
         )
 
     def read(path: Path) -> Predictions:
         return read_predictions(
-            path, names=names, meta=meta or [], normalise=normalize, target=target
+            path, names=names, meta=meta or [], normalize=normalize, target=target
         )
 
     other = None if calibrate_on is None else read(calibrate_on)

@@ -3,16 +3,11 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from .output import print_note
-
-_DUMPED = tuple(
-    f"extract.{key}="
-    for key in ("views", "passes", "pass_drop", "maps", "explain", "explain_class")
-) + ("extract.explain_checks=",)
 
 
 def extract(
@@ -125,7 +120,7 @@ def extract(
 
     Example: trustq extract digits.parquet --recipe digits --seeds 0,1
     """
-    sugar = {
+    values: dict[str, Any] = {
         "noise": noise,
         "trusted": trusted,
         "observed": observed,
@@ -135,15 +130,16 @@ def extract(
         "epochs": epochs,
         "image_size": image_size,
         "weights": weights,
-        "pretrained": "false" if no_pretrained else None,
+        "pretrained": False if no_pretrained else None,
     }
-    given = [f"extract.{key}={value}" for key, value in sugar.items() if value is not None]
-    given += settings or []
+    values = {key: value for key, value in values.items() if value is not None}
     # How many processes load images changes no number, so it goes with --with too.
-    workers = [text for text in given if text.removeprefix("extract.").startswith("workers=")]
-    if with_:
-        given = [text for text in given if text not in workers]
-    if with_ and (recipe or given or seeds != "0" or stage or skip_unreadable or auto_batch):
+    workers = [
+        text for text in settings or [] if text.removeprefix("extract.").startswith("workers=")
+    ]
+    other = [text for text in settings or [] if text not in workers]
+    training = recipe or values or other or seeds != "0" or stage or skip_unreadable or auto_batch
+    if with_ and training:
         raise typer.BadParameter(
             "--with takes everything else from the caches; only --out, --name, --device, --root, "
             "--only, --views, --passes, --pass-drop, --maps, --explain, --explain-class, "
@@ -151,16 +147,17 @@ def extract(
         )
     if only and not with_:
         raise typer.BadParameter("--only goes with --with alone: a training needs every split.")
-    dumped = {
+    dumped: dict[str, Any] = {
         "views": views,
         "passes": passes,
         "pass_drop": pass_drop,
-        "maps": "true" if maps else None,
+        "maps": maps or None,
         "explain": explain,
         "explain_class": explain_class,
         "explain_checks": explain_checks,
     }
-    given += [f"extract.{key}={value}" for key, value in dumped.items() if value is not None]
+    dumped = {key: value for key, value in dumped.items() if value is not None}
+    values |= dumped
 
     from trustq.data.manifest import read_manifest, split_suspicions
     from trustq.errors import InputError
@@ -177,8 +174,7 @@ def extract(
             for note in split_suspicions(rows):
                 print_note(note)
             # What is dumped is read as a recipe's settings are, with their types and refusals.
-            wanted = [text for text in given if text.startswith(_DUMPED)]
-            asked = load_recipe(settings=wanted, part="extract").extract
+            asked = load_recipe(values=dumped, settings=workers, part="extract").extract
             made = extract_with(
                 some_rows(rows, only) if only else rows,
                 caches,
@@ -188,11 +184,11 @@ def extract(
                 passes=asked.passes,
                 maps=asked.maps,
                 explain={name: getattr(asked, name) for name in EXPLAIN_SETTINGS},
-                workers=load_recipe(settings=workers, part="extract").extract.workers,
+                workers=asked.workers,
                 device=device,
             )
         else:
-            chosen = load_recipe(recipe, settings=given, part="extract")
+            chosen = load_recipe(recipe, values=values, settings=settings or [], part="extract")
             chosen = dataclasses.replace(chosen, name=name or chosen.name)
             try:
                 numbers = [int(seed) for seed in seeds.split(",")]

@@ -58,7 +58,7 @@ def package(
     ] = "float32,int8,float16",
     uint8: Annotated[
         bool,
-        typer.Option("--uint8", help="Also write a graph that takes pixels and normalises them."),
+        typer.Option("--uint8", help="Also write a graph that takes pixels and normalizes them."),
     ] = False,
     slices: Annotated[
         str, typer.Option(metavar="COLUMNS", help="Manifest columns to split the tiers' table by.")

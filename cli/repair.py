@@ -78,7 +78,7 @@ def _repair(
         groups=groups,
         classes=classes,
     )
-    opened = [open_cache(path, names=names, normalise=normalize) for path in find_caches(caches)]
+    opened = [open_cache(path, names=names, normalize=normalize) for path in find_caches(caches)]
     outside = [open_cache(path) for path in find_caches(external or [])]
     with progress("repair", "runs") as report:
         run = run_repair(

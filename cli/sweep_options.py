@@ -24,8 +24,8 @@ def with_sweep_settings(command: Callable[..., None], *, left_out: Sequence[str]
 
     @functools.wraps(command)
     def with_options(**given: Any) -> None:
-        values = {s.name: _value(s, given.pop(s.name)) for s in settings}
-        command(**given, values={name: v for name, v in values.items() if v is not None})
+        values = {s.name: given.pop(s.name) for s in settings}
+        command(**given, values={name: v for name, v in values.items() if v not in (None, [])})
 
     own = [p for p in signature.parameters.values() if p.name != "values"]
     options = [
@@ -76,16 +76,3 @@ def _completion(setting: Setting) -> Callable[[str], list[str]] | None:
         return [choice for choice in setting.every_choice if choice.startswith(incomplete)]
 
     return complete
-
-
-def _value(setting: Setting, given: Any) -> Any:
-    """A setting's value from the command line's; None where it was not given."""
-    from trustq.core.words import split_names
-
-    if given is None or given == []:
-        return None
-    if setting.name == "metadata":
-        return [str(path) for path in given]
-    if setting.kind not in (bool, int, float, str):
-        return split_names(given) if '"' in given else [item.strip() for item in given.split(",")]
-    return given

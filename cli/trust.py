@@ -140,7 +140,7 @@ def trust(
         budget=budget,
         concat=concat,
         calibrate_on=calibrate_on,
-        normalise=normalize,
+        normalize=normalize,
         allow_leak=allow_leak,
     )
     more: dict[str, Any] = {"sources": _listed(sources)} if sources else {}

@@ -348,5 +348,5 @@ def test_a_value_on_a_bins_edge_is_read_from_the_bin_it_was_fitted_in():
     shares = [(labels == c)[sure[:, c]].mean() for c in range(3)]
     found = fitted.predict_proba(np.log(probs))
     for c, share in enumerate(shares):
-        assert found[sure[:, c], c] == pytest.approx(share, abs=0.2)  # before they are normalised
+        assert found[sure[:, c], c] == pytest.approx(share, abs=0.2)  # before they are normalized
         assert (found[sure[:, c], c] > found[~sure[:, c], c].max()).all()

@@ -10,6 +10,7 @@ from pathlib import Path
 import duckdb
 import numpy as np
 import pytest
+import typer.main
 from sklearn.datasets import load_digits
 from support import make_cache
 from trustq.cli import app
@@ -186,9 +187,9 @@ NEED_NETWORKS = (
 )
 
 
-def test_the_readme_s_commands_run_as_they_are_pasted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that has what the examples name: predictions, embeddings, a cache, results."""
     monkeypatch.chdir(tmp_path)
     # `trustq review` serves until Ctrl-C: here it starts, opens no browser and stops at once.
     monkeypatch.setattr("webbrowser.open", lambda address: True)
@@ -209,7 +210,11 @@ def test_the_readme_s_commands_run_as_they_are_pasted(
     sliced = ("--metadata", "digits.parquet", "--slices", "domain")
     shown = run("repair", "c.h5", "--draws", "2", "--budget", "5%", *sliced)
     assert shown.exit_code == 0, shown.output
-    pasted = 0
+    return tmp_path
+
+
+def test_the_readme_s_commands_run_as_they_are_pasted(pasted: Path) -> None:
+    done = 0
     for words in readme_commands("trustq "):
         if any(" ".join(words).startswith(" ".join(start)) for start in NEED_NETWORKS):
             continue
@@ -219,11 +224,48 @@ def test_the_readme_s_commands_run_as_they_are_pasted(
             assert answer.exit_code == 0, (own, answer.output, answer.exception)
             if own[0] == "sql" and "--out" not in own:
                 assert len(answer.stdout.splitlines()) > 2, own
-            pasted += 1
-    assert pasted >= 15
+            done += 1
+    assert done >= 15
     for title, query in EXAMPLES:
         answer = run("sql", query)
         assert answer.exit_code == 0, (title, answer.output)
+
+
+# Examples of the help that need networks, images or hours; their words are parsed all the same.
+LONG = (
+    *("demo", "extract", "sweep", "plan", "data ", "audit duplicates", "cache relabel"),
+    *("audit consensus", "export significance --by"),  # answers of two raters, two heads
+)
+
+
+def test_the_help_s_examples_run_as_they_are_pasted(pasted: Path) -> None:
+    shown = re.sub(r" \\\n +", " ", (ROOT / "cli" / "README.md").read_text("utf-8"))
+    examples = re.findall(r"^  Example: trustq (.*)$", shown, re.MULTILINE)
+    assert len(examples) >= 38
+    write_cache(pasted / "cache" / "digits" / "frozen" / "seed0.h5", make_cache())
+    write_cache(pasted / "cache" / "digits" / "digits" / "seed0.h5", make_cache())
+    for arm in ("repair", "no-repair"):
+        rows = "".join(f"{seed},{seed / 100 + (arm == 'repair')}\n" for seed in range(5))
+        (pasted / f"{arm}.csv").write_text("seed,accuracy\n" + rows)
+    # What others of them read comes first, and what adds to the results after their bundle.
+    first = ("audit labels", "export bundle", "bundle verify")
+    examples.sort(key=lambda example: not example.startswith(first))
+    for example in examples:
+        words = shlex.split(example)
+        if example.startswith(LONG):
+            parse(words)
+            continue
+        answer = run(*words)
+        assert answer.exit_code == 0, (example, answer.output, answer.exception)
+
+
+def parse(words: list[str]) -> None:
+    """Read a command's words, and run nothing; raises for one that it does not have."""
+    command = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        command = command.commands[words[0]]
+        words = words[1:]
+    command.make_context("trustq", words)
 
 
 def test_every_command_of_the_readme_has_only_options_that_exist() -> None:

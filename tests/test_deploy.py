@@ -108,7 +108,7 @@ def test_a_graph_is_one_file_that_takes_any_batch_and_says_its_input(packaged: P
     assert np.abs(whole - np.concatenate(apart)).max() < 1e-6
 
 
-def test_pixels_inside_the_graph_are_normalised_as_outside(packaged: Packaged) -> None:
+def test_pixels_inside_the_graph_are_normalized_as_outside(packaged: Packaged) -> None:
     model = tq.load_model(packaged.folder)
     pixels = np.stack([model.pixels(path) for path in paths_of(packaged, 8)])
     session = runtime.InferenceSession(

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas
 import pytest
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.model_selection import PredefinedSplit, cross_val_predict, cross_val_score
@@ -92,6 +93,20 @@ def test_a_head_is_calibrated_by_scikit_learn() -> None:
     assert model.classes_.tolist() == ["bcc", "mel", "nv"]
     np.testing.assert_allclose(probs.sum(axis=1), 1)
     assert (model.predict(cache.features) == names).mean() > 0.5
+
+
+def test_weights_are_routed_through_a_pipeline_that_asks_for_them() -> None:
+    cache = make_cache()
+    names = np.array(["mel", "nv", "bcc"])[cache.label]
+    weights = np.where(cache.label == 0, 3.0, 1.0)
+    features = StandardScaler().fit_transform(cache.features)
+    direct = LinearHead(C=0.1).fit(features, names, sample_weight=weights)
+    with config_context(enable_metadata_routing=True):
+        asked = clone(LinearHead(C=0.1).set_fit_request(sample_weight=True))
+        pipeline = make_pipeline(StandardScaler(), asked)
+        pipeline.fit(cache.features, names, sample_weight=weights)
+    np.testing.assert_allclose(pipeline[-1].coef_, direct.coef_, atol=1e-6)
+    assert not np.allclose(direct.coef_, LinearHead(C=0.1).fit(features, names).coef_, atol=1e-3)
 
 
 def test_class_weights_by_label_are_those_by_column() -> None:

@@ -199,7 +199,7 @@ def test_options_that_an_export_does_not_take_are_refused(tmp_path: Path) -> Non
         "which is kept. Leave out `exposure`."
     )
     with pytest.raises(TrustqError) as caught:
-        import_cache(path, names={"labels": "y"}, normalise="l1")
+        import_cache(path, names={"labels": "y"}, normalize="l1")
     assert str(caught.value) == (
         f"{path} was exported by trustq and comes back as it was: leave out `normalize`, `labels`."
     )
@@ -308,10 +308,10 @@ def test_an_npy_gets_ids_from_a_list_and_the_rest_from_a_manifest(tmp_path: Path
     assert listed.sample_id.tolist() == ["p", "q", "r", "s"] and listed.classes == ("5", "6")
 
 
-def test_normalisation_is_recorded(tmp_path: Path) -> None:
+def test_normalization_is_recorded(tmp_path: Path) -> None:
     scores = np.array([[1.0, 3.0], [2.0, 2.0]])
     np.savez(tmp_path / "e.npz", features=np.eye(2), labels=np.array([0, 1]), probs=scores)
-    l1, softmax = (import_cache(tmp_path / "e.npz", normalise=how) for how in ("l1", "softmax"))
+    l1, softmax = (import_cache(tmp_path / "e.npz", normalize=how) for how in ("l1", "softmax"))
     assert l1.logits is not None and softmax.logits is not None
     np.testing.assert_allclose(np.exp(l1.logits), [[0.25, 0.75], [0.5, 0.5]], rtol=1e-6)
     np.testing.assert_allclose(softmax.logits[:, 1] - softmax.logits[:, 0], [2, 0], atol=1e-6)
@@ -435,13 +435,13 @@ def base() -> dict[str, object]:
         (
             "e.npz",
             base(),
-            {"normalise": "l2"},
+            {"normalize": "l2"},
             "`normalize=l2`: expected l1 or softmax.",
         ),
         (
             "e.npz",
             base(),
-            {"normalise": "l1"},
+            {"normalize": "l1"},
             "`normalize=l1`: {path} has no probs; only rows of probs are made to sum to 1.",
         ),
         (

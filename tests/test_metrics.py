@@ -290,7 +290,7 @@ def test_bad_logits_and_labels_are_refused(labels, logits, message):
     [
         (
             [[0.5, 0.5], [0.5, 0.4]],
-            "probs row 1 sums to 0.9, expected 1: normalise the rows, or pass logits.",
+            "probs row 1 sums to 0.9, expected 1: normalize the rows, or pass logits.",
         ),
         (
             [[0.5, 0.5], [2.0, -1.0]],

@@ -115,15 +115,15 @@ def test_metadata_is_joined_by_id_with_or_without_an_ending(tmp_path):
     assert found.columns["age"].tolist() == [None, "20", "50"]
 
 
-def test_other_names_conditions_and_normalisation(tmp_path):
+def test_other_names_conditions_and_normalization(tmp_path):
     labels, probs, _ = simulated()
     path = tmp_path / "p.npz"
     np.savez(path, y_true=labels.astype(np.uint8), clean=3 * probs, blur=probs, noise=probs[::-1])
-    options = {"names": {"labels": "y_true", "probs": "clean"}, "normalise": "l1"}
+    options = {"names": {"labels": "y_true", "probs": "clean"}, "normalize": "l1"}
     found = read_predictions(path, **options, conditions=["blur"])
     assert found.of_rows() == pytest.approx(probs)
     assert found.notes == (
-        "rows were normalised (l1)",
+        "rows were normalized (l1)",
         "no groups: every row counts as independent, so intervals may be too narrow",
         "no ids: rows are named by their number",
     )
@@ -132,7 +132,7 @@ def test_other_names_conditions_and_normalisation(tmp_path):
     assert list(every.conditions) == ["blur", "noise"]
     logits = read_predictions(path, names={"labels": "y_true", "logits": "blur"})
     assert np.array_equal(logits.logits, probs)
-    as_softmax = {"names": {"labels": "y_true", "probs": "blur"}, "normalise": "softmax"}
+    as_softmax = {"names": {"labels": "y_true", "probs": "blur"}, "normalize": "softmax"}
     assert read_predictions(path, **as_softmax).of_rows() == pytest.approx(softmax(probs))
 
 
@@ -153,7 +153,7 @@ def save(tmp_path, **arrays):
         ),
         (
             {"probs": np.full((12, 3), 0.3)},
-            "probs row 0 sums to 0.9, expected 1: normalise the rows, or pass logits. For scores "
+            "probs row 0 sums to 0.9, expected 1: normalize the rows, or pass logits. For scores "
             "of another kind: `normalize=l1`, `normalize=softmax`, or `logits=NAME`.",
         ),
         (
@@ -223,7 +223,7 @@ def test_missing_names_are_listed(tmp_path):
             f"{path} has no y for labels; it has labels, probs, sample_ids.",
         ),
         ({"columns": ["age"]}, f"{path} has no age; it has labels, probs, sample_ids."),
-        ({"normalise": "l2"}, "`normalize=l2`: expected l1 or softmax."),
+        ({"normalize": "l2"}, "`normalize=l2`: expected l1 or softmax."),
     ]
     for options, message in bad:
         with pytest.raises(TrustqError) as error:

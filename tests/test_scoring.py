@@ -21,6 +21,7 @@ from trustq.heads.out_of_fold import (
     fit_out_of_fold,
     read_passes,
 )
+from trustq.metrics.confident_joint import confident_joint
 from trustq.metrics.probabilities import softmax
 from trustq.scoring import (
     LABEL_BLIND,
@@ -36,7 +37,6 @@ from trustq.scoring import (
 from trustq.scoring.acquisition import bald
 from trustq.scoring.confident import (
     FILTERS,
-    confident_joint,
     estimated_joint,
     estimated_noise_rate,
     find_label_issues,

@@ -11,24 +11,39 @@ import pytest
 
 from trustq.analysis.main_table import main_table
 from trustq.analysis.repair_table import repair_table
+from trustq.analysis.significance import results_seed_tables
 from trustq.recipes.schema import LAST_SEED, sweep_settings
 from trustq.report import page, plot_set
+from trustq.report.bundle import QUERIES
 from trustq.results import TABLES, connect, run_query, write_part
-from trustq.results.schema import EXPERIMENT, OF_ARM, PURCHASE, RUNS, SETTINGS
+from trustq.results.schema import (
+    EXPERIMENT,
+    MATCHED,
+    OF_ARM,
+    PROBLEM,
+    PURCHASE,
+    RUNS,
+    SETTINGS,
+)
 
 _VALUES: dict[str, Any] = {"VARCHAR": ("one", "two"), "INTEGER": (1, 2), "DOUBLE": (0.1, 0.2)}
 _VALUES["BOOLEAN"] = (False, True)
 _TOLD = [name for name in SETTINGS if name not in (*OF_ARM, "noise_process")]
 
 
-def write_two(folder: Path, changed: str) -> list[str]:
-    """Two runs that differ in one column, with a metric of each kind."""
+def write_two(
+    folder: Path, changed: str, *, arms: tuple[str, ...] = ("entropy",), value_of_b: float = 0.5
+) -> list[str]:
+    """Two runs of each arm that differ in one column, with a metric of each kind."""
     runs, rounds, metrics = [], [], []
-    for key in ("a", "b"):
+    for key, arm in [(key, arm) for key in ("a", "b") for arm in arms]:
         run = {name: _VALUES[RUNS[name].sql][0] for name in SETTINGS}
-        run |= {"score": "entropy", "arm": "entropy", "arm_title": "entropy", "source": "head"}
+        run |= {"score": arm, "arm": arm, "arm_title": arm, "source": "head"}
         run |= {"head_settings": "{}", "policy": None, "dataset": "one", "budget": "5%"}
-        facts = {"key": key, "recipe": "r", "shared_key": key, "cache_digest": "c"}
+        name = key if len(arms) == 1 else f"{key}-{arm}"
+        # With one shared key, what tells two settings apart in a pair is the settings alone.
+        shared = key if len(arms) == 1 else "s"
+        facts = {"key": name, "recipe": "r", "shared_key": shared, "cache_digest": "c"}
         facts |= {"origin_digest": "c", "backbone_seed": 0, "draw_seed": 0, "n_rounds_done": 1}
         facts |= dict.fromkeys(("n_train", "n_wrong_start", "n_trusted", "n_bought"), 4)
         facts |= dict.fromkeys(("n_clean_validation", "n_votes", "errors_findable"), 3)
@@ -37,13 +52,15 @@ def write_two(folder: Path, changed: str) -> list[str]:
             json_texts = {"policy": '{"raters": 3}', "head_settings": '{"trees": 5}'}
             run[changed] = json_texts.get(changed, _VALUES[RUNS[changed].sql][1])
         runs.append(run | facts)
-        rounds.append({"run": key, "round": 1, "n_bought_total": 4, "errors_found_total": 1})
+        value = 0.5 if key == "a" else value_of_b
+        value += 0.1 * arms.index(arm)
+        rounds.append({"run": name, "round": 1, "n_bought_total": 4, "errors_found_total": 1})
         rounds[-1] |= {"n_flagged_total": 4, "noise_left": 0.1}
         for split in ("test", "external"):
-            place = {"run": key, "round": 1, "is_final": True, "stage": "uncalibrated", "n": 5}
+            place = {"run": name, "round": 1, "is_final": True, "stage": "uncalibrated", "n": 5}
             place |= {"eval_dataset": "one" if split == "test" else "far", "split": split}
-            for name in ("accuracy", "macro_f1", "ece", "nll", "aurc", "augrc", "brier"):
-                metrics.append(place | {"metric": name, "value": 0.5})
+            for metric in ("accuracy", "macro_f1", "ece", "nll", "aurc", "augrc", "brier"):
+                metrics.append(place | {"metric": metric, "value": value})
             metrics.append(place | {"metric": "recall", "value": 0.5, "class_name": "mel"})
             metrics.append(
                 place | {"metric": "accuracy", "value": 0.5, "slice_name": "s", "slice_value": "x"}
@@ -86,6 +103,48 @@ def test_two_runs_that_differ_in_a_setting_share_no_row(changed: str, tmp_path: 
         assert len({tuple(map(str, row.values())) for row in table.rows}) == len(table.rows)
         if changed != "budget":
             assert table.caption.count("training labels") == 2
+
+
+@pytest.mark.parametrize("changed", [name for name in OF_ARM if name not in ("arm", "score")])
+def test_what_is_known_of_an_arm_parts_rows_too(changed: str, tmp_path: Path) -> None:
+    write_two(tmp_path, changed)
+    where = "metric = 'accuracy' AND split = 'test' AND slice_name IS NULL AND is_final"
+    for view in ("seeds", "curves"):
+        assert len(run_query(tmp_path, f"SELECT * FROM {view} WHERE {where}").rows) == 2, view
+    with connect(tmp_path) as connection:
+        for query in (page._LEDGER, page._CLASSES, page._SHIFT, page._SLICES, page._GAPS):
+            assert len(connection.execute(query).fetchall()) in (2, 4)
+    assert len(main_table(tmp_path, stage="uncalibrated").rows) == 2
+
+
+_PAIRED = [name for name in dict.fromkeys((*MATCHED, *PURCHASE, "exposure")) if name in _TOLD]
+
+
+@pytest.mark.parametrize("changed", _PAIRED)
+def test_pairs_and_places_of_two_settings_are_their_own(changed: str, tmp_path: Path) -> None:
+    write_two(tmp_path, changed, arms=("entropy", "random"), value_of_b=0.7)
+    overall = "metric = 'accuracy' AND split = 'test' AND slice_name IS NULL"
+    for unit in ("draw_seed", "backbone_seed"):
+        pairs = run_query(
+            tmp_path,
+            f"SELECT {changed}, n, mean_difference FROM paired WHERE {overall} AND "
+            f"arm = 'random' AND baseline = 'entropy' AND unit = '{unit}'",
+        ).rows
+        assert len(pairs) == len({row[0] for row in pairs}) == 2
+        assert {row[1] for row in pairs} == {1}
+        if changed != "exposure":  # which is of the arm alone: its baseline may have another
+            np.testing.assert_allclose([row[2] for row in pairs], 0.1)
+    places = run_query(tmp_path, f"SELECT place, arm FROM leaderboard WHERE {overall}").rows
+    one_question = changed not in PROBLEM
+    assert sorted(row[0] for row in places) == ([1, 2, 3, 4] if one_question else [1, 1, 2, 2])
+    with connect(tmp_path) as connection:
+        for name in ("ledger", "paired"):
+            found = connection.execute(QUERIES[name]).fetchall()
+            assert len(found) == len(set(map(str, found))) >= 4, name
+    if changed not in ("exposure", "calibration_labels"):
+        tables = results_seed_tables(tmp_path, arms=["random", "entropy"], stage="uncalibrated")
+        assert len(tables) == 4
+        assert len({table.evaluation for table in tables}) >= 2
 
 
 _DUMMY = """

@@ -38,6 +38,26 @@ def run(results: Path, *words: str) -> Result:
 QUERY = "SELECT sample_id, label, 0.5::DOUBLE AS x FROM samples ORDER BY sample_id"
 
 
+def test_a_query_opens_what_it_names_and_all_that_this_is_made_of() -> None:
+    from trustq.results.query import _named_in
+    from trustq.results.views import derived_views, former_views
+
+    views = derived_views() | former_views()
+    assert _named_in("SELECT * FROM Runs", views) == {"runs"}
+    assert _named_in('WITH a AS (FROM "metrics") FROM a', views) == {"metrics"}
+    needed = _named_in("from final_test_seeds", views)
+    assert {"final_test_seeds", "seeds", "metric_values", "metrics", "runs"} <= needed
+    assert "predictions" not in needed
+    for sql in ("SHOW TABLES", "FROM query('FROM ru' || 'ns')", "FROM duckdb_views()"):
+        assert _named_in(sql, views) == {*TABLES, *views}
+
+
+def test_a_misspelt_table_is_told_beside_all_there_are(results: Path) -> None:
+    for sql in ("SELECT * FROM metric_value", "WITH a AS (SELECT 1) SELECT * FROM metric_value"):
+        done = run(results, sql)
+        assert 'Did you mean "metric_values"?' in str(done.exception)
+
+
 def test_an_answer_is_printed_in_each_format(results: Path) -> None:
     assert run(results, QUERY).stdout.splitlines() == [
         "sample_id  label    x",
@@ -170,7 +190,7 @@ def test_the_prompt_answers_completes_and_remembers(
     assert found.text == "leaderboard"
 
 
-def test_a_query_loads_duckdb_and_numpy_and_no_other_heavy_library(results: Path) -> None:
+def test_a_query_loads_duckdb_and_no_other_heavy_library(results: Path) -> None:
     # Half of the time before the first answer was once scikit-learn's import.
     code = (
         "import sys, pathlib; from trustq.results import run_query\n"
@@ -179,7 +199,7 @@ def test_a_query_loads_duckdb_and_numpy_and_no_other_heavy_library(results: Path
         "print(*sorted((heavy | {'torch', 'h5py'}) & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == "duckdb numpy\n", done.stderr
+    assert done.stdout == "duckdb\n", done.stderr
 
 
 def test_a_table_fits_the_width_and_no_text_is_cut() -> None:

@@ -72,7 +72,7 @@ def _quantus(reference: np.ndarray, others: np.ndarray) -> tuple[Any, Any]:
     metric = quantus.MaxSensitivity(
         nr_samples=len(others),
         abs=False,
-        normalise=False,
+        normalize=False,
         disable_warnings=True,
         display_progressbar=False,
     )

@@ -1,7 +1,6 @@
 """Caches and the experiments on them: repair, sweeps, and the plan before either."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +12,6 @@ from trustq.analysis.study_design import Plan
 from trustq.analysis.study_design import plan_sweep as plan_study
 from trustq.api.frames import Source, Table, as_file
 from trustq.api.results import Results
-from trustq.errors import InputError
 from trustq.experiments import plan_sweep, run_sweep
 from trustq.experiments import repair as run_repair
 from trustq.recipes import Recipe, load_recipe, load_sweep
@@ -65,7 +63,7 @@ def import_cache(
             dataset=dataset,
             ids=None if ids is None else Path(ids),
             meta=[Path(table) for table in meta],
-            normalise=normalize,
+            normalize=normalize,
         )
     return cache if isinstance(source, str | Path) else dataclasses.replace(cache, path=None)
 
@@ -171,9 +169,7 @@ def sweep(
     others go on. `table` compares the arms of all points. Raises `TrustqError` as `repair` does.
     """
     points = (
-        load_sweep(str(recipe), settings=_texts(settings))
-        if isinstance(recipe, str | Path)
-        else list(recipe)
+        load_sweep(str(recipe), values=settings) if isinstance(recipe, str | Path) else list(recipe)
     )
     folder = Path(results)
     run = run_sweep(
@@ -293,28 +289,9 @@ def _opened(caches: Caches) -> list[Cache]:
 
 def _with_settings(recipe: Recipe, settings: dict[str, Any]) -> Recipe:
     """A recipe with some keys of its sweep set anew, checked as in a file."""
-    own = load_recipe("", settings=_texts(settings), part="sweep").sweep
+    own = load_recipe("", values=settings, part="sweep").sweep
     set_anew = {name: getattr(own, name) for name in settings}
     return dataclasses.replace(recipe, sweep=dataclasses.replace(recipe.sweep, **set_anew))
-
-
-def _texts(settings: dict[str, Any]) -> list[str]:
-    def plain(value: Any) -> Any:
-        if isinstance(value, Path):
-            return str(value)
-        if isinstance(value, list | tuple):
-            return [plain(item) for item in value]
-        return value
-
-    texts = []
-    for name, value in settings.items():
-        if not isinstance(value, str | Path | bool | int | float | list | tuple):
-            raise InputError(
-                f"{name} is of type {type(value).__name__}, expected text, a number or a list."
-            )
-        written = plain(value)
-        texts.append(f"sweep.{name}={written if isinstance(written, str) else json.dumps(written)}")
-    return texts
 
 
 def _flat(row: dict[str, Any]) -> dict[str, Any]:

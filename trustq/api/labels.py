@@ -200,7 +200,7 @@ def audit_labels(
                     folds=folds,
                     seed=seed,
                     names=names,
-                    normalise=normalize,
+                    normalize=normalize,
                     known=known,
                 )
             )

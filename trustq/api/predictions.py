@@ -44,7 +44,7 @@ def read_predictions(
             columns=columns,
             meta=[Path(table) for table in meta],
             conditions=conditions,
-            normalise=normalize,
+            normalize=normalize,
             target=target,
         )
 

@@ -68,7 +68,7 @@ def board(
     noise: Sequence[str] = ("symmetric:0.2",),
     seeds: int = 3,
     names: dict[str, str] | None = None,
-    normalise: str | None = None,
+    normalize: str | None = None,
     rows: str = "unseen",
 ) -> list[BoardRow]:
     """Rank the labels of each set by every score and say how many wrong ones each finds.
@@ -84,7 +84,7 @@ def board(
         raise InputError(f"`seeds={seeds}`: expected 1 or more.", where="seeds", found=seeds)
     found: list[BoardRow] = []
     for path in sources:
-        source = open_source(Path(path), names=names, normalise=normalise)
+        source = open_source(Path(path), names=names, normalize=normalize)
         title = Path(path).stem
         if (source.reference >= 0).all() and (source.reference != source.observed).any():
             found += _rows(title, [_given(source)], source.training.groups)

@@ -110,6 +110,9 @@ def read_audit_folder(folder: Path) -> StoredAudit:
             f"{folder} holds no audit. Make one with `trustq audit labels` and `out={folder}`.",
             path=folder,
         )
+    for source in settings["sources"]:  # folders of 0.1 had the other spelling
+        if "normalise" in source["asked"]:
+            source["asked"]["normalize"] = source["asked"].pop("normalise")
     rows = read_table(folder / ROWS)
     n = len(rows["given"])
     return StoredAudit(

@@ -119,7 +119,7 @@ def open_source(
     seed: int = 0,
     names: dict[str, str] | None = None,
     exposure: str | None = None,
-    normalise: str | None = None,
+    normalize: str | None = None,
     known: KnownLabels | None = None,
 ) -> AuditSource:
     """Read a cache, a file of embeddings, or out-of-fold probabilities (npz, CSV, Parquet).
@@ -147,9 +147,9 @@ def open_source(
         "seed": seed,
         "names": names,
         "exposure": exposure,
-        "normalise": normalise,
+        "normalize": normalize,
     }
-    own = _read(path, source, names, exposure, normalise)
+    own = _read(path, source, names, exposure, normalize)
     if known is not None:
         own = _with_known(own, known)
         asked["known"] = known.digest
@@ -264,19 +264,19 @@ def _with_known(own: _Rows, known: KnownLabels) -> _Rows:
 
 
 def _read(
-    path: Path, source: str, names: dict[str, str], exposure: str | None, normalise: str | None
+    path: Path, source: str, names: dict[str, str], exposure: str | None, normalize: str | None
 ) -> _Rows:
     if not is_foreign(path):
         return _of_cache(read_cache(path))
     if source != "file" and _has_features(path, names):
-        cache = import_cache(path, exposure=exposure, names=names, normalise=normalise)
+        cache = import_cache(path, exposure=exposure, names=names, normalize=normalize)
         return _of_cache(cache)
     if source in ("head", "crossfit"):
         what = "features to fit a head on" if source == "head" else "crossfit logits"
         raise InputError(
             f"{path} holds no {what}; audit its probabilities with `source=file`.", path=path
         )
-    return _of_predictions(path, names, normalise)
+    return _of_predictions(path, names, normalize)
 
 
 def _of_cache(cache: Cache) -> _Rows:
@@ -289,18 +289,18 @@ def _of_cache(cache: Cache) -> _Rows:
     return _Rows(cache, rows, cache.label[rows].astype(np.int64), nothing)
 
 
-def _of_predictions(path: Path, names: dict[str, str], normalise: str | None) -> _Rows:
+def _of_predictions(path: Path, names: dict[str, str], normalize: str | None) -> _Rows:
     there = _names(path)
     audited, true = names.get("observed", "observed"), names.get("labels", "labels")
     known = {name: value for name, value in names.items() if name not in ("observed", "features")}
     if "observed" not in names and audited not in there:
-        found = read_predictions(path, names=known, normalise=normalise)
+        found = read_predictions(path, names=known, normalize=normalize)
         reference = np.full(len(found), -1)
     else:
         given = known | {"labels": audited}
         has_true = true in there
         columns = [true] if has_true else []
-        found = read_predictions(path, names=given, normalise=normalise, columns=columns)
+        found = read_predictions(path, names=given, normalize=normalize, columns=columns)
         reference = np.full(len(found), -1)
         if has_true:
             # In the class order of the audited labels, which may name fewer or others.

@@ -1,6 +1,6 @@
 """All calibrators by name; those of other libraries in the form of ours.
 
-netcal's and scikit-learn's work class by class and normalise, so predicted classes may change (2
+netcal's and scikit-learn's work class by class and normalize, so predicted classes may change (2
 to 4 % of rows when tried): report accuracy after them.
 """
 
@@ -10,13 +10,13 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Iterator
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
 from threadpoolctl import threadpool_limits
 
 from trustq.calibration.temperature import Calibrator, TemperatureScaling, VectorScaling
+from trustq.core.estimator import Classifier
 from trustq.core.plugins import Plugin, find_plugin, plugin_names
 from trustq.errors import InputError, MissingExtra, TrustqError
 from trustq.metrics.probabilities import PROBABILITY_FLOOR, log_softmax_of_rows
@@ -85,7 +85,41 @@ class _OfProbabilities(Calibrator):
 HISTOGRAM_BINS = 15
 
 
-class NetcalCalibration(_OfProbabilities):
+class _OfLibrary(_OfProbabilities):
+    """A calibrator of another library, by the name of its `method`."""
+
+    _library: str
+    _methods: tuple[str, ...]
+
+    def __init__(self, method: str, *, accept_noisy: bool = False) -> None:
+        self.method = method
+        self.accept_noisy = accept_noisy
+
+    def fit(self, logits: np.ndarray, labels: np.ndarray, *, labels_used: str = "clean") -> Self:
+        """Fit on rows that trained nothing; returns the estimator."""
+        if self.method not in self._methods:
+            raise InputError(
+                f"method is {self.method!r}: expected one of {', '.join(self._methods)}.",
+                where="method",
+                found=self.method,
+                expected=self._methods,
+            )
+        logits, labels = self._checked_fit(logits, labels, labels_used)
+        if (labels == labels[0]).all():
+            raise InputError(
+                f"Every fitting row has label {labels[0]}, but {self._library}'s calibrators "
+                "compare a class with the others: pass rows of two classes, or use temperature "
+                "scaling."
+            )
+        self._learn(logits, labels)
+        return self
+
+    @abstractmethod
+    def _learn(self, logits: np.ndarray, labels: np.ndarray) -> None:
+        """Fit the library's model."""
+
+
+class NetcalCalibration(_OfLibrary):
     """A binning or scaling method of netcal, class by class: isotonic, beta, histogram, BBQ, ENIR.
 
     `method` is one of isotonic, beta, histogram (15 bins), bbq and enir. A class without fitting
@@ -94,25 +128,10 @@ class NetcalCalibration(_OfProbabilities):
     """
 
     model_: Any
-    _noun = "calibrator"
+    _library = "netcal"
+    _methods = NETCAL_METHODS
 
-    def __init__(self, method: str, *, accept_noisy: bool = False) -> None:
-        self.method = method
-        self.accept_noisy = accept_noisy
-
-    def fit(
-        self, logits: np.ndarray, labels: np.ndarray, *, labels_used: str = "clean"
-    ) -> "NetcalCalibration":
-        """Fit on rows that trained nothing; returns the estimator."""
-        if self.method not in NETCAL_METHODS:
-            raise InputError(
-                f"method is {self.method!r}: expected one of {', '.join(NETCAL_METHODS)}.",
-                where="method",
-                found=self.method,
-                expected=NETCAL_METHODS,
-            )
-        logits, labels = self._checked_fit(logits, labels, labels_used)
-        _two_classes(labels, "netcal")
+    def _learn(self, logits: np.ndarray, labels: np.ndarray) -> None:
         model = _netcal_model(self.method)
         # netcal's beta calibration is thousands of tiny steps: .5 s on one thread, 15 s on two when
         # both cores were busy.
@@ -126,7 +145,6 @@ class NetcalCalibration(_OfProbabilities):
                 "without an error: use temperature, or pass more rows."
             ) from error
         self.model_ = model
-        return self
 
     def _map(self, logits: np.ndarray) -> np.ndarray:
         with _quiet():
@@ -153,43 +171,27 @@ def _probabilities(logits: np.ndarray, method: str) -> np.ndarray:
     return probs
 
 
-class SklearnCalibration(_OfProbabilities):
+class SklearnCalibration(_OfLibrary):
     """scikit-learn's CalibratedClassifierCV on given logits: sigmoid, isotonic or temperature.
 
-    sigmoid (Platt) and isotonic are one-vs-rest and normalised; temperature needs scikit-learn 1.8.
+    sigmoid (Platt) and isotonic are one-vs-rest and normalized; temperature needs scikit-learn 1.8.
     A class without fitting rows gets probability 0. Platt (1999); Zadrozny and Elkan (2002).
     """
 
     model_: Any
-    _noun = "calibrator"
+    _library = "scikit-learn"
+    _methods = SKLEARN_METHODS
 
-    def __init__(self, method: str, *, accept_noisy: bool = False) -> None:
-        self.method = method
-        self.accept_noisy = accept_noisy
-
-    def fit(
-        self, logits: np.ndarray, labels: np.ndarray, *, labels_used: str = "clean"
-    ) -> "SklearnCalibration":
-        """Fit on rows that trained nothing; returns the estimator."""
+    def _learn(self, logits: np.ndarray, labels: np.ndarray) -> None:
         from sklearn.calibration import CalibratedClassifierCV
         from sklearn.frozen import FrozenEstimator
 
-        if self.method not in SKLEARN_METHODS:
-            raise InputError(
-                f"method is {self.method!r}: expected one of {', '.join(SKLEARN_METHODS)}.",
-                where="method",
-                found=self.method,
-                expected=SKLEARN_METHODS,
-            )
-        logits, labels = self._checked_fit(logits, labels, labels_used)
-        _two_classes(labels, "scikit-learn")
         # One split whose test part is everything, because the logits are already out of sample.
         rows = np.arange(len(labels))
         frozen = FrozenEstimator(_Logits().fit(logits, labels))
         self.model_ = CalibratedClassifierCV(frozen, method=self.method, cv=[(rows, rows)])
         self.model_.fit(logits, labels)
         self.seen_classes_ = np.unique(labels)
-        return self
 
     def _map(self, logits: np.ndarray) -> np.ndarray:
         probs = np.zeros(logits.shape)
@@ -240,7 +242,7 @@ class PluginCalibration(_OfProbabilities):
         return plugin
 
 
-class _Logits(ClassifierMixin, BaseEstimator):
+class _Logits(Classifier):
     """A classifier whose decision function is its input."""
 
     def fit(self, logits: np.ndarray, labels: np.ndarray) -> "_Logits":
@@ -253,14 +255,6 @@ class _Logits(ClassifierMixin, BaseEstimator):
 
     def predict(self, logits: np.ndarray) -> np.ndarray:
         return np.asarray(self.classes_[logits[:, self.classes_].argmax(axis=1)])
-
-
-def _two_classes(labels: np.ndarray, library: str) -> None:
-    if (labels == labels[0]).all():
-        raise InputError(
-            f"Every fitting row has label {labels[0]}, but {library}'s calibrators compare a class "
-            "with the others: pass rows of two classes, or use temperature scaling."
-        )
 
 
 def _netcal_model(method: str) -> Any:

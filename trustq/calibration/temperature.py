@@ -10,11 +10,10 @@ import warnings
 from abc import ABC, abstractmethod
 
 import numpy as np
-from scipy import optimize
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.validation import check_is_fitted
 
+from trustq.core.estimator import Classifier, require_fitted
 from trustq.errors import DishonestError, InputError
+from trustq.metrics.confident_joint import confident_joint
 from trustq.metrics.probabilities import (
     PROBABILITY_FLOOR,
     checked_labels,
@@ -42,7 +41,7 @@ class DegenerateCalibrationWarning(UserWarning):
     """The fitting rows do not determine a temperature, or only a questionable one."""
 
 
-class Calibrator(ClassifierMixin, BaseEstimator, ABC):
+class Calibrator(Classifier, ABC):
     """What all calibrators share: the check of labels and columns, and probabilities from logits.
 
     `accept_noisy` lets labels be used that are known to be noisy. Labels are columns of the logits,
@@ -55,6 +54,12 @@ class Calibrator(ClassifierMixin, BaseEstimator, ABC):
 
     def __init__(self, *, accept_noisy: bool = False) -> None:
         self.accept_noisy = accept_noisy
+
+    @abstractmethod
+    def fit(
+        self, logits: np.ndarray, labels: np.ndarray, *, labels_used: str = "clean"
+    ) -> "Calibrator":
+        """Fit on rows that trained nothing; returns the estimator."""
 
     def predict_proba(self, logits: np.ndarray) -> np.ndarray:
         """Calibrated probabilities, (n, k).
@@ -111,7 +116,7 @@ class Calibrator(ClassifierMixin, BaseEstimator, ABC):
         return logits, labels
 
     def _checked_transform(self, logits: np.ndarray) -> np.ndarray:
-        check_is_fitted(self)
+        require_fitted(self)
         logits = checked_logits(logits)
         if logits.shape[1] != self.n_features_in_:
             raise InputError(
@@ -258,8 +263,6 @@ def estimate_noise_matrix(observed: np.ndarray, probs: np.ndarray) -> np.ndarray
     array([[0.7, 0.3],
            [0.1, 0.9]])
     """
-    from trustq.scoring.confident import confident_joint
-
     probs = checked_probs(probs)
     observed = checked_labels(observed, *probs.shape, beside="probs")
     k = probs.shape[1]
@@ -379,13 +382,15 @@ def _slope(gaps: np.ndarray, gap_of_label: np.ndarray, inverse: float) -> tuple[
     total = weights.sum(axis=0)
     weights *= gaps
     means = weights.sum(axis=0) / total
-    # Unnormalised until here, which saves a pass over all classes.
+    # Unnormalized until here, which saves a pass over all classes.
     variance = np.vdot(np.einsum("kn,kn->n", weights, gaps), 1 / total) - np.vdot(means, means)
     return float((means - gap_of_label).mean()), float(variance) / len(means)
 
 
 def _solve_vector(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, str]:
     """Scales, offsets and, for degenerate rows, what is wrong with them."""
+    from scipy import optimize
+
     n, k = logits.shape
     inverse = 1 / _solve(logits, labels)[0]
     # One common unit keeps the steps of the search comparable.
@@ -432,6 +437,8 @@ def _solve_corrected(
     logits: np.ndarray, labels: np.ndarray, matrix: np.ndarray
 ) -> tuple[float, str]:
     """The temperature under noise and, for degenerate rows, what is wrong with it."""
+    from scipy import optimize
+
     gaps = logits - logits.max(axis=1, keepdims=True)
     if not gaps.any():
         return 1.0, "every row of logits is constant, so that no temperature changes a probability"

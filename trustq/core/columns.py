@@ -17,7 +17,14 @@ import numpy as np
 from trustq.core.atomic_files import replacing
 from trustq.core.csv_files import read_csv
 from trustq.core.excel import read_excel
-from trustq.core.sql_text import blanks_as_none, exact_path, first_line, literal, quoted
+from trustq.core.sql_text import (
+    blanks_as_none,
+    exact_path,
+    first_line,
+    literal,
+    quoted,
+    scan_parquet,
+)
 from trustq.errors import InputError, NotFound, TrustqError
 
 Columns = dict[str, np.ndarray]
@@ -119,19 +126,6 @@ def read_table(path: Path) -> Columns:
     raise InputError(
         f"{path}: expected a {', '.join(TABLES[:-1])} or {TABLES[-1]} file.", path=path
     )
-
-
-def scan_parquet(*paths: Path, options: str = "") -> str:
-    """The SQL that reads these very Parquet files, wherever they lie.
-
-    DuckDB takes columns from folders that are called `key=value`, and a path for a pattern.
-
-    >>> scan_parquet(Path("arm=a/p[1].parquet"))
-    "read_parquet(['arm=a/p[[]1].parquet'], hive_partitioning = false)"
-    """
-    listed = ", ".join(map(exact_path, paths))
-    more = f", {options}" if options else ""
-    return f"read_parquet([{listed}], hive_partitioning = false{more})"
 
 
 def _may_be_renamed(names: Sequence[str]) -> bool:

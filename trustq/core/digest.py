@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import xxhash
+
+if TYPE_CHECKING:
+    import numpy as np
 
 # 128-bit xxh3: about 10 GB/s, so verifying a cache costs less than reading it. It detects accidents
 # and mix-ups, not an adversary.
@@ -23,14 +25,17 @@ def digest_bytes(*parts: bytes | memoryview) -> str:
     return state.hexdigest()
 
 
-def digest_array(array: np.ndarray) -> str:
+def digest_array(array: "np.ndarray") -> str:
     """Digest of an array's dtype, shape and values (strings as UTF-8, each with its length).
 
+    >>> import numpy as np
     >>> digest_array(np.zeros(4)) == digest_array(np.zeros((2, 2)))
     False
     """
     if array.dtype.kind in "OU":
         return digest_strings([str(array.shape), *array.ravel().tolist()])
+    import numpy as np  # queries digest no array and start sooner without it
+
     head = f"{array.dtype.str}{array.shape}".encode()
     return digest_bytes(head, np.ascontiguousarray(array).view(np.uint8).data)
 

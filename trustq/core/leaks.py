@@ -14,7 +14,7 @@ _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, of the golden ratio: spreads bits o
 class Overlap(NamedTuple):
     """What two sets of rows have in common.
 
-    `shared` are ids (of the first) that are in both by the common normalisation; `near` are pairs
+    `shared` are ids (of the first) that are in both by the common normalization; `near` are pairs
     that differ in case, leading zeros, a folder or `.0` alone, which are not joined; `equal` are
     pairs of rows whose numbers are equal bit for bit.
     """

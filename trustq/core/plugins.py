@@ -3,10 +3,12 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trustq.errors import InputError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 KINDS = ("scores", "heads", "calibrators", "noise", "datasets")
 
@@ -19,7 +21,7 @@ class Plugin:
     name: str
     package: str
     version: str
-    entry: EntryPoint
+    entry: "EntryPoint"
 
     @property
     def identity(self) -> str:
@@ -72,6 +74,8 @@ def plugin_names(kind: str, *, taken: Collection[str] = ()) -> tuple[str, ...]:
 
 @cache  # looking through all installed packages takes milliseconds
 def _plugins(kind: str) -> dict[str, Plugin]:
+    from importlib.metadata import entry_points
+
     found: dict[str, Plugin] = {}
     for entry in sorted(entry_points(group=f"trustq.{kind}"), key=lambda entry: entry.name):
         package, version = (entry.dist.name, entry.dist.version) if entry.dist else ("?", "?")

@@ -2,8 +2,10 @@
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def quoted(name: str) -> str:
@@ -42,12 +44,15 @@ def first_line(error: object) -> str:
     return next(iter(str(error).splitlines()), "")
 
 
-def blanks_as_none(array: np.ndarray) -> np.ndarray:
+def blanks_as_none(array: "np.ndarray") -> "np.ndarray":
     """A column as DuckDB gives it, with None for a blank text; numbers stay masked.
 
+    >>> import numpy as np
     >>> blanks_as_none(np.ma.array(["a", ""], dtype=object, mask=[False, True])).tolist()
     ['a', None]
     """
+    import numpy as np  # queries read no array and start sooner without it
+
     if not isinstance(array, np.ma.MaskedArray):
         return array
     if array.dtype == object:
@@ -55,3 +60,16 @@ def blanks_as_none(array: np.ndarray) -> np.ndarray:
         plain[np.ma.getmaskarray(array)] = None
         return plain
     return array if array.mask.any() else array.data
+
+
+def scan_parquet(*paths: Path, options: str = "") -> str:
+    """The SQL that reads these very Parquet files, wherever they lie.
+
+    DuckDB takes columns from folders that are called `key=value`, and a path for a pattern.
+
+    >>> scan_parquet(Path("arm=a/p[1].parquet"))
+    "read_parquet(['arm=a/p[[]1].parquet'], hive_partitioning = false)"
+    """
+    listed = ", ".join(map(exact_path, paths))
+    more = f", {options}" if options else ""
+    return f"read_parquet([{listed}], hive_partitioning = false{more})"

@@ -23,7 +23,7 @@ _RESAMPLING = {
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The evaluation transform, resolved: an image to a square of `size`, then normalised.
+    """The evaluation transform, resolved: an image to a square of `size`, then normalized.
 
     `aspect` is `squash` (the whole image, the default, since lesions reach the border of their
     image), `crop` (the largest central square) or `pad` (the whole image on a square of the mean
@@ -127,7 +127,7 @@ class Preprocessing:
         return np.asarray(self.fitted(image) if reduced else self.fitted_in_steps(image))
 
     def network_input(self, pixels: np.ndarray) -> np.ndarray:
-        """Normalised input, (b, 3, size, size) of float32, from (b, size, size, 3) of uint8.
+        """Normalized input, (b, 3, size, size) of float32, from (b, size, size, 3) of uint8.
 
         >>> half = Preprocessing(1, "bilinear", (0.5,) * 3, (0.5,) * 3)
         >>> half.network_input(np.full((1, 1, 1, 3), 255, np.uint8)).ravel().tolist()

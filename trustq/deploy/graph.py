@@ -64,7 +64,7 @@ def with_tail(
     """The whole model of a network's ONNX graph that gives `features` (and `network_logits`).
 
     `metadata` is stored as JSON by key. With `uint8`, the `Preprocessing`, the input is (n, size,
-    size, 3) of uint8 and its normalisation the graph's first step.
+    size, 3) of uint8 and its normalization the graph's first step.
     """
     onnx = load_extra("onnx", "Packaging a model")
     helper = onnx.helper
@@ -79,7 +79,7 @@ def with_tail(
     for output, shape in zip(OUTPUTS, (["n", k], ["n", k], ["n"]), strict=True):
         graph.output.append(helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, shape))
     if uint8 is not None:
-        _prepend_normalisation(onnx, graph, uint8)
+        _prepend_normalization(onnx, graph, uint8)
     graph.name = name
     del graph.value_info[:]
     helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
@@ -153,19 +153,19 @@ def _tail_nodes(onnx: Any, tail: Tail) -> tuple[list[Any], list[Any]]:
     return nodes, constants
 
 
-def _prepend_normalisation(onnx: Any, graph: Any, preprocessing: Any) -> None:
+def _prepend_normalization(onnx: Any, graph: Any, preprocessing: Any) -> None:
     helper = onnx.helper
     for existing in graph.node:
         for i, name in enumerate(existing.input):
             if name == INPUT:
-                existing.input[i] = "head/normalised"
+                existing.input[i] = "head/normalized"
     scale = np.array(preprocessing.std, np.float64).reshape(1, 3, 1, 1) * 255
     shift = np.array(preprocessing.mean, np.float64).reshape(1, 3, 1, 1) * 255
     nodes = [
         helper.make_node("Cast", [INPUT], ["head/float"], to=onnx.TensorProto.FLOAT),
         helper.make_node("Transpose", ["head/float"], ["head/planes"], perm=[0, 3, 1, 2]),
         helper.make_node("Sub", ["head/planes", "head/shift"], ["head/moved"]),
-        helper.make_node("Div", ["head/moved", "head/scale"], ["head/normalised"]),
+        helper.make_node("Div", ["head/moved", "head/scale"], ["head/normalized"]),
     ]
     for name, value in (("head/shift", shift), ("head/scale", scale)):
         graph.initializer.append(onnx.numpy_helper.from_array(value.astype(np.float32), name))

@@ -13,12 +13,12 @@ from trustq.core.foreign_rows import ForeignRows, Names, Scores, open_rows, rows
 from trustq.core.words import is_blank, plain_texts
 from trustq.errors import InputError, TrustqError
 from trustq.metrics.probabilities import (
-    NORMALISATIONS,
+    NORMALIZATIONS,
     checked_labels,
     checked_logits,
     checked_probs,
     log_softmax_of_rows,
-    normalised,
+    normalized,
 )
 
 
@@ -97,7 +97,7 @@ def read_predictions(
     columns: Sequence[str] = (),
     meta: Sequence[Path] = (),
     conditions: Sequence[str] = (),
-    normalise: str | None = None,
+    normalize: str | None = None,
     target: str | None = None,
 ) -> Predictions:
     """Predictions of any file that `read_foreign` reads, or of a cache.
@@ -108,19 +108,19 @@ def read_predictions(
     separated by commas. What labels and the rest mean is `ForeignRows`. `columns` are further ones
     to keep. Tables in `meta` are joined by id, with or without the ending of an image file, and may
     bring any of these. `conditions` names more arrays of probabilities in an npz (`["all"]`: every
-    one of that shape), or views of a cache. `normalise` is l1 or softmax. `target` names the column
+    one of that shape), or views of a cache. `normalize` is l1 or softmax. `target` names the column
     that labels are from, of the file or of `meta`; values that are no class are refused. Rows
     without a label are left out, which a note says. No ids: row numbers. No groups: every row its
     own. Errors: a file of another kind, what is named and not there, ids twice, rows that do not
     sum to 1, labels of no class, names whose order is not stated.
     """
     path, asked = Path(path), dict(names or {})
-    if normalise is not None and normalise not in NORMALISATIONS:
+    if normalize is not None and normalize not in NORMALIZATIONS:
         raise InputError(
-            f"`normalize={normalise}`: expected {' or '.join(NORMALISATIONS)}.",
+            f"`normalize={normalize}`: expected {' or '.join(NORMALIZATIONS)}.",
             where="normalize",
-            found=normalise,
-            expected=NORMALISATIONS,
+            found=normalize,
+            expected=NORMALIZATIONS,
         )
     rows = _open(path, asked, columns, meta, conditions, target)
     scores = rows.scores()
@@ -132,9 +132,9 @@ def read_predictions(
     if not len(kept):
         raise InputError(f"{path} has no row with a label: predictions are judged by labels.")
     array = scores.array if len(kept) == n else scores.array[kept]
-    if normalise is not None:
-        array, kind = normalised(array, normalise), "probs"
-        rows.note(f"rows were normalised ({normalise})")
+    if normalize is not None:
+        array, kind = normalized(array, normalize), "probs"
+        rows.note(f"rows were normalized ({normalize})")
     array = checked_logits(array) if kind == "logits" else _checked_probs_of(path, array)
     ids = rows.sample_ids(n)
     groups = rows.groups(n, ids)

@@ -82,7 +82,7 @@ def ensemble_uncertainty(members: np.ndarray, *, kind: str = "logits") -> Ensemb
 
 
 def mean_of_logits(members: np.ndarray) -> np.ndarray:
-    """Mean logits of an ensemble, (n, k): the normalised geometric mean of its probabilities.
+    """Mean logits of an ensemble, (n, k): the normalized geometric mean of its probabilities.
 
     `members` is (t, n, k); each member's logits count as log-probabilities, so that a constant
     which one network adds to all its logits changes nothing. Errors: fewer than two members.

@@ -34,7 +34,7 @@ def open_judged(
     budget: str = "5%",
     concat: bool = False,
     calibrate_on: Path | None = None,
-    normalise: str | None = None,
+    normalize: str | None = None,
     allow_leak: bool = False,
 ) -> Judged:
     """Open caches or one file of predictions, with what is asked of heads on the former.
@@ -73,7 +73,7 @@ def open_judged(
             f"{paths[0]} holds predictions, on which no head can be fitted: leave out `head`, "
             "`noise`, `draws`, `arm`, `concat` and `views`, or give a cache."
         )
-    return _of_file(paths[0], names or {}, columns, meta, conditions, calibrate_on, normalise)
+    return _of_file(paths[0], names or {}, columns, meta, conditions, calibrate_on, normalize)
 
 
 def head_predictions(
@@ -138,7 +138,7 @@ def _of_file(
     meta: Sequence[Path],
     conditions: Sequence[str],
     calibrate_on: Path | None,
-    normalise: str | None,
+    normalize: str | None,
 ) -> Judged:
     predictions = read_predictions(
         path,
@@ -146,11 +146,11 @@ def _of_file(
         columns=columns,
         meta=meta,
         conditions=conditions,
-        normalise=normalise,
+        normalize=normalize,
     )
     validation = None
     if calibrate_on is not None:
-        validation = read_predictions(calibrate_on, names=names, meta=meta, normalise=normalise)
+        validation = read_predictions(calibrate_on, names=names, meta=meta, normalize=normalize)
         if validation.split is not None and (validation.split == "val").any():
             validation = validation.take(np.flatnonzero(validation.split == "val"))
     return judged_predictions(predictions, validation=validation)

@@ -45,7 +45,7 @@ class Head(Protocol):
 
     seen_classes_: np.ndarray  # columns whose class the fit saw
 
-    def fit(self, features: np.ndarray | SharedFeatures, labels: np.ndarray, **options: Any) -> Any:
+    def fit(self, X: Any, y: Any, **options: Any) -> Any:
         """Fit on (n, d) features and (n,) class indices."""
 
     def predict_logits(self, features: np.ndarray) -> np.ndarray:

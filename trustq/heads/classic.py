@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
-from sklearn.utils.validation import has_fit_parameter
 
 from trustq.core.plugins import find_plugin
 from trustq.errors import InputError
@@ -156,6 +155,8 @@ def takes_weights(kind: str) -> bool:
     """Whether a head of this name can weigh its rows, rather than only leave them out."""
     if kind in _MODELS or find_plugin("heads", kind) is None:
         return kind not in UNWEIGHED
+    from sklearn.utils.validation import has_fit_parameter
+
     return bool(has_fit_parameter(_maker(kind)(0), "sample_weight"))
 
 

@@ -3,10 +3,8 @@
 from typing import Any
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
 
+from trustq.core.estimator import Classifier, require_fitted
 from trustq.errors import InputError
 from trustq.heads.feature_cache import SharedFeatures
 from trustq.metrics.probabilities import log_softmax, softmax
@@ -14,7 +12,7 @@ from trustq.metrics.probabilities import log_softmax, softmax
 FLOATS = [np.float64, np.float32, np.float16]
 
 
-class HeadEstimator(ClassifierMixin, BaseEstimator):
+class HeadEstimator(Classifier):
     """A head whose labels are class indices below `n_classes`, or without it anything.
 
     `classes_` has the label of every column; `seen_classes_` are the columns whose class the fit
@@ -53,10 +51,14 @@ class HeadEstimator(ClassifierMixin, BaseEstimator):
             self.n_features_in_ = features.shape[1]
             labels = np.asarray(labels)
         else:
+            from sklearn.utils.validation import validate_data
+
             features, labels = validate_data(self, features, labels, dtype=FLOATS)
         if self.n_classes is not None:
             self.classes_ = np.arange(self.n_classes)
             return features, labels
+        from sklearn.utils.multiclass import check_classification_targets
+
         check_classification_targets(labels)
         self.classes_, columns = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
@@ -77,5 +79,7 @@ class HeadEstimator(ClassifierMixin, BaseEstimator):
         return weights
 
     def _checked(self, features: Any) -> np.ndarray:
-        check_is_fitted(self)
+        from sklearn.utils.validation import validate_data
+
+        require_fitted(self)
         return np.asarray(validate_data(self, features, dtype=FLOATS, reset=False))

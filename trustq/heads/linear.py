@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 
 from trustq.errors import InputError, TrustqError
 from trustq.heads.estimator import HeadEstimator
@@ -13,7 +12,7 @@ from trustq.heads.feature_cache import SharedFeatures, products
 from trustq.heads.multinomial import MultinomialFits, fit_multinomial
 from trustq.metrics.probabilities import log_softmax
 
-# log p of a class that the fit did not see, beside a normaliser near 0: its column is there, its
+# log p of a class that the fit did not see, beside a normalizer near 0: its column is there, its
 # probability negligible, and the log loss of a row of that class finite.
 ABSENT_LOG_PROBABILITY = np.log(1e-12)
 
@@ -119,7 +118,8 @@ def fit_together(
         raise InputError("Heads that are fitted together may differ in C alone.")
     penalties = [head.C for head in heads]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # told below, by its own C
+        # Told below, by its own C. By its text, as its class would load scikit-learn.
+        warnings.filterwarnings("ignore", message=r"\d+ of \d+ logistic regressions")
         fits = fit_multinomial(
             features,
             labels,

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 
 from trustq.errors import InputError
 from trustq.heads.feature_cache import SharedFeatures, cores, one_blas_thread, products
@@ -140,6 +139,8 @@ def fit_multinomial(
     _solve(shared, problems, threads or cores())
     unsolved = [i for i, problem in enumerate(problems) if not problem.converged]
     if unsolved:
+        from sklearn.exceptions import ConvergenceWarning
+
         worst = max(problems[i].decrease / problems[i].value for i in unsolved)
         warnings.warn(
             f"{len(unsolved)} of {p} logistic regressions (problem {unsolved[0]} first, C = "

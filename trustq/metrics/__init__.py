@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from trustq.metrics.calibration_error import *
     from trustq.metrics.classification import *
     from trustq.metrics.confidence import *
+    from trustq.metrics.confident_joint import *
     from trustq.metrics.ece_conventions import *
     from trustq.metrics.label_shift import *
     from trustq.metrics.per_class import *
@@ -22,6 +23,7 @@ __getattr__, __dir__ = lazy_modules(
         "per_class",
         "selective",
         "confidence",
+        "confident_joint",
         "calibration_error",
         "ece_conventions",
         "label_shift",

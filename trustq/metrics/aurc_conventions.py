@@ -1,7 +1,6 @@
 """The area under the risk-coverage curve as others compute it, by the name of the convention."""
 
 import numpy as np
-from scipy.integrate import trapezoid
 
 from trustq.errors import InputError
 from trustq.metrics.selective import aurc_of_steps, checked_ranking, risk_steps
@@ -75,14 +74,14 @@ def _geifman_code(wrong: np.ndarray, confidence: np.ndarray) -> float:
 def _fd_shifts(wrong: np.ndarray, confidence: np.ndarray) -> float:
     steps = risk_steps(wrong, confidence)
     risk = steps.errors / steps.kept
-    return float(trapezoid(np.append(risk[0], risk), np.append(0, steps.kept)) / len(wrong))
+    return float(np.trapezoid(np.append(risk[0], risk), np.append(0, steps.kept)) / len(wrong))
 
 
 def _torch_uncertainty(wrong: np.ndarray, confidence: np.ndarray) -> float:
     n = len(wrong)
     risk = np.cumsum(wrong[np.argsort(-confidence, kind="stable")]) / np.arange(1, n + 1)
     # A single row has no interval to integrate over; its risk is the only point.
-    return float(trapezoid(risk) / (n - 1)) if n > 1 else float(risk[0])
+    return float(np.trapezoid(risk) / (n - 1)) if n > 1 else float(risk[0])
 
 
 def _trustquerynet(wrong: np.ndarray, confidence: np.ndarray) -> float:
@@ -90,4 +89,4 @@ def _trustquerynet(wrong: np.ndarray, confidence: np.ndarray) -> float:
     kept = confidence >= np.linspace(0, 1, 101)[::-1, None]
     n_kept = kept.sum(axis=1)
     risk = (kept & wrong).sum(axis=1) / np.maximum(n_kept, 1)
-    return float(trapezoid(risk, n_kept / len(wrong)))
+    return float(np.trapezoid(risk, n_kept / len(wrong)))

@@ -5,7 +5,6 @@ probability with whether its class is right.
 """
 
 import numpy as np
-from scipy.fft import dct, idct
 
 from trustq.metrics.classification import ECE_BINS
 from trustq.metrics.probabilities import checked_labels, checked_probs
@@ -87,6 +86,8 @@ def _debiased(right: np.ndarray, values: np.ndarray, bins: np.ndarray) -> float:
 
 def _smooth_ece(right: np.ndarray, values: np.ndarray) -> float:
     """The bandwidth at which the mean absolute smoothed residual equals the bandwidth."""
+    from scipy.fft import dct, idct
+
     cells = np.minimum((values * SMOOTH_CELLS).astype(int), SMOOTH_CELLS - 1)
     residuals = np.bincount(cells, weights=right - values, minlength=SMOOTH_CELLS) / len(values)
     # The cosine transform is what a Gaussian reflected at 0 and 1 is diagonal in.

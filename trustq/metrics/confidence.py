@@ -56,7 +56,7 @@ def knn_confidence(
     groups: np.ndarray | None = None,
     reference_groups: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Negative distance to the k-th nearest of the reference rows, in normalised feature space.
+    """Negative distance to the k-th nearest of the reference rows, in normalized feature space.
 
     `features` is (n, d), `reference` (m, d), as a rule training rows; both are scaled to length 1.
     Neighbours of the same group do not count where both groups are given. Lies in [-2, 0]. Errors:

@@ -8,7 +8,7 @@ import numpy as np
 from trustq.errors import InputError
 
 PROBABILITY_FLOOR = 1e-12  # below it a stored probability counts as this, so that logs are finite
-NORMALISATIONS = ("l1", "softmax")  # how rows that do not sum to 1 are made to
+NORMALIZATIONS = ("l1", "softmax")  # how rows that do not sum to 1 are made to
 ROW_SUM_TOLERANCE = 1e-3  # ten classes stored with four decimals are off by up to 5e-4
 
 
@@ -48,12 +48,12 @@ def logits_from_probs(probs: np.ndarray) -> np.ndarray:
     return np.asarray(np.log(np.maximum(checked_probs(probs), PROBABILITY_FLOOR)))
 
 
-def normalised(scores: np.ndarray, how: str) -> np.ndarray:
+def normalized(scores: np.ndarray, how: str) -> np.ndarray:
     """Rows of scores, (n, k), that sum to 1: divided by their sum (l1), or their softmax.
 
     Raises `TrustqError` for negative numbers or a row of zeros under l1.
 
-    >>> normalised(np.array([[1.0, 3.0]]), "l1")
+    >>> normalized(np.array([[1.0, 3.0]]), "l1")
     array([[0.25, 0.75]])
     """
     scores = checked_logits(scores)
@@ -84,7 +84,7 @@ def checked_probs(probs: np.ndarray) -> np.ndarray:
     if abs(sums[worst] - 1) > ROW_SUM_TOLERANCE:
         raise InputError(
             f"probs row {worst} sums to {sums[worst]:g}, expected 1: "
-            "normalise the rows, or pass logits."
+            "normalize the rows, or pass logits."
         )
     return probs
 

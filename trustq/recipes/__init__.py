@@ -38,7 +38,8 @@ def load_recipe(
 ) -> Recipe:
     """Read a recipe by packaged name or TOML path, then apply `key=value` settings.
 
-    `values` are settings of `part` as Python values, applied before the texts of `settings`.
+    `values` are settings of `part` as Python values (`a,b` for a list), applied before the texts of
+    `settings`.
 
     A setting's key may name its part (`extract.epochs=3`). Without one it is of the part that has
     it; where both do (`noise`), of `part`. For `part="extract"` a `[sweep]` is left out.
@@ -61,7 +62,9 @@ def load_recipe(
     }
     if values:
         assert part is not None
-        parts[part] |= {key: _checked(part, key, value, key) for key, value in values.items()}
+        parts[part] |= {
+            key: _checked(part, key, _plain(part, key, value), key) for key, value in values.items()
+        }
     for text in settings:
         owner, key, value, where = _setting(text, part)
         parts[owner][key] = _checked(owner, key, value, where)
@@ -89,7 +92,9 @@ def load_sweep(
     """
     written = _written(recipe)
     extract = {key: _checked("extract", key, *v) for key, v in written.parts["extract"].items()}
-    given = {key: _axis(key, value, key) for key, value in (values or {}).items()}
+    given = {
+        key: _axis(key, _plain("sweep", key, value), key) for key, value in (values or {}).items()
+    }
     for text in settings:
         owner, key, value, where = _setting(text, "sweep")
         if owner == "extract":
@@ -255,10 +260,31 @@ def _setting(text: str, preferred: str | None) -> tuple[str, str, Any, str]:
     if _fields(part).get(key) is str and not isinstance(value, str | list):
         value = raw.strip()
     if get_origin(_fields(part).get(key)) is tuple and isinstance(value, str | int | float):
-        from trustq.core.words import split_names  # numpy, which help does without
-
-        value = split_names(raw) if '"' in raw else [item.strip() for item in raw.split(",")]
+        value = _split(raw)
     return part, key, value, where
+
+
+def _plain(part: str, key: str, value: Any) -> Any:
+    """A setting's Python value as a file would have it: text for a path, a list for `a,b`."""
+    if isinstance(value, list | tuple):
+        return [str(item) if isinstance(item, Path) else item for item in value]
+    if isinstance(value, Path):
+        value = str(value)
+    if not isinstance(value, str | bool | int | float):
+        raise InputError(
+            f"{key} is of type {type(value).__name__}, expected text, a number or a list."
+        )
+    kind = _fields(part).get(key)
+    if get_origin(kind) is tuple and not isinstance(value, bool):
+        return _split(value) if isinstance(value, str) else [value]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if kind is str and is_number else value
+
+
+def _split(text: str) -> list[str]:
+    from trustq.core.words import split_names  # numpy, which help does without
+
+    return split_names(text) if '"' in text else [item.strip() for item in text.split(",")]
 
 
 def _axis(key: str, value: Any, where: str) -> list[Any]:

@@ -12,9 +12,7 @@ from trustq.errors import InputError
 from trustq.metrics.classification import ECE_BINS
 from trustq.metrics.selective import risk_coverage_curve, thin_curve
 from trustq.report.plots import (
-    COLOURS,
-    MARKS,
-    arm_style,
+    arm_styles,
     arms_of_plot,
     draw_legend,
     new_canvas,
@@ -23,6 +21,8 @@ from trustq.report.plots import (
 )
 from trustq.results import connect
 from trustq.results.schema import PURCHASE, SETTINGS
+
+Styles = dict[str, dict[str, Any]]  # of lines, by arm
 
 SUFFIXES = (".png", ".svg")
 MOST_ARMS = 4  # of figures with two lines an arm; the first in the order of tables
@@ -148,6 +148,7 @@ def _draw_set(
         budgets = sorted({(row[4], row[3]) for row in gains if row[2] != "none"}, reverse=True)
         largest = budgets[0][1] if budgets else "0"
         answer = connection.execute(_PREDICTIONS, [split, keys, largest]).fetchnumpy()
+        styles = arm_styles(connection)
         of_largest = [
             key
             for (key,) in connection.execute(
@@ -165,12 +166,14 @@ def _draw_set(
         repair_curve_figure(results, of_largest, path, metric=metric, split=split)
         drawn.append(path)
     if len({budget for _, budget in budgets}) > 1:
-        figures.append(("budget_gain", _budget_gain(gains, metric, split)))
+        figures.append(("budget_gain", _budget_gain(gains, metric, split, styles)))
     if len({row[0] for row in gains}) > 2:
-        figures.append(("score_comparison", _score_comparison(gains, largest, metric, split)))
+        figures.append(
+            ("score_comparison", _score_comparison(gains, largest, metric, split, styles))
+        )
     if len(answer["arm"]):
-        figures.append(("risk_coverage", _risk_coverage(answer, split)))
-        figures.append(("reliability", _reliability(answer, split)))
+        figures.append(("risk_coverage", _risk_coverage(answer, split, styles)))
+        figures.append(("reliability", _reliability(answer, split, styles)))
     for name, figure in figures:
         for suffix in suffixes:
             drawn.append(folder / f"{prefix}{name}{suffix}")
@@ -178,12 +181,12 @@ def _draw_set(
     return drawn
 
 
-def _budget_gain(gains: list[Any], metric: str, split: str) -> Any:
+def _budget_gain(gains: list[Any], metric: str, split: str, styles: Styles) -> Any:
     """Difference from no repair against labels bought, paired by seeds: mean and sd."""
     base = {row[5:7]: row[7] for row in gains if row[2] == "none"}
     figure, axes = new_canvas()
     arms = arms_of_plot((row[0], row[1]) for row in gains if row[2] != "none")
-    for index, (arm, title) in enumerate(arms):
+    for arm, title in arms:
         points: dict[str, list[tuple[float, float]]] = {}
         for row in gains:
             if row[0] == arm:
@@ -193,13 +196,12 @@ def _budget_gain(gains: list[Any], metric: str, split: str) -> Any:
             (*np.nanmean(np.array(pairs), axis=0), _sd(pairs)) for pairs in points.values()
         )
         bought, mean, sd = map(np.array, zip(*stacked, strict=True))
-        style = arm_style(index)
-        axes.errorbar(bought, mean, yerr=sd, label=title, linewidth=1.5, capsize=3, **style)
+        axes.errorbar(bought, mean, yerr=sd, label=title, linewidth=1.5, capsize=3, **styles[arm])
     axes.axhline(0, color="#777777", linewidth=0.8)
     axes.set_xlabel("labels bought")
     name = metric.replace("_", " ")
     axes.set_ylabel(f"{name} gained over no repair" if base else name)
-    axes.set_title(f"What a larger budget gains: mean ± sd over seeds, {split} rows", fontsize=10)
+    axes.set_title(f"What a larger budget gains: mean ± sd over seeds, {split} rows")
     draw_legend(axes)
     return figure
 
@@ -208,7 +210,9 @@ def _sd(pairs: list[tuple[float, float]]) -> float:
     return float(np.nanstd(np.array(pairs)[:, 1], ddof=1)) if len(pairs) > 1 else 0.0
 
 
-def _score_comparison(gains: list[Any], budget: str, metric: str, split: str) -> Any:
+def _score_comparison(
+    gains: list[Any], budget: str, metric: str, split: str, styles: Styles
+) -> Any:
     """Final figure of every arm at one budget: each seed a dot, the mean a bar."""
     own = [row for row in gains if row[2] == "none" or row[3] == budget]
     arms = arms_of_plot((row[0], row[1]) for row in own)
@@ -216,20 +220,21 @@ def _score_comparison(gains: list[Any], budget: str, metric: str, split: str) ->
     for position, (arm, _) in enumerate(reversed(arms)):
         values = np.array([row[7] for row in own if row[0] == arm])
         spread = position + np.linspace(-0.15, 0.15, len(values))
-        axes.scatter(values, spread, s=14, color="#0072B2", alpha=0.6, linewidths=0)
+        axes.scatter(values, spread, s=14, color=styles[arm]["color"], alpha=0.6, linewidths=0)
         axes.plot([values.mean()] * 2, [position - 0.3, position + 0.3], color="#000000")
     axes.set_yticks(range(len(arms)), [title for _, title in reversed(arms)])
     axes.set_xlabel(f"{metric.replace('_', ' ')}, {split.replace('_', ' ')} rows")
     # Over the whole figure, for long names of arms leave the axes little width.
-    figure.suptitle(f"Budget {budget}: every seed a dot, the mean a line", fontsize=10)
+    figure.suptitle(f"Budget {budget}: every seed a dot, the mean a line", fontsize=9.5)
     return figure
 
 
-def _risk_coverage(answer: dict[str, Any], split: str) -> Any:
+def _risk_coverage(answer: dict[str, Any], split: str, styles: Styles) -> Any:
     """Selective risk against coverage, pooled over cells: dashed before temperature."""
     figure, axes = new_canvas()
     highest = 0.0
-    for index, (arm, title) in enumerate(_titles(answer)):
+    for arm, title in _titles(answer):
+        axes.plot([], [], label=title, linewidth=1.3, **(styles[arm] | {"linestyle": "-"}))
         for stage, dashes in (("uncalibrated", "--"), ("calibrated", "-")):
             wrong, confidence = _of(answer, arm, stage)
             if not len(wrong):
@@ -238,23 +243,24 @@ def _risk_coverage(answer: dict[str, Any], split: str) -> Any:
             # The first few rows make a risk of anything; the axis is scaled by what follows.
             highest = max(highest, curve.risk[curve.coverage >= 0.05].max(initial=0))
             thin = thin_curve(curve, points=400)
-            label = title if stage == "uncalibrated" else f"{title}, after temperature"
-            colour = COLOURS[index % 7]
-            axes.plot(thin.coverage, thin.risk, dashes, color=colour, linewidth=1.3, label=label)
+            style = styles[arm] | {"linestyle": dashes}
+            axes.plot(thin.coverage, thin.risk, linewidth=1.3, markevery=0.15, **style)
     axes.set_xlim(0, 1.005)
     axes.set_ylim(0, 1.25 * highest or 1)
     axes.set_xlabel("coverage: share of rows answered, most confident first")
     axes.set_ylabel("selective risk: share of answers that are wrong")
-    axes.set_title(f"Risk and coverage, {split.replace('_', ' ')} rows, all seeds", fontsize=10)
-    draw_legend(axes, fontsize=7)
+    axes.set_title(f"Risk and coverage, {split.replace('_', ' ')} rows, all seeds")
+    _explain_dashes(axes, answer)
+    draw_legend(axes)
     return figure
 
 
-def _reliability(answer: dict[str, Any], split: str) -> Any:
+def _reliability(answer: dict[str, Any], split: str, styles: Styles) -> Any:
     """Accuracy against confidence in bins, pooled over cells, before and after temperature."""
     figure, axes = new_canvas()
     axes.plot([0, 1], [0, 1], color="#777777", linewidth=0.8)
-    for index, (arm, title) in enumerate(_titles(answer)):
+    for arm, title in _titles(answer):
+        axes.plot([], [], label=title, linewidth=1.3, **(styles[arm] | {"linestyle": "-"}))
         for stage, dashes in (("uncalibrated", "--"), ("calibrated", "-")):
             wrong, confidence = _of(answer, arm, stage)
             if not len(wrong):
@@ -265,15 +271,22 @@ def _reliability(answer: dict[str, Any], split: str) -> Any:
             shown = n >= 10
             mean = np.bincount(bins, confidence, ECE_BINS)[shown] / n[shown]
             right = np.bincount(bins, 1 - wrong, ECE_BINS)[shown] / n[shown]
-            label = title if stage == "uncalibrated" else f"{title}, after temperature"
-            style = {"color": COLOURS[index % 7], "marker": MARKS[index % 7], "markersize": 4}
-            axes.plot(mean, right, dashes, linewidth=1.2, label=label, **style)
+            style = styles[arm] | {"linestyle": dashes}
+            axes.plot(mean, right, linewidth=1.2, **style)
     axes.set_xlabel("confidence")
     axes.set_ylabel("share of answers that are right")
     name = split.replace("_", " ")
-    axes.set_title(f"Reliability, {name} rows, all seeds, {ECE_BINS} bins", fontsize=10)
-    draw_legend(axes, fontsize=7, loc="lower right")
+    axes.set_title(f"Reliability, {name} rows, all seeds, {ECE_BINS} bins")
+    _explain_dashes(axes, answer)
+    draw_legend(axes)
     return figure
+
+
+def _explain_dashes(axes: Any, answer: dict[str, Any]) -> None:
+    for stage, dashes in (("uncalibrated", "--"), ("calibrated", "-")):
+        if (answer["stage"] == stage).any():
+            when = "before" if stage == "uncalibrated" else "after"
+            axes.plot([], [], dashes, color="#777777", label=f"{when} temperature")
 
 
 def _titles(answer: dict[str, Any]) -> list[tuple[str, str]]:

@@ -17,7 +17,11 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 _DASHES = ("-", "--", "-.", ":")  # for the arms after the first seven, and so on
 
-_FEW = 4  # lines that a legend can stand among and whose bands can lie over one another
+_FEW = 4  # lines whose bands can lie over one another
+# On a phone 4.8 inches become 360 points: 8.5 points of type are 9 there, and can be read.
+_WIDTH, _HEIGHT, _LEGEND_LINE = 4.8, 3.6, 0.17  # inches
+_SIZES = {"title": 9.5, "label": 9.0, "tick": 8.5, "legend": 8.5}
+_LONG = 26  # letters of a name beside which there is no room for another
 
 # The first few rows make a risk of anything from 0 to 1; the axis is scaled by what follows them.
 _STEADY = 0.05
@@ -49,11 +53,12 @@ def repair_curve_figure(
 
     with connect(results) as connection:
         rows = connection.execute(_CURVES, [metric, split, keys]).fetchall()
+        styles = arm_styles(connection)
     if not rows:
         raise InputError(f"There are no {metric} figures on {split} rows to draw.")
     figure, axes = new_canvas()
     arms = arms_of_plot(row[:2] for row in rows)
-    for index, (arm, title) in enumerate(arms):
+    for arm, title in arms:
         own = [row[2:] for row in rows if row[0] == arm]
         n_backbones, n_draws = (len({row[i] for row in own}) for i in (1, 2))
         # Purchases of a share differ by a label or two between draws: points are rounds, at the
@@ -71,7 +76,7 @@ def repair_curve_figure(
         bought, values = stacked[..., 0].mean(axis=0), stacked[..., 1]
         mean = values.mean(axis=0)
         n_units, of = len(units), ("backbones", "draws")[position]
-        style = arm_style(index)
+        style = styles[arm]
         if len(mean) == 1:
             axes.axhline(mean[0], color=style["color"], linestyle=":", linewidth=1)
         axes.plot(bought, mean, label=f"{title} (n = {n_units} {of})", linewidth=1.5, **style)
@@ -96,13 +101,14 @@ def risk_coverage_figure(
     """
     with connect(results) as connection:
         answer = connection.execute(_PREDICTIONS, [split, keys]).fetchnumpy()
+        styles = arm_styles(connection)
     if not len(answer["arm"]):
         raise InputError(f"There are no predictions of {split} rows to draw.")
     arms, titles, stages = answer["arm"], answer["arm_title"], answer["stage"]
     stage = "calibrated" if (stages == "calibrated").any() else "uncalibrated"
     figure, axes = new_canvas()
     highest = 0.0
-    for index, (arm, title) in enumerate(arms_of_plot(zip(arms, titles, strict=True))):
+    for arm, title in arms_of_plot(zip(arms, titles, strict=True)):
         chosen = (arms == arm) & (stages == stage)
         probs = np.stack(answer["probabilities"][chosen].tolist())
         wrong = np.asarray(answer["wrong"][chosen], dtype=bool)
@@ -113,7 +119,7 @@ def risk_coverage_figure(
             curve.risk,
             markevery=0.1,
             linewidth=1.5,
-            **arm_style(index, markersize=4),
+            **styles[arm],
             label=f"{title} ({wrong.mean():.1%} wrong at full coverage)",
         )
     axes.set_xlim(0, 1.005)
@@ -130,24 +136,36 @@ def arms_of_plot(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     return sorted(set(pairs), key=lambda pair: arm_order(pair[0]))
 
 
-def arm_style(index: int, *, markersize: float = 5) -> dict[str, Any]:
-    """Colour, mark and dashes of the nth line, different for 28 of them."""
+def arm_styles(connection: Any) -> dict[str, dict[str, Any]]:
+    """Colour, mark and dashes of each arm of a results folder, the same in all its pictures."""
+    arms = connection.execute("SELECT DISTINCT arm FROM runs").fetchall()
+    ordered = sorted((arm for (arm,) in arms), key=arm_order)
+    return {arm: arm_style(index) for index, arm in enumerate(ordered)}
+
+
+def arm_style(index: int) -> dict[str, Any]:
+    """Colour, mark and dashes of the nth line; of 49 no two have the same colour and mark."""
     return {
         "color": COLOURS[index % 7],
-        "marker": MARKS[index % 7],
-        "markersize": markersize,
+        "marker": MARKS[(index + index // 7) % 7],
+        "markersize": 4,
         "linestyle": _DASHES[index // 7 % 4],
     }
 
 
-def draw_legend(axes: Any, **options: Any) -> None:
-    """A legend among few lines, or beside many, where it covers none of them."""
-    handles, names = axes.get_legend_handles_labels()
-    if len(names) <= _FEW:
-        axes.legend(frameon=False, **options)
-        return
-    axes.figure.set_size_inches(9.0, 4.2)
-    axes.figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=7)
+def draw_legend(axes: Any) -> None:
+    """A legend below the axes, where it covers no line and stays as large as the labels."""
+    _, names = axes.get_legend_handles_labels()
+    columns = 1 if len(names) < 2 or max(map(len, names)) > _LONG else 2
+    n_lines = -(-len(names) // columns)
+    axes.figure.set_size_inches(_WIDTH, _HEIGHT + n_lines * _LEGEND_LINE)
+    axes.legend(
+        loc="upper center",
+        bbox_to_anchor=(0.45, -0.16),
+        ncols=columns,
+        frameon=False,
+        fontsize=_SIZES["legend"],
+    )
 
 
 def new_canvas() -> tuple[Any, Any]:
@@ -155,17 +173,21 @@ def new_canvas() -> tuple[Any, Any]:
     # The object interface, so that no window system and no global state is touched.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+    figure = Figure(figsize=(_WIDTH, _HEIGHT), dpi=200, layout="constrained")
     axes = figure.subplots()
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#DDDDDD", linewidth=0.5)
     axes.set_axisbelow(True)
-    axes.title.set_fontsize(10)
+    axes.xaxis.label.set_fontsize(_SIZES["label"])
+    axes.yaxis.label.set_fontsize(_SIZES["label"])
+    axes.tick_params(labelsize=_SIZES["tick"])
     return figure, axes
 
 
 def save_plot(figure: Any, path: Path) -> None:
     """Write a figure with the disclaimer below it, whole or not at all."""
+    for axes in figure.axes:
+        axes.title.set_fontsize(_SIZES["title"])  # which set_title sets back
     figure.supxlabel(DISCLAIMER, x=0.995, ha="right", fontsize=6, color="#777777")
     import matplotlib
 

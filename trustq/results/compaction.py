@@ -12,6 +12,7 @@ from trustq.core.atomic_files import replacing
 from trustq.core.sql_text import literal
 from trustq.errors import InputError
 from trustq.results.digests import FOLDER, record_path, sealed_json, write_record
+from trustq.results.parts import check_marker, part_path, records, stored_part, superseded
 from trustq.results.query import (
     LAST_FAILURE,
     Opened,
@@ -20,15 +21,7 @@ from trustq.results.query import (
     typed_select,
 )
 from trustq.results.schema import COMPACTIONS, FORMER_TABLES, MARKER, OF_CELLS, TABLES
-from trustq.results.write import (
-    check_marker,
-    mark,
-    new_part,
-    part_path,
-    records,
-    stored_part,
-    superseded,
-)
+from trustq.results.write import mark, new_part
 
 FEWEST = 16  # parts; fewer are left as they are
 LARGE = 64 << 20  # bytes; a part of this size is left as it is

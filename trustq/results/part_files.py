@@ -18,7 +18,7 @@ from fsspec import AbstractFileSystem
 from trustq.core.sql_text import literal
 from trustq.errors import TrustqError
 from trustq.results.digests import BLOCK, FileDigests, damaged, digest_block, read_record
-from trustq.results.write import stored_part
+from trustq.results.parts import stored_part
 
 PROTOCOL = "trustq"
 
@@ -50,6 +50,7 @@ class PartFiles(AbstractFileSystem):
         self.failure: TrustqError | None = None
         self.answer: Path | None = None
         self._records: dict[str, dict[str, FileDigests] | None] = {}
+        self._places: dict[str, tuple[Path, str, FileDigests | None]] = {}
 
     def register(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Let a connection read the parts by their addresses."""
@@ -91,6 +92,12 @@ class PartFiles(AbstractFileSystem):
             raise
 
     def _found(self, path: str) -> tuple[Path, str, FileDigests | None]:
+        # DuckDB asks for a part's size and times before it opens it; parts are immutable.
+        if path not in self._places:
+            self._places[path] = self._find(path)
+        return self._places[path]
+
+    def _find(self, path: str) -> tuple[Path, str, FileDigests | None]:
         table, _, name = path.removeprefix(f"{PROTOCOL}://").partition("/")
         part = name.removesuffix(".parquet")
         file = stored_part(self.folder, table, part)

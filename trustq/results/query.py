@@ -9,22 +9,14 @@ from typing import Any, NamedTuple
 import duckdb
 
 from trustq.core.atomic_files import replacing
-from trustq.core.columns import scan_parquet
 from trustq.core.interrupts import heeded
-from trustq.core.sample_ids import ID_COLUMNS, IMAGE_ENDING
-from trustq.core.sql_text import exact_path, literal
-from trustq.errors import DamagedFile, InputError, NotFound, TrustqError
+from trustq.core.sql_text import literal
+from trustq.errors import InputError, NotFound, TrustqError
 from trustq.results.digests import damaged
 from trustq.results.part_files import PartFiles, part_address
+from trustq.results.parts import check_marker, has_unrecorded, part_files, part_path, superseded
 from trustq.results.schema import FORMER_COLUMNS, FORMER_TABLES, MARKER, OF_CELLS, TABLES
 from trustq.results.views import derived_views, former_views
-from trustq.results.write import (
-    check_marker,
-    has_unrecorded,
-    part_files,
-    part_path,
-    superseded,
-)
 
 READABLE = "SELECT, DESCRIBE, SHOW, SUMMARIZE and EXPLAIN"
 
@@ -34,15 +26,17 @@ _EXPLAIN = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
+# A statement with one of these words may ask for tables that it does not name.
+_OF_CATALOG = re.compile(
+    r"\b(?:show|describe|query|query_table|trustq|information_schema|(?:duckdb|pragma|sqlite|pg)_\w+)\b"
+)
+
 # Of several errors of one request, the one that came last; merged parts hold more than one.
 LAST_FAILURE = (
     "row_number() OVER (PARTITION BY r.request ORDER BY r.created DESC, r.filename DESC) = 1"
 )
 
 Parameters = Mapping[str, str | int | float]
-
-# Endings of the files that can be joined.
-JOINABLE = (".parquet", ".csv", ".csv.gz", ".tsv")
 
 
 class Result(NamedTuple):
@@ -96,13 +90,15 @@ def connect(
     where: str = "",
     tables: Mapping[str, Path] | None = None,
     metadata: Sequence[Path] = (),
+    of: str = "",
 ) -> Opened:
     """Open a results folder: one typed view per table, and the derived views.
 
     `where` is a condition on `runs`, in SQL: all tables and views keep to the cells that meet it.
     `tables` maps names to CSV or Parquet files, which are read as tables of these names. Tables in
     `metadata` are joined by sample id: `samples` has their columns, too, and where both have a
-    column, the results come first.
+    column, the results come first. With `of`, SQL text, there are only the tables and views whose
+    names are among its words, and those that they are made of: a view of many parts takes a while.
 
     The views hold the parts that were there when it was opened, keep to committed cells, and take
     a cell that two writers both wrote from the part whose name sorts first. A column that a part
@@ -115,8 +111,12 @@ def connect(
     check_folder(folder)
     opened = Opened(folder)
     try:
-        joined = _join_files(opened.connection, tables or {}, metadata)
-        _create_views(opened, samples_with=joined)
+        joined: list[dict[str, str]] = []
+        if tables or metadata:
+            from trustq.results.joined_files import join_files
+
+            joined = join_files(opened.connection, tables or {}, metadata)
+        _create_views(opened, samples_with=joined, of=of)
         opened.files.lock(opened.connection)
         if where:
             _keep_to(opened.connection, where, folder)
@@ -140,7 +140,25 @@ def run_query(
     join, as in `connect`. Raises `TrustqError` for a statement that could write, and with DuckDB's
     own message for one that fails.
     """
-    opened = connect(folder, tables=tables, metadata=metadata)
+    given: dict[str, Any] = {"parameters": parameters, "tables": tables, "metadata": metadata}
+    try:
+        return _answer(folder, sql, of=sql, **given)
+    except InputError as error:
+        if not isinstance(error.__cause__, duckdb.CatalogException):
+            raise
+    return _answer(folder, sql, of="", **given)  # beside all there is, DuckDB names what is meant
+
+
+def _answer(
+    folder: Path,
+    sql: str,
+    *,
+    of: str,
+    parameters: Parameters | None,
+    tables: Mapping[str, Path] | None,
+    metadata: Sequence[Path],
+) -> Result:
+    opened = connect(folder, tables=tables, metadata=metadata, of=of)
     with heeded(), opened as connection:
         statement = _readable(connection, sql)
         try:
@@ -293,103 +311,9 @@ def _keep_to(connection: duckdb.DuckDBPyConnection, where: str, folder: Path) ->
         )
 
 
-def _join_files(
-    connection: duckdb.DuckDBPyConnection, tables: Mapping[str, Path], metadata: Sequence[Path]
-) -> list[dict[str, str]]:
-    """Read files as tables; of each in `metadata` its columns and types, without the ids."""
-    taken = {*TABLES, *derived_views(), *former_views()}
-    for name, path in tables.items():
-        if not name.isidentifier() or name in taken:
-            raise InputError(
-                f"{name!r} cannot name a table for {path}: use letters, digits and _, and none of "
-                f"{', '.join(sorted(taken))}.",
-                path=path,
-                found=name,
-            )
-        _read_file(connection, Path(path), name)
-    joined = []
-    for number, path in enumerate(metadata):
-        name = f"trustq_metadata_{number}"
-        _read_file(connection, Path(path), name)
-        described = connection.execute(f"DESCRIBE {name}").fetchall()
-        columns = {str(row[0]): str(row[1]) for row in described}
-        by = next((one for one in ID_COLUMNS if one in columns), None)
-        if by is None:
-            raise NotFound(
-                f"{path} has no column of ids; it has {', '.join(columns)}: call it one of "
-                f"{', '.join(ID_COLUMNS)}.",
-                path=path,
-                expected=ID_COLUMNS,
-            )
-        found = connection.execute(
-            f"SELECT any_value({_quoted(by)}) FROM {name} GROUP BY {_key(by)} HAVING count(*) > 1"
-        ).fetchone()
-        if found is not None:
-            raise InputError(
-                f"{path}: {by} must be unique to be joined by; {found[0]!r} is repeated.",
-                path=path,
-                found=found[0],
-            )
-        connection.execute(f"ALTER TABLE {name} RENAME {_quoted(by)} TO trustq_id")
-        joined.append({one: kind for one, kind in columns.items() if one != by})
-    return joined
-
-
-def _read_file(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> None:
-    if not path.is_file():
-        raise NotFound(f"{path}: no such file.", path=path)
-    if not path.name.endswith(JOINABLE):
-        raise InputError(f"{path}: expected a {', '.join(JOINABLE)} file.", path=path)
-    exact = exact_path(path.resolve())
-    try:
-        if path.suffix == ".parquet":
-            connection.execute(f"CREATE TABLE {name} AS FROM {scan_parquet(path.resolve())}")
-            return
-        # Not BOOLEAN: a column of sex that holds f alone would be read as false. Ids keep zeros.
-        kinds = "hive_partitioning = false, auto_type_candidates = "
-        kinds += "['BIGINT', 'DOUBLE', 'DATE', 'TIMESTAMP', 'VARCHAR']"
-        described = connection.execute(f"DESCRIBE FROM read_csv({exact}, {kinds})").fetchall()
-        ids = ", ".join(f"'{row[0]}': 'VARCHAR'" for row in described if row[0] in ID_COLUMNS)
-        types = f", types = {{{ids}}}" if ids else ""
-        connection.execute(f"CREATE TABLE {name} AS FROM read_csv({exact}, {kinds}{types})")
-    except duckdb.Error as error:
-        raise DamagedFile(
-            f"{path} could not be read: {str(error).splitlines()[0]}", path=path
-        ) from error
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _key(column: str) -> str:
-    # As `trustq.core.sample_ids.id_key`: with or without the ending of an image file.
-    ending = IMAGE_ENDING.pattern.replace(r"\Z", "$")
-    text = f"trim(CAST({_quoted(column)} AS VARCHAR))"
-    return f"regexp_replace({text}, {literal(ending)}, '', 'i')"
-
-
-def _samples_with(select: str, joined: list[dict[str, str]]) -> str:
-    """The select of `samples` with the columns of the tables that were joined."""
-    columns = {name: f"s.{name}" for name in TABLES["samples"]}
-    source = f"({select}) s"
-    for number, theirs in enumerate(joined):
-        source += (
-            f" LEFT JOIN trustq_metadata_{number} m{number}"
-            f" ON {_key('sample_id')} = {_key('trustq_id')}"
-        )
-        lower = {name.lower(): name for name in columns}
-        for name in theirs:
-            mine, other = lower.get(name.lower()), f"m{number}.{_quoted(name)}"
-            if mine is None:
-                columns[name] = other
-            elif mine in TABLES["samples"]:
-                columns[mine] = f"coalesce({columns[mine]}, CAST({other} AS VARCHAR))"
-    listed = ", ".join(f"{source} AS {_quoted(name)}" for name, source in columns.items())
-    return f"SELECT {listed} FROM {source}"
-
-
-def _create_views(opened: Opened, *, samples_with: list[dict[str, str]] | None = None) -> None:
+def _create_views(
+    opened: Opened, *, samples_with: list[dict[str, str]] | None = None, of: str = ""
+) -> None:
     # Cells are listed first. A writer puts them last, so whatever cell is listed has all its other
     # rows in the listings that follow. Later parts are not seen: a query is of one moment.
     # Compactions are listed before that: a part is whole before a record says what it supersedes.
@@ -413,8 +337,10 @@ def _create_views(opened: Opened, *, samples_with: list[dict[str, str]] | None =
         QUALIFY row_number() OVER (PARTITION BY key ORDER BY filename) = 1""")
     columns = ", ".join(TABLES["runs"])
     connection.execute(f"CREATE VIEW runs AS SELECT {columns} FROM trustq.committed")
+    views = derived_views() | former_views()
+    wanted = _named_in(of, views) if of else {*TABLES, *views}
     for table in TABLES:
-        if table == "runs":
+        if table == "runs" or table not in wanted:
             continue
         columns = ", ".join(TABLES[table])
         select = f"SELECT {columns} FROM ({typed_select(table, parts[table], former=former)}) r"
@@ -427,7 +353,9 @@ def _create_views(opened: Opened, *, samples_with: list[dict[str, str]] | None =
             select += """ QUALIFY row_number() OVER
                 (PARTITION BY dataset, sample_id ORDER BY filename DESC) = 1"""
             if samples_with:
-                select = _samples_with(select, samples_with)
+                from trustq.results.joined_files import samples_with as joined
+
+                select = joined(select, samples_with)
         if table == "failures":  # the last error of what has not succeeded since
             select += (
                 """ ANTI JOIN trustq.committed c ON r.request = c.request
@@ -435,8 +363,22 @@ def _create_views(opened: Opened, *, samples_with: list[dict[str, str]] | None =
                 + LAST_FAILURE
             )
         connection.execute(f"CREATE VIEW {table} AS {select}")
-    for name, select in (derived_views() | former_views()).items():
-        connection.execute(f"CREATE VIEW {name} AS {select}")
+    for name, select in views.items():
+        if name in wanted:
+            connection.execute(f"CREATE VIEW {name} AS {select}")
+
+
+def _named_in(text: str, views: Mapping[str, str]) -> set[str]:
+    """Tables and views among the words of SQL text, and those that these are made of."""
+    known = {*TABLES, *views}
+    words = set(re.findall(r"\w+", text.lower()))
+    if _OF_CATALOG.search(text.lower()):
+        return known
+    found: set[str] = set()
+    while new := words & known - found:
+        found |= new
+        words = {word for name in new for word in re.findall(r"\w+", views.get(name, ""))}
+    return found
 
 
 def _require_all_files(files: PartFiles, parts: Mapping[str, Sequence[str]]) -> None:

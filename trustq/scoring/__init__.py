@@ -213,6 +213,7 @@ SCORE_NAMES = (*SCORES, *FEATURE_SCORES, *PASS_SCORES)
 LABEL_BLIND = ("entropy", "least_confidence", "margin", "k_centre", "hybrid", "bald")
 NO_PROBABILITIES = ("knn_agreement", "k_centre")
 
+# Stored in results, where another spelling would part the rows of old runs and new ones.
 SCORE_TITLES = {
     "self_confidence": "self-confidence",
     "noise_posterior": "posterior of the given label",

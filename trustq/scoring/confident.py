@@ -1,4 +1,4 @@
-"""Confident learning (Northcutt et al. 2021): class thresholds, the joint of given and true labels.
+"""Confident learning (Northcutt et al. 2021): what the joint of given and true labels suspects.
 
 The arithmetic is cleanlab's, number for number, without its imports and its processes.
 """
@@ -7,25 +7,15 @@ import numpy as np
 from scipy.special import xlogy
 
 from trustq.errors import InputError
+from trustq.metrics.confident_joint import (
+    COMPARISON,
+    class_thresholds,
+    confident_class,
+    confident_joint,
+    whole_rows,
+)
 
-COMPARISON = 1e-6  # cleanlab's tolerance when it compares probabilities
-CLIP = 1e-6  # its floor of divisors
-ABSENT = 2.0  # threshold of a class that no row is given: no probability reaches it
-
-
-def class_thresholds(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    """Mean probability of each class over the rows that are given it, (k,); 2 where none is.
-
-    `labels` is (n,) of class indices, `probs` (n, k).
-
-    >>> class_thresholds(np.array([0, 0, 1]), np.array([[0.9, 0.1], [0.5, 0.5], [0.2, 0.8]]))
-    array([0.7, 0.8])
-    """
-    thresholds = [
-        probs[labels == c, c].mean() if (labels == c).any() else ABSENT
-        for c in range(probs.shape[1])
-    ]
-    return np.maximum(thresholds, 2 * COMPARISON)
+CLIP = 1e-6  # cleanlab's floor of divisors
 
 
 def adjusted_probs(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
@@ -40,29 +30,6 @@ def adjusted_probs(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
     thresholds = class_thresholds(labels, probs)
     adjusted = probs - thresholds + thresholds.max()
     return np.asarray(adjusted / adjusted.sum(axis=1, keepdims=True))
-
-
-def confident_joint(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    """Counts of rows by given and confidently true class, (k, k), rows summing to those given.
-
-    A row is confidently of a class when its probability reaches the class's threshold; of several
-    such classes the most probable counts. Row = given class, column = true class.
-
-    >>> probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.1, 0.9], [0.9, 0.1]])
-    >>> confident_joint(np.array([0, 0, 1, 1, 1]), probs)
-    array([[2, 0],
-           [1, 2]])
-    """
-    guess, confident = _confident_class(labels, probs)
-    k = probs.shape[1]
-    # (true, given) turned, as cleanlab has it: a sum in the other order differs in its last bit,
-    # which halves in `_rounded` hang on.
-    pairs = np.bincount(guess[confident] * k + labels[confident], minlength=k * k).reshape(k, k).T
-    np.fill_diagonal(pairs, np.maximum(pairs.diagonal(), 1))
-    given = np.bincount(labels, minlength=k)
-    calibrated = (pairs.T / pairs.sum(axis=1) * given).T
-    calibrated = calibrated / max(calibrated.sum(), 1e-100) * given.sum()
-    return _rounded(calibrated)
 
 
 def noise_posterior(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
@@ -181,15 +148,8 @@ def confidence_weighted_entropy(labels: np.ndarray, probs: np.ndarray) -> np.nda
 _BY_NAME = {"self_confidence": self_confidence, "normalized_margin": normalized_margin}
 
 
-def _confident_class(labels: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The class each row is confidently of, and whether there is one."""
-    reached = probs >= class_thresholds(labels, probs) - COMPARISON
-    n_reached = reached.sum(axis=1)
-    return np.where(n_reached > 1, probs.argmax(axis=1), reached.argmax(axis=1)), n_reached > 0
-
-
 def _of_other_class(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    guess, confident = _confident_class(labels, probs)
+    guess, confident = confident_class(labels, probs)
     return np.asarray(confident & (guess != labels) & ~_nearly_predicted(labels, probs))
 
 
@@ -207,7 +167,7 @@ def _keep_one_per_class(counts: np.ndarray) -> np.ndarray:
     kept = np.maximum(counts - raised / n_rates, 0)
     np.fill_diagonal(kept, diagonal)
     # cleanlab truncates before it rounds.
-    return _rounded(kept.astype(int))
+    return whole_rows(kept.astype(int))
 
 
 def _prune_by_class(labels: np.ndarray, probs: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -233,15 +193,3 @@ def _prune_by_noise_rate(labels: np.ndarray, probs: np.ndarray, counts: np.ndarr
                 lean = probs[rows, other] - probs[rows, c]
                 issues[rows[np.argsort(-lean)[: counts[other, c]]]] = True
     return issues
-
-
-def _rounded(counts: np.ndarray) -> np.ndarray:
-    """Whole numbers whose rows sum to the rounded sums: largest remainders first."""
-    whole = np.round(counts)
-    for row, exact in zip(whole, np.asarray(counts, dtype=float), strict=True):
-        missing = np.round(exact.sum()) - row.sum()
-        while abs(missing) > COMPARISON:
-            step = -1 if missing < 0 else 1
-            row[np.argsort(exact - row)[::-step][: min(int(abs(missing)), len(row))]] += step
-            missing = np.round(exact.sum()) - row.sum()
-    return whole.astype(int)

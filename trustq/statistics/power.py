@@ -8,7 +8,7 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import special
 
 from trustq.errors import InputError
 from trustq.statistics.paired import EXACT_UP_TO
@@ -100,6 +100,8 @@ def units_needed(effect: float, *, alpha: float = 0.05, power: float = 0.8) -> i
 
 @lru_cache(maxsize=256)
 def _detectable(n: int, alpha: float, power: float) -> float:
+    from scipy import optimize
+
     of = _simulated if n <= SIMULATED_UP_TO else _of_t
     high = 1.0
     while of(high, n, alpha) < power:
@@ -108,6 +110,8 @@ def _detectable(n: int, alpha: float, power: float) -> float:
 
 
 def _of_t(effect: float, n: int, alpha: float) -> float:
+    from scipy import stats
+
     shift, limit = effect * math.sqrt(n), stats.t.ppf(1 - alpha / 2, n - 1)
     upper = stats.nct.sf(limit, n - 1, shift)
     return float(np.nan_to_num(upper, nan=1.0) + np.nan_to_num(stats.nct.cdf(-limit, n - 1, shift)))
@@ -125,9 +129,11 @@ def _simulated(effect: float, n: int, alpha: float) -> float:
 @lru_cache(maxsize=1)
 def _patterns(n: int) -> tuple[np.ndarray, np.ndarray]:
     """Sums of simulated differences under every sign pattern, (studies, patterns), and balances."""
+    from scipy.stats import qmc
+
     size = min(4096, SIMULATED >> (n - 1))
     # Evenly spread points spare nine tenths of the studies.
-    points = stats.qmc.Sobol(n, seed=0).random(size)
+    points = qmc.Sobol(n, seed=0).random(size)
     differences = special.ndtri(np.clip(points, 1e-12, 1 - 1e-12))
     # The first sign is held, for a pattern and its mirror image are equally far from 0; the first
     # pattern is the data as they are.

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from trustq.errors import InputError
 from trustq.statistics.paired import (
@@ -187,8 +187,10 @@ def half_width(
     if total <= 0:
         return 0.0
     tail = (1 + level) / 2
-    weighted = (stats.t.ppf(tail, freedom) * variances).sum() / math.sqrt(total)
-    satterthwaite = stats.t.ppf(tail, total**2 / (variances**2 / freedom).sum()) * math.sqrt(total)
+    weighted = (special.stdtrit(freedom, tail) * variances).sum() / math.sqrt(total)
+    satterthwaite = special.stdtrit(total**2 / (variances**2 / freedom).sum(), tail) * math.sqrt(
+        total
+    )
     return float(weighted + satterthwaite) / 2
 
 
@@ -197,11 +199,11 @@ def _with_shared_draws(differences: np.ndarray, parts: Parts, seed: int) -> floa
     if parts.n_networks == 1 or parts.of_draws <= 0:
         return 0.0
     n = len(differences)
-    normal = float(stats.norm.ppf(0.975)) ** 2
+    normal = float(special.ndtri(0.975)) ** 2
     # Few draws show their spread badly, which Student's quantile makes up for; the flips, which are
     # about 0 and not about the mean, make up for a part of it already.
     freedom = max(parts.n_draws - 1, 1)
-    widened = float(stats.t.ppf(0.975, freedom)) ** 2 / normal * (1 - normal / n)
+    widened = float(special.stdtrit(freedom, 0.975)) ** 2 / normal * (1 - normal / n)
     sd = math.sqrt(parts.of_draws * max(1.0, widened))
     mean = abs(float(differences.mean()))
     if sd <= TIE_TOLERANCE * float(np.abs(differences).mean()):
@@ -212,7 +214,7 @@ def _with_shared_draws(differences: np.ndarray, parts: Parts, seed: int) -> floa
         means = (
             np.concatenate([signs @ differences for signs in drawn_signs(n, seed, REPLICATES)]) / n
         )
-    beyond = stats.norm.cdf((means - mean) / sd) + stats.norm.cdf((-means - mean) / sd)
+    beyond = special.ndtr((means - mean) / sd) + special.ndtr((-means - mean) / sd)
     return float(min(1.0, beyond.mean()))
 
 

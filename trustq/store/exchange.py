@@ -23,7 +23,7 @@ from trustq.core.leaks import (
 from trustq.core.words import is_plain, plain_texts, whole_number
 from trustq.data.manifest import SPLITS, require_whole_groups
 from trustq.errors import InputError
-from trustq.metrics.probabilities import NORMALISATIONS, logits_from_probs, normalised
+from trustq.metrics.probabilities import NORMALIZATIONS, logits_from_probs, normalized
 from trustq.store.arrays import statement_in
 from trustq.store.format import EXPOSURES, SEEN_OBSERVED, SEEN_REFERENCE, Cache
 from trustq.store.restore import restore_cache
@@ -39,7 +39,7 @@ def import_cache(
     dataset: str = "",
     ids: Path | None = None,
     meta: Sequence[Path] = (),
-    normalise: str | None = None,
+    normalize: str | None = None,
 ) -> Cache:
     """A cache, in memory, of an npz, npy, safetensors, Parquet or CSV file; see `write_cache`.
 
@@ -49,7 +49,7 @@ def import_cache(
     tables features are columns `feature_*` or one of lists, logits `logit_<class>`, probabilities
     `prob_<class>`. `names` maps these to other names in the file. `ids` lists the rows' ids in
     their order (text, one per line, or a table whose other columns come too), tables in `meta` are
-    joined by id; both may bring all but matrices. `normalise` makes rows of probs sum to 1, by l1
+    joined by id; both may bring all but matrices. `normalize` makes rows of probs sum to 1, by l1
     or softmax. `exposure` is what the user states of the backbone (default: unknown).
 
     A file that `export_cache` wrote comes back as the cache it was, with its own exposure. Raises
@@ -65,21 +65,21 @@ def import_cache(
             found=exposure,
             expected=EXPOSURES,
         )
-    if normalise is not None and normalise not in NORMALISATIONS:
+    if normalize is not None and normalize not in NORMALIZATIONS:
         raise InputError(
-            f"`normalize={normalise}`: expected {' or '.join(NORMALISATIONS)}.",
+            f"`normalize={normalize}`: expected {' or '.join(NORMALIZATIONS)}.",
             where="normalize",
-            found=normalise,
-            expected=NORMALISATIONS,
+            found=normalize,
+            expected=NORMALIZATIONS,
         )
     rows = open_rows(path, names=names, ids=ids, meta=meta, whole=True)
     statement = statement_in(rows.file)
     if statement is not None:
-        options = {"`ids`": ids, "`meta`": meta, "`normalize`": normalise}
+        options = {"`ids`": ids, "`meta`": meta, "`normalize`": normalize}
         given = [flag for flag, value in options.items() if value]
         given += [f"`{name}`" for name in names]
         return _exported(path, read_foreign(path).arrays, statement, exposure, dataset, given)
-    return _imported(path, rows, exposure or "unknown", names, dataset, ids, meta, normalise)
+    return _imported(path, rows, exposure or "unknown", names, dataset, ids, meta, normalize)
 
 
 def _exported(
@@ -119,7 +119,7 @@ def _imported(
     dataset: str,
     ids: Path | None,
     meta: Sequence[Path],
-    normalise: str | None,
+    normalize: str | None,
 ) -> Cache:
     features = _floats(path, _required(rows, "features"), "features")
     n = len(features)
@@ -129,7 +129,7 @@ def _imported(
     crossfit = rows.matrix("crossfit_logits")
     if crossfit is not None:
         arrays["crossfit_logits"] = crossfit
-    logits, stated = _logits(rows, normalise)
+    logits, stated = _logits(rows, normalize)
     if logits is not None:
         arrays["logits"] = logits
     arrays["labels"] = _required(rows, "labels")
@@ -174,9 +174,9 @@ def _imported(
     if beside:
         recipe["beside"] = ", ".join(file.name for file in beside)
         content.append([digest_bytes(file.read_bytes()) for file in beside])
-    if normalise is not None:
-        recipe["normalize"] = normalise
-        content.append(normalise)
+    if normalize is not None:
+        recipe["normalize"] = normalize
+        content.append(normalize)
     return Cache(
         dataset=dataset,
         classes=classes,
@@ -275,17 +275,17 @@ def _required(rows: ForeignRows, role: str) -> np.ndarray:
 
 
 def _logits(
-    rows: ForeignRows, normalise: str | None
+    rows: ForeignRows, normalize: str | None
 ) -> tuple[np.ndarray | None, tuple[str, ...] | None]:
     """Logits, (n, k), or None where there are no scores; and the class names that are stated."""
     scores = rows.scores() if rows.has_scores() else None
-    if normalise is not None and (scores is None or scores.kind != "probs"):
+    if normalize is not None and (scores is None or scores.kind != "probs"):
         there = "logits" if scores is not None else "no probs"
         raise InputError(
-            f"`normalize={normalise}`: {rows.path} has {there}; "
+            f"`normalize={normalize}`: {rows.path} has {there}; "
             "only rows of probs are made to sum to 1.",
             where="normalize",
-            found=normalise,
+            found=normalize,
         )
     if scores is None:
         stated = rows.classes()
@@ -293,8 +293,8 @@ def _logits(
     if scores.kind == "logits":
         return _floats(rows.path, scores.array, "logits"), scores.classes
     probs: Any = _floats(rows.path, scores.array, "probs")
-    if normalise is not None:
-        return logits_from_probs(normalised(probs, normalise)).astype(np.float32), scores.classes
+    if normalize is not None:
+        return logits_from_probs(normalized(probs, normalize)).astype(np.float32), scores.classes
     off = np.abs(probs.sum(axis=1) - 1)
     if off.max(initial=0) > 1e-3 or probs.min(initial=0) < 0:
         raise InputError(

@@ -40,15 +40,15 @@ def find_caches(patterns: Sequence[str | Path]) -> list[Path]:
     return found
 
 
-def open_cache(path: Path, *, names: Names | None = None, normalise: str | None = None) -> Cache:
+def open_cache(path: Path, *, names: Names | None = None, normalize: str | None = None) -> Cache:
     """A cache file, verified; or a file of embeddings, as `import_cache` takes it.
 
     What trustq exported has the exposure it had, anything else an unknown one. `names` and
-    `normalise` are of a file of embeddings. Raises `TrustqError` where they are given for a cache.
+    `normalize` are of a file of embeddings. Raises `TrustqError` where they are given for a cache.
     """
     if is_foreign(Path(path)):
-        return import_cache(path, names=names, normalise=normalise)
-    if given := [*(names or {}), *(["normalize"] if normalise else [])]:
+        return import_cache(path, names=names, normalize=normalize)
+    if given := [*(names or {}), *(["normalize"] if normalize else [])]:
         raise InputError(
             f"{path} is a cache, whose arrays have names of their own: leave out "
             f"{', '.join(f'`{name}`' for name in given)}.",

@@ -62,7 +62,7 @@ class _Block:
 def to_input(
     images: torch.Tensor, preprocessing: Preprocessing, device: torch.device
 ) -> torch.Tensor:
-    """Normalised network input, (b, 3, size, size) of float32, from uint8 (b, size, size, 3)."""
+    """Normalized network input, (b, 3, size, size) of float32, from uint8 (b, size, size, 3)."""
     moved = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
     mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
     std = torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1)

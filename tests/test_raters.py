@@ -1,0 +1,124 @@
+"""The consensus of raters of unequal skill, beside cleanlab's own and the truth."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import refused
+from trustq.cli import app
+from typer.testing import CliRunner
+
+from trustq.review.journal import Answer, Journal
+from trustq.review.raters import Ratings, rater_consensus, read_ratings
+
+CLASSES = ("bcc", "mel", "nv")
+SKILL = {"ann": 0.95, "bob": 0.6, "cy": 0.5}
+
+
+def simulated(n: int = 400) -> tuple[Ratings, np.ndarray, np.ndarray, list[str]]:
+    """Three raters, a model that is right in four of five, and the truth."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(3, size=n)
+    ids = [f"s{i}" for i in range(n)]
+    guess = np.where(rng.random(n) < 0.8, truth, rng.integers(3, size=n))
+    probs = 0.1 + 0.7 * np.eye(3)[guess]
+    ratings = {}
+    for rater, skill in SKILL.items():
+        said = np.where(rng.random(n) < skill, truth, rng.integers(3, size=n))
+        ratings |= {
+            (rater, ids[i]): CLASSES[said[i]] for i in range(n) if rng.random() < 0.9 or i < 9
+        }
+    return ratings, probs, truth, ids
+
+
+def test_the_consensus_is_cleanlabs_and_nearer_the_truth_than_the_majority() -> None:
+    from cleanlab.multiannotator import get_label_quality_multiannotator
+
+    ratings, probs, truth, ids = simulated()
+    found = rater_consensus(ratings, sample_ids=ids, probs=probs, classes=CLASSES)
+    given = np.full((len(ids), 3), np.nan)
+    for (rater, sample_id), label in ratings.items():
+        given[int(sample_id[1:]), sorted(SKILL).index(rater)] = CLASSES.index(label)
+    rows = ~np.isnan(given).all(axis=1)
+    peer = get_label_quality_multiannotator(given[rows], probs[rows], verbose=False)
+    expected = np.array(CLASSES, dtype=object)[peer["label_quality"]["consensus_label"]]
+    assert found.labels.tolist() == expected.tolist()
+    np.testing.assert_array_equal(found.quality, peer["label_quality"]["consensus_quality_score"])
+    right = np.array(CLASSES, dtype=object)[truth[rows]]
+    assert (found.labels == right).mean() > (found.majority == right).mean() + 0.04
+    assert (found.labels == right).mean() > (probs[rows].argmax(axis=1) == truth[rows]).mean()
+    by_quality = sorted(found.raters, key=lambda rater: -rater.quality)
+    assert [rater.name for rater in by_quality] == ["ann", "bob", "cy"]
+    stats = peer["annotator_stats"].sort_index()
+    assert [rater.n_answers for rater in found.raters] == stats["num_examples_labeled"].tolist()
+
+
+def test_order_of_rows_and_raters_changes_no_label() -> None:
+    ratings, probs, _, ids = simulated(120)
+    found = rater_consensus(ratings, sample_ids=ids, probs=probs, classes=CLASSES)
+    order = np.random.default_rng(1).permutation(len(ids))
+    shuffled = dict(sorted(ratings.items(), key=lambda item: hash(item[0])))
+    again = rater_consensus(
+        shuffled, sample_ids=[f"{ids[i]}.jpg" for i in order], probs=probs[order], classes=CLASSES
+    )
+    of = dict(zip(again.sample_ids.tolist(), again.labels.tolist(), strict=True))
+    pairs = zip(found.sample_ids.tolist(), found.labels.tolist(), strict=True)
+    assert [of[f"{sample_id}.jpg"] for sample_id, _ in pairs] == found.labels.tolist()
+
+
+def test_what_cannot_be_combined_is_refused() -> None:
+    probs = np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]])
+    ask = {"sample_ids": ["a", "b"], "probs": probs, "classes": CLASSES}
+    with refused("ann calls a 'naevus'; expected one of bcc, mel, nv."):
+        rater_consensus({("ann", "a"): "naevus"}, **ask)  # type: ignore[arg-type]
+    for ratings in ({("ann", "a"): "nv", ("bob", "b"): "nv"}, {}):
+        with pytest.raises(Exception, match="No row has answers of two raters"):
+            rater_consensus(ratings, **ask)  # type: ignore[arg-type]
+    two = {("ann", "a"): "nv", ("bob", "a"): "nv", ("ann", "elsewhere"): "nv"}
+    assert rater_consensus(two, **ask).left_out == 1  # type: ignore[arg-type]
+
+
+def test_a_review_and_a_table_hold_the_same_answers(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "answers.jsonl", classes=CLASSES)
+    rows = [("ann", "a", "nv"), ("bob", "a", "mel"), ("bob", "b", "mel")]
+    for number, (rater, sample_id, label) in enumerate(rows):
+        event = f"{number:032x}"
+        journal.add(Answer(event, rater, sample_id, "label", (label,)))
+    journal.close()
+    table = tmp_path / "answers.csv"
+    table.write_text("sample_id,rater,label\n" + "".join(f"{s},{r},{x}\n" for r, s, x in rows))
+    ratings = read_ratings(tmp_path / "answers.jsonl")
+    assert ratings == read_ratings(table) == {(r, s): label for r, s, label in rows}
+    table.write_text("sample_id,rater,label\na,ann,nv\na,ann,mel\n")
+    with refused(f"{table}: ann gives a two labels, nv and mel: keep one."):
+        read_ratings(table)
+
+
+def test_the_command_writes_a_sheet_that_audit_apply_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ratings, probs, truth, ids = simulated(150)
+    features = np.eye(3)[truth] + np.random.default_rng(2).normal(size=(150, 3))
+    labels = np.array(CLASSES)[np.where(np.arange(150) % 7 == 0, (truth + 1) % 3, truth)]
+    np.savez("e.npz", features=features, labels=labels, sample_ids=np.array(ids))
+    lines = [f"{s},{r},{label}\n" for (r, s), label in ratings.items()]
+    Path("answers.csv").write_text("sample_id,rater,label\n" + "".join(lines))
+    run = CliRunner().invoke
+    done = run(app, ["audit", "consensus", "answers.csv", "e.npz"])
+    assert done.exit_code == 0, done.output
+    assert "rows with a label, of 3 raters, in consensus.csv" in done.stdout
+    assert run(app, ["audit", "labels", "e.npz", "--out", "audit"]).exit_code == 0
+    done = run(app, ["audit", "apply", "audit", "--answers", "consensus.csv"])
+    assert done.exit_code == 0, done.output
+
+
+def test_cleanlab_is_loaded_for_a_consensus_alone() -> None:
+    code = (
+        "import sys, trustq.review, trustq.review.raters, trustq.audit, trustq.scoring\n"
+        "print({'cleanlab', 'pandas'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -1,0 +1,158 @@
+"""What several raters of unequal skill say together, with a model's word: CROWDLAB, by cleanlab."""
+
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from trustq.core.columns import read_table
+from trustq.core.sample_ids import id_key
+from trustq.errors import InputError, NotFound
+from trustq.review.journal import read_journal, standing
+
+COLUMNS = ("sample_id", "rater", "label")
+
+Ratings = dict[tuple[str, str], str]  # label by rater and sample id
+
+
+class Rater(NamedTuple):
+    """One rater: answers, their quality in [0, 1], and the share that agrees with the consensus."""
+
+    name: str
+    n_answers: int
+    quality: float
+    agreement: float
+
+
+class RaterConsensus(NamedTuple):
+    """Of the rated rows, in the order of the model's: labels, and how sure each of them is.
+
+    `quality` is the probability that the consensus is right, `agreement` the share of its raters
+    who say it, both (n,) in [0, 1]; `majority` has the label that more raters gave than any other,
+    blank in a tie. `left_out` counts answers on rows that the model has no probabilities of.
+    """
+
+    sample_ids: np.ndarray
+    labels: np.ndarray
+    quality: np.ndarray
+    agreement: np.ndarray
+    n_raters: np.ndarray
+    majority: np.ndarray
+    raters: tuple[Rater, ...]
+    left_out: int
+
+
+def read_ratings(path: Path) -> Ratings:
+    """Labels by rater and sample id: of a review's answers.jsonl, or a table with a row an answer.
+
+    The table has the columns sample_id, rater and label; blank labels are no answers. Answers that
+    name no label, or several, are left out. Raises `TrustqError` for another file, and for a rater
+    who gives one row two labels.
+    """
+    path = Path(path)
+    if path.suffix == ".jsonl":
+        kept = standing(read_journal(path)).items()
+        return {key: answer.labels[0] for key, answer in kept if len(answer.labels) == 1}
+    table = read_table(path)
+    if missing := [name for name in COLUMNS if name not in table]:
+        raise NotFound(
+            f"{path} has no column {missing[0]}; it has {', '.join(table)}. A table of answers has "
+            f"one row an answer, with {', '.join(COLUMNS)}.",
+            path=path,
+            expected=COLUMNS,
+        )
+    ratings: Ratings = {}
+    for sample_id, rater, label in zip(*(table[name] for name in COLUMNS), strict=True):
+        if label is None or not str(label).strip():
+            continue
+        key = str(rater), str(sample_id)
+        if ratings.setdefault(key, str(label)) != str(label):
+            raise InputError(
+                f"{path}: {rater} gives {sample_id} two labels, {ratings[key]} and {label}: keep "
+                "one.",
+                path=path,
+            )
+    return ratings
+
+
+def rater_consensus(
+    ratings: Mapping[tuple[str, str], str],
+    *,
+    sample_ids: Sequence[str] | np.ndarray,
+    probs: np.ndarray,
+    classes: Sequence[str],
+) -> RaterConsensus:
+    """The label of each rated row by its raters and a model that was not fitted on it.
+
+    `ratings` has a label by rater and sample id; `probs`, (n, k), are out-of-fold probabilities of
+    the rows `sample_ids` over `classes`. Raters and the model are weighed by how well each agrees
+    with the others. Raises `TrustqError` where no row has answers of two raters, and for a label
+    that is not one of the classes. Goh, Tkachenko and Mueller (2022).
+
+    >>> ratings = {("ann", "a"): "nv", ("bob", "a"): "mel", ("ann", "b"): "nv", ("bob", "b"): "nv"}
+    >>> probs = np.array([[0.9, 0.1], [0.2, 0.8]])
+    >>> found = rater_consensus(ratings, sample_ids=["a", "b"], probs=probs, classes=["mel", "nv"])
+    >>> found.labels.tolist(), found.majority.tolist()
+    (['mel', 'nv'], ['', 'nv'])
+    """
+    from cleanlab.multiannotator import get_label_quality_multiannotator  # loads pandas
+
+    keys = [id_key(str(sample_id)) for sample_id in sample_ids]
+    rated = {id_key(sample_id) for _, sample_id in ratings}
+    rows = [row for row, key in enumerate(keys) if key in rated]
+    place = {keys[row]: at for at, row in enumerate(rows)}
+    names = sorted({rater for rater, _ in ratings})
+    columns = {name: at for at, name in enumerate(classes)}
+    given = np.full((len(rows), len(names)), np.nan)
+    left_out = 0
+    for (rater, sample_id), label in ratings.items():
+        if label not in columns:
+            raise InputError(
+                f"{rater} calls {sample_id} {label!r}; expected one of {', '.join(classes)}.",
+                expected=tuple(classes),
+                found=label,
+            )
+        if (at := place.get(id_key(sample_id))) is None:
+            left_out += 1
+        else:
+            given[at, names.index(rater)] = columns[label]
+    answered = (~np.isnan(given)).sum(axis=1)
+    if not (answered > 1).any():
+        raise InputError(
+            "No row has answers of two raters, so nothing can be said of how good they are: let "
+            "raters answer some of the same rows."
+        )
+    asked = ~np.isnan(given).all(axis=0)  # a rater of left-out rows alone
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of raters who share no row with another
+        found = get_label_quality_multiannotator(given[:, asked], probs[rows], verbose=False)
+    quality, stats = found["label_quality"], found["annotator_stats"].sort_index()
+    labels = np.array(classes, dtype=object)
+    return RaterConsensus(
+        sample_ids=np.array([sample_ids[row] for row in rows], dtype=object),
+        labels=labels[quality["consensus_label"].to_numpy(dtype=np.int64)],
+        quality=quality["consensus_quality_score"].to_numpy(dtype=np.float64),
+        agreement=quality["annotator_agreement"].to_numpy(dtype=np.float64),
+        n_raters=answered,
+        majority=np.array([_majority(row, labels) for row in given], dtype=object),
+        raters=tuple(
+            Rater(names[at], int(n), float(of_all), float(agreement))
+            for at, n, of_all, agreement in zip(
+                np.flatnonzero(asked),
+                stats["num_examples_labeled"],
+                stats["annotator_quality"],
+                stats["agreement_with_consensus"],
+                strict=True,
+            )
+        ),
+        left_out=left_out,
+    )
+
+
+def _majority(given: np.ndarray, labels: np.ndarray) -> str:
+    votes = Counter(given[~np.isnan(given)].astype(int).tolist()).most_common(2)
+    tied = len(votes) == 2 and votes[0][1] == votes[1][1]
+    return "" if tied else str(labels[votes[0][0]])
