@@ -71,7 +71,7 @@ def _reliability(run: TrustRun, path: Path, _: str | None) -> bool:
         ece = np.abs(
             np.bincount(bins, weights=(outputs.predicted == labels) - outputs.top)
         ).sum() / len(labels)
-        style = arm_style(index, markersize=4)
+        style = arm_style(index)
         axes.errorbar(
             confidence + (0.004, -0.004)[index],
             share,
@@ -105,7 +105,7 @@ def _risk_coverage(run: TrustRun, path: Path, _: str | None) -> bool:
         steady = curve.risk[curve.coverage >= _STEADY]
         highest = max(highest, float(steady.max()) if len(steady) else 0.0)
         row = run.table.value(CLEAN, name, "augrc")
-        style = arm_style(index, markersize=4)
+        style = arm_style(index)
         at = np.searchsorted(whole.coverage, [q - 1e-9 for q in LEVELS])
         at = np.minimum(at, len(whole.coverage) - 1)
         axes.plot(
@@ -150,7 +150,7 @@ def _severity(run: TrustRun, path: Path, _: str | None) -> bool:
             there = [(one.severity, row) for one, row in zip(own, rows, strict=True) if row]
             x = [0, *(severity for severity, _ in there)]
             values = [clean["value"] if clean else np.nan, *(row["value"] for _, row in there)]
-            style = arm_style(index, markersize=4)
+            style = arm_style(index)
             axes.plot(x, values, linewidth=1.3, label=name.replace("_", " "), **style)
             base = values[0]
             lower = [base, *(base + row["delta_lower"] for _, row in there)]
