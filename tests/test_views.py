@@ -408,9 +408,10 @@ def test_passes_of_a_network_without_dropout_are_an_error(
         (
             ["views=jpg-1"],
             "There is no view 'jpg-1' (did you mean 'jpeg-1'?). There are tta, tta-flips, "
-            "flip-left-right, flip-upside-down, transpose, the groups corruptions, flips, noise, "
-            "blur, jpeg, light, rotation, and "
-            f"{', '.join(corruptions.CORRUPTIONS)}.",
+            "flip-left-right, flip-upside-down, transpose, the groups corruptions, audit, "
+            "medmnist-c, flips, noise, blur, jpeg, light, rotation, cast, down-up, and "
+            f"{', '.join(n for n in corruptions.CORRUPTIONS if not n.startswith('mc-'))}, "
+            "mc-pixelate-1, ....",
         ),
     ],
 )
