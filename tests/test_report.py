@@ -49,7 +49,7 @@ def test_warnings_stand_before_everything_else(page: Path) -> None:
     text = page.read_text("utf-8")
     warnings = text[text.index('role="alert"') : text.index("<main>")]
     assert "IN-SAMPLE: labels were scored by a model that was trained on them" in warnings
-    assert "UNDERPOWERED over draws: with n = 2 no difference can have a sign-flip p" in warnings
+    assert "UNDERPOWERED over backbones: with n = 2 no difference can have a" in warnings
     assert re.search(r"\d+ runs failed; they are listed below\.", warnings)
     assert "LEAKY" not in warnings
     assert text.index('role="alert"') < text.index("<table")
