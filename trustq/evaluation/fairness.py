@@ -4,7 +4,6 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from trustq.core.generators import generator
 from trustq.errors import InputError
@@ -96,6 +95,8 @@ def _parts(sums: np.ndarray, figure: str) -> tuple[np.ndarray, np.ndarray]:
 def _gap_bounds(above: np.ndarray, below: np.ndarray, *, level: float) -> tuple[float, float]:
     """Bounds of the largest difference of ratios of two groups."""
     n_groups = above.shape[1]
+    from scipy import stats  # a second of processor time, which most runs do not need
+
     reach = float(stats.studentized_range.ppf(level, n_groups, np.inf)) / math.sqrt(2)
     of_one = float(2 * stats.norm.cdf(reach) - 1)
     known = [_ratio(above[:, g], below[:, g], of_one) for g in range(n_groups)]
