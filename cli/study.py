@@ -53,7 +53,8 @@ def study(
     import json
 
     from trustq.experiments.stage_runner import run_stages
-    from trustq.experiments.study_file import read_study
+
+    from .study_file import read_study
 
     read = read_study(file, quick=quick)
     ended = run_stages(

@@ -23,7 +23,7 @@ from trustq.store import read_cache
 
 LIBRARY = Path(trustq.__file__).parent
 # Options of other programs that messages name.
-OF_OTHERS = {"--nthreads", "--nproc-per-node"}
+OF_OTHERS = {"--nthreads", "--nproc-per-node", "--x"}  # the last is a multipart boundary
 
 
 def test_the_library_names_no_option_of_the_command_line() -> None:

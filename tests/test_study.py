@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 from support_extract import make_rows
+from trustq.cli.study_file import read_study
 
 from trustq.data.sampling import sample_groups
 from trustq.errors import InputError, NotFound, TrustqError
 from trustq.experiments.stage_runner import Ended, Stage, digest_path, needs_of, run_stages
-from trustq.experiments.study_file import read_study
 
 
 def copying(name: str, source: str, target: str, ran: list[str], text: str = "") -> Stage:
