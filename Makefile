@@ -16,7 +16,7 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q
+	.ci/tests
 
 bench: $(INSTALLED)
 	$(BIN)/python tests/benchmarks/run.py

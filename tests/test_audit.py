@@ -319,7 +319,8 @@ def test_an_audit_takes_scores_of_labels_alone(path):
         "self_confidence_adjusted, normalized_margin_adjusted, prune_by_class, "
         "prune_by_noise_rate, prune_by_both, "
         "confident_learning, predicted_neq_given, low_self_confidence, low_normalized_margin, "
-        "cross_entropy_minus_entropy, knn_agreement"
+        "cross_entropy_minus_entropy, knn_agreement, aum, mean_margin, mean_self_confidence, "
+        "forgetting"
     )
     for score, why in (
         ("entropy", " It looks at no label, so it finds uncertain images."),

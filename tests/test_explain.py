@@ -199,7 +199,7 @@ def test_a_failure_audit_has_its_kinds_causes_and_pages(
     assert len(record["safety"]) == 4
     page = (tmp_path / "failures.html").read_text()
     assert "not a medical device" in page and "default-src 'none'" in page
-    assert "http" not in page.replace("http-equiv", "") and "<script" not in page
+    assert "://" not in page and "<script" not in page
     panels = list((tmp_path / "panels").glob("*.png"))
     assert len(panels) == len({case["sample_id"] for case in record["cases"]})
     with Image.open(panels[0]) as panel:

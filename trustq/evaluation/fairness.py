@@ -53,7 +53,7 @@ def gap_intervals(
     >>> groups = np.repeat(["f", "m"], 40)
     >>> found = gap_intervals(truth, truth, groups, replicates=50, seed=0)
     >>> Gap(*(round(x, 3) for x in found["sensitivity"]))
-    Gap(value=0.0, lower=0.0, upper=0.161, by_chance=0.0)
+    Gap(value=0.0, lower=0.0, upper=0.18, by_chance=0.0)
     """
     truth = np.asarray(positive).astype(bool)
     called = np.asarray(predicted_positive).astype(bool)

@@ -95,7 +95,7 @@ def choose_cuts(rows: TrustRows) -> Cuts:
     >>> rows = TrustRows(np.array([1, 1, 0, 0]), np.array([4, 3, 2, 1]), np.array([0.9, 0.2, 0.3,
     ...     0.1]), np.arange(4))
     >>> choose_cuts(rows)
-    Cuts(confidence=3.0, stability=0.9, n=4)
+    Cuts(confidence=3.0, stability=0.2, n=4)
     """
     correct = np.asarray(rows.correct, dtype=bool)
     require_both(correct)

@@ -163,7 +163,7 @@ def declared(part: type) -> tuple[Setting, ...]:
     """The settings of a part of a recipe, in their order.
 
     >>> [s.accepts for s in declared(SweepRecipe) if s.name == "rounds"]
-    ['1 or more']
+    ['1 to 100000']
     """
     kinds = get_type_hints(part)
     found = []

@@ -138,7 +138,7 @@ def arms_of_plot(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def arm_styles(connection: Any) -> dict[str, dict[str, Any]]:
     """Colour, mark and dashes of each arm of a results folder, the same in all its pictures."""
-    arms = connection.execute("SELECT DISTINCT arm FROM runs").fetchall()
+    arms = connection.execute("SELECT DISTINCT arm FROM runs WHERE arm IS NOT NULL").fetchall()
     ordered = sorted((arm for (arm,) in arms), key=arm_order)
     return {arm: arm_style(index) for index, arm in enumerate(ordered)}
 
