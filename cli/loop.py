@@ -38,7 +38,7 @@ def loop(
     has the rest.
 
     Example: trustq loop digits.parquet --recipe loop --seeds 0,1 --set backbone=test_convnext
-    --set pretrained=false --set image_size=32 --set epochs=2 --set noise=symmetric:0.2
+    --set pretrained=false --set image_size=32 --set epochs=2 --set extract.noise=symmetric:0.2
     """
     from trustq.data.manifest import read_manifest
     from trustq.errors import InputError
