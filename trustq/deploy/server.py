@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trustq.core.safe_headers import Send, with_safe_headers
 from trustq.data.pillow_rgb import reason_of
 from trustq.deploy.answer import answer_for
 from trustq.deploy.api_description import openapi
@@ -36,7 +37,6 @@ _MOST_BATCH = 40_000_000  # bytes of a batch request
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -245,23 +245,7 @@ class _Guard:
             await send(start | {"headers": [(b"content-type", b"application/json")]})
             await send({"type": "http.response.body", "body": body})
             return
-        await self._app(scope, receive, _with_headers(send))
-
-
-def _with_headers(send: Send) -> Send:
-    async def sending(message: dict[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            names = {name.lower() for name, _ in message["headers"]}
-            message["headers"] = [
-                *message["headers"],
-                (b"x-content-type-options", b"nosniff"),
-                (b"referrer-policy", b"no-referrer"),
-                (b"cross-origin-resource-policy", b"same-origin"),
-                *([] if b"cache-control" in names else [(b"cache-control", b"no-store")]),
-            ]
-        await send(message)
-
-    return sending
+        await self._app(scope, receive, with_safe_headers(send))
 
 
 def uvicorn_config(

@@ -10,6 +10,7 @@ from dataclasses import replace
 from importlib import resources
 from typing import Any
 
+from trustq.core.safe_headers import Send, with_safe_headers
 from trustq.errors import InputError, TrustqError
 from trustq.review.images import ReviewImages
 from trustq.review.journal import Answer
@@ -21,7 +22,6 @@ ITEMS_AT_ONCE = 50
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 def make_app(session: ReviewSession, images: ReviewImages, *, hosts: tuple[str, ...]) -> Any:
@@ -129,23 +129,7 @@ class _Gate:
         ):
             await _plain(send, 404, "Open the whole address that trustq review printed.")
         else:
-            await self._app(scope, receive, _guarded(send))
-
-
-def _guarded(send: Send) -> Send:
-    async def guarded(message: dict[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            names = {name.lower() for name, _ in message["headers"]}
-            message["headers"] = [
-                *message["headers"],
-                (b"x-content-type-options", b"nosniff"),
-                (b"referrer-policy", b"no-referrer"),
-                (b"cross-origin-resource-policy", b"same-origin"),
-                *([] if b"cache-control" in names else [(b"cache-control", b"no-store")]),
-            ]
-        await send(message)
-
-    return guarded
+            await self._app(scope, receive, with_safe_headers(send))
 
 
 async def _plain(send: Send, status: int, text: str) -> None:
