@@ -26,6 +26,7 @@ from trustq.data.manifest import Manifest, write_manifest
 from trustq.data.noise import draw_start, parse_noise
 from trustq.errors import TrustqError
 from trustq.extraction import extract, extract_with
+from trustq.extraction.train.weights import start_network
 from trustq.store import read_attributes, read_cache, relabel_cache, verify_cache
 from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE, SEEN_SELECTION
 
@@ -513,6 +514,20 @@ def test_weights_files_are_loaded_and_misfits_named(
         "extra; of another shape: stem.0.weight (24x1x4x4 instead of 24x3x4x4).\n"
         "Name the backbone that the file was made with, or use another file."
     )
+
+
+def test_a_classifier_that_starts_at_zero_favours_no_class_and_leaves_the_network_as_it_was() -> (
+    None
+):
+    images = torch.randn(2, 3, 32, 32)
+    networks = [
+        start_network(tiny(f"classifier_start={start}"), n_classes=3, seed=0)[0].model.eval()
+        for start in ("zero", "random")
+    ]
+    with torch.inference_mode():
+        assert not networks[0](images).any() and networks[1](images).any()
+        features = [network.forward_features(images) for network in networks]
+    torch.testing.assert_close(*features, rtol=0, atol=0)
 
 
 def test_a_network_is_no_start_for_the_rows_it_has_seen(

@@ -239,6 +239,7 @@ SOME_OTHER = {
         "optimizer=sgd",
         "learning_rate=1e-3",
         "head_learning_rate=1e-3",
+        "classifier_start=zero",
         "weight_decay=0.1",
         "layer_decay=0.5",
         "batch_size=18",

@@ -218,6 +218,12 @@ class ExtractRecipe:
     weights: str = setting(
         "", "start from this file (.safetensors, .pth) or package:efficientnet-lite0 instead"
     )
+    classifier_start: str = setting(
+        "random",
+        "a new classifier's weights: as timm draws them, or zero, so that a pretrained network is "
+        "not first pulled about by random logits",
+        *("random", "zero"),
+    )
     image_size: int = setting(224, "side of the square network input, pixels")
     noise: str = setting(
         "none", "label noise of the training labels: symmetric:R, matrix:FILE, ..."

@@ -157,7 +157,7 @@ def make_network(
 def start_network(recipe: ExtractRecipe, *, n_classes: int, seed: int) -> tuple[Network, list[str]]:
     """The network that a recipe starts from, its random parts drawn by `seed`.
 
-    Also returns the classifier's keys that a weights file holds for other classes. Raises
+    With `classifier_start=zero` its first logits are all zero. Also returns the classifier's keys that a weights file holds for other classes. Raises
     `TrustqError` as `make_network` and `load_start` do.
     """
     import torch
@@ -170,7 +170,12 @@ def start_network(recipe: ExtractRecipe, *, n_classes: int, seed: int) -> tuple[
         pretrained=recipe.pretrained and not recipe.weights,
         drop_rate=recipe.drop_rate,
     )
-    return network, load_start(network, recipe) if recipe.weights else []
+    left_out = load_start(network, recipe) if recipe.weights else []
+    if recipe.classifier_start == "zero":
+        with torch.no_grad():
+            for parameter in network.classifier_parameters():
+                parameter.zero_()
+    return network, left_out
 
 
 def place(network: Network, device: "torch.device") -> None:
