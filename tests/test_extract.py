@@ -520,12 +520,12 @@ def test_a_classifier_that_starts_at_zero_favours_no_class_and_leaves_the_networ
     None
 ):
     images = torch.randn(2, 3, 32, 32)
-    networks = [
-        start_network(tiny(f"classifier_start={start}"), n_classes=3, seed=0)[0].model.eval()
+    networks: list[Any] = [
+        start_network(tiny(f"classifier_start={start}").extract, n_classes=3, seed=0)[0].model
         for start in ("zero", "random")
     ]
     with torch.inference_mode():
-        assert not networks[0](images).any() and networks[1](images).any()
+        assert not networks[0].eval()(images).any() and networks[1].eval()(images).any()
         features = [network.forward_features(images) for network in networks]
     torch.testing.assert_close(*features, rtol=0, atol=0)
 

@@ -157,8 +157,9 @@ def make_network(
 def start_network(recipe: ExtractRecipe, *, n_classes: int, seed: int) -> tuple[Network, list[str]]:
     """The network that a recipe starts from, its random parts drawn by `seed`.
 
-    With `classifier_start=zero` its first logits are all zero. Also returns the classifier's keys that a weights file holds for other classes. Raises
-    `TrustqError` as `make_network` and `load_start` do.
+    With `classifier_start=zero` its first logits are all zero. Also returns the classifier's keys
+    that a weights file holds for other classes. Raises `TrustqError` as `make_network` and
+    `load_start` do.
     """
     import torch
 
