@@ -63,6 +63,16 @@ def test_a_flipped_label_is_another_class(k, seed):
     assert (observed != labels).all() and observed.min() >= 0 and observed.max() < k
 
 
+def test_pair_noise_mistakes_each_class_for_the_next_one_alone():
+    labels = np.repeat(np.arange(4), 5000)
+    observed = draw_noise(
+        labels, noise=parse_noise("pair:0.3", classes=("a", "b", "c", "d")), seed=0
+    )
+    wrong = observed != labels
+    assert abs(wrong.mean() - 0.3) < 0.01
+    np.testing.assert_array_equal(observed[wrong], (labels[wrong] + 1) % 4)
+
+
 def test_no_noise_changes_nothing():
     labels = np.array([2, 0, 1, 1], dtype=np.int16)
     for spec in ("none", "symmetric:0"):
@@ -178,8 +188,8 @@ def test_a_bad_matrix_file_is_refused(tmp_path, name):
         ("matrix:no.csv", "no.csv: no such file."),
         (
             "assymetric",
-            "Unknown label noise 'assymetric'; expected none, symmetric:RATE, instance:RATE, "
-            "matrix:FILE, file:FILE or one of the packaged: reference.",
+            "Unknown label noise 'assymetric'; expected none, symmetric:RATE, pair:RATE, "
+            "instance:RATE, matrix:FILE, file:FILE or one of the packaged: reference.",
         ),
         (
             "reference",

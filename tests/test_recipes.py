@@ -157,6 +157,13 @@ def write(folder: Path, name: str, text: str) -> str:
     return str(folder / name)
 
 
+def test_a_number_is_the_text_of_a_setting_whose_text_may_be_one(tmp_path: Path) -> None:
+    path = tmp_path / "r.toml"
+    path.write_text("[sweep]\ntrusted = 0.1\nregularisation = 1\n")
+    sweep = load_recipe(str(path)).sweep
+    assert (sweep.trusted, sweep.regularisation) == ("0.1", "1")
+
+
 def test_a_list_where_one_value_is_expected_is_an_axis(tmp_path: Path) -> None:
     text = "[sweep]\nhead = ['linear', 'knn']\nrounds = [1, 4]\narms = ['none', 'random']\n"
     points = load_sweep(write(tmp_path, "g.toml", text))

@@ -372,6 +372,34 @@ def test_backbone_head_is_the_cached_logits_as_they_are(tmp_path: Path) -> None:
     ]
 
 
+def test_averaged_training_doubts_what_the_last_model_has_learned_by_heart(tmp_path: Path) -> None:
+    from test_audit import noisy_cache
+
+    cache = noisy_cache()
+    rng = np.random.default_rng(0)
+    epochs = np.full((5, len(cache), 3), np.nan, dtype=np.float32)
+    trained = cache.observed >= 0
+    for e in range(5):
+        towards = np.eye(3)[cache.label] * (4 - e) + np.eye(3)[cache.observed] * 2 * e
+        epochs[e, trained] = (towards + 0.3 * rng.normal(size=towards.shape))[trained]
+    write_cache(tmp_path / "seed0.h5", dataclasses.replace(cache, extra={"epochs/logits": epochs}))
+    stored = read_cache(tmp_path / "seed0.h5")
+    arms = "arms=self_confidence@epochs,self_confidence@path,random"
+    repair(
+        [stored],
+        recipe=recipe(arms, "sweep.noise=stored", "budgets=10%", "sweep.trusted=0"),
+        results=tmp_path / "r",
+    )
+    bought = """SELECT arm, errors_found_total / n_bought_total
+                FROM rounds JOIN runs ON key = run WHERE round = 1"""
+    found = dict(query(tmp_path / "r", bought))
+    assert found["self_confidence@epochs"] > 0.9 > 0.5 > found["random"]
+    assert query(tmp_path / "r", "SELECT arm FROM runs WHERE in_sample ORDER BY arm") == [
+        ("self_confidence@epochs",),
+        ("self_confidence@path",),
+    ]
+
+
 def test_a_backbone_that_was_trained_on_repaired_labels_is_a_refit_of_its_own(
     tmp_path: Path,
 ) -> None:

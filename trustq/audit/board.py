@@ -10,7 +10,7 @@ import numpy as np
 
 from trustq.audit.source import PENALTIES, AuditSource, open_source
 from trustq.core.generators import generator
-from trustq.data.noise import Noise, draw_noise, observe_labels, rate_of_noise
+from trustq.data.noise import observe_labels
 from trustq.data.splits import group_folds
 from trustq.errors import InputError
 from trustq.heads import SharedFeatures, make_head
@@ -126,19 +126,14 @@ def _drawn(source: AuditSource, kept: np.ndarray, spec: str, seed: int) -> _Draw
     assert source.features is not None
     features = source.features[kept]
     k = len(cache.classes)
-    if spec.startswith("pair:"):
-        rate = rate_of_noise(spec, k)
-        matrix = (1 - rate) * np.eye(k) + rate * np.roll(np.eye(k), 1, axis=1)
-        labels = draw_noise(truth, noise=Noise(spec, matrix), seed=seed)
-    else:
-        labels = observe_labels(
-            spec,
-            truth,
-            classes=cache.classes,
-            seed=seed,
-            features=features,
-            sample_ids=cache.sample_id[rows],
-        ).labels
+    labels = observe_labels(
+        spec,
+        truth,
+        classes=cache.classes,
+        seed=seed,
+        features=features,
+        sample_ids=cache.sample_id[rows],
+    ).labels
     training = TrainingRows(
         cache, rows, groups, group_folds(labels, groups, n_folds=_FOLDS, seed=seed)
     )

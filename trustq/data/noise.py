@@ -28,9 +28,10 @@ class Noise:
 
 
 def parse_noise(spec: str, *, classes: tuple[str, ...]) -> Noise:
-    """Noise from its text form: `none`, `symmetric:RATE`, a packaged name, or `matrix:FILE`.
+    """Noise from its text form: none, symmetric:RATE, pair:RATE, matrix:FILE or a packaged name.
 
-    A matrix file is TOML with `classes` and `matrix`, or CSV with the true class in its first
+    `pair` mistakes each class for the next one, the last for the first (Han et al. 2018). A matrix
+    file is TOML with `classes` and `matrix`, or CSV with the true class in its first
     column and one column per observed class; rows sum to 1. Raises `TrustqError` for another form,
     a rate outside [0, 1], or a matrix of other classes, and for noise that has no matrix, for it
     depends on the row (`instance:RATE`, `file:FILE`; `observe_labels` draws these too).
@@ -50,6 +51,9 @@ def parse_noise(spec: str, *, classes: tuple[str, ...]) -> Noise:
     if kind == "symmetric":
         rate = rate_of_noise(spec, k)
         return Noise(spec, (1 - rate) * np.eye(k) + rate * (1 - np.eye(k)) / (k - 1))
+    if kind == "pair":
+        rate = rate_of_noise(spec, k)
+        return Noise(spec, (1 - rate) * np.eye(k) + rate * np.roll(np.eye(k), 1, axis=1))
     if kind == "matrix" and argument:
         return Noise(spec, _matrix_of_file(Path(argument), classes))
     names = packaged_noise()
@@ -57,8 +61,9 @@ def parse_noise(spec: str, *, classes: tuple[str, ...]) -> Noise:
         text = resources.files("trustq.recipes").joinpath(f"noise/{spec}.toml").read_text("utf-8")
         return Noise(spec, _matrix_of_toml(text, classes, source=f"packaged noise {spec}"))
     raise InputError(
-        f"Unknown label noise {spec!r}; expected none, symmetric:RATE, instance:RATE, matrix:FILE, "
-        f"file:FILE or one of the packaged: {', '.join((*names, *plugin_names('noise')))}."
+        f"Unknown label noise {spec!r}; expected none, symmetric:RATE, pair:RATE, instance:RATE, "
+        "matrix:FILE, file:FILE or one of the packaged: "
+        f"{', '.join((*names, *plugin_names('noise')))}."
     )
 
 
@@ -91,7 +96,7 @@ def draw_noise(
 
 
 BY_ROW = ("instance", "file")
-MATRICES = ("none", "symmetric", "matrix")
+MATRICES = ("none", "symmetric", "pair", "matrix")
 
 
 def depends_on_row(spec: str) -> bool:
@@ -257,7 +262,7 @@ def _uniform(rng: np.random.Generator, n: int, groups: np.ndarray | None) -> np.
 
 
 def rate_of_noise(spec: str, k: int) -> float:
-    """The rate of `symmetric:RATE` or `instance:RATE`; errors: none from 0 to 1, one class."""
+    """The rate in `symmetric:RATE` and its like; errors: none from 0 to 1, one class."""
     kind, _, argument = spec.partition(":")
     try:
         rate = float(argument)

@@ -13,7 +13,7 @@ import numpy as np
 from trustq.core.digest import digest_strings
 from trustq.experiments.retrained import training_columns
 from trustq.recipes import Recipe, SweepRecipe
-from trustq.repair.arms import Arm, parse_arm
+from trustq.repair.arms import IN_SAMPLE, Arm, parse_arm
 from trustq.repair.loop import Loop
 from trustq.repair.metadata import weights_text
 from trustq.repair.rounds import Round
@@ -132,7 +132,7 @@ def _said(sweep: SweepRecipe) -> str:
 def _in_sample(arm: Arm, saw_rows: bool) -> bool:
     if arm.like:
         return _in_sample(parse_arm(arm.like), saw_rows)
-    known = arm.source == "in_sample" or (arm.source == "passes" and saw_rows)
+    known = arm.source in IN_SAMPLE or (arm.source == "passes" and saw_rows)
     return arm.uses_probabilities and known
 
 

@@ -36,7 +36,7 @@ class OutOfFold:
     probs: np.ndarray
     fold: np.ndarray
     scorable: np.ndarray
-    source: str  # head, crossfit, passes, stated or in_sample
+    source: str  # head, crossfit, passes, stated, in_sample or epochs
     rows_digest: str
     observed_digest: str
     groups_digest: str
@@ -48,8 +48,8 @@ class OutOfFold:
     def __post_init__(self, builder: object) -> None:
         if builder is not _BUILDER:
             raise DishonestError(
-                "An OutOfFold is built by fit_out_of_fold, read_crossfit, read_passes or "
-                "accept_in_sample: in-sample probabilities cannot pass as out-of-fold ones."
+                "An OutOfFold is built by fit_out_of_fold, read_crossfit, read_passes, read_epochs "
+                "or accept_in_sample: in-sample probabilities cannot pass as out-of-fold ones."
             )
         for array in (self.logits, self.probs, self.fold, self.scorable):
             array.setflags(write=False)
@@ -57,7 +57,9 @@ class OutOfFold:
     @property
     def in_sample(self) -> bool:
         """Whether the rows were scored by a model that was fitted on them."""
-        return self.source == "in_sample" or (self.source == "passes" and self.backbone_saw_rows)
+        return self.source in ("in_sample", "epochs") or (
+            self.source == "passes" and self.backbone_saw_rows
+        )
 
     def require(self, training: "TrainingRows", observed: np.ndarray) -> None:
         """Raise unless these are the rows, groups and labels that the folds were fitted on."""
@@ -244,6 +246,35 @@ def read_passes(training: TrainingRows, observed: np.ndarray) -> OutOfFold:
     fold, scorable = np.full(len(rows), -1), np.ones(len(rows), dtype=bool)
     logits = np.log(np.maximum(mean, PROBABILITY_FLOOR))
     return _build(training, logits, observed, fold, scorable, source="passes")
+
+
+def read_epochs(training: TrainingRows, observed: np.ndarray) -> OutOfFold:
+    """Mean probabilities over the epochs of the cache's own training, marked as in-sample.
+
+    A label that is wrong is learned late, so that the mean doubts it where the last epoch no longer
+    does. Rows that no epoch trained on are not scorable. Raises `TrustqError` when the cache keeps
+    no epochs, was not verified, or was trained on other labels.
+    """
+    cache, rows = training.cache, training.rows
+    epochs = cache.epoch_logits
+    if not cache.digest:
+        raise InputError(f"{cache.name} was not read from a verified file.")
+    if not np.array_equal(cache.observed[rows], observed):
+        raise DishonestError(
+            f"{cache.name}: its epochs were trained on its stored labels, not on these. They fit "
+            "`noise=stored`, before any repair."
+        )
+    total = np.zeros((len(rows), epochs.shape[2]))
+    n_seen = np.zeros(len(rows))
+    for logits in epochs:
+        own = np.asarray(logits[rows], dtype=np.float64)
+        known = ~np.isnan(own).any(axis=1)
+        total[known] += softmax(own[known])
+        n_seen += known
+    mean = np.divide(total, n_seen[:, None], out=np.ones_like(total), where=n_seen[:, None] > 0)
+    logits = np.log(np.maximum(mean / mean.sum(axis=1, keepdims=True), PROBABILITY_FLOOR))
+    fold = np.full(len(rows), -1)
+    return _build(training, logits, observed, fold, n_seen > 0, source="epochs")
 
 
 def accept_in_sample(training: TrainingRows, logits: np.ndarray, observed: np.ndarray) -> OutOfFold:

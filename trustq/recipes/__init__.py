@@ -277,8 +277,7 @@ def _plain(part: str, key: str, value: Any) -> Any:
     kind = _fields(part).get(key)
     if get_origin(kind) is tuple and not isinstance(value, bool):
         return _split(value) if isinstance(value, str) else [value]
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return str(value) if kind is str and is_number else value
+    return value
 
 
 def _split(text: str) -> list[str]:
@@ -300,6 +299,8 @@ def _checked(part: str, key: str, value: Any, where: str) -> Any:
     if key not in known:
         raise InputError(f"{where}: unknown key {key!r} in [{part}]{_nearest(key, list(known))}.")
     kind = known[key]
+    if kind is str and isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)  # trusted = 0.1: a text form may be a number alone
     if get_origin(kind) is tuple and isinstance(value, list | tuple):
         item_kind = get_args(kind)[0]
         items = [

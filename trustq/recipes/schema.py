@@ -355,8 +355,8 @@ class SweepRecipe:
     )
     noise: str = setting(
         "auto",
-        "label noise: symmetric:RATE, instance:RATE, reference, matrix:FILE, file:OBSERVED.csv, "
-        "stored or none; auto = the cache's own, else symmetric:0.2",
+        "label noise: symmetric:RATE, pair:RATE, instance:RATE, reference, matrix:FILE, "
+        "file:OBSERVED.csv, stored or none; auto = the cache's own, else symmetric:0.2",
         always_keyed=True,
     )
     validation_noise: str = setting(
@@ -379,7 +379,7 @@ class SweepRecipe:
         ("none", "random", "self_confidence", "oracle"),
         "SCORE[@SOURCE][:ACTION]: scores none, random, oracle, self_confidence, noise_posterior, "
         "normalized_margin, confident_learning, knn_agreement, entropy, ...; sources head, heads, "
-        "crossfit, passes, in_sample; actions relabel, drop, reweight",
+        "crossfit, passes, in_sample, epochs, path; actions relabel, drop, reweight",
         scope="run",
     )
     head: str = setting(

@@ -16,7 +16,9 @@ from trustq.scoring import (
 
 # Policies that need no score: buy nothing; at random; only wrong labels, which no one could know.
 BLIND = ("none", "random", "oracle")
-SOURCES = ("head", "heads", "crossfit", "in_sample", "passes")
+SOURCES = ("head", "heads", "crossfit", "in_sample", "passes", "epochs", "path")
+# Models that were fitted on the rows they score.
+IN_SAMPLE = ("in_sample", "epochs", "path")
 ACTIONS = ("relabel", "drop", "reweight")
 
 MATCHED = "random~"  # as many rows of each class as another arm, at random
@@ -32,6 +34,8 @@ _SOURCE_TITLES = {
     "crossfit": ", cross-fitted backbone",
     "in_sample": ", in-sample",
     "passes": ", dropout passes",
+    "epochs": ", mean over epochs",
+    "path": ", mean over penalties",
 }
 _ACTION_TITLES = {"relabel": "", "drop": ", dropped", "reweight": ", weighed down"}
 

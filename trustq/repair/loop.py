@@ -24,6 +24,7 @@ from trustq.heads.out_of_fold import (
     accept_in_sample,
     fit_folds,
     read_crossfit,
+    read_epochs,
     read_passes,
 )
 from trustq.metrics.classification import summarise
@@ -33,7 +34,7 @@ from trustq.metrics.per_class import (
     positive_score,
     sensitivity_at_specificity,
 )
-from trustq.metrics.probabilities import log_softmax, softmax
+from trustq.metrics.probabilities import PROBABILITY_FLOOR, log_softmax, softmax
 from trustq.recipes import SweepRecipe
 from trustq.repair.arms import Arm, budget_size, parse_arm, round_sizes
 from trustq.repair.experts import Expert, make_expert
@@ -323,6 +324,12 @@ class Loop:
             return read_crossfit(training, zero.current), zero.current
         if arm.source == "passes":
             return read_passes(training, zero.current), zero.current
+        if arm.source == "epochs":
+            return read_epochs(training, zero.current), zero.current
+        if arm.source == "path":
+            return accept_in_sample(training, self._path_logits(arm, state), state.current), (
+                state.current
+            )
         if arm.source == "in_sample":
             logits = self._logits(state.head, self.experiment.cache, training.rows)
             return accept_in_sample(training, logits, state.current), state.current
@@ -332,6 +339,27 @@ class Loop:
                 f"in-sample. Use {arm.score}@crossfit, {arm.score}@in_sample or another head."
             )
         return state.out_of_fold, state.current
+
+    def _path_logits(self, arm: Arm, state: Round) -> np.ndarray:
+        """Log of the mean probabilities, (n, k), of heads along the grid of penalties.
+
+        What epochs are to a network: the strongest penalty has learned what rows share, the
+        weakest each row by itself.
+        """
+        if self.sweep.head not in ("linear", "balanced"):
+            raise InputError(
+                f"Arm {arm.text!r}: only linear heads have a path of penalties. Use `head=linear`, "
+                f"or {arm.score}@in_sample."
+            )
+        fits = self._fits(
+            np.tile(state.current, (len(REGULARISATION_GRID), 1)),
+            [{"C": penalty} for penalty in REGULARISATION_GRID],
+            folds=False,
+            weight=state.weight,
+        )
+        rows = self.experiment.training.rows
+        probs = [softmax(self._logits(fit.head, self.experiment.cache, rows)) for fit in fits]
+        return np.asarray(np.log(np.maximum(np.mean(probs, axis=0), PROBABILITY_FLOOR)))
 
     def _on_views(self, head: Head | None, scaler: Any) -> list[Evaluated]:
         """The head as it is, with the calibrator of clean rows, on every stored view."""

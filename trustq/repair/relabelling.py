@@ -115,7 +115,7 @@ def _require_features_only(cache: Cache, classes: tuple[str, ...], sweep: SweepR
             f"{cache.name}: its logits are {differ}. Fit a head on its features, e.g. "
             "`head=linear`, or leave target out."
         )
-    sources = ("crossfit", "passes")
+    sources = ("crossfit", "passes", "epochs")
     for arm in arms_of(sweep):
         if arm.uses_probabilities and arm.source in sources:
             raise InputError(
