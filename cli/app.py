@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
@@ -134,28 +135,47 @@ class App(typer.Typer):
         register = super().command(name, **options)
 
         def registered(function: Any) -> Any:
-            _name_values(function)
-            register(_with_verbose(function))
+            command = _with_options(function)
+            _name_values(command)
+            register(command)
             return function
 
         return registered
 
 
-def _with_verbose(function: Any) -> Any:
-    """A command that takes --verbose, too, as every command does."""
+def _with_options(function: Any) -> Any:
+    """A command that takes --verbose, and the fields of each bundle of options as options.
+
+    A bundle is a parameter annotated with a dataclass, see `options`; the command gets it filled.
+    """
+    own: list[inspect.Parameter] = []
+    bundles: dict[str, Any] = {}
+    for parameter in inspect.signature(function, eval_str=True).parameters.values():
+        kind = parameter.annotation
+        if not (isinstance(kind, type) and is_dataclass(kind)):
+            own.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        bundles[parameter.name] = kind
+        own.extend(
+            inspect.signature(kind, eval_str=True)
+            .parameters[field.name]
+            .replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for field in fields(kind)
+        )
 
     @functools.wraps(function)
     def command(**given: Any) -> Any:
         del given["verbose"]  # its callback did all there is to do
+        for name, kind in bundles.items():
+            given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
         return function(**given)
 
-    signature = inspect.signature(function, eval_str=True)
     added = inspect.Parameter(
         "verbose", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=_VERBOSE
     )
-    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in signature.parameters.values()]
-    command.__signature__ = signature.replace(parameters=[*own, added])  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in (*own, added)}
+    signature = inspect.Signature([*own, added])
+    command.__signature__ = signature  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
     return command
 
 

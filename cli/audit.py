@@ -1,18 +1,118 @@
 """`trustq audit`: which labels look wrong, what people answered, what cleaning changes."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from . import audit_board, audit_consensus, audit_duplicates
 from .app import App
-from .options import Classes, Features, Groups, Logits, Normalize, Probs, SampleIds
+from .options import FeatureArrays
+
+if TYPE_CHECKING:
+    from trustq.audit.labels import LabelAudit
 
 app = App(
     no_args_is_help=True,
     help="Find suspicious labels and duplicate images, take answers, write a cleaned list.",
 )
+
+
+@dataclass
+class Listing:
+    """How many labels are listed, by which score, and where to."""
+
+    out: Annotated[Path, typer.Option(help="Folder for the lists.")] = Path("audit")
+    review: Annotated[
+        int | None, typer.Option(help="Number of most suspicious labels to list.")
+    ] = None
+    precision: Annotated[
+        float | None,
+        typer.Option(help="Cut the list where its estimated precision falls below this."),
+    ] = None
+    score: Annotated[str, typer.Option(help="Label-quality score.")] = "noise_posterior"
+    unit: Annotated[
+        str,
+        typer.Option(
+            help="row, or group: list the most suspicious row of each group and label, and let an "
+            "answer speak for the group (lesion, patient)."
+        ),
+    ] = "row"
+    results: Annotated[Path, typer.Option(help="Folder for the result tables.")] = Path("results")
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the page.")] = False
+
+
+@dataclass
+class Models:
+    """The models that judge labels which they did not see."""
+
+    source: Annotated[
+        str,
+        typer.Option(
+            help="Probabilities of: head (fitted out of fold), crossfit (stored in the cache), "
+            "file (out of fold, as you state), or auto."
+        ),
+    ] = "auto"
+    head: Annotated[str, typer.Option(help="Head to fit on features.")] = "linear"
+    folds: Annotated[int, typer.Option(help="Folds, by group.")] = 5
+    seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0
+    exposure: Annotated[
+        str | None,
+        typer.Option(help="What the backbone of a file has seen, as in trustq cache import."),
+    ] = None
+
+
+@dataclass
+class Images:
+    """The images of the sheet of candidates."""
+
+    manifest: Annotated[
+        Path | None, typer.Option(help="Manifest of the images, for the sheet of candidates.")
+    ] = None
+    root: Annotated[
+        Path | None, typer.Option(help="Image folder; alone, images are found by their id.")
+    ] = None
+    candidates: Annotated[int, typer.Option(min=1, help="Images on the sheet.")] = 60
+
+
+@dataclass
+class Known:
+    """Labels that are known to be right."""
+
+    answers: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Answers of an earlier review (sample_id,label): those labels stand in the place "
+            "of the given ones, are learned from, and are not listed again.",
+        ),
+    ] = None
+    trust: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN=VALUE,...",
+            help="Rows whose labels are trusted, e.g. dx_type=histo,consensus, by --metadata or "
+            "the manifest: learned from and not listed.",
+        ),
+    ] = None
+    metadata: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Table of sample_id and the column of --trust."),
+    ] = None
+
+
+@dataclass
+class Arrays(FeatureArrays):
+    """What is where in a file, the labels that are audited among it."""
+
+    labels: Annotated[
+        str | None,
+        typer.Option(help="Labels column; together with --observed, the reference labels."),
+    ] = None
+    observed: Annotated[
+        str | None, typer.Option(help="Name of the labels to audit [default: observed, or labels].")
+    ] = None
 
 
 @app.command()
@@ -25,81 +125,11 @@ def labels(
             "probabilities (npz, CSV, Parquet).",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the lists.")] = Path("audit"),
-    review: Annotated[
-        int | None, typer.Option(help="Number of most suspicious labels to list.")
-    ] = None,
-    precision: Annotated[
-        float | None,
-        typer.Option(help="Cut the list where its estimated precision falls below this."),
-    ] = None,
-    score: Annotated[str, typer.Option(help="Label-quality score.")] = "noise_posterior",
-    source: Annotated[
-        str,
-        typer.Option(
-            help="Probabilities of: head (fitted out of fold), crossfit (stored in the cache), "
-            "file (out of fold, as you state), or auto."
-        ),
-    ] = "auto",
-    head: Annotated[str, typer.Option(help="Head to fit on features.")] = "linear",
-    folds: Annotated[int, typer.Option(help="Folds, by group.")] = 5,
-    seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0,
-    manifest: Annotated[
-        Path | None, typer.Option(help="Manifest of the images, for the sheet of candidates.")
-    ] = None,
-    root: Annotated[
-        Path | None, typer.Option(help="Image folder; alone, images are found by their id.")
-    ] = None,
-    candidates: Annotated[int, typer.Option(min=1, help="Images on the sheet.")] = 60,
-    observed: Annotated[
-        str | None, typer.Option(help="Name of the labels to audit [default: observed, or labels].")
-    ] = None,
-    answers: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Answers of an earlier review (sample_id,label): those labels stand in the place "
-            "of the given ones, are learned from, and are not listed again.",
-        ),
-    ] = None,
-    trust: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMN=VALUE,...",
-            help="Rows whose labels are trusted, e.g. dx_type=histo,consensus, by --metadata or "
-            "the manifest: learned from and not listed.",
-        ),
-    ] = None,
-    metadata: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Table of sample_id and the column of --trust."),
-    ] = None,
-    unit: Annotated[
-        str,
-        typer.Option(
-            help="row, or group: list the most suspicious row of each group and label, and let an "
-            "answer speak for the group (lesion, patient)."
-        ),
-    ] = "row",
-    label_names: Annotated[
-        str | None,
-        typer.Option(
-            "--labels", help="Labels column; together with --observed, the reference labels."
-        ),
-    ] = None,
-    features: Features = None,
-    probs: Probs = None,
-    logits: Logits = None,
-    sample_ids: SampleIds = None,
-    groups: Groups = None,
-    classes: Classes = None,
-    normalize: Normalize = None,
-    exposure: Annotated[
-        str | None,
-        typer.Option(help="What the backbone of a file has seen, as in trustq cache import."),
-    ] = None,
-    results: Annotated[Path, typer.Option(help="Folder for the result tables.")] = Path("results"),
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of the page.")] = False,
+    listing: Listing,
+    models: Models,
+    pictures: Images,
+    known: Known,
+    arrays: Arrays,
 ) -> None:
     """List the labels that look wrong, by models that did not see them.
 
@@ -110,64 +140,59 @@ def labels(
     Example: trustq audit labels embeddings.npz --review 200 --out audit
     """
     from trustq.audit import audit_labels, known_labels, open_source
-    from trustq.data.image_files import find_images
-    from trustq.report.audit import (
-        MONTAGE,
-        audit_page,
-        audit_summary,
-        record_audit,
-        write_audit,
-    )
-    from trustq.report.image_sheets import draw_candidates
+    from trustq.report.audit import audit_page, audit_summary, record_audit
     from trustq.report.text import to_json
     from trustq.store import find_caches
 
-    given = {
-        "observed": observed,
-        "labels": label_names,
-        "features": features,
-        "probs": probs,
-        "logits": logits,
-        "sample_ids": sample_ids,
-        "groups": groups,
-        "classes": classes,
-    }
-    names = {name: value for name, value in given.items() if value is not None}
-    known = known_labels(answers=answers, trust=trust, metadata=metadata or manifest)
+    known_rows = known_labels(
+        answers=known.answers, trust=known.trust, metadata=known.metadata or pictures.manifest
+    )
     opened = [
         open_source(
             path,
-            source=source,
-            head=head,
-            folds=folds,
-            seed=seed,
-            names=names,
-            exposure=exposure,
-            normalize=normalize,
-            known=known,
+            names=arrays.names,
+            normalize=arrays.normalize,
+            known=known_rows,
+            **vars(models),
         )
         for path in find_caches(sources)
     ]
-    audit = audit_labels(opened, score=score, review=review, precision=precision, unit=unit)
+    audit = audit_labels(
+        opened,
+        score=listing.score,
+        review=listing.review,
+        precision=listing.precision,
+        unit=listing.unit,
+    )
+    written = _write(audit, listing.out, pictures)
+    record_audit(audit, listing.results)
+    for path in written:
+        typer.echo(f"wrote {path}", err=True)
+    typer.echo(to_json(audit_summary(audit)) if listing.json else audit_page(audit))
+
+
+def _write(audit: "LabelAudit", out: Path, pictures: Images) -> list[Path]:
+    """Write the lists and, where the images are reachable, the sheet of candidates."""
+    from trustq.data.image_files import find_images
+    from trustq.report.audit import MONTAGE, write_audit
+    from trustq.report.image_sheets import draw_candidates
+
     images = None
-    if manifest is not None or root is not None:
-        images = find_images(audit.sample_ids.tolist(), manifest=manifest, root=root)
-    where = {"manifest": manifest, "root": root}
+    where = {"manifest": pictures.manifest, "root": pictures.root}
     kept = {name: str(path.resolve()) for name, path in where.items() if path is not None}
-    written = write_audit(audit, out, images=kept)
+    if kept:
+        images = find_images(audit.sample_ids.tolist(), **where)
+    written = list(write_audit(audit, out, images=kept))
     if images is not None and len(audit.order):
         written.append(out / MONTAGE)
-        sheet = draw_candidates(audit, images, written[-1], candidates=candidates)
+        sheet = draw_candidates(audit, images, written[-1], candidates=pictures.candidates)
         if sheet.missing:
             typer.echo(
                 f"Note: {len(sheet.missing)} of {sheet.n} images could not be read, e.g. "
                 f"{sheet.missing[0]}.",
                 err=True,
             )
-    record_audit(audit, results)
-    for path in written:
-        typer.echo(f"wrote {path}", err=True)
-    typer.echo(to_json(audit_summary(audit)) if json else audit_page(audit))
+    return written
 
 
 @app.command()

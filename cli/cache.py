@@ -1,6 +1,7 @@
 """`trustq cache`: list, describe, verify, import, export and relabel caches."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -101,12 +102,40 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command("import")
-def import_file(
-    file: Annotated[
-        Path, typer.Argument(help="An npz, npy, safetensors, Parquet or CSV file of features.")
-    ],
-    out: Annotated[Path, typer.Option(help="The cache to write, ending in .h5.")],
+@dataclass
+class Arrays:
+    """What the arrays of a file are called."""
+
+    features: Annotated[
+        str, typer.Option(help="Array (n, d); of a table a column of lists, or a prefix.")
+    ] = "features"
+    labels: Annotated[str, typer.Option(help="Array (n,) of indices or names.")] = "labels"
+    logits: Annotated[
+        str, typer.Option(help="Array (n, k), if any; of a table columns a,b,c or a prefix.")
+    ] = "logits"
+    probs: Annotated[str, typer.Option(help="Array (n, k), if any; likewise.")] = "probs"
+    sample_ids: Annotated[str, typer.Option(help="Array (n,), if any.")] = "sample_ids"
+    groups: Annotated[str, typer.Option(help="Array (n,), if any.")] = "groups"
+    split: Annotated[str, typer.Option(help="Array (n,), if any.")] = "split"
+    observed: Annotated[str, typer.Option(help="Array (n,), if any.")] = "observed"
+    folds: Annotated[str, typer.Option(help="Array (n,), if any.")] = "folds"
+    crossfit_logits: Annotated[
+        str, typer.Option(help="Array (n, k), if any: each row by the model of its fold.")
+    ] = "crossfit_logits"
+    classes: Annotated[
+        str, typer.Option(help="Array (k,) of names, if any, or the names: a,b,c.")
+    ] = "classes"
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The names that are not the usual ones."""
+        return {usual: own for usual, own in vars(self).items() if own != usual}
+
+
+@dataclass
+class Joined:
+    """What is stated of the rows beside the file."""
+
     exposure: Annotated[
         str | None,
         typer.Option(
@@ -114,38 +143,32 @@ def import_file(
             "`observed`), finetuned-clean, crossfit or unknown [default: unknown; a file that "
             "trustq exported keeps its own]."
         ),
-    ] = None,
-    dataset: Annotated[str, typer.Option(help="Name of the data set [default: the file's].")] = "",
+    ] = None
+    dataset: Annotated[str, typer.Option(help="Name of the data set [default: the file's].")] = ""
     ids: Annotated[
         Path | None,
         typer.Option(help="Ids of the rows in their order: a .txt, one per line, or a table."),
-    ] = None,
+    ] = None
     meta: Annotated[
         list[Path] | None,
         typer.Option(help="Table (a manifest, say) to join by id; may be given again."),
-    ] = None,
+    ] = None
     normalize: Annotated[
         str | None, typer.Option(help="Normalize rows to sum to 1: l1 or softmax.")
-    ] = None,
-    features: Annotated[
-        str, typer.Option(help="Array (n, d); of a table a column of lists, or a prefix.")
-    ] = "features",
-    labels: Annotated[str, typer.Option(help="Array (n,) of indices or names.")] = "labels",
-    logits: Annotated[
-        str, typer.Option(help="Array (n, k), if any; of a table columns a,b,c or a prefix.")
-    ] = "logits",
-    probs: Annotated[str, typer.Option(help="Array (n, k), if any; likewise.")] = "probs",
-    sample_ids: Annotated[str, typer.Option(help="Array (n,), if any.")] = "sample_ids",
-    groups: Annotated[str, typer.Option(help="Array (n,), if any.")] = "groups",
-    split: Annotated[str, typer.Option(help="Array (n,), if any.")] = "split",
-    observed: Annotated[str, typer.Option(help="Array (n,), if any.")] = "observed",
-    folds: Annotated[str, typer.Option(help="Array (n,), if any.")] = "folds",
-    crossfit_logits: Annotated[
-        str, typer.Option(help="Array (n, k), if any: each row by the model of its fold.")
-    ] = "crossfit_logits",
-    classes: Annotated[
-        str, typer.Option(help="Array (k,) of names, if any, or the names: a,b,c.")
-    ] = "classes",
+    ] = None
+
+
+@app.command("import")
+def import_file(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="npz, npy, HDF5, safetensors, pt, tar, Parquet, CSV or Excel file of features."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The cache to write, ending in .h5.")],
+    joined: Joined,
+    arrays: Arrays,
 ) -> None:
     """Take features and labels made elsewhere as a cache.
 
@@ -160,29 +183,8 @@ def import_file(
     from trustq.store import crossfit_signs, import_cache, write_cache
 
     _require_new(out)
-    stated = {
-        "features": features,
-        "labels": labels,
-        "logits": logits,
-        "probs": probs,
-        "sample_ids": sample_ids,
-        "groups": groups,
-        "split": split,
-        "observed": observed,
-        "folds": folds,
-        "crossfit_logits": crossfit_logits,
-        "classes": classes,
-    }
-    names = {name: array for name, array in stated.items() if array != name}
-    cache = import_cache(
-        file,
-        exposure=exposure,
-        names=names,
-        dataset=dataset,
-        ids=ids,
-        meta=meta or [],
-        normalize=normalize,
-    )
+    stated = vars(joined) | {"meta": joined.meta or []}
+    cache = import_cache(file, names=arrays.names, **stated)
     cache = write_cache(out, cache)
     for note in (cache.recipe.get("notes", ""), *crossfit_signs(cache)):
         if note:

@@ -1,12 +1,13 @@
 """`trustq data`: from published files to a manifest, and what is in one."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .app import App
-from .options import NoProgress, Quiet
+from .options import Progress
 from .output import print_note, print_table, progress
 
 if TYPE_CHECKING:
@@ -15,8 +16,103 @@ if TYPE_CHECKING:
 app = App(no_args_is_help=True, help="Make manifests of data sets and describe them.")
 
 
+@dataclass
+class Splitting:
+    """How rows are put into splits."""
+
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the splits.")] = 0
+    fractions: Annotated[str, typer.Option(help="Shares of train, val and test.")] = ".7,.15,.15"
+    splits: Annotated[
+        Path | None,
+        typer.Option(
+            help="CSV or Parquet with sample_id and split, instead of making splits.",
+            show_default=False,
+        ),
+    ] = None
+    split: Annotated[
+        str, typer.Option(help="made, published (the data set's own parts) or external (all rows).")
+    ] = "made"
+    merge_duplicates: Annotated[
+        Path | None,
+        typer.Option(help="Table of pairs (sample_a, sample_b) whose groups become one."),
+    ] = None
+
+
+@dataclass
+class Labelling:
+    """Which labels rows get, and which are left out."""
+
+    target: Annotated[
+        str, typer.Option(help="Labels: native, condition, malignant or ham10000.")
+    ] = "native"
+    taxonomy: Annotated[
+        Path | None,
+        typer.Option(help="CSV native,condition,malignant,ham10000 instead of the packaged one."),
+    ] = None
+    drop: Annotated[
+        str | None, typer.Option(help="Published labels to leave out, separated by commas: UNK.")
+    ] = None
+
+
+@dataclass
+class Adapting:
+    """What adapters of single data sets take."""
+
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="Leave out rows without an image.")
+    ] = False
+    skip_unlabeled: Annotated[
+        bool, typer.Option("--skip-unlabeled", help="csv: leave out rows without a label.")
+    ] = False
+    metadata_only: Annotated[
+        bool,
+        typer.Option(
+            "--metadata-only", help="Keep rows without an image: a manifest of the tables alone."
+        ),
+    ] = False
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What a word of the tables means: WORD=LABEL; may be given several times.",
+            show_default=False,
+        ),
+    ] = None
+    finding: Annotated[
+        str | None, typer.Option(help="Chest X-rays: the finding that is there or not.")
+    ] = None
+    uncertain: Annotated[
+        str | None, typer.Option(help="chexpert: -1 is present, absent or drop [default: drop].")
+    ] = None
+    unmentioned: Annotated[
+        str | None, typer.Option(help="chexpert: blank is absent or drop [default: drop].")
+    ] = None
+    group_regex: Annotated[
+        str | None, typer.Option(help="folder: finds the group in an image's path.")
+    ] = None
+    table: Annotated[Path | None, typer.Option(help="csv: the CSV or Parquet file.")] = None
+    id_column: Annotated[str | None, typer.Option(help="csv: [default: sample_id].")] = None
+    path_column: Annotated[str | None, typer.Option(help="csv: [default: path].")] = None
+    label_column: Annotated[str | None, typer.Option(help="csv: [default: label].")] = None
+    group_column: Annotated[
+        str | None, typer.Option(help="csv: [default: group_id, or every row its own].")
+    ] = None
+    split_column: Annotated[
+        str | None, typer.Option(help="csv: [default: split, or splits are made].")
+    ] = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What was given, as the library takes it."""
+        values = vars(self) | {"rename": _renames(self.rename)}
+        return {name: value for name, value in values.items() if value not in (None, False)}
+
+
 @app.command()
 def prepare(
+    splitting: Splitting,
+    labelling: Labelling,
+    adapting: Adapting,
+    shown: Progress,
     name: Annotated[str | None, typer.Argument(help="A data set of --list.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Manifest to write, a .parquet file.", show_default=False)
@@ -28,76 +124,7 @@ def prepare(
             show_default=False,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the splits.")] = 0,
-    fractions: Annotated[str, typer.Option(help="Shares of train, val and test.")] = ".7,.15,.15",
-    splits: Annotated[
-        Path | None,
-        typer.Option(
-            help="CSV or Parquet with sample_id and split, instead of making splits.",
-            show_default=False,
-        ),
-    ] = None,
-    split: Annotated[
-        str, typer.Option(help="made, published (the data set's own parts) or external (all rows).")
-    ] = "made",
-    target: Annotated[
-        str, typer.Option(help="Labels: native, condition, malignant or ham10000.")
-    ] = "native",
-    taxonomy: Annotated[
-        Path | None,
-        typer.Option(help="CSV native,condition,malignant,ham10000 instead of the packaged one."),
-    ] = None,
-    drop: Annotated[
-        str | None, typer.Option(help="Published labels to leave out, separated by commas: UNK.")
-    ] = None,
-    merge_duplicates: Annotated[
-        Path | None,
-        typer.Option(help="Table of pairs (sample_a, sample_b) whose groups become one."),
-    ] = None,
-    skip_missing: Annotated[
-        bool, typer.Option("--skip-missing", help="Leave out rows without an image.")
-    ] = False,
-    skip_unlabeled: Annotated[
-        bool, typer.Option("--skip-unlabeled", help="csv: leave out rows without a label.")
-    ] = False,
-    metadata_only: Annotated[
-        bool,
-        typer.Option(
-            "--metadata-only", help="Keep rows without an image: a manifest of the tables alone."
-        ),
-    ] = False,
-    rename: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="What a word of the tables means: WORD=LABEL; may be given several times.",
-            show_default=False,
-        ),
-    ] = None,
-    finding: Annotated[
-        str | None, typer.Option(help="Chest X-rays: the finding that is there or not.")
-    ] = None,
-    uncertain: Annotated[
-        str | None, typer.Option(help="chexpert: -1 is present, absent or drop [default: drop].")
-    ] = None,
-    unmentioned: Annotated[
-        str | None, typer.Option(help="chexpert: blank is absent or drop [default: drop].")
-    ] = None,
-    group_regex: Annotated[
-        str | None, typer.Option(help="folder: finds the group in an image's path.")
-    ] = None,
-    table: Annotated[Path | None, typer.Option(help="csv: the CSV or Parquet file.")] = None,
-    id_column: Annotated[str | None, typer.Option(help="csv: [default: sample_id].")] = None,
-    path_column: Annotated[str | None, typer.Option(help="csv: [default: path].")] = None,
-    label_column: Annotated[str | None, typer.Option(help="csv: [default: label].")] = None,
-    group_column: Annotated[
-        str | None, typer.Option(help="csv: [default: group_id, or every row its own].")
-    ] = None,
-    split_column: Annotated[
-        str | None, typer.Option(help="csv: [default: split, or splits are made].")
-    ] = None,
     show_list: Annotated[bool, typer.Option("--list", help="List the data sets.")] = False,
-    quiet: Quiet = False,
-    no_progress: NoProgress = False,
 ) -> None:
     """Make the manifest of a data set: one row an image, with its label, group and split.
 
@@ -113,38 +140,22 @@ def prepare(
         return
     if name is None or out is None:
         raise typer.BadParameter("Name a data set (see --list) and the manifest: NAME --out FILE.")
-    options: dict[str, Any] = {
-        "skip_missing": skip_missing or None,
-        "skip_unlabeled": skip_unlabeled or None,
-        "metadata_only": metadata_only or None,
-        "rename": _renames(rename),
-        "finding": finding,
-        "uncertain": uncertain,
-        "unmentioned": unmentioned,
-        "group_regex": group_regex,
-        "table": table,
-        "id_column": id_column,
-        "path_column": path_column,
-        "label_column": label_column,
-        "group_column": group_column,
-        "split_column": split_column,
-    }
     with progress("Reading", "images") as show:
         manifest = datasets.prepare(
             name,
             out=out,
             root=root,
-            seed=seed,
-            fractions=_numbers(fractions),
-            split=split,
-            splits_file=splits,
-            target=target,
-            taxonomy=taxonomy,
-            drop=_words(drop),
-            merge_duplicates=merge_duplicates,
+            seed=splitting.seed,
+            fractions=_numbers(splitting.fractions),
+            split=splitting.split,
+            splits_file=splitting.splits,
+            target=labelling.target,
+            taxonomy=labelling.taxonomy,
+            drop=_words(labelling.drop),
+            merge_duplicates=splitting.merge_duplicates,
             progress=show,
             say=lambda sentence: typer.echo(sentence, err=True),
-            **{key: value for key, value in options.items() if value is not None},
+            **adapting.given,
         )
     _print_description(manifest, out)
 
@@ -257,8 +268,8 @@ def measure(
         Path | None, typer.Option(help="Manifest to write [default: the same file].")
     ] = None,
     root: Annotated[Path | None, typer.Option(help="Data root, if the images have moved.")] = None,
-    quiet: Quiet = False,
-    no_progress: NoProgress = False,
+    *,
+    shown: Progress,
 ) -> None:
     """Add image measures as columns: size, grey, contrast, sharpness, edges and skin tone (ITA).
 

@@ -2,101 +2,152 @@
 
 import dataclasses
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .options import named
 from .output import print_note
 
+if TYPE_CHECKING:
+    from trustq.data.manifest import Manifest
+    from trustq.extraction.jobs import Extracted
+    from trustq.recipes import ExtractRecipe
 
-def extract(
-    manifest: Annotated[Path, typer.Argument(help="Manifest, .parquet or .csv.")],
-    recipe: Annotated[str, typer.Option(help="Packaged recipe or TOML file.")] = "",
-    seeds: Annotated[str, typer.Option(help="Comma-separated backbone seeds.")] = "0",
-    out: Annotated[Path, typer.Option(help="Folder for caches.")] = Path("cache"),
-    name: Annotated[
-        str | None, typer.Option(help="Name for the caches' folder [default: the recipe's].")
-    ] = None,
+
+@dataclass
+class Recipe:
+    """What the network is trained on, and how."""
+
+    recipe: Annotated[str, typer.Option(help="Packaged recipe or TOML file.")] = ""
+    seeds: Annotated[str, typer.Option(help="Comma-separated backbone seeds.")] = "0"
     noise: Annotated[
         str | None,
         typer.Option(help="Label noise of training labels: none, symmetric:R, reference, ..."),
-    ] = None,
+    ] = None
     trusted: Annotated[
         float | None, typer.Option(help="Share of training labels clean from the start.")
-    ] = None,
+    ] = None
     observed: Annotated[
         Path | None,
         typer.Option(
             help="Train on the labels of this table: sample_id,label; blank = dropped. "
             "{seed} in its name is filled in."
         ),
-    ] = None,
+    ] = None
     mode: Annotated[
         str | None,
         typer.Option(help="finetune or frozen; crossfit also trains one network per group fold."),
-    ] = None,
+    ] = None
     train_on: Annotated[
         str | None,
         typer.Option(help="Split to train on, or a share of its groups: train:0.5."),
-    ] = None,
-    backbone: Annotated[str | None, typer.Option(help="Any timm model name.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs at most.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of the network input.")] = None,
+    ] = None
+    backbone: Annotated[str | None, typer.Option(help="Any timm model name.")] = None
+    epochs: Annotated[int | None, typer.Option(help="Epochs at most.")] = None
+    image_size: Annotated[int | None, typer.Option(help="Side of the network input.")] = None
     weights: Annotated[
         str | None,
         typer.Option(help="Start from this .safetensors or .pth file, or package:NAME."),
-    ] = None,
+    ] = None
     no_pretrained: Annotated[
         bool, typer.Option("--no-pretrained", help="Start from random weights.")
-    ] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    ] = False
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The recipe's keys that were given as options."""
+        values = named(self, besides=("recipe", "seeds", "no_pretrained"))
+        return values | ({"pretrained": False} if self.no_pretrained else {})
+
+    @property
+    def numbers(self) -> list[int]:
+        """The seeds."""
+        from trustq.errors import InputError
+
+        try:
+            return [int(seed) for seed in self.seeds.split(",")]
+        except ValueError as error:
+            raise InputError(
+                f"--seeds {self.seeds}: expected whole numbers, e.g. --seeds 42,52.",
+                where="seeds",
+                found=self.seeds,
+            ) from error
+
+
+@dataclass
+class Reading:
+    """How images are read and what is done where that fails."""
+
     root: Annotated[
         Path | None, typer.Option(help="Where the images are [default: as the manifest says].")
-    ] = None,
+    ] = None
     stage: Annotated[
         Path | None, typer.Option(help="Copy the images to this local folder first.")
-    ] = None,
+    ] = None
     skip_unreadable: Annotated[
         bool,
         typer.Option(
             "--skip-unreadable", help="Leave out images that cannot be decoded, and record them."
         ),
-    ] = False,
+    ] = False
     auto_batch: Annotated[
         bool,
         typer.Option(
             "--auto-batch", help="On out-of-memory halve the batch size and accumulate gradients."
         ),
-    ] = False,
+    ] = False
+
+
+@dataclass
+class Dumped:
+    """What is stored beside features and logits."""
+
+    views: Annotated[
+        str | None,
+        typer.Option(help="Further passes to store: tta, corruptions, blur-2, ... (commas)."),
+    ] = None
+    passes: Annotated[int | None, typer.Option(help="Dropout passes to store, 20 is usual.")] = None
+    pass_drop: Annotated[
+        str | None,
+        typer.Option(help="What passes drop: dropout, or (moving maps) path:0.1, spatial:0.1."),
+    ] = None
+    maps: Annotated[
+        bool, typer.Option("--maps", help="Store the last feature map, for trustq explain.")
+    ] = False
+    explain: Annotated[
+        str | None, typer.Option(help="Explanations to store: gradcam,scorecam.")
+    ] = None
+    explain_class: Annotated[
+        str | None, typer.Option(help="Class to explain: predicted, label, or a class name.")
+    ] = None
+    explain_checks: Annotated[
+        int | None, typer.Option(help="Number of rows on which explanations are tested.")
+    ] = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What was asked for, by the recipe's keys."""
+        return named(self, besides=() if self.maps else ("maps",))
+
+
+def extract(
+    manifest: Annotated[Path, typer.Argument(help="Manifest, .parquet or .csv.")],
+    training: Recipe,
+    reading: Reading,
+    dumped: Dumped,
+    out: Annotated[Path, typer.Option(help="Folder for caches.")] = Path("cache"),
+    name: Annotated[
+        str | None, typer.Option(help="Name for the caches' folder [default: the recipe's].")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     with_: Annotated[
         list[str] | None,
         typer.Option(
             "--with", help="Caches (quoted patterns) whose networks are used, without training."
         ),
-    ] = None,
-    views: Annotated[
-        str | None,
-        typer.Option(help="Further passes to store: tta, corruptions, blur-2, ... (commas)."),
-    ] = None,
-    passes: Annotated[
-        int | None, typer.Option(help="Dropout passes to store, 20 is usual.")
-    ] = None,
-    pass_drop: Annotated[
-        str | None,
-        typer.Option(help="What passes drop: dropout, or (moving maps) path:0.1, spatial:0.1."),
-    ] = None,
-    maps: Annotated[
-        bool, typer.Option("--maps", help="Store the last feature map, for trustq explain.")
-    ] = False,
-    explain: Annotated[
-        str | None, typer.Option(help="Explanations to store: gradcam,scorecam.")
-    ] = None,
-    explain_class: Annotated[
-        str | None, typer.Option(help="Class to explain: predicted, label, or a class name.")
-    ] = None,
-    explain_checks: Annotated[
-        int | None, typer.Option(help="Number of rows on which explanations are tested.")
     ] = None,
     only: Annotated[
         str | None,
@@ -120,96 +171,31 @@ def extract(
 
     Example: trustq extract digits.parquet --recipe digits --seeds 0,1
     """
-    values: dict[str, Any] = {
-        "noise": noise,
-        "trusted": trusted,
-        "observed": observed,
-        "mode": mode,
-        "train_on": train_on,
-        "backbone": backbone,
-        "epochs": epochs,
-        "image_size": image_size,
-        "weights": weights,
-        "pretrained": False if no_pretrained else None,
-    }
-    values = {key: value for key, value in values.items() if value is not None}
-    # How many processes load images changes no number, so it goes with --with too.
-    workers = [
-        text for text in settings or [] if text.removeprefix("extract.").startswith("workers=")
-    ]
-    other = [text for text in settings or [] if text not in workers]
-    training = recipe or values or other or seeds != "0" or stage or skip_unreadable or auto_batch
-    if with_ and training:
-        raise typer.BadParameter(
-            "--with takes everything else from the caches; only --out, --name, --device, --root, "
-            "--only, --views, --passes, --pass-drop, --maps, --explain, --explain-class, "
-            "--explain-checks and --set workers=N go with it."
-        )
-    if only and not with_:
+    settings = settings or []
+    if with_:
+        _require_alone(training, reading, settings)
+    elif only:
         raise typer.BadParameter("--only goes with --with alone: a training needs every split.")
-    dumped: dict[str, Any] = {
-        "views": views,
-        "passes": passes,
-        "pass_drop": pass_drop,
-        "maps": maps or None,
-        "explain": explain,
-        "explain_class": explain_class,
-        "explain_checks": explain_checks,
-    }
-    dumped = {key: value for key, value in dumped.items() if value is not None}
-    values |= dumped
-
-    from trustq.data.manifest import read_manifest, split_suspicions
-    from trustq.errors import InputError
     from trustq.extraction import extract as train_and_extract
-    from trustq.extraction import extract_with
-    from trustq.extraction.dump.reuse_networks import EXPLAIN_SETTINGS, some_rows
     from trustq.recipes import load_recipe
-    from trustq.store import find_caches
 
+    where: dict[str, Any] = {"out": out, "device": device}
+    values = dumped.given if with_ else training.given | dumped.given
     try:
+        # What is dumped again is read as a recipe's settings are, with their types and refusals.
+        asked = load_recipe(training.recipe, values=values, settings=settings, part="extract")
         if with_:
-            caches = find_caches(with_)
-            rows = read_manifest(manifest, root=root)
-            for note in split_suspicions(rows):
-                print_note(note)
-            # What is dumped is read as a recipe's settings are, with their types and refusals.
-            asked = load_recipe(values=dumped, settings=workers, part="extract").extract
-            made = extract_with(
-                some_rows(rows, only) if only else rows,
-                caches,
-                out=out,
-                name=name or "",
-                views=asked.views,
-                passes=asked.passes,
-                maps=asked.maps,
-                explain={name: getattr(asked, name) for name in EXPLAIN_SETTINGS},
-                workers=asked.workers,
-                device=device,
-            )
+            rows = _rows(manifest, reading)
+            made = _dump_again(rows, with_, only, asked.extract, name=name or "", **where)
         else:
-            chosen = load_recipe(recipe, values=values, settings=settings or [], part="extract")
-            chosen = dataclasses.replace(chosen, name=name or chosen.name)
-            try:
-                numbers = [int(seed) for seed in seeds.split(",")]
-            except ValueError as error:
-                raise InputError(
-                    f"--seeds {seeds}: expected whole numbers, e.g. --seeds 42,52.",
-                    where="seeds",
-                    found=seeds,
-                ) from error
-            rows = read_manifest(manifest, root=root)
-            for note in split_suspicions(rows):
-                print_note(note)
             made = train_and_extract(
-                rows,
-                recipe=chosen,
-                seeds=numbers,
-                out=out,
-                device=device,
-                stage_to=stage,
-                skip_unreadable=skip_unreadable,
-                auto_batch=auto_batch,
+                recipe=dataclasses.replace(asked, name=name or asked.name),
+                seeds=training.numbers,
+                manifest=_rows(manifest, reading),
+                stage_to=reading.stage,
+                skip_unreadable=reading.skip_unreadable,
+                auto_batch=reading.auto_batch,
+                **where,
             )
     except KeyboardInterrupt as stop:
         typer.echo(
@@ -218,6 +204,57 @@ def extract(
             err=True,
         )
         raise typer.Exit(130) from stop
+    _print(made, as_json=as_json)
+
+
+def _is_workers(setting: str) -> bool:
+    """Whether a setting says how many processes load images, which changes no number."""
+    return setting.removeprefix("extract.").startswith("workers=")
+
+
+def _require_alone(training: Recipe, reading: Reading, settings: list[str]) -> None:
+    """Refuse what only a training takes."""
+    other = [text for text in settings if not _is_workers(text)]
+    copied = reading.stage or reading.skip_unreadable or reading.auto_batch
+    if training.recipe or training.given or other or training.seeds != "0" or copied:
+        raise typer.BadParameter(
+            "--with takes everything else from the caches; only --out, --name, --device, --root, "
+            "--only, --views, --passes, --pass-drop, --maps, --explain, --explain-class, "
+            "--explain-checks and --set workers=N go with it."
+        )
+
+
+def _rows(manifest: Path, reading: Reading) -> "Manifest":
+    """The manifest; what is suspicious in its splits is said."""
+    from trustq.data.manifest import read_manifest, split_suspicions
+
+    rows = read_manifest(manifest, root=reading.root)
+    for note in split_suspicions(rows):
+        print_note(note)
+    return rows
+
+
+def _dump_again(
+    rows: "Manifest", caches: list[str], only: str | None, asked: "ExtractRecipe", **where: Any
+) -> "list[Extracted]":
+    """Further dumps of the networks of caches."""
+    from trustq.extraction import extract_with
+    from trustq.extraction.dump.reuse_networks import EXPLAIN_SETTINGS, some_rows
+    from trustq.store import find_caches
+
+    return extract_with(
+        some_rows(rows, only) if only else rows,
+        find_caches(caches),
+        views=asked.views,
+        passes=asked.passes,
+        maps=asked.maps,
+        explain={name: getattr(asked, name) for name in EXPLAIN_SETTINGS},
+        workers=asked.workers,
+        **where,
+    )
+
+
+def _print(made: "list[Extracted]", *, as_json: bool) -> None:
     if as_json:
         listed = [dataclasses.asdict(cache) | {"path": str(cache.path)} for cache in made]
         typer.echo(json.dumps(listed, indent=2))

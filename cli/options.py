@@ -1,5 +1,11 @@
-"""Options that several commands share, each declared once."""
+"""Options that several commands share, each declared once, alone or in bundles.
 
+A bundle is a dataclass whose fields are options: a command has one parameter of that type.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -57,6 +63,80 @@ NoProgress = Annotated[
 ]
 
 
-def named(**names: str | None) -> dict[str, str]:
-    """The names that were given, as the library takes them."""
-    return {name: value for name, value in names.items() if value is not None}
+Meta = Annotated[list[Path] | None, typer.Option(help="Table to join by id; may be given again.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of the page.")]
+OfClass = Annotated[str | None, typer.Option(help="Class of the precision-recall picture.")]
+
+
+@dataclass
+class Arrays:
+    """What is where in a file of predictions."""
+
+    labels: Labels = None
+    probs: Probs = None
+    logits: Logits = None
+    sample_ids: SampleIds = None
+    groups: Groups = None
+    classes: Classes = None
+    normalize: Normalize = None
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The names that were given, as the library takes them."""
+        return named(self, besides=("normalize",))
+
+
+@dataclass
+class SplitArrays(Arrays):
+    """Likewise, with the splits of the rows."""
+
+    split: Split = None
+
+
+@dataclass
+class FeatureArrays(Arrays):
+    """Likewise, with features."""
+
+    features: Features = None
+
+
+@dataclass
+class Slicing:
+    """What figures are split by, and the classes that are pooled."""
+
+    positive: Annotated[
+        str | None, typer.Option(help="Classes pooled into the positive class: mel,bcc,akiec.")
+    ] = None
+    slices: Annotated[
+        str | None, typer.Option(help="Columns to slice by, separated by commas.")
+    ] = None
+    ages: Annotated[str | None, typer.Option(help="Column of ages, in bands of years.")] = None
+    meta: Meta = None
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns that must be read for the slices."""
+        return list(dict.fromkeys([*listed(self.slices), *([self.ages] if self.ages else [])]))
+
+
+@dataclass
+class Progress:
+    """What a command that takes a while prints beside its answer; callbacks do all there is."""
+
+    quiet: Quiet = False
+    no_progress: NoProgress = False
+
+
+def named(given: Any, *, besides: Iterable[str] = ()) -> dict[str, Any]:
+    """The options of a bundle that were given, by name."""
+    values = {field.name: getattr(given, field.name) for field in fields(given)}
+    return {
+        name: value for name, value in values.items() if value is not None and name not in besides
+    }
+
+
+def listed(text: str | None, known: Sequence[str] = ()) -> list[str]:
+    """The names in a list that is one option, none where it was not given."""
+    from trustq.core.words import split_names
+
+    return split_names(text, known=known) if text else []

@@ -1,12 +1,90 @@
 """`trustq package`: a cache and its network as a folder that predicts and serves."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .options import NoProgress, Quiet
+from .options import Progress
 from .output import print_note, print_table, print_text, stages
+
+
+@dataclass
+class Head:
+    """The classifier of the model."""
+
+    head: Annotated[
+        str,
+        typer.Option(
+            metavar="backbone|linear|balanced",
+            help="The network's own classifier, or a head fitted on its features.",
+        ),
+    ] = "backbone"
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Table of sample_id,label to fit the head on."),
+    ] = None
+    regularisation: Annotated[
+        float | None,
+        typer.Option(help="Penalty C of a fitted head [default: best on validation rows]."),
+    ] = None
+
+
+@dataclass
+class Triage:
+    """What is not to be missed, and where tiers and abstention begin."""
+
+    positive: Annotated[
+        str,
+        typer.Option(metavar="NAMES", help="Classes not to miss [default: the malignant ones]."),
+    ] = ""
+    sensitivities: Annotated[
+        str,
+        typer.Option(metavar="A,B,C", help="Sensitivities asked of routine, priority and urgent."),
+    ] = "0.95,0.9,0.8"
+    cuts: Annotated[
+        str,
+        typer.Option(
+            metavar="validation|field",
+            help="Cuts chosen on validation rows, or the ones that published apps use.",
+        ),
+    ] = "validation"
+    coverage: Annotated[
+        float, typer.Option(help="Share of validation rows that the model answers for.")
+    ] = 0.9
+    outlier_share: Annotated[
+        float, typer.Option(help="Share of validation rows that count as unlike the training data.")
+    ] = 0.01
+    slices: Annotated[
+        str, typer.Option(metavar="COLUMNS", help="Manifest columns to split the tiers' table by.")
+    ] = ""
+
+
+@dataclass
+class Files:
+    """What is written, and what the model is called."""
+
+    variants: Annotated[
+        str, typer.Option(metavar="NAMES", help="Networks to write: float32, int8, float16.")
+    ] = "float32,int8,float16"
+    uint8: Annotated[
+        bool,
+        typer.Option("--uint8", help="Also write a graph that takes pixels and normalizes them."),
+    ] = False
+    web_runtime: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR|FILE.tgz",
+            help="npm's onnxruntime-web, for a page that works offline [default: node_modules].",
+        ),
+    ] = None
+    name: Annotated[str, typer.Option(help="Name of the model.")] = ""
+    licence: Annotated[
+        str, typer.Option(help="Licence line of the data [default: the data set's].")
+    ] = ""
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the int8 images.")] = 0
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the model.")] = Path("model")
 
 
 def package(
@@ -14,70 +92,13 @@ def package(
         str, typer.Argument(metavar="CACHE", help="A cache, its network (safetensors) beside it.")
     ],
     manifest: Annotated[Path, typer.Option(metavar="FILE", help="Manifest of the cache's images.")],
+    head: Head,
+    triage: Triage,
+    files: Files,
+    shown: Progress,
     root: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Image folder [default: the manifest's].")
     ] = None,
-    head: Annotated[
-        str,
-        typer.Option(
-            metavar="backbone|linear|balanced",
-            help="The network's own classifier, or a head fitted on its features.",
-        ),
-    ] = "backbone",
-    labels: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Table of sample_id,label to fit the head on."),
-    ] = None,
-    regularisation: Annotated[
-        float | None,
-        typer.Option(help="Penalty C of a fitted head [default: best on validation rows]."),
-    ] = None,
-    positive: Annotated[
-        str,
-        typer.Option(metavar="NAMES", help="Classes not to miss [default: the malignant ones]."),
-    ] = "",
-    sensitivities: Annotated[
-        str,
-        typer.Option(metavar="A,B,C", help="Sensitivities asked of routine, priority and urgent."),
-    ] = "0.95,0.9,0.8",
-    cuts: Annotated[
-        str,
-        typer.Option(
-            metavar="validation|field",
-            help="Cuts chosen on validation rows, or the ones that published apps use.",
-        ),
-    ] = "validation",
-    coverage: Annotated[
-        float, typer.Option(help="Share of validation rows that the model answers for.")
-    ] = 0.9,
-    outlier_share: Annotated[
-        float, typer.Option(help="Share of validation rows that count as unlike the training data.")
-    ] = 0.01,
-    variants: Annotated[
-        str, typer.Option(metavar="NAMES", help="Networks to write: float32, int8, float16.")
-    ] = "float32,int8,float16",
-    uint8: Annotated[
-        bool,
-        typer.Option("--uint8", help="Also write a graph that takes pixels and normalizes them."),
-    ] = False,
-    slices: Annotated[
-        str, typer.Option(metavar="COLUMNS", help="Manifest columns to split the tiers' table by.")
-    ] = "",
-    web_runtime: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR|FILE.tgz",
-            help="npm's onnxruntime-web, for a page that works offline [default: node_modules].",
-        ),
-    ] = None,
-    name: Annotated[str, typer.Option(help="Name of the model.")] = "",
-    licence: Annotated[
-        str, typer.Option(help="Licence line of the data [default: the data set's].")
-    ] = "",
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the int8 images.")] = 0,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the model.")] = Path("model"),
-    quiet: Quiet = False,
-    no_progress: NoProgress = False,
 ) -> None:
     """Write a folder with the network as ONNX, its triage and what it is worth on test rows.
 
@@ -91,34 +112,28 @@ def package(
     from trustq.deploy.packaging import PackageSettings, package_model
     from trustq.deploy.web_runtime import add_web_runtime
 
+    named = {
+        "positive": _names(triage.positive),
+        "sensitivities": _numbers(triage.sensitivities),
+        "slices": _names(triage.slices),
+        "variants": _names(files.variants),
+    }
+    given = vars(head) | vars(triage) | vars(files) | named
     settings = PackageSettings(
-        head=head,
-        labels=labels,
-        regularisation=regularisation,
-        positive=_names(positive),
-        sensitivities=_numbers(sensitivities),
-        cuts=cuts,
-        coverage=coverage,
-        outlier_share=outlier_share,
-        variants=_names(variants),
-        uint8=uint8,
-        name=name,
-        licence=licence,
-        slices=_names(slices),
-        seed=seed,
+        **{name: value for name, value in given.items() if name not in ("web_runtime", "out")}
     )
     with stages() as tell:
         about = package_model(
             _only_cache(cache),
             read_manifest(manifest, root=root),
-            out=out,
+            out=files.out,
             settings=settings,
             tell=tell,
         )
-    print_note(add_web_runtime(out, web_runtime))
+    print_note(add_web_runtime(files.out, files.web_runtime))
     for note in about["notes"]:
         print_note(note)
-    _print(about, out)
+    _print(about, files.out)
 
 
 def _only_cache(pattern: str) -> Path:

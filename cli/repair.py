@@ -7,19 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from .app import print_remark
-from .options import (
-    Classes,
-    Features,
-    Groups,
-    Labels,
-    Logits,
-    NoProgress,
-    Normalize,
-    Probs,
-    Quiet,
-    SampleIds,
-    named,
-)
+from .options import FeatureArrays, Progress
 from .output import print_note, print_repair_table, progress
 from .sweep_options import with_sweep_settings
 
@@ -39,21 +27,13 @@ def _repair(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any recipe key, e.g. --set folds=10.")
     ] = None,
-    features: Features = None,
-    labels: Labels = None,
-    probs: Probs = None,
-    logits: Logits = None,
-    sample_ids: SampleIds = None,
-    groups: Groups = None,
-    classes: Classes = None,
-    normalize: Normalize = None,
+    arrays: FeatureArrays,
     results: Annotated[Path, typer.Option(help="Folder for the result tables.")] = Path("results"),
     allow_leak: Annotated[
         bool, typer.Option("--allow-leak", help="Run a dishonest experiment, marked as leaky.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
-    quiet: Quiet = False,
-    no_progress: NoProgress = False,
+    shown: Progress,
 ) -> None:
     """Buy the labels each arm finds suspicious, fit again, compare.
 
@@ -69,16 +49,10 @@ def _repair(
     from trustq.store import find_caches, open_cache
 
     chosen = load_recipe(recipe, values=values, settings=settings or [], part="sweep")
-    names = named(
-        features=features,
-        labels=labels,
-        probs=probs,
-        logits=logits,
-        sample_ids=sample_ids,
-        groups=groups,
-        classes=classes,
-    )
-    opened = [open_cache(path, names=names, normalize=normalize) for path in find_caches(caches)]
+    opened = [
+        open_cache(path, names=arrays.names, normalize=arrays.normalize)
+        for path in find_caches(caches)
+    ]
     outside = [open_cache(path) for path in find_caches(external or [])]
     with progress("repair", "runs") as report:
         run = run_repair(

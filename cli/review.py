@@ -1,5 +1,6 @@
 """`trustq review`: a page on this machine where people answer for the listed labels."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,18 +11,24 @@ if TYPE_CHECKING:
     from trustq.review.session import ReviewSession
 
 
-def review(
-    folder: Annotated[
-        Path, typer.Argument(metavar="AUDIT", help="Folder that trustq audit labels wrote.")
-    ] = Path("audit"),
+@dataclass
+class Images:
+    """Where the images are."""
+
     manifest: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Manifest of the images [default: the audit's]."),
-    ] = None,
+    ] = None
     root: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Image folder; alone, images are found by their id."),
-    ] = None,
+    ] = None
+
+
+@dataclass
+class Session:
+    """What is shown beside the list, and where."""
+
     random_share: Annotated[
         float | None,
         typer.Option(
@@ -29,19 +36,21 @@ def review(
             help="Share of shown rows that are drawn at random from the unlisted ones, unmarked; "
             "they bound how many wrong labels remain [default: 0.1].",
         ),
-    ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the random rows.")] = 0,
+    ] = None
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the random rows.")] = 0
     port: Annotated[
         int | None,
         typer.Option(metavar="N", help="Port [default: that of last time, else any free one]."),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.html",
-            help="Write the page as one file for a colleague without Python, and serve nothing.",
-        ),
-    ] = None,
+    ] = None
+    browser: Annotated[
+        bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")
+    ] = True
+
+
+@dataclass
+class Exchange:
+    """Answers of others that are taken in, and the queue for another tool."""
+
     merge: Annotated[
         list[Path] | None,
         typer.Option(
@@ -49,14 +58,14 @@ def review(
             help="Take in answers of a one-file page, a sheet (CSV, xlsx, Parquet), Label Studio "
             "(JSON, JSON-MIN, CSV), CVAT, Prodigy, doccano or FiftyOne; serve nothing.",
         ),
-    ] = None,
+    ] = None
     export: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
             help="Write the queue, with the answers so far, for another tool; serve nothing.",
         ),
-    ] = None,
+    ] = None
     form: Annotated[
         str | None,
         typer.Option(
@@ -64,22 +73,35 @@ def review(
             help="Form of --export: label-studio (.json), cvat (.xml), prodigy or doccano "
             "(.jsonl), fiftyone (.json), sheet (.csv, .xlsx, .parquet) [default: by the ending].",
         ),
-    ] = None,
+    ] = None
     image_prefix: Annotated[
         str,
         typer.Option(metavar="URL", help="Put before image names in --export, e.g. a web folder."),
-    ] = "",
+    ] = ""
     with_guess: Annotated[
         bool,
         typer.Option("--with-guess", help="Give the model's guess along as a prediction."),
-    ] = False,
+    ] = False
     rater: Annotated[
         str,
         typer.Option(
             metavar="NAME",
             help="Who answered, where a merged file does not say; with --export, whose answers.",
         ),
-    ] = "",
+    ] = ""
+
+
+@dataclass
+class Written:
+    """What is written instead of served."""
+
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html",
+            help="Write the page as one file for a colleague without Python, and serve nothing.",
+        ),
+    ] = None
     packet: Annotated[
         Path | None,
         typer.Option(
@@ -87,18 +109,25 @@ def review(
             help="Write a vetting packet: images with short ids, and an xlsx to fill in and "
             "--merge; serve nothing.",
         ),
-    ] = None,
+    ] = None
     per_class: Annotated[
         int, typer.Option(metavar="N", help="Images of each class in the packet.")
-    ] = 5,
+    ] = 5
     summary: Annotated[
         bool,
         typer.Option("--summary", help="Print agreement and what is known so far; serve nothing."),
-    ] = False,
-    browser: Annotated[
-        bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")
-    ] = True,
-    json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    ] = False
+    json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False
+
+
+def review(
+    pictures: Images,
+    shown: Session,
+    exchange: Exchange,
+    written: Written,
+    folder: Annotated[
+        Path, typer.Argument(metavar="AUDIT", help="Folder that trustq audit labels wrote.")
+    ] = Path("audit"),
 ) -> None:
     """Answer for the listed labels in the browser, one image at a time, by keys.
 
@@ -111,57 +140,73 @@ def review(
     from trustq.report.text import to_json
     from trustq.review import open_review
     from trustq.review.images import ReviewImages
-    from trustq.review.one_file import merge_answers, write_one_file
-    from trustq.review.packet import write_packet
     from trustq.review.summary import review_page, review_summary
 
-    session = open_review(folder, random_share=random_share, seed=seed, port=port)
+    session = open_review(folder, random_share=shown.random_share, seed=shown.seed, port=shown.port)
     try:
-        images = ReviewImages(session.audit, manifest=manifest, root=root)
-        if merge:
-            for path in merge:
-                n = merge_answers(session, path, rater=rater)
-                typer.echo(f"{path}: {n} new answers", err=True)
-        if out is not None:
-            write_one_file(session, images, out)
-            typer.echo(f"wrote {out}", err=True)
-        if export is not None:
-            _export(session, images, export, form, image_prefix, with_guess, rater)
-        if packet is not None:
-            for path in write_packet(session, images, packet, per_class=per_class, seed=seed):
-                typer.echo(f"wrote {path}", err=True)
-        written = out is not None or export is not None or packet is not None
-        if not (merge or written or summary or json):
-            _serve(session, images, browser=browser)
+        images = ReviewImages(session.audit, manifest=pictures.manifest, root=pictures.root)
+        merged = _merge(session, exchange)
+        wrote = _write(session, images, exchange, written, seed=shown.seed)
+        told = written.summary or written.json
+        if not (merged or wrote or told):
+            _serve(session, images, browser=shown.browser)
     finally:
         session.close()
-    if not written or summary or json:
-        typer.echo(to_json(review_summary(session)) if json else review_page(session))
+    if not wrote or told:
+        typer.echo(to_json(review_summary(session)) if written.json else review_page(session))
+
+
+def _merge(session: "ReviewSession", exchange: Exchange) -> bool:
+    """Take in the answers of merged files; whether there are any."""
+    from trustq.review.one_file import merge_answers
+
+    for path in exchange.merge or []:
+        n = merge_answers(session, path, rater=exchange.rater)
+        typer.echo(f"{path}: {n} new answers", err=True)
+    return bool(exchange.merge)
+
+
+def _write(
+    session: "ReviewSession",
+    images: "ReviewImages",
+    exchange: Exchange,
+    written: Written,
+    *,
+    seed: int,
+) -> bool:
+    """Write the page of one file, the queue for a tool and the packet; whether one is asked for."""
+    from trustq.review.one_file import write_one_file
+    from trustq.review.packet import write_packet
+
+    if written.out is not None:
+        write_one_file(session, images, written.out)
+        typer.echo(f"wrote {written.out}", err=True)
+    if exchange.export is not None:
+        _export(session, images, exchange.export, exchange)
+    if written.packet is not None:
+        made = write_packet(session, images, written.packet, per_class=written.per_class, seed=seed)
+        for path in made:
+            typer.echo(f"wrote {path}", err=True)
+    return any(path is not None for path in (written.out, exchange.export, written.packet))
 
 
 def _export(
-    session: "ReviewSession",
-    images: "ReviewImages",
-    path: Path,
-    form: str | None,
-    prefix: str,
-    guess: bool,
-    rater: str,
+    session: "ReviewSession", images: "ReviewImages", path: Path, exchange: Exchange
 ) -> None:
     from trustq.errors import InputError
     from trustq.review.exchange import write_exchange
 
     endings = {".json": "label-studio", ".xml": "cvat", ".csv": "sheet", ".xlsx": "sheet"}
-    form = form or (endings | {".parquet": "sheet"}).get(path.suffix.lower())
+    form = exchange.form or (endings | {".parquet": "sheet"}).get(path.suffix.lower())
     if form is None:
         raise InputError(
             f"{path}: the ending does not tell the form; state it with `form`.", path=path
         )
 
     def image_of(row: int) -> str:
-        return prefix + (images.name(row) or str(session.audit.sample_ids[row]))
+        return exchange.image_prefix + (images.name(row) or str(session.audit.sample_ids[row]))
 
-    tasks = session.tasks(image_of, guess=guess, rater=rater)
+    tasks = session.tasks(image_of, guess=exchange.with_guess, rater=exchange.rater)
     for written in write_exchange(tasks, path, form=form, classes=session.audit.classes):
         typer.echo(f"wrote {written}", err=True)
 

@@ -559,8 +559,8 @@ def csv_of_a_numeric_word(folder: Path) -> Path:
 
 
 @kind
-def csv_of_decimal_commas(folder: Path) -> Path:
-    return _text(folder, "decimal.csv", TABLE.replace(",", ";").replace(".", ","))
+def csv_of_points_and_commas(folder: Path) -> Path:
+    return _text(folder, "decimal.csv", TABLE.replace(",", ";").replace(".", ",", 1))
 
 
 @kind

@@ -109,7 +109,6 @@ ROWS = "label,prob_0\n0,0.9\n1,0.2\n"
         (ROWS + '"a\nb",0.1\n', ["0", "1", "a\nb"]),
         ("\ufeff" + ROWS, ["0", "1"]),
         (ROWS + "x" * 3_000_000 + ",0.5\n", ["0", "1", "x" * 3_000_000]),
-        ("label,label,prob_0\n0,7,0.9\n", ["0"]),
     ],
 )
 def test_a_csv_file_is_read_row_by_row(tmp_path: Path, content: str, labels: list[str]) -> None:
@@ -123,6 +122,10 @@ def test_a_csv_file_is_read_row_by_row(tmp_path: Path, content: str, labels: lis
     [
         ("", "{path} is empty: it has no row of column names."),
         ("\n\n", "{path} is empty: it has no row of column names."),
+        (
+            "label,label,prob_0\n0,7,0.9\n",
+            "{path}: the header names two columns 'label': give each its own name.",
+        ),
         (ROWS + "0\n", "{path}, line 4: 1 cell, and the header names 2 columns: mend that row."),
         (
             ROWS * 1 + "0,1,2,3\n",

@@ -225,7 +225,10 @@ def test_bad_evaluations_are_refused(tmp_path):
         assert str(error.value) == message
     with pytest.raises(TrustqError) as error:
         evaluate(simulated(split=np.full(300, "train")))
-    assert str(error.value) == "p.npz has no rows of split test, only train."
+    assert str(error.value) == (
+        "p.npz has no rows of split test, only train: call the rows to judge test, or leave the "
+        "column of splits out."
+    )
     path = save(tmp_path / "p.npz", rows)
     answer = invoke("evaluate", [path, "--calibrate", "5"])
     assert str(answer.exception) == "--calibrate 5: expected cv:K with K folds, e.g. cv:5."
@@ -343,7 +346,7 @@ def test_bad_comparisons_are_refused(tmp_path):
         (
             {"A": a, "B": replace(a, sample_ids=np.array([f"t{i}" for i in range(300)]))},
             {},
-            "The models share no id, e.g. s0 in A and t0 in B.",
+            "The models share no id, e.g. s0 in A and t0 in B: spell the ids alike.",
         ),
     ]
     for models, options, message in bad:

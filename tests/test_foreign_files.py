@@ -3,6 +3,7 @@
 import json
 import sys
 import tarfile
+import unicodedata
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -416,3 +417,170 @@ def test_models_are_compared_whatever_the_ending_of_their_ids(tmp_path: Path) ->
     a = predictions(tmp_path, "a.npz", [f"im{i}" for i in range(60)], logits)
     b = predictions(tmp_path, "b.npz", [f"im{i}.tif" for i in range(60)], logits)
     assert compare_models({"A": a, "B": b}, replicates=20).n == 60
+
+
+@pytest.mark.parametrize("stem", ["p", "softmax_class", "c"])
+@pytest.mark.parametrize("shift", [0, 1, 10])
+def test_columns_that_end_in_numbers_are_of_these_classes(
+    tmp_path: Path, stem: str, shift: int
+) -> None:
+    labels, logits = simulated(k=5, n=100)
+    right = float((logits.argmax(axis=1) == labels).mean())
+    columns = {f"{stem}{j + shift}": softmax(logits)[:, j] for j in (3, 1, 4, 0, 2)}
+    table = {"label": labels + shift} | {f"prob_{name}": own for name, own in columns.items()}
+    write_parquet(tmp_path / "t.parquet", table)
+    found, classes = accuracy(tmp_path / "t.parquet")
+    assert found == right
+    assert classes == tuple(str(j + shift) for j in (3, 1, 4, 0, 2))
+    write_parquet(tmp_path / "s.parquet", {"label": labels + shift} | columns)
+    assert accuracy(tmp_path / "s.parquet", names={"probs": stem}) == (right, classes)
+    # Texts name the columns as they are called.
+    write_parquet(
+        tmp_path / "n.parquet", {"label": [f"{stem}{y}" for y in labels + shift]} | columns
+    )
+    listed = ",".join(columns)
+    assert accuracy(tmp_path / "n.parquet", names={"probs": listed}) == (right, tuple(columns))
+
+
+def test_numbers_of_classes_out_of_order_are_not_guessed() -> None:
+    column = np.array([0, 1, 2, 2])
+    with pytest.raises(InputError, match=r"hold 0, which may be c0 or, counted from 0, c2"):
+        read_labels(column, source="a.npz", classes=["c2", "c1", "c0"])
+    assert read_labels(column, source="a.npz", classes=["c0", "c1", "c2"]).indices.tolist() == [
+        *(0, 1, 2, 2)
+    ]
+
+
+@pytest.mark.parametrize("classes", [None, ["a", "b", "c", "d"]])
+def test_positions_without_a_first_one_are_said(classes: list[str] | None) -> None:
+    found = read_labels(np.array([1, 2, 3]), source="a.npz", classes=classes, width=4)
+    assert "counted from 1, every label is off by one" in found.notes[0]
+
+
+@pytest.mark.parametrize("titled", ["prob_0", "prob_1", "prob", "score", "prob_True", "prob_FALSE"])
+@pytest.mark.parametrize("form", ["int", "bool", "text"])
+def test_one_column_says_by_its_name_whose_it_is(tmp_path: Path, titled: str, form: str) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(80) % 2
+    probs = 1 / (1 + np.exp(-(3 * labels - 1.5 + rng.normal(size=80))))
+    column = 1 - probs if titled in ("prob_0", "prob_FALSE") else probs
+    given = {"int": labels, "bool": labels > 0, "text": np.array(["FALSE", "TRUE"])[labels]}[form]
+    write_parquet(tmp_path / "t.parquet", {"label": given, titled: column})
+    names = {} if "_" in titled else {"probs": titled}
+    found, _ = accuracy(tmp_path / "t.parquet", names=names)
+    assert found == ((probs > 0.5) == labels).mean()
+
+
+def test_labels_that_are_flags_name_classes_that_are(tmp_path: Path) -> None:
+    labels = np.array([True, False, True])
+    assert read_labels(labels, source="a", classes=["True", "False"]).indices.tolist() == [0, 1, 0]
+    assert read_labels(labels, source="a", width=2).indices.tolist() == [1, 0, 1]
+    words = np.array(["true", "FALSE", ""])
+    assert read_labels(words, source="a", classes=["0", "1"]).indices.tolist() == [1, 0, -1]
+    with pytest.raises(InputError, match="labels are names"):
+        read_labels(words, source="a", width=3)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv"])
+def test_decimal_commas_are_numbers(tmp_path: Path, ending: str) -> None:
+    labels, logits = simulated(k=3, n=60)
+    separator = ";" if ending == ".csv" else "\t"
+    probs = softmax(logits)
+    rows = [["label", "prob_0", "prob_1", "prob_2"]]
+    rows += [
+        [f"{y},0", *(f"{v:.9f}".replace(".", ",") for v in p)]
+        for y, p in zip(labels, probs, strict=True)
+    ]
+    path = tmp_path / f"t{ending}"
+    path.write_text("\n".join(separator.join(row) for row in rows) + "\n")
+    assert accuracy(path)[0] == (logits.argmax(axis=1) == labels).mean()
+    quoted = tmp_path / "q.csv"  # by commas too, where each number is quoted
+    quoted.write_text(
+        "\n".join(
+            ",".join([r[0][0], *(f'"{v}"' for v in r[1:])]) if i else ",".join(r)
+            for i, r in enumerate(rows)
+        )
+    )
+    assert accuracy(quoted)[0] == (logits.argmax(axis=1) == labels).mean()
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("label,prob_a,prob_a\na,0.3,0.7\n")
+    with pytest.raises(InputError, match="the header names two columns 'prob_a'"):
+        read_predictions(tmp_path / "t.csv")
+
+
+def test_formulas_without_a_value_are_no_blanks(tmp_path: Path) -> None:
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    for row in (
+        ["id", "label", "prob_a", "prob_=b"],
+        ["r1", "a", 0.9, 0.1],
+        ["r2", "=b", 0.2, 0.8],
+    ):
+        book.active.append(row)
+    book.save(tmp_path / "t.xlsx")
+    with pytest.raises(InputError, match=r"1 cells, first B3.*hold a formula without its value|D1"):
+        read_predictions(tmp_path / "t.xlsx")
+
+
+def test_several_binary_columns_are_texts(tmp_path: Path) -> None:
+    names = np.array(["mel", "nv"])[np.arange(20) % 2]
+    columns = {"id": [f"r{i}.jpg" for i in range(20)], "label": names}
+    columns |= {f"prob_{name}": (names == name) * 0.8 + 0.1 for name in ("mel", "nv")}
+    write_parquet(tmp_path / "texts.parquet", columns)
+    source, target = (literal(str(tmp_path / f"{name}.parquet")) for name in ("texts", "t"))
+    duckdb.sql(
+        "COPY (SELECT * REPLACE (encode(id) AS id, encode(label) AS label) "
+        f"FROM {source}) TO {target}"
+    )
+    found = read_predictions(tmp_path / "t.parquet")
+    assert found.sample_ids is not None and found.sample_ids[0] == "r0.jpg"
+    assert accuracy(tmp_path / "t.parquet") == (1.0, ("mel", "nv"))
+
+
+def test_parts_of_a_file_are_called_by_any_word_for_a_split(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {}
+    for word, n in (("train", 20), ("valid", 10), ("testing", 15)):
+        arrays[f"{word}_features"] = rng.normal(size=(n, 4))
+        arrays[f"{word}_labels"] = np.arange(n) % 3
+    np.savez(tmp_path / "t.npz", **arrays)
+    split = import_cache(tmp_path / "t.npz").split
+    assert [int((split == name).sum()) for name in ("train", "val", "test")] == [20, 10, 15]
+
+
+def test_classes_as_attributes_of_hdf5_and_under_other_names(tmp_path: Path) -> None:
+    labels, logits = simulated(k=3, n=60)
+    names = np.array(["nv", "mel", "bkl"])
+    right = ((logits.argmax(axis=1) == labels).mean(), tuple(names))
+    with h5py.File(tmp_path / "t.h5", "w") as file:
+        file["logits"], file["labels"] = logits, names.astype("S")[labels]
+        file.attrs["classes"] = names.astype("S")
+    assert accuracy(tmp_path / "t.h5") == right
+    np.savez(tmp_path / "t.npz", logits=logits, labels=names[labels], class_names=names)
+    assert accuracy(tmp_path / "t.npz") == right
+
+
+@pytest.mark.parametrize("word", ["-", ".", "?", "-1", "missing", "NA"])
+def test_a_word_for_no_group_is_no_group(tmp_path: Path, word: str) -> None:
+    labels, logits = simulated(k=3, n=60)
+    groups = [word if i % 2 else f"L{i // 4}" for i in range(60)]
+    np.savez(tmp_path / "t.npz", logits=logits, labels=labels, groups=np.array(groups))
+    found = read_predictions(tmp_path / "t.npz").groups
+    assert found is not None and len(set(found.tolist())) == 15 + 30
+
+
+def test_names_composed_otherwise_are_the_same_class() -> None:
+    decomposed = unicodedata.normalize("NFD", "Kopfl\u00e4sion")
+    column = np.array([decomposed, "nv"])
+    found = read_labels(column, source="a", classes=["nv", "Kopfl\u00e4sion"])
+    assert found.indices.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32"])
+def test_wide_texts_without_a_mark_are_named(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "t.csv").write_text("label,prob_a,prob_b\na,0.3,0.7\n", encoding=encoding)
+    with pytest.raises(InputError, match=r"has zero bytes, .* save it as UTF-8"):
+        read_predictions(tmp_path / "t.csv")

@@ -164,7 +164,8 @@ def save(tmp_path, **arrays):
         ),
         (
             {"sample_ids": np.array(["a", "b", "a", "c", "a"] + list("defghij"))},
-            "sample_ids must be unique; 2 are repeated, e.g. 'a'.",
+            "sample_ids must be unique; 2 are repeated, e.g. 'a': name the column of ids "
+            "(`sample_ids`), or leave it out, and rows are numbered.",
         ),
         ({"sample_ids": np.array(["a"])}, "sample_ids has 1 rows, the file 12."),
         ({"groups": np.array(["a"])}, "groups has 1 rows, the file 12."),

@@ -123,3 +123,8 @@ def test_more_folds_than_groups_are_refused():
     )
     with pytest.raises(TrustqError, match=f"^{re.escape(message)}$"):
         group_folds(np.zeros(6, int), np.repeat([0, 1, 2], 2), n_folds=5, seed=0)
+
+
+def test_one_group_is_no_fold_and_the_way_out_is_said():
+    with pytest.raises(TrustqError, match="All rows are of one group, p, .*every row is its own"):
+        group_folds(np.zeros(6, int), np.repeat("p", 6), n_folds=2, seed=0)

@@ -6,13 +6,22 @@ and the usual words for a blank are no label.
 """
 
 import difflib
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from trustq.core.words import BLANK_WORDS, MISSING_WORDS, plain_text, plain_texts, whole_number
+from trustq.core.words import (
+    BLANK_WORDS,
+    MISSING_WORDS,
+    flag,
+    plain_text,
+    plain_texts,
+    whole_number,
+)
 from trustq.errors import InputError
 
 NO_LABEL = -1
@@ -106,7 +115,9 @@ class ClassPosition:
     def __init__(self, classes: Sequence[str]) -> None:
         self.exact = {name: place for place, name in enumerate(classes)}
         self.numbers = _unambiguous([whole_number(name) for name in classes])
-        self.folded = _unambiguous([name.casefold() for name in classes])
+        self.folded = _unambiguous([_folded(name) for name in classes])
+        if {"true", "false"} == set(self.folded):
+            self.numbers = {1: self.folded["true"], 0: self.folded["false"]}
 
     def __call__(self, text: str) -> int | None:
         """The position of the class that a text names, or None."""
@@ -115,7 +126,23 @@ class ClassPosition:
         number = whole_number(text)
         if number is not None and number in self.numbers:
             return self.numbers[number]
-        return self.folded.get(text.casefold())
+        found = self.folded.get(_folded(text))
+        return self.numbers.get(flag(text)) if found is None else found
+
+
+def numbers_of(names: Sequence[str]) -> list[int] | None:
+    """The numbers that several names of one stem end in, all different; None for other names.
+
+    >>> numbers_of(["p3", "p1"]), numbers_of(["-1", "1"]), numbers_of(["p1", "q2"])
+    ([3, 1], [-1, 1], None)
+    """
+    found = [re.fullmatch(r"()(-?\d{1,9})|(.*\D)(\d{1,9})", name, re.DOTALL) for name in names]
+    parts = [(m[1] or m[3] or "", int(m[2] or m[4])) for m in found if m]
+    numbers = [number for _, number in parts]
+    is_one_stem = len({stem for stem, _ in parts}) == 1
+    if len(parts) < max(len(names), 2) or not is_one_stem or len(set(numbers)) < len(numbers):
+        return None
+    return numbers
 
 
 def unknown_class(text: str, classes: Sequence[str]) -> str:
@@ -140,6 +167,11 @@ def listed(names: Sequence[str], most: int = 20) -> str:
     shown = [repr(name) if any("," in one for one in names) else name for name in names[:most]]
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(shown) + more
+
+
+def _folded(text: str) -> str:
+    """A name without its case, and with letters composed as keyboards, not as file systems, do."""
+    return (text if text.isascii() else unicodedata.normalize("NFC", text)).casefold()
 
 
 def _unambiguous(keys: Sequence[object]) -> dict[object, int]:
@@ -240,15 +272,22 @@ def _by_name(
                 f"{listed(classes)}: where classes are numbers, labels are their values and not "
                 "positions."
             )
-        raise InputError(f"{source}: {name}: {unknown_class((strange or left)[0], classes)}.")
+        shown = unknown_class((strange or left)[0], classes)
+        numbered = len(classes) > 1 and all(re.fullmatch(r"\D{0,6}\d+", own) for own in classes)
+        hint = ""
+        if not named and numbered:  # columns called p0, p1, which say no class
+            hint = ". If these are columns of classes, name the classes in their order (`classes`)"
+        raise InputError(f"{source}: {name}: {shown}{hint}.")
     positions = [number for number in numbers if number is not None]
     _require_positions(positions, len(classes), source, name)
-    notes = []
-    if 0 not in positions:
-        notes.append(
-            f"whole numbers of {name} are positions counted from 0, and no row has 0, "
-            f"{classes[0]}: if they were counted from 1, every label is off by one"
+    named_by = numbers_of(classes) or []
+    if set(positions) <= set(named_by) and named_by != sorted(named_by):
+        text = next((t for t in positions if named_by.index(t) != t), positions[0])
+        raise InputError(
+            f"{source}: {name} hold {text}, which may be {classes[named_by.index(text)]} or, "
+            f"counted from 0, {classes[text]}: write {name} as names of classes."
         )
+    notes = _counted_from_one(positions, classes, name)
     return [NO_LABEL if _is_none(text) else int(whole_number(text) or 0) for text in texts], notes
 
 
@@ -256,6 +295,11 @@ def _by_position(
     texts: Sequence[str], width: int, source: str, name: str
 ) -> tuple[list[int], list[str]]:
     numbers = [whole_number(text) for text in texts]
+    if width == 2:
+        numbers = [
+            flag(text) if number is None else number
+            for text, number in zip(texts, numbers, strict=True)
+        ]
     strange = [
         text
         for text, number in zip(texts, numbers, strict=True)
@@ -273,7 +317,18 @@ def _by_position(
             'label: name the classes in column order (`classes`: "-1", "1").'
         )
     _require_positions(positions, width, source, name)
-    return [NO_LABEL if n is None else n for n in numbers], []
+    notes = _counted_from_one(positions, tuple(map(str, range(width))), name)
+    return [NO_LABEL if n is None else n for n in numbers], notes
+
+
+def _counted_from_one(positions: Sequence[int], classes: Sequence[str], name: str) -> list[str]:
+    """A note for positions of which none is 0: they may be counted from 1."""
+    if 0 in positions or not positions:
+        return []
+    return [
+        f"whole numbers of {name} are positions counted from 0, and no row has 0, {classes[0]}: "
+        "if they were counted from 1, every label is off by one"
+    ]
 
 
 def _require_positions(positions: Sequence[int], k: int, source: str, name: str) -> None:

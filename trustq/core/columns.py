@@ -179,7 +179,7 @@ def _as_plain(
         if not all(_is_text(bytes(row[0])) for row in sample):
             return None
         try:
-            connection.execute(f"SELECT max(decode({column})) FROM {source}")
+            connection.execute(f"SELECT max(decode({column})) FROM {source}").fetchall()
         except duckdb.Error:
             return None
         return f"decode({column})"

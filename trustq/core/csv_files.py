@@ -21,6 +21,7 @@ import numpy as np
 
 from trustq.core.spreadsheets import FORMULA_STARTS, MARK, as_written
 from trustq.core.sql_text import blanks_as_none, exact_path, first_line, literal
+from trustq.core.words import decimal_points
 from trustq.errors import InputError, TrustqError
 
 DELIMITERS = (",", ";", "\t", "|")
@@ -47,7 +48,15 @@ def read_csv(path: Path) -> dict[str, np.ndarray]:
     opened = gzip.open if path.name.lower().endswith(".gz") else open
     try:
         with opened(path, "rb") as file:
-            is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+            start = file.read(200)
+            is_utf16 = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+            if start.startswith(codecs.BOM_UTF32_LE) or (b"\0" in start and not is_utf16):
+                raise InputError(
+                    f"{path} has zero bytes, as UTF-16 without a mark and UTF-32 have, not "
+                    f"UTF-8: save it as UTF-8, for example: iconv -f UTF-16LE -t UTF-8 {path} > "
+                    "utf8.csv",
+                    path=path,
+                )
             file.seek(0)
             whole = file.read() if is_utf16 else b""
     except (OSError, EOFError, zlib.error) as error:
@@ -62,6 +71,8 @@ def read_csv(path: Path) -> dict[str, np.ndarray]:
     except (UnicodeDecodeError, OSError, EOFError, zlib.error, duckdb.Error) as error:
         return _again(path, opened, error)
     texts = map(blanks_as_none, found.values())
+    if head.delimiter != ",":  # as spreadsheets of many countries write numbers
+        texts = map(_pointed, texts)
     # Cells that a list of ours marked as text for spreadsheets; no column is searched for none.
     if _holds(path, opened, [f"{MARK}{start}".encode() for start in (*FORMULA_STARTS, MARK)]):
         return dict(zip(head.names, map(_unmarked, texts), strict=True))
@@ -78,7 +89,7 @@ def _head(lines: Iterable[str], path: Path) -> _Head:
         raise InputError(f"{path} is empty: it has no row of column names.", path=path)
     stated = re.fullmatch(r"sep=(.)[\r\n]*", head[skipped], re.IGNORECASE)  # as Excel writes it
     if stated is not None and skipped + 1 < len(head):
-        return _Head(skipped + 1, stated[1], _names(_record(head[skipped + 1 :], stated[1])))
+        return _Head(skipped + 1, stated[1], _names(path, _record(head[skipped + 1 :], stated[1])))
     delimiter, cells = _most_cells(head[skipped:])
     if len(cells) == 1:
         # A title above the table, which an empty line sets apart.
@@ -89,7 +100,7 @@ def _head(lines: Iterable[str], path: Path) -> _Head:
             titled, under = _most_cells(head[below:])
             if len(under) > 1:
                 skipped, delimiter, cells = below, titled, under
-    return _Head(skipped, delimiter, _names(cells))
+    return _Head(skipped, delimiter, _names(path, cells))
 
 
 def _most_cells(head: Sequence[str]) -> tuple[str, list[str]]:
@@ -105,15 +116,16 @@ def _record(head: Sequence[str], delimiter: str) -> list[str]:
         return [""]
 
 
-def _names(cells: Sequence[str]) -> list[str]:
-    """Names of columns, all different: `column2` for a blank one, `a_1` for a second `a`."""
+def _names(path: Path, cells: Sequence[str]) -> list[str]:
+    """Names of columns, all different: `column2` for a blank one."""
     names: list[str] = []
     for place, cell in enumerate(cells):
-        name = cell.strip() or f"column{place}"
-        if name in names:
-            numbered = (f"{name}_{count}" for count in itertools.count(1))
-            name = next(own for own in numbered if own not in names and own not in cells)
-        names.append(name)
+        name = cell.strip()
+        if name and name in names:
+            raise InputError(
+                f"{path}: the header names two columns {name!r}: give each its own name.", path=path
+            )
+        names.append(name or f"column{place}")
     return names
 
 
@@ -168,6 +180,12 @@ def _holds(path: Path, opened: Any, wanted: list[bytes]) -> bool:
             if any(text in block for text in wanted):
                 return True
     return False
+
+
+def _pointed(column: np.ndarray) -> np.ndarray:
+    """A column of numbers with decimal commas as such with points."""
+    pointed = decimal_points(column.tolist())
+    return column if pointed is None else np.array([*pointed, None], dtype=object)[:-1]
 
 
 def _unmarked(column: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The first sheet of an Excel file (.xlsx) as columns of text, as the same sheet saved as CSV."""
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def read_excel(path: Path) -> dict[str, np.ndarray]:
         raise DamagedFile(
             f"{path} could not be read as an Excel file: {error}.", path=path
         ) from error
+    _require_values(path, book)
     while rows and not any(rows[0]):
         rows.pop(0)
     while rows and not any(rows[-1]):
@@ -37,13 +39,41 @@ def read_excel(path: Path) -> dict[str, np.ndarray]:
     names: list[str] = []
     for place, name in enumerate(rows[0]):
         title = name or f"column{place}"
-        names.append(title if title not in names else f"{title}_{place}")
+        if title in names:
+            raise InputError(
+                f"{path}: the first sheet names two columns {title!r}: give each its own name.",
+                path=path,
+            )
+        names.append(title)
     columns = {}
     for place, name in enumerate(names):
         values = np.array([row[place] for row in rows[1:]] + [""], dtype=object)[:-1]
         if rows[0][place] is not None or any(value is not None for value in values):
             columns[name] = values
     return columns
+
+
+def _require_values(path: Path, book: Any) -> None:
+    """Raise `TrustqError` for formulas whose value was not saved: they would read as blanks."""
+    import openpyxl
+
+    name = book.worksheets[0].title
+    with zipfile.ZipFile(path) as file:
+        sheets = [one for one in file.namelist() if one.startswith("xl/worksheets/")]
+        if not any(b"<f>" in (text := file.read(one)) or b"<f " in text for one in sheets):
+            return
+    lost = [
+        cell.coordinate
+        for row in openpyxl.load_workbook(path)[name].iter_rows()
+        for cell in row
+        if cell.data_type == "f" and book[name][cell.coordinate].value is None
+    ]
+    if lost:
+        raise InputError(
+            f"{path}: {len(lost)} cells, first {lost[0]}, hold a formula without its value: open "
+            "it in a spreadsheet program and save it, or write texts that begin with = as texts.",
+            path=path,
+        )
 
 
 def _cell(value: Any) -> str | None:

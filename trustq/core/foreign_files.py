@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from trustq.core.columns import TABLES, read_metadata, read_table
+from trustq.core.words import SPLIT_WORDS, plain_texts
 from trustq.errors import DamagedFile, InputError, NotFound, TrustqError
 
 ARRAYS = (".npz", ".npy", ".h5", ".hdf5", ".safetensors", ".pt", ".pth", ".tar")
@@ -30,7 +31,7 @@ FILES = (*ARRAYS, *TABLES)
 # Read by a module that may import torch, which nothing else here does.
 _TENSORS = "trustq.extraction.tensor_files"
 # Splits as prefixes of names, as in `train_labels` of MedMNIST's files.
-_SPLIT_PREFIXES = ("train", "val", "test")
+_SPLIT_PREFIXES = tuple(SPLIT_WORDS)
 _LARGE = 1 << 30  # bytes below which no size is absurd
 # The words that name an array within the name of an npy file, and the array each is.
 _NPY_WORDS = {
@@ -360,6 +361,9 @@ def _hdf5(path: Path, wanted: Callable[[str], bool]) -> ForeignFile:
             file.visititems(take)
             for name, item in _linked(file, found).items():
                 take(name, item)
+            for name in ("classes", "class_names"):  # as attributes of the file
+                if name in file.attrs and np.ndim(file.attrs[name]) == 1:
+                    found.metadata["classes"] = plain_texts(np.asarray(file.attrs[name]))
     except UnicodeDecodeError as error:
         raise InputError(f"{path} holds texts that are not UTF-8 ({error}).", path=path) from error
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError) as error:
@@ -533,7 +537,8 @@ def _stack_splits(found: ForeignFile) -> None:
                 found.arrays[base] = np.concatenate([own[s] for s in splits])
             except ValueError:
                 continue  # of several widths
-    found.arrays["split"] = np.repeat(splits, [len(first[s]) for s in splits])
+    named = [SPLIT_WORDS[s] for s in splits]
+    found.arrays["split"] = np.repeat(named, [len(first[s]) for s in splits])
 
 
 __all__ = ["FILES", "ForeignFile", "is_array_file", "kind_of", "matrix", "read_array"]

@@ -6,11 +6,12 @@ A file is opened once (`open_rows`); each question of its meaning is a method he
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from trustq.core.class_names import Labels, checked_classes, listed, read_labels
+from trustq.core.class_names import Labels, checked_classes, listed, numbers_of, read_labels
 from trustq.core.columns import read_metadata, read_table
 from trustq.core.foreign_files import (
     ForeignFile,
@@ -19,10 +20,13 @@ from trustq.core.foreign_files import (
     matrix,
     read_foreign,
 )
-from trustq.core.sample_ids import ID_COLUMNS, find_rows, id_keys
+from trustq.core.sample_ids import ID_COLUMNS, find_rows, id_keys, nearly
 from trustq.core.words import (
+    decimal_points,
+    flag,
     is_blank,
     is_long,
+    is_no_group,
     is_plain,
     plain_texts,
     read_splits,
@@ -45,7 +49,7 @@ ROLES = {
     "observed": ("observed",),
     "folds": ("folds",),
     "crossfit_logits": ("crossfit_logits",),
-    "classes": ("classes",),
+    "classes": ("classes", "class_names", "classes_"),
 }
 # Matrices of a table are columns that begin like this, or one column of lists.
 PREFIXES = {
@@ -54,6 +58,8 @@ PREFIXES = {
     "probs": "prob_",
     "crossfit_logits": "crossfit_logit_",
 }
+# What a single column of scores is called that is not called by its class.
+_SCORE_WORDS = ("p", "prob", "proba", "probability", "score", "scores", "logit", "prediction")
 STATEMENT = "trustq_cache"  # beside the arrays of a file that trustq exported
 
 
@@ -233,7 +239,8 @@ class ForeignRows:
             repeated = next(text for text in texts if text in seen or seen.add(text))  # type: ignore[func-returns-value]
             raise InputError(
                 f"{self.path}: sample_ids must be unique; {n - len(set(texts))} are repeated, "
-                f"e.g. {repeated!r}."
+                f"e.g. {repeated!r}: name the column of ids (`sample_ids`), or leave it out, and "
+                "rows are numbered."
             )
         return texts
 
@@ -261,7 +268,7 @@ class ForeignRows:
             raise InputError(f"{self.path}: groups has {len(texts)} rows, the file {n}.")
         blank = set[str]()
         if not is_long(_flat(array), 8):  # longer than any word for a blank
-            blank = {text for text in set(texts) if len(text) < 8 and is_blank(text)}
+            blank = {text for text in set(texts) if len(text) < 8 and is_no_group(text)}
         if not blank:
             column = _flat(array)
             return column if is_plain(column) else np.array(texts)
@@ -300,6 +307,8 @@ class ForeignRows:
             if stated is None:
                 return Scores(kind, array, None)
             return Scores(kind, array, checked_classes(stated, source=self.source, width=width))
+        if stated is None:
+            titles = self._by_number(titles)
         if stated is None or set(stated) <= set(titles):
             return Scores(kind, array, checked_classes(titles, source=self.source, width=width))
         if set(stated) & set(titles):
@@ -308,16 +317,22 @@ class ForeignRows:
                 f"{listed(stated)}: name every column, or none."
             )
         classes = checked_classes(stated, source=self.source, width=width)
-        numbers = [whole_number(title) for title in titles]
-        if None not in numbers and max(map(_int, numbers)) - min(map(_int, numbers)) == width - 1:
-            # prob_1, prob_0: columns that say their place.
-            array = array[:, np.argsort(list(map(_int, numbers)))]
+        numbers = numbers_of(titles)
+        is_listed = len(split_names(self.names.get(kind, ""))) == width  # in the order meant
+        if numbers is not None and not is_listed and max(numbers) - min(numbers) == width - 1:
+            array = array[:, np.argsort(numbers)]  # prob_1, prob_0: columns that say their place
         return Scores(kind, array, classes)
 
     def _binary(
         self, kind: str, scores: np.ndarray, titles: list[str] | None, stated: list[str] | None
     ) -> Scores:
         scores = _numbers(scores, self.source, kind)
+        if not np.isfinite(scores).all():
+            row = int((~np.isfinite(scores)).argmax()) + 1
+            raise InputError(
+                f"{self.path}: {kind} is {scores[row - 1]} in row {row}: leave out rows without a "
+                "score."
+            )
         if kind == "probs" and not ((scores >= 0) & (scores <= 1)).all():
             raise InputError(
                 f"{self.path}: {kind} is one column and lies in [{scores.min():g}, "
@@ -329,28 +344,34 @@ class ForeignRows:
         positive = "1" if classes is None else classes[1]
         title = titles[0] if titles and self.file.is_table else None
         if title is not None and title not in ROLES and classes is None:
-            classes, positive = self._two_classes(title), title
+            classes, positive = self._two_classes(title)
         elif title is not None and classes is not None and title in classes:
             positive = title
             classes = (classes[1 - classes.index(title)], title)
         self.note(f"{kind} is one column: it is taken for the class {positive}, the second of two")
         return Scores(kind, np.stack([other, scores], axis=1), classes)
 
-    def _two_classes(self, positive: str) -> tuple[str, ...] | None:
-        """The other class and the one that a single column is of, where the labels name both."""
+    def _two_classes(self, title: str) -> tuple[tuple[str, ...] | None, str]:
+        """The other class and the one that a single column is of, by its title and the labels."""
         column = self.find("labels")
         if column is None:
-            return None
+            return None, title
         known = {text for text in plain_texts(_flat(column)) if not is_blank(text)}
-        rest = sorted(known - {positive})
-        if {whole_number(text) for text in known} <= {0, 1}:
-            return ("0", "1") if positive in known else (f"not {positive}", positive)
+        is_score = title.lower() in _SCORE_WORDS
+        flags = [flag(text) for text in known]
+        if known and None not in flags and len(set(flags)) == len(known):
+            one, other = ("True", "False") if not {"0", "1"} & known else ("1", "0")
+            if is_score or flag(title) == 1:
+                return (other, one), one
+            return ((one, other), other) if flag(title) == 0 else ((f"not {title}", title), title)
+        rest = sorted(known - {title})
         if len(rest) != 1:
             raise InputError(
-                f"{self.path} has one column of scores, {positive}, and the labels are "
-                f"{listed(sorted(known))}: two classes need one other label."
+                f"{self.path} has one column of scores, {title}, and the labels are "
+                f"{listed(sorted(known))}: name the two classes (`classes`), second the one that "
+                "the scores are of."
             )
-        return (rest[0], positive)
+        return (rest[0], title), title
 
     def _titles(self, role: str) -> list[str] | None:
         if not self.file.is_table:
@@ -358,10 +379,32 @@ class ForeignRows:
         chosen = self.matrix_columns(role)
         if len(chosen) == 1 and self._is_list(chosen[0]):
             return None
-        prefix = PREFIXES[role]
-        if all(name.startswith(prefix) for name in chosen):
-            return [name.removeprefix(prefix) for name in chosen]
+        asked = self.names.get(role)
+        prefixes = [PREFIXES[role]]
+        if isinstance(asked, str) and asked not in chosen:
+            prefixes.append(asked)
+        for prefix in prefixes:
+            if all(name.startswith(prefix) and name != prefix for name in chosen):
+                return [name.removeprefix(prefix) for name in chosen]
         return chosen
+
+    def _by_number(self, titles: list[str]) -> list[str]:
+        """Titles `p3, p1, p0` as their numbers, where the labels are such numbers."""
+        numbers = numbers_of(titles)
+        if numbers is None:
+            return titles
+        counted = all(b == a + 1 for a, b in pairwise(numbers))
+        labels: set[str] = set()
+        for role in ("labels", "observed"):
+            asked = self.names.get(role)
+            if (isinstance(asked, str) and self.has(asked)) or asked is None:
+                column = self.find(role)
+                if column is not None and _flat(column).ndim == 1:
+                    labels |= set(plain_texts(_flat(column)))
+        values = {whole_number(text) for text in labels if not is_blank(text)} - {-1}
+        if not values or None in values or (counted and not values <= set(numbers)):
+            return titles
+        return list(map(str, numbers))
 
     def _is_list(self, name: str) -> bool:
         column = self.column(name)
@@ -518,7 +561,12 @@ def _joined(rows: ForeignRows, table: Path, keys: list[str], whole: bool) -> dic
             f"are not in the table, e.g. {missing[0]!r}."
         )
     if len(missing) == len(keys):
-        raise InputError(f"{table} shares no id with the predictions, e.g. {keys[0]!r}.")
+        own = next(columns[name] for name in (by, *ID_COLUMNS) if name in columns)
+        near = nearly(keys, own)
+        raise InputError(
+            f"{table} shares no id with the predictions, e.g. {keys[0]!r}{near}: spell the ids "
+            "alike."
+        )
     # A manifest knows the order of its classes.
     if table.suffix.lower() == ".parquet" and "classes" in (known := read_metadata(table)):
         rows.stated_classes = [str(name) for name in known["classes"]]
@@ -550,11 +598,6 @@ def _holds_ids(array: np.ndarray) -> bool:
     )
 
 
-def _int(number: int | None) -> int:
-    assert number is not None
-    return number
-
-
 def _numbers(column: np.ndarray, source: str, name: str) -> np.ndarray:
     if isinstance(column, np.ma.MaskedArray):
         return np.ma.filled(column.astype(np.float64), np.nan)
@@ -563,6 +606,10 @@ def _numbers(column: np.ndarray, source: str, name: str) -> np.ndarray:
     try:
         return np.array([np.nan if value is None else value for value in column.tolist()], float)
     except (TypeError, ValueError) as error:
+        pointed = decimal_points(column.tolist())
+        if pointed is not None:
+            return _numbers(np.array(pointed, dtype=object), source, name)
         raise InputError(
-            f"{source}: {name} holds something that is no number ({error})."
+            f"{source}: {name} holds something that is no number ({error}): write numbers as "
+            "0.25, and nothing for a blank."
         ) from error

@@ -1,6 +1,7 @@
 """Rows of two tables matched by id, with or without the ending of an image file."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,13 @@ def loose_keys(ids: np.ndarray) -> list[str]:
     """
     keys = id_keys(ids)
     text = "\n".join(keys)
-    if text.count("\n") != len(keys) - 1 or "." in text or "\\" in text or "/" in text:
+    if (
+        text.count("\n") != len(keys) - 1
+        or not text.isascii()
+        or "." in text
+        or "\\" in text
+        or "/" in text
+    ):
         return list(map(loose_key, keys))
     text = text.casefold()
     return (_LEADING_ZEROS.sub("", text) if "0" in text else text).split("\n")
@@ -69,6 +76,8 @@ def loose_key(text: str) -> str:
     if text.isdigit():
         return text.lstrip("0") or "0"
     name = _FOLDERS.sub("", id_key(text)).casefold()
+    if not name.isascii():
+        name = unicodedata.normalize("NFC", name)
     if "." in name:
         name = _FLOAT_FORM.sub(r"\1", name)
     return _LEADING_ZEROS.sub("", name) if "0" in name else name

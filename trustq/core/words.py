@@ -14,6 +14,9 @@ BLANK_WORDS = ("", "nan", "na", "n/a", "null", "none", "unknown", "<na>", "nat",
 # Of these, the ones that programs write for a missing value and nobody calls a class.
 MISSING_WORDS = ("", "nan", "<na>", "nat", "#n/a")
 
+# Further ones that tables write for a row without a group, such as a patient or a lesion.
+_NO_GROUP = ("-", "--", ".", "?", "n.a.", "missing", "-1", "-1.0")
+
 SPLIT_WORDS = {
     "train": "train",
     "training": "train",
@@ -34,6 +37,15 @@ def is_blank(value: object) -> bool:
     [True, True, True, True, False, False]
     """
     return value is None or value != value or str(value).strip().lower() in BLANK_WORDS
+
+
+def is_no_group(value: object) -> bool:
+    """Whether a value stands for no group: a blank (`is_blank`), a dash, a dot, `?`, or -1.
+
+    >>> [is_no_group(value) for value in (None, "NA", "-", -1, -1.0, 0, "IL_1")]
+    [True, True, True, True, True, False, False]
+    """
+    return is_blank(value) or str(value).strip().lower() in _NO_GROUP
 
 
 def plain_text(value: object) -> str:
@@ -109,6 +121,40 @@ def whole_number(text: str) -> int | None:
         return int(text) if len(text) < 20 else None
     number = float(text)
     return int(number) if number.is_integer() and abs(number) < 2**53 else None
+
+
+def flag(text: str) -> int | None:
+    """1 or 0 for a text that says true or false, in words or as the number; None for another.
+
+    >>> [flag(text) for text in ("TRUE", "False", "1", "0.0", "yes")]
+    [1, 0, 1, 0, None]
+    """
+    number = {"true": 1, "false": 0}.get(text.lower(), whole_number(text))
+    return number if number in (0, 1) else None
+
+
+_COMMA = re.compile(r"[+-]?\d*,\d+(e[+-]?\d+)?|[+-]?\d+(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})*", re.ASCII)
+
+
+def decimal_points(values: Sequence[object]) -> list[str | None] | None:
+    """Numbers with decimal commas as such with points; None where the texts are no such numbers.
+
+    `1,234` alone may be a thousand and more, and is left as it is.
+
+    >>> decimal_points(["0,5", "1", None]), decimal_points(["1,234", "5,678"])
+    (['0.5', '1', None], None)
+    """
+    is_decimal = False
+    for value in values:
+        if value is None:
+            continue
+        if not isinstance(value, str) or not _COMMA.fullmatch(value):
+            return None
+        is_decimal = is_decimal or ("," in value and not _THOUSANDS.fullmatch(value))
+    if not is_decimal:
+        return None
+    return [None if value is None else str(value).replace(",", ".") for value in values]
 
 
 def read_splits(column: np.ndarray) -> tuple[np.ndarray, list[str]]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from trustq.core.words import is_blank
+from trustq.core.words import is_no_group
 
 
 def own_where_blank(groups: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -13,5 +13,5 @@ def own_where_blank(groups: np.ndarray, ids: np.ndarray) -> np.ndarray:
     >>> own_where_blank(np.array(["g", None, "NA"], object), np.array(["a", "b", "c"], object))
     array(['g', 'b', 'c'], dtype=object)
     """
-    own = [i if is_blank(g) else g for g, i in zip(groups.tolist(), ids.tolist(), strict=True)]
+    own = [i if is_no_group(g) else g for g, i in zip(groups.tolist(), ids.tolist(), strict=True)]
     return np.array([*own, None], dtype=object)[:-1]

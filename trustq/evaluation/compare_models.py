@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from trustq.core.sample_ids import id_keys
+from trustq.core.sample_ids import id_keys, nearly
 from trustq.errors import InputError
 from trustq.evaluation.bootstrap import FIGURES, REPLICATES, Comparison, compare_figures
 from trustq.evaluation.predictions import Predictions
@@ -215,7 +215,8 @@ def _common_rows(
     if not shared:
         raise InputError(
             f"The models share no id, e.g. {models[0].sample_ids[0]} in {names[0]} and "
-            f"{models[1].sample_ids[0]} in {names[1]}."
+            f"{models[1].sample_ids[0]} in {names[1]}"
+            f"{nearly(test_ids[0], models[1].sample_ids)}: spell the ids alike."
         )
     order = [i for i in test_ids[0] if i in shared]
     found = []

@@ -68,7 +68,10 @@ class Predictions:
         tested: np.ndarray = np.isin(self.split, ("test", "external"))
         if not tested.any():
             found = ", ".join(sorted(set(self.split.tolist())))
-            raise InputError(f"{self.source} has no rows of split test, only {found}.")
+            raise InputError(
+                f"{self.source} has no rows of split test, only {found}: call the "
+                "rows to judge test, or leave the column of splits out."
+            )
         return tested
 
     def take(self, rows: np.ndarray) -> "Predictions":

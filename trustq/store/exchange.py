@@ -200,11 +200,25 @@ def _imported(
     )
 
 
+def _way_out(array: np.ndarray, name: str) -> str:
+    """The line of numpy that makes a matrix of an array, after a colon; nothing for no numbers."""
+    if array.dtype.kind not in "fiu" or not array.ndim:
+        return ""
+    if array.ndim == 1:
+        return f": for one number a row save {name}[:, None]"
+    if array.ndim == 4 and array.shape[0] > 1:
+        return (
+            f": average a map over its places, e.g. {name}.mean(axis=(2, 3)) of (n, c, h, w), or "
+            f"save {name}.reshape(len({name}), -1)"
+        )
+    return f": save {name}.reshape(n, -1) with n rows"
+
+
 def _floats(path: Path, array: np.ndarray, name: str) -> np.ndarray:
     if array.ndim != 2 or array.dtype.kind not in "fiu":
         raise InputError(
             f"{path}: {name} has shape {array.shape} and type {array.dtype}, expected rows x "
-            "columns of numbers.",
+            f"columns of numbers{_way_out(array, name)}.",
             path=path,
         )
     values = array.astype(np.float32)
