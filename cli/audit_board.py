@@ -1,9 +1,44 @@
 """`trustq audit board`: which score finds wrong labels where."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+
+@dataclass
+class Noise:
+    """Noise that is planted, and its draws."""
+
+    noise: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND,...",
+            help="Label noise where a set has none: symmetric:RATE, pair:RATE, instance:RATE, "
+            "reference.",
+        ),
+    ] = "symmetric:0.2,pair:0.2,instance:0.2"
+    seeds: Annotated[int, typer.Option(metavar="N", help="Draws of each kind of noise.")] = 3
+
+
+@dataclass
+class Columns:
+    """What is where in a file."""
+
+    observed: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Name of the observed labels.")
+    ] = None
+    labels: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Name of the reference labels.")
+    ] = None
+    probs: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Name of out-of-fold probabilities.")
+    ] = None
+    normalize: Annotated[
+        str | None,
+        typer.Option(metavar="HOW", help="Normalize rows to sum to 1: l1 or softmax."),
+    ] = None
 
 
 def board(
@@ -15,30 +50,10 @@ def board(
             "labels that noise is put on.",
         ),
     ],
-    noise: Annotated[
-        str,
-        typer.Option(
-            metavar="KIND,...",
-            help="Label noise where a set has none: symmetric:RATE, pair:RATE, instance:RATE, "
-            "reference.",
-        ),
-    ] = "symmetric:0.2,pair:0.2,instance:0.2",
-    seeds: Annotated[int, typer.Option(metavar="N", help="Draws of each kind of noise.")] = 3,
+    planted: Noise,
+    columns: Columns,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Also write the whole table.")
-    ] = None,
-    observed: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Name of the observed labels.")
-    ] = None,
-    labels: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Name of the reference labels.")
-    ] = None,
-    probs: Annotated[
-        str | None, typer.Option(metavar="COLUMN", help="Name of out-of-fold probabilities.")
-    ] = None,
-    normalize: Annotated[
-        str | None,
-        typer.Option(metavar="HOW", help="Normalize rows to sum to 1: l1 or softmax."),
     ] = None,
     every_row: Annotated[
         bool,
@@ -62,13 +77,13 @@ def board(
     from trustq.report.audit import board_page, write_rows
     from trustq.report.text import to_json
 
-    given = {"observed": observed, "labels": labels, "probs": probs}
+    given = {"observed": columns.observed, "labels": columns.labels, "probs": columns.probs}
     rows = compare(
         sources,
-        noise=[kind.strip() for kind in noise.split(",") if kind.strip()],
-        seeds=seeds,
+        noise=[kind.strip() for kind in planted.noise.split(",") if kind.strip()],
+        seeds=planted.seeds,
         names={name: value for name, value in given.items() if value is not None},
-        normalize=normalize,
+        normalize=columns.normalize,
         rows="all" if every_row else "unseen",
     )
     if out is not None:

@@ -1,12 +1,13 @@
 """`trustq audit duplicates`: images that are there twice, within a manifest or between two."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import NoProgress, Quiet
+from .options import Progress
 from .output import print_note, print_table, stages
 
 if TYPE_CHECKING:
@@ -14,8 +15,40 @@ if TYPE_CHECKING:
     from trustq.data.manifest import Manifest
 
 
+@dataclass
+class Search:
+    """What counts as a pair."""
+
+    distance: Annotated[
+        int, typer.Option(help="Maximum Hamming distance between perceptual hashes (256 bits).")
+    ] = 30
+    nearest: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Candidate pairs per method (keypoints, embeddings); 0 lists copies only."
+        ),
+    ] = 200
+    threads: Annotated[int, typer.Option(min=1, help="Threads to read images with.")] = 2
+
+
+@dataclass
+class Written:
+    """What is written."""
+
+    out: Annotated[Path, typer.Option(help="Folder for the lists and the sheet.")] = Path(
+        "duplicates"
+    )
+    sheet: Annotated[int, typer.Option(min=0, help="Pairs on the sheet of images; 0 for none.")] = (
+        60
+    )
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False
+
+
 def duplicates(
     manifest: Annotated[Path, typer.Argument(help="A manifest.")],
+    search: Search,
+    output: Written,
+    shown: Progress,
     other: Annotated[
         Path | None, typer.Argument(help="Another one, to look for what is in both.")
     ] = None,
@@ -23,25 +56,6 @@ def duplicates(
         list[str] | None,
         typer.Option(help="Caches of these samples, for embedding neighbours; may be repeated."),
     ] = None,
-    distance: Annotated[
-        int, typer.Option(help="Maximum Hamming distance between perceptual hashes (256 bits).")
-    ] = 30,
-    nearest: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Candidate pairs per method (keypoints, embeddings); 0 lists copies only."
-        ),
-    ] = 200,
-    out: Annotated[Path, typer.Option(help="Folder for the lists and the sheet.")] = Path(
-        "duplicates"
-    ),
-    sheet: Annotated[
-        int, typer.Option(min=0, help="Pairs on the sheet of images; 0 for none.")
-    ] = 60,
-    threads: Annotated[int, typer.Option(min=1, help="Threads to read images with.")] = 2,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
-    quiet: Quiet = False,
-    no_progress: NoProgress = False,
 ) -> None:
     """Find copies and scenes taken again in other groups, other splits or another data set.
 
@@ -58,7 +72,7 @@ def duplicates(
     from trustq.report.contact_sheet import write_pair_sheet
     from trustq.store import find_caches, open_cache
 
-    refuse_answers(out)  # before the work, not after it
+    refuse_answers(output.out)  # before the work, not after it
     sides = [read_manifest(path) for path in (manifest, other) if path is not None]
     caches = [open_cache(path) for path in find_caches(cache)] if cache else []
     with stages() as show:
@@ -66,21 +80,23 @@ def duplicates(
             sides[0],
             sides[1] if other is not None else None,
             caches=caches,
-            max_distance=distance,
-            nearest=nearest,
-            threads=threads,
+            max_distance=search.distance,
+            nearest=search.nearest,
+            threads=search.threads,
             progress=show,
         )
     for note in found.notes:
         print_note(note)
-    written = write_audit(found, out)
-    if sheet and len(found):
+    written = write_audit(found, output.out)
+    if output.sheet and len(found):
         written.append(
-            write_pair_sheet(*_drawn(found, sides, most=sheet), out / "contact_sheet.png")
+            write_pair_sheet(
+                *_drawn(found, sides, most=output.sheet), output.out / "contact_sheet.png"
+            )
         )
     for path in written:
         typer.echo(f"wrote {path}", err=True)
-    if as_json:
+    if output.as_json:
         typer.echo(json.dumps(_summary(found) | {"agreement": found.agreement}, indent=2))
         return
     for title, value in _summary(found).items():

@@ -1,5 +1,6 @@
 """`trustq check`: gates on a results folder, for CI."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,40 +9,61 @@ import typer
 from .output import print_table
 
 
-def check(
-    results: Annotated[Path, typer.Argument(help="Folder of result tables.")] = Path("results"),
+@dataclass
+class Gates:
+    """What the figures must reach."""
+
     gate: Annotated[
         list[str] | None,
         typer.Option(help="Bound, e.g. 'ece<.05' or 'recall[mel]>.6'; may be repeated."),
-    ] = None,
+    ] = None
     packaged: Annotated[
         bool,
         typer.Option("--packaged", help="Also check accuracy>=.85, macro_f1>=.80 and gap<=.10."),
-    ] = False,
+    ] = False
     against: Annotated[
         Path | None, typer.Option(help="Earlier results folder with the same test rows.")
-    ] = None,
+    ] = None
     parity: Annotated[
         bool,
         typer.Option("--parity", help="Fail where runs differ in more than their arm and seeds."),
-    ] = False,
+    ] = False
     may_differ: Annotated[
         str, typer.Option(help="Columns of runs in which they may differ too, a,b,c.")
-    ] = "",
-    where: Annotated[str, typer.Option(help="SQL condition on runs that picks the setup.")] = "",
+    ] = ""
+
+
+@dataclass
+class Chosen:
+    """Which figures are checked."""
+
+    where: Annotated[str, typer.Option(help="SQL condition on runs that picks the setup.")] = ""
     stage: Annotated[
         str, typer.Option(help="Predictions to check: calibrated or uncalibrated.")
-    ] = "calibrated",
-    split: Annotated[str, typer.Option(help="Split to check.")] = "test",
+    ] = "calibrated"
+    split: Annotated[str, typer.Option(help="Split to check.")] = "test"
     dataset: Annotated[
         str | None, typer.Option(help="Evaluated data set [default: the runs' own].")
-    ] = None,
+    ] = None
+
+
+@dataclass
+class Told:
+    """How intervals are drawn and what is kept."""
+
     history: Annotated[
         Path | None,
         typer.Option(help="CSV that each check is added to; a fall against its last row is told."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of simulated intervals.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    ] = None
+    seed: Annotated[int, typer.Option(help="Seed of simulated intervals.")] = 0
+    json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False
+
+
+def check(
+    demands: Gates,
+    chosen: Chosen,
+    told: Told,
+    results: Annotated[Path, typer.Argument(help="Folder of result tables.")] = Path("results"),
 ) -> None:
     """Check results against gates and against earlier ones; exit status 1 where one fails.
 
@@ -55,43 +77,43 @@ def check(
     from trustq.errors import InputError
     from trustq.report.text import to_json
 
-    texts = [*(gate or []), *(gates.PACKAGED if packaged else ())]
-    if not texts and not parity and against is None:
+    texts = [*(demands.gate or []), *(gates.PACKAGED if demands.packaged else ())]
+    if not texts and not demands.parity and demands.against is None:
         raise InputError(
             "Nothing to check: give a gate (`gate=ece<.05`), `packaged`, `parity`, or `against`."
         )
     record: dict[str, Any] = {}
     passed = True
-    if parity:
-        allowed = [name.strip() for name in may_differ.split(",") if name.strip()]
-        differing = gates.parity(results, allowed=allowed, where=where)
+    if demands.parity:
+        allowed = [name.strip() for name in demands.may_differ.split(",") if name.strip()]
+        differing = gates.parity(results, allowed=allowed, where=chosen.where)
         record["parity"] = differing
         passed = not differing
-        if not json:
+        if not told.json:
             print_table([{"differs": k, "values": _few(v)} for k, v in differing.items()])
             typer.echo("Parity: " + ("failed" if differing else "only arms and seeds differ"))
-    if texts or against is not None:
+    if texts or demands.against is not None:
         found = gates.check_results(
             results,
             [gates.parse_gate(text) for text in texts],
-            against=against,
-            where=where,
-            stage=stage,
-            split=split,
-            eval_dataset=dataset,
-            seed=seed,
+            against=demands.against,
+            where=chosen.where,
+            stage=chosen.stage,
+            split=chosen.split,
+            eval_dataset=chosen.dataset,
+            seed=told.seed,
         )
         record |= found.record
         passed = passed and found.passed
-        if not json:
+        if not told.json:
             _print(found)
-        if history is not None:
+        if told.history is not None:
             from trustq.analysis.check_history import add_check
 
-            for text in add_check(history, found):
+            for text in add_check(told.history, found):
                 typer.echo(text, err=True)
     record["passed"] = passed
-    if json:
+    if told.json:
         typer.echo(to_json(record))
     else:
         typer.echo(f"{'passed' if passed else 'FAILED'}")

@@ -107,23 +107,30 @@ class Adapting:
         return {name: value for name, value in values.items() if value not in (None, False)}
 
 
-@app.command()
-def prepare(
-    splitting: Splitting,
-    labelling: Labelling,
-    adapting: Adapting,
-    shown: Progress,
-    name: Annotated[str | None, typer.Argument(help="A data set of --list.")] = None,
+@dataclass
+class Place:
+    """Where the published files are, and where the manifest goes."""
+
     out: Annotated[
         Path | None, typer.Option(help="Manifest to write, a .parquet file.", show_default=False)
-    ] = None,
+    ] = None
     root: Annotated[
         Path | None,
         typer.Option(
             help="Folder with the published files [digits: where to write the images].",
             show_default=False,
         ),
-    ] = None,
+    ] = None
+
+
+@app.command()
+def prepare(
+    splitting: Splitting,
+    labelling: Labelling,
+    adapting: Adapting,
+    shown: Progress,
+    place: Place,
+    name: Annotated[str | None, typer.Argument(help="A data set of --list.")] = None,
     show_list: Annotated[bool, typer.Option("--list", help="List the data sets.")] = False,
 ) -> None:
     """Make the manifest of a data set: one row an image, with its label, group and split.
@@ -138,13 +145,13 @@ def prepare(
             typer.echo(f"{key:<17}{state:<12}{adapter.description}")
         typer.echo("unverified: as described; no published file has been read with it.", err=True)
         return
-    if name is None or out is None:
+    if name is None or place.out is None:
         raise typer.BadParameter("Name a data set (see --list) and the manifest: NAME --out FILE.")
     with progress("Reading", "images") as show:
         manifest = datasets.prepare(
             name,
-            out=out,
-            root=root,
+            out=place.out,
+            root=place.root,
             seed=splitting.seed,
             fractions=_numbers(splitting.fractions),
             split=splitting.split,
@@ -157,7 +164,7 @@ def prepare(
             say=lambda sentence: typer.echo(sentence, err=True),
             **adapting.given,
         )
-    _print_description(manifest, out)
+    _print_description(manifest, place.out)
 
 
 @app.command()

@@ -1,12 +1,44 @@
 """`trustq distil`: a small student from a trained network's logits."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .options import NoProgress, Quiet
+from .options import Progress
 from .output import print_text
+
+
+@dataclass
+class Teaching:
+    """What the student learns from, and how."""
+
+    view: Annotated[
+        str, typer.Option(help="Stored view whose logits teach [default: the images as they are].")
+    ] = ""
+    alpha: Annotated[float, typer.Option(help="The teacher's share of the loss.")] = 0.7
+    temperature: Annotated[
+        float, typer.Option(help="What teacher and student are softened by.")
+    ] = 4.0
+    observed: Annotated[
+        str, typer.Option(metavar="FILE", help="Train on the labels of this table, e.g. repaired.")
+    ] = ""
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="Any recipe key, e.g. --set epochs=10.")
+    ] = None
+
+
+@dataclass
+class Place:
+    """Where images are read, where the student runs and is written."""
+
+    root: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Image folder [default: the manifest's].")
+    ] = None
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto"
+    name: Annotated[str, typer.Option(help="Name for the students' folder.")] = ""
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for caches.")] = Path("cache")
 
 
 def distil(
@@ -14,31 +46,13 @@ def distil(
         Path, typer.Argument(metavar="CACHE", help="Cache of the teacher, with its logits.")
     ],
     manifest: Annotated[Path, typer.Option(metavar="FILE", help="Manifest of the cache's images.")],
+    teaching: Teaching,
+    place: Place,
+    shown: Progress,
     student: Annotated[
         str, typer.Option(help="mobilenetv3, efficientnet_lite0 or any timm name below 25 MB.")
     ] = "mobilenetv3",
-    root: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Image folder [default: the manifest's].")
-    ] = None,
-    view: Annotated[
-        str, typer.Option(help="Stored view whose logits teach [default: the images as they are].")
-    ] = "",
-    alpha: Annotated[float, typer.Option(help="The teacher's share of the loss.")] = 0.7,
-    temperature: Annotated[
-        float, typer.Option(help="What teacher and student are softened by.")
-    ] = 4.0,
     seeds: Annotated[str, typer.Option(metavar="N,...", help="Seeds of the students.")] = "0",
-    observed: Annotated[
-        str, typer.Option(metavar="FILE", help="Train on the labels of this table, e.g. repaired.")
-    ] = "",
-    name: Annotated[str, typer.Option(help="Name for the students' folder.")] = "",
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="Any recipe key, e.g. --set epochs=10.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for caches.")] = Path("cache"),
-    quiet: Quiet = False,
-    no_progress: NoProgress = False,
 ) -> None:
     """Train a student of less than 25 MB on a teacher's logits and write its cache.
 
@@ -51,18 +65,18 @@ def distil(
     from trustq.data.manifest import read_manifest
     from trustq.extraction.distil import Distillation, distil
 
-    asked = list(settings or ())
-    if observed:
-        asked.append(f"observed={observed}")
+    asked = list(teaching.settings or ())
+    if teaching.observed:
+        asked.append(f"observed={teaching.observed}")
     made = distil(
-        read_manifest(manifest, root=root),
-        Distillation(teacher, view, alpha, temperature),
+        read_manifest(manifest, root=place.root),
+        Distillation(teacher, teaching.view, teaching.alpha, teaching.temperature),
         student=student,
         seeds=[int(seed) for seed in seeds.split(",")],
-        out=out,
-        name=name,
+        out=place.out,
+        name=place.name,
         settings=asked,
-        device=device,
+        device=place.device,
     )
     for one in made:
         accuracy = (

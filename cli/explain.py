@@ -1,5 +1,6 @@
 """`trustq explain`: maps of a network's decisions, their stability, trust cells and failures."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,25 +72,39 @@ def stability(
     _safety()
 
 
+@dataclass
+class Cells:
+    """Where high confidence and stability begin, and what cells are split by."""
+
+    by: Annotated[str | None, typer.Option(help="Column of --metadata to tabulate cells by.")] = (
+        None
+    )
+    metadata: Annotated[
+        Path | None, typer.Option(help="Manifest or table with columns by sample_id.")
+    ] = None
+    confidence_cut: Annotated[
+        float | None, typer.Option(help="Probability from which a row is confident.")
+    ] = None
+    stability_cut: Annotated[
+        float | None, typer.Option(help="Overlap from which a row is stable.")
+    ] = None
+
+
+@dataclass
+class Maps:
+    """The maps that are looked at, and on which rows."""
+
+    over: _Over = "auto"
+    method: _Method = "auto"
+    split: _Split = "test"
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0
+
+
 @app.command()
 def trust(
     caches: _Caches,
-    over: _Over = "auto",
-    method: _Method = "auto",
-    split: _Split = "test",
-    by: Annotated[
-        str | None, typer.Option(help="Column of --metadata to tabulate cells by.")
-    ] = None,
-    metadata: Annotated[
-        Path | None, typer.Option(help="Manifest or table with columns by sample_id.")
-    ] = None,
-    confidence_cut: Annotated[
-        float | None, typer.Option(help="Probability from which a row is confident.")
-    ] = None,
-    stability_cut: Annotated[
-        float | None, typer.Option(help="Overlap from which a row is stable.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    cells: Cells,
+    maps: Maps,
     json: _Json = False,
 ) -> None:
     """Count rows by correct, confident and stable, and ask whether stability adds to confidence.
@@ -104,13 +119,13 @@ def trust(
 
     found = trust_report(
         _opened(caches),
-        over=over,
-        method=method,
-        split=split,
-        columns=_columns(metadata, by),
-        confidence_cut=confidence_cut,
-        stability_cut=stability_cut,
-        seed=seed,
+        over=maps.over,
+        method=maps.method,
+        split=maps.split,
+        columns=_columns(cells.metadata, cells.by),
+        confidence_cut=cells.confidence_cut,
+        stability_cut=cells.stability_cut,
+        seed=maps.seed,
     )
     for note in found.notes:
         typer.echo(f"Note: {note}.", err=True)
@@ -124,39 +139,60 @@ def trust(
     _safety()
 
 
-@app.command()
-def failures(
-    caches: _Caches,
-    out: Annotated[Path, typer.Option(help="Folder for the page, panels and cases.json.")] = Path(
-        "failures"
-    ),
+@dataclass
+class Panels:
+    """The cases that are shown."""
+
+    columns: Annotated[
+        str | None, typer.Option(help="Metadata columns to show and tabulate by, a,b,c.")
+    ] = None
+    positive: Annotated[
+        str | None, typer.Option(help="Classes pooled into the positive class, mel,bcc.")
+    ] = None
+    most: Annotated[int, typer.Option(min=1, help="Number of cases of each kind.")] = 12
+    no_panels: Annotated[
+        bool, typer.Option("--no-panels", help="Write no PNG panel for each case.")
+    ] = False
+
+
+@dataclass
+class Images:
+    """Where images and what is known of them are."""
+
     manifest: Annotated[
         Path | None, typer.Option(help="Manifest of the images, with their metadata.")
-    ] = None,
+    ] = None
     root: Annotated[
         Path | None, typer.Option(help="Image folder [default: as the manifest says].")
-    ] = None,
+    ] = None
     training: Annotated[
         Path | None,
         typer.Option(help="Cache of the same network with training rows, for neighbors."),
-    ] = None,
+    ] = None
     audit: Annotated[
         Path | None, typer.Option(help="Folder of trustq audit labels on these rows.")
-    ] = None,
-    columns: Annotated[
-        str | None, typer.Option(help="Metadata columns to show and tabulate by, a,b,c.")
-    ] = None,
-    positive: Annotated[
-        str | None, typer.Option(help="Classes pooled into the positive class, mel,bcc.")
-    ] = None,
-    over: _Over = "auto",
-    method: _Method = "auto",
-    split: _Split = "test",
-    most: Annotated[int, typer.Option(min=1, help="Number of cases of each kind.")] = 12,
-    no_panels: Annotated[
-        bool, typer.Option("--no-panels", help="Write no PNG panel for each case.")
-    ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the random sample and the shuffles.")] = 0,
+    ] = None
+
+
+@dataclass
+class FailureMaps:
+    """The maps that are looked at, and on which rows."""
+
+    over: _Over = "auto"
+    method: _Method = "auto"
+    split: _Split = "test"
+    seed: Annotated[int, typer.Option(help="Seed of the random sample and the shuffles.")] = 0
+
+
+@app.command()
+def failures(
+    caches: _Caches,
+    panels: Panels,
+    pictures: Images,
+    maps: FailureMaps,
+    out: Annotated[Path, typer.Option(help="Folder for the page, panels and cases.json.")] = Path(
+        "failures"
+    ),
 ) -> None:
     """Write a failure audit: confident errors, uncertain hits, unstable maps, seeds that disagree.
 
@@ -172,22 +208,25 @@ def failures(
     opened = _opened(caches)
     given, images = failure_input(
         opened,
-        manifest=manifest,
-        root=root,
-        training=training,
-        audit=audit,
-        columns=_listed(columns),
-        positive=_listed(positive),
-        over=over,
-        method=method,
+        manifest=pictures.manifest,
+        root=pictures.root,
+        training=pictures.training,
+        audit=pictures.audit,
+        columns=_listed(panels.columns),
+        positive=_listed(panels.positive),
+        over=maps.over,
+        method=maps.method,
     )
-    found = audit_failures(opened, given=given, split=split, k=most, method=method, seed=seed)
+    found = audit_failures(
+        opened, given=given, split=maps.split, k=panels.most, method=maps.method, seed=maps.seed
+    )
     aspect = str(opened[0].preprocessing.get("resize", "squash"))
-    written = write_failures(found, out, images=images, aspect=aspect, panels=not no_panels)
+    written = write_failures(found, out, images=images, aspect=aspect, panels=not panels.no_panels)
     for note in found.notes:
         typer.echo(f"Note: {note}.", err=True)
     typer.echo(
-        f"{found.n_errors:,} of {found.n_rows:,} rows of {split} are wrong; {len(found.cases)} "
+        f"{found.n_errors:,} of {found.n_rows:,} rows of {maps.split} are wrong; "
+        f"{len(found.cases)} "
         f"cases\n{rule_verdict(found)}\nwrote {written[0]}, {written[1]}"
         + (f" and {len(written) - 2} panels" if len(written) > 2 else "")
     )

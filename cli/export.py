@@ -1,5 +1,6 @@
 """`trustq export`: tables of results for papers and other programs."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -21,8 +22,41 @@ def export() -> None:
     """Tables of results for papers and other programs."""
 
 
+@dataclass
+class Compared:
+    """Which figures of which arms are compared."""
+
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="Columns to compare, separated by commas [default: those of macro_f1 and accuracy "
+            "by whatever name, e.g. test_cal_accuracy]."
+        ),
+    ] = None
+    arms: Annotated[
+        str | None, typer.Option(help="Arms of --results, the compared one first: a,b,c.")
+    ] = None
+    by: Annotated[
+        str, typer.Option(help="Compare values of this column of runs instead: head, ...")
+    ] = "arm"
+    split: Annotated[str, typer.Option(help="Evaluated rows of --results.")] = "test"
+    stage: Annotated[str, typer.Option(help="calibrated or uncalibrated.")] = "calibrated"
+    where: _Where = ""
+
+
+@dataclass
+class Written:
+    """How the table is written."""
+
+    format: Annotated[str, typer.Option(help="markdown, csv or latex.")] = "markdown"
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False
+    out: Annotated[Path | None, typer.Option(help="File to write instead of printing.")] = None
+
+
 @app.command()
 def significance(
+    compared: Compared,
+    written: Written,
     tables: Annotated[
         list[str] | None,
         typer.Argument(
@@ -31,26 +65,7 @@ def significance(
             "compared with its others. None: the arms of --results.",
         ),
     ] = None,
-    metrics: Annotated[
-        str | None,
-        typer.Option(
-            help="Columns to compare, separated by commas [default: those of macro_f1 and accuracy "
-            "by whatever name, e.g. test_cal_accuracy]."
-        ),
-    ] = None,
     results: Annotated[Path, typer.Option(help="Folder of result tables.")] = Path("results"),
-    arms: Annotated[
-        str | None, typer.Option(help="Arms of --results, the compared one first: a,b,c.")
-    ] = None,
-    by: Annotated[
-        str, typer.Option(help="Compare values of this column of runs instead: head, ...")
-    ] = "arm",
-    split: Annotated[str, typer.Option(help="Evaluated rows of --results.")] = "test",
-    stage: Annotated[str, typer.Option(help="calibrated or uncalibrated.")] = "calibrated",
-    format: Annotated[str, typer.Option(help="markdown, csv or latex.")] = "markdown",
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
-    out: Annotated[Path | None, typer.Option(help="File to write instead of printing.")] = None,
-    where: _Where = "",
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
 ) -> None:
     """Compare arms over seeds: difference, interval, sign-flip p with its floor, Holm, effect.
@@ -74,7 +89,7 @@ def significance(
     from trustq.errors import InputError
     from trustq.report.text import to_json
 
-    wanted = [name.strip() for name in (metrics or "").split(",") if name.strip()]
+    wanted = [name.strip() for name in (compared.metrics or "").split(",") if name.strip()]
     if tables:
         read = []
         for given in tables:
@@ -84,10 +99,16 @@ def significance(
             evaluation, _, arm = name.rpartition(":")
             read.append(read_seed_table(Path(file), arm=arm, evaluation=evaluation))
         wanted = wanted or default_metrics(read)
-    elif arms:
-        names, wanted = [name.strip() for name in arms.split(",")], wanted or list(METRICS)
+    elif compared.arms:
+        names, wanted = [name.strip() for name in compared.arms.split(",")], wanted or list(METRICS)
         read = results_seed_tables(
-            results, arms=names, by=by, metrics=wanted, split=split, stage=stage, where=where
+            results,
+            arms=names,
+            by=compared.by,
+            metrics=wanted,
+            split=compared.split,
+            stage=compared.stage,
+            where=compared.where,
         )
     else:
         raise InputError(
@@ -95,25 +116,43 @@ def significance(
             "None=no-repair.csv), or arms of a results folder (--arms self_confidence,none)."
         )
     rows = significance(read, metrics=wanted, seed=seed)
-    text = to_json([asdict(row) for row in rows]) if json else format_significance(rows, format)
-    write_or_print(text, out)
+    text = (
+        to_json([asdict(row) for row in rows])
+        if written.json
+        else format_significance(rows, written.format)
+    )
+    write_or_print(text, written.out)
+
+
+@dataclass
+class Figures:
+    """Which figures a table has."""
+
+    metrics: Annotated[
+        str, typer.Option(help="Columns, separated by commas; aurc:CONVENTION is another AURC.")
+    ] = "accuracy,macro_f1,ece,nll,aurc,augrc"
+    preset: Annotated[
+        str | None, typer.Option(help="Columns of a published table: trustquerynet.")
+    ] = None
+    split: Annotated[str, typer.Option(help="test, val, external or out_of_fold.")] = "test"
+    stage: Annotated[str, typer.Option(help="calibrated or uncalibrated.")] = "calibrated"
+    where: _Where = ""
+
+
+@dataclass
+class TableForm:
+    """How the table is written."""
+
+    format: Annotated[str, typer.Option(help="markdown, csv, latex or table.")] = "markdown"
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False
+    out: Annotated[Path | None, typer.Option(help="File to write instead of printing.")] = None
 
 
 @app.command()
 def table(
+    figures: Figures,
+    form: TableForm,
     results: _Results = Path("results"),
-    metrics: Annotated[
-        str, typer.Option(help="Columns, separated by commas; aurc:CONVENTION is another AURC.")
-    ] = "accuracy,macro_f1,ece,nll,aurc,augrc",
-    preset: Annotated[
-        str | None, typer.Option(help="Columns of a published table: trustquerynet.")
-    ] = None,
-    split: Annotated[str, typer.Option(help="test, val, external or out_of_fold.")] = "test",
-    stage: Annotated[str, typer.Option(help="calibrated or uncalibrated.")] = "calibrated",
-    where: _Where = "",
-    format: Annotated[str, typer.Option(help="markdown, csv, latex or table.")] = "markdown",
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
-    out: Annotated[Path | None, typer.Option(help="File to write instead of printing.")] = None,
 ) -> None:
     """Settings x metrics: mean and sd over seeds, the best of each problem marked.
 
@@ -123,22 +162,22 @@ def table(
     from trustq.errors import NotFound
     from trustq.report.text import to_json
 
-    if preset is not None and preset not in PRESETS:
+    if figures.preset is not None and figures.preset not in PRESETS:
         raise NotFound(
-            f"There is no preset {preset!r}, only {', '.join(PRESETS)}.",
+            f"There is no preset {figures.preset!r}, only {', '.join(PRESETS)}.",
             expected=PRESETS,
-            found=preset,
+            found=figures.preset,
         )
-    named = [name.strip() for name in metrics.split(",") if name.strip()]
+    named = [name.strip() for name in figures.metrics.split(",") if name.strip()]
     found = main_table(
         results,
-        metrics=PRESETS[preset] if preset else named,
-        split=split,
-        stage=stage,
-        where=where,
+        metrics=PRESETS[figures.preset] if figures.preset else named,
+        split=figures.split,
+        stage=figures.stage,
+        where=figures.where,
     )
-    text = to_json(table_records(found)) if json else format_main_table(found, format)
-    write_or_print(text, out)
+    text = to_json(table_records(found)) if form.json else format_main_table(found, form.format)
+    write_or_print(text, form.out)
 
 
 @app.command()

@@ -133,26 +133,40 @@ class Dumped:
         return named(self, besides=() if self.maps else ("maps",))
 
 
-def extract(
-    manifest: Annotated[Path, typer.Argument(help="Manifest, .parquet or .csv.")],
-    training: Recipe,
-    reading: Reading,
-    dumped: Dumped,
-    out: Annotated[Path, typer.Option(help="Folder for caches.")] = Path("cache"),
+@dataclass
+class Place:
+    """Where the network runs, and where its caches go."""
+
+    out: Annotated[Path, typer.Option(help="Folder for caches.")] = Path("cache")
     name: Annotated[
         str | None, typer.Option(help="Name for the caches' folder [default: the recipe's].")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    ] = None
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto"
+
+
+@dataclass
+class Again:
+    """Networks that were trained before, whose dumps are made again."""
+
     with_: Annotated[
         list[str] | None,
         typer.Option(
             "--with", help="Caches (quoted patterns) whose networks are used, without training."
         ),
-    ] = None,
+    ] = None
     only: Annotated[
         str | None,
         typer.Option(help="With --with, rows of these splits, or so many: test, test:200."),
-    ] = None,
+    ] = None
+
+
+def extract(
+    manifest: Annotated[Path, typer.Argument(help="Manifest, .parquet or .csv.")],
+    training: Recipe,
+    reading: Reading,
+    dumped: Dumped,
+    place: Place,
+    again: Again,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any recipe key, e.g. --set batch_size=16.")
     ] = None,
@@ -172,24 +186,26 @@ def extract(
     Example: trustq extract digits.parquet --recipe digits --seeds 0,1
     """
     settings = settings or []
-    if with_:
+    if again.with_:
         _require_alone(training, reading, settings)
-    elif only:
+    elif again.only:
         raise typer.BadParameter("--only goes with --with alone: a training needs every split.")
     from trustq.extraction import extract as train_and_extract
     from trustq.recipes import load_recipe
 
-    where: dict[str, Any] = {"out": out, "device": device}
-    values = dumped.given if with_ else training.given | dumped.given
+    where: dict[str, Any] = {"out": place.out, "device": place.device}
+    values = dumped.given if again.with_ else training.given | dumped.given
     try:
         # What is dumped again is read as a recipe's settings are, with their types and refusals.
         asked = load_recipe(training.recipe, values=values, settings=settings, part="extract")
-        if with_:
+        if again.with_:
             rows = _rows(manifest, reading)
-            made = _dump_again(rows, with_, only, asked.extract, name=name or "", **where)
+            made = _dump_again(
+                rows, again.with_, again.only, asked.extract, name=place.name or "", **where
+            )
         else:
             made = train_and_extract(
-                recipe=dataclasses.replace(asked, name=name or asked.name),
+                recipe=dataclasses.replace(asked, name=place.name or asked.name),
                 seeds=training.numbers,
                 manifest=_rows(manifest, reading),
                 stage_to=reading.stage,

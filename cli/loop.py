@@ -1,6 +1,7 @@
 """`trustq loop`: train, score, buy, train again, for several arms and seeds."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,26 +10,40 @@ import typer
 from .output import print_table, print_text
 
 
-def loop(
-    manifest: Annotated[Path, typer.Argument(help="Manifest, .parquet or .csv.")],
+@dataclass
+class Training:
+    """Which networks are trained, where."""
+
     recipe: Annotated[
         str, typer.Option(help="Packaged recipe (loop, loop-reference) or TOML file.")
-    ] = "loop",
-    seeds: Annotated[str, typer.Option(help="Comma-separated backbone seeds.")] = "42,52,62,72,82",
-    out: Annotated[
-        Path, typer.Option(help="Folder for caches, labels, results and the table.")
-    ] = Path("loop"),
+    ] = "loop"
+    seeds: Annotated[str, typer.Option(help="Comma-separated backbone seeds.")] = "42,52,62,72,82"
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any recipe key, e.g. --set rounds=2 --set budgets=128."),
-    ] = None,
-    against: Annotated[str, typer.Option(help="Arm that the others are compared with.")] = "none",
-    split: Annotated[str, typer.Option(help="Split of the figures.")] = "test",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    ] = None
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto"
     root: Annotated[
         Path | None, typer.Option(help="Where the images are [default: as the manifest says].")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
+    ] = None
+
+
+@dataclass
+class Written:
+    """What the table is of, and where to."""
+
+    out: Annotated[Path, typer.Option(help="Folder for caches, labels, results and the table.")] = (
+        Path("loop")
+    )
+    against: Annotated[str, typer.Option(help="Arm that the others are compared with.")] = "none"
+    split: Annotated[str, typer.Option(help="Split of the figures.")] = "test"
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False
+
+
+def loop(
+    manifest: Annotated[Path, typer.Argument(help="Manifest, .parquet or .csv.")],
+    training: Training,
+    written: Written,
 ) -> None:
     """Train networks, buy labels by their scores, train them again, and compare the arms.
 
@@ -45,16 +60,22 @@ def loop(
     from trustq.experiments.train_loop import train_loop
     from trustq.recipes import load_recipe
 
-    chosen = load_recipe(recipe, settings=settings or [])
+    chosen = load_recipe(training.recipe, settings=training.settings or [])
     try:
-        wanted = [int(seed) for seed in seeds.split(",")]
+        wanted = [int(seed) for seed in training.seeds.split(",")]
     except ValueError as error:
         raise InputError(
-            f"seeds {seeds}: expected whole numbers, e.g. 42,52.", where="seeds", found=seeds
+            f"seeds {training.seeds}: expected whole numbers, e.g. 42,52.",
+            where="seeds",
+            found=training.seeds,
         ) from error
     try:
         run = train_loop(
-            read_manifest(manifest, root=root), recipe=chosen, seeds=wanted, out=out, device=device
+            read_manifest(manifest, root=training.root),
+            recipe=chosen,
+            seeds=wanted,
+            out=written.out,
+            device=training.device,
         )
     except KeyboardInterrupt as stop:
         typer.echo(
@@ -63,15 +84,15 @@ def loop(
             err=True,
         )
         raise typer.Exit(130) from stop
-    run.save(out / "networks.parquet", split=split)
-    means = run.means(split=split)
-    paired = run.paired(split=split, against=against)
-    if as_json:
+    run.save(written.out / "networks.parquet", split=written.split)
+    means = run.means(split=written.split)
+    paired = run.paired(split=written.split, against=written.against)
+    if written.as_json:
         typer.echo(json.dumps({"means": means, "paired": paired}, indent=2))
         return
     print_text(
-        f"{len(wanted)} networks a row, {split} rows, their own softmax before temperature. Every "
-        f"network: {out / 'networks.parquet'}"
+        f"{len(wanted)} networks a row, {written.split} rows, their own softmax before "
+        f"temperature. Every network: {written.out / 'networks.parquet'}"
     )
     print_table(means)
     if paired:

@@ -1,39 +1,52 @@
 """`trustq plan`: what a sweep could show, and what it costs, before it runs."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
+@dataclass
+class Design:
+    """What is compared, and how sure one wants to be."""
+
+    baseline: Annotated[str, typer.Option(help="Arm that the others are compared with.")] = "random"
+    metric: Annotated[str, typer.Option(help="Metric of the effect.")] = "accuracy"
+    stage: Annotated[str, typer.Option(help="uncalibrated or calibrated.")] = "uncalibrated"
+    effect: Annotated[
+        float | None, typer.Option(help="Gain to detect [default: the oracle's, from the pilot].")
+    ] = None
+    comparisons: Annotated[
+        int | None, typer.Option(help="Size of Holm's family [default: arms x budgets].")
+    ] = None
+    alpha: Annotated[float, typer.Option(help="Largest p that counts as found.")] = 0.05
+    power: Annotated[float, typer.Option(help="Share of sweeps that should find it.")] = 0.8
+
+
+@dataclass
+class Pilot:
+    """What was measured before, and what labels cost."""
+
+    results: Annotated[
+        Path | None, typer.Option("--from", help="Earlier results folder instead of a pilot.")
+    ] = None
+    backbones: Annotated[
+        int | None, typer.Option(help="Backbone seeds, where there are no caches yet [default: 1].")
+    ] = None
+    minutes_per_label: Annotated[
+        float | None, typer.Option(help="An expert's minutes for one label.")
+    ] = None
+    pilot_draws: Annotated[int, typer.Option(help="Draws of the pilot.")] = 5
+
+
 def plan(
     recipe: Annotated[str, typer.Argument(help="Packaged recipe, TOML file, or default.")],
+    design: Design,
+    pilot: Pilot,
     caches: Annotated[
         list[str] | None, typer.Argument(help="Caches to run on; a short pilot is run on them.")
     ] = None,
-    results: Annotated[
-        Path | None, typer.Option("--from", help="Earlier results folder instead of a pilot.")
-    ] = None,
-    backbones: Annotated[
-        int | None, typer.Option(help="Backbone seeds, where there are no caches yet [default: 1].")
-    ] = None,
-    minutes_per_label: Annotated[
-        float | None, typer.Option(help="An expert's minutes for one label.")
-    ] = None,
-    effect: Annotated[
-        float | None, typer.Option(help="Gain to detect [default: the oracle's, from the pilot].")
-    ] = None,
-    comparisons: Annotated[
-        int | None, typer.Option(help="Size of Holm's family [default: arms x budgets].")
-    ] = None,
-    baseline: Annotated[
-        str, typer.Option(help="Arm that the others are compared with.")
-    ] = "random",
-    metric: Annotated[str, typer.Option(help="Metric of the effect.")] = "accuracy",
-    stage: Annotated[str, typer.Option(help="uncalibrated or calibrated.")] = "uncalibrated",
-    alpha: Annotated[float, typer.Option(help="Largest p that counts as found.")] = 0.05,
-    power: Annotated[float, typer.Option(help="Share of sweeps that should find it.")] = 0.8,
-    pilot_draws: Annotated[int, typer.Option(help="Draws of the pilot.")] = 5,
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any recipe key, e.g. --set draws=20.")
     ] = None,
@@ -55,21 +68,21 @@ def plan(
         "" if recipe == "default" else recipe, settings=settings or [], part="sweep"
     )
     opened = [open_cache(path) for path in find_caches(caches)] if caches else []
-    if opened and results is None:
-        typer.echo(f"running a pilot of {pilot_draws} draws ...", err=True)
+    if opened and pilot.results is None:
+        typer.echo(f"running a pilot of {pilot.pilot_draws} draws ...", err=True)
     found = plan_sweep(
         chosen,
         opened,
-        results=results,
-        backbones=backbones,
-        metric=metric,
-        stage=stage,
-        baseline=baseline,
-        alpha=alpha,
-        power=power,
-        effect=effect,
-        comparisons=comparisons,
-        minutes_per_label=math.nan if minutes_per_label is None else minutes_per_label,
-        pilot_draws=pilot_draws,
+        results=pilot.results,
+        backbones=pilot.backbones,
+        metric=design.metric,
+        stage=design.stage,
+        baseline=design.baseline,
+        alpha=design.alpha,
+        power=design.power,
+        effect=design.effect,
+        comparisons=design.comparisons,
+        minutes_per_label=math.nan if pilot.minutes_per_label is None else pilot.minutes_per_label,
+        pilot_draws=pilot.pilot_draws,
     )
     typer.echo(to_json(plan_summary(found)) if json else plan_page(found))

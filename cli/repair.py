@@ -1,6 +1,7 @@
 """`trustq repair`: which labels to buy, and what it changes."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,17 @@ from .output import print_note, print_repair_table, progress
 from .sweep_options import with_sweep_settings
 
 
+@dataclass
+class Written:
+    """Where results go, and how the table is printed."""
+
+    results: Annotated[Path, typer.Option(help="Folder for the result tables.")] = Path("results")
+    allow_leak: Annotated[
+        bool, typer.Option("--allow-leak", help="Run a dishonest experiment, marked as leaky.")
+    ] = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False
+
+
 def _repair(
     caches: Annotated[
         list[str],
@@ -20,6 +32,9 @@ def _repair(
     recipe: Annotated[str, typer.Option(help="Packaged recipe or TOML file.")] = "",
     *,
     values: dict[str, Any],
+    arrays: FeatureArrays,
+    shown: Progress,
+    written: Written,
     external: Annotated[
         list[str] | None,
         typer.Option(help="Caches of other images by the same networks; may be repeated."),
@@ -27,13 +42,6 @@ def _repair(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Any recipe key, e.g. --set folds=10.")
     ] = None,
-    arrays: FeatureArrays,
-    results: Annotated[Path, typer.Option(help="Folder for the result tables.")] = Path("results"),
-    allow_leak: Annotated[
-        bool, typer.Option("--allow-leak", help="Run a dishonest experiment, marked as leaky.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
-    shown: Progress,
 ) -> None:
     """Buy the labels each arm finds suspicious, fit again, compare.
 
@@ -58,17 +66,17 @@ def _repair(
         run = run_repair(
             opened,
             recipe=chosen,
-            results=results,
+            results=written.results,
             externals=outside,
-            allow_leak=allow_leak,
+            allow_leak=written.allow_leak,
             progress=report,
         )
     for note in run.notes:
         print_note(note)
     old = len(run.keys) - run.n_new
-    print_remark(f"{run.n_new} new runs, {old} were there already; results in {results}\n")
-    table = repair_table(results, run.keys)
-    if as_json:
+    print_remark(f"{run.n_new} new runs, {old} were there already; results in {written.results}\n")
+    table = repair_table(written.results, run.keys)
+    if written.as_json:
         typer.echo(json.dumps({"notes": run.notes, "arms": table.records}, indent=2))
         return
     print_repair_table(table)

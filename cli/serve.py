@@ -1,5 +1,6 @@
 """`trustq serve`: the page and the API of a packaged model."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -9,36 +10,48 @@ from .options import Quiet
 from .output import print_note
 
 
-def serve(
-    model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="Folder that trustq package wrote.")
-    ] = Path("model"),
+@dataclass
+class Network:
+    """Where the server listens, and with which certificate."""
+
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for a network.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
-    variant: Annotated[
-        str, typer.Option(metavar="float32|int8|float16", help="Network to serve.")
-    ] = "float32",
-    workers: Annotated[int, typer.Option(help="Predictions at once; 0 for one a core.")] = 0,
-    rate_limit: Annotated[
-        float, typer.Option(help="Images that one address may send a minute; 0 for any number.")
-    ] = 60.0,
+    ] = "127.0.0.1"
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000
     hosts: Annotated[
         str,
         typer.Option(metavar="NAMES", help="Host names that it answers for [default: any]."),
-    ] = "",
+    ] = ""
     certificate: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="TLS certificate; phones need one to work offline."),
-    ] = None,
-    key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Key of the certificate.")
-    ] = None,
+    ] = None
+    key: Annotated[Path | None, typer.Option(metavar="FILE", help="Key of the certificate.")] = None
+
+
+@dataclass
+class Load:
+    """What it serves, and how much at once."""
+
+    variant: Annotated[
+        str, typer.Option(metavar="float32|int8|float16", help="Network to serve.")
+    ] = "float32"
+    workers: Annotated[int, typer.Option(help="Predictions at once; 0 for one a core.")] = 0
+    rate_limit: Annotated[
+        float, typer.Option(help="Images that one address may send a minute; 0 for any number.")
+    ] = 60.0
     web_runtime: Annotated[
         Path | None,
         typer.Option(metavar="DIR|FILE.tgz", help="npm's onnxruntime-web, to add to the model."),
-    ] = None,
+    ] = None
+
+
+def serve(
+    network: Network,
+    load: Load,
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="Folder that trustq package wrote.")
+    ] = Path("model"),
     quiet: Quiet = False,
 ) -> None:
     """Serve a page for phones and an API for programs; needs the serve extra and no torch.
@@ -56,20 +69,28 @@ def serve(
     from trustq.deploy.server import ServeSettings, Service, uvicorn_config
     from trustq.deploy.web_runtime import add_web_runtime, has_web_runtime
 
-    if web_runtime is not None:
-        print_note(add_web_runtime(model, web_runtime))
+    if load.web_runtime is not None:
+        print_note(add_web_runtime(model, load.web_runtime))
     settings = ServeSettings(
-        variant=variant,
-        per_minute=rate_limit,
-        workers=workers,
-        hosts=tuple(name.strip() for name in hosts.split(",") if name.strip()),
+        variant=load.variant,
+        per_minute=load.rate_limit,
+        workers=load.workers,
+        hosts=tuple(name.strip() for name in network.hosts.split(",") if name.strip()),
     )
     service = Service(model, settings)
-    config = uvicorn_config(service, host=host, port=port, certificate=certificate, key=key)
-    scheme = "http" if certificate is None else "https"
+    config = uvicorn_config(
+        service,
+        host=network.host,
+        port=network.port,
+        certificate=network.certificate,
+        key=network.key,
+    )
+    scheme = "http" if network.certificate is None else "https"
     if not has_web_runtime(model):
         print_note("Photos are sent to this server: the model folder has no runtime for browsers.")
-    typer.echo(f"{service.model.about['name']} at {scheme}://{host}:{port}/", err=True)
+    typer.echo(
+        f"{service.model.about['name']} at {scheme}://{network.host}:{network.port}/", err=True
+    )
     typer.echo("Research only, not a medical device. Stop with Ctrl-C.", err=True)
     server = load_extra("uvicorn", "trustq serve").Server(config)
     for number in (signal.SIGINT, signal.SIGTERM):

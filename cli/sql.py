@@ -1,5 +1,6 @@
 """`trustq sql`: ask the result tables."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,32 @@ _BY_SUFFIX = {".csv": "csv", ".json": "json", ".md": "markdown", ".parquet": "pa
 _FORMATS = ("table", "lines", "csv", "json", "markdown", "parquet")
 
 
+@dataclass
+class Tables:
+    """What can be asked."""
+
+    results: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Read the result tables in this folder.")
+    ] = Path("results")
+    table: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE",
+            help="Read a CSV or Parquet file of yours as the table NAME; may be repeated.",
+        ),
+    ] = None
+    metadata: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Manifest, or another table with sample_id, whose columns `samples` shall have; "
+            "may be repeated.",
+        ),
+    ] = None
+
+
 def sql(
+    tables: Tables,
     query: Annotated[
         str | None,
         typer.Argument(
@@ -25,24 +51,6 @@ def sql(
         list[str] | None,
         typer.Option("--param", "-p", help="Value of $NAME in the query, NAME=VALUE."),
     ] = None,
-    table: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=FILE",
-            help="Read a CSV or Parquet file of yours as the table NAME; may be repeated.",
-        ),
-    ] = None,
-    metadata: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FILE",
-            help="Manifest, or another table with sample_id, whose columns `samples` shall have; "
-            "may be repeated.",
-        ),
-    ] = None,
-    results: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Read the result tables in this folder.")
-    ] = Path("results"),
     format: Annotated[
         str | None,
         typer.Option(
@@ -70,7 +78,7 @@ def sql(
             raise typer.BadParameter("give a query or --file, not both.")
         query = _read(file)
     parameters = dict(_parameter(text) for text in param or [])
-    joined = {"tables": dict(map(_table, table or [])), "metadata": metadata or []}
+    joined = {"tables": dict(map(_table, tables.table or [])), "metadata": tables.metadata or []}
     if format is None:
         format = _BY_SUFFIX.get(out.suffix.lower(), "table") if out else "table"
     if format not in _FORMATS:
@@ -83,13 +91,15 @@ def sql(
         if sys.stdin.isatty() and sys.stdout.isatty() and format == "table":
             from trustq.results.prompt import prompt
 
-            prompt(results, history=Path(typer.get_app_dir("trustq")) / "sql_history", **joined)
+            prompt(
+                tables.results, history=Path(typer.get_app_dir("trustq")) / "sql_history", **joined
+            )
         else:
-            _list_tables(results, format, joined)
+            _list_tables(tables.results, format, joined)
     elif format == "parquet" and out is not None:
-        save_query(results, query, out, parameters, **joined)
+        save_query(tables.results, query, out, parameters, **joined)
     else:
-        answer = run_query(results, query, parameters, **joined)
+        answer = run_query(tables.results, query, parameters, **joined)
         text = format_result(answer, format, width=None if out else terminal_width())
         write_or_print(text, out)
 

@@ -1,35 +1,42 @@
 """`trustq study`: a whole study from one file, stage by stage."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .app import print_remark
-from .options import NoProgress, Quiet
+from .options import Progress
 from .output import print_table
 
 
-def study(
-    file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="The study.")] = Path(
-        "study.toml"
-    ),
-    quick: Annotated[
-        int | None, typer.Option(metavar="N", help="Work on N images, in a folder of their own.")
-    ] = None,
+@dataclass
+class Stages:
+    """Which stages run."""
+
     first: Annotated[
         str | None,
         typer.Option("--from", metavar="STAGE", help="Run this stage and all after it again."),
-    ] = None,
+    ] = None
     last: Annotated[
         str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")
-    ] = None,
+    ] = None
+    quick: Annotated[
+        int | None, typer.Option(metavar="N", help="Work on N images, in a folder of their own.")
+    ] = None
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would run and why; run nothing.")
-    ] = False,
+    ] = False
+
+
+def study(
+    stages_asked: Stages,
+    quietly: Progress,
+    file: Annotated[Path, typer.Argument(metavar="FILE.toml", help="The study.")] = Path(
+        "study.toml"
+    ),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
-    quiet: Quiet = False,
-    no_progress: NoProgress = False,
 ) -> None:
     """Run a study from images to report and packaged model, each stage once.
 
@@ -56,9 +63,14 @@ def study(
 
     from .study_file import read_study
 
-    read = read_study(file, quick=quick)
+    read = read_study(file, quick=stages_asked.quick)
     ended = run_stages(
-        read.stages, read.folder, first=first, last=last, dry=dry_run, tell=print_remark
+        read.stages,
+        read.folder,
+        first=stages_asked.first,
+        last=stages_asked.last,
+        dry=stages_asked.dry_run,
+        tell=print_remark,
     )
     rows = [one.__dict__ for one in ended]
     if as_json:

@@ -1,18 +1,49 @@
 """`trustq sweep`: every cell of a recipe, on all cores or a cluster."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from .app import print_remark
-from .options import NoProgress, Quiet
+from .options import Progress
 from .output import print_note, print_table, progress
 
 _SHOWN_FAILURES = 5
 
 
+@dataclass
+class Runs:
+    """How runs are shared out."""
+
+    jobs: Annotated[int, typer.Option(help="Processes; 0 = one per core.")] = 0
+    scheduler: Annotated[
+        str, typer.Option(help="Run on the Dask cluster at this address, tcp://HOST:8786.")
+    ] = ""
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List the runs and their time; run none.")
+    ] = False
+    show_recipes: Annotated[
+        bool, typer.Option("--list", help="List the packaged recipes that are sweeps.")
+    ] = False
+    allow_leak: Annotated[
+        bool, typer.Option("--allow-leak", help="Run dishonest experiments, marked as leaky.")
+    ] = False
+
+
+@dataclass
+class Told:
+    """Where results go, and how the end is told."""
+
+    results: Annotated[Path, typer.Option(help="Folder for the result tables.")] = Path("results")
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+
+
 def sweep(
+    runs: Runs,
+    quietly: Progress,
+    told: Told,
     recipe: Annotated[str, typer.Argument(help="Packaged recipe or TOML file.")] = "",
     settings: Annotated[
         list[str] | None,
@@ -25,23 +56,6 @@ def sweep(
     target: Annotated[
         str | None, typer.Option(help="Metadata column of the labels, e.g. malignant.")
     ] = None,
-    results: Annotated[Path, typer.Option(help="Folder for the result tables.")] = Path("results"),
-    jobs: Annotated[int, typer.Option(help="Processes; 0 = one per core.")] = 0,
-    scheduler: Annotated[
-        str, typer.Option(help="Run on the Dask cluster at this address, tcp://HOST:8786.")
-    ] = "",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="List the runs and their time; run none.")
-    ] = False,
-    show_recipes: Annotated[
-        bool, typer.Option("--list", help="List the packaged recipes that are sweeps.")
-    ] = False,
-    allow_leak: Annotated[
-        bool, typer.Option("--allow-leak", help="Run dishonest experiments, marked as leaky.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    quiet: Quiet = False,
-    no_progress: NoProgress = False,
 ) -> None:
     """Run every cell that a recipe asks for and that is not there yet.
 
@@ -56,9 +70,9 @@ def sweep(
     from trustq.errors import InputError
     from trustq.recipes import load_sweep, packaged_sweeps
 
-    if show_recipes:
+    if runs.show_recipes:
         known = [{"recipe": name, "title": title} for name, title in packaged_sweeps().items()]
-        typer.echo(json.dumps(known, indent=2)) if as_json else print_table(known)
+        typer.echo(json.dumps(known, indent=2)) if told.as_json else print_table(known)
         return
     values: dict[str, Any] = {"metadata": [str(path) for path in metadata]} if metadata else {}
     if target is not None:
@@ -67,36 +81,38 @@ def sweep(
         raise typer.BadParameter("name a recipe (--list shows the packaged ones).")
     from trustq.experiments import plan_sweep, run_sweep
 
-    plan = plan_sweep(load_sweep(recipe, values=values, settings=settings or []), results=results)
+    plan = plan_sweep(
+        load_sweep(recipe, values=values, settings=settings or []), results=told.results
+    )
     print_remark(f"{plan.n_cells} runs to do, {len(plan.there)} are there already")
-    if dry_run:
-        _show_plan(plan, results, jobs, as_json)
+    if runs.dry_run:
+        _show_plan(plan, told.results, runs.jobs, told.as_json)
         return
     try:
         with progress("sweep", "runs") as report:
             run = run_sweep(
                 plan,
-                results=results,
-                jobs=jobs,
-                scheduler=scheduler,
-                allow_leak=allow_leak,
+                results=told.results,
+                jobs=runs.jobs,
+                scheduler=runs.scheduler,
+                allow_leak=runs.allow_leak,
                 progress=report,
             )
     except KeyboardInterrupt:
         typer.echo(
-            f"Stopped. Committed runs stay in {results}; the same command goes on from there.",
+            f"Stopped. Committed runs stay in {told.results}; the same command goes on from there.",
             err=True,
         )
         raise typer.Exit(130) from None
     for note in run.notes:
         print_note(note)
-    _compact(results)
-    _report(run, results, as_json)
+    _compact(told.results)
+    _report(run, told.results, told.as_json)
     if run.failures:
         shown = "\n".join(run.failures[:_SHOWN_FAILURES])
         raise InputError(
             f"{len(run.failures)} runs failed; the others are committed.\n{shown}\n"
-            f'All of them: trustq sql "SELECT * FROM failures" --results {results}. '
+            f'All of them: trustq sql "SELECT * FROM failures" --results {told.results}. '
             "The same command tries them again."
         )
 

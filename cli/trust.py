@@ -67,7 +67,7 @@ class Calibration:
 
 
 @dataclass
-class Output:
+class Output(Progress):
     """What is drawn and written, and from how many replicates."""
 
     of_class: OfClass = None
@@ -99,7 +99,6 @@ def trust(
     slicing: Slicing,
     arrays: SplitArrays,
     output: Output,
-    progress: Progress,
 ) -> None:
     """Judge the confidence: conditions x slices x sources of uncertainty, in one table.
 
