@@ -72,6 +72,34 @@ def test_label_quality_is_the_same_of_every_kind_of_input(kind: str) -> None:
     assert suspects == set(np.flatnonzero(WRONG != LABELS).tolist())
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda y, p: (y.astype(float), p),
+        lambda y, p: (np.eye(3)[y], p),
+        lambda y, p: (y[:, None], p),
+        lambda y, p: (y, pandas.DataFrame(p, columns=range(3))[[2, 0, 1]]),
+        lambda y, p: (y, pandas.DataFrame(p, columns=["p0", "p1", "p2"])[["p2", "p0", "p1"]]),
+        lambda y, p: (y + 1, pandas.DataFrame(p, columns=["p1", "p2", "p3"])[["p3", "p1", "p2"]]),
+        lambda y, p: (y, polars.DataFrame(p[:, [2, 0, 1]], schema=["2", "0", "1"])),
+    ],
+)
+def test_labels_of_any_form_are_of_the_columns_that_are_called_so(form: Any) -> None:
+    labels, probs = form(WRONG, PROBS)
+    np.testing.assert_array_equal(tq.label_quality(labels, probs), tq.label_quality(WRONG, PROBS))
+    read = tq.read_predictions({"labels": labels, "probs": probs})
+    right = (PROBS.argmax(axis=1) == WRONG).mean()
+    assert (read.of_rows().argmax(axis=1) == read.labels).mean() == right
+
+
+def test_one_column_of_probabilities_is_of_the_second_class() -> None:
+    two = np.array([0, 1, 1, 0])
+    second = np.array([0.1, 0.7, 0.2, 0.6])
+    np.testing.assert_allclose(tq.label_quality(two, second), [0.9, 0.7, 0.2, 0.4])
+    named = tq.label_quality(["b", "a", "a", "b"], second, classes=["b", "a"])
+    np.testing.assert_allclose(named, [0.9, 0.7, 0.2, 0.4])
+
+
 def test_label_quality_of_a_group_is_its_lowest() -> None:
     groups = [f"lesion{i // 3}" for i in range(120)]
     alone = tq.label_quality(WRONG, PROBS)
@@ -95,12 +123,18 @@ def test_label_issues_are_those_that_are_wrong_and_whole_groups_stand_together()
 
 def test_label_quality_refuses_what_does_not_fit() -> None:
     with refused(
-        "labels name 2 classes, and probs has 3 columns: pass classes= in the order of the columns."
+        "The input: labels are names (a, b), so the order of the 3 columns of logits or probs is "
+        "not known: name the classes in that order (`classes`)."
     ):
         tq.label_quality(["a", "b"], [[0.2, 0.3, 0.5]] * 2)
-    with refused("labels holds z; the classes are a, b, c. Leave out rows without a label."):
+    with refused("labels has no class in 1 of 2 rows: leave out rows without a label."):
+        tq.label_quality([0, np.nan], [[0.5, 0.5]] * 2)
+    with refused("The input: labels: unknown class 'z'; expected one of a, b, c."):
         tq.label_quality(["a", "z"], [[0.2, 0.3, 0.5]] * 2, classes=["a", "b", "c"])
-    with refused("There are 2 classes and 3 columns of probs."):
+    with refused(
+        "The input names 2 classes (a, b) for 3 columns of scores: give every column its class, "
+        "in column order."
+    ):
         tq.label_quality([0, 1], [[0.2, 0.3, 0.5]] * 2, classes=["a", "b"])
     with refused("groups has shape (1,), labels (2,)."):
         tq.label_quality([0, 1], [[0.5, 0.5]] * 2, groups=[1])

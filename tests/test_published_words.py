@@ -354,3 +354,13 @@ def test_images_in_nested_folders_are_found_by_a_tables_names(tmp_path):
     with pytest.raises(TrustqError, match=r"no image at the path of row 4 \(gone\)"):
         made("csv", tmp_path / "t", table=path)
     assert len(made("csv", tmp_path / "t", table=path, skip_missing=True)) == 3
+
+
+def test_labels_of_a_table_are_whole_numbers_in_any_form_and_twins_are_said(tmp_path):
+    for labels, classes in ((["0.0", "1.0"], ("0", "1")), (["NV", "nv"], ("NV", "nv"))):
+        rows = [[f"i{i}.png", labels[i % 2]] for i in range(20)]
+        path = table(tmp_path / "t/t.csv", ["image", "label"], rows)
+        images(tmp_path / "t", *(row[0] for row in rows))
+        said = []
+        assert made("csv", tmp_path / "t", table=path, say=said.append).classes == classes
+        assert any("NV, nv differ in case alone" in note for note in said) == (classes[0] == "NV")

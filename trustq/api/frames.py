@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trustq.core.class_names import by_number
 from trustq.core.columns import write_parquet
 from trustq.errors import InputError, MissingExtra, TrustqError
 
@@ -176,6 +177,7 @@ def as_file(data: Source) -> Iterator[Path]:
         if isinstance(data, Mapping):
             path = Path(folder) / "arrays.npz"
             arrays = {name: _plain(array_of(values, name)) for name, values in data.items()}
+            _name_columns(arrays, data)
             np.savez(path, **arrays)  # type: ignore[arg-type]
         else:
             path = Path(folder) / "frame.parquet"
@@ -186,6 +188,15 @@ def as_file(data: Source) -> Iterator[Path]:
             text = str(error).replace(str(path), f"the {path.stem}")
             error.args, error.path = (text[:1].upper() + text[1:],), None
             raise
+
+
+def _name_columns(arrays: dict[str, np.ndarray], data: Mapping[str, Any]) -> None:
+    """Take the columns of a frame of scores for the classes, where these are not stated."""
+    scores = next((name for name in ("logits", "probs") if hasattr(data.get(name), "columns")), "")
+    if scores and "classes" not in arrays and arrays[scores].shape[1] > 1:
+        columns = [str(name) for name in data[scores].columns]
+        labels = [arrays[name] for name in ("labels", "observed") if name in arrays]
+        arrays["classes"] = np.array(by_number(columns, *labels))
 
 
 def _series(series: Any) -> np.ndarray:

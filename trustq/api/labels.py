@@ -1,5 +1,6 @@
 """Labels that look wrong: scores of probabilities that anyone has, and the audit."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from trustq.api.frames import Source, Table, array_of, as_file
 from trustq.audit import LabelAudit, known_labels, open_source
 from trustq.audit import audit_labels as audit_sources
 from trustq.audit.labels import DEFAULT_SCORE
+from trustq.core.class_names import by_number, read_labels
 from trustq.errors import InputError
 from trustq.metrics.probabilities import checked_labels, checked_probs
 from trustq.report.audit import (
@@ -36,16 +38,17 @@ def label_quality(
     """Quality of each label by out-of-fold probabilities, (n,) in [0, 1], lower = more suspicious.
 
     `labels` is (n,) of class indices, or of class names: then `classes` gives the order of the
-    columns, or a frame `probs` has them as its columns, or they are sorted. `probs` is (n, k), rows
-    that sum to 1, of models that did not see the row, nor its group. With `groups`, (n,), a row has
-    the lowest quality of its group, for who checks one image of a lesion has the others at hand.
-    `score` is self_confidence, normalized_margin, confident_learning, entropy, ... or a plug-in's.
+    columns, or a frame `probs` has them as its columns. `probs` is (n, k), rows that sum to 1, or
+    (n,) of the second of two classes, of models that did not see the row, nor its group. With
+    `groups`, (n,), a row has the lowest quality of its group, for who checks one image of a lesion
+    has the others at hand. `score` is self_confidence, normalized_margin, confident_learning,
+    entropy, ... or a plug-in's.
     Raises `TrustqError` for shapes and values that do not fit and for an unknown score.
 
     >>> probs = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]])
-    >>> label_quality(["a", "a", "b"], probs).tolist()
+    >>> label_quality(["a", "a", "b"], probs, classes=["a", "b"]).tolist()
     [0.9, 0.2, 0.3]
-    >>> label_quality(["a", "a", "b"], probs, groups=[1, 1, 2]).tolist()
+    >>> label_quality([0, 0, 1], probs, groups=[1, 1, 2]).tolist()
     [0.2, 0.2, 0.3]
     """
     rows = _Rows(labels, probs, groups, classes)
@@ -215,30 +218,26 @@ class _Rows:
     """Labels as class indices, probabilities and groups, checked against each other."""
 
     def __init__(self, labels: Any, probs: Any, groups: Any, classes: Sequence[str] | None) -> None:
-        if classes is None and hasattr(probs, "columns"):
-            classes = [str(name) for name in probs.columns]
-        self.probs = checked_probs(array_of(probs, "probs"))
-        n, k = self.probs.shape
         given = array_of(labels, "labels")
-        if classes is not None and len(classes) != k:
-            raise InputError(f"There are {len(classes)} classes and {k} columns of probs.")
-        if given.dtype.kind in "OUS":
-            texts = [str(value) for value in given.tolist()]
-            classes = sorted(set(texts)) if classes is None else classes
-            if len(classes) != k:
-                raise InputError(
-                    f"labels name {len(classes)} classes, and probs has {k} columns: pass classes= "
-                    "in the order of the columns."
-                )
-            place = {name: i for i, name in enumerate(classes)}
-            if unknown := sorted(set(texts) - set(place)):
-                raise InputError(
-                    f"labels holds {', '.join(unknown[:5])}; the classes are "
-                    f"{', '.join(map(str, classes))}. Leave out rows without a label."
-                )
-            given = np.array([place[text] for text in texts])
-        self.classes = tuple(range(k)) if classes is None else tuple(classes)
-        self.labels = checked_labels(given, n, k, beside="probs")
+        scores = array_of(probs, "probs")
+        if scores.ndim == 1 or (scores.ndim == 2 and scores.shape[1] == 1):
+            second = scores.reshape(-1).astype(np.float64)  # of the second of two classes
+            scores = np.stack([1 - second, second], axis=1)
+        elif classes is None and hasattr(probs, "columns"):
+            classes = by_number([str(name) for name in probs.columns], given)
+        self.probs = checked_probs(scores)
+        n, k = self.probs.shape
+        found = read_labels(given, source="The input", classes=classes, width=k)
+        for note in found.notes:
+            if "counted from 1" in note:
+                warnings.warn(note, stacklevel=3)
+        if missing := int((found.indices < 0).sum()):
+            raise InputError(
+                f"labels has no class in {missing} of {len(given)} rows: leave out rows without a "
+                "label."
+            )
+        self.classes = tuple(range(k)) if classes is None else found.classes
+        self.labels = checked_labels(found.indices, n, k, beside="probs")
         self.group = None
         if groups is not None:
             named = array_of(groups, "groups")

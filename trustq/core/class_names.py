@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from trustq.core.words import (
     BLANK_WORDS,
     MISSING_WORDS,
     flag,
+    is_blank,
     plain_text,
     plain_texts,
     whole_number,
@@ -143,6 +145,25 @@ def numbers_of(names: Sequence[str]) -> list[int] | None:
     if len(parts) < max(len(names), 2) or not is_one_stem or len(set(numbers)) < len(numbers):
         return None
     return numbers
+
+
+def by_number(titles: Sequence[str], *labels: np.ndarray) -> list[str]:
+    """Titles of columns `p3, p1, p0` as their numbers, where the labels are such numbers.
+
+    Counted titles `p1, p2, p3` beside labels 0 to 2 stay, for there labels are positions.
+
+    >>> by_number(["p3", "p1"], np.array([1, 3])), by_number(["p3", "p1"], np.array(["p3"]))
+    (['3', '1'], ['p3', 'p1'])
+    """
+    numbers = numbers_of(titles)
+    if numbers is None:
+        return list(titles)
+    texts = {text for own in labels if own.ndim == 1 for text in set(plain_texts(own))}
+    values = {whole_number(text) for text in texts if not is_blank(text)} - {NO_LABEL}
+    counted = all(b == a + 1 for a, b in pairwise(numbers))
+    if not values or None in values or (counted and not values <= set(numbers)):
+        return list(titles)
+    return list(map(str, numbers))
 
 
 def unknown_class(text: str, classes: Sequence[str]) -> str:

@@ -6,12 +6,18 @@ A file is opened once (`open_rows`); each question of its meaning is a method he
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from trustq.core.class_names import Labels, checked_classes, listed, numbers_of, read_labels
+from trustq.core.class_names import (
+    Labels,
+    by_number,
+    checked_classes,
+    listed,
+    numbers_of,
+    read_labels,
+)
 from trustq.core.columns import read_metadata, read_table
 from trustq.core.foreign_files import (
     ForeignFile,
@@ -31,7 +37,6 @@ from trustq.core.words import (
     plain_texts,
     read_splits,
     split_names,
-    whole_number,
 )
 from trustq.errors import InputError
 
@@ -308,7 +313,7 @@ class ForeignRows:
                 return Scores(kind, array, None)
             return Scores(kind, array, checked_classes(stated, source=self.source, width=width))
         if stated is None:
-            titles = self._by_number(titles)
+            titles = by_number(titles, *self._label_columns())
         if stated is None or set(stated) <= set(titles):
             return Scores(kind, array, checked_classes(titles, source=self.source, width=width))
         if set(stated) & set(titles):
@@ -388,23 +393,15 @@ class ForeignRows:
                 return [name.removeprefix(prefix) for name in chosen]
         return chosen
 
-    def _by_number(self, titles: list[str]) -> list[str]:
-        """Titles `p3, p1, p0` as their numbers, where the labels are such numbers."""
-        numbers = numbers_of(titles)
-        if numbers is None:
-            return titles
-        counted = all(b == a + 1 for a, b in pairwise(numbers))
-        labels: set[str] = set()
+    def _label_columns(self) -> list[np.ndarray]:
+        """The columns of labels that are there, given and observed."""
+        found = []
         for role in ("labels", "observed"):
             asked = self.names.get(role)
-            if (isinstance(asked, str) and self.has(asked)) or asked is None:
-                column = self.find(role)
-                if column is not None and _flat(column).ndim == 1:
-                    labels |= set(plain_texts(_flat(column)))
-        values = {whole_number(text) for text in labels if not is_blank(text)} - {-1}
-        if not values or None in values or (counted and not values <= set(numbers)):
-            return titles
-        return list(map(str, numbers))
+            column = None if isinstance(asked, str) and not self.has(asked) else self.find(role)
+            if column is not None:
+                found.append(_flat(column))
+        return found
 
     def _is_list(self, name: str) -> bool:
         column = self.column(name)

@@ -157,6 +157,18 @@ def decimal_points(values: Sequence[object]) -> list[str | None] | None:
     return [None if value is None else str(value).replace(",", ".") for value in values]
 
 
+def plain_numbers(texts: Sequence[str | None]) -> list[str | None]:
+    """Texts of which each is a whole number, some in the form of a float, as whole numbers.
+
+    >>> plain_numbers(["1.0", "2", None]), plain_numbers(["1.0", "x"]), plain_numbers(["01"])
+    (['1', '2', None], ['1.0', 'x'], ['01'])
+    """
+    numbers = {text: whole_number(text) for text in set(texts) if text is not None}
+    if None in numbers.values() or all(text.lstrip("+-").isdecimal() for text in numbers):
+        return list(texts)
+    return [None if text is None else str(numbers[text]) for text in texts]
+
+
 def read_splits(column: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Splits by their own words (`SPLIT_WORDS`), and the words that are none, as they are.
 

@@ -1,5 +1,6 @@
 """Any table, CSV or Parquet, with a path and a label in each row."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from trustq.core.columns import Columns, read_table
 from trustq.core.sample_ids import ID_COLUMNS
-from trustq.core.words import BLANK_WORDS, MISSING_WORDS, is_blank, read_splits
+from trustq.core.words import BLANK_WORDS, MISSING_WORDS, is_no_group, plain_numbers, read_splits
 from trustq.data.groups import own_where_blank
 from trustq.data.manifest import IMAGE_DIGEST, REQUIRED
 from trustq.datasets.rows import (
@@ -81,7 +82,8 @@ def read_rows(
         rename=rename,
         skip_unlabeled=skip_unlabeled,
     )
-    if (n_alone := sum(map(is_blank, rows["group_id"].tolist()))) and names["group_id"] != id_name:
+    n_alone = sum(map(is_no_group, rows["group_id"].tolist()))
+    if n_alone and names["group_id"] != id_name:
         notes.append(
             f"Rows without a {names['group_id']}, each its own group: {n_alone:,} of {len(ids):,}."
         )
@@ -147,13 +149,21 @@ def _labels(
             "without a label out: `skip_unlabeled`.",
             path=source,
         )
-    odd = sorted({label for label in labels.tolist() if (label or "x").lower() in BLANK_WORDS})
-    if not odd:
-        return labels, []
-    return labels, [
-        f"The label {', '.join(odd)} is a word for a blank and is kept as a class; leave its rows "
-        f"out with `drop={','.join(odd)}`."
-    ]
+    labels = texts(plain_numbers(labels.tolist()))
+    known = sorted({label for label in labels.tolist() if label is not None})
+    notes = []
+    if odd := [label for label in known if label.lower() in BLANK_WORDS]:
+        notes.append(
+            f"The label {', '.join(odd)} is a word for a blank and is kept as a class; leave its "
+            f"rows out with `drop={','.join(odd)}`."
+        )
+    folded = Counter(label.casefold() for label in known)
+    if twins := [label for label in known if folded[label.casefold()] > 1]:
+        notes.append(
+            f"The labels {', '.join(twins)} differ in case alone and are kept as several classes; "
+            f"make them one with `rename={twins[0]}={twins[1]}`."
+        )
+    return labels, notes
 
 
 def _paths(
