@@ -12,6 +12,7 @@ from .options import FeatureArrays
 
 if TYPE_CHECKING:
     from trustq.audit.labels import LabelAudit
+    from trustq.audit.set_issues import SetIssue
 
 app = App(
     no_args_is_help=True,
@@ -31,7 +32,7 @@ class Listing:
         float | None,
         typer.Option(help="Cut the list where its estimated precision falls below this."),
     ] = None
-    score: Annotated[str, typer.Option(help="Label-quality score.")] = "noise_posterior"
+    score: Annotated[str, typer.Option(help="Label-quality score.")] = "mean_rank"
     unit: Annotated[
         str,
         typer.Option(
@@ -98,7 +99,11 @@ class Known:
     ] = None
     metadata: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Table of sample_id and the column of --trust."),
+        typer.Option(
+            metavar="FILE",
+            help="Table of sample_id and the column of --trust; its columns, or those of the "
+            "manifest, are asked whether they predict the label.",
+        ),
     ] = None
 
 
@@ -133,13 +138,16 @@ def labels(
 ) -> None:
     """List the labels that look wrong, by models that did not see them.
 
-    Writes label_issues.csv, issues_per_class.csv, issue_confusions.csv, answers.csv (to be filled
-    in), page.txt and, where the images are reachable, mislabel_candidates.png to OUT, and the table
-    label_issues to RESULTS. Labels are changed by trustq audit apply alone.
+    Writes label_issues.csv, issues_per_class.csv, issue_confusions.csv, set_issues.csv (outliers,
+    near-duplicates, overlapping classes, weak clusters, odd images, columns that predict the
+    label), answers.csv (to be filled in), page.txt and, where the images are reachable,
+    mislabel_candidates.png to OUT, and the table label_issues to RESULTS. Labels are changed by
+    trustq audit apply alone.
 
     Example: trustq audit labels embeddings.npz --review 200 --out audit
     """
     from trustq.audit import audit_labels, known_labels, open_source
+    from trustq.audit.set_issues import columns_of_rows, find_set_issues
     from trustq.report.audit import audit_page, audit_summary, record_audit
     from trustq.report.text import to_json
     from trustq.store import find_caches
@@ -164,14 +172,18 @@ def labels(
         precision=listing.precision,
         unit=listing.unit,
     )
-    written = _write(audit, listing.out, pictures)
+    table = known.metadata or pictures.manifest
+    issues = find_set_issues(audit, columns=columns_of_rows(table, audit.sample_ids))
+    written = _write(audit, listing.out, pictures, issues)
     record_audit(audit, listing.results)
     for path in written:
         typer.echo(f"wrote {path}", err=True)
-    typer.echo(to_json(audit_summary(audit)) if listing.json else audit_page(audit))
+    typer.echo(to_json(audit_summary(audit, issues)) if listing.json else audit_page(audit, issues))
 
 
-def _write(audit: "LabelAudit", out: Path, pictures: Images) -> list[Path]:
+def _write(
+    audit: "LabelAudit", out: Path, pictures: Images, issues: "list[SetIssue]"
+) -> list[Path]:
     """Write the lists and, where the images are reachable, the sheet of candidates."""
     from trustq.data.image_files import find_images
     from trustq.report.audit import MONTAGE, write_audit
@@ -182,7 +194,7 @@ def _write(audit: "LabelAudit", out: Path, pictures: Images) -> list[Path]:
     kept = {name: str(path.resolve()) for name, path in where.items() if path is not None}
     if kept:
         images = find_images(audit.sample_ids.tolist(), **where)
-    written = list(write_audit(audit, out, images=kept))
+    written = list(write_audit(audit, out, images=kept, set_issues=issues))
     if images is not None and len(audit.order):
         written.append(out / MONTAGE)
         sheet = draw_candidates(audit, images, written[-1], candidates=pictures.candidates)

@@ -55,6 +55,14 @@ def board(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="Also write the whole table.")
     ] = None,
+    scores: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCORE,...",
+            help="Scores to compare, e.g. mean_rank,noise_posterior [default: all]; without those "
+            "of the path, heads are fitted for one penalty only, which is much faster.",
+        ),
+    ] = None,
     every_row: Annotated[
         bool,
         typer.Option(
@@ -67,7 +75,8 @@ def board(
     """Compare all scores on sets whose wrong labels are known.
 
     For each set and score: false negatives at a budget of the noise rate, average precision,
-    precision at 5 and 10 %, and average precision over self-confidence's with a paired interval.
+    precision at 5 and 10 %, and average precision and the precision of an audit's default list
+    over self-confidence's, each with a paired interval.
 
     Example: trustq audit board embeddings.npz --noise symmetric:0.2,pair:0.2 --seeds 3
     """
@@ -85,6 +94,7 @@ def board(
         names={name: value for name, value in given.items() if value is not None},
         normalize=columns.normalize,
         rows="all" if every_row else "unseen",
+        scores=[name.strip() for name in (scores or "").split(",") if name.strip()],
     )
     if out is not None:
         write_rows(out, [asdict(row) for row in rows])

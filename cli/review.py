@@ -56,7 +56,7 @@ class Exchange:
         typer.Option(
             metavar="FILE",
             help="Take in answers of a one-file page, a sheet (CSV, xlsx, Parquet), Label Studio "
-            "(JSON, JSON-MIN, CSV), CVAT, Prodigy, doccano or FiftyOne; serve nothing.",
+            "(JSON, JSON-MIN, CSV), CVAT, Prodigy, doccano, FiftyOne or Argilla; serve nothing.",
         ),
     ] = None
     export: Annotated[
@@ -71,7 +71,8 @@ class Exchange:
         typer.Option(
             metavar="NAME",
             help="Form of --export: label-studio (.json), cvat (.xml), prodigy or doccano "
-            "(.jsonl), fiftyone (.json), sheet (.csv, .xlsx, .parquet) [default: by the ending].",
+            "(.jsonl), fiftyone or argilla (.json), sheet (.csv, .xlsx, .parquet) [default: by the "
+            "ending].",
         ),
     ] = None
     image_prefix: Annotated[

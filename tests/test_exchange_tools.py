@@ -71,6 +71,7 @@ def said_of(found: list[Answer], *fields: str) -> list[Any]:
     ("name", "form", "fields"),
     [
         ("a.json", "label-studio", ("note", "seconds", "time")),
+        ("a.json", "argilla", ("note",)),
         ("a.jsonl", "prodigy", ("note", "seconds", "time")),
         ("a.jsonl", "doccano", ("note", "seconds", "time")),
         ("a.csv", "sheet", ("note", "seconds", "time")),
@@ -340,3 +341,78 @@ def test_datumaro_reads_our_cvat_file_and_we_read_its(tmp_path: Path) -> None:
         for item in read
     }
     assert found == said
+
+
+def test_argilla_reads_our_records_and_we_read_its(tmp_path: Path) -> None:
+    # Tried with argilla 2.8.0, which is no dependency of ours.
+    io = pytest.importorskip("argilla.records._io")
+    given = answers()
+    ours = write_exchange(tasks(given), tmp_path / "a.json", form="argilla", classes=NAMES)[0]
+    records = io.JsonIO._records_from_json(ours)
+    io.JsonIO.to_json(records, tmp_path / "theirs.json")
+    assert said_of(read_answers_of(tmp_path / "theirs.json", IDS), "note") == said_of(given, "note")
+    # As a person answers there: a user by UUID, one choice, a question of another name.
+    rg = pytest.importorskip("argilla")
+    user = "6a5cbc1e-9b0f-4a0a-8f0e-0a1b2c3d4e5f"
+    own = [
+        rg.Record(
+            id=f"img_000{i}",
+            fields={"image": f"https://host/img_000{i}.jpg"},
+            responses=[rg.Response("diagnosis", "nevus", user_id=user)] if i else [],
+            suggestions=[rg.Suggestion("diagnosis", "melanoma")],
+        )
+        for i in range(3)
+    ]
+    io.JsonIO.to_json(own, tmp_path / "own.json")
+    assert said_of(read_answers_of(tmp_path / "own.json", IDS)) == [
+        (f"img_000{i}", user, "label", ("nevus",)) for i in (1, 2)
+    ]
+
+
+def test_argilla_records_are_read_as_argilla_means_them(tmp_path: Path) -> None:
+    def record(i: int, **responses: Any) -> dict[str, Any]:
+        return {
+            "id": f"img_000{i}",
+            "fields": {"image": "x.jpg"},
+            "metadata": {},
+            "suggestions": {"label": {"value": "melanoma", "agent": "m"}},
+            "responses": responses,
+        }
+
+    path = tmp_path / "records.json"
+    said_by_two = [{"value": ["nevus"], "user_id": "u1"}, {"value": None, "user_id": "u2"}]
+    path.write_text(json.dumps([record(1, label=said_by_two), record(2)]))
+    assert said_of(read_answers_of(path, IDS)) == [("img_0001", "u1", "label", ("nevus",))]
+    path.write_text(json.dumps([record(1, one=said_by_two, two=said_by_two)]))
+    with pytest.raises(TrustqError, match="responses to one, two. Name the question"):
+        read_answers_of(path, IDS)
+    path.write_text(json.dumps([record(1)]))
+    with pytest.raises(TrustqError, match="argilla.* holds no answers"):
+        read_answers_of(path, IDS)
+
+
+def test_fiftyones_own_exporter_writes_what_is_read(tmp_path: Path) -> None:
+    # Tried with fiftyone 1.22.1, which is no dependency of ours and starts a database of its own.
+    fo = pytest.importorskip("fiftyone")
+    given = answers(raters=("labels",), several=False)
+    dataset = fo.Dataset()
+    for answer in given:
+        path = tmp_path / f"{answer.sample_id}.jpg"
+        Image.new("RGB", (2, 2)).save(path)
+        label = fo.Classification(label=said_by(answer)[0])
+        dataset.add_sample(fo.Sample(filepath=str(path), ground_truth=label))
+    dataset.export(
+        export_dir=str(tmp_path / "out"),
+        dataset_type=fo.types.FiftyOneImageClassificationDataset,
+        label_field="ground_truth",
+    )
+    assert said_of(read_answers_of(tmp_path / "out" / "labels.json", IDS)) == said_of(given)
+    ours = tmp_path / "ours"
+    ours.mkdir()
+    write_exchange(tasks(given), ours / "labels.json", form="fiftyone", classes=NAMES)
+    (tmp_path / "out" / "data").rename(ours / "data")
+    read = fo.Dataset.from_dir(
+        dataset_dir=str(ours), dataset_type=fo.types.FiftyOneImageClassificationDataset
+    )
+    found = {Path(one.filepath).stem: one.ground_truth.label for one in read}
+    assert found == {answer.sample_id: said_by(answer)[0] for answer in given}

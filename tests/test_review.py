@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -479,6 +480,39 @@ def test_two_raters_several_labels_undo_and_a_guess_that_is_kept(
             page.close()
     finally:
         server.stop()
+
+
+def numbers(text: str) -> list[int]:
+    """The numbers of the sentence on how many are wrong."""
+    sentence = text[text.index("Wrong of all") :].partition(" answers.")[0]
+    return [int(found.replace(",", "")) for found in re.findall(r"\d[\d,]*", sentence)]
+
+
+def test_the_one_file_page_estimates_the_number_wrong_as_the_server_does(
+    tmp_path: Path, browser: Any
+) -> None:
+    folder, truth = make_audit(tmp_path, images=0, n=900)
+    session = open_review(folder, random_share=0.3)
+    write_one_file(session, ReviewImages(session.audit), tmp_path / "review.html")
+    page = browser.new_context(accept_downloads=True, offline=True).new_page()
+    begin(page, f"file://{tmp_path / 'review.html'}", "cy")
+    assert "is not known before answers" in page.inner_text("#estimate")
+    place = {f"img_{i:05d}": i for i in range(len(truth))}
+    for at in range(60):
+        row = str(session.audit.sample_ids[session.queue[at]])
+        press(page, "u" if at % 9 == 4 else str(truth[place[row]] + 1))
+        if at in (25, 59):
+            with page.expect_download() as download:
+                page.click("#save")
+            download.value.save_as(tmp_path / f"{at}.jsonl")
+            merge_answers(session, tmp_path / f"{at}.jsonl")
+            theirs, ours = numbers(page.inner_text("#estimate")), numbers(session.outlook().text)
+            assert theirs[0] == ours[0] == 900 and theirs[-1] == ours[-1] == at + 1
+            assert theirs[2] == 95 and abs(theirs[1] - ours[1]) <= 1
+            width = ours[4] - ours[3]
+            assert abs(theirs[3] - ours[3]) < 0.1 * width and abs(theirs[4] - ours[4]) < 0.1 * width
+    page.close()
+    session.close()
 
 
 def test_the_one_file_page_gives_answers_back(tmp_path: Path, browser: Any) -> None:

@@ -23,6 +23,7 @@ from trustq.heads.out_of_fold import (
 )
 from trustq.metrics.confident_joint import confident_joint
 from trustq.metrics.probabilities import softmax
+from trustq.repair.arms import parse_arm
 from trustq.scoring import (
     LABEL_BLIND,
     NO_PROBABILITIES,
@@ -380,6 +381,26 @@ def test_the_noise_posterior_is_bayes_rule_over_the_confident_joint() -> None:
         expected.append(each[label] / sum(each))
     found = confident.noise_posterior(labels, probs)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_the_mean_rank_is_that_of_scipy_and_goes_by_places_alone() -> None:
+    from scipy.stats import rankdata
+
+    rng = np.random.default_rng(6)
+    probs = rng.dirichlet(np.ones(5), size=300)
+    probs[20:60] = probs[20]  # ties
+    labels = rng.integers(0, 5, 300)
+    names = ("self_confidence", "noise_posterior", "normalized_margin")
+    each = [rankdata(SCORES[name](labels, probs).astype(np.float32)) for name in names]
+    found = SCORES["mean_rank"](labels, probs)
+    np.testing.assert_allclose(found, np.mean(each, axis=0) / 300, rtol=1e-12)
+    shuffled = rng.permutation(300)
+    np.testing.assert_allclose(
+        SCORES["mean_rank"](labels[shuffled], probs[shuffled]), found[shuffled], rtol=1e-12
+    )
+    assert parse_arm("mean_rank@crossfit:drop").title == (
+        "mean rank of three scores, cross-fitted backbone, dropped"
+    )
 
 
 def test_the_noise_posterior_finds_systematic_mistakes_before_self_confidence_does() -> None:

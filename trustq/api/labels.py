@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from trustq.api.frames import Source, Table, array_of, as_file
 from trustq.audit import LabelAudit, known_labels, open_source
 from trustq.audit import audit_labels as audit_sources
 from trustq.audit.labels import DEFAULT_SCORE
+from trustq.audit.set_issues import COLUMNS, SetIssue, columns_of_rows, find_set_issues
 from trustq.core.class_names import by_number, read_labels
 from trustq.errors import InputError
 from trustq.metrics.probabilities import checked_labels, checked_probs
@@ -21,6 +23,7 @@ from trustq.report.audit import (
     confusion_rows,
     issue_columns,
     issue_rows,
+    set_issue_rows,
     write_audit,
 )
 from trustq.scoring import score_of
@@ -103,14 +106,25 @@ def find_label_issues(
 
 
 class LabelReport:
-    """An audit of labels: `issues`, `classes` and `confusions` as tables, `page` as text.
+    """An audit of labels: `issues`, `classes`, `confusions` and `set_issues`, tables; `page`, text.
 
     `audit` holds everything that is known of every row; `save(folder)` writes what
-    `trustq audit labels` writes.
+    `trustq audit labels` writes. `metadata` is a table of the rows with further columns.
     """
 
-    def __init__(self, audit: LabelAudit) -> None:
+    def __init__(self, audit: LabelAudit, *, metadata: Path | None = None) -> None:
         self.audit = audit
+        self._metadata = metadata
+
+    @cached_property
+    def _set_issues(self) -> list[SetIssue]:
+        columns = columns_of_rows(self._metadata, self.audit.sample_ids)
+        return find_set_issues(self.audit, columns=columns)
+
+    @property
+    def set_issues(self) -> Table:
+        """Outliers, near-duplicates, overlapping classes, weak clusters and more, by kind."""
+        return Table.of_rows(set_issue_rows(self._set_issues), COLUMNS)
 
     @property
     def issues(self) -> Table:
@@ -130,11 +144,11 @@ class LabelReport:
     @property
     def page(self) -> str:
         """The report as text."""
-        return audit_page(self.audit)
+        return audit_page(self.audit, self._set_issues)
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write the lists and the sheet of answers to a folder; returns their paths."""
-        return write_audit(self.audit, Path(folder))
+        return write_audit(self.audit, Path(folder), set_issues=self._set_issues)
 
     def to_pandas(self) -> Any:
         """`issues` as a pandas data frame."""
@@ -210,7 +224,8 @@ def audit_labels(
         if not isinstance(one, str | Path):
             opened[-1].cache.path = None  # no file that anyone could open again
     return LabelReport(
-        audit_sources(opened, score=score, review=review, precision=precision, unit=unit)
+        audit_sources(opened, score=score, review=review, precision=precision, unit=unit),
+        metadata=None if metadata is None else Path(metadata),
     )
 
 

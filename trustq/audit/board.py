@@ -1,21 +1,22 @@
 """The board: which score finds wrong labels where, over sets whose truth is known."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trustq.audit.source import PENALTIES, AuditSource, open_source
+from trustq.audit.labels import audit_labels
+from trustq.audit.source import PENALTIES, AuditSource, fitted_out_of_fold, open_source
 from trustq.core.generators import generator
-from trustq.data.noise import observe_labels
+from trustq.data.noise import depends_on_row, observe_labels
 from trustq.data.splits import group_folds
 from trustq.errors import InputError
 from trustq.heads import SharedFeatures, make_head
 from trustq.heads.feature_cache import one_blas_thread
-from trustq.heads.out_of_fold import TrainingRows, fit_folds
+from trustq.heads.out_of_fold import OutOfFold, TrainingRows, accept_out_of_fold, fit_folds
 from trustq.metrics.probabilities import log_softmax
 from trustq.scoring import LABEL_BLIND, SCORES, feature_quality
 from trustq.scoring.confident import FILTERS
@@ -35,6 +36,8 @@ class BoardRow:
     `missed` is the share of wrong labels that are not among the lowest as many (false negatives at
     a budget of the noise rate, lower is better); `precision_5` and `precision_10` are shares wrong
     among the lowest 5 and 10 %; `over` is the mean average precision less self-confidence's.
+    `list_precision` is the share wrong of the list that an audit makes by default, as many rows as
+    most methods flag, and `list_over` that less the share in as many of lowest self-confidence.
     """
 
     set: str
@@ -52,14 +55,21 @@ class BoardRow:
     over: float
     over_low: float
     over_high: float
+    n_listed: float
+    list_precision: float
+    list_over: float
+    list_over_low: float
+    list_over_high: float
 
 
 @dataclass(frozen=True)
 class _Draw:
-    """One draw of labels: which are wrong, and each score's qualities with what it saw."""
+    """One draw of labels: which are wrong, each score's qualities, and what an audit would list."""
 
     wrong: np.ndarray
     quality: dict[str, tuple[str, np.ndarray]]
+    candidates: np.ndarray  # rows that an audit may list
+    n_listed: int
 
 
 def board(
@@ -70,41 +80,39 @@ def board(
     names: dict[str, str] | None = None,
     normalize: str | None = None,
     rows: str = "unseen",
+    scores: Sequence[str] = (),
 ) -> list[BoardRow]:
     """Rank the labels of each set by every score and say how many wrong ones each finds.
 
-    A source with observed and reference labels is taken as it is, once; of one with features and
-    labels alone the labels are taken for the truth, `noise` is put on them (`symmetric:RATE`,
-    `pair:RATE`, `instance:RATE`, `reference`), `seeds` draws a kind, and linear heads are fitted
-    out of fold and along a path of penalties. Of a cache whose network saw labels only the rows
-    that it did not see are used, unless `rows` is "all". Raises `TrustqError` for a source that has
-    no truth, and for bad noise.
+    A source with observed and reference labels is taken as it is, once; of one with labels alone
+    these are taken for the truth, `noise` is put on them (`symmetric:RATE`, `pair:RATE`,
+    `instance:RATE`, `reference`), `seeds` draws a kind, and linear heads are fitted out of fold and
+    along a path of penalties; where it has probabilities instead of features they are ranked as
+    they are, by a model that saw none of the noise. `scores` names those to compare (default: all;
+    the path is fitted only where one of its scores is among them). Of a cache whose network saw
+    labels only the rows that it did not see are used, unless `rows` is "all". Raises `TrustqError`
+    for a source that has no truth, for bad noise and for unknown scores.
     """
     if seeds < 1:
         raise InputError(f"`seeds={seeds}`: expected 1 or more.", where="seeds", found=seeds)
+    wanted = tuple(dict.fromkeys((*scores, "self_confidence"))) if scores else ()
     found: list[BoardRow] = []
     for path in sources:
         source = open_source(Path(path), names=names, normalize=normalize)
         title = Path(path).stem
         if (source.reference >= 0).all() and (source.reference != source.observed).any():
-            found += _rows(title, [_given(source)], source.training.groups)
+            found += _rows(title, [_given(source, wanted)], source.training.groups, wanted)
             continue
-        if source.features is None:
-            raise InputError(
-                f"{path} has neither reference labels beside observed ones, nor features to fit "
-                "heads on, so nothing can be compared there.",
-                path=Path(path),
-            )
         kept = np.ones(len(source.observed), dtype=bool)
-        if rows == "unseen":
+        if rows == "unseen" and source.features is not None:
             kept = source.cache.honest_for_any_noise[source.training.rows]
         for spec in noise:
-            draws = [_drawn(source, kept, spec, seed) for seed in range(seeds)]
-            found += _rows(f"{title}, {spec}", draws, source.training.groups[kept])
+            draws = [_drawn(source, kept, spec, seed, wanted) for seed in range(seeds)]
+            found += _rows(f"{title}, {spec}", draws, source.training.groups[kept], wanted)
     return found
 
 
-def _given(source: AuditSource) -> _Draw:
+def _given(source: AuditSource, wanted: Sequence[str]) -> _Draw:
     """A set with labels by people, or a network's noise: its own probabilities and epochs."""
     labels, truth = source.observed, source.reference
     made = source.out_of_fold
@@ -113,30 +121,87 @@ def _given(source: AuditSource) -> _Draw:
         logits = source.cache.epoch_logits[:, source.training.rows]
         for name, score in DYNAMICS.items():
             quality[f"{name} (epochs)"] = "epochs, in-sample", score(labels, logits)
-    if source.features is not None:
-        quality |= _neighbours(source, labels, source.training)
-    return _Draw(truth != labels, quality)
+    return _as_audited(source, quality, truth != labels, wanted)
 
 
-def _drawn(source: AuditSource, kept: np.ndarray, spec: str, seed: int) -> _Draw:
+def _as_audited(
+    source: AuditSource,
+    quality: dict[str, tuple[str, np.ndarray]],
+    wrong: np.ndarray,
+    wanted: Sequence[str],
+) -> _Draw:
+    """With the neighbours' score, and how long an audit's own list of these rows is."""
+    if source.features is not None and (not wanted or "knn_agreement" in wanted):
+        agree = feature_quality(
+            "knn_agreement",
+            labels=source.observed,
+            features=source.features,
+            training=source.training,
+        )
+        quality["knn_agreement"] = "features, other groups", agree
+    audit = audit_labels([source], score="self_confidence")
+    return _Draw(wrong, quality, audit.rank > 0, len(audit.order))
+
+
+def _drawn(
+    source: AuditSource, kept: np.ndarray, spec: str, seed: int, wanted: Sequence[str]
+) -> _Draw:
     """Noise on labels taken for the truth, and scores by heads that are fitted on it."""
     cache, rows = source.cache, source.training.rows[kept]
     truth = source.observed[kept]
     groups = np.unique(source.training.groups[kept], return_inverse=True)[1]
-    assert source.features is not None
-    features = source.features[kept]
-    k = len(cache.classes)
-    labels = observe_labels(
+    features = None if source.features is None else source.features[kept]
+    labels = _noisy(spec, truth, source, kept, seed)
+    if features is None:
+        probs = source.out_of_fold.probs[kept]
+        training = TrainingRows(cache, rows, groups, np.full(len(rows), -1))
+        drawn = replace(
+            source,
+            training=training,
+            observed=labels,
+            out_of_fold=accept_out_of_fold(training, probs, labels),
+        )
+        quality = _of_probs(labels, probs, "file, saw no noise")
+        return _as_audited(drawn, quality, labels != truth, wanted)
+    fold = group_folds(labels, groups, n_folds=_FOLDS, seed=seed)
+    training = TrainingRows(cache, rows, groups, fold)
+    along: dict[str, tuple[str, np.ndarray]] = {}
+    if not wanted or any("(path" in name for name in wanted):
+        best, along = _path(training, features, labels)
+    else:
+        best = fitted_out_of_fold(training, features, labels, "linear")[0]
+    drawn = replace(source, training=training, observed=labels, out_of_fold=best, features=features)
+    quality = _of_probs(labels, best.probs, "heads, out of fold") | along
+    return _as_audited(drawn, quality, labels != truth, wanted)
+
+
+def _noisy(
+    spec: str, truth: np.ndarray, source: AuditSource, kept: np.ndarray, seed: int
+) -> np.ndarray:
+    """Labels with noise of a kind, (n,)."""
+    features = np.empty((len(truth), 0)) if source.features is None else source.features[kept]
+    if not features.shape[1] and depends_on_row(spec):
+        raise InputError(
+            f"Noise {spec!r} looks at features, and {source.cache.name} has probabilities alone: "
+            "leave it out, e.g. `noise=symmetric:0.2,pair:0.2`.",
+            where="noise",
+            found=spec,
+        )
+    return observe_labels(
         spec,
         truth,
-        classes=cache.classes,
+        classes=source.cache.classes,
         seed=seed,
         features=features,
-        sample_ids=cache.sample_id[rows],
+        sample_ids=source.sample_ids[kept],
     ).labels
-    training = TrainingRows(
-        cache, rows, groups, group_folds(labels, groups, n_folds=_FOLDS, seed=seed)
-    )
+
+
+def _path(
+    training: TrainingRows, features: np.ndarray, labels: np.ndarray
+) -> tuple[OutOfFold, dict[str, tuple[str, np.ndarray]]]:
+    """The best head of a path of penalties, and scores of dynamics over the path."""
+    k = len(training.cache.classes)
     with one_blas_thread():
         fits = fit_folds(
             training,
@@ -151,68 +216,90 @@ def _drawn(source: AuditSource, kept: np.ndarray, spec: str, seed: int) -> _Draw
         -log_softmax(one.logits[known])[np.arange(int(known.sum())), labels[known]].mean()
         for one in apart
     ]
-    best = apart[int(np.argmin(losses))]
-    quality = _of_probs(labels, best.probs, "heads, out of fold")
     inside = np.stack([fit.head.predict_logits(features) for fit in fits if fit.head])
     outside = np.stack([one.logits for one in apart])
+    quality = {}
     for name, score in DYNAMICS.items():
         if name != "forgetting":  # penalties are no moments that follow one another
             quality[f"{name} (path)"] = "path of penalties, in-sample", score(labels, inside)
             own = score(labels, outside)
             quality[f"{name} (path, out of fold)"] = "path of penalties, out of fold", own
-    quality |= _neighbours(source, labels, training, features)
-    quality["mean rank of three"] = "out of fold", _mean_rank(quality)
-    return _Draw(labels != truth, quality)
+    return apart[int(np.argmin(losses))], quality
 
 
 def _of_probs(labels: np.ndarray, probs: np.ndarray, saw: str) -> dict[str, tuple[str, np.ndarray]]:
     return {name: (saw, SCORES[name](labels, probs)) for name in OF_PROBABILITIES}
 
 
-def _neighbours(
-    source: AuditSource,
-    labels: np.ndarray,
-    training: TrainingRows,
-    features: np.ndarray | None = None,
-) -> dict[str, tuple[str, np.ndarray]]:
-    own = source.features if features is None else features
-    assert own is not None
-    agree = feature_quality("knn_agreement", labels=labels, features=own, training=training)
-    return {"knn_agreement": ("features, other groups", agree)}
-
-
-def _mean_rank(quality: dict[str, tuple[str, np.ndarray]]) -> np.ndarray:
-    """Mean place of a row by three scores of different reasoning, in [0, 1]."""
-    from scipy.stats import rankdata
-
-    names = ("noise_posterior", "normalized_margin", "knn_agreement")
-    ranks = [rankdata(np.nan_to_num(quality[name][1], nan=1.0)) for name in names]
-    return np.asarray(np.mean(ranks, axis=0) / len(ranks[0]))
-
-
-def _rows(title: str, draws: list[_Draw], groups: np.ndarray) -> list[BoardRow]:
+def _rows(
+    title: str, draws: list[_Draw], groups: np.ndarray, wanted: Sequence[str]
+) -> list[BoardRow]:
     """Every score's figures over the draws of one set."""
     rate = float(np.mean([draw.wrong.mean() for draw in draws]))
     if not rate:
         return []
-    lifted = {name: _lifted(draws, name, groups) for name in draws[0].quality}
+    known = draws[0].quality
+    if strange := [name for name in wanted if name not in known]:
+        raise InputError(
+            f"`scores`: {title} has no {strange[0]}; it has {', '.join(known)}.",
+            where="scores",
+            found=strange[0],
+            expected=tuple(known),
+        )
     rows = []
-    for name, (saw, _) in draws[0].quality.items():
-        order = [_order(draw.quality[name][1]) for draw in draws]
-        hits = [draw.wrong[o] for draw, o in zip(draws, order, strict=True)]
+    base = _places(draws, "self_confidence")
+    for name in wanted or known:
+        own = _places(draws, name)
+        hits = [draw.wrong[o] for draw, (o, _) in zip(draws, own, strict=True)]
         n_wrong = sum(int(h.sum()) for h in hits)
         n_missed = sum(int(h[int(h.sum()) :].sum()) for h in hits)
         low, high = share_interval(n_missed, n_wrong)
         at = [[h[: max(1, round(s * len(h)))].mean() for h in hits] for s in (0.05, 0.1)]
-        over, over_low, over_high = lifted[name]
+        shares = [
+            _list_precision(draw, o, np.ones(len(draw.wrong)))
+            for draw, (_, o) in zip(draws, own, strict=True)
+        ]
+        same = name == "self_confidence"
         rows.append(
             BoardRow(
-                title, name, saw, len(hits[0]), len(draws), rate, n_missed / n_wrong, low, high,
+                title, name, known[name][0], len(hits[0]), len(draws), rate,
+                n_missed / n_wrong, low, high,
                 float(np.mean([_average_precision(h) for h in hits])),
-                float(np.mean(at[0])), float(np.mean(at[1])), over, over_low, over_high,
+                float(np.mean(at[0])), float(np.mean(at[1])),
+                *((0.0, 0.0, 0.0) if same else _lifted(draws, own, base, groups, _of_order)),
+                float(np.mean([draw.n_listed for draw in draws])), float(np.nanmean(shares)),
+                *((0.0, 0.0, 0.0) if same else _lifted(draws, own, base, groups, _of_list)),
             )
         )  # fmt: skip
     return rows
+
+
+_Places = list[tuple[np.ndarray, np.ndarray]]  # of each draw: all rows, and an audit's candidates
+
+
+def _places(draws: list[_Draw], name: str) -> _Places:
+    """Rows of each draw by suspicion, and those of them that an audit may list."""
+    found = []
+    for draw in draws:
+        order = _order(draw.quality[name][1])
+        found.append((order, order[draw.candidates[order]]))
+    return found
+
+
+def _of_order(draw: _Draw, places: tuple[np.ndarray, np.ndarray], weight: np.ndarray) -> float:
+    return _average_precision(draw.wrong[places[0]], weight[places[0]])
+
+
+def _of_list(draw: _Draw, places: tuple[np.ndarray, np.ndarray], weight: np.ndarray) -> float:
+    return _list_precision(draw, places[1], weight)
+
+
+def _list_precision(draw: _Draw, order: np.ndarray, weight: np.ndarray) -> float:
+    """Share wrong among the first rows, as many by weight as an audit lists; NaN for no list."""
+    own = weight[order]
+    inside = own * (np.cumsum(own) <= draw.n_listed)
+    total = float(inside.sum())
+    return float((inside * draw.wrong[order]).sum()) / total if total else float("nan")
 
 
 def _order(quality: np.ndarray) -> np.ndarray:
@@ -229,27 +316,32 @@ def _average_precision(hits: np.ndarray, weight: np.ndarray | None = None) -> fl
     return float((found / looked * hits * weight).sum() / max(found[-1], 1e-12))
 
 
-def _lifted(draws: list[_Draw], name: str, groups: np.ndarray) -> tuple[float, float, float]:
-    """Average precision over self-confidence's, with a paired interval over groups of rows.
+def _lifted(
+    draws: list[_Draw],
+    own: _Places,
+    base: _Places,
+    groups: np.ndarray,
+    of: Callable[[_Draw, tuple[np.ndarray, np.ndarray], np.ndarray], float],
+) -> tuple[float, float, float]:
+    """A figure over self-confidence's, with a paired interval over groups of rows.
 
     The same groups are drawn for both scores and for every draw of noise.
     """
     rng = generator(0, "board intervals")
     members = np.unique(groups, return_inverse=True)[1]
     n_groups = int(members.max()) + 1
-    orders = [[_order(draw.quality[one][1]) for one in (name, "self_confidence")] for draw in draws]
 
     def difference(weight: np.ndarray) -> float:
         apart = [
-            _average_precision(draw.wrong[a], weight[a])
-            - _average_precision(draw.wrong[b], weight[b])
-            for draw, (a, b) in zip(draws, orders, strict=True)
+            of(draw, a, weight) - of(draw, b, weight)
+            for draw, a, b in zip(draws, own, base, strict=True)
         ]
-        return float(np.mean(apart))
+        known = [one for one in apart if not np.isnan(one)]
+        return float(np.mean(known)) if known else float("nan")
 
     replicates = [
         difference(np.bincount(rng.integers(n_groups, size=n_groups), minlength=n_groups)[members])
-        for _ in range(REPLICATES if name != "self_confidence" else 1)
+        for _ in range(REPLICATES)
     ]
-    low, high = np.quantile(replicates, (0.025, 0.975))
+    low, high = np.nanquantile(replicates, (0.025, 0.975))
     return difference(np.ones(len(members))), float(low), float(high)

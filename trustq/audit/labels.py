@@ -25,7 +25,7 @@ from trustq.scoring.dynamics import DYNAMICS, dynamics_quality
 
 # Filters that flag by different reasoning; each source votes with each of them.
 FILTERS = ("confident_learning", "prune_by_noise_rate", "prune_by_class")
-DEFAULT_SCORE = "noise_posterior"  # the best or level on all sets tried: experiments/label-audit
+DEFAULT_SCORE = "mean_rank"  # nowhere behind, often ahead: experiments/label-audit
 NEIGHBOURS = "neighbours"  # most of the nearest rows of other groups have another label
 SHOWN_NEIGHBOURS = 5
 UNITS = ("row", "group")

@@ -204,7 +204,7 @@ def open_source(
         for c, n_groups in thin_classes(observed, groups, n_folds=folds).items():
             own.notes.append(f"class {cache.classes[c]} has {n_groups} groups for {folds} folds")
         assert features is not None
-        made, fitted = _fitted(training, features, observed, head)
+        made, fitted = fitted_out_of_fold(training, features, observed, head)
         title = ", ".join([f"{head} heads", *(f"{k} = {v:g}" for k, v in fitted.items())])
         title += f", {folds} folds by group"
     return AuditSource(
@@ -362,10 +362,14 @@ def _names(path: Path) -> list[str]:
     return read_foreign(path, wanted=lambda name: False).there
 
 
-def _fitted(
+def fitted_out_of_fold(
     training: TrainingRows, features: np.ndarray, observed: np.ndarray, head: str
 ) -> tuple[OutOfFold, dict[str, Any]]:
-    """Heads fitted out of fold; a linear one with the penalty of the lowest log loss."""
+    """Heads fitted out of fold, with their settings; a linear one takes the best penalty.
+
+    `features`, (n, d), are standardised, `observed` (n,) the labels to fit; the penalty is that of
+    the lowest out-of-fold log loss. Raises `TrustqError` where no label can be judged.
+    """
     shared, n_classes = SharedFeatures(features), len(training.cache.classes)
 
     def fit(

@@ -378,8 +378,8 @@ class SweepRecipe:
     arms: tuple[str, ...] = setting(
         ("none", "random", "self_confidence", "oracle"),
         "SCORE[@SOURCE][:ACTION]: scores none, random, oracle, self_confidence, noise_posterior, "
-        "normalized_margin, confident_learning, knn_agreement, entropy, ...; sources head, heads, "
-        "crossfit, passes, in_sample, epochs, path; actions relabel, drop, reweight",
+        "normalized_margin, mean_rank, confident_learning, knn_agreement, entropy, ...; sources "
+        "head, heads, crossfit, passes, in_sample, epochs, path; actions relabel, drop, reweight",
         scope="run",
     )
     head: str = setting(

@@ -12,19 +12,24 @@ from trustq.audit.board import BoardRow
 from trustq.audit.effect import DropEffect
 from trustq.audit.folder import ANSWERS, require_no_answers, write_audit_folder
 from trustq.audit.labels import OUTLIER, LabelAudit
+from trustq.audit.set_issues import COLUMNS, KINDS, SetIssue, issue_counts
 from trustq.core.atomic_files import replacing
 from trustq.core.spreadsheets import csv_text
 from trustq.results import Result, connect, format_result, new_part, write_part
 from trustq.statistics.paired import share_interval
 
 MONTAGE = "mislabel_candidates.png"
+SET_ISSUES = "set_issues.csv"
 SHOWN = 15  # suspects and confusions on the page; all of them are in the files
 
 Row = dict[str, Any]
 
 
-def audit_page(audit: LabelAudit) -> str:
-    """One page of text: what was audited, the worst labels, classes, confusions, what to know."""
+def audit_page(audit: LabelAudit, issues: Sequence[SetIssue] | None = None) -> str:
+    """One page of text: what was audited, the worst labels, classes, confusions, what to know.
+
+    `issues` are those of the set, where they were looked for.
+    """
     listed = audit.order
     n = int((audit.asked & ~audit.trusted).sum())
     what = "labels" if audit.unit == "row" else "groups by label"
@@ -61,9 +66,48 @@ def audit_page(audit: LabelAudit) -> str:
         lines += ["", "By confusion:", _table(confusions[:SHOWN])]
         if len(confusions) > SHOWN:
             lines.append(f"and {len(confusions) - SHOWN} more")
+    if issues is not None:
+        lines += ["", "What else is wrong with the set (set_issues.csv):", set_issue_text(issues)]
     lines.append("")
     lines += [f"Note: {note}." for note in audit.notes]
     return "\n".join([*lines, DISCLAIMER])
+
+
+def set_issue_text(issues: Sequence[SetIssue]) -> str:
+    """Findings on the set by kind: how many, and the worst."""
+    counts = issue_counts(issues)
+    rows = []
+    for kind, title in KINDS.items():
+        worst = next((one for one in issues if one.kind == kind), None)
+        if worst is None:
+            continue
+        names = " ".join(name for name in (worst.sample_id, worst.other) if name)
+        rows.append(
+            {
+                "found": counts[kind],
+                "what": title,
+                "worst": names,
+                "value": _rounded(worst.value),
+                "usual": _rounded(worst.usual),
+                "note": worst.note,
+            }
+        )
+    return _table(rows) if rows else "nothing that was looked for"
+
+
+def set_issue_rows(issues: Sequence[SetIssue]) -> list[Row]:
+    """The findings as dicts, in their order."""
+    return [
+        {
+            "kind": one.kind,
+            "sample_id": one.sample_id,
+            "other": one.other,
+            "value": _rounded(one.value),
+            "usual": _rounded(one.usual),
+            "note": one.note,
+        }
+        for one in issues
+    ]
 
 
 def issue_rows(audit: LabelAudit) -> list[Row]:
@@ -117,12 +161,17 @@ def confusion_rows(audit: LabelAudit) -> list[Row]:
 
 
 def write_audit(
-    audit: LabelAudit, folder: Path, *, images: dict[str, str] | None = None
+    audit: LabelAudit,
+    folder: Path,
+    *,
+    images: dict[str, str] | None = None,
+    set_issues: Sequence[SetIssue] | None = None,
 ) -> list[Path]:
     """Write the page, the lists, an empty answers sheet and what later commands need.
 
-    `images` says where the images are, by "manifest" and "root". Raises `TrustqError` where the
-    folder has an answers sheet with answers.
+    `images` says where the images are, by "manifest" and "root"; `set_issues` are what else is
+    wrong with the set, where that was looked for. Raises `TrustqError` where the folder has an
+    answers sheet with answers.
     """
     folder = Path(folder)
     require_no_answers(folder)
@@ -138,13 +187,16 @@ def write_audit(
         "issue_confusions.csv": (confusion_rows(audit), CONFUSION_COLUMNS),
         ANSWERS: (asked, ["sample_id", "label", "given", "suggested"]),
     }
+    (folder / SET_ISSUES).unlink(missing_ok=True)  # it would be of an earlier audit
+    if set_issues is not None:
+        tables[SET_ISSUES] = set_issue_rows(set_issues), list(COLUMNS)
     paths = []
     for name, (rows, columns) in tables.items():
         paths.append(folder / name)
         write_rows(paths[-1], rows, columns)
     paths.append(folder / "page.txt")
     with replacing(paths[-1]) as part:
-        part.write_text(audit_page(audit) + "\n", encoding="utf-8")
+        part.write_text(audit_page(audit, set_issues) + "\n", encoding="utf-8")
     return paths + write_audit_folder(audit, folder, images=images)
 
 
@@ -211,7 +263,7 @@ def record_audit(audit: LabelAudit, results: Path) -> bool:
     return True
 
 
-def audit_summary(audit: LabelAudit) -> Row:
+def audit_summary(audit: LabelAudit, issues: Sequence[SetIssue] | None = None) -> Row:
     """What a script wants to know, for JSON; the lists are in the files."""
     listed = audit.order
     wrong = _known_wrong(audit)
@@ -230,6 +282,7 @@ def audit_summary(audit: LabelAudit) -> Row:
         ),
         "classes": class_rows(audit),
         "confusions": confusion_rows(audit),
+        "set_issues": None if issues is None else issue_counts(issues),
         "notes": list(audit.notes),
     }
 
@@ -349,6 +402,9 @@ def board_page(rows: Sequence[BoardRow]) -> str:
             "at 10 %": row.precision_10,
             "AP over self-confidence": f"{row.over:+.3f} "
             f"[{row.over_low:+.3f}, {row.over_high:+.3f}]",
+            "list": row.list_precision,
+            "list over self-confidence": f"{row.list_over:+.3f} "
+            f"[{row.list_over_low:+.3f}, {row.list_over_high:+.3f}]",
         }
         for row in sorted(rows, key=lambda row: (order[row.set], row.missed))
     ]

@@ -49,6 +49,8 @@ def write_one_file(session: ReviewSession, images: ReviewImages, path: Path) -> 
             inside(near["row"], 120, thumbnails)
         item["has_image"] = item["row"] in pictures
         item["facts"] = images.facts(item["row"])
+        row = item["row"]
+        item["rank"] = int(session.audit.rank[row]) if session.audit.listed[row] else 0
         items.append(item)
     facts = {
         "mode": "file",
@@ -60,6 +62,7 @@ def write_one_file(session: ReviewSession, images: ReviewImages, path: Path) -> 
         "items": items,
         "pictures": pictures,
         "thumbnails": thumbnails,
+        "strata": session.strata(),
     }
     with replacing(Path(path)) as part:
         part.write_text(page_html(facts, nonce=secrets.token_urlsafe(8)), encoding="utf-8")

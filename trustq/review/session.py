@@ -128,6 +128,22 @@ class ReviewSession:
                 self._outlook = n, found
             return self._outlook[1]
 
+    def strata(self) -> dict[str, Any]:
+        """What a page without a server needs to estimate the number wrong, JSON.
+
+        Places in the queue of the random rows, in the order of their draw, and how many rows are
+        listed (up to rank `last`) and not.
+        """
+        place = {int(row): at for at, row in enumerate(self.queue)}
+        listed = self.audit.order
+        return {
+            "n_listed": len(listed),
+            "n_unlisted": self._n_unlisted,
+            "last": int(self.audit.rank[listed].max(initial=0)),
+            "sampled": [place[int(row)] for row in self.sampled],
+            "ahead": [place[int(row)] for row in self._drawn.ahead],
+        }
+
     def is_wrong(self, sample_id: str, said: Consensus) -> bool | None:
         """Whether the given label was found wrong; None where raters could not tell or disagree.
 

@@ -6,6 +6,7 @@ The arithmetic is cleanlab's, number for number, without its imports and its pro
 import numpy as np
 from scipy.special import xlogy
 
+from trustq.core.rounding import steady
 from trustq.errors import InputError
 from trustq.metrics.confident_joint import (
     COMPARISON,
@@ -143,6 +144,27 @@ def confidence_weighted_entropy(labels: np.ndarray, probs: np.ndarray) -> np.nda
     entropy = -xlogy(probs, probs).sum(axis=1) / np.log(probs.shape[1])
     ratio = entropy / np.maximum(self_confidence(labels, probs), CLIP)
     return np.asarray(np.log(ratio + 1) / np.maximum(ratio, CLIP))
+
+
+def mean_rank(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """Mean place of a label by three scores, as a share of the labels, (n,) in (0, 1].
+
+    The scores are self-confidence, the normalised margin and the noise posterior: the third finds
+    mistakes that have a pattern, the first is safe where the model is weak, and each keeps the
+    others from their worst. It depends on the other labels, as every rank does.
+
+    >>> probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
+    >>> mean_rank(np.array([0, 0, 1, 1, 1]), probs).round(2).tolist()
+    [0.9, 0.63, 0.8, 0.47, 0.2]
+    """
+    scores = (self_confidence, normalized_margin, noise_posterior)
+    return np.asarray(np.mean([_ranks(score(labels, probs)) for score in scores], axis=0))
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Places from the lowest, as shares of n; equal values share their mean place."""
+    _, place, counts = np.unique(steady(values), return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[place] / len(values))
 
 
 _BY_NAME = {"self_confidence": self_confidence, "normalized_margin": normalized_margin}

@@ -9,17 +9,18 @@ from trustq.core.atomic_files import replacing
 from trustq.core.columns import read_table
 from trustq.core.excel import read_excel
 from trustq.errors import DamagedFile, InputError
-from trustq.review.exchange import cvat, fiftyone, label_studio, lines, sheet
+from trustq.review.exchange import argilla, cvat, fiftyone, label_studio, lines, sheet
 from trustq.review.exchange.task import Task
 from trustq.review.journal import LONGEST_TEXT, Answer, read_journal
 
-FORMS = ("label-studio", "cvat", "prodigy", "doccano", "fiftyone", "sheet", "journal")
+FORMS = ("label-studio", "cvat", "prodigy", "doccano", "fiftyone", "argilla", "sheet", "journal")
 _WRITERS = {
     "label-studio": (label_studio.write, (".json",)),
     "cvat": (cvat.write, (".xml",)),
     "prodigy": (lines.write_prodigy, (".jsonl",)),
     "doccano": (lines.write_doccano, (".jsonl",)),
     "fiftyone": (fiftyone.write, (".json",)),
+    "argilla": (argilla.write, (".json",)),
 }
 _BIGGEST = 1 << 30  # bytes of a file of answers
 
@@ -75,6 +76,7 @@ def read_answers_of(path: Path, ids: Collection[str], *, rater: str = "") -> lis
         "prodigy": lines.read_prodigy,
         "doccano": lines.read_doccano,
         "fiftyone": fiftyone.read,
+        "argilla": argilla.read,
         "sheet": sheet.read,
     }
     try:
@@ -118,12 +120,14 @@ def form_of(path: Path) -> tuple[str, Any]:
             found = json.loads(text)
             if isinstance(found, dict) and {"classes", "labels"} <= set(found):
                 return "fiftyone", found
+            if isinstance(found, list) and found and all(map(argilla.is_record, found)):
+                return "argilla", found
             if isinstance(found, list) and all(isinstance(one, dict) for one in found):
                 return "label-studio", found
     except (ValueError, RecursionError) as error:
         raise DamagedFile(f"{path} could not be read ({error}).", path=path) from error
     raise InputError(
-        f"{path}: neither a sheet nor a file of {', '.join(FORMS[:5])}, by its content.",
+        f"{path}: neither a sheet nor a file of {', '.join(FORMS[:6])}, by its content.",
         path=path,
     )
 

@@ -1,0 +1,132 @@
+"""Rows that lie far from all others, and pairs that nearly coincide, in feature space."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from trustq.audit.neighbours import K, nearest
+from trustq.core.generators import generator
+
+EXACT = 5000  # rows up to which every pair is compared
+REFERENCE_ROWS = 2000  # of larger sets: random rows that distances are measured to
+NEARLY = 0.13  # of the median distance to the nearest row: closer is the same (cleanlab's share)
+MOST_PAIRS = 1000
+_TABLES, _BITS, _WINDOW = 12, 32, 8
+
+
+class Distances(NamedTuple):
+    """Mean distance of each row to its neighbours, (n,), and the median row's to its nearest."""
+
+    mean: np.ndarray
+    nearest: float
+
+
+def nearest_distances(features: np.ndarray, groups: np.ndarray) -> Distances:
+    """How far rows lie from the rows of other groups.
+
+    `features` is (n, d), `groups` (n,). Of more than 5,000 rows the distances are to the nearest of
+    2,000 random ones, which takes time in proportion to n; the median is of random rows to all.
+
+    >>> points = np.array([[0.0], [1.0], [2.0], [9.0]], dtype=np.float32)
+    >>> nearest_distances(points, np.arange(4)).nearest
+    1.0
+    """
+    n = len(features)
+    if n <= EXACT:
+        found = nearest(features, groups, rows=np.arange(n)).distances
+        return Distances(found.mean(axis=1), float(np.median(found[:, 0])))
+    order = generator(0, "reference rows").permutation(n)
+    some = np.sort(order[:REFERENCE_ROWS])
+    mean = _mean_to(features, groups, some)
+    few = nearest(features, groups, rows=np.sort(order[: REFERENCE_ROWS // 4])).distances
+    return Distances(mean, float(np.median(few[:, 0])))
+
+
+def _mean_to(features: np.ndarray, groups: np.ndarray, some: np.ndarray) -> np.ndarray:
+    """Mean distance of each row to the nearest of some rows, of other groups than its own."""
+    points = features[some]
+    squares = np.einsum("nd,nd->n", points, points)
+    mean = np.empty(len(features))
+    for start in range(0, len(features), 2048):
+        block = slice(start, start + 2048)
+        own = features[block]
+        squared = squares - 2 * (own @ points.T)
+        squared[groups[block, None] == groups[some]] = np.inf
+        few = np.partition(squared, K - 1, axis=1)[:, :K]
+        few += np.einsum("nd,nd->n", own, own)[:, None]
+        mean[block] = np.sqrt(np.maximum(few, 0)).mean(axis=1)
+    return mean
+
+
+def close_rows(
+    features: np.ndarray, groups: np.ndarray, *, usual: float
+) -> list[tuple[int, int, float]]:
+    """Pairs of rows of different groups that nearly coincide, with their distance, closest first.
+
+    Near is less than .13 of `usual`, the median distance of a row to its nearest. Of more than
+    5,000 rows those pairs are compared that lie next to each other in twelve orders by the signs of
+    random projections; of such near ones few are missed. At most 1,000 pairs.
+
+    >>> points = np.array([[0.0], [0.01], [2.0], [9.0]], dtype=np.float32)
+    >>> [(a, b) for a, b, _ in close_rows(points, np.arange(4), usual=1.0)]
+    [(0, 1)]
+    """
+    n = len(features)
+    parts = _every_pair(features, groups, usual) if n <= EXACT else _neighbours_in_orders(features)
+    found: dict[tuple[int, int], float] = {}
+    for first, second in parts:
+        first, second = np.minimum(first, second), np.maximum(first, second)
+        kept = groups[first] != groups[second]
+        first, second = first[kept], second[kept]
+        for start in range(0, len(first), 4096):
+            block = slice(start, start + 4096)
+            a, b = first[block], second[block]
+            apart = (features[a] - features[b]).astype(np.float64)
+            distance = np.sqrt(np.einsum("nd,nd->n", apart, apart))
+            for i in np.flatnonzero(distance < NEARLY * usual):
+                found[int(a[i]), int(b[i])] = float(distance[i])
+    ranked = sorted(found.items(), key=lambda pair: (pair[1], pair[0]))[:MOST_PAIRS]
+    return [(a, b, distance) for (a, b), distance in ranked]
+
+
+def _every_pair(
+    features: np.ndarray, groups: np.ndarray, usual: float
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs that may be near, by products of blocks."""
+    squares = np.einsum("nd,nd->n", features, features)
+    # Products of float32 know squares of distances to about a millionth of the squares.
+    limit = (NEARLY * usual) ** 2 + 1e-5 * float(squares.max(initial=0))
+    for start in range(0, len(features), 1024):
+        block = features[start : start + 1024]
+        squared = squares[start : start + 1024, None] + squares - 2 * (block @ features.T)
+        a, b = np.nonzero(squared < limit)
+        a += start
+        yield a[a < b], b[a < b]
+
+
+def _neighbours_in_orders(features: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows that stand within a few places of each other in orders by signs of projections.
+
+    Rows at an angle of .1 differ in a sign with probability .03: they share the first twenty signs,
+    and with them a place, in half of the orders.
+    """
+    n, d = features.shape
+    rng = generator(0, "projections")
+    weight = 2 ** np.arange(_BITS, dtype=np.uint64)[::-1]
+    short = rng.standard_normal((d, 64)).astype(np.float32) / 8
+    small = np.concatenate([features[i : i + 8192] @ short for i in range(0, n, 8192)])
+    size = np.einsum("nd,nd->n", small, small)
+    for _ in range(_TABLES):
+        planes = rng.standard_normal((d, _BITS)).astype(np.float32)
+        codes = np.empty(n, dtype=np.uint64)
+        for start in range(0, n, 8192):
+            signs = features[start : start + 8192] @ planes > 0
+            codes[start : start + 8192] = signs.astype(np.uint64) @ weight
+        order = np.argsort(codes, kind="stable")
+        for step in range(1, _WINDOW + 1):
+            a, b = order[:-step], order[step:]
+            # By 64 projections first: pairs that are far by them are not near in all columns.
+            product = np.einsum("nd,nd->n", small[a], small[b])
+            near = size[a] + size[b] - 2 * product < 0.1 * np.minimum(size[a], size[b])
+            yield a[near], b[near]
