@@ -223,20 +223,20 @@ def extract(
     _print(made, as_json=as_json)
 
 
-def _is_workers(setting: str) -> bool:
-    """Whether a setting says how many processes load images, which changes no number."""
-    return setting.removeprefix("extract.").startswith("workers=")
+def _goes_with_networks(setting: str) -> bool:
+    # What is of the dump alone, or changes no number, as how many processes load images.
+    return setting.removeprefix("extract.").startswith(("workers=", "map_precision="))
 
 
 def _require_alone(training: Recipe, reading: Reading, settings: list[str]) -> None:
     """Refuse what only a training takes."""
-    other = [text for text in settings if not _is_workers(text)]
+    other = [text for text in settings if not _goes_with_networks(text)]
     copied = reading.stage or reading.skip_unreadable or reading.auto_batch
     if training.recipe or training.given or other or training.seeds != "0" or copied:
         raise typer.BadParameter(
             "--with takes everything else from the caches; only --out, --name, --device, --root, "
             "--only, --views, --passes, --pass-drop, --maps, --explain, --explain-class, "
-            "--explain-checks and --set workers=N go with it."
+            "--explain-checks, --set map_precision=float32 and --set workers=N go with it."
         )
 
 

@@ -164,6 +164,20 @@ def test_maps_from_stored_features_are_those_of_autograd(
         np.testing.assert_allclose(scaled(ours), scaled(theirs), atol=3e-3)
 
 
+@pytest.mark.parametrize("backbone", ["test_convnext", "test_resnet", "test_efficientnet"])
+def test_maps_stored_in_float32_are_those_of_autograd_within_1e_4(
+    backbone: str, manifest: Manifest, tmp_path: Path
+) -> None:
+    settings = f"backbone={backbone}", "maps=true", "map_precision=float32"
+    cache = trained(manifest, tmp_path, *settings, "passes=2", "pass_drop=spatial:0.3")
+    assert cache.extra["maps"].dtype == cache.extra["passes/spatial/maps"].dtype == np.float32
+    head = LinearHead.of_cache(cache)
+    model, images = network_of(cache), inputs_of(cache, manifest)
+    for classes in (cache.logits.argmax(axis=1), np.full(N, 2)):
+        ours, theirs = cache_maps(cache, head, classes), autograd_maps(model, images, classes)
+        np.testing.assert_allclose(scaled(ours), scaled(theirs), atol=1e-4)
+
+
 @pytest.mark.parametrize("has_norm", [False, True])
 def test_maps_of_unrounded_features_are_those_of_autograd_within_1e_5(has_norm: bool) -> None:
     torch.manual_seed(0)

@@ -16,7 +16,13 @@ from trustq.data.manifest import make_manifest, write_manifest
 from trustq.errors import TrustqError
 from trustq.explain.failure_audit import AuditInput, audit_failures
 from trustq.explain.sanity import sanity_checks
-from trustq.explain.summaries import every_variants, failure_input, stability_table, trust_report
+from trustq.explain.summaries import (
+    BY_CONDITION,
+    every_variants,
+    failure_input,
+    stability_table,
+    trust_report,
+)
 from trustq.explain.variants import row_maps
 from trustq.report.failure_page import write_failures
 from trustq.store import Cache, read_cache, write_cache
@@ -204,6 +210,32 @@ def test_a_failure_audit_has_its_kinds_causes_and_pages(
     assert len(panels) == len({case["sample_id"] for case in record["cases"]})
     with Image.open(panels[0]) as panel:
         assert panel.size[0] > 500
+
+
+def test_cells_of_a_condition_are_of_what_the_view_shows(caches: list[Cache]) -> None:
+    """Counted again by hand: the view's own predictions, the cut of clean validation rows."""
+    rng = np.random.default_rng(3)
+    name = "views/flip-left-right"
+    seen = (caches[0].logits + rng.normal(0, 3, caches[0].logits.shape)).astype(np.float32)
+    cache = replace(caches[0], extra=dict(caches[0].extra) | {f"{name}/logits": seen})
+    found = trust_report([cache], over="passes")
+    (row,) = found.tables[BY_CONDITION]
+    test = np.flatnonzero(cache.split == "test")
+    right = (seen.argmax(axis=1) == cache.label)[test]
+    n_right = sum(row[key] for key in row if key.startswith("right_"))
+    assert row["value"] == "flip-left-right" and n_right == right.sum() and row["n"] == len(test)
+    n_wrong = sum(row[key] for key in row if key.startswith("wrong_"))
+    assert n_wrong == (~right).sum()
+    cut = found.record["networks"][0]["cuts"]["confidence"]
+    validation = cache.split == "val"
+    from trustq.calibration.temperature import TemperatureScaling
+    from trustq.metrics.selective import log_odds_confidence
+
+    scaler = TemperatureScaling().fit(cache.logits[validation], cache.label[validation])
+    sure = log_odds_confidence(scaler.transform(seen))[test] >= cut
+    assert row["right_uncertain"] == (right & ~sure).sum()
+    n_sure = row["wrong_confident_stable"] + row["wrong_confident_unstable"]
+    assert n_sure == (~right & sure).sum()
 
 
 def test_the_most_confident_errors_and_uncertain_hits_are_the_first(caches: list[Cache]) -> None:

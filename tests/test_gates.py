@@ -72,6 +72,27 @@ def test_a_fall_is_found_in_pairs_and_no_fall_is_not(good: Path, bad: Path) -> N
     assert {change.outcome for change in rose.changes} == {"held"} and rose.passed
 
 
+def test_a_gap_that_grew_in_every_run_fell_and_one_run_alone_says_nothing(good: Path) -> None:
+    """Slices of results are made by hand: the gap is that of the table, its change of the runs."""
+    from trustq.analysis.gates import _gap_change, _Pairs, _read
+
+    runs = _read(good, "", "calibrated", "test", None).runs
+    assert {run.gap for run in runs} == {None}
+
+    def pairs(now: list[float], before: list[float]) -> _Pairs:
+        sides = [[replace(runs[0], gap=gap) for gap in gaps] for gaps in (now, before)]
+        return _Pairs(("a", "b"), *sides)
+
+    grew = _gap_change(pairs([0.30, 0.32, 0.31], [0.10, 0.11, 0.10]))
+    assert grew is not None and grew.outcome == "fell"
+    assert grew.difference == pytest.approx(0.62 / 3) and grew.lower > 0.17
+    shrank = _gap_change(pairs([0.10, 0.11, 0.10], [0.30, 0.32, 0.31]))
+    assert shrank is not None and shrank.outcome == "held"
+    alone = _gap_change(pairs([0.5], [0.1]))
+    assert alone is not None and alone.outcome == "held" and np.isnan(alone.lower)
+    assert _gap_change(_Pairs(("a", "b"), runs, runs)) is None
+
+
 def test_the_command_exits_with_the_outcome_and_keeps_a_history(
     good: Path, bad: Path, tmp_path: Path
 ) -> None:

@@ -188,6 +188,11 @@ def test_slow_senders_are_cut_off(running: Running, packaged: Packaged) -> None:
         with socket.create_connection(("127.0.0.1", running.port), timeout=5) as connection:
             connection.sendall(begun) if begun else None
             assert connection.recv(64) == b""  # closed without a word
+    # Headers that never end are refused by their length, before their time is up.
+    with socket.create_connection(("127.0.0.1", running.port), timeout=5) as connection:
+        connection.sendall(b"GET /api/health HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * 70_000)
+        assert b"headers of the request are too long" in connection.recv(4096)
+    assert httpx.get(f"{running.address}/api/analyze").status_code == 405
     # A second request of one connection has no more time than the first.
     with socket.create_connection(("127.0.0.1", running.port), timeout=5) as connection:
         connection.sendall(b"GET /api/health HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -635,6 +635,7 @@ def _reproduction(records: Records) -> dict[str, Any]:
         "list(DISTINCT draw_seed ORDER BY draw_seed) FROM runs"
     )
     versions = _versions(records)
+    devices = {own["versions"].get("device", "") for own in records.caches.values()} - {""}
     return {
         "backbone_seeds": seeds,
         "draw_seeds": draws,
@@ -652,7 +653,7 @@ def _reproduction(records: Records) -> dict[str, Any]:
             }
             for path, own in records.caches.items()
         },
-        "device": "not recorded",
+        "device": ", ".join(sorted(devices)) or "not recorded",
     }
 
 

@@ -174,7 +174,12 @@ def check_results(
         classes = [gate for gate in gates if gate.figure in OF_CLASS]
         changes += [_class_change(gate, pairs) for gate in classes]
         if any(gate.figure == "gap" for gate in gates):
-            notes.append("gap is not compared with the earlier results")
+            change = _gap_change(pairs)
+            changes += [] if change is None else [change]
+            if change is None:
+                notes.append("The earlier runs hold no slices, so the gap was not compared")
+            elif len(pairs.now) < 2:
+                notes.append("The change of the gap of one run has no interval")
     return Check(
         setup=now.setup,
         n_runs=len(now.runs),
@@ -220,6 +225,7 @@ class _Run:
     labels: np.ndarray  # (n,) of class positions
     probs: np.ndarray  # (n, k)
     validation: "tuple[np.ndarray, np.ndarray] | None"  # labels and probabilities
+    gap: float | None  # largest difference of accuracy between slices of one column
 
     @property
     def predicted(self) -> np.ndarray:
@@ -231,10 +237,14 @@ class _Setup:
     setup: dict[str, Any]
     classes: tuple[str, ...]
     runs: list[_Run]
-    gaps: list[float]
     head_bytes: float | None
     milliseconds: float | None
     notes: list[str]
+
+    @property
+    def gaps(self) -> list[float]:
+        """The gap of each run that holds slices."""
+        return [run.gap for run in self.runs if run.gap is not None]
 
 
 def _read(results: Path, where: str, stage: str, split: str, eval_dataset: str | None) -> _Setup:
@@ -251,7 +261,7 @@ def _read(results: Path, where: str, stage: str, split: str, eval_dataset: str |
         if len(setups) > 1:
             raise InputError(_several(results, rows))
         classes = tuple(json.loads(rows[0]["classes"]))
-        runs, gaps = [], []
+        runs = []
         for row in rows:
             dataset = eval_dataset or row["dataset"]
             read = _predictions(connection, row, dataset, split, stage, classes)
@@ -261,14 +271,12 @@ def _read(results: Path, where: str, stage: str, split: str, eval_dataset: str |
                     f"{row['key'][:12]}. Choose another `stage` or `split`."
                 )
             runs.append(read)
-            gaps += _gaps(connection, row["key"], dataset, split, stage)
     sizes = [row["head_bytes"] for row in rows if row["head_bytes"] is not None]
     times = [row["microseconds_per_row"] for row in rows if row["microseconds_per_row"] is not None]
     return _Setup(
         {name: rows[0][name] for name in _SETUP} | {"split": split, "stage": stage},
         classes,
         runs,
-        gaps,
         float(np.mean(sizes)) if sizes else None,
         float(np.mean(times)) / 1000 if times else None,
         [],
@@ -316,11 +324,12 @@ def _predictions(
     if split not in parts:
         return None
     validation = parts["val"][2:] if "val" in parts and split != "val" else None
-    return _Run(row["backbone_seed"], row["draw_seed"], *parts[split], validation)
+    gap = _gap(connection, row["key"], dataset, split, stage)
+    return _Run(row["backbone_seed"], row["draw_seed"], *parts[split], validation, gap)
 
 
-def _gaps(connection: Any, run: str, dataset: str, split: str, stage: str) -> list[float]:
-    """The largest difference of accuracy between slices of one column, of each run."""
+def _gap(connection: Any, run: str, dataset: str, split: str, stage: str) -> float | None:
+    """The largest difference of accuracy between slices of one column; None without slices."""
     found = connection.execute(
         """SELECT slice_name, max(value) - min(value) FROM metrics
         WHERE run = $run AND eval_dataset = $dataset AND split = $split AND stage = $stage
@@ -329,7 +338,7 @@ def _gaps(connection: Any, run: str, dataset: str, split: str, stage: str) -> li
         GROUP BY slice_name HAVING count(*) > 1""",
         {"run": run, "dataset": dataset, "split": split, "stage": stage, "least": MIN_ROWS},
     ).fetchall()
-    return [max(gap for _, gap in found)] if found else []
+    return max((gap for _, gap in found), default=None)
 
 
 def _checked(gate: Gate, now: _Setup, seed: int) -> GateResult:
@@ -482,9 +491,29 @@ def _class_change(gate: Gate, pairs: _Pairs) -> Change:
     return _change(gate.name, float(np.mean(before)), float(np.mean(now)), difference, interval)
 
 
+def _gap_change(pairs: _Pairs) -> Change | None:
+    """The gap then and now, with Student's interval over paired runs; None without slices."""
+    both = [
+        (run.gap, own.gap)
+        for run, own in zip(pairs.now, pairs.before, strict=True)
+        if run.gap is not None and own.gap is not None
+    ]
+    if not both:
+        return None
+    now, before = np.array(both).T
+    differences = now - before
+    interval = Interval(math.nan, math.nan)
+    if (n := len(differences)) > 1:
+        half = float(special.stdtrit(n - 1, 0.975) * differences.std(ddof=1)) / math.sqrt(n)
+        interval = Interval(float(differences.mean()) - half, float(differences.mean()) + half)
+    difference = float(differences.mean())
+    return _change("gap", float(before.mean()), float(now.mean()), difference, interval)
+
+
 def _change(name: str, before: float, now: float, difference: float, interval: Interval) -> Change:
-    worse = difference if name in LOWER_IS_BETTER else -difference
-    end = interval.lower if name in LOWER_IS_BETTER else -interval.upper
+    is_lower_better = name in LOWER_IS_BETTER or name == "gap"
+    worse = difference if is_lower_better else -difference
+    end = interval.lower if is_lower_better else -interval.upper
     outcome = "held"
     if end > 0:
         outcome = "fell"

@@ -5,7 +5,14 @@ from typing import Any
 
 from trustq.errors import MissingExtra
 
-_EXTRA_OF = {"onnxruntime": "serve", "onnx": "export", "onnxscript": "export"}
+_EXTRA_OF = {
+    "onnxruntime": "serve",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "httptools": "serve",
+    "onnx": "export",
+    "onnxscript": "export",
+}
 
 
 def load_extra(module: str, what: str) -> Any:

@@ -74,15 +74,18 @@ def _sharpness(grey: Image.Image) -> float:
     values = np.asarray(grey).astype(np.int16)
     if min(values.shape) < 3:
         return 0.0
-    around = values[:-2, 1:-1] + values[2:, 1:-1] + values[1:-1, :-2] + values[1:-1, 2:]
-    found = (around - 4 * values[1:-1, 1:-1]).ravel().astype(np.int64)
-    return float(np.vdot(found, found) / len(found) - (found.sum() / len(found)) ** 2)
+    found = -4 * values[1:-1, 1:-1]
+    for around in (values[:-2, 1:-1], values[2:, 1:-1], values[1:-1, :-2], values[1:-1, 2:]):
+        found += around
+    # Sums of squares of integers, below 2^53: as exact in doubles as in integers, and far faster.
+    flat = found.ravel().astype(np.float64)
+    return float((flat @ flat) / len(flat) - (flat.sum() / len(flat)) ** 2)
 
 
 def _skin(image: Image.Image) -> float:
     """Share of every second pixel across and down that has the colour of skin."""
-    pixels = np.asarray(image)[::2, ::2].astype(np.int32)
-    red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+    pixels = np.asarray(image)[::2, ::2]
+    red, green, blue = (np.array(pixels[..., c], dtype=np.int32) for c in range(3))
     # Cb from 77 to 127 and Cr from 133 to 173 (Chai and Ngan 1999), in millionths.
     cb = 128_000_000 - 168_736 * red - 331_264 * green + 500_000 * blue
     cr = 128_000_000 + 500_000 * red - 418_688 * green - 81_312 * blue

@@ -8,7 +8,7 @@ import asyncio
 import json
 import os
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +32,12 @@ from trustq.deploy.uploads import (
 )
 from trustq.errors import InputError
 
-_SLACK = 65_536  # bytes of a multipart body beside its image
+_SLACK = 65_536  # bytes of a multipart body beside its image, and of headers
 _MOST_BATCH = 40_000_000  # bytes of a batch request
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
+Parts = Sequence[tuple[str, bytes]]  # name and bytes of each image
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,12 @@ class Service:
 
     async def answer(self, data: bytes) -> dict[str, Any]:
         """The answer for one image's bytes, made by a worker; raises `Refused`."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._judged, data)
+
+    def _judged(self, data: bytes) -> dict[str, Any]:
         require_image(data)
-        loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._pool, answer_for, data, self.model)
+            return answer_for(data, self.model)
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files
             if type(error).__module__.startswith(("onnxruntime", "trustq")):
                 raise
@@ -102,35 +105,16 @@ class Service:
 def make_app(service: Service) -> Any:
     """The service as an ASGI application: page, `POST /api/analyze`, `/api/analyze/batch`, health.
 
-    Errors are JSON objects with a sentence in `error`: 400 damaged, 408 too slow, 413 too large,
-    415 not an image, 421 another host, 429 too often, 503 busy.
+    Errors are JSON objects with a sentence in `error`: 400 damaged, 405 not POST, 408 too slow,
+    413 too large, 415 not an image, 421 another host, 429 too often, 503 busy.
     """
     applications = load_extra("starlette.applications", "trustq serve")
     responses = load_extra("starlette.responses", "trustq serve")
     routing = load_extra("starlette.routing", "trustq serve")
 
-    def respond(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
-        return responses.JSONResponse(content, status_code=status, headers=headers)
-
-    async def analyze(request: Any) -> Any:
-        async def one(parts: list[tuple[str, bytes]]) -> Any:
-            if len(parts) != 1:
-                raise Refused(400, "Send one image, or several to /api/analyze/batch.")
-            return respond(await service.answer(parts[0][1]))
-
-        return await _handled(service, request, respond, one, MOST_BYTES + _SLACK)
-
-    async def batch(request: Any) -> Any:
-        async def all_of(parts: list[tuple[str, bytes]]) -> Any:
-            found = await asyncio.gather(*(_or_error(service, data) for _, data in parts))
-            listed = [{"name": n} | own for (n, _), own in zip(parts, found, strict=True)]
-            return respond({"answers": listed})
-
-        return await _handled(service, request, respond, all_of, _MOST_BATCH)
-
     async def health(request: Any) -> Any:
         about = service.model.about
-        return respond(
+        return responses.JSONResponse(
             {
                 "status": "ok",
                 "model": about["name"],
@@ -141,11 +125,9 @@ def make_app(service: Service) -> Any:
         )
 
     async def description(request: Any) -> Any:
-        return respond(openapi(service.model))
+        return responses.JSONResponse(openapi(service.model))
 
     routes = [
-        routing.Route("/api/analyze", analyze, methods=["POST"]),
-        routing.Route("/api/analyze/batch", batch, methods=["POST"]),
         routing.Route("/api/health", health),
         routing.Route("/openapi.json", description),
     ]
@@ -163,6 +145,17 @@ def _sender(responses: Any, file: Any) -> Any:
     return send
 
 
+async def _one(service: Service, parts: Parts) -> Any:
+    if len(parts) != 1:
+        raise Refused(400, "Send one image, or several to /api/analyze/batch.")
+    return await service.answer(parts[0][1])
+
+
+async def _batch(service: Service, parts: Parts) -> Any:
+    found = await asyncio.gather(*(_or_error(service, data) for _, data in parts))
+    return {"answers": [{"name": name} | own for (name, _), own in zip(parts, found, strict=True)]}
+
+
 async def _or_error(service: Service, data: bytes) -> dict[str, Any]:
     try:
         return await service.answer(data)
@@ -170,33 +163,73 @@ async def _or_error(service: Service, data: bytes) -> dict[str, Any]:
         return {"error": error.text, "status": error.status}
 
 
-async def _handled(service: Service, request: Any, respond: Any, work: Any, most_bytes: int) -> Any:
+@dataclass(frozen=True)
+class _Post:
+    """What is done with the images of a request, and the most bytes that it may have."""
+
+    work: Callable[[Service, Parts], Awaitable[Any]]
+    most_bytes: int
+
+
+_POSTS = {
+    "/api/analyze": _Post(_one, MOST_BYTES + _SLACK),
+    "/api/analyze/batch": _Post(_batch, _MOST_BATCH),
+}
+
+
+async def _handle(
+    service: Service, post: _Post, scope: Scope, receive: Receive, send: Send
+) -> None:
     """Receive a body within its limits, do the work, and count; a refusal is a sentence."""
+    headers = []
     try:
-        stated = request.headers.get("content-length", "")
-        if stated.isascii() and stated.isdigit() and int(stated) > most_bytes:
-            raise Refused(413, too_large())
-        sender = request.client.host if request.client else ""
-        _require_rate(service, sender, 1)
-        # Room is taken before the body is read, so that what waits in memory is bounded, too.
-        service.enter(1)
-        try:
-            body = await _received(request, most_bytes, service.settings.receive_seconds)
-            parts = parts_of(body, request.headers.get("content-type", ""))
-            del body
-            if len(parts) > 1:
-                _require_rate(service, sender, len(parts) - 1)
-            found = await work(parts)
-        finally:
-            service.leave(1)
+        content, status = await _worked(service, post, scope, receive), 200
     except Refused as error:
+        content, status = {"error": error.text}, error.status
         again = {429: error.text.rpartition("in ")[2].partition(" ")[0], 503: "2"}
-        headers = {"retry-after": again[error.status]} if error.status in again else {}
-        if error.status in (408, 413):
-            headers["connection"] = "close"  # the rest of the body is not waited for
-        found = respond({"error": error.text}, error.status, headers)
-    service.counts[found.status_code] = service.counts.get(found.status_code, 0) + 1
-    return found
+        if status in again:
+            headers.append((b"retry-after", again[status].encode()))
+        if status == 405:
+            headers.append((b"allow", b"POST"))
+        if status in (405, 408, 413):
+            headers.append((b"connection", b"close"))  # the rest of the body is not waited for
+    service.counts[status] = service.counts.get(status, 0) + 1
+    await _send_json(send, content, status, headers)
+
+
+async def _worked(service: Service, post: _Post, scope: Scope, receive: Receive) -> Any:
+    if scope["method"] != "POST":
+        raise Refused(405, "Send images by POST.")
+    headers = dict(scope["headers"])
+    stated = headers.get(b"content-length", b"")
+    if stated.isdigit() and int(stated) > post.most_bytes:
+        raise Refused(413, too_large())
+    sender = scope["client"][0] if scope.get("client") else ""
+    _require_rate(service, sender, 1)
+    # Room is taken before the body is read, so that what waits in memory is bounded, too.
+    service.enter(1)
+    try:
+        body = await _received(receive, post.most_bytes, service.settings.receive_seconds)
+        parts = parts_of(body, headers.get(b"content-type", b"").decode("latin-1"))
+        del body
+        if len(parts) > 1:
+            _require_rate(service, sender, len(parts) - 1)
+        return await post.work(service, parts)
+    finally:
+        service.leave(1)
+
+
+async def _send_json(
+    send: Send, content: Any, status: int, headers: Sequence[tuple[bytes, bytes]]
+) -> None:
+    body = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    stated = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        *headers,
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": stated})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _require_rate(service: Service, sender: str, n: int) -> None:
@@ -205,25 +238,27 @@ def _require_rate(service: Service, sender: str, n: int) -> None:
         raise Refused(429, f"Too many images from this address; try again in {int(wait) + 1} s.")
 
 
-async def _received(request: Any, most_bytes: int, seconds: float) -> bytes:
+async def _received(receive: Receive, most_bytes: int, seconds: float) -> bytes:
     """The body, read within its limits of bytes and of time."""
-    disconnect = load_extra("starlette.requests", "trustq serve").ClientDisconnect
     parts: list[bytes] = []
     n_bytes = 0
     try:
         async with asyncio.timeout(seconds):
-            async for part in request.stream():
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise Refused(400, "The request was cut short; send it again.")
+                part = message.get("body", b"")
                 n_bytes += len(part)
                 if n_bytes > most_bytes:
                     raise Refused(413, too_large())
                 parts.append(part)
+                if not message.get("more_body", False):
+                    return b"".join(parts)
     except TimeoutError:
         raise Refused(
             408, f"The image did not arrive within {seconds:g} s; send it again."
         ) from None
-    except disconnect:
-        raise Refused(400, "The request was cut short; send it again.") from None
-    return b"".join(parts)
 
 
 class _Guard:
@@ -236,16 +271,22 @@ class _Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = {name.decode("latin-1"): v.decode("latin-1") for name, v in scope["headers"]}
+        sending = with_safe_headers(send)
         hosts = self._service.settings.hosts
-        host = headers.get("host", "").rpartition(":")[0] or headers.get("host", "")
-        if hosts and host.strip("[]") not in hosts:
-            body = json.dumps({"error": "This server answers for its own address only."}).encode()
-            start = {"type": "http.response.start", "status": 421}
-            await send(start | {"headers": [(b"content-type", b"application/json")]})
-            await send({"type": "http.response.body", "body": body})
-            return
-        await self._app(scope, receive, with_safe_headers(send))
+        if hosts:
+            named = next((v for name, v in scope["headers"] if name == b"host"), b"").decode(
+                "latin-1"
+            )
+            if (named.rpartition(":")[0] or named).strip("[]") not in hosts:
+                error = {"error": "This server answers for its own address only."}
+                await _send_json(sending, error, 421, ())
+                return
+        # Nearly all requests are for these: Starlette's routing and requests would add to each.
+        post = _POSTS.get(scope["path"])
+        if post is None:
+            await self._app(scope, receive, sending)
+        else:
+            await _handle(self._service, post, scope, receive, sending)
 
 
 def uvicorn_config(
@@ -266,14 +307,14 @@ def uvicorn_config(
         make_app(service),
         host=host,
         port=port,
-        http=impatient_protocol(service.settings.header_seconds),
+        http=impatient_protocol(service.settings.header_seconds, _SLACK),
+        ws="none",
         log_level="error",
         access_log=False,
         server_header=False,
         lifespan="off",
         timeout_keep_alive=15,
         backlog=256,
-        h11_max_incomplete_event_size=_SLACK,
         ssl_certfile=None if certificate is None else str(certificate),
         ssl_keyfile=None if key is None else str(key),
     )

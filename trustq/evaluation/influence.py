@@ -36,22 +36,36 @@ class Influence:
 
 
 class Ranking:
-    """Rows by falling score: how much lies above each, ties at one half or as a block."""
+    """Rows by falling score: how much lies above each, ties at one half or as a block.
+
+    `scores` is (n,), or (c, n) for rankings of the same rows side by side.
+    """
 
     def __init__(self, scores: np.ndarray) -> None:
-        self.order = np.argsort(-scores, kind="stable")
-        ranked = scores[self.order]
-        first = np.flatnonzero(np.append(True, ranked[1:] != ranked[:-1]))
-        sizes = np.diff(np.append(first, len(ranked)))
-        self.start = np.empty(len(ranked), dtype=np.intp)
-        self.end = np.empty(len(ranked), dtype=np.intp)
-        self.start[self.order] = np.repeat(first, sizes)
-        self.end[self.order] = np.repeat(first + sizes, sizes)
+        n, shape = scores.shape[-1], scores.shape
+        # Places in the flat array: one take for all rankings, far faster than by an axis.
+        self._row = np.arange(int(np.prod(shape[:-1]))).reshape(*shape[:-1], 1)
+        self._order = np.argsort(-scores, axis=-1, kind="stable") + n * self._row
+        ranked = scores.take(self._order)
+        is_new = ranked[..., 1:] != ranked[..., :-1]
+        places = np.zeros(shape, dtype=np.intp)
+        np.multiply(is_new, np.arange(1, n), out=places[..., 1:])
+        self.start = self._of_rows(np.maximum.accumulate(places, axis=-1))
+        places = np.full(shape, n)
+        np.putmask(places[..., :-1], is_new, np.broadcast_to(np.arange(1, n), is_new.shape))
+        self.end = self._of_rows(np.minimum.accumulate(places[..., ::-1], axis=-1)[..., ::-1])
 
     def above(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Sums of weights strictly above each row, and above it with its ties."""
-        sums = np.append(0.0, np.cumsum(weights[self.order]))
-        return sums[self.start], sums[self.end]
+        width = weights.shape[-1] + 1
+        sums = np.zeros((*weights.shape[:-1], width))
+        np.cumsum(weights.take(self._order), axis=-1, out=sums[..., 1:])
+        return sums.take(self.start + width * self._row), sums.take(self.end + width * self._row)
+
+    def _of_rows(self, ranked: np.ndarray) -> np.ndarray:
+        found = np.empty_like(ranked)
+        found.reshape(-1)[self._order] = ranked
+        return found
 
 
 def influences(
@@ -142,44 +156,49 @@ def _balanced_accuracy(labels: np.ndarray, predicted: np.ndarray, k: int) -> Inf
 def _over_classes(
     labels: np.ndarray,
     scores: np.ndarray,
-    figure: Callable[[np.ndarray, Ranking], tuple[float, np.ndarray]],
+    figure: Callable[[np.ndarray, Ranking], tuple[list[float], np.ndarray]],
 ) -> Influence:
     n, k = scores.shape
     of_label = np.bincount(labels, minlength=k)
     used = np.flatnonzero((of_label > 0) & (of_label < n))
     total, own = np.zeros(n), np.zeros(n)
-    values = []
-    for c in used:
-        positive = labels == c
-        value, rows = figure(positive, Ranking(scores[:, c]))
-        values.append(value)
-        total += rows / len(used)
-        own[positive] = rows[positive] / len(used)
-    return Influence(float(np.mean(values)) if values else np.nan, total, own, np.zeros(k))
+    if not len(used):
+        return Influence(np.nan, total, own, np.zeros(k))
+    positive = labels == used[:, None]
+    values, rows = figure(positive, Ranking(np.ascontiguousarray(scores.T[used])))
+    for mask, influence in zip(positive, rows, strict=True):
+        total += influence / len(used)
+        own[mask] = influence[mask] / len(used)
+    return Influence(float(np.mean(values)), total, own, np.zeros(k))
 
 
-def _auroc(positive: np.ndarray, ranking: Ranking) -> tuple[float, np.ndarray]:
-    """One-vs-rest AUROC and its placement values. DeLong et al. (1988)."""
-    n, m = len(positive), int(positive.sum())
+def _auroc(positive: np.ndarray, ranking: Ranking) -> tuple[list[float], np.ndarray]:
+    """One-vs-rest AUROC of (c, n) and its placement values. DeLong et al. (1988)."""
+    n, m = positive.shape[1], positive.sum(axis=1, keepdims=True)
     above, with_ties = ranking.above(positive.astype(float))
     positives_above = (above + with_ties) / (2 * m)
     above, with_ties = ranking.above((~positive).astype(float))
     negatives_below = 1 - (above + with_ties) / (2 * (n - m))
-    value = float(negatives_below[positive].mean())
+    values = _means(negatives_below, positive)
+    value = np.array(values)[:, None]
     rows = np.where(positive, (negatives_below - value) / m, (positives_above - value) / (n - m))
-    return value, rows * n
+    return values, rows * n
 
 
-def _average_precision(positive: np.ndarray, ranking: Ranking) -> tuple[float, np.ndarray]:
-    m = int(positive.sum())
+def _average_precision(positive: np.ndarray, ranking: Ranking) -> tuple[list[float], np.ndarray]:
+    n, m = positive.shape[1], positive.sum(axis=1, keepdims=True)
     hits = ranking.above(positive.astype(float))[1]
     precision = hits / ranking.end
-    value = float(precision[positive].mean())
+    values = _means(precision, positive)
     # A row counts in the precision of every positive that it does not lie below.
     parts = positive / ranking.end, positive * precision / ranking.end
-    gained, lost = (part.sum() - ranking.above(part)[0] for part in parts)
-    rows = np.where(positive, precision - value + gained, 0.0) - lost
-    return value, rows * len(positive) / m
+    gained, lost = (part.sum(axis=1, keepdims=True) - ranking.above(part)[0] for part in parts)
+    rows = np.where(positive, precision - np.array(values)[:, None] + gained, 0.0) - lost
+    return values, rows * n / m
+
+
+def _means(figures: np.ndarray, positive: np.ndarray) -> list[float]:
+    return [float(own[mask].mean()) for own, mask in zip(figures, positive, strict=True)]
 
 
 def _augrc(wrong: np.ndarray, ranking: Ranking) -> Influence:

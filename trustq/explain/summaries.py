@@ -38,6 +38,7 @@ from trustq.metrics.per_class import class_positions
 from trustq.metrics.selective import log_odds_confidence
 from trustq.store import Cache
 
+BY_CONDITION = "by condition, first network: stable against the clean map"
 FIGURES = ("overlap", "rank_correlation", "shift", "max_sensitivity")
 
 
@@ -211,12 +212,61 @@ def trust_report(
         )
     labels = np.array(first.classes, dtype=object)[first.label[test]]
     tables["by class, first network"] = _by(networks[0], cuts[0], labels)
+    by_condition, left_out = condition_cells(first, method=method, split=split)
+    notes += left_out
+    if by_condition:
+        tables[BY_CONDITION] = by_condition
     for name, values in _read_columns(columns, first).items():
         tables[f"by {name}, first network"] = _by(networks[0], cuts[0], values[test])
     found = added_value(networks, cuts, seed=seed)
     said = verdict(found)
     record |= {"added": _plain_added(found), "answer": said, "tables": tables}
     return TrustReport(tables, found, said, record, notes)
+
+
+def condition_cells(
+    cache: Cache, *, method: str = "auto", split: str
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Cells of each view with maps, right and confident as the view shows the rows; and notes.
+
+    Stable is a map that overlaps with the clean one. Confidence has the temperature and the cut of
+    clean validation rows, as in use; stability the cut of the view's own validation rows, for
+    conditions move maps by more or less. A view without such a cut is noted and left out.
+    """
+    clean = row_maps(cache, method=method)
+    views = view_variants(cache, clean)[0]
+    if not views or cache.logits is None:
+        return [], []
+    validation, test = split_rows(cache, "val"), split_rows(cache, split)
+    scaler = _scaler(cache, validation)
+    right = cache.logits.argmax(axis=1) == cache.label
+    confidence = log_odds_confidence(scaler.transform(cache.logits))
+    found, notes = [], []
+    for one in views:
+        seen = cache.view(one.name).logits
+        assert seen is not None
+        rows = TrustRows(
+            correct=seen.argmax(axis=1) == cache.label,
+            confidence=log_odds_confidence(scaler.transform(seen)),
+            stability=of_rows(one, np.arange(len(cache)))["overlap"],
+            groups=cache.group_id,
+        )
+        own = _taken(rows, validation)
+        on_clean = TrustRows(right[validation], confidence[validation], own.stability, own.groups)
+        try:
+            confident, stable = choose_cuts(on_clean).confidence, choose_cuts(own).stability
+        except InputError as error:
+            notes.append(f"Condition {one.name}: {str(error).partition('. ')[0]}")
+            continue
+        cuts = Cuts(confident, stable, len(validation))
+        found += _by(_taken(rows, test), cuts, np.full(len(test), one.name, dtype=object))
+    return found, notes
+
+
+def _scaler(cache: Cache, validation: np.ndarray) -> TemperatureScaling:
+    assert cache.logits is not None
+    labels = cache.label[validation].astype(np.int64)
+    return TemperatureScaling().fit(cache.logits[validation], labels)
 
 
 def cell_rows(rows: TrustRows, cuts: Cuts) -> list[dict[str, Any]]:
@@ -309,13 +359,11 @@ def _trust_rows(
     overlap = stability(reference, moved).of_rows["overlap"]
     assert cache.logits is not None
     validation = split_rows(cache, "val")
-    labels = cache.label[validation].astype(np.int64)
     correct = cache.logits.argmax(axis=1) == cache.label
     stated = confidence_cut is not None and stability_cut is not None
     if not stated:
         require_both(correct[validation])
-    scaler = TemperatureScaling().fit(cache.logits[validation], labels)
-    logits = scaler.transform(cache.logits)
+    logits = _scaler(cache, validation).transform(cache.logits)
     rows = TrustRows(
         correct=correct,
         confidence=log_odds_confidence(logits),

@@ -162,6 +162,20 @@ def torch_device(name: str, gpu: int | None = None) -> "torch.device":
     return choose_device(name, index=gpu)
 
 
+def device_name(device: "torch.device") -> str:
+    """A device in words: the GPU's own name, or cpu with the machine's kind.
+
+    >>> import torch
+    >>> device_name(torch.device("cpu")).startswith("cpu")
+    True
+    """
+    import torch
+
+    if device.type == "cuda":
+        return str(torch.cuda.getdevice_name(device))
+    return f"{device.type} ({platform.machine()})"
+
+
 def require_readable(manifest: Manifest, progress: Progress | None = None) -> None:
     """`images.require_readable`, which needs torch; says what it returns."""
     from trustq.extraction.inputs.images import require_readable
@@ -200,6 +214,7 @@ def dump_job(
             "torch": str(torch.__version__),
             "timm": timm.__version__,
             "python": platform.python_version(),
+            "device": device_name(device),
         },
     }
 

@@ -326,7 +326,14 @@ class ExtractRecipe:
         "what passes drop: the network's own dropout, or, which moves its maps, path:0.1 (residual "
         "branches) or spatial:0.1 (channels of the last map)",
     )
-    maps: bool = setting(False, "store the last feature map, float16, for explanations")
+    maps: bool = setting(False, "store the last feature map, for explanations")
+    map_precision: str = setting(
+        "float16",
+        "of stored maps; float32 takes twice the room and gives Grad-CAM as autograd does within "
+        "1e-4, float16 within about 1e-3",
+        "float16",
+        "float32",
+    )
     epoch_logits: bool = setting(
         True, "store the training rows' logits of each epoch, for scores of training dynamics"
     )

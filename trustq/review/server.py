@@ -206,6 +206,7 @@ class ReviewServer:
         app = make_app(session, images, hosts=hosts)
         config = uvicorn.Config(
             app,
+            http="h11",
             log_level="error",
             access_log=False,
             timeout_keep_alive=30,

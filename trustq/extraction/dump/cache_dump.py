@@ -101,6 +101,7 @@ class Further:
     passes: DropoutPasses | MovingPasses | None = None
     grid: tuple[int, ...] = ()  # (h, w, c) of the last map, where it is stored or explained
     has_maps: bool = False
+    map_precision: str = "float16"
     explain: tuple[str, ...] = ()
     explain_class: str = "predicted"
     checks: int = 0
@@ -129,6 +130,7 @@ class Further:
             passes,
             grid,
             recipe.maps,
+            recipe.map_precision,
             recipe.explain,
             recipe.explain_class,
             recipe.explain_checks,
@@ -165,7 +167,7 @@ class Further:
                 streams[f"passes/dropout@{view.name}/logits"] = (shape, "float32")
         for prefix, rows in self.mapped:
             if self.has_maps:
-                streams[f"{prefix}maps"] = ((*rows, *self.grid), "float16")
+                streams[f"{prefix}maps"] = ((*rows, *self.grid), self.map_precision)
             for method in self.explain:
                 path = f"{prefix}explanations/{method}"
                 streams[f"{path}/maps"] = ((*rows, *self.grid[:2]), "float16")
@@ -174,11 +176,16 @@ class Further:
             streams["explanations/class"] = ((None,), "int16")
         return streams
 
+    def as_stored(self, grid: torch.Tensor) -> torch.Tensor:
+        """A map in the precision that it is stored in."""
+        return grid.to(getattr(torch, self.map_precision)).cpu()
+
     def bytes_of_maps(self) -> int:
         """Bytes an image that maps and explanations take, in the file."""
         n_maps = 0
         for _, rows in self.mapped:
-            per_map = 2 * int(np.prod(self.grid)) if self.has_maps else 0
+            each = np.dtype(self.map_precision).itemsize
+            per_map = each * int(np.prod(self.grid)) if self.has_maps else 0
             per_map += len(self.explain) * (2 * int(np.prod(self.grid[:2])) + 4)
             n_maps += per_map * int(np.prod([length or 1 for length in rows]))
         return n_maps
@@ -398,7 +405,7 @@ def _add_maps(
     prefix = f"views/{view.name}/" if view else ""
     if further.has_maps:
         grid = turned_back(grid_of(network, last), symmetry)
-        block.further[f"{prefix}maps"] = grid.half().cpu()
+        block.further[f"{prefix}maps"] = further.as_stored(grid)
     if not further.explain or classes is None or block.logits is None:
         return
     chosen = classes.of(block.rows, block.logits)
@@ -456,7 +463,7 @@ def _add_passes(
         for moved, again in passes.last_maps(inputs, last, index):
             found.setdefault("logits", []).append(model.forward_head(moved).float().cpu())
             if further.has_maps:
-                found.setdefault("maps", []).append(grid_of(network, moved).half().cpu())
+                found.setdefault("maps", []).append(further.as_stored(grid_of(network, moved)))
             if chosen is not None:
                 _explain_pass(found, explainer, further.explain, inputs, moved, again, chosen)
     for name, tensors in found.items():
@@ -541,9 +548,9 @@ def _price(further: Further, n: int) -> str:
     h, w, c = further.grid
     asked = [*(["maps"] if further.has_maps else []), *further.explain]
     said = (
-        f"{', '.join(asked)}: the last map is {h} x {w} x {c}, float16; {size:,} bytes an image "
-        f"with its views and passes, {size * n / 1e6:,.1f} MB for {n:,} images, of which "
-        f"{size * min(n, _BLOCK) / 1e6:,.1f} MB in memory at a time"
+        f"{', '.join(asked)}: the last map is {h} x {w} x {c}, {further.map_precision}; {size:,} "
+        f"bytes an image with its views and passes, {size * n / 1e6:,.1f} MB for {n:,} images, of "
+        f"which {size * min(n, _BLOCK) / 1e6:,.1f} MB in memory at a time"
     )
     if "scorecam" in further.explain:
         n_maps = sum(int(np.prod([length or 1 for length in rows])) for _, rows in further.mapped)

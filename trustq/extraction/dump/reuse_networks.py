@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 # Settings of what is dumped that came after the first caches, and are asked for in one mapping.
-EXPLAIN_SETTINGS = ("pass_drop", "explain", "explain_class", "explain_checks")
+EXPLAIN_SETTINGS = ("pass_drop", "map_precision", "explain", "explain_class", "explain_checks")
 
 
 def some_rows(manifest: Manifest, only: str) -> Manifest:
@@ -84,9 +84,10 @@ def extract_with(
     Writes `<out>/<dataset>/<name or the recipe's>/seed<S>.h5` for each cache, whose checkpoint must
     lie beside it. Labels index the cache's classes; rows that the network has seen keep their
     marks. `views`, `passes` and `maps` are those of the new cache, whatever the old one has, and
-    `explain` holds its other settings of a recipe's `pass_drop`, `explain`, `explain_class` and
-    `explain_checks`; `workers` processes load images (-1: one less than cores). Raises
-    `TrustqError` for a missing or foreign checkpoint and for classes that the cache lacks.
+    `explain` holds its other settings of a recipe's `pass_drop`, `map_precision`, `explain`,
+    `explain_class` and `explain_checks`; `workers` processes load images (-1: one less than
+    cores). Raises `TrustqError` for a missing or foreign checkpoint and for classes that the cache
+    lacks.
     """
     progress = progress or StderrProgress()
     jobs = []
