@@ -172,7 +172,7 @@ def device_name(device: "torch.device") -> str:
     import torch
 
     if device.type == "cuda":
-        return str(torch.cuda.getdevice_name(device))
+        return str(torch.cuda.get_device_name(device))
     return f"{device.type} ({platform.machine()})"
 
 
