@@ -14,6 +14,7 @@ from trustq.calibration.temperature import (
     NoiseAwareTemperature,
     TemperatureScaling,
 )
+from trustq.core.digest import digest_array, digest_json
 from trustq.core.generators import generator
 from trustq.errors import DishonestError, InputError
 from trustq.heads import Head, SharedFeatures, choose_penalty, make_head
@@ -27,6 +28,7 @@ from trustq.heads.out_of_fold import (
     read_epochs,
     read_passes,
 )
+from trustq.heads.penalty import LOOSE_TOLERANCE
 from trustq.metrics.classification import summarise
 from trustq.metrics.per_class import (
     class_positions,
@@ -65,6 +67,8 @@ class Loop:
     n_predicted: int = 0
     policy: Policy = field(init=False)
     expert: Expert = field(init=False)
+    # Digest of labels and weights, and what a path of penalties says of every row after them.
+    _path: tuple[str, np.ndarray] = field(init=False, default=("", np.empty(0)))
     # Rows that arms took of each class, by arm and budget and then by round, for matched arms.
     _class_counts: dict[tuple[str, int], list[np.ndarray]] = field(init=False, default_factory=dict)
 
@@ -351,15 +355,26 @@ class Loop:
                 f"Arm {arm.text!r}: only linear heads have a path of penalties. Use `head=linear`, "
                 f"or {arm.score}@in_sample."
             )
-        fits = self._fits(
-            np.tile(state.current, (len(REGULARISATION_GRID), 1)),
-            [{"C": penalty} for penalty in REGULARISATION_GRID],
-            folds=False,
-            weight=state.weight,
+        key = digest_json(
+            [digest_array(own) for own in (state.current, state.weight) if own is not None]
         )
-        rows = self.experiment.training.rows
-        probs = [softmax(self._logits(fit.head, self.experiment.cache, rows)) for fit in fits]
-        return np.asarray(np.log(np.maximum(np.mean(probs, axis=0), PROBABILITY_FLOOR)))
+        if key != self._path[0]:  # arms and budgets start from the same labels
+            probs, before = [], None
+            for penalty in REGULARISATION_GRID:
+                # Loosely, as a path is chosen from: what is asked for is an order of suspicion.
+                before = self._fits(
+                    state.current[None],
+                    [{"C": penalty}],
+                    folds=False,
+                    start=before,
+                    tolerance=LOOSE_TOLERANCE,
+                    weight=state.weight,
+                )
+                rows = self.experiment.training.rows
+                probs.append(softmax(self._logits(before[0].head, self.experiment.cache, rows)))
+            mean = np.maximum(np.mean(probs, axis=0), PROBABILITY_FLOOR)
+            self._path = key, np.asarray(np.log(mean))
+        return self._path[1]
 
     def _on_views(self, head: Head | None, scaler: Any) -> list[Evaluated]:
         """The head as it is, with the calibrator of clean rows, on every stored view."""
