@@ -92,6 +92,17 @@ def test_labels_of_any_form_are_of_the_columns_that_are_called_so(form: Any) -> 
     assert (read.of_rows().argmax(axis=1) == read.labels).mean() == right
 
 
+def test_frames_give_their_index_and_blanks_and_no_two_columns_of_one_name() -> None:
+    frame = pandas.DataFrame({"label": WRONG} | {f"prob_{j}": PROBS[:, j] for j in range(3)})
+    index = pandas.Index([f"s{i}.jpg" for i in range(len(WRONG))], name="image_id")
+    found = tq.read_predictions(frame.set_index(index))
+    assert found.sample_ids is not None and found.sample_ids[0] == "s0.jpg"
+    labels = pandas.array([None, *WRONG[1:].tolist()], dtype="Int64")
+    assert len(tq.read_predictions(frame.assign(label=labels))) == len(WRONG) - 1
+    with refused("The frame has two columns of one name: give each its own."):
+        tq.read_predictions(pandas.concat([frame, frame[["prob_0"]]], axis=1))
+
+
 def test_one_column_of_probabilities_is_of_the_second_class() -> None:
     two = np.array([0, 1, 1, 0])
     second = np.array([0.1, 0.7, 0.2, 0.6])

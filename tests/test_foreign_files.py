@@ -479,6 +479,8 @@ def test_labels_that_are_flags_name_classes_that_are(tmp_path: Path) -> None:
     assert read_labels(words, source="a", classes=["0", "1"]).indices.tolist() == [1, 0, -1]
     with pytest.raises(InputError, match="labels are names"):
         read_labels(words, source="a", width=3)
+    with pytest.raises(InputError, match="unknown class 'true'"):  # of more than two classes
+        read_labels(words, source="a", classes=["0", "1", "2"])
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv"])

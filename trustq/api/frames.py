@@ -124,7 +124,19 @@ def is_frame(data: Any) -> bool:
     """Whether narwhals knows it as an eager data frame."""
     import narwhals as nw
 
-    return isinstance(nw.from_native(data, eager_only=True, pass_through=True), nw.DataFrame)
+    return isinstance(_opened(data, pass_through=True), nw.DataFrame)
+
+
+def _opened(data: Any, **options: Any) -> Any:
+    """What narwhals makes of a frame; raises `TrustqError` for two columns of one name."""
+    import narwhals as nw
+
+    try:
+        opened = nw.from_native(data, eager_only=True, **options)
+        getattr(opened, "schema", None)
+    except nw.exceptions.DuplicateError as error:
+        raise InputError("The frame has two columns of one name: give each its own.") from error
+    return opened
 
 
 def columns_of(frame: Any) -> dict[str, np.ndarray]:
@@ -134,10 +146,14 @@ def columns_of(frame: Any) -> dict[str, np.ndarray]:
     >>> columns_of(pandas.DataFrame({"label": ["mel", None], "age": [60, 70]}))["label"].tolist()
     ['mel', None]
     """
-    import narwhals as nw
-
-    data = nw.from_native(frame, eager_only=True)
-    return {str(name): _series(data[name]) for name in data.columns}
+    data = _opened(frame)
+    columns = {str(name): _series(data[name]) for name in data.columns}
+    # A named index is a column of the file that pandas makes of the frame.
+    index = getattr(frame, "index", None)
+    name = getattr(index, "name", None)
+    if isinstance(name, str) and name not in columns:
+        columns = {name: np.array(index.tolist(), dtype=object)} | columns  # type: ignore[union-attr]
+    return columns
 
 
 def array_of(values: Any, name: str) -> np.ndarray:
@@ -206,11 +222,13 @@ def _series(series: Any) -> np.ndarray:
         return np.asarray(series.to_numpy())
     if series.dtype == nw.Boolean and not series.is_null().any():
         return np.asarray(series.to_numpy()).astype(bool)
+    values = [
+        None if is_null else value
+        for value, is_null in zip(series.to_list(), series.is_null().to_list(), strict=True)
+    ]
     if series.dtype.is_numeric():
-        return np.array([np.nan if v is None else float(v) for v in series.to_list()])
-    return np.array(
-        [None if v is None or v != v else v for v in series.to_list()] or [], dtype=object
-    )
+        return np.array([np.nan if v is None else float(v) for v in values])
+    return np.array([None if v is None or v != v else v for v in values] or [], dtype=object)
 
 
 def _plain(array: np.ndarray) -> np.ndarray:

@@ -129,7 +129,9 @@ class ClassPosition:
         if number is not None and number in self.numbers:
             return self.numbers[number]
         found = self.folded.get(_folded(text))
-        return self.numbers.get(flag(text)) if found is None else found
+        if found is None and set(self.numbers) == {0, 1} and len(self.exact) == 2:
+            return self.numbers.get(flag(text))  # True and False beside classes 1 and 0
+        return found
 
 
 def numbers_of(names: Sequence[str]) -> list[int] | None:
