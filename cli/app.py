@@ -135,7 +135,7 @@ class App(typer.Typer):
         register = super().command(name, **options)
 
         def registered(function: Any) -> Any:
-            command = _with_options(function)
+            command = with_options(function)
             _name_values(command)
             register(command)
             return function
@@ -143,7 +143,7 @@ class App(typer.Typer):
         return registered
 
 
-def _with_options(function: Any) -> Any:
+def with_options(function: Any) -> Any:
     """A command that takes --verbose, and the fields of each bundle of options as options.
 
     A bundle is a parameter annotated with a dataclass, see `options`; the command gets it filled.

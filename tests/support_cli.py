@@ -23,5 +23,6 @@ def invoke(module: str, arguments: list[str]) -> object:
     app = getattr(loaded, "app", None)
     if app is None:
         app = typer.Typer()
-        app.command()(getattr(loaded, module))
+        with_options = importlib.import_module(f"{_PACKAGE}.app").with_options
+        app.command()(with_options(getattr(loaded, module)))
     return CliRunner().invoke(app, [str(argument) for argument in arguments])

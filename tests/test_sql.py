@@ -20,7 +20,7 @@ from trustq.errors import TrustqError
 from trustq.results import EXAMPLES, TABLES, write_part
 
 app = typer.Typer()
-app.command()(import_module("trustq.cli.sql").sql)
+app.command()(import_module("trustq.cli.app").with_options(import_module("trustq.cli.sql").sql))
 
 
 @pytest.fixture(scope="module")
