@@ -13,7 +13,14 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from trustq.errors import TrustqError
-from trustq.heads import LinearHead, SharedFeatures, fit_multinomial, fit_penalty_path, multinomial
+from trustq.heads import (
+    LinearHead,
+    SharedFeatures,
+    evaluation,
+    fit_multinomial,
+    fit_penalty_path,
+    multinomial,
+)
 from trustq.heads.feature_cache import one_blas_thread
 from trustq.heads.multinomial import MultinomialFits
 from trustq.heads.preconditioner import Coordinates
@@ -110,7 +117,9 @@ def test_half_precision_features_are_fitted_and_predicted_as_float32() -> None:
 
 
 @pytest.mark.bits
-@pytest.mark.parametrize(("n", "d", "k"), [(60, 5, 3), (2500, 40, 4), (1000, 67, 9), (700, 96, 33)])
+@pytest.mark.parametrize(
+    ("n", "d", "k"), [(60, 5, 3), (2500, 40, 4), (1000, 67, 9), (700, 96, 33), (5003, 97, 7)]
+)
 def test_company_threads_and_place_change_no_bit(n: int, d: int, k: int) -> None:
     features, labels, rng = problem(n, d, k)
     label_sets = np.array([labels] + [rng.integers(k, size=n) for _ in range(6)])
@@ -127,6 +136,36 @@ def test_company_threads_and_place_change_no_bit(n: int, d: int, k: int) -> None
         alone = fit_multinomial(shared, label_sets[[i]], penalties=penalties[i], **options)
         np.testing.assert_array_equal(alone.coef[0], together.coef[i])
         np.testing.assert_array_equal(alone.intercept[0], together.intercept[i])
+
+
+@pytest.mark.bits
+def test_where_tiles_do_not_hold_every_problem_is_evaluated_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    features, labels, rng = problem(n=2500, d=40)
+    label_sets = np.array([np.where(rng.random(2500) < 0.2, 0, labels) for _ in range(5)])
+
+    def fit() -> MultinomialFits:
+        return fit_multinomial(features, label_sets, n_classes=4, threads=1)
+
+    together = fit()
+    asked: list[int] = []
+    monkeypatch.setattr(evaluation, "_tiles_hold", lambda *size: asked.append(size[-1]))
+    alone = fit()
+    assert max(asked) == 5 * evaluation.TILE
+    np.testing.assert_array_equal(together.coef, alone.coef)
+    np.testing.assert_array_equal(together.intercept, alone.intercept)
+
+
+def test_few_rows_with_weight_are_the_fit_of_those_rows_alone() -> None:
+    features, labels, rng = problem(n=2500, d=40)
+    weights = (rng.random((3, 2500)) < [[0.1], [0.9], [0.3]]).astype(float)
+    shared = SharedFeatures(features)
+    fits = fit_multinomial(shared, np.array([labels] * 3), n_classes=4, weights=weights)
+    for i, used in enumerate(weights > 0):
+        peer = fit_multinomial(features[used], labels[used][None], n_classes=4, tolerance=1e-10)
+        assert abs(fits.objective[i] / peer.objective[0] - 1) < 5e-8
+        np.testing.assert_allclose(fits.coef[i], peer.coef[0], atol=2e-3)
 
 
 @pytest.mark.bits

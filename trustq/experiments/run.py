@@ -46,7 +46,7 @@ from trustq.store import Cache
 
 # Part of every cell's key: raised when a change of code changes a number, so that cells of an older
 # numerics are run again rather than mixed with new ones.
-NUMERICS = 6
+NUMERICS = 7
 
 
 @dataclass

@@ -1,9 +1,9 @@
 """Multinomial logistic regression for many label sets, folds and penalties on one feature matrix.
 
 The unit of work is not one fit but many that share their features. What depends on features alone
-is done once: centring, Gram matrix, its axes, on which every problem is nearly round. Each problem
-is then solved by one thread in products of its own. Several problems in one wide product would be
-no faster, and BLAS kernels give a column other last bits when it stands elsewhere in a product.
+is done once: centring, Gram matrix, its axes, on which every problem is nearly round. Problems of a
+thread are then evaluated side by side, so that features are read once for all of them, each in bits
+that no company changes (`evaluation`).
 """
 
 import threading
@@ -16,26 +16,19 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from trustq.errors import InputError
+from trustq.heads.evaluation import Evaluator, Task
 from trustq.heads.feature_cache import SharedFeatures, cores, one_blas_thread, products
 from trustq.heads.preconditioner import Coordinates
 from trustq.heads.quasi_newton import Minimiser
 from trustq.metrics.probabilities import log_softmax
 
-# Products of 7 columns took half as long again as of 8, and of 35 longer than of 40.
-COLUMN_MULTIPLE = 8
-# Entries of the features in one product, which then stay in the cache from the product forward to
-# the one back, and are few enough for OpenBLAS's kernels that do without packing (AVX-512, below a
-# million multiplications). 8 columns of 2,600 x 1,280 took 2.7 ms in pieces of 48 rows, 3.5 in 96
-# and 3.8 whole; of 2,600 x 320 .4 ms in 192 and .8 whole. Other processors lose nothing by it.
-PIECE_SIZE = 61_440
-FEWEST_ROWS = 16  # of a piece; where so few are too many, nothing is cut
-LEAST_LEFT_OUT = 0.95  # share of rows with weight below which it pays to copy them once
-KEPT_ROWS = 1 << 24  # entries of such a copy, at most
 MAX_EVALUATIONS = 2000
+MOST_TARGETS = 1 << 21  # rows of all problems that a thread solves at once, their targets in memory
 KEPT_SIZE = 1 << 20  # a problem with more targets leaves no memory: it would take 8 MB
 # Evaluations after which a point is near enough for its Hessian to be of use: after 6 a cold fit
 # takes one less, and those that start beside it on clean labels two more.
 BLOCK_AFTER = 8
+BLOCK_WORTH = 5  # evaluations left below which it costs more than it saves
 # The gradient at a start is taken for 0 before labels changed; what was left of it must not matter.
 LEFT_OF_CHANGE = 1e-2
 
@@ -227,18 +220,9 @@ class _Problem:
         self.n_evaluations = 0
         self.converged = False
 
-    def solve(self, evaluator: "_Evaluator", dtype: type[np.floating]) -> None:
-        """Go on from where it is until it converges, stalls or has had its evaluations."""
-        self._is_done = False
-        targets = self._begin(dtype)
-        if targets is None:
-            return
-        evaluator.load(targets[self.present])
-        while not self._is_done:
-            self._tell(*evaluator.evaluate(self._trial))
-
-    def _begin(self, dtype: type[np.floating]) -> np.ndarray | None:
-        """Set coordinates and start; targets, (k, n), or None where there is nothing to solve."""
+    def begin(self, dtype: type[np.floating]) -> np.ndarray | None:
+        """Set coordinates and start; targets of the present classes, or None where it is solved."""
+        self.is_done = False
         self._targets = targets = self._make_targets()
         of_class = targets.sum(axis=1)
         total = float(of_class.sum())
@@ -262,31 +246,36 @@ class _Problem:
                 self._shared, share, total=total, ridge=self._ridge
             )
             self._restart()
-            return targets
+            return targets[self.present]
         assert self.memory is not None
         self._coordinates = self.memory.coordinates
         self._is_refined = self._coordinates.block is not None
         self._restart()
-        return None if self._foresee(self.memory) else targets
+        return None if self._foresee(self.memory) else targets[self.present]
 
     def _weights_at(self, point: np.ndarray) -> np.ndarray:
         """Coefficients and intercepts, (present classes, axes + 1), of a minimiser's point."""
         return np.asarray(self._base + self._coordinates.to_weights(point))
 
     @property
-    def _trial(self) -> np.ndarray:
+    def trial(self) -> np.ndarray:
         """Coefficients and intercepts, (present classes, axes + 1), to be evaluated next."""
         return self._weights_at(self._minimiser.trial)
 
-    def _tell(self, loss: float, gradient: np.ndarray) -> None:
+    def tell(self, loss: float, gradient: np.ndarray) -> None:
         """Add the penalty and take the evaluation of `trial`."""
-        weights, minimiser = self._trial, self._minimiser
+        weights, minimiser = self.trial, self._minimiser
         gradient[:, :-1] += self._ridge * weights[:, :-1]
         value = loss + self._penalised(weights)
         is_new = minimiser.tell(value, self._coordinates.to_slope(gradient))
         if minimiser.done:
             self._finish()
-        elif is_new and not self._is_refined and minimiser.n_evaluations >= BLOCK_AFTER:
+        elif (
+            is_new
+            and not self._is_refined
+            and minimiser.n_evaluations >= BLOCK_AFTER
+            and minimiser.evaluations_left > BLOCK_WORTH
+        ):
             self._refine(weights, value, gradient)
 
     @property
@@ -393,7 +382,7 @@ class _Problem:
 
     def _finish(self) -> None:
         minimiser = self._minimiser
-        self._is_done = True
+        self.is_done = True
         self.solution = self._weights_at(minimiser.point)
         self.value, self.decrease = minimiser.value, minimiser.decrease
         self.n_evaluations += minimiser.n_evaluations
@@ -404,84 +393,6 @@ class _Problem:
                 self._coordinates, self._ridge, self._targets, self.value, self.decrease
             )
         self._targets = np.empty((0, 0))
-
-
-class _Evaluator:
-    """Loss and gradient of one problem at a time, in arrays that are used over and over.
-
-    Fresh arrays of this size are fresh pages, which cost more than the arithmetic. One is one
-    thread's.
-    """
-
-    def __init__(self, shared: SharedFeatures, dtype: type[np.floating]) -> None:
-        self._shared, self._dtype = shared, dtype
-        self._longest = max(len(block) for block in shared.by_row)
-        self._wide = [np.empty(0, dtype)] * 3
-        self._narrow = [np.empty(self._longest, dtype) for _ in range(3)]
-        self._kept = np.empty((0, len(shared.sizes)), dtype)
-
-    def load(self, targets: np.ndarray) -> None:
-        """Take the problem's targets, (k, n), weights of every class in every row."""
-        k = len(targets)
-        self._padded = -(-k // COLUMN_MULTIPLE) * COLUMN_MULTIPLE
-        if len(self._wide[0]) < self._padded * self._longest:
-            self._wide = [np.empty(self._padded * self._longest, self._dtype) for _ in range(3)]
-        mass = targets.sum(axis=0)
-        rows = np.flatnonzero(mass)
-        size = len(rows) * self._kept.shape[1]
-        if len(rows) > LEAST_LEFT_OUT * len(mass) or size > KEPT_ROWS:
-            rows = np.arange(len(mass))
-        elif len(self._kept) < len(rows):
-            self._kept = np.empty((len(rows), self._kept.shape[1]), self._dtype)
-        self._blocks = []  # rows, their targets, (k, m), and what they weigh
-        for span, block in zip(self._shared.blocks, self._shared.by_row, strict=True):
-            first, last = np.searchsorted(rows, [span.start, span.stop])
-            if last - first < len(block):  # rows without weight are left out
-                kept = self._kept[first:last]
-                kept[:] = block[rows[first:last] - span.start]
-                block = kept
-            own = targets[:, rows[first:last]].astype(self._dtype)
-            if len(block):
-                self._blocks.append((block, own, mass[rows[first:last]].astype(self._dtype)))
-
-    def evaluate(self, weights: np.ndarray) -> tuple[float, np.ndarray]:
-        """The loss at (k, axes + 1) weights, and its gradient by them, in float64."""
-        dtype, padded = self._dtype, self._padded
-        k, n_axes = len(weights), weights.shape[1] - 1
-        columns = np.zeros((n_axes, padded), dtype)
-        columns[:, :k] = weights[:, :-1].T
-        intercepts = weights[:, -1:].astype(dtype)
-        n_rows = PIECE_SIZE // n_axes
-        n_rows = n_rows if n_rows >= FEWEST_ROWS else self._longest
-        loss, gradient = 0.0, np.zeros((k, n_axes + 1))
-        for block, targets, mass in self._blocks:
-            block, m = block.astype(dtype, copy=False), len(block)
-            logits, spare = (each[: k * m].reshape(k, m) for each in self._wide[:2])
-            by_row = self._wide[2][: padded * m].reshape(m, padded)
-            top, sums, of_label = (each[:m] for each in self._narrow)
-            pieces = [slice(first, first + n_rows) for first in range(0, m, n_rows)]
-            for piece in pieces:
-                np.matmul(block[piece], columns, out=by_row[piece])
-            np.add(by_row[:, :k].T, intercepts, out=logits)
-            np.max(logits, axis=0, out=top)
-            logits -= top
-            np.sum(np.multiply(logits, targets, out=spare), axis=0, out=of_label)
-            probs = np.exp(logits, out=logits)
-            np.sum(probs, axis=0, out=sums)
-            of_row = np.log(sums, out=top)
-            of_row *= mass
-            of_row -= of_label
-            loss += float(of_row.sum(dtype=np.float64))
-            probs *= np.divide(mass, sums, out=sums)
-            residuals = np.subtract(probs, targets, out=probs)
-            gradient[:, -1] += residuals.sum(axis=1)
-            by_row[:, :k] = residuals.T
-            by_row[:, k:] = 0
-            slope = np.zeros((padded, n_axes), dtype)
-            for piece in pieces:
-                slope += by_row[piece].T @ block[piece]
-            gradient[:, :-1] += slope[:k]
-        return loss, gradient
 
 
 def _solve(shared: SharedFeatures, problems: list[_Problem], threads: int) -> None:
@@ -497,23 +408,33 @@ def _run(
     shared: SharedFeatures, problems: list[_Problem], threads: int, dtype: type[np.floating]
 ) -> None:
     waiting = deque(problems)
+    threads = max(1, min(threads, len(problems)))
+    # Problems that a thread solves side by side.
+    share = max(1, min(-(-len(problems) // threads), MOST_TARGETS // shared.shape[0]))
     failures: list[BaseException] = []
 
     def work() -> None:
-        evaluator = _Evaluator(shared, dtype)
-        while waiting and not failures:
-            try:
-                problem = waiting.popleft()
-            except IndexError:
-                return  # another thread was faster
-            try:
-                problem.solve(evaluator, dtype)
-            except BaseException as failure:  # raised in the caller's thread
-                failures.append(failure)
+        evaluator = Evaluator(shared, dtype)
+        active: list[tuple[_Problem, Task]] = []
+        try:
+            while not failures:
+                while len(active) < share and (problem := _next(waiting)) is not None:
+                    targets = problem.begin(dtype)
+                    if targets is not None:
+                        active.append((problem, evaluator.task(targets)))
+                if not active:
+                    return
+                found = evaluator.evaluate(
+                    [task for _, task in active], [problem.trial for problem, _ in active]
+                )
+                for (problem, _), own in zip(active, found, strict=True):
+                    problem.tell(*own)
+                active = [each for each in active if not each[0].is_done]
+        except BaseException as failure:  # raised in the caller's thread
+            failures.append(failure)
 
     with one_blas_thread():
-        n_others = max(1, min(threads, len(problems))) - 1
-        others = [threading.Thread(target=work) for _ in range(n_others)]
+        others = [threading.Thread(target=work) for _ in range(threads - 1)]
         for thread in others:
             thread.start()
         work()
@@ -521,6 +442,13 @@ def _run(
             thread.join()
     if failures:
         raise failures[0]
+
+
+def _next(waiting: deque[_Problem]) -> _Problem | None:
+    try:
+        return waiting.popleft()
+    except IndexError:
+        return None  # another thread was faster
 
 
 def _collected(shared: SharedFeatures, problems: list[_Problem]) -> MultinomialFits:

@@ -5,12 +5,14 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
+import scipy.linalg
 
 from trustq.heads.feature_cache import SharedFeatures
 
 # What the Hessian of the longest axes may cost, in products of one evaluation. On HAM10000 that is
 # 32 axes; 24 cost the half and 72 five times as much, and save two evaluations of ten at most.
 BLOCK_COST = 6
+HESSIAN_ROWS = 512  # at a time: fresh pages for all rows took longer than the products
 LEAST_CURVATURE = 1e-3  # of what the shares say; where classes are apart the true one may be 0
 
 
@@ -62,7 +64,8 @@ class Coordinates:
             root = np.linalg.cholesky(turned.reshape(len(flat), -1) * np.outer(flat, flat))
         except np.linalg.LinAlgError:
             return self
-        return replace(self, block=np.linalg.inv(root))
+        inverse, _ = scipy.linalg.lapack.dtrtri(root, lower=1)
+        return replace(self, block=inverse)
 
     def to_weights(self, point: np.ndarray) -> np.ndarray:
         """Weights, (k, axes + 1), of a point."""
@@ -96,20 +99,25 @@ def _hessian(
     probabilities sum to one, a class with itself makes the sum over all classes vanish.
     """
     k = len(weights)
+    dtype = features.by_row[0].dtype
+    columns, intercepts = weights[:, :-1].T.astype(dtype), weights[:, -1].astype(dtype)
+    root_mass = np.sqrt(mass).astype(dtype)
+    room = np.empty((HESSIAN_ROWS, k, width), dtype)
     flat_hessian = np.zeros((k * width, k * width))
     for rows, block in zip(features.blocks, features.by_row, strict=True):
-        logits = block @ weights[:, :-1].T.astype(block.dtype)
-        logits += weights[:, -1].astype(block.dtype)
+        logits = block @ columns
+        logits += intercepts
         logits -= logits.max(axis=1, keepdims=True)
         probs = np.exp(logits, out=logits)
-        probs *= (np.sqrt(mass[rows]) / probs.sum(axis=1)).astype(block.dtype)[:, None]
-        spread = np.empty((len(block), k, width), block.dtype)
-        np.multiply(
-            probs[:, :, None], block[:, None, len(block[0]) - width + 1 :], spread[:, :, :-1]
-        )
-        spread[:, :, -1] = probs
-        flat = spread.reshape(len(block), -1)
-        flat_hessian -= flat.T @ flat
+        probs *= (root_mass[rows] / probs.sum(axis=1))[:, None]
+        for first in range(0, len(block), HESSIAN_ROWS):
+            own = probs[first : first + HESSIAN_ROWS, :, None]
+            longest = block[first : first + HESSIAN_ROWS, None, block.shape[1] - width + 1 :]
+            spread = room[: len(own)]
+            np.multiply(own, longest, out=spread[:, :, :-1])
+            spread[:, :, -1:] = own
+            flat = spread.reshape(len(own), -1)
+            flat_hessian -= flat.T @ flat
     hessian = flat_hessian.reshape(k, width, k, width)
     for a in range(k):
         hessian[a, :, a] = 0

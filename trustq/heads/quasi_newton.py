@@ -47,6 +47,7 @@ class Minimiser:
         self.n_evaluations = 0
         self.done = self.converged = False
         self._tolerance = tolerance
+        self._first_decrease = math.inf
         self._max_evaluations = max_evaluations
         self._gradient = np.empty(0)
         self._direction = np.empty(0)
@@ -76,6 +77,14 @@ class Minimiser:
         self._take(value, gradient)
         return True
 
+    @property
+    def evaluations_left(self) -> float:
+        """How many more it will take, were the distance to shrink as it has so far."""
+        enough = max(self._tolerance * abs(self.value), 1e-300)
+        left = math.log(max(self.decrease, 1e-300) / enough)
+        shrunk = math.log(self._first_decrease / max(self.decrease, 1e-300))
+        return left / shrunk * (self.n_evaluations - 1) if shrunk > 0 else math.inf
+
     def _take(self, value: float, gradient: np.ndarray) -> None:
         before = self.decrease
         self.point, self.value, self._gradient = self.trial, value, gradient
@@ -83,6 +92,8 @@ class Minimiser:
         self._slope = float(self._direction @ gradient)
         # What a whole step would gain, were the function the parabola that the pairs describe.
         self.decrease = -0.5 * self._slope
+        if before == math.inf:
+            self._first_decrease = self.decrease
         self.trial = self.point + self._direction
         self._step = 1.0
         enough = self._tolerance * abs(value)
