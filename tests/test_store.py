@@ -372,3 +372,43 @@ def _attribute_names() -> tuple[str, ...]:
     from trustq.store.format import ATTRIBUTES
 
     return ATTRIBUTES
+
+
+def test_features_lie_in_the_file_and_stay_those_verified(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    written = write_cache(path, make_cache(n=40, d=8))
+    cache = read_cache(path)
+    with pytest.raises(ValueError, match="read-only"):
+        cache.features[0, 0] = 1
+    other = make_cache(n=40, d=8)
+    other.features = other.features + 1
+    write_cache(path, other)  # another file under the same name
+    np.testing.assert_array_equal(cache.features, written.features)
+    np.testing.assert_array_equal(read_cache(path).features, other.features)
+
+
+def test_a_file_of_many_blocks_is_verified_block_by_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.h5"
+    written = write_cache(path, make_cache(n=2000, d=32))
+    monkeypatch.setattr("trustq.store.mapped._BLOCK", 1 << 14)
+    assert path.stat().st_size > 5 * (1 << 14)
+    np.testing.assert_array_equal(read_cache(path).features, written.features)
+    data = bytearray(path.read_bytes())
+    data[len(data) - 5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(TrustqError, match="is damaged: its bytes have digest"):
+        read_cache(path)
+
+
+def test_a_dataset_resealed_by_hand_is_found_by_verifying(tmp_path: Path) -> None:
+    from trustq.store.write import _seal
+
+    path = tmp_path / "a.h5"
+    write_cache(path, make_cache())
+    with h5py.File(path, "r+") as file:
+        file["features"][0, 0] += 1
+    _seal(path)
+    with pytest.raises(TrustqError, match="dataset features does not match its digest"):
+        verify_cache(path)

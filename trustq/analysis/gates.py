@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import special
+import scipy
 
 from trustq.core.class_names import unknown_class
 from trustq.errors import InputError
@@ -486,7 +486,7 @@ def _class_change(gate: Gate, pairs: _Pairs) -> Change:
     if n_groups > 1:
         of_groups = np.bincount(codes, weights=changes - difference) / len(changes)
         spread = math.sqrt(float((of_groups**2).sum()) * n_groups / (n_groups - 1))
-        half = float(special.stdtrit(n_groups - 1, 0.975)) * spread
+        half = float(scipy.special.stdtrit(n_groups - 1, 0.975)) * spread
         interval = Interval(difference - half, difference + half)
     return _change(gate.name, float(np.mean(before)), float(np.mean(now)), difference, interval)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import special
+import scipy
 
 from trustq.errors import InputError
 from trustq.experiments import repair
@@ -493,7 +493,7 @@ def _unit_sd(
         return math.nan, math.nan
     if sd == 0:
         notes.append("the differences of the pilot do not vary, so any effect looks detectable")
-    return sd, sd * math.sqrt(df / float(2 * special.gammaincinv(df / 2, 0.1)))
+    return sd, sd * math.sqrt(df / float(2 * scipy.special.gammaincinv(df / 2, 0.1)))
 
 
 def _gains(rows: list[Row], arm: str) -> tuple[tuple[float, float], ...]:

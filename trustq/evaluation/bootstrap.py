@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
+import scipy
 
 from trustq.core.generators import generator
 from trustq.errors import InputError
@@ -576,9 +576,9 @@ def _bca_tails(
     below = (replicated < point).mean(axis=0) + (replicated == point).mean(axis=0) / 2
     # All replicates on one side: the correction is infinite, so hold it at half a replicate.
     edge = 0.5 / len(replicated)
-    bias = special.ndtri(np.clip(below, edge, 1 - edge))[:, None]
-    z = bias + special.ndtri(tails)
-    return np.asarray(special.ndtr(bias + z / (1 - acceleration[:, None] * z)))
+    bias = scipy.special.ndtri(np.clip(below, edge, 1 - edge))[:, None]
+    z = bias + scipy.special.ndtri(tails)
+    return np.asarray(scipy.special.ndtr(bias + z / (1 - acceleration[:, None] * z)))
 
 
 def group_codes(groups: np.ndarray | None, n: int) -> tuple[np.ndarray, int]:

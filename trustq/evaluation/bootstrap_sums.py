@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from trustq.metrics.classification import ECE_BINS
 from trustq.metrics.probabilities import PROBABILITY_FLOOR, log_odds_of_rows, log_softmax_of_rows
@@ -17,7 +17,7 @@ from trustq.metrics.probabilities import PROBABILITY_FLOOR, log_odds_of_rows, lo
 class FigureSums(ABC):
     """What is summed over rows, as a sparse matrix (sums, groups), and the figures of the sums."""
 
-    matrix: sparse.csr_matrix
+    matrix: "scipy.sparse.csr_matrix"
     n_figures: int
 
     @abstractmethod
@@ -51,7 +51,7 @@ class AreaSums(FigureSums):
         row = np.concatenate([cell, self.n_cells + (np.cumsum(has_wrong) - 1)[block[wrong]]])
         column = np.concatenate([group, group[wrong]])
         shape = (self.n_cells + len(self.wrong_cells), n_groups)
-        self.matrix = sparse.csr_matrix((np.ones(len(row)), (row, column)), shape=shape)
+        self.matrix = scipy.sparse.csr_matrix((np.ones(len(row)), (row, column)), shape=shape)
         self._tabulate(2 * len(codes))
 
     def _tabulate(self, top: int) -> None:
@@ -121,14 +121,14 @@ class PredictionSums(FigureSums):
         # One matrix of all parts: with one each a comparison of ten seeds took twice as long.
         entries = np.concatenate([weight for _, _, weight in parts.values()])
         columns = np.tile(codes, len(parts))
-        self.matrix = sparse.csr_matrix(
+        self.matrix = scipy.sparse.csr_matrix(
             (entries, (np.concatenate(where), columns)), shape=(height, n_groups)
         )
         self.n_linear = height
         self.areas = None
         if {"aurc", "augrc"} & set(names):
             self.areas = AreaSums(~right, rank_by, codes, n_groups)
-            self.matrix = sparse.vstack([self.matrix, self.areas.matrix], format="csr")
+            self.matrix = scipy.sparse.vstack([self.matrix, self.areas.matrix], format="csr")
 
     def figures(self, sums: np.ndarray) -> np.ndarray:
         part = {name: sums[where] for name, where in self.slices.items()}

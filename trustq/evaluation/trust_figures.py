@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import sparse
+import scipy
 
 from trustq.evaluation.influence import influences
 from trustq.evaluation.trust_sources import Outputs, Source
@@ -226,7 +226,7 @@ class DrawnRows:
     ) -> None:
         n, self.n_groups = len(labels), len(counts)
         self.labels, self.codes, self.counts, self.k = labels, codes, counts, k
-        self.by_group = sparse.csr_matrix(
+        self.by_group = scipy.sparse.csr_matrix(
             (np.ones(n), (codes, np.arange(n))), shape=(self.n_groups, n)
         )
         self.truth = truth
@@ -338,7 +338,7 @@ class DrawnAreas:
             column.append(group[wrong])
         shape = ((2 + self.has_ties) * self.n_blocks + 1, n_groups)
         entries = np.ones(sum(len(part) for part in row), dtype=np.int32)
-        self.matrix = sparse.csr_matrix(
+        self.matrix = scipy.sparse.csr_matrix(
             (entries, (np.concatenate(row), np.concatenate(column))), shape=shape
         )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy import special
+import scipy
 
 from trustq.errors import InputError
 from trustq.evaluation.bootstrap import drawn_group_counts, group_codes
@@ -340,7 +340,7 @@ class _Slice:
                 tail = (1 - self.level) / 2
                 p = 1.0
                 if sd > 0:
-                    p = float(2 * special.stdtr(self.n_groups - 1, -abs(difference) / sd))
+                    p = float(2 * scipy.special.stdtr(self.n_groups - 1, -abs(difference) / sd))
                 lower, upper = (float(x) for x in np.quantile(drawn, [tail, 1 - tail]))
                 row |= {"difference": difference, "lower": lower, "upper": upper, "p": p}
             found.append(row)
@@ -452,7 +452,7 @@ class _Slice:
 
     def _half(self, of_groups: np.ndarray) -> float:
         spread = spread_of(of_groups)
-        quantile = special.stdtrit(spread.freedom, (1 + self.level) / 2)
+        quantile = scipy.special.stdtrit(spread.freedom, (1 + self.level) / 2)
         return float(quantile * math.sqrt(spread.variance))
 
 

@@ -9,7 +9,7 @@ from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
-import scipy.linalg
+import scipy
 from threadpoolctl import ThreadpoolController
 
 from trustq.errors import InputError

@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
+import scipy
 
 from trustq.core.generators import generator
 from trustq.errors import DishonestError, InputError
@@ -95,7 +95,7 @@ def risk_guarantee(
     n = len(wrong)
     tests = max(1, math.ceil(math.log2(n))) if method == "sgr" else 1
     # Every threshold's binomial tail at once: P(at most so many errors | the risk is `risk`).
-    passes = special.bdtr(steps.errors, steps.kept, risk) <= delta / tests
+    passes = scipy.special.bdtr(steps.errors, steps.kept, risk) <= delta / tests
     if method == "sgr":
         best, n_tested = _halved(passes, steps.kept, n, tests)
     else:
@@ -105,7 +105,9 @@ def risk_guarantee(
         return Guarantee(math.inf, math.nan, 0.0, risk, delta, n, n_tested, method, unit)
     kept, errors = int(steps.kept[best]), int(steps.errors[best])
     bound = (
-        special.betaincinv(errors + 1, kept - errors, 1 - delta / tests) if errors < kept else 1.0
+        scipy.special.betaincinv(errors + 1, kept - errors, 1 - delta / tests)
+        if errors < kept
+        else 1.0
     )
     threshold = float(steps.threshold[best])
     return Guarantee(threshold, float(bound), kept / n, risk, delta, n, n_tested, method, unit)

@@ -4,7 +4,7 @@ The arithmetic is cleanlab's, number for number, without its imports and its pro
 """
 
 import numpy as np
-from scipy.special import xlogy
+import scipy
 
 from trustq.core.rounding import steady
 from trustq.errors import InputError
@@ -141,7 +141,7 @@ def confidence_weighted_entropy(labels: np.ndarray, probs: np.ndarray) -> np.nda
 
     As in cleanlab a row without any entropy scores 0, though its label may be the predicted one.
     """
-    entropy = -xlogy(probs, probs).sum(axis=1) / np.log(probs.shape[1])
+    entropy = -scipy.special.xlogy(probs, probs).sum(axis=1) / np.log(probs.shape[1])
     ratio = entropy / np.maximum(self_confidence(labels, probs), CLIP)
     return np.asarray(np.log(ratio + 1) / np.maximum(ratio, CLIP))
 

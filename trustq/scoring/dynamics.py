@@ -8,7 +8,7 @@ label that is wrong is learned late, by what it shares with no others.
 from collections.abc import Callable
 
 import numpy as np
-from scipy.special import softmax  # ours refuses the NaN of rows that were not seen
+import scipy
 
 from trustq.errors import InputError
 
@@ -43,12 +43,12 @@ def _aum(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
 
 
 def _mean_margin(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
-    return (1 + _mean(lambda own: _margin(labels, softmax(own, axis=1)), logits)) / 2
+    return (1 + _mean(lambda own: _margin(labels, scipy.special.softmax(own, axis=1)), logits)) / 2
 
 
 def _mean_self_confidence(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
     rows = np.arange(len(labels))
-    return _mean(lambda own: softmax(own, axis=1)[rows, labels], logits)
+    return _mean(lambda own: scipy.special.softmax(own, axis=1)[rows, labels], logits)
 
 
 def _forgetting(labels: np.ndarray, logits: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import betaln, gammaln
+import scipy
 
 from trustq.errors import InputError
 
@@ -126,5 +126,6 @@ def evidence_against(
 def _log_beta_binomial(
     successes: np.ndarray, n: np.ndarray | int, a: np.ndarray | float, b: np.ndarray | float
 ) -> np.ndarray:
+    gammaln, betaln = scipy.special.gammaln, scipy.special.betaln
     choose = gammaln(n + 1) - gammaln(successes + 1) - gammaln(n - successes + 1)
     return np.asarray(choose + betaln(successes + a, n - successes + b) - betaln(a, b))

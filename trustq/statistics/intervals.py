@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
+import scipy
 
 from trustq.core.generators import generator
 from trustq.statistics.paired import Interval, share_interval
@@ -28,7 +28,7 @@ class Spread(NamedTuple):
 
     def quantile(self, level: float) -> float:
         """Student's quantile of a two-sided interval."""
-        return float(special.stdtrit(self.freedom, (1 + level) / 2))
+        return float(scipy.special.stdtrit(self.freedom, (1 + level) / 2))
 
 
 def spread_of(of_groups: np.ndarray) -> Spread:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from scipy import special
+import scipy
 
 from trustq.core.generators import generator
 from trustq.errors import InputError
@@ -152,7 +152,7 @@ def mcnemar_test(wrong_a: np.ndarray, wrong_b: np.ndarray) -> McNemar:
         )
     only_a = int(np.count_nonzero(~wrong_a & wrong_b))
     only_b = int(np.count_nonzero(wrong_a & ~wrong_b))
-    tail = special.bdtr(min(only_a, only_b), only_a + only_b, 0.5)
+    tail = scipy.special.bdtr(min(only_a, only_b), only_a + only_b, 0.5)
     return McNemar(only_a, only_b, float(min(1.0, 2 * tail)))
 
 
@@ -227,7 +227,7 @@ def share_interval(k: int, n: int, *, level: float = 0.95) -> Interval:
 
 
 def _wilson(share: float, n: int, level: float) -> Interval:
-    z = float(special.ndtri((1 + level) / 2))
+    z = float(scipy.special.ndtri((1 + level) / 2))
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return Interval(max(0.0, middle - half), min(1.0, middle + half))
@@ -240,10 +240,10 @@ def _noncentrality(t: float, df: int, tail: float) -> float:
     if abs(t) > 1e4:
         # scipy's distribution function gives up; here only the sd still matters, not the mean.
         of_sd = 1 - tail if t > 0 else tail
-        return t * math.sqrt(float(2 * special.gammaincinv(df / 2, of_sd)) / df)
+        return t * math.sqrt(float(2 * scipy.special.gammaincinv(df / 2, of_sd)) / df)
 
     def excess(at: float) -> float:
-        return float(special.nctdtr(df, at, t)) - tail
+        return float(scipy.special.nctdtr(df, at, t)) - tail
 
     # The distribution function falls in the noncentrality; widen until it is passed.
     reach = 5.0 + abs(t)

@@ -8,7 +8,7 @@ import math
 from functools import lru_cache
 
 import numpy as np
-from scipy import special
+import scipy
 
 from trustq.errors import InputError
 from trustq.statistics.paired import EXACT_UP_TO
@@ -134,7 +134,7 @@ def _patterns(n: int) -> tuple[np.ndarray, np.ndarray]:
     size = min(4096, SIMULATED >> (n - 1))
     # Evenly spread points spare nine tenths of the studies.
     points = qmc.Sobol(n, seed=0).random(size)
-    differences = special.ndtri(np.clip(points, 1e-12, 1 - 1e-12))
+    differences = scipy.special.ndtri(np.clip(points, 1e-12, 1 - 1e-12))
     # The first sign is held, for a pattern and its mirror image are equally far from 0; the first
     # pattern is the data as they are.
     masks = np.arange(2 ** (n - 1))[:, None] >> np.arange(n - 1) & 1

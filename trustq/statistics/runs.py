@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy import special
+import scipy
 
 from trustq.errors import InputError
 from trustq.statistics.paired import (
@@ -187,10 +187,10 @@ def half_width(
     if total <= 0:
         return 0.0
     tail = (1 + level) / 2
-    weighted = (special.stdtrit(freedom, tail) * variances).sum() / math.sqrt(total)
-    satterthwaite = special.stdtrit(total**2 / (variances**2 / freedom).sum(), tail) * math.sqrt(
-        total
-    )
+    weighted = (scipy.special.stdtrit(freedom, tail) * variances).sum() / math.sqrt(total)
+    satterthwaite = scipy.special.stdtrit(
+        total**2 / (variances**2 / freedom).sum(), tail
+    ) * math.sqrt(total)
     return float(weighted + satterthwaite) / 2
 
 
@@ -199,11 +199,11 @@ def _with_shared_draws(differences: np.ndarray, parts: Parts, seed: int) -> floa
     if parts.n_networks == 1 or parts.of_draws <= 0:
         return 0.0
     n = len(differences)
-    normal = float(special.ndtri(0.975)) ** 2
+    normal = float(scipy.special.ndtri(0.975)) ** 2
     # Few draws show their spread badly, which Student's quantile makes up for; the flips, which are
     # about 0 and not about the mean, make up for a part of it already.
     freedom = max(parts.n_draws - 1, 1)
-    widened = float(special.stdtrit(freedom, 0.975)) ** 2 / normal * (1 - normal / n)
+    widened = float(scipy.special.stdtrit(freedom, 0.975)) ** 2 / normal * (1 - normal / n)
     sd = math.sqrt(parts.of_draws * max(1.0, widened))
     mean = abs(float(differences.mean()))
     if sd <= TIE_TOLERANCE * float(np.abs(differences).mean()):
@@ -214,7 +214,7 @@ def _with_shared_draws(differences: np.ndarray, parts: Parts, seed: int) -> floa
         means = (
             np.concatenate([signs @ differences for signs in drawn_signs(n, seed, REPLICATES)]) / n
         )
-    beyond = special.ndtr((means - mean) / sd) + special.ndtr((-means - mean) / sd)
+    beyond = scipy.special.ndtr((means - mean) / sd) + scipy.special.ndtr((-means - mean) / sd)
     return float(min(1.0, beyond.mean()))
 
 

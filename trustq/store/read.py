@@ -9,7 +9,6 @@ from typing import Any
 
 import h5py
 import numpy as np
-import xxhash
 
 from trustq.data.manifest import Manifest
 from trustq.errors import DamagedFile, InputError, NotFound, TrustqError
@@ -22,27 +21,29 @@ from trustq.store.format import (
     LARGE,
     ROW_DATASETS,
     ROWS_SECOND,
-    SEAL,
-    USER_BLOCK,
     Cache,
 )
+from trustq.store.mapped import array_within, damaged, sealed_bytes
+from trustq.store.texts import any_repeat, decoded_texts
 from trustq.store.write import overall_digests
 
 
 def read_cache(path: Path, *, manifest: Manifest | None = None) -> Cache:
     """Read a cache after checking the digest of its bytes.
 
+    Features and logits lie in the mapped file and are read-only: `.copy()` gives arrays to change.
     Views, passes and maps stay in the file until `Cache.view` or `extra[...]` asks for them. With
     `manifest`, ids, groups, splits and labels must be those it was written from. Raises
     `TrustqError` for a missing, truncated, damaged or foreign file, a newer format, a missing
     dataset, or another manifest.
     """
     path = Path(path)
-    _require_sealed(path)
+    whole = _sealed(path)
     with _as_damaged(path), _opened(path) as file:
         attributes = _attributes(file, path)
-        arrays, stored = _datasets_of(file, path)
-        _verify(file, arrays, stored, attributes, path)
+        arrays, stored = _datasets_of(file, whole, path)
+        # The seal holds: the bytes are those that were written, and need no second hash.
+        _verify(file, arrays, stored, attributes, path, hashed=False)
         cache = _load(file, arrays, stored, attributes, path)
     if manifest is not None:
         require_same_manifest(cache, manifest)
@@ -64,11 +65,11 @@ def verify_cache(path: Path) -> Verification:
     Raises `TrustqError` that names the first thing that does not hold.
     """
     path = Path(path)
-    _require_sealed(path)
+    whole = _sealed(path)
     with _as_damaged(path), _opened(path) as file:
         attributes = _attributes(file, path)
-        arrays, stored = _datasets_of(file, path)
-        _verify(file, arrays, stored, attributes, path)
+        arrays, stored = _datasets_of(file, whole, path)
+        _verify(file, arrays, stored, attributes, path, hashed=True)
         cache = _load(file, arrays, stored, attributes, path)
         for dataset in stored.values():
             dataset.read()
@@ -78,7 +79,7 @@ def verify_cache(path: Path) -> Verification:
 def read_attributes(path: Path) -> dict[str, Any]:
     """Attributes, shapes and digests of a cache without its arrays; its seal is checked."""
     path = Path(path)
-    _require_sealed(path)
+    _sealed(path)
     with _as_damaged(path), _opened(path) as file:
         attributes = _attributes(file, path)
         attributes["digest"] = file.attrs["digest"]
@@ -87,7 +88,7 @@ def read_attributes(path: Path) -> dict[str, Any]:
             name: f"{dataset.dtype.str}{dataset.shape}" for name, dataset in _datasets(file)
         }
         if "features" not in attributes["datasets"]:
-            raise _damaged(path, "it lacks the dataset features")
+            raise damaged(path, "it lacks the dataset features")
         return attributes
 
 
@@ -122,56 +123,35 @@ def _as_damaged(path: Path) -> Iterator[None]:
         ValueError,
     ) as error:
         said = " ".join(str(error).split()) or type(error).__name__
-        raise _damaged(path, f"it cannot be read as a cache ({said[:200]})") from error
+        raise damaged(path, f"it cannot be read as a cache ({said[:200]})") from error
 
 
-def _require_sealed(path: Path) -> None:
-    """Check the seal over the whole file, block by block, before HDF5 parses anything."""
+def _sealed(path: Path) -> np.ndarray:
+    """The file's bytes, whose seal is checked before HDF5 parses anything."""
     if not path.is_file():
         raise NotFound(
             f"{path}: no such file. `trustq cache list` shows the caches there are.", path=path
         )
     try:
-        _check_seal(path)
-    except OSError as error:
-        raise _damaged(path, f"it could not be read ({error})") from error
-
-
-def _check_seal(path: Path) -> None:
-    state = xxhash.xxh3_128()
-    buffer = memoryview(bytearray(_BLOCK))
-    with open(path, "rb", buffering=0) as file:
-        head = file.read(USER_BLOCK)
-        if not head.startswith(SEAL):
-            raise DamagedFile(
-                f"{path} is no trustq cache (it does not begin with {SEAL.decode()!r}).\n"
-                "Features and logits from elsewhere come in with `trustq cache import`.",
-                path=path,
-            )
-        while size := file.readinto(buffer):
-            state.update(buffer[:size])
-    expected, _, padding = head[len(SEAL) :].partition(b"\n")
-    found = state.hexdigest().encode()
-    if found != expected or padding.strip(b"\0"):
-        raise _damaged(path, f"its bytes have digest {_short(found)}, expected {_short(expected)}")
-
-
-_BLOCK = 1 << 20  # bytes hashed at a time: they stay in a processor's cache until then
+        return sealed_bytes(path)
+    except (OSError, ValueError) as error:  # an empty file cannot be mapped
+        raise damaged(path, f"it could not be read ({error})") from error
 
 
 def _opened(path: Path) -> h5py.File:
     try:
         return h5py.File(path, "r")
     except OSError as error:
-        raise _damaged(path, f"HDF5 cannot open it ({error})") from error
+        raise damaged(path, f"HDF5 cannot open it ({error})") from error
 
 
 def _attributes(file: h5py.File, path: Path) -> dict[str, Any]:
-    if file.attrs.get("format") != FORMAT:
+    stored = dict(file.attrs)
+    if stored.get("format") != FORMAT:
         raise DamagedFile(
-            f"{path} has format {file.attrs.get('format')!r}, expected {FORMAT!r}.", path=path
+            f"{path} has format {stored.get('format')!r}, expected {FORMAT!r}.", path=path
         )
-    version = int(file.attrs["format_version"])
+    version = int(stored["format_version"])
     if version > FORMAT_VERSION:
         raise InputError(
             f"{path} has cache format {version}; this trustq reads up to {FORMAT_VERSION}. "
@@ -180,11 +160,11 @@ def _attributes(file: h5py.File, path: Path) -> dict[str, Any]:
         )
     values: dict[str, Any] = {"format": FORMAT, "format_version": version}
     for name in ATTRIBUTES:
-        if name not in file.attrs:
+        if name not in stored:
             raise DamagedFile(
                 f"{path} lacks the attribute {name}. Extract or import it again.", path=path
             )
-        value = file.attrs[name]
+        value = stored[name]
         if name == "backbone_seed":
             values[name] = int(value)
         elif name in _TEXT:
@@ -198,7 +178,9 @@ def _attributes(file: h5py.File, path: Path) -> dict[str, Any]:
 _TEXT = {"dataset", "exposure", "backbone", "weights", "weights_digest", "precision", "created"}
 
 
-def _datasets_of(file: h5py.File, path: Path) -> tuple[dict[str, np.ndarray], dict[str, Stored]]:
+def _datasets_of(
+    file: h5py.File, whole: np.ndarray, path: Path
+) -> tuple[dict[str, np.ndarray], dict[str, Stored]]:
     """Datasets as they are stored, read; and where those lie that are left until asked for."""
     arrays: dict[str, np.ndarray] = {}
     stored: dict[str, Stored] = {}
@@ -212,7 +194,8 @@ def _datasets_of(file: h5py.File, path: Path) -> tuple[dict[str, np.ndarray], di
         if dataset.dtype.kind == "f" and name.startswith(LARGE):
             stored[name] = where
         else:
-            arrays[name] = where.rows(0, dataset.shape[0])
+            array = array_within(whole, *place, path)
+            arrays[name] = array.copy() if name in ROW_DATASETS else array
     return arrays, stored
 
 
@@ -222,7 +205,10 @@ def _verify(
     stored: dict[str, Stored],
     attributes: dict[str, Any],
     path: Path,
+    *,
+    hashed: bool,
 ) -> None:
+    """Check that datasets are there, their digests (of bytes where `hashed`) and those over all."""
     expected = json.loads(file.attrs["dataset_digests"])
     for name in (*ROW_DATASETS, "features"):
         if name not in arrays:
@@ -233,13 +219,14 @@ def _verify(
             )
     found = {name: where.digest for name, where in stored.items()}
     for name, array in arrays.items():
-        found[name] = dataset_digest(file[name].dtype.str, array.shape, array)
+        stated = expected.get(name, "")
+        found[name] = dataset_digest(file[name].dtype.str, array.shape, array) if hashed else stated
     for name in expected | found:
         if not found.get(name) or expected.get(name) != found[name]:
-            raise _damaged(path, f"dataset {name} does not match its digest")
+            raise damaged(path, f"dataset {name} does not match its digest")
     digests = overall_digests(attributes, found)
     if digests != (file.attrs["digest"], file.attrs["content_digest"]):
-        raise _damaged(path, "the attributes do not match the overall digest")
+        raise damaged(path, "the attributes do not match the overall digest")
 
 
 def _load(
@@ -278,7 +265,7 @@ def require_sound_arrays(
         "its exposure is not a known one": attributes["exposure"] not in EXPOSURES,
         "its datasets have different numbers of rows": any(len(arrays[m]) != n for m in sized)
         or any(length != (n,) for length in lengths),
-        "its sample ids repeat": len(set(arrays["sample_id"].tolist())) != n,
+        "its sample ids repeat": any_repeat(arrays["sample_id"]),
         "its labels are not indices of its classes": any(
             arrays[m].size and not -1 <= arrays[m].min() <= arrays[m].max() < k
             for m in ("label", "observed")
@@ -299,25 +286,3 @@ def _datasets(file: h5py.File) -> list[tuple[str, h5py.Dataset]]:
         lambda name, item: found.append((name, item)) if isinstance(item, h5py.Dataset) else None
     )
     return found
-
-
-def decoded_texts(array: np.ndarray) -> np.ndarray:
-    """Fixed-length UTF-8 as text; other arrays as they are."""
-    if array.dtype.kind != "S":
-        return array
-    try:
-        return array.astype("U")  # plain ASCII, five times faster
-    except UnicodeDecodeError:
-        return np.char.decode(array, "utf-8")
-
-
-def _short(digest: bytes) -> str:
-    return digest[:8].decode("ascii", "replace") + "..."
-
-
-def _damaged(path: Path, what: str) -> TrustqError:
-    return DamagedFile(
-        f"{path} is damaged: {what}.\n"
-        "Copy it again from where it was made, or delete it and extract again.",
-        path=path,
-    )

@@ -10,7 +10,8 @@ from trustq.errors import DamagedFile, InputError, TrustqError
 from trustq.store.export import EXPORTED_NAMES, STATEMENT
 from trustq.store.extra import dataset_digest
 from trustq.store.format import ATTRIBUTES, FORMAT, FORMAT_VERSION, ROW_DATASETS, Cache
-from trustq.store.read import decoded_texts, require_sound_arrays
+from trustq.store.read import require_sound_arrays
+from trustq.store.texts import decoded_texts
 from trustq.store.write import overall_digests, storable_array
 
 
