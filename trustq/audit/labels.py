@@ -326,7 +326,9 @@ def _neighbours(
     for index, (source, place) in enumerate(zip(sources, places, strict=True)):
         features = source.features
         assert features is not None
-        features, groups = features[place], source.training.groups[place]
+        groups = source.training.groups[place]
+        if (place != np.arange(n)).any():  # otherwise a copy would be as large as they are
+            features = features[place]
         found = nearest(features, groups, rows=rows)
         same = (given[found.rows] == given[rows, None]).mean(axis=1)
         votes[rows] += same < 0.5

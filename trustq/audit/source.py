@@ -27,8 +27,9 @@ from trustq.heads.out_of_fold import (
     fit_folds,
     read_crossfit,
 )
+from trustq.heads.standardise import require_finite, scale_of
 from trustq.metrics.probabilities import log_softmax
-from trustq.store import Cache, crossfit_signs, import_cache, is_foreign, read_cache
+from trustq.store import Cache, crossfit_signs, give_back, import_cache, is_foreign, read_cache
 
 SOURCES = ("auto", "head", "crossfit", "file")
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # of a linear head; the lowest out-of-fold log loss is taken
@@ -69,7 +70,8 @@ class AuditSource:
 
     def standardise(self, features: np.ndarray) -> np.ndarray:
         """Other rows' features, (m, d), on the scale of the audited rows, as float32."""
-        return _standardised(features, self.cache.features[self.training.rows])
+        require_finite(features)
+        return scale_of(self.cache.features, self.training.rows).standardise(features)
 
     @property
     def seen(self) -> np.ndarray:
@@ -170,7 +172,8 @@ def open_source(
     groups = np.unique(cache.group_id[rows], return_inverse=True)[1]
     features = None
     if cache.features.shape[1]:
-        features = _standardised(cache.features[rows], cache.features[rows])
+        features = scale_of(cache.features, rows).standardise(cache.features, rows)
+        give_back(cache.features)
     fitted: dict[str, Any] = {}
     if own.probs is not None:
         training = TrainingRows(cache, rows, groups, np.full(len(rows), -1))
@@ -411,14 +414,3 @@ def _out_of_fold(fit: FoldFit) -> OutOfFold:
 def _log_loss(found: OutOfFold, observed: np.ndarray) -> float:
     rows = np.flatnonzero(found.scorable)
     return float(-log_softmax(found.logits[rows])[np.arange(len(rows)), observed[rows]].mean())
-
-
-def _standardised(features: np.ndarray, by: np.ndarray) -> np.ndarray:
-    """Features less the mean of other rows, in units of their spread, as float32."""
-    if not np.isfinite(features).all():
-        bad = int((~np.isfinite(features)).any(axis=1).sum())
-        raise InputError(f"Features of {bad} rows hold NaN or infinite values: leave them out.")
-    own = by.astype(np.float64)
-    scale = own.std(axis=0)
-    scale[scale < 1e-12] = 1.0  # a constant column carries nothing
-    return np.asarray(((features - own.mean(axis=0)) / scale).astype(np.float32))

@@ -184,8 +184,13 @@ def _counted(run: _Run, chunk: list[Group]) -> tuple[Done, int]:
 
 
 def _chunks(plan: SweepPlan, jobs: int) -> list[list[Group]]:
-    """Groups of one cache with the same externals, in pieces that keep all workers busy."""
+    """Groups of one cache with the same externals, in pieces that keep all workers busy.
+
+    A single worker is busy anyway, commits by the clock, and opens a cache for each piece.
+    """
     size = min(LARGEST_CHUNK, math.ceil(len(plan.groups) / (jobs * CHUNKS_PER_JOB)) or 1)
+    if jobs == 1:
+        size = len(plan.groups)
     chunks: list[list[Group]] = []
     for group in plan.groups:
         last: list[Group] = chunks[-1] if chunks else []

@@ -35,6 +35,7 @@ from trustq.evaluation.trust_sources import (
 )
 from trustq.evaluation.trust_table import BASELINE, Cell, TrustRows, TrustTable, trust_table
 from trustq.heads.feature_cache import one_blas_thread
+from trustq.heads.standardise import scale_of
 from trustq.metrics.per_class import class_positions
 from trustq.recipes import SweepRecipe
 from trustq.repair.arms import parse_arm
@@ -487,7 +488,8 @@ def _network(
     wanted = _wanted(cache, companions, conditions)
     views = {name: view_rows(cache, companions, name, ids) for name in wanted}
     train = np.flatnonzero((cache.split == "train") & (cache.label >= 0))
-    scale = _Scale(cache.features[train]) if len(train) else None
+    # Of training rows, without labels; distances are taken on it.
+    scale = scale_of(cache.features, train, where=cache.name) if len(train) else None
     features = {CLEAN: cache.features[rows]} | {n: v.features for n, v in views.items()}
     member = Member(
         _member_name(cache),
@@ -496,10 +498,12 @@ def _network(
         passes=_passes(cache, companions, ids, views),
         symmetries=_symmetries(cache, companions, ids),
         augmented=_augmented(cache, companions, ids, lambda view: _logits_of(view)),
-        features={} if scale is None else {n: scale.of(f) for n, f in features.items()},
+        features={} if scale is None else {n: scale.standardise(f) for n, f in features.items()},
         reference=None
         if scale is None
-        else Reference(scale.of(cache.features[train]), cache.label[train], cache.group_id[train]),
+        else Reference(
+            scale.standardise(cache.features, train), cache.label[train], cache.group_id[train]
+        ),
     )
     held = None
     if len(validation):
@@ -583,18 +587,6 @@ def _fitted_head(loop: Loop, sweep: SweepRecipe) -> Any:
             budget = loop.budget(arm, sweep.budgets[0])
             state = list(loop.rounds(arm, state, budget=budget))[-1]
     return state.head
-
-
-class _Scale:
-    """Centre and scale of training rows, without labels; distances are taken on it."""
-
-    def __init__(self, features: np.ndarray) -> None:
-        own = features.astype(np.float64)
-        self.center, self.scale = own.mean(axis=0), own.std(axis=0)
-        self.scale[self.scale < 1e-12] = 1.0
-
-    def of(self, features: np.ndarray) -> np.ndarray:
-        return np.asarray(((features - self.center) / self.scale).astype(np.float32))
 
 
 def _wanted(cache: Cache, companions: Sequence[Cache], conditions: Sequence[str]) -> list[str]:

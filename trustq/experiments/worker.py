@@ -19,6 +19,7 @@ from trustq.results import committed_keys, join_tables, new_part, write_part
 from trustq.store import Cache, open_cache
 
 SECONDS_PER_PART = 2.0  # cells are committed this often, so that small ones share a part
+MOST_SECONDS_PER_PART = 10.0  # where commits are slow, so that they take a tenth of the time
 
 
 @dataclass
@@ -123,16 +124,20 @@ class _Waiting:
         self.tables: list[dict[str, Columns]] = []
         self._results = results
         self._since = time.monotonic()
+        self._wait = SECONDS_PER_PART
 
     def commit_when_due(self) -> None:
-        if time.monotonic() - self._since > SECONDS_PER_PART:
+        if time.monotonic() - self._since > self._wait:
             self.commit()
 
     def commit(self) -> None:
+        started = time.monotonic()
         if self.tables:
             write_part(self._results, join_tables(self.tables), part=new_part("sweep"))
         self.tables = []
         self._since = time.monotonic()
+        took = self._since - started
+        self._wait = min(max(SECONDS_PER_PART, 10 * took), MOST_SECONDS_PER_PART)
 
 
 def _opened(path: Path, digest: str) -> Cache:

@@ -117,6 +117,9 @@ def fit_heads(
     def fit(i: int) -> None:
         heads[i].fit(features, labels[i], sample_weight=used[i], validation=validation)
 
-    boosted = all(isinstance(head, BoostedHead) for head in heads)
-    with ThreadPoolExecutor(cores() if boosted else 1) as threads:
+    if not all(isinstance(head, BoostedHead) for head in heads):
+        for i in range(len(heads)):
+            fit(i)
+        return
+    with ThreadPoolExecutor(cores()) as threads:
         list(threads.map(fit, range(len(heads))))

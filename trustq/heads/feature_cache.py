@@ -12,6 +12,7 @@ import numpy as np
 import scipy
 from threadpoolctl import ThreadpoolController
 
+from trustq.core.scratch import room_for
 from trustq.errors import InputError
 
 ROWS_PER_BLOCK = 4096  # float32 sums run over so many rows, float64 ones over the blocks
@@ -72,7 +73,11 @@ class SharedFeatures:
         """Centred rows on the axes, a (rows, axes) array a block."""
         with one_blas_thread():
             turn = self.axes.astype(self.dtype)
-            return [self._centred(rows) @ turn for rows in self.blocks]
+            whole = room_for((self.shape[0], turn.shape[1]), self.dtype)
+            found = [whole[rows] for rows in self.blocks]
+            for rows, block in zip(self.blocks, found, strict=True):
+                np.matmul(self._centred(rows), turn, out=block)
+            return found
 
     def rows(self, positions: np.ndarray) -> np.ndarray:
         """Some rows on the axes, (positions, axes), positions ascending."""

@@ -6,6 +6,7 @@ groups, captions, options and help are derived from what is declared here: `swee
 
 import math
 from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
 from typing import Any, Literal, NamedTuple, get_type_hints
 
 from trustq.core.plugins import find_plugin, plugin_names
@@ -159,6 +160,7 @@ def setting(
     return field(**make, metadata=metadata)
 
 
+@cache  # a run asks for them ten times, and reading annotations takes a millisecond
 def declared(part: type) -> tuple[Setting, ...]:
     """The settings of a part of a recipe, in their order.
 
@@ -188,7 +190,12 @@ def sweep_settings(*scopes: str) -> tuple[Setting, ...]:
     >>> [s.name for s in sweep_settings("head")]
     ['regularisation', 'trees', 'components']
     """
-    return tuple(s for s in declared(SweepRecipe) if not scopes or s.scope in scopes)
+    return _of_scopes(SweepRecipe, scopes)
+
+
+@cache
+def _of_scopes(part: type, scopes: tuple[str, ...]) -> tuple[Setting, ...]:
+    return tuple(s for s in declared(part) if not scopes or s.scope in scopes)
 
 
 def plain(value: Any) -> Any:

@@ -10,6 +10,7 @@ from trustq.data.row_weights import DomainBalance
 from trustq.data.splits import group_folds, split_by_group, thin_classes
 from trustq.errors import DishonestError, InputError
 from trustq.heads.out_of_fold import TrainingRows
+from trustq.heads.standardise import Scale, require_finite, scale_of
 from trustq.recipes import SweepRecipe
 from trustq.repair.human_answers import AS_GIVEN, answers_are_truth, as_answered
 from trustq.repair.metadata import balance_of, fitted_rows
@@ -68,7 +69,7 @@ class Experiment:
 
     def standardise(self, features: np.ndarray) -> np.ndarray:
         """Other rows' features, (m, d), on the scale of the training rows, as float32."""
-        return _standardised(features, self.center, self.scale)
+        return Scale(self.center, self.scale).standardise(features)
 
 
 def draw_experiment(
@@ -94,8 +95,10 @@ def draw_experiment(
             "repair of them cannot be simulated."
         )
     spec = _noise_spec(cache, rows, sweep, notes)
-    center, scale = _center_and_scale(cache, rows)
-    begun = _begin(cache, rows, labels, spec, sweep, draw_seed, center, scale)
+    require_finite(cache.features, where=cache.name)
+    # Of the training rows alone, without labels, and so shared by all folds.
+    scale = scale_of(cache.features, rows)
+    begun = _begin(cache, rows, labels, spec, sweep, draw_seed, scale)
     start = begun.start
     held_out = np.flatnonzero(np.isin(split, ("val", "test", "external")) & (cache.label >= 0))
     leaky = _require_honest(cache, rows, spec, allow_leak=allow_leak)
@@ -137,12 +140,12 @@ def draw_experiment(
         leaky=leaky,
         validation=validation,
         evaluation=evaluation,
-        center=center,
-        scale=scale,
-        features=_standardised(cache.features, center, scale),
+        center=scale.center,
+        scale=scale.spread,
+        features=scale.standardise(cache.features),
         notes=tuple(notes),
         balance=balance_of(cache, rows, sweep=sweep),
-        **_noisy_validation(cache, validation, begun.noise, sweep, draw_seed, center, scale),
+        **_noisy_validation(cache, validation, begun.noise, sweep, draw_seed, scale),
     )
 
 
@@ -152,8 +155,7 @@ def _noisy_validation(
     noise: str,
     sweep: SweepRecipe,
     draw_seed: int,
-    center: np.ndarray,
-    scale: np.ndarray,
+    scale: Scale,
 ) -> dict[str, np.ndarray]:
     """Labels of validation rows with noise of their own draw, and its matrix where it is used."""
     asked, _, how = sweep.validation_noise.partition(",")
@@ -181,7 +183,7 @@ def _noisy_validation(
         cache.label[validation].astype(np.int64),
         classes=cache.classes,
         seed=int(generator(draw_seed, "validation noise").integers(2**31)),
-        features=_standardised(cache.features[validation], center, scale),
+        features=scale.standardise(cache.features, validation),
         sample_ids=cache.sample_id[validation],
         groups=cache.group_id[validation] if sweep.noise_unit == "group" else None,
     )
@@ -259,8 +261,7 @@ def _begin(
     spec: str,
     sweep: SweepRecipe,
     draw_seed: int,
-    center: np.ndarray,
-    scale: np.ndarray,
+    scale: Scale,
 ) -> _Beginning:
     share, strata = trusted_share(sweep.trusted), sweep.trusted_strata
     if spec != "stored":
@@ -271,7 +272,7 @@ def _begin(
             labels,
             classes=cache.classes,
             seed=draw_seed,
-            features=_standardised(cache.features[rows], center, scale),
+            features=scale.standardise(cache.features, rows),
             sample_ids=cache.sample_id[rows],
             groups=cache.group_id[rows] if sweep.noise_unit == "group" else None,
         )
@@ -343,18 +344,3 @@ def _require_unseen_evaluation(cache: Cache, held_out: np.ndarray, *, allow_leak
         "validation, test and external rows (or on others of their groups), so their figures would "
         "be in-sample. Leave them out, or `allow_leak` runs it all the same and marks every row."
     )
-
-
-def _center_and_scale(cache: Cache, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    bad = int((~np.isfinite(cache.features)).any(axis=1).sum())
-    if bad:
-        raise InputError(f"{cache.name}: features of {bad} rows hold NaN or infinite values.")
-    # Of the training rows alone, without labels, and so shared by all folds.
-    own = cache.features[rows].astype(np.float64)
-    scale = own.std(axis=0)
-    scale[scale < 1e-12] = 1.0  # a constant column carries nothing
-    return own.mean(axis=0), scale
-
-
-def _standardised(features: np.ndarray, center: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    return np.asarray(((features - center) / scale).astype(np.float32))

@@ -4,6 +4,7 @@ from trustq.store.exchange import crossfit_signs, import_cache
 from trustq.store.export import export_cache
 from trustq.store.format import EXPOSURES, Cache
 from trustq.store.listing import find_caches, is_cache, is_foreign, open_cache
+from trustq.store.mapped import give_back
 from trustq.store.read import (
     read_attributes,
     read_cache,
@@ -21,6 +22,7 @@ __all__ = [
     "crossfit_signs",
     "export_cache",
     "find_caches",
+    "give_back",
     "import_cache",
     "is_cache",
     "is_foreign",

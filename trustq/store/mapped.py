@@ -65,6 +65,16 @@ def array_within(
     return array if array.flags.aligned else array.copy()
 
 
+def give_back(array: np.ndarray) -> None:
+    """Let the system drop the pages of an array of a mapped file; it reads them when next used."""
+    base: object = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    mapping = getattr(base, "obj", base)  # numpy holds a view of the mapping
+    if isinstance(mapping, mmap.mmap) and hasattr(mapping, "madvise"):
+        mapping.madvise(mmap.MADV_DONTNEED)
+
+
 def damaged(path: Path, what: str) -> DamagedFile:
     """The error for a file that is not what was written."""
     return DamagedFile(

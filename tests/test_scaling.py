@@ -1,0 +1,69 @@
+"""Features standardised block by block, in memory or beyond it."""
+
+import numpy as np
+import pytest
+from support import make_cache
+
+from trustq.core import scratch
+from trustq.errors import InputError
+from trustq.heads import LinearHead, SharedFeatures
+from trustq.heads.standardise import require_finite, scale_of
+from trustq.store import read_cache, write_cache
+from trustq.store.mapped import give_back
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_blocks_standardise_as_the_whole_to_the_last_bit(dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    features = (rng.standard_normal((9001, 37)) * 3 + 5).astype(dtype)
+    features[:, 4] = 2.0
+    rows = np.sort(rng.permutation(9001)[:8500])
+    own = features[rows].astype(np.float64)
+    spread = own.std(axis=0)
+    spread[spread < 1e-12] = 1.0
+    expected = ((features - own.mean(axis=0)) / spread).astype(np.float32)
+    scale = scale_of(features, rows)
+    np.testing.assert_array_equal(scale.center, own.mean(axis=0))
+    np.testing.assert_array_equal(scale.spread, spread)
+    np.testing.assert_array_equal(scale.standardise(features), expected)
+    np.testing.assert_array_equal(scale.standardise(features, rows), expected[rows])
+
+
+def test_rows_that_are_not_finite_are_counted() -> None:
+    features = np.zeros((5000, 2))
+    features[[3, 4999], 1] = np.nan, np.inf
+    with pytest.raises(InputError, match="Features of 2 rows hold NaN or infinite values"):
+        require_finite(features)
+    with pytest.raises(InputError, match="x.h5: features of 1 rows hold NaN"):
+        scale_of(features, np.arange(4000), where="x.h5")
+
+
+def test_arrays_beyond_memory_lie_in_files_and_hold_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((6000, 24)).astype(np.float32)
+    labels = (features[:, 0] + rng.standard_normal(6000) > 0).astype(int)
+    held = LinearHead(n_classes=2, C=0.1).fit(SharedFeatures(features), labels)
+    monkeypatch.setattr(scratch, "free_memory", lambda: 1000.0)
+    array = scratch.room_for((10, 200), np.float32)
+    assert isinstance(array.base, np.memmap)
+    beyond = SharedFeatures(scale_of(features, np.arange(6000)).standardise(features))
+    assert isinstance(beyond.features.base, np.memmap)
+    beyond = SharedFeatures(features)
+    found = LinearHead(n_classes=2, C=0.1).fit(beyond, labels)
+    np.testing.assert_array_equal(found.coef_, held.coef_)
+
+
+def test_the_memory_that_is_free_is_that_of_this_machine() -> None:
+    assert 1e7 < scratch.free_memory() < 1e14
+
+
+def test_pages_given_back_are_read_again(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    cache = make_cache(n=500, d=8)
+    write_cache(tmp_path / "a.h5", cache)
+    read = read_cache(tmp_path / "a.h5")
+    before = read.features.copy()
+    give_back(read.features)
+    np.testing.assert_array_equal(read.features, before)
+    give_back(before)  # of no file: nothing happens
