@@ -1,17 +1,14 @@
-"""Peak memory of audits, repairs and evaluations over the size of the features, and beyond memory.
+"""Peak memory of an audit over the size of the features, and the same where memory is short.
 
-    python tests/benchmarks/peak_study.py [--rows 20000] [--columns 768] [--beyond]
+    python tests/benchmarks/peak_study.py [--rows N] [--columns N] [--dtype float16] [--short MB]
 
-Each command runs in a process of its own; its peak is the largest resident set that the system saw,
-less that of the same command on 500 rows. With `--beyond` it runs again where so much memory is
-said to be free that features and what is made of them go to files, and their pages are dropped as
-others need them: the answers must be equal. Made features, two classes of rows overlapping.
+The command runs in a process of its own; its peak is the largest resident set that the system saw,
+less that of the same command on 500 rows. With `--short` it runs once more where the process may
+hold so many megabytes besides files (RLIMIT_DATA), and the two lists must be equal byte by byte.
+Made features, a fiftieth of the labels wrong.
 """
 
 import argparse
-import json
-import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -19,28 +16,34 @@ from pathlib import Path
 
 import numpy as np
 
-CODE = """
-import json, resource, sys
-from trustq.core import scratch
-if {free}:
-    scratch.free_memory = lambda: {free}
+# The largest resident set of one child, in a process that has no other.
+MEASURE = """
+import resource, subprocess, sys
+done = subprocess.run([sys.executable, "-c", sys.argv[1]], stdout=subprocess.DEVNULL)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_maxrss / 1024, used.ru_utime + used.ru_stime, file=sys.stderr)
+sys.exit(done.returncode)
+"""
+COMMAND = """
+import resource, sys
+if {short}:
+    resource.setrlimit(resource.RLIMIT_DATA, ({short} << 20, {short} << 20))
 sys.argv = ["trustq", *{words!r}]
 from trustq.cli import app
-app(standalone_mode=False)
+app()
 """
 
 
-def make(path: Path, n: int, d: int, dtype: str, k: int = 10) -> None:
-    """A cache of made features with a fifth of wrong labels."""
+def make(path: Path, n: int, d: int, dtype: str, *, k: int = 3, noise: float = 0.02) -> None:
+    """A cache of made features whose classes lie apart, with some wrong labels."""
     from trustq.store import Cache, write_cache
 
     rng = np.random.default_rng(0)
     label = rng.integers(0, k, n)
     features = rng.standard_normal((n, d), dtype=np.float32)
-    features[:, :k] += 2 * np.eye(k, dtype=np.float32)[label]
-    observed = np.where(rng.random(n) < 0.2, rng.integers(0, k, n), label)
+    features[:, :k] += 4 * np.eye(k, dtype=np.float32)[label]
+    observed = np.where(rng.random(n) < noise, rng.integers(0, k, n), label)
     ids = np.char.mod("i%07d", np.arange(n))
-    split = np.where(np.arange(n) % 10 < 8, "train", np.where(np.arange(n) % 10 == 8, "val", "test"))
     write_cache(
         path,
         Cache(
@@ -48,7 +51,7 @@ def make(path: Path, n: int, d: int, dtype: str, k: int = 10) -> None:
             classes=tuple("abcdefghij"[:k]),
             exposure="frozen",
             sample_id=ids,
-            split=split,
+            split=np.full(n, "train"),
             group_id=ids,
             label=label.astype(np.int16),
             observed=observed.astype(np.int16),
@@ -59,23 +62,49 @@ def make(path: Path, n: int, d: int, dtype: str, k: int = 10) -> None:
     )
 
 
-def peak(words: list[str], folder: Path, free: int) -> float:
-    """Megabytes at most of a command's process."""
-    code = CODE.format(words=words, free=free)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, code], cwd=folder, capture_output=True, text=True
-    )
+def measured(words: list[str], short: int = 0) -> tuple[float, float]:
+    """Megabytes at most and processor seconds of a command's process."""
+    code = COMMAND.format(words=words, short=short)
+    done = subprocess.run([sys.executable, "-c", MEASURE, code], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
-    del before
-    return float(done.stderr.splitlines()[-1])
+    megabytes, seconds = map(float, done.stderr.split()[-2:])
+    return megabytes, seconds
 
 
-# The largest resident set of one child, in a process that has no other.
-MEASURE = """
-import resource, subprocess, sys
-done = subprocess.run([sys.executable, "-c", sys.argv[1]], stdout=subprocess.DEVNULL)
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024, file=sys.stderr)
-sys.exit(done.returncode)
-"""
+def listed(folder: Path) -> dict[str, bytes]:
+    """The lists that an audit wrote."""
+    return {path.name: path.read_bytes() for path in sorted(folder.rglob("*.csv"))}
+
+
+def main() -> None:
+    """Print a row of the table of `studies.md`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--columns", type=int, default=768)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--short", type=int, default=0, metavar="MB")
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make(folder / "small.h5", 500, asked.columns, asked.dtype)
+        make(folder / "large.h5", asked.rows, asked.columns, asked.dtype)
+        size = asked.rows * asked.columns * np.dtype(asked.dtype).itemsize / 2**20
+
+        def audit(which: str, out: str, short: int = 0) -> tuple[float, float]:
+            words = ["audit", "labels", str(folder / which), "--out", str(folder / out)]
+            return measured(words, short)
+
+        base, _ = audit("small.h5", "small")
+        peak, seconds = audit("large.h5", "large")
+        shape = f"{asked.rows:,} x {asked.columns} {asked.dtype}"
+        print(f"| {shape} | {size:.0f} | {base:.0f} | {peak:.0f} | {(peak - base) / size:.2f} |")
+        if asked.short:
+            _, again = audit("large.h5", "short", asked.short)
+            same = listed(folder / "large") == listed(folder / "short")
+            print(f"within {asked.short} MB besides files: lists equal: {same}; ", end="")
+            print(f"{again:.1f} processor s, {seconds:.1f} without the limit")
+
+
+if __name__ == "__main__":
+    main()

@@ -504,7 +504,7 @@ def _gap_change(pairs: _Pairs) -> Change | None:
     differences = now - before
     interval = Interval(math.nan, math.nan)
     if (n := len(differences)) > 1:
-        half = float(special.stdtrit(n - 1, 0.975) * differences.std(ddof=1)) / math.sqrt(n)
+        half = float(scipy.special.stdtrit(n - 1, 0.975) * differences.std(ddof=1)) / math.sqrt(n)
         interval = Interval(float(differences.mean()) - half, float(differences.mean()) + half)
     difference = float(differences.mean())
     return _change("gap", float(before.mean()), float(now.mean()), difference, interval)

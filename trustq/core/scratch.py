@@ -27,9 +27,8 @@ def room_for(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 
 def free_memory() -> float:
-    """Bytes that this process may still take: what the machine has, its control group's limit."""
-    found = [_available(), *_left_in_groups()]
-    return min(found)
+    """Bytes that this process may still take: by the machine, its control group and its limits."""
+    return max(0.0, min([_available(), _left_of_limit(), *_left_in_groups()]))
 
 
 def _available() -> float:
@@ -43,6 +42,22 @@ def _available() -> float:
         return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, ValueError, OSError):
         return float("inf")  # a system that does not say
+
+
+def _left_of_limit() -> float:
+    """Bytes of data to the limit of the process (`ulimit -d`)."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_DATA)[0]
+        if limit == resource.RLIM_INFINITY:
+            return float("inf")
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmData:"):
+                return limit - float(line.split()[1]) * 1024
+    except (ImportError, OSError):
+        pass  # a system without limits, or one that does not tell what is used
+    return float("inf")
 
 
 def _left_in_groups() -> list[float]:

@@ -190,7 +190,7 @@ def _chunks(plan: SweepPlan, jobs: int) -> list[list[Group]]:
     """
     size = min(LARGEST_CHUNK, math.ceil(len(plan.groups) / (jobs * CHUNKS_PER_JOB)) or 1)
     if jobs == 1:
-        size = len(plan.groups)
+        size = LARGEST_CHUNK
     chunks: list[list[Group]] = []
     for group in plan.groups:
         last: list[Group] = chunks[-1] if chunks else []
