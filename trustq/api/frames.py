@@ -149,10 +149,10 @@ def columns_of(frame: Any) -> dict[str, np.ndarray]:
     data = _opened(frame)
     columns = {str(name): _series(data[name]) for name in data.columns}
     # A named index is a column of the file that pandas makes of the frame.
-    index = getattr(frame, "index", None)
+    index: Any = getattr(frame, "index", None)
     name = getattr(index, "name", None)
     if isinstance(name, str) and name not in columns:
-        columns = {name: np.array(index.tolist(), dtype=object)} | columns  # type: ignore[union-attr]
+        columns = {name: _column(index.tolist())} | columns
     return columns
 
 
