@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import make_cache
 from support_cli import invoke
 
 from trustq.errors import TrustqError
@@ -18,6 +19,7 @@ from trustq.metrics.classification import summarise
 from trustq.metrics.probabilities import softmax
 from trustq.report.evaluation import evaluation_page, write_evaluation
 from trustq.statistics.paired import mcnemar_test
+from trustq.store import write_cache
 
 
 def simulated(n=300, k=3, seed=0, scale=3.0, **fields):
@@ -547,3 +549,34 @@ def test_a_positive_set_is_judged_by_the_predicted_class_too(tmp_path: Path) -> 
         low, high = own[f"{name}_interval"]
         assert 0 <= low < own[name] < high <= 1
     assert own["n_positive"] + own["n_negative"] == 300
+
+
+def test_a_head_on_a_frozen_cache_is_judged_on_its_test_rows_and_views(tmp_path):
+    """A head that answers with the shares of training labels, and one that learns the classes."""
+    own = make_cache(n=600, separation=3.0)
+    rng = np.random.default_rng(1)
+    noise = rng.normal(size=own.features.shape).astype(np.float32)
+    extra = {
+        "views/noise-3/features": noise,
+        "views/noise-3/parameters": np.array(['{"noise_sigma": 25.0}']),
+    }
+    cache = write_cache(tmp_path / "frozen.h5", replace(own, logits=None, extra=extra)).path
+
+    def judged(head):
+        asked = ["--head", head, "--calibrate", "cv:2", "--conditions", "noise-3", "--json"]
+        result = invoke("evaluate", [cache, *asked, "--replicates", 50])
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    train, test = own.split == "train", own.split == "test"
+    most = np.bincount(own.label[train]).argmax()
+    found = judged("majority")
+    shares = found["uncalibrated"]["figures"]["accuracy"]["value"]
+    assert shares == pytest.approx((own.label[test] == most).mean())
+    assert found["n"] == test.sum()
+    assert found["conditions"]["noise-3"]["accuracy"]["difference"] == 0
+    learned = judged("linear")
+    own_accuracy = learned["uncalibrated"]["figures"]["accuracy"]["value"]
+    shifted = learned["conditions"]["noise-3"]["accuracy"]
+    assert own_accuracy > 0.9 and shifted["value"] < 0.6
+    assert shifted["difference"] == pytest.approx(shifted["value"] - own_accuracy)
