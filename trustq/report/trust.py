@@ -230,7 +230,11 @@ def _sources_table(run: TrustRun, metric: str) -> _Table:
             text = "" if value is None or math.isnan(value) else f"{value:.4f}"
             cells.append(f"{text}*" if text and value == best[name] else text)
         rows.append(cells)
-    return f"{_said(metric)} by source and condition; * the best", ["source", *conditions], rows
+    return (
+        f"{_said(metric)} by source and condition; * or bold: the best",
+        ["source", *conditions],
+        rows,
+    )
 
 
 def _best_of(values: Sequence[float | None], metric: str) -> float | None:

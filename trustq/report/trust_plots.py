@@ -127,7 +127,7 @@ def _risk_coverage(run: TrustRun, path: Path, _: str | None) -> bool:
     axes.set_xlim(0, 1.005)
     axes.set_ylim(0, 1.15 * highest or 1)
     axes.set_xlabel("coverage: share of rows answered, surest first")
-    axes.set_ylabel("selective risk: share of answers that are wrong")
+    axes.set_ylabel("share of answers that are wrong")
     axes.set_title("What each source's confidence is worth, clean rows")
     draw_legend(axes)
     save_plot(figure, path)
