@@ -112,12 +112,13 @@ def set_issue_rows(issues: Sequence[SetIssue]) -> list[Row]:
 
 def issue_rows(audit: LabelAudit) -> list[Row]:
     """The list, most suspicious first, one dict a label."""
-    return [_issue(audit, row) for row in audit.order.tolist()]
+    saw = _saw_rows(audit)  # once: it looks at every row
+    return [_issue(audit, row, saw) for row in audit.order.tolist()]
 
 
 def issue_columns(audit: LabelAudit) -> list[str]:
     """The columns of `issue_rows`, which may have no row."""
-    return list(_issue(audit, 0))
+    return list(_issue(audit, 0, _saw_rows(audit)))
 
 
 def class_rows(audit: LabelAudit) -> list[Row]:
@@ -256,7 +257,7 @@ def record_audit(audit: LabelAudit, results: Path) -> bool:
         "neighbours": np.array(
             [audit.neighbours_of(row) or None for row in range(n)], dtype=object
         ),
-        "backbone_saw_row": np.any([source.seen for source in audit.sources], axis=0),
+        "backbone_saw_row": _saw_rows(audit),
         "reference": names[audit.reference],
     }
     write_part(results, {"label_issues": columns}, part=new_part("audit"))
@@ -425,7 +426,12 @@ def _sd(values: np.ndarray) -> float:
     return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
 
 
-def _issue(audit: LabelAudit, row: int) -> Row:
+def _saw_rows(audit: LabelAudit) -> np.ndarray:
+    """Rows whose label the backbone of a source was trained on, (n,)."""
+    return np.asarray(np.any([source.seen for source in audit.sources], axis=0))
+
+
+def _issue(audit: LabelAudit, row: int, saw: np.ndarray) -> Row:
     return {
         "rank": int(audit.rank[row]),
         "sample_id": str(audit.sample_ids[row]),
@@ -441,7 +447,7 @@ def _issue(audit: LabelAudit, row: int) -> Row:
         "outlier": _rounded(audit.outlier[row]),
         "neighbour_agreement": _rounded(audit.neighbour_agreement[row]),
         "neighbours": audit.neighbours_of(row),
-        "backbone_saw_row": any(bool(source.seen[row]) for source in audit.sources),
+        "backbone_saw_row": bool(saw[row]),
     }
 
 
