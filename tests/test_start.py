@@ -41,7 +41,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("words", "also_not"),
     [
         (("repair", "c.h5", "--arms", "none,random", "--budget", "8"), ("PIL",)),
-        (("audit", "labels", "c.h5"), ("PIL",)),
+        (("audit", "labels", "c.h5"), ("trustq.extraction", "trustq.review")),
         (("sql", "SELECT count(*) FROM runs"), ("numpy", "scipy", "h5py")),
         (("recipes", "list"), ("numpy", "scipy")),
         (("--help",), ("numpy", "duckdb", "pydantic_core", "trustq.experiments")),
