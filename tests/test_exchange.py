@@ -373,13 +373,14 @@ def base() -> dict[str, object]:
             {"feature_0": np.array(["1", "one"]), "labels": np.zeros(2, int)},
             {},
             "{path}: feature_0 holds something that is no number (could not convert string to "
-            "float: 'one').",
+            "float: 'one'): write numbers as 0.25, and nothing for a blank.",
         ),
         (
             "e.csv",
             {"feature_0": np.arange(2), "sample_id": np.array(["a", "a"]), "label": [0, 1]},
             {},
-            "{path}: sample_ids must be unique; 1 are repeated, e.g. 'a'.",
+            "{path}: sample_ids must be unique; 1 are repeated, e.g. 'a': name the column of ids "
+            "(`sample_ids`), or leave it out, and rows are numbered.",
         ),
         (
             "e.parquet",

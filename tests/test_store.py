@@ -296,7 +296,8 @@ def test_import_gives_missing_arrays_their_stated_meaning(tmp_path: Path) -> Non
         ),
         (
             {"features": np.eye(2), "labels": np.zeros(2, int), "sample_ids": np.array(["a", "a"])},
-            "{path}: sample_ids must be unique; 1 are repeated, e.g. 'a'.",
+            "{path}: sample_ids must be unique; 1 are repeated, e.g. 'a': name the column of ids "
+            "(`sample_ids`), or leave it out, and rows are numbered.",
         ),
         (
             {"features": np.eye(2), "labels": np.array(["a", "b"]), "logits": np.eye(2)},
