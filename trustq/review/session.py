@@ -3,6 +3,7 @@
 import json
 import secrets
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
@@ -45,6 +46,7 @@ class ReviewSession:
         self._verdicts: dict[int, bool | None] = {}  # by row
         self._own: Counter[str] = Counter()  # rows that stand, by rater
         self._outlook: tuple[int, Outlook] | None = None
+        self._outlook_until = 0.0  # of the monotonic clock
         self._bound: tuple[list[bool], float, ShareBound] | None = None
         self._members: dict[Any, list[int]] | None = None  # rows of a group with one given label
         self._n_unlisted = len(unlisted_rows(audit))
@@ -113,11 +115,14 @@ class ReviewSession:
     def outlook(self, *, fresh: bool = True) -> Outlook:
         """How many labels are wrong by what was answered, and what the next answers bring.
 
-        Unless `fresh`, one of up to a fiftieth fewer answers will do, which it then says.
+        Unless `fresh`, one of the last two seconds will do once there are 20 answers, or one of up
+        to a fiftieth fewer, which it then says: answers given fast do not wait for it.
         """
         with self._guard:
             n = len(self.journal.answers)
-            slack = 0 if fresh or n < 200 else n // 50
+            slack = 0
+            if not fresh and n >= 20:
+                slack = max(n // 50, 20 if time.monotonic() < self._outlook_until else 0)
             if self._outlook is None or not self._outlook[0] <= n <= self._outlook[0] + slack:
                 seconds = [
                     answer.seconds
@@ -126,6 +131,7 @@ class ReviewSession:
                 ]
                 found = outlook(self.audit, self._drawn, self._verdicts, seconds)
                 self._outlook = n, found
+                self._outlook_until = time.monotonic() + 2
             return self._outlook[1]
 
     def strata(self) -> dict[str, Any]:
