@@ -149,6 +149,16 @@ def test_a_query_comes_from_a_file_with_parameters(results: Path, tmp_path: Path
     assert run(results, *words[:2], "-p", "label=' OR 1=1 --", "-p", "n=2").stdout.count("\n") == 2
 
 
+def test_a_parameter_may_stand_within_with(results: Path, tmp_path: Path) -> None:
+    query = """WITH own AS (SELECT * FROM samples WHERE label = $label)
+               SELECT sample_id FROM own"""
+    words = [query, "-p", "label=mel"]
+    assert run(results, *words, "--format", "csv").stdout == "sample_id\nb\n"
+    out = tmp_path / "a.parquet"
+    assert run(results, *words, "--out", str(out)).exit_code == 0
+    assert duckdb.sql(f"FROM '{out}'").fetchall() == [("b",)]
+
+
 def test_a_query_without_its_file_or_parameter_says_so(results: Path, tmp_path: Path) -> None:
     missing = run(results, "-f", str(tmp_path / "none.sql")).exception
     assert isinstance(missing, TrustqError)

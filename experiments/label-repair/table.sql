@@ -1,12 +1,14 @@
--- Means over twenty draws on the test rows, after the temperature; gain is over no repair, by draw.
+-- Means over twenty draws after the temperature, on the rows of $split (test or external); gain is
+-- over no repair, by draw.
 WITH runs_of AS (
-    SELECT key, noise, draw_seed, arm, arm_title, budget, n_wrong_start, n_bought, metric, value
+    SELECT key, eval_dataset, noise, draw_seed, arm, arm_title, budget, n_wrong_start, n_bought,
+        metric, value
     FROM metric_values
-    WHERE split = 'test' AND stage = 'calibrated' AND is_final
+    WHERE split = $split AND stage = 'calibrated' AND is_final
       AND class_name IS NULL AND slice_name IS NULL
       AND metric IN ('accuracy', 'macro_f1', 'macro_auroc', 'nll', 'ece', 'aurc', 'augrc')
 ), wide AS (
-    SELECT key, noise, draw_seed, arm, arm_title, budget, n_wrong_start, n_bought,
+    SELECT key, eval_dataset, noise, draw_seed, arm, arm_title, budget, n_wrong_start, n_bought,
         max(value) FILTER (metric = 'accuracy') AS accuracy,
         max(value) FILTER (metric = 'macro_f1') AS macro_f1,
         max(value) FILTER (metric = 'macro_auroc') AS macro_auroc,
@@ -19,7 +21,7 @@ WITH runs_of AS (
     SELECT wide.*, errors_found_total AS found
     FROM wide LEFT JOIN rounds ON wide.key = rounds.run AND rounds.round = 1
 )
-SELECT own.noise, own.arm_title AS arm, own.budget,
+SELECT own.eval_dataset AS images, own.noise, own.arm_title AS arm, own.budget,
     round(avg(own.n_bought)) AS bought, round(avg(own.n_wrong_start)) AS wrong,
     round(avg(own.found)) AS found,
     round(avg(own.accuracy), 4) AS accuracy, round(stddev(own.accuracy), 4) AS sd,
@@ -31,5 +33,6 @@ SELECT own.noise, own.arm_title AS arm, own.budget,
     count(*) AS draws
 FROM with_found own JOIN with_found bare
     ON bare.arm = 'none' AND bare.noise = own.noise AND bare.draw_seed = own.draw_seed
-GROUP BY own.noise, own.arm_title, own.arm, own.budget
-ORDER BY own.noise, try_cast(replace(own.budget, '%', '') AS DOUBLE) NULLS LAST, own.budget, own.arm
+    AND bare.eval_dataset = own.eval_dataset
+GROUP BY own.eval_dataset, own.noise, own.arm_title, own.arm, own.budget
+ORDER BY own.eval_dataset, own.noise, try_cast(replace(own.budget, '%', '') AS DOUBLE) NULLS LAST, own.budget, own.arm

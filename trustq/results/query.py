@@ -160,7 +160,7 @@ def _answer(
 ) -> Result:
     opened = connect(folder, tables=tables, metadata=metadata, of=of)
     with heeded(), opened as connection:
-        statement = _readable(connection, sql)
+        statement = _readable(connection, sql, parameters)
         try:
             connection.execute(statement, dict(parameters or {}))
             rows = connection.fetchall()
@@ -186,7 +186,7 @@ def save_query(
     with heeded(), replacing(Path(path)) as part:
         opened = connect(folder, tables=tables, metadata=metadata)
         with opened as connection:
-            statement = _readable(connection, sql)
+            statement = _readable(connection, sql, parameters)
             if _EXPLAIN.match(statement):
                 raise InputError("A query plan is text, not a table: leave out the Parquet file.")
             # The file is opened for writing once, by this statement, under a name of no folder.
@@ -421,7 +421,9 @@ def has_former_names(folder: Path) -> bool:
     return any((folder / old).is_dir() for old in FORMER_TABLES.values())
 
 
-def _readable(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
+def _readable(
+    connection: duckdb.DuckDBPyConnection, sql: str, parameters: Parameters | None = None
+) -> str:
     """The one statement in `sql`, which cannot write, without its semicolon."""
     try:
         statements = duckdb.extract_statements(sql)
@@ -442,19 +444,21 @@ def _readable(connection: duckdb.DuckDBPyConnection, sql: str) -> str:
     if kind != duckdb.StatementType.SELECT:
         raise InputError(f"Results are only read: a query is one of {READABLE}.")
     if re.search(r"\bwith\b", inner, re.IGNORECASE):
-        _refuse_writes_in_with(connection, inner)
+        _refuse_writes_in_with(connection, inner, dict(parameters or {}))
     return statement
 
 
-def _refuse_writes_in_with(connection: duckdb.DuckDBPyConnection, select: str) -> None:
+def _refuse_writes_in_with(
+    connection: duckdb.DuckDBPyConnection, select: str, parameters: dict[str, Any]
+) -> None:
     # DuckDB 2 lets a SELECT write, as WITH a AS (COPY ...), but not inside another query.
     try:
-        connection.execute(f"EXPLAIN FROM (\n{select}\n)")
+        connection.execute(f"EXPLAIN FROM (\n{select}\n)", parameters)
         return
     except duckdb.Error as error:
         refused = error
     try:
-        connection.execute(f"EXPLAIN {select}")
+        connection.execute(f"EXPLAIN {select}", parameters)
     except duckdb.Error as error:
         # Simply wrong. The caret belongs under the query as it was typed.
         as_typed = re.sub(r"(?m)^LINE 1: EXPLAIN (.*\n) {8}", r"LINE 1: \1", str(error))
