@@ -1,5 +1,6 @@
 """The GPU stage: the same seed gives the same cache, stopped or not; bad input is told at once."""
 
+import ctypes
 import json
 import os
 import shutil
@@ -601,6 +602,31 @@ def test_offline_without_weights_is_told_before_torch_is_imported(
         "Give a file with --weights FILE, train from scratch with --set pretrained=false, "
         "or run where there is a network.\n"
     )
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="not glibc")
+def test_on_a_cpu_freed_tensors_stay_with_the_process() -> None:
+    code = (
+        "import resource, sys, torch\n"
+        "from trustq.extraction.train.device import choose_device\n"
+        "sys.argv[1] == 'asked' and choose_device('cpu')\n"
+        "pages = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "torch.ones(12_000_000)\n"
+        "before = pages()\n"
+        "for _ in range(5): torch.ones(12_000_000)\n"
+        "print(pages() - before)\n"
+    )
+
+    def new_pages(how: str, **more: str) -> int:
+        own = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+        command = [sys.executable, "-c", code, how]
+        told = subprocess.run(command, env=own | more, capture_output=True, check=True)
+        return int(told.stdout)
+
+    # 48 MB are 11,719 pages of 4 KiB, or 24 of 2 MiB where the kernel takes those.
+    without = new_pages("not asked")
+    assert new_pages("asked") < without / 20
+    assert new_pages("asked", MALLOC_ARENA_MAX="2") > without / 2, "set by the person who starts it"
 
 
 def test_command_prints_a_line_a_cache_and_json(manifest: Manifest, tmp_path: Path) -> None:
