@@ -22,7 +22,10 @@ app = App(
                 "extract.extract",
                 "Train a backbone once per seed; cache features and logits.",
             ),
-            "cache": ("cache.app", "List, describe, verify, import, export and relabel caches."),
+            "cache": (
+                "cache.app",
+                "List, describe, verify, join, import, export and relabel caches.",
+            ),
             "recipes": ("recipes.app", "List recipes, show one resolved, explain settings."),
             "plan": ("plan.plan", "Say what a sweep can detect and how long it takes."),
             "repair": ("repair.repair", "Buy the labels each arm suspects, fit again, compare."),

@@ -1,4 +1,4 @@
-"""`trustq cache`: list, describe, verify, import, export and relabel caches."""
+"""`trustq cache`: list, describe, verify, join, import, export and relabel caches."""
 
 import json
 from dataclasses import dataclass
@@ -10,7 +10,9 @@ import typer
 from .app import App, print_error
 from .output import print_note, print_table
 
-app = App(no_args_is_help=True, help="List, describe, verify, import, export and relabel caches.")
+app = App(
+    no_args_is_help=True, help="List, describe, verify, join, import, export and relabel caches."
+)
 
 _JSON = typer.Option("--json", help="Print JSON for scripts.")
 
@@ -100,6 +102,30 @@ def verify(
             print_error(error)
     if damaged:
         raise typer.Exit(1)
+
+
+@app.command()
+def concat(
+    caches: Annotated[list[str], typer.Argument(help="Cache files, folders or patterns.")],
+    out: Annotated[Path, typer.Option(help="The cache to write.")],
+) -> None:
+    """Write one cache whose features are those of several, column beside column.
+
+    The rows are joined by sample id and must be the same, with their labels, splits and groups.
+    Logits are left out, for there are no common ones.
+
+    Example: trustq cache concat cache/digits/a/seed0.h5 cache/digits/b/seed0.h5 --out both.h5
+    """
+    from trustq.store import find_caches, write_cache
+    from trustq.store.concat import open_side_by_side
+
+    opened = open_side_by_side(find_caches(caches), at_least=2)
+    written = write_cache(out, opened)
+    typer.echo(
+        f"{out}: {len(written)} rows, {written.features.shape[1]} features of {opened.backbone}, "
+        f"{written.exposure}",
+        err=True,
+    )
 
 
 @dataclass

@@ -136,7 +136,7 @@ def _show_plan(plan: Any, results: Path, jobs: int, as_json: bool) -> None:
     ]
     cells = [
         {
-            "cache": group.cache.name,
+            "cache": group.short_name,
             "dataset": group.dataset,
             "draw": group.draw_seed,
             "noise": group.recipe.sweep.noise,

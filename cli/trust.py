@@ -48,9 +48,12 @@ class FittedHead:
     )
     budget: Annotated[str, typer.Option(help="Labels that the arm buys.")] = "5%"
     concat: Annotated[
-        bool,
-        typer.Option("--concat", help="Take all caches side by side as one set of features."),
-    ] = False
+        str,
+        typer.Option(
+            help="Caches side by side as one set of features: none, all of them, or those of each "
+            "backbone seed."
+        ),
+    ] = "none"
 
 
 @dataclass

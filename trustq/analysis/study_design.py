@@ -20,6 +20,7 @@ from trustq.results import connect
 from trustq.results.schema import LOWER_IS_BETTER, MATCHED
 from trustq.statistics.power import detectable_effect, fewest_units, sign_flip_floor, units_needed
 from trustq.store import Cache
+from trustq.store.concat import stand_side_by_side
 
 PILOT_BACKBONES = 2  # caches that a pilot runs on: two tell backbones apart, more cost time
 PILOT_DRAWS = 5
@@ -173,6 +174,7 @@ def plan_sweep(
             f"`effect={effect:g}`: expected a gain above 0.", where="effect", found=effect
         )
     budgets = list(dict.fromkeys(sweep.budgets))
+    caches, _ = stand_side_by_side(caches, how=sweep.concat)
     n_backbones = len(caches) or backbones or 1
     unit = "backbone_seed" if n_backbones > sweep.draws else "draw_seed"
     n = max(n_backbones, sweep.draws)
@@ -341,7 +343,8 @@ def _pilot(
             where="pilot_draws",
             found=pilot_draws,
         )
-    sweep: SweepRecipe = dataclasses.replace(recipe.sweep, draws=pilot_draws)
+    # The caches stand side by side already.
+    sweep: SweepRecipe = dataclasses.replace(recipe.sweep, draws=pilot_draws, concat="none")
     references = ("none", baseline, "oracle")
     asked = dataclasses.replace(sweep, arms=tuple(dict.fromkeys((*sweep.arms, *references))))
     # What there is to gain at most: every wrong label, whatever the budget asked for.

@@ -62,7 +62,7 @@ def cell_row(
         "recipe": recipe.name,
         "dataset": cache.dataset,
         "classes": json.dumps(cache.classes, ensure_ascii=False),
-        "cache": str(cache.path or ""),
+        "cache": " + ".join(map(str, cache.files)),
         "cache_recipe": str(cache.recipe.get("name", "")),
         "cache_digest": cache.content_digest,
         **training_columns(cache),

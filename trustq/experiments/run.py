@@ -43,6 +43,7 @@ from trustq.repair.slices import Slices, find_slices
 from trustq.repair.views import ViewRows, split_companions, stored_views
 from trustq.results import committed_keys, join_tables, new_part, part_path, write_part
 from trustq.store import Cache
+from trustq.store.concat import stand_side_by_side
 
 # Part of every cell's key: raised when a change of code changes a number, so that cells of an older
 # numerics are run again rather than mixed with new ones.
@@ -105,11 +106,12 @@ def repair(
 
     Beside every scored arm run what bounds it, random and oracle, unless the recipe's `references`
     is false. Cells that are there already are left as they are. `externals` are caches of other
-    images by the same networks; `progress` is told cells done and in all. Raises `TrustqError` for
+    images by the same networks; `concat` puts caches, and these, side by side; `progress` is told cells done and in all. Raises `TrustqError` for
     an experiment that would not be honest; what was recorded before stays.
     """
     sweep = recipe.sweep
     require_sound(sweep)
+    caches, externals = stand_side_by_side(caches, externals, how=sweep.concat)
     for classes in {cache.classes for cache in caches} if not sweep.target else ():
         require_noise(sweep, classes)
     require_distinct(caches)

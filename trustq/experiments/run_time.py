@@ -1,14 +1,15 @@
 """How long a sweep will take, from cells that were run before or from one that is tried."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trustq.experiments.run import run_group
 from trustq.experiments.work_list import Group, SweepPlan
 from trustq.results import connect
 from trustq.results.schema import MARKER
-from trustq.store import Cache, open_cache
+from trustq.store import Cache
+from trustq.store.concat import open_side_by_side
 
 # Of a cell's own and of round 0, which the cells of a group share.
 _SECONDS = """
@@ -19,7 +20,10 @@ WHERE seconds IS NOT NULL AND fit_seconds IS NOT NULL GROUP BY ALL
 
 
 def estimate_seconds(
-    plan: SweepPlan, *, results: Path, opened: Callable[[Path], Cache] = open_cache
+    plan: SweepPlan,
+    *,
+    results: Path,
+    opened: Callable[[Sequence[Path]], Cache] = open_side_by_side,
 ) -> float:
     """Seconds of one core that a plan will take, by data set, head and rounds.
 
@@ -45,9 +49,9 @@ def estimate_seconds(
     return total
 
 
-def _tried(group: Group, opened: Callable[[Path], Cache]) -> float:
-    cache = opened(group.cache)
-    externals = [opened(path) for path in group.externals]
+def _tried(group: Group, opened: Callable[[Sequence[Path]], Cache]) -> float:
+    cache = opened(group.caches)
+    externals = [opened(paths) for paths in group.externals]
     started = time.perf_counter()
     run_group(
         cache,

@@ -14,7 +14,7 @@ from trustq.metrics.probabilities import softmax
 from trustq.recipes import SweepRecipe
 from trustq.repair.settings import require_sound
 from trustq.store import Cache, find_caches, is_cache, open_cache
-from trustq.store.concat import concat_caches
+from trustq.store.concat import stand_side_by_side
 
 BACKBONE = "backbone"
 
@@ -32,7 +32,7 @@ def open_judged(
     draws: int = 1,
     arm: str = "none",
     budget: str = "5%",
-    concat: bool = False,
+    concat: str = "none",
     calibrate_on: Path | None = None,
     normalize: str | None = None,
     allow_leak: bool = False,
@@ -52,8 +52,7 @@ def open_judged(
             )
         caches = [open_cache(path) for path in paths]
         companions = [open_cache(path) for path in find_caches(views)] if views else []
-        if concat:
-            caches, companions = [concat_caches(caches)], _concat_companions(companions)
+        caches, companions = stand_side_by_side(caches, companions, how=concat)
         sweep = _sweep(caches, head, noise, draws, arm, budget)
         judged = judged_caches(
             caches,
@@ -68,7 +67,7 @@ def open_judged(
             f"{len(paths)} files, {sum(are_caches)} of them caches: give caches alone, or one file "
             "of predictions whose further arrays are the conditions."
         )
-    if head not in (None, BACKBONE) or views or concat or draws != 1 or arm != "none":
+    if head not in (None, BACKBONE) or views or concat != "none" or draws != 1 or arm != "none":
         raise InputError(
             f"{paths[0]} holds predictions, on which no head can be fitted: leave out `head`, "
             "`noise`, `draws`, `arm`, `concat` and `views`, or give a cache."
@@ -180,10 +179,6 @@ def _sweep(
     if name != BACKBONE:
         require_sound(sweep)
     return sweep
-
-
-def _concat_companions(companions: Sequence[Cache]) -> list[Cache]:
-    return [concat_caches(companions)] if len(companions) > 1 else list(companions)
 
 
 def _joined(judged: Judged, columns: Sequence[str], meta: Sequence[Path]) -> dict[str, np.ndarray]:

@@ -21,6 +21,7 @@ from trustq.repair.relabelling import pose
 from trustq.repair.settings import group_cells, require_noise, require_sound
 from trustq.results import committed_cells
 from trustq.store import Cache, find_caches, open_cache
+from trustq.store.concat import stand_side_by_side
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,24 @@ class AskedCell:
 class Group:
     """Cells of one cache, draw and grid point that share round 0: the unit of work."""
 
-    cache: Path
+    caches: tuple[Path, ...]  # one, or several whose features stand side by side
     cache_digest: str
     dataset: str
     backbone_seed: int
-    externals: tuple[Path, ...]
+    externals: tuple[tuple[Path, ...], ...]  # likewise
     recipe: Recipe
     draw_seed: int
     cells: tuple[AskedCell, ...]
+
+    @property
+    def cache(self) -> str:
+        """The cache's files, as results name them."""
+        return " + ".join(map(str, self.caches))
+
+    @property
+    def short_name(self) -> str:
+        """Their names without folders."""
+        return " + ".join(path.name for path in self.caches)
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,7 @@ def plan_sweep(
     there = {request: key for key, request in committed_cells(results).items() if request}
     groups, skipped = [], []
     planned: set[str] = set()
+    used: list[Cache] = []
     for point in map(_with_whole_paths, points):
         sweep = point.sweep
         if not sweep.caches:
@@ -93,7 +105,10 @@ def plan_sweep(
                 "`caches=PATTERN`."
             )
         require_sound(sweep)
-        caches, externals = found(sweep.caches), found(sweep.external)
+        caches, externals = stand_side_by_side(
+            found(sweep.caches), found(sweep.external), how=sweep.concat
+        )
+        used += [*caches, *externals]
         _require_same_classes(caches)
         wanted = group_cells(sweep)
         for cache in caches:
@@ -118,8 +133,8 @@ def plan_sweep(
                         cells.append(AskedCell(arm, budget, request))
                 if cells:
                     groups.append(_group(cache, (*companions, *own), point, draw_seed, cells))
-    require_distinct(list(shelf.values()))
-    groups.sort(key=lambda group: str(group.cache))  # stable: points and draws keep their order
+    require_distinct(used)
+    groups.sort(key=lambda group: group.cache)  # stable: points and draws keep their order
     return SweepPlan(tuple(groups), tuple(skipped), tuple(points))
 
 
@@ -130,13 +145,12 @@ def _group(
     draw_seed: int,
     cells: Sequence[AskedCell],
 ) -> Group:
-    assert cache.path is not None
     return Group(
-        cache=cache.path,
+        caches=cache.files,
         cache_digest=cache.content_digest,
         dataset=cache.dataset,
         backbone_seed=cache.backbone_seed,
-        externals=tuple(other.path for other in externals if other.path),
+        externals=tuple(other.files for other in externals),
         recipe=point,
         draw_seed=draw_seed,
         cells=tuple(cells),

@@ -16,7 +16,8 @@ from trustq.errors import InputError, TrustqError
 from trustq.experiments.run import SharedOnce, run_group, write_samples
 from trustq.experiments.work_list import AskedCell, Group
 from trustq.results import committed_keys, join_tables, new_part, write_part
-from trustq.store import Cache, open_cache
+from trustq.store import Cache
+from trustq.store.concat import open_side_by_side
 
 SECONDS_PER_PART = 2.0  # cells are committed this often, so that small ones share a part
 MOST_SECONDS_PER_PART = 10.0  # where commits are slow, so that they take a tenth of the time
@@ -77,8 +78,8 @@ def _run_groups(
     allow_leak: bool,
     tell: Tell | None,
 ) -> Done:
-    cache = _opened(groups[0].cache, groups[0].cache_digest)
-    externals = {path: open_cache(path) for path in groups[0].externals}
+    cache = _opened(groups[0])
+    externals = {paths: open_side_by_side(paths) for paths in groups[0].externals}
     shared, done, waiting = SharedOnce(), Done(), _Waiting(results)
     for group in groups:
         by_cell = {(cell.arm, cell.budget): cell for cell in group.cells}
@@ -88,7 +89,7 @@ def _run_groups(
                 cache,
                 recipe=group.recipe,
                 draw_seed=group.draw_seed,
-                externals=[externals[path] for path in group.externals],
+                externals=[externals[paths] for paths in group.externals],
                 only=list(by_cell),
                 there=there,
                 shared=shared,
@@ -140,10 +141,10 @@ class _Waiting:
         self._wait = min(max(SECONDS_PER_PART, 10 * took), MOST_SECONDS_PER_PART)
 
 
-def _opened(path: Path, digest: str) -> Cache:
-    cache = open_cache(path)
-    if cache.content_digest != digest:
-        raise InputError(f"{path} has changed since the sweep began. Run it again.", path=path)
+def _opened(group: Group) -> Cache:
+    cache = open_side_by_side(group.caches)
+    if cache.content_digest != group.cache_digest:
+        raise InputError(f"{group.cache} has changed since the sweep began. Run it again.")
     return cache
 
 
@@ -154,7 +155,7 @@ def _failures(group: Group, failed: Sequence[tuple[AskedCell, Exception]]) -> Co
             "request": cell.request,
             "recipe": group.recipe.name,
             "dataset": group.dataset,
-            "cache": str(group.cache),
+            "cache": group.cache,
             "backbone_seed": group.backbone_seed,
             "draw_seed": group.draw_seed,
             "noise": sweep.noise,
@@ -179,7 +180,7 @@ def _named(group: Group, cell: AskedCell) -> str:
     sweep = group.recipe.sweep
     fitted = f", fitted on {sweep.fit_on}" if sweep.fit_on else ""
     return (
-        f"{group.cache.name}, draw {group.draw_seed}, head {sweep.head}{fitted}, arm "
+        f"{group.short_name}, draw {group.draw_seed}, head {sweep.head}{fitted}, arm "
         f"{cell.arm.text}, budget {cell.budget}"
     )
 

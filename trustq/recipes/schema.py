@@ -588,6 +588,14 @@ class SweepRecipe:
     external: tuple[str, ...] = setting(
         (), "caches of other images by the same networks", scope="run"
     )
+    # In keys by the digest of the joined features, in tables by the names of their networks.
+    concat: str = setting(
+        "none",
+        "caches side by side as one set of features: none, all of them, or those of each backbone "
+        "seed",
+        *("none", "all", "seed"),
+        scope="run",
+    )
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,7 @@ class Cache:
     seconds: dict[str, float] = field(default_factory=dict)
     extra: Mapping[str, np.ndarray] = field(default_factory=dict)
     path: Path | None = None
+    parts: tuple[Path, ...] = ()  # files whose features stand side by side; then `path` is None
     digest: str = ""
     content_digest: str = ""
 
@@ -92,7 +93,12 @@ class Cache:
     @property
     def name(self) -> str:
         """Where this cache came from, for messages."""
-        return str(self.path) if self.path else f"cache of {self.dataset}"
+        return " + ".join(map(str, self.files)) or f"cache of {self.dataset}"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that it was read from, none where it was made in memory."""
+        return self.parts or ((self.path,) if self.path else ())
 
     @property
     def seen_labels(self) -> np.ndarray:
