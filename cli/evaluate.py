@@ -57,6 +57,14 @@ class Output:
     """How intervals are made, and where the page goes."""
 
     of_class: OfClass = None
+    ece: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Also show ECE as others compute it, with the spread: guo, torchmetrics, netcal, "
+            "torch-uncertainty, classwise, smooth, or all.",
+        ),
+    ] = None
     out: Annotated[
         Path | None, typer.Option(help="Folder for the page, JSON, curves, errors and pictures.")
     ] = None
@@ -82,10 +90,11 @@ def evaluate(
     """
     from trustq.data.noise import parse_noise
     from trustq.evaluation.evaluate import evaluate as run
+    from trustq.metrics.ece_conventions import chosen_conventions
     from trustq.report.evaluation import evaluation_page, write_evaluation
     from trustq.report.text import to_json
 
-    folds = _folds(calibration.calibrate)
+    folds, ece = _folds(calibration.calibrate), chosen_conventions(listed(output.ece))
     predictions = _read(file, slicing, judged, arrays)
     noise, matrix = calibration.noise, None
     if noise is not None:
@@ -114,9 +123,9 @@ def evaluate(
         intervals=output.intervals,
     )
     if output.out is not None:
-        for path in write_evaluation(found, output.out, of_class=output.of_class):
+        for path in write_evaluation(found, output.out, of_class=output.of_class, ece=ece):
             typer.echo(f"wrote {path}", err=True)
-    typer.echo(to_json(found.report) if output.json else evaluation_page(found))
+    typer.echo(to_json(found.report) if output.json else evaluation_page(found, ece=ece))
 
 
 def _folds(calibrate: str | None) -> int | None:

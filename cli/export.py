@@ -129,7 +129,11 @@ class Figures:
     """Which figures a table has."""
 
     metrics: Annotated[
-        str, typer.Option(help="Columns, separated by commas; aurc:CONVENTION is another AURC.")
+        str,
+        typer.Option(
+            help="Columns, separated by commas; aurc:CONVENTION and ece:CONVENTION are AURC and "
+            "ECE as others compute them."
+        ),
     ] = "accuracy,macro_f1,ece,nll,aurc,augrc"
     preset: Annotated[
         str | None, typer.Option(help="Columns of a published table: trustquerynet.")

@@ -20,6 +20,7 @@ from trustq.core.digest import digest_bytes
 from trustq.errors import TrustqError
 from trustq.experiments import plan_sweep, run_sweep
 from trustq.metrics.aurc_conventions import aurc_by
+from trustq.metrics.ece_conventions import ece_by
 from trustq.metrics.selective import augrc, aurc
 from trustq.report.bundle import QUERIES, verify_bundle
 from trustq.report.plot_set import draw_figures
@@ -88,6 +89,32 @@ def test_the_study_s_columns_stand_in_its_own_convention_beside_ours(results: Pa
     ]
     assert first.figures["aurc:trustquerynet"].mean == pytest.approx(np.mean(areas))
     assert first.figures["aurc:trustquerynet"].mean != first.figures["aurc"].mean
+
+
+def test_calibration_errors_in_other_conventions_are_of_the_stored_predictions(
+    results: Path,
+) -> None:
+    table = main_table(results, metrics=("ece", "ece:guo", "ece:classwise"))
+    query = """SELECT run, label, probabilities, classes FROM predictions p JOIN runs c ON key = run
+        WHERE arm = 'none' AND head = 'lda' AND p.split = 'test' AND p.stage = 'calibrated'
+        ORDER BY run"""
+    rows = run_query(results, query).rows
+    (first,) = [
+        row for row in table.rows if (row.texts["head"], row.texts["arm"]) == ("lda", "no repair")
+    ]
+    for name in ("guo", "classwise"):
+        errors = []
+        for cell in dict.fromkeys(row[0] for row in rows):
+            own = [row for row in rows if row[0] == cell]
+            labels = np.array([json.loads(row[3]).index(row[1]) for row in own])
+            errors.append(ece_by(name, labels, np.array([row[2] for row in own])))
+        assert first.figures[f"ece:{name}"].mean == pytest.approx(np.mean(errors), abs=1e-12)
+    # Equal-width bins that are closed above: ours and Guo's are one figure but for the first bin.
+    assert first.figures["ece:guo"].mean == pytest.approx(first.figures["ece"].mean, abs=1e-9)
+    done = run("export", "table", "--metrics", "accuracy,ece:netcal", "--results", results)
+    assert done.exit_code == 0 and "ece:netcal ↓" in done.stdout
+    done = run("export", "table", "--metrics", "ece:mine", "--results", results)
+    assert done.exit_code == 1 and "convention is 'mine'" in done.stderr
 
 
 def test_formats_carry_the_same_numbers(results: Path) -> None:

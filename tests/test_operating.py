@@ -1,12 +1,16 @@
 """Operating points without validation rows, ECE conventions, groups, noisy validation labels."""
 
 import importlib.util
+import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from support import make_cache, refused
+from trustq.cli import app
+from typer.testing import CliRunner
 
 from trustq.evaluation.evaluate import evaluate
 from trustq.evaluation.predictions import Predictions
@@ -45,6 +49,74 @@ def test_netcal_convention_is_that_of_netcal() -> None:
     assert ece_by("netcal", labels, probs) == pytest.approx(
         ECE(10).measure(probs, labels), abs=1e-12
     )
+
+
+def test_guo_convention_is_the_loop_of_guo_s_code() -> None:
+    labels, probs = drawn()
+    probs[3] = 0.25  # a confidence below all others
+    confidence, error = probs.max(axis=1), 0.0
+    for lower, upper in itertools.pairwise(np.linspace(0, 1, 16)):
+        inside = (confidence > lower) & (confidence <= upper)
+        if inside.mean() > 0:
+            right = (probs.argmax(axis=1) == labels)[inside].mean()
+            error += np.abs(confidence[inside].mean() - right) * inside.mean()
+    assert ece_by("guo", labels, probs) == pytest.approx(error, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("convention", "n_bins"), [("torchmetrics", 15), ("torch-uncertainty", 10)]
+)
+def test_binned_conventions_are_those_of_torchmetrics(convention: str, n_bins: int) -> None:
+    code = pytest.importorskip("torchmetrics.functional.classification.calibration_error")
+    import torch
+
+    labels, probs = drawn()
+    right = (probs.argmax(axis=1) == labels).astype(float)
+    edges = torch.linspace(0, 1, n_bins + 1, dtype=torch.float64)
+    # Its own sum over bins; its doors round to float32 first.
+    own = code._ce_compute(torch.from_numpy(probs.max(axis=1)), torch.from_numpy(right), edges)
+    assert ece_by(convention, labels, probs) == pytest.approx(float(own), abs=1e-9)
+
+
+def test_classwise_convention_is_that_of_torch_uncertainty() -> None:
+    code = pytest.importorskip("torch_uncertainty.metrics.classification.calibration")
+    import torch
+
+    labels, probs = drawn()
+    own = code.ClasswiseCalibrationError(num_classes=4, num_bins=15)
+    own.update(torch.from_numpy(probs), torch.from_numpy(labels))
+    assert ece_by("classwise", labels, probs) == pytest.approx(float(own.compute()), abs=1e-9)
+
+
+def test_smooth_convention_is_that_of_relplot() -> None:
+    code = pytest.importorskip("relplot.metrics")
+    labels, probs = drawn()
+    right = (probs.argmax(axis=1) == labels).astype(float)
+    own = float(code.smECE(probs.max(axis=1), right))
+    assert ece_by("smooth", labels, probs) == pytest.approx(own, abs=1e-9)
+
+
+def test_chosen_conventions_stand_beside_ours_with_their_spread(tmp_path: Path) -> None:
+    labels, probs = drawn(300)
+    np.savez(tmp_path / "p.npz", labels=labels, probs=probs)
+
+    def shown(*words: str) -> Any:
+        words = ("evaluate", str(tmp_path / "p.npz"), "--calibrate", "cv:2", *words)
+        return CliRunner().invoke(app, list(words))
+
+    done = shown("--ece", "guo,smooth", "--out", str(tmp_path / "e"))
+    assert done.exit_code == 0, done.output
+    lines = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines() if line.strip()}
+    every = all_ece_conventions(labels, probs)
+    for name in ("guo", "smooth"):
+        assert lines[f"ece:{name}"] == f"{every[name]:.4f}"
+    assert lines["ece:spread"] == f"{max(every.values()) - min(every.values()):.4f}"
+    assert (
+        "ece:netcal" not in lines and done.stdout.strip() in (tmp_path / "e/page.txt").read_text()
+    )
+    assert "ece:netcal" in shown("--ece", "all").stdout and "ece:" not in shown().stdout
+    wrong = shown("--ece", "mine")
+    assert wrong.exit_code == 1 and "'mine': expected one of guo, torchmetrics" in wrong.output
 
 
 def test_conventions_differ_where_confidences_lie_on_edges() -> None:

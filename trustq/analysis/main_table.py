@@ -1,6 +1,7 @@
 """Rows x metrics: settings as rows, mean ± sd over seeds as cells, the best of each marked."""
 
 import itertools
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +17,15 @@ from trustq.analysis.significance import escaped_latex, escaped_markdown
 from trustq.core.spreadsheets import csv_text
 from trustq.errors import InputError, NotFound
 from trustq.metrics.aurc_conventions import aurc_by
+from trustq.metrics.ece_conventions import ece_by
 from trustq.results import connect
 from trustq.results.schema import LOWER_IS_BETTER, PROBLEM, PURCHASE, SETTINGS
 
 FORMATS = ("markdown", "csv", "latex", "table")
 METRICS = ("accuracy", "macro_f1", "ece", "nll", "aurc", "augrc")
 
-# Column sets of published tables. `aurc:NAME` is AURC in a convention of `aurc_conventions`.
+# Column sets of published tables. `aurc:NAME` is AURC in a convention of `aurc_conventions`,
+# `ece:NAME` ECE in one of `ece_conventions`.
 PRESETS = {
     "trustquerynet": (
         "accuracy",
@@ -56,6 +59,16 @@ SELECT run, eval_dataset, list(confidence) AS confidence, list(predicted <> labe
 FROM predictions
 WHERE label IS NOT NULL AND split = ? AND stage = ? AND (? IS NULL OR run IN (SELECT unnest(?)))
 GROUP BY ALL
+"""
+
+
+_STATED = """
+SELECT run, eval_dataset, any_value(classes) AS classes, list(p.label) AS labels,
+       list(probabilities) AS probs
+FROM predictions p JOIN runs ON run = key
+WHERE p.label IS NOT NULL AND probabilities IS NOT NULL AND split = ? AND stage = ?
+  AND (? IS NULL OR run IN (SELECT unnest(?)))
+GROUP BY run, eval_dataset
 """
 
 
@@ -105,8 +118,8 @@ def main_table(
 
     A column tells settings apart where they differ. Means of other runs (a network or draw more, a
     relabelled cache) are not marked, and the notes name them. `metrics` may hold
-    `aurc:CONVENTION`, computed from the stored predictions. `keys` keeps to some cells, and so does
-    `where`, a condition on `runs`. Where there are none on `test`, the
+    `aurc:CONVENTION` and `ece:CONVENTION`, computed from the stored predictions. `keys` keeps to
+    some cells, and so does `where`, a condition on `runs`. Where there are none on `test`, the
     figures are of out-of-fold predictions, and where nothing was calibrated, uncalibrated; the
     notes say which. Raises `TrustqError` where there are no such figures.
     """
@@ -119,16 +132,14 @@ def main_table(
             asked = [split, stage, chosen, chosen]
             if rows := _dicts(connection.execute(_FIGURES, asked)):
                 break
-        conventions = [name for name in metrics if name.startswith("aurc:")]
-        ranked = _dicts(connection.execute(_RANKED, asked)) if conventions and rows else []
+        found = _in_conventions(connection, metrics, asked) if rows else []
         warnings = refit_order_warnings(connection)
     if not rows:
         raise NotFound(f"{results} has no final {stage} figures of {split} rows.", path=results)
     rows += [
-        cells[0] | {"metric": name, "value": _area(name, answer)}
-        for name in conventions
-        for answer in ranked
-        if (cells := _of_cell(rows, answer["run"], answer["eval_dataset"]))
+        cells[0] | {"metric": name, "value": value}
+        for name, run, eval_dataset, value in found
+        if (cells := _of_cell(rows, run, eval_dataset))
     ]
     known = {row["metric"] for row in rows}
     if unknown := [name for name in metrics if name not in known]:
@@ -137,9 +148,9 @@ def main_table(
             path=results,
             expected=sorted(known),
         )
-    found = _rows(rows, tuple(metrics))
+    shown = _rows(rows, tuple(metrics))
     return MainTable(
-        tuple(metrics), found, (*warnings, *_other_runs(found), *_notes(rows, split, stage))
+        tuple(metrics), shown, (*warnings, *_other_runs(shown), *_notes(rows, split, stage))
     )
 
 
@@ -201,9 +212,31 @@ def table_records(table: MainTable) -> list[dict[str, Any]]:
     ]
 
 
+def _in_conventions(
+    connection: Any, metrics: Sequence[str], asked: Sequence[Any]
+) -> list[tuple[str, str, str, float]]:
+    """Metric, run, data set and value of every figure in a named convention."""
+    found = []
+    for kind, query, figure in (("aurc:", _RANKED, _area), ("ece:", _STATED, _error)):
+        names = [name for name in metrics if name.startswith(kind)]
+        answers = _dicts(connection.execute(query, asked)) if names else []
+        found += [
+            (name, answer["run"], answer["eval_dataset"], figure(name.removeprefix(kind), answer))
+            for name in names
+            for answer in answers
+        ]
+    return found
+
+
 def _area(name: str, answer: dict[str, Any]) -> float:
     wrong, confidence = np.array(answer["wrong"], dtype=bool), np.array(answer["confidence"])
-    return aurc_by(name.removeprefix("aurc:"), wrong, confidence)
+    return aurc_by(name, wrong, confidence)
+
+
+def _error(name: str, answer: dict[str, Any]) -> float:
+    place = {label: i for i, label in enumerate(json.loads(answer["classes"]))}
+    labels = np.array([place[label] for label in answer["labels"]])
+    return ece_by(name, labels, np.array(answer["probs"]))
 
 
 def _of_cell(rows: list[dict[str, Any]], key: str, eval_dataset: str) -> list[dict[str, Any]]:

@@ -106,8 +106,9 @@ def repair(
 
     Beside every scored arm run what bounds it, random and oracle, unless the recipe's `references`
     is false. Cells that are there already are left as they are. `externals` are caches of other
-    images by the same networks; `concat` puts caches, and these, side by side; `progress` is told cells done and in all. Raises `TrustqError` for
-    an experiment that would not be honest; what was recorded before stays.
+    images by the same networks; the recipe's `concat` puts caches, and these, side by side.
+    `progress` is told cells done and in all. Raises `TrustqError` for an experiment that would not
+    be honest; what was recorded before stays.
     """
     sweep = recipe.sweep
     require_sound(sweep)

@@ -5,6 +5,8 @@ bins they take where nobody says; on small or saturated sets that is a differenc
 decimal. `labels` is (n,), `probs` (n, k) with rows that sum to 1.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from trustq.errors import InputError
@@ -36,13 +38,7 @@ def ece_by(convention: str, labels: np.ndarray, probs: np.ndarray) -> float:
     >>> round(ece_by("guo", np.array([0, 1]), np.array([[1.0, 0.0], [0.95, 0.05]])), 3)
     0.475
     """
-    if convention not in ECE_CONVENTIONS:
-        raise InputError(
-            f"convention is {convention!r}: expected one of {', '.join(ECE_CONVENTIONS)}.",
-            where="convention",
-            found=convention,
-            expected=ECE_CONVENTIONS,
-        )
+    _require_known(convention)
     probs = checked_probs(probs)
     labels = checked_labels(labels, *probs.shape, beside="probs")
     right = (probs.argmax(axis=1) == labels).astype(np.float64)
@@ -63,6 +59,20 @@ def ece_by(convention: str, labels: np.ndarray, probs: np.ndarray) -> float:
     return _left_closed(right, confidence, 15 if convention == "torchmetrics" else 10)
 
 
+def chosen_conventions(names: Sequence[str]) -> tuple[str, ...]:
+    """The conventions of a list, each once; `all` is every one. Raises `TrustqError` for others.
+
+    >>> chosen_conventions(["netcal", "guo", "netcal"])
+    ('netcal', 'guo')
+    """
+    listed = dict.fromkeys(
+        one for name in names for one in (ECE_CONVENTIONS if name == "all" else (name,))
+    )
+    for name in listed:
+        _require_known(name)
+    return tuple(listed)
+
+
 def all_ece_conventions(labels: np.ndarray, probs: np.ndarray) -> dict[str, float]:
     """ECE in every convention; largest less smallest is how far two papers may differ.
 
@@ -71,6 +81,16 @@ def all_ece_conventions(labels: np.ndarray, probs: np.ndarray) -> dict[str, floa
     (['guo', 'torchmetrics', 'netcal', 'torch-uncertainty', 'classwise', 'smooth'], 0.4)
     """
     return {name: ece_by(name, labels, probs) for name in ECE_CONVENTIONS}
+
+
+def _require_known(convention: str) -> None:
+    if convention not in ECE_CONVENTIONS:
+        raise InputError(
+            f"convention is {convention!r}: expected one of {', '.join(ECE_CONVENTIONS)}.",
+            where="convention",
+            found=convention,
+            expected=ECE_CONVENTIONS,
+        )
 
 
 def _guo(right: np.ndarray, confidence: np.ndarray) -> float:

@@ -1,6 +1,7 @@
 """The page and the pictures of one evaluation."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from trustq.evaluation.evaluate import Evaluation, curve_rows, error_rows
 from trustq.evaluation.shift_stages import STAGES
 from trustq.metrics.calibration_error import CONVENTIONS
 from trustq.metrics.classification import ECE_BINS
+from trustq.metrics.ece_conventions import ECE_CONVENTIONS, chosen_conventions
 from trustq.metrics.per_class import class_positions, positive_score
 from trustq.metrics.selective import risk_coverage_curve, thin_curve
 from trustq.report.plots import COLOURS, new_canvas, save_plot
@@ -36,8 +38,11 @@ _SHOWN = {
 }
 
 
-def evaluation_page(found: Evaluation) -> str:
-    """One page of text: what was evaluated, every figure beside its convention, what to know."""
+def evaluation_page(found: Evaluation, *, ece: Sequence[str] = ()) -> str:
+    """One page of text: what was evaluated, every figure beside its convention, what to know.
+
+    `ece` names conventions of the calibration error that stand beside ours, with their spread.
+    """
     report = found.report
     n_groups = "" if report["n_groups"] == report["n"] else f" of {report['n_groups']} groups"
     lines = [
@@ -50,6 +55,8 @@ def evaluation_page(found: Evaluation) -> str:
     for name, meaning in _SHOWN.items():
         cells = [_cell(report[s], name) for s in ("uncalibrated", "calibrated")]
         lines.append(f"{name:18}{cells[0]:>30}  {cells[1]:>30}  {meaning}")
+        if name == "ece":
+            lines += _ece_lines(report, chosen_conventions(ece))
     for stage in ("uncalibrated", "calibrated"):
         if report[stage] is None:
             continue
@@ -89,10 +96,25 @@ def evaluation_page(found: Evaluation) -> str:
     return "\n".join([*lines, DISCLAIMER])
 
 
-def write_evaluation(found: Evaluation, folder: Path, *, of_class: str | None = None) -> list[Path]:
+def _ece_lines(report: dict[str, Any], names: Sequence[str]) -> list[str]:
+    """A line for each convention; they reproduce published figures, which have no interval."""
+    lines = []
+    for name in (*names, *(["spread"] if names else [])):
+        cells = [
+            "" if report[stage] is None else f"{report[stage]['ece_conventions'][name]:.4f}"
+            for stage in ("uncalibrated", "calibrated")
+        ]
+        meaning = ECE_CONVENTIONS.get(name, "largest less smallest of all six conventions")
+        lines.append(f"{f'ece:{name}':22}{cells[0]:>26}  {cells[1]:>30}  {meaning}")
+    return lines
+
+
+def write_evaluation(
+    found: Evaluation, folder: Path, *, of_class: str | None = None, ece: Sequence[str] = ()
+) -> list[Path]:
     """Write page.txt, report.json, curves.csv, errors.csv and the pictures; returns their paths."""
     texts = {
-        "page.txt": evaluation_page(found),
+        "page.txt": evaluation_page(found, ece=ece),
         "report.json": to_json(found.report),
         "curves.csv": _csv(curve_rows(found)),
         "errors.csv": _csv(error_rows(found)),
