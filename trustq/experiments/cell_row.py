@@ -49,7 +49,8 @@ def cell_row(
     digest = digest_strings(cache.sample_id[validation].tolist()) if len(validation) else None
     uses_validation = bool(len(validation))
     # Clean labels that chose the backbone's checkpoint were paid for as well.
-    chose_checkpoint = np.flatnonzero(cache.seen & SEEN_SELECTION)
+    noisy_choice = cache.recipe.get("extract", {}).get("validation_noise", "")
+    chose_checkpoint = np.flatnonzero(cache.seen & SEEN_SELECTION & (0 if noisy_choice else 255))
     trained_on = experiment.training.rows_digest
     saw_rows = bool(cache.seen_labels[experiment.rows].any())
     purchases = [state.purchase for state in rounds if state.purchase]

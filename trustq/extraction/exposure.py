@@ -14,6 +14,7 @@ from trustq.data.splits import group_folds, split_by_group, thin_classes
 from trustq.errors import DishonestError, InputError, NotFound
 from trustq.extraction.inputs.observed import read_observed
 from trustq.extraction.settings import require_agreeing
+from trustq.extraction.train.selection import judging_labels
 from trustq.extraction.train.weights import is_checkpoint
 from trustq.recipes import ExtractRecipe
 from trustq.store import read_attributes
@@ -172,7 +173,7 @@ def require_trainable(manifest: Manifest, *, recipe: ExtractRecipe) -> None:
                 f"noise={recipe.noise} and trusted={recipe.trusted:g} change nothing in a frozen "
                 "backbone, which sees no label. Draw them where they are used, in `trustq repair`."
             )
-        for key, default in (("observed", ""), ("train_on", "train")):
+        for key, default in (("observed", ""), ("train_on", "train"), ("validation_noise", "")):
             if (value := getattr(recipe, key)) != default:
                 raise InputError(
                     f"{key}={value} changes nothing in a frozen backbone, which is trained on no "
@@ -203,6 +204,7 @@ def require_trainable(manifest: Manifest, *, recipe: ExtractRecipe) -> None:
             "`patience=0`."
         )
     inside = split != "external"
+    _require_noisy_judges(manifest, recipe)
     untrained = [
         name
         for name in manifest.classes
@@ -213,6 +215,19 @@ def require_trainable(manifest: Manifest, *, recipe: ExtractRecipe) -> None:
             f"No training row has the class {', '.join(untrained)}, though other splits have. Make "
             "the splits again with more of it in train, or leave the class out."
         )
+
+
+def _require_noisy_judges(manifest: Manifest, recipe: ExtractRecipe) -> None:
+    """Raise `TrustqError` for validation noise that cannot be drawn or changes nothing."""
+    if not recipe.validation_noise:
+        return
+    if not chooses_epoch(recipe):
+        raise InputError(
+            f"validation_noise={recipe.validation_noise} changes nothing where the last epoch is "
+            "kept. Leave it out, or let validation rows choose: `checkpoint=best`."
+        )
+    none = np.empty(0, dtype=np.int64)
+    judging_labels(none, recipe=recipe, classes=manifest.classes, seed=0)
 
 
 def rows_elsewhere(manifest: Manifest, *, source: Path, attributes: dict[str, Any]) -> Rows:

@@ -250,6 +250,11 @@ class ExtractRecipe:
         "their sum, ece",
         *("best", "last", "macro_f1", "macro_auroc", "auroc_f1", "ece"),
     )
+    validation_noise: str = setting(
+        "",
+        "label noise of the validation rows that choose the epoch: same, or as noise; with "
+        ",corrected figures are estimated by what the noise makes of true labels; empty: clean",
+    )
     loss: str = setting(
         "ce",
         "cross-entropy, generalised, symmetric, focal, or adjusted by observed label counts",

@@ -171,6 +171,29 @@ class Cache:
         NaN where the epoch did not train on the row. They are in-sample: of the augmented image,
         by the network that was learning its observed label.
         """
+        logits = self._every_epoch.copy()
+        logits[:, self.observed < 0] = np.nan  # those of validation rows, which are not in-sample
+        return logits
+
+    @property
+    def validation_epochs(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions (m,) of the rows that judged each epoch, and their logits (e, m, k) at each.
+
+        They are of the network of the epoch's end, as it is evaluated. Raises `TrustqError` where
+        there are none.
+        """
+        logits = self._every_epoch
+        judged = (self.observed < 0) & ~np.isnan(logits).any(axis=(0, 2))
+        if not judged.any():
+            raise InputError(
+                f"{self.name} holds no logits of validation rows by epoch: it has none, or was "
+                "made by a trustq that did not keep them. Train again with `trustq extract` and "
+                "`name=NAME`."
+            )
+        return np.flatnonzero(judged), logits[:, judged]
+
+    @property
+    def _every_epoch(self) -> np.ndarray:
         if "epochs/logits" not in self.extra:
             raise InputError(
                 f"{self.name} holds no logits of its epochs: its network was not trained here, "

@@ -1,4 +1,4 @@
-"""Logits of training rows at each epoch, kept in a file while the training runs."""
+"""Logits of training and validation rows at each epoch, kept in a file while training runs."""
 
 from pathlib import Path
 
@@ -12,9 +12,10 @@ class EpochLogits:
     """What the training steps of each epoch gave for their rows, (epochs, n, k) of float32.
 
     They are those of the step itself, so they cost no pass of their own: of the augmented image,
-    with dropout, before the step. A row that an epoch did not draw is NaN there; of a row drawn
-    twice the later one stays. The values lie in `path`, so that memory does not grow with the
-    rows and a training that was stopped finds its earlier epochs again.
+    with dropout, before the step. Those of validation rows are of the network that judges the
+    epoch. A row that an epoch did not draw is NaN there; of a row drawn twice the later one stays.
+    The values lie in `path`, so that memory does not grow with the rows and a training that was
+    stopped finds its earlier epochs again.
     """
 
     def __init__(self, path: Path, *, n_epochs: int, n_rows: int, n_classes: int) -> None:

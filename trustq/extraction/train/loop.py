@@ -41,7 +41,12 @@ from trustq.extraction.train.optimizer import (
     to_training_mode,
 )
 from trustq.extraction.train.progress import Progress
-from trustq.extraction.train.selection import best_epoch, criterion_of, further_figure
+from trustq.extraction.train.selection import (
+    BY_LOSS,
+    best_epoch,
+    criterion_of,
+    judging_labels,
+)
 from trustq.extraction.train.stored_draws import FrozenStages, StoredDraws
 from trustq.extraction.train.teacher import Teacher
 from trustq.extraction.train.weights import Network
@@ -99,7 +104,8 @@ def train(
 ) -> Trained:
     """Train on the rows whose `observed` label, (n,), is not -1; the chosen weights stay in place.
 
-    `validation` holds positions of rows that judge each epoch by their reference labels. After each
+    `validation` holds positions of rows that judge each epoch, by their reference labels unless the
+    recipe puts noise on these. After each
     epoch the state goes to `resume`; a state of the same `identity` that is there is gone on from.
     `epoch_logits` keeps what each step gave for its rows; a `teacher` has its part in the loss.
     Raises `TrustqError` for a loss that is not finite and for images that cannot be decoded.
@@ -198,7 +204,11 @@ class _Run:
         counts = torch.from_numpy(np.bincount(labels, minlength=n_classes))
         self._loss = make_loss(recipe, counts.to(device))
         self._mixing = Mixing.of_recipe(recipe, n_classes=n_classes, seed=seed)
-        self.criterion = criterion_of(recipe.checkpoint, self._labels[self._val_rows])
+        self._judging = judging_labels(
+            self._labels[self._val_rows], recipe=recipe, classes=manifest.classes, seed=seed
+        )
+        self._labels[self._val_rows] = self._judging.labels
+        self.criterion = criterion_of(recipe.checkpoint, self._judging.labels)
         freeze_stages(network, recipe.trained_stages)
         self._stages: FrozenStages | None = None
         self._stored: StoredDraws | None = None
@@ -263,6 +273,11 @@ class _Run:
                 preprocessing=self._preprocessing,
                 device=self._device,
             )
+            if self._judging.matrix is not None:
+                val_loss = self._judging.figure(BY_LOSS, logits)
+            if self.epoch_logits is not None:
+                self.epoch_logits.add(self.epoch, self._val_rows, torch.from_numpy(logits))
+                self.epoch_logits.end()
             if not math.isfinite(val_loss):
                 raise _not_finite("validation loss", f"after {what}", self._recipe, resume)
         self.epoch += 1
@@ -273,8 +288,7 @@ class _Run:
         self.history.learning_rate.append(self._rate)
         figures: list[float] = getattr(self.history, self.criterion.figure)
         if self.criterion.figure != "val_loss":
-            labels = self._labels[self._val_rows]
-            figures.append(further_figure(self.criterion, labels, logits))
+            figures.append(self._judging.figure(self.criterion, logits))
         self.best_epoch = best_epoch(figures, highest=self.criterion.highest)
         if self.best_epoch == self.epoch and self._recipe.checkpoint != "last":
             self.best_state = {
