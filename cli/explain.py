@@ -27,6 +27,9 @@ _Over = Annotated[
     str,
     typer.Option(help="What maps are compared over: passes, views, seeds, or auto (the first)."),
 ]
+_Results = Annotated[
+    Path | None, typer.Option(help="Folder of result tables to add the rows to, for trustq sql.")
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 
@@ -37,18 +40,21 @@ def stability(
     explained: _Class = "predicted",
     split: _Split = "test",
     out: Annotated[Path | None, typer.Option(help="CSV of each row's figures to write.")] = None,
+    results: _Results = None,
     json: _Json = False,
 ) -> None:
     """Measure how much the maps of the same rows move over passes, views and seeds.
 
     Overlap of the top 20 % and rank correlation (higher is more stable), shift of the center of
-    mass and max-sensitivity (lower is more stable), means over rows.
+    mass and max-sensitivity (lower is more stable), means over rows of the first cache; the table
+    stability of RESULTS has every row of every cache.
 
-    Example: trustq explain stability 'cache/ham10000/maps/seed*.h5'
+    Example: trustq explain stability 'cache/ham10000/maps/seed*.h5' --results results
     """
     import numpy as np
 
     from trustq.explain.summaries import stability_rows, stability_table
+    from trustq.explain.tables import record_stability
     from trustq.report.text import to_json
 
     opened = _opened(caches)
@@ -60,6 +66,8 @@ def stability(
 
         write_rows(out, stability_rows(found))
         typer.echo(f"wrote {out}", err=True)
+    if results is not None:
+        record_stability(opened, results, method=method, explain=explained, split=split)
     if json:
         typer.echo(to_json({"method": found.method, "n": len(found.rows), "over": found.means}))
         return
@@ -105,6 +113,7 @@ def trust(
     caches: _Caches,
     cells: Cells,
     maps: Maps,
+    results: _Results = None,
     json: _Json = False,
 ) -> None:
     """Count rows by correct, confident and stable, and ask whether stability adds to confidence.
@@ -115,10 +124,12 @@ def trust(
     Example: trustq explain trust 'cache/ham10000/maps/seed*.h5' --over passes
     """
     from trustq.explain.summaries import trust_report
+    from trustq.explain.tables import record_cells
     from trustq.report.text import to_json
 
+    opened = _opened(caches)
     found = trust_report(
-        _opened(caches),
+        opened,
         over=maps.over,
         method=maps.method,
         split=maps.split,
@@ -129,6 +140,8 @@ def trust(
     )
     for note in found.notes:
         typer.echo(f"Note: {note}.", err=True)
+    if results is not None:
+        record_cells(opened, found, results)
     if json:
         typer.echo(to_json(found.record))
         return

@@ -25,6 +25,7 @@ from trustq.explain.summaries import (
 )
 from trustq.explain.variants import row_maps
 from trustq.report.failure_page import write_failures
+from trustq.results import run_query
 from trustq.store import Cache, read_cache, write_cache
 
 N, GRID, CHANNELS = 240, 4, 8
@@ -157,6 +158,34 @@ def test_stability_is_told_for_passes_views_and_seeds(caches: list[Cache], tmp_p
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == 1 + 3 * len(found.rows)
 
 
+def test_stability_in_sql_is_of_every_network_and_row(caches: list[Cache], tmp_path: Path) -> None:
+    paths = [cache.path for cache in caches]
+    for _ in range(2):  # the same measurement is written once
+        done = run("explain", "stability", *paths, "--results", tmp_path / "r")
+        assert done.exit_code == 0, done.output
+    rows = run_query(
+        tmp_path / "r",
+        "SELECT backbone_seed, over, count(*), avg(overlap), avg(shift), avg(max_sensitivity) "
+        "FROM stability GROUP BY ALL ORDER BY ALL",
+    ).rows
+    expected = []
+    for cache, other in (caches, caches[::-1]):
+        found = stability_table([cache, other], split="test")
+        for row in found.means:
+            means = [row[name] for name in ("overlap", "shift", "max_sensitivity")]
+            expected.append((cache.backbone_seed, row["over"], len(found.rows), *means))
+    assert [row[:3] for row in rows] == [row[:3] for row in sorted(expected)]
+    for row, own in zip(rows, sorted(expected), strict=True):
+        np.testing.assert_allclose(row[3:], own[3:], rtol=1e-6)  # of float32
+    wrong = run_query(
+        tmp_path / "r",
+        "SELECT count(*) FROM stability WHERE kind = 'seeds' AND backbone_seed = 0 "
+        "AND label <> predicted",
+    ).rows[0][0]
+    test = caches[0].split == "test"
+    assert wrong == (caches[0].logits.argmax(axis=1) != caches[0].label)[test].sum()
+
+
 def test_stored_explanations_stand_in_where_maps_are_missing(caches: list[Cache]) -> None:
     exact = row_maps(caches[0])
     left = {k: v for k, v in caches[0].extra.items() if not k.endswith("maps") or "gradcam" in k}
@@ -167,7 +196,9 @@ def test_stored_explanations_stand_in_where_maps_are_missing(caches: list[Cache]
     np.testing.assert_allclose(own.maps / GRID**2, exact.maps, atol=2e-3 * scale)
 
 
-def test_trust_cells_are_printed_with_a_paired_answer(caches: list[Cache], images: Path) -> None:
+def test_trust_cells_are_printed_with_a_paired_answer(
+    caches: list[Cache], images: Path, tmp_path: Path
+) -> None:
     paths = [cache.path for cache in caches]
     asked = ("--over", "passes", "--metadata", images, "--by", "domain")
     result = run("explain", "trust", *paths, *asked, "--json")
@@ -178,6 +209,27 @@ def test_trust_cells_are_printed_with_a_paired_answer(caches: list[Cache], image
     n_test = int((caches[0].split == "test").sum())
     by = record["tables"]["by domain, first network"]
     assert sum(row["n"] for row in by) == n_test
+    for _ in range(2):
+        done = run("explain", "trust", *paths, *asked, "--results", tmp_path / "r")
+        assert done.exit_code == 0, done.output
+    cells = run_query(
+        tmp_path / "r",
+        "SELECT backbone_seed, n, share, lower, upper, confidence_cut FROM trust_cells",
+    ).rows
+    own = [
+        (one["seed"], *(cell[name] for name in ("n", "share", "lower", "upper")), cut)
+        for one in record["networks"]
+        for cell in one["cells"]
+        if (cut := one["cuts"]["confidence"])
+    ]
+    np.testing.assert_allclose(sorted(cells), sorted(own), rtol=1e-12)
+    answer = run_query(
+        tmp_path / "r", "SELECT difference, lower, upper, p, answer FROM trust_cell_answers"
+    ).rows
+    added = record["added"]
+    assert len(answer) == 1 and answer[0][4] == record["answer"]
+    np.testing.assert_allclose(answer[0][:3], [added["difference"], *added["interval"]], rtol=1e-9)
+    assert answer[0][3] == added["sign_flip"]["p_value"]
     text = run("explain", "trust", *paths, *asked)
     assert "Does stability add anything to confidence?" in text.stdout
 

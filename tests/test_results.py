@@ -140,7 +140,7 @@ def test_written_is_read(filled: Path) -> None:
     assert rows(filled, "SELECT arm, value FROM metric_values") == [("random", 0.5)]
     counts = {name: n for name, n, _ in describe_results(filled).rows if n is not None}
     assert counts == {**dict.fromkeys(TABLES, 1), "predictions": 2} | dict.fromkeys(
-        ("failures", "trust", "trust_tests"), 0
+        ("failures", "trust", "trust_tests", "stability", "trust_cells", "trust_cell_answers"), 0
     )
 
 
@@ -237,7 +237,8 @@ def test_unknown_tables_and_columns_are_refused(tmp_path: Path) -> None:
         write_part(tmp_path, {"run": {}}, part="p")
     assert message(error) == (
         "Results have no table 'run', only runs, rounds, transitions, queries, labels, metrics, "
-        "predictions, label_issues, trust, trust_tests, failures, samples."
+        "predictions, label_issues, trust, trust_tests, stability, trust_cells, "
+        "trust_cell_answers, failures, samples."
     )
     with pytest.raises(TrustqError) as error:
         write_part(tmp_path, {"samples": columns([{"sample_id": "a", "age": 40}])}, part="p")

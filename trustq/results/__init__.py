@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from trustq.results.schema import TABLES
     from trustq.results.show import format_result
     from trustq.results.verify import Checked, verify_results
-    from trustq.results.write import join_tables, mark, new_part, write_part
+    from trustq.results.write import join_tables, mark, new_part, table_columns, write_part
 
 __all__ = [
     "EXAMPLES",
@@ -44,6 +44,7 @@ __all__ = [
     "save_database",
     "save_query",
     "save_repaired_labels",
+    "table_columns",
     "verify_results",
     "write_part",
 ]
@@ -70,6 +71,7 @@ __getattr__, __dir__ = lazy_names(
         "save_database": "trustq.results.query",
         "save_query": "trustq.results.query",
         "save_repaired_labels": "trustq.results.repaired",
+        "table_columns": "trustq.results.write",
         "verify_results": "trustq.results.verify",
         "write_part": "trustq.results.write",
     },

@@ -223,6 +223,18 @@ def describe_results(
     return Result(["table_name", "n_rows", "columns"], rows)
 
 
+def has_key(folder: Path, table: str, key: str) -> bool:
+    """Whether a table of trust figures or maps holds the rows of a key, its first column."""
+    if not (Path(folder) / MARKER).is_file():
+        return False
+    column = next(iter(TABLES[table]))
+    with connect(folder) as connection:
+        found = connection.execute(
+            f"SELECT count(*) FROM {table} WHERE {column} = ?", [key]
+        ).fetchone()
+    return bool(found and found[0])
+
+
 def committed_keys(folder: Path) -> set[str]:
     """Keys of the cells that are complete; none where the folder is not there yet.
 

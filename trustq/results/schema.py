@@ -282,6 +282,68 @@ TABLES: dict[str, dict[str, str]] = {
         "holm_p": "DOUBLE",
         "family": "VARCHAR",  # which tests the adjustment is over
     },
+    # How much the map of each row moves, by network and by what moves it.
+    "stability": {
+        "explain_key": "VARCHAR",  # tells two measurements apart
+        "dataset": "VARCHAR",
+        "cache": "VARCHAR",
+        "cache_digest": "VARCHAR",
+        "cache_recipe": "VARCHAR",
+        "backbone": "VARCHAR",
+        "backbone_seed": "INTEGER",
+        "method": "VARCHAR",  # 'exact', 'gradcam' or 'scorecam'
+        "explained": "VARCHAR",  # 'predicted', 'label' or a class
+        "split": "VARCHAR",
+        "kind": "VARCHAR",  # 'passes', 'views' or 'seeds'
+        "over": "VARCHAR",  # which passes, which view
+        "n_maps": "INTEGER",  # beside the clean one
+        "sample_id": "VARCHAR",
+        "group_id": "VARCHAR",
+        "label": "VARCHAR",
+        "predicted": "VARCHAR",
+        "confidence": "DOUBLE",  # largest probability, without temperature
+        "overlap": "DOUBLE",  # NULL: a blank map
+        "rank_correlation": "DOUBLE",
+        "shift": "DOUBLE",
+        "max_sensitivity": "DOUBLE",
+    },
+    # The eight cells correct x confident x stable of each network.
+    "trust_cells": {
+        "explain_key": "VARCHAR",
+        "dataset": "VARCHAR",
+        "made_of": "VARCHAR",  # digests of all caches that were compared
+        "split": "VARCHAR",
+        "cache": "VARCHAR",
+        "backbone_seed": "INTEGER",
+        "over": "VARCHAR",
+        "confidence_cut": "DOUBLE",
+        "stability_cut": "DOUBLE",
+        "correct": "BOOLEAN",
+        "confident": "BOOLEAN",
+        "stable": "BOOLEAN",
+        "n": "INTEGER",
+        "share": "DOUBLE",
+        "lower": "DOUBLE",
+        "upper": "DOUBLE",
+    },
+    # Whether stability adds anything to confidence, at equal coverage, over all networks.
+    "trust_cell_answers": {
+        "explain_key": "VARCHAR",
+        "dataset": "VARCHAR",
+        "made_of": "VARCHAR",
+        "split": "VARCHAR",
+        "n_networks": "INTEGER",
+        "n_groups": "INTEGER",
+        "coverage": "DOUBLE",
+        "risk_stable": "DOUBLE",
+        "risk_matched": "DOUBLE",
+        "difference": "DOUBLE",  # below 0: stability helps
+        "lower": "DOUBLE",
+        "upper": "DOUBLE",
+        "p": "DOUBLE",  # sign-flip over networks; NULL for one
+        "p_floor": "DOUBLE",
+        "answer": "VARCHAR",
+    },
     # Cells that ended with an error and have not been run since.
     "failures": {
         "request": "VARCHAR",  # runs.request

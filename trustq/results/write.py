@@ -4,10 +4,11 @@ import json
 import re
 import threading
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -59,6 +60,21 @@ def write_part(folder: Path, tables: dict[str, Columns], *, part: str) -> None:
             copy_parquet(written[table], whole, types=types, connection=connection, of=path)
         if written:
             write_record(folder, part, written)
+
+
+def table_columns(table: str, rows: Sequence[Mapping[str, Any]]) -> Columns:
+    """Rows as columns of a table of the schema; what is missing, None or NaN is NULL."""
+    found: Columns = {}
+    for name, kind in TABLES[table].items():
+        values = [row.get(name) for row in rows]
+        if kind not in ("INTEGER", "DOUBLE"):
+            found[name] = np.array([*values, None], dtype=object)[:-1]
+            continue
+        blank = np.array([value is None or value != value for value in values])
+        filled = [0 if missing else value for value, missing in zip(values, blank, strict=True)]
+        dtype = np.int64 if kind == "INTEGER" else np.float64
+        found[name] = np.ma.masked_array(np.array(filled, dtype=dtype), mask=blank)
+    return found
 
 
 def join_tables(parts: Sequence[dict[str, Columns]]) -> dict[str, Columns]:
