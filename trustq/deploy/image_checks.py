@@ -74,12 +74,16 @@ def _sharpness(grey: Image.Image) -> float:
     values = np.asarray(grey).astype(np.int16)
     if min(values.shape) < 3:
         return 0.0
-    found = -4 * values[1:-1, 1:-1]
-    for around in (values[:-2, 1:-1], values[2:, 1:-1], values[1:-1, :-2], values[1:-1, 2:]):
-        found += around
-    # Sums of squares of integers, below 2^53: as exact in doubles as in integers, and far faster.
-    flat = found.ravel().astype(np.float64)
-    return float((flat @ flat) / len(flat) - (flat.sum() / len(flat)) ** 2)
+    found = values[:-2, 1:-1] + values[2:, 1:-1]
+    found += values[1:-1, :-2]
+    found += values[1:-1, 2:]
+    found -= values[1:-1, 1:-1] << 2
+    # Exact sums of integers. Not by BLAS, which wakes a thread for each core: for so short a sum
+    # they cost a server 3 ms where this takes .02.
+    squares = found.astype(np.int32)
+    squares *= squares
+    mean = float(found.sum(dtype=np.int64)) / found.size
+    return float(squares.sum(dtype=np.int64)) / found.size - mean**2
 
 
 def _skin(image: Image.Image) -> float:

@@ -34,6 +34,7 @@ from trustq.errors import InputError
 
 _SLACK = 65_536  # bytes of a multipart body beside its image, and of headers
 _MOST_BATCH = 40_000_000  # bytes of a batch request
+_JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -222,7 +223,7 @@ async def _worked(service: Service, post: _Post, scope: Scope, receive: Receive)
 async def _send_json(
     send: Send, content: Any, status: int, headers: Sequence[tuple[bytes, bytes]]
 ) -> None:
-    body = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    body = _JSON.encode(content).encode()
     stated = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
