@@ -73,6 +73,7 @@ def _completion(setting: Setting) -> Callable[[str], list[str]] | None:
         return None
 
     def complete(incomplete: str) -> list[str]:
-        return [choice for choice in setting.every_choice if choice.startswith(incomplete)]
+        names = [choice.removesuffix("FILE") for choice in setting.every_choice]
+        return [name for name in names if name.startswith(incomplete)]
 
     return complete

@@ -9,7 +9,7 @@ from trustq.audit.folder import StoredAudit
 from trustq.audit.source import AuditSource, KnownLabels, open_source
 from trustq.core.generators import generator
 from trustq.errors import InputError
-from trustq.heads import SharedFeatures, fit_heads, make_head
+from trustq.heads import SharedFeatures, fit_heads, make_head, text_file
 from trustq.heads.feature_cache import one_blas_thread
 from trustq.metrics.classification import summarise
 from trustq.metrics.per_class import class_figures
@@ -92,6 +92,12 @@ def _reopened(audit: StoredAudit) -> AuditSource:
     stored = audit.sources[0]
     asked = {**stored["asked"], "source": "head"}
     path = Path(stored["path"])
+    if text_file(asked["head"]) is not None:
+        raise InputError(
+            f"{path} was audited by a zero-shot head, which learns from no label, so dropping "
+            "labels cannot change it. Audit with a head that is fitted, e.g. `head=linear`.",
+            path=path,
+        )
     if stored["probabilities"] == "stated":
         raise InputError(
             f"{path} was audited by its probabilities: there are no features to fit a head on "

@@ -17,7 +17,7 @@ from trustq.core.leaks import in_sample_signs
 from trustq.data.splits import group_folds, thin_classes
 from trustq.errors import InputError
 from trustq.evaluation.predictions import Predictions, read_predictions
-from trustq.heads import SharedFeatures, choose_penalty, make_head
+from trustq.heads import SharedFeatures, choose_penalty, make_head, text_file, text_settings
 from trustq.heads.feature_cache import one_blas_thread
 from trustq.heads.out_of_fold import (
     FoldFit,
@@ -151,6 +151,8 @@ def open_source(
         "exposure": exposure,
         "normalize": normalize,
     }
+    if (texts := text_file(head)) is not None and texts.is_file():
+        asked["texts"] = digest_bytes(texts.read_bytes())  # a file may change under its name
     own = _read(path, source, names, exposure, normalize)
     if known is not None:
         own = _with_known(own, known)
@@ -210,6 +212,8 @@ def open_source(
         made, fitted = fitted_out_of_fold(training, features, observed, head)
         title = ", ".join([f"{head} heads", *(f"{k} = {v:g}" for k, v in fitted.items())])
         title += f", {folds} folds by group"
+        if texts is not None:
+            title = f"zero-shot head of {texts.name}, which no label changes"
     return AuditSource(
         training=training,
         observed=observed,
@@ -373,7 +377,12 @@ def fitted_out_of_fold(
     `features`, (n, d), are standardised, `observed` (n,) the labels to fit; the penalty is that of
     the lowest out-of-fold log loss. Raises `TrustqError` where no label can be judged.
     """
-    shared, n_classes = SharedFeatures(features), len(training.cache.classes)
+    shared, classes = SharedFeatures(features), training.cache.classes
+    texts: dict[str, Any] = {}
+    if text_file(head) is not None:
+        # That of the audited rows, by which their features were standardised.
+        scale = scale_of(training.cache.features, training.rows)
+        texts = text_settings(head, classes=classes, feature_scale=scale)
 
     def fit(
         settings: dict[str, float], start: FoldFit | None = None, tolerance: float | None = None
@@ -382,7 +391,7 @@ def fitted_out_of_fold(
             training,
             shared,
             observed[None],
-            make=[lambda: make_head(head, n_classes=n_classes, **settings)],
+            make=[lambda: make_head(head, n_classes=len(classes), **settings, **texts)],
             start=None if start is None else [start],
             tolerance=tolerance,
         )[0]

@@ -12,6 +12,7 @@ import numpy as np
 
 from trustq.core.digest import digest_strings
 from trustq.experiments.retrained import training_columns
+from trustq.heads import text_file
 from trustq.recipes import Recipe, SweepRecipe
 from trustq.repair.arms import IN_SAMPLE, Arm, parse_arm
 from trustq.repair.loop import Loop
@@ -147,6 +148,8 @@ def _why_stopped(arm: Arm, last: Round, budget: int) -> str:
 
 def _refit(arm: Arm, sweep: SweepRecipe) -> str:
     """What learnt from the arm's labels; cached logits learnt only from those that were stored."""
+    if text_file(sweep.head) is not None:
+        return "none"
     if sweep.head != "backbone":
         return "head"
     return "backbone" if arm.score == "none" else "none"

@@ -10,6 +10,7 @@ from trustq.errors import InputError, NotFound
 from trustq.evaluation.conditions import CLEAN
 from trustq.evaluation.predictions import Predictions, read_predictions
 from trustq.experiments.trust import Judged, judged_caches, judged_predictions, with_columns
+from trustq.heads import text_file
 from trustq.metrics.probabilities import softmax
 from trustq.recipes import SweepRecipe
 from trustq.repair.settings import require_sound
@@ -110,8 +111,15 @@ def head_predictions(
         groups=judged.groups,
         columns=judged.columns,
         conditions=shifted,
-        notes=(*judged.notes, f"a {head} head, fitted on clean training labels"),
+        notes=(*judged.notes, _about(head)),
     )
+
+
+def _about(head: str) -> str:
+    texts = text_file(head)
+    if texts is not None:
+        return f"a zero-shot head of {texts.name}, which learns from no label"
+    return f"a {head} head, fitted on clean training labels"
 
 
 def parse_folds(text: str) -> int:

@@ -15,7 +15,13 @@ from trustq.heads.feature_cache import SharedFeatures, cores
 from trustq.heads.linear import LinearHead, PenaltyPath, fit_penalty_path, fit_together
 from trustq.heads.multinomial import MultinomialFits, fit_multinomial
 from trustq.heads.penalty import choose_penalty
-from trustq.heads.zero_shot import ZeroShotHead, read_text_features
+from trustq.heads.zero_shot import (
+    ZERO_SHOT,
+    ZeroShotHead,
+    read_text_features,
+    text_file,
+    text_settings,
+)
 
 __all__ = [
     "BoostedHead",
@@ -33,6 +39,8 @@ __all__ = [
     "make_head",
     "read_text_features",
     "takes_weights",
+    "text_file",
+    "text_settings",
 ]
 
 
@@ -56,21 +64,30 @@ class Head(Protocol):
         """Bytes of what a prediction needs."""
 
 
+def _zero_shot(*, n_classes: int, **settings: Any) -> ZeroShotHead:
+    if "text_features" not in settings:
+        text_file(ZERO_SHOT)
+    return ZeroShotHead(**settings)
+
+
 _HEADS: dict[str, Any] = {
     "linear": LinearHead,
     "balanced": partial(LinearHead, class_weight="balanced"),
     **{name: partial(BoostedHead, **preset) for name, preset in PRESETS.items()},
     **{kind: partial(ClassicHead, kind=kind) for kind in KINDS},
+    ZERO_SHOT: _zero_shot,
 }
 
 
 def make_head(name: str, *, n_classes: int, **settings: Any) -> Head:
     """A fresh head by its name, a plug-in's too; raises `TrustqError` for an unknown one.
 
+    The zero-shot head's name may have its file, whose content `text_settings` reads.
+
     >>> make_head("linear", n_classes=3, C=0.1)
     LinearHead(C=0.1, n_classes=3)
     """
-    make = _HEADS.get(name)
+    make = _HEADS.get(ZERO_SHOT if name.startswith(f"{ZERO_SHOT}:") else name)
     if make is None and find_plugin("heads", name) is not None:
         make = partial(ClassicHead, kind=name)
     if make is None:

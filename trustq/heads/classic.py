@@ -10,6 +10,7 @@ from trustq.errors import InputError
 from trustq.heads.estimator import HeadEstimator
 from trustq.heads.feature_cache import SharedFeatures, one_blas_thread
 from trustq.heads.linear import ABSENT_LOG_PROBABILITY
+from trustq.heads.zero_shot import ZERO_SHOT
 from trustq.metrics.probabilities import softmax
 
 KINDS = ("knn", "centroid", "lda", "ridge", "mlp", "majority", "prior")
@@ -154,7 +155,7 @@ _MODELS: dict[str, Callable[[int], Any]] = {
 def takes_weights(kind: str) -> bool:
     """Whether a head of this name can weigh its rows, rather than only leave them out."""
     if kind in _MODELS or find_plugin("heads", kind) is None:
-        return kind not in UNWEIGHED
+        return kind not in UNWEIGHED and kind.partition(":")[0] != ZERO_SHOT
     from sklearn.utils.validation import has_fit_parameter
 
     return bool(has_fit_parameter(_maker(kind)(0), "sample_weight"))

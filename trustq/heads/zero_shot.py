@@ -7,13 +7,17 @@ import numpy as np
 
 from trustq.errors import InputError, NotFound
 from trustq.heads.estimator import HeadEstimator
+from trustq.heads.standardise import Scale
+
+ZERO_SHOT = "zero_shot"  # the head's name before its file, as in zero_shot:names.npz
 
 
 class ZeroShotHead(HeadEstimator):
     """Logits `logit_scale` cos(feature, text) + `logit_bias`, which learn nothing from labels.
 
-    `text_features` is (k, d), one row a class, in the space that the images' features are in: raw
-    ones, not standardised. CLIP's scale is about 100 and its bias 0; SigLIP's are its own.
+    `text_features` is (k, d), one row a class, in the space of the backbone's own image features.
+    Features that were standardised since are put back there by `feature_scale`, the one they were
+    standardised by. CLIP's scale is about 100 and its bias 0; SigLIP's are its own.
 
     >>> head = ZeroShotHead(text_features=np.array([[1.0, 0.0], [0.0, 2.0]]), logit_scale=10.0)
     >>> head.fit().predict_logits(np.array([[3.0, 0.0], [1.0, 1.0]])).round(2)
@@ -22,11 +26,17 @@ class ZeroShotHead(HeadEstimator):
     """
 
     def __init__(
-        self, *, text_features: Any = None, logit_scale: float = 100.0, logit_bias: float = 0.0
+        self,
+        *,
+        text_features: Any = None,
+        logit_scale: float = 100.0,
+        logit_bias: float = 0.0,
+        feature_scale: Scale | None = None,
     ) -> None:
         self.text_features = text_features
         self.logit_scale = logit_scale
         self.logit_bias = logit_bias
+        self.feature_scale = feature_scale
 
     def fit(self, X: Any = None, y: Any = None, **_: Any) -> Self:
         """Check the text features; images and labels are not looked at."""
@@ -52,13 +62,15 @@ class ZeroShotHead(HeadEstimator):
         return self
 
     def predict_logits(self, features: np.ndarray) -> np.ndarray:
-        """Logits, (n, k) of float64, of (n, d) raw features."""
+        """Logits, (n, k) of float64, of (n, d) features, standardised where `feature_scale` is."""
         images = np.asarray(features, dtype=np.float64)
         if images.ndim != 2 or images.shape[1] != self.texts_.shape[1]:
             raise InputError(
                 f"features has shape {images.shape}, but the text features have "
                 f"{self.texts_.shape[1]} columns: both must be of one backbone."
             )
+        if self.feature_scale is not None:
+            images = images * self.feature_scale.spread + self.feature_scale.center
         lengths = np.linalg.norm(images, axis=1, keepdims=True)
         cosines = images @ self.texts_.T / np.maximum(lengths, 1e-12)
         return np.asarray(self.logit_scale * cosines + self.logit_bias)
@@ -106,7 +118,8 @@ def read_text_features(
         )
     if scale is None and "logit_scale" not in arrays:
         raise InputError(
-            f"{path} does not state its logit_scale; give it (CLIP's is about 100): `scale=100`.",
+            f"{path} does not state its logit_scale. Store it there beside text_features and "
+            "classes (CLIP's is about 100).",
             path=path,
         )
     order = [named.index(name) for name in classes]
@@ -115,3 +128,46 @@ def read_text_features(
         logit_scale=float(arrays["logit_scale"]) if scale is None else scale,
         logit_bias=float(arrays.get("logit_bias", 0.0)) if bias is None else bias,
     ).fit()
+
+
+def text_file(head: str) -> Path | None:
+    """The file of text features that a head's name states, None where it is another head's name.
+
+    Raises `TrustqError` for the zero-shot head without a file.
+
+    >>> text_file("zero_shot:names.npz").name, text_file("linear")
+    ('names.npz', None)
+    """
+    kind, _, file = head.partition(":")
+    if kind != ZERO_SHOT:
+        return None
+    if not file:
+        raise InputError(
+            "The zero_shot head learns nothing from labels: it needs the text features of the "
+            f"classes, an npz file of text_features, classes and logit_scale: `head={ZERO_SHOT}:"
+            "FILE.npz`.",
+            where="head",
+            found=head,
+        )
+    return Path(file)
+
+
+def text_settings(head: str, *, classes: tuple[str, ...], feature_scale: Scale) -> dict[str, Any]:
+    """What `make_head` needs besides for the zero-shot head, of the file in its name; else nothing.
+
+    `feature_scale` is that of the features that the head will be given. Raises `TrustqError` for a
+    file that is missing or lacks a class, and for texts of another length than the features.
+    """
+    path = text_file(head)
+    if path is None:
+        return {}
+    own = read_text_features(path, classes=classes)
+    n_found, n_expected = own.n_features_in_, len(feature_scale.center)
+    if n_found != n_expected:
+        raise InputError(
+            f"{path} has text features of {n_found} columns, and the images' features have "
+            f"{n_expected}: both must be of one backbone.",
+            path=path,
+            found=n_found,
+        )
+    return own.get_params() | {"feature_scale": feature_scale}

@@ -91,6 +91,10 @@ class Setting(NamedTuple):
         """Whether a value is one of the choices, or there are none to choose from."""
         if not self.choices or value in self.choices:
             return True
+        for choice in self.choices:  # NAME:FILE stands for the name with any file
+            name, mark, _ = choice.partition(":")
+            if mark and str(value).startswith(name + mark) and value != name + mark:
+                return True
         return bool(self.plugins) and find_plugin(self.plugins, value) is not None
 
     def check(self, value: Any) -> None:
@@ -403,9 +407,10 @@ class SweepRecipe:
     )
     head: str = setting(
         "linear",
-        "classifier on features; balanced: linear, class weights; backbone: cached logits",
+        "classifier on features; balanced: linear, class weights; backbone: cached logits; "
+        "zero_shot: cosine with the file's text_features, which no label changes",
         *("linear", "balanced", "xgboost", "xgboost_study", "knn", "centroid", "lda", "ridge"),
-        *("mlp", "majority", "prior", "backbone"),
+        *("mlp", "majority", "prior", "backbone", "zero_shot:FILE"),
         plugins="heads",
         role="setting matched",
         always_keyed=True,

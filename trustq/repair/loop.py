@@ -17,7 +17,7 @@ from trustq.calibration.temperature import (
 from trustq.core.digest import digest_array, digest_json
 from trustq.core.generators import generator
 from trustq.errors import DishonestError, InputError
-from trustq.heads import Head, SharedFeatures, choose_penalty, make_head
+from trustq.heads import Head, SharedFeatures, choose_penalty, make_head, text_settings
 from trustq.heads.boosted import PRESETS
 from trustq.heads.out_of_fold import (
     FoldFit,
@@ -29,6 +29,7 @@ from trustq.heads.out_of_fold import (
     read_passes,
 )
 from trustq.heads.penalty import LOOSE_TOLERANCE
+from trustq.heads.standardise import Scale
 from trustq.metrics.classification import summarise
 from trustq.metrics.per_class import (
     class_positions,
@@ -537,9 +538,12 @@ class Loop:
         assert self.shared is not None
         name = head or self.sweep.head
 
+        classes = self.experiment.cache.classes
+        scale = Scale(self.experiment.center, self.experiment.scale)
+        texts = text_settings(name, classes=classes, feature_scale=scale)
+
         def maker(own: dict[str, Any]) -> Callable[[], Head]:
-            n_classes = len(self.experiment.cache.classes)
-            return lambda: make_head(name, n_classes=n_classes, **own)
+            return lambda: make_head(name, n_classes=len(classes), **own, **texts)
 
         return fit_folds(
             self.experiment.training,

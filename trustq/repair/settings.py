@@ -9,7 +9,7 @@ from trustq.core.digest import digest_bytes
 from trustq.core.plugins import Plugin, find_plugin
 from trustq.data.noise import noise_plugin, parse_noise, rate_of_noise
 from trustq.errors import InputError, NotFound
-from trustq.heads import takes_weights
+from trustq.heads import takes_weights, text_file
 from trustq.recipes import SweepRecipe
 from trustq.recipes.schema import LAST_SEED, Setting, plain, sweep_settings
 from trustq.repair.arms import Arm, budget_size, parse_arm, round_sizes, with_references
@@ -131,6 +131,10 @@ def require_readable(sweep: SweepRecipe) -> None:
         for path in map(Path, [value] if isinstance(value, str) and value else value):
             if not path.is_file():
                 raise NotFound(f"{path}: no such file.", path=path, where=name)
+    for name, heads in (("head", (sweep.head,)), ("ensemble", sweep.ensemble)):
+        for path in filter(None, map(text_file, heads)):
+            if not path.is_file():
+                raise NotFound(f"{path}: no such file.", path=path, where=name)
 
 
 def trusted_share(trusted: str) -> float:
@@ -174,6 +178,10 @@ def arm_settings(arm: Arm, sweep: SweepRecipe) -> dict[str, Any]:
         named["ensemble"] = list(sweep.ensemble)
         if settings := _ensemble_settings(sweep):
             named["ensemble_settings"] = settings
+        if files := {
+            str(f): digest_bytes(_bytes_of(f)) for f in map(text_file, sweep.ensemble) if f
+        }:
+            named["ensemble_files"] = files
     # Another version of a plug-in may give other numbers.
     if plugins := plugins_of(arm, sweep):
         named["plugins"] = plugins
@@ -261,7 +269,10 @@ def further_settings(sweep: SweepRecipe) -> dict[str, Any]:
 
 def head_settings(sweep: SweepRecipe) -> dict[str, Any]:
     """What was asked of the head; other settings do not concern it."""
-    return {
+    texts = text_file(sweep.head)
+    # A file may change under its name.
+    own = {} if texts is None else {"texts": digest_bytes(_bytes_of(texts))}
+    return own | {
         s.name: value_of(sweep, s)
         for s in sweep_settings("head")
         if sweep.head in s.heads and (s.always_keyed or is_set(sweep, s))
