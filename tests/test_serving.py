@@ -10,6 +10,7 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,13 @@ def _running(packaged: Packaged) -> Iterator[Running]:
     running.stop()
 
 
+@pytest.fixture(name="patient", scope="module")
+def _patient(packaged: Packaged) -> Iterator[Running]:
+    running = Running(packaged.folder, ServeSettings(per_minute=0, workers=1))
+    yield running
+    running.stop()
+
+
 def image_bytes(packaged: Packaged, row: int = 0) -> bytes:
     return packaged.manifest.image_path(row).read_bytes()
 
@@ -108,6 +116,51 @@ def test_an_answer_is_what_the_model_says(running: Running, packaged: Packaged) 
     ).json()["answers"]
     assert [one["name"] for one in batch] == ["a", "b"]
     assert batch[0]["risk_tier"] and batch[1]["status"] == 415
+
+
+def test_images_that_wait_run_together_and_each_gets_its_own_answer(
+    patient: Running, packaged: Packaged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    as_it_is = serving.answers_for
+
+    def slow(images: Any, model: Any) -> Any:
+        sizes.append(len(images))
+        time.sleep(0.05)  # meanwhile the others arrive
+        return as_it_is(images, model)
+
+    monkeypatch.setattr(serving, "answers_for", slow)
+    rows = [row % 12 for row in range(40)]
+    bodies = [image_bytes(packaged, row) if row != 5 else b"\xff\xd8\xff\xe0" for row in rows]
+    with ThreadPoolExecutor(16) as pool:
+        posts = pool.map(
+            lambda body: httpx.post(f"{patient.address}/api/analyze", content=body), bodies
+        )
+        answers = list(posts)
+    model = tq.load_model(packaged.folder)
+    for row, found in zip(rows, answers, strict=True):
+        if row == 5:
+            assert found.status_code == 400  # a damaged one among them is refused alone
+            continue
+        image = model.pixels(image_bytes(packaged, row), reduced=False)[None]
+        expected = model.run(image).probabilities[0]
+        stated = np.array(list(found.json()["probabilities"].values()))
+        assert np.abs(stated - expected).max() < 1e-6
+    assert max(sizes) == 4 and sum(sizes) == len(rows) - rows.count(5)
+
+
+def test_a_failed_run_is_an_error_of_those_who_asked_and_of_no_later_one(
+    patient: Running, packaged: Packaged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(images: Any, model: Any) -> Any:
+        raise RuntimeError("no memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(serving, "answers_for", failing)
+        found = httpx.post(f"{patient.address}/api/analyze", content=image_bytes(packaged))
+        assert found.status_code == 500 and "no memory" not in found.text
+    found = httpx.post(f"{patient.address}/api/analyze", content=image_bytes(packaged))
+    assert found.status_code == 200 and patient.service._inside == 0
 
 
 def test_requests_that_are_refused_say_why(running: Running, packaged: Packaged) -> None:

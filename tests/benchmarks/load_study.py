@@ -26,8 +26,8 @@ SENDERS = 16
 BAD = ("oversized", "truncated", "wrong type", "cut short", "slow")
 
 
-def bare(folder: str, paths: list[str], threads: int) -> None:
-    """Answer lines `n` on stdin by the seconds that n images take."""
+def bare(folder: str, paths: list[str], threads: int, together: int) -> None:
+    """Answer lines `n` on stdin by the seconds that n images take, `together` in a run."""
     from concurrent.futures import ThreadPoolExecutor
 
     from trustq.data.pillow_rgb import decode_rgb
@@ -37,17 +37,20 @@ def bare(folder: str, paths: list[str], threads: int) -> None:
     model = load_model(folder, threads=1)
     data = [Path(path).read_bytes() for path in paths]
 
-    def one(i: int) -> None:
-        pixels = np.asarray(model.preprocessing.fitted_in_steps(decode_rgb(data[i % len(data)])))
-        images = model.preprocessing.network_input(pixels[None])
+    def pixels_of(i: int) -> np.ndarray:
+        return np.asarray(model.preprocessing.fitted_in_steps(decode_rgb(data[i % len(data)])))
+
+    def some(first: int) -> None:
+        pixels = np.stack([pixels_of(i) for i in range(first, first + together)])
+        images = model.preprocessing.network_input(pixels)
         model.session.run(list(OUTPUTS), {INPUT: images})
 
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(one, range(32)))
+        list(pool.map(some, range(0, 32, together)))
         print("ready", flush=True)
         for line in sys.stdin:
             started = time.monotonic()
-            list(pool.map(one, range(int(line))))
+            list(pool.map(some, range(0, int(line), together)))
             print(time.monotonic() - started, flush=True)
 
 
@@ -151,11 +154,12 @@ def main() -> None:
     parser.add_argument("--bad", type=int, default=1000)
     parser.add_argument("--blocks", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--together", type=int, default=1, help="Images of a bare run.")
     parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     paths = sorted(map(str, asked.images.glob("*.jpg")))[:200]
     if asked.bare:
-        bare(asked.model, paths, asked.threads)
+        bare(asked.model, paths, asked.threads, asked.together)
         return
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -164,6 +168,7 @@ def main() -> None:
     options = ["--rate-limit", "0", "--port", str(port), "--workers", str(asked.threads)]
     server = subprocess.Popen([sys.executable, "-c", program, "serve", asked.model, *options])
     own = [__file__, asked.model, str(asked.images), "--bare", "--threads", str(asked.threads)]
+    own += ["--together", str(asked.together)]
     alone = subprocess.Popen(
         [sys.executable, *own], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -3,6 +3,7 @@
 Nothing of the image is in it but its size and measures.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,9 +34,19 @@ class Prepared:
 
 def answer_for(data: bytes, model: Model) -> dict[str, Any]:
     """The answer for the bytes of one image file; raises whatever Pillow raises."""
-    prepared = Prepared(data, model)
-    probs, _, distance = model.run(prepared.pixels[None])
-    return answer(probs[0].astype(np.float64), float(distance[0]), prepared, model)
+    return answers_for([Prepared(data, model)], model)[0]
+
+
+def answers_for(images: Sequence[Prepared], model: Model) -> list[dict[str, Any]]:
+    """The answers for images that run through the network together.
+
+    Company changes the last bits of an image's probabilities, by less than 1e-6.
+    """
+    probs, _, distance = model.run(np.stack([image.pixels for image in images]))
+    return [
+        answer(own.astype(np.float64), float(far), image, model)
+        for own, far, image in zip(probs, distance, images, strict=True)
+    ]
 
 
 def answer(probs: np.ndarray, distance: float, image: Prepared, model: Model) -> dict[str, Any]:
