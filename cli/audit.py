@@ -32,7 +32,13 @@ class Listing:
         float | None,
         typer.Option(help="Cut the list where its estimated precision falls below this."),
     ] = None
-    score: Annotated[str, typer.Option(help="Label-quality score.")] = "mean_rank"
+    score: Annotated[
+        str,
+        typer.Option(
+            help="Label-quality score; auto: mean_rank where models are fitted on these labels, "
+            "self_confidence for probabilities of a file."
+        ),
+    ] = "auto"
     unit: Annotated[
         str,
         typer.Option(

@@ -59,7 +59,8 @@ def board(
         str | None,
         typer.Option(
             metavar="SCORE,...",
-            help="Scores to compare, e.g. mean_rank,noise_posterior [default: all]; without those "
+            help="Scores to compare, e.g. default,mean_rank [default: all; `default` is the one that "
+            "an audit takes]; without those "
             "of the path, heads are fitted for one penalty only, which is much faster.",
         ),
     ] = None,

@@ -315,7 +315,7 @@ def test_an_audit_takes_scores_of_labels_alone(path):
     worst = by_neighbours.order
     assert (by_neighbours.reference != by_neighbours.given)[worst].mean() > 0.9
     scores = (
-        "self_confidence, noise_posterior, normalized_margin, mean_rank, "
+        "auto, self_confidence, noise_posterior, normalized_margin, mean_rank, "
         "confidence_weighted_entropy, "
         "self_confidence_adjusted, normalized_margin_adjusted, prune_by_class, "
         "prune_by_noise_rate, prune_by_both, "

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from trustq.audit import audit_labels, open_source
 from trustq.audit.board import board
+from trustq.audit.labels import default_score
 from trustq.errors import TrustqError
 from trustq.metrics.probabilities import softmax
 from trustq.scoring.dynamics import DYNAMICS, dynamics_quality
@@ -93,8 +94,8 @@ def test_the_list_is_as_long_as_an_audits_and_its_precision_is_counted(tmp_path:
     probs = open_source(path).out_of_fold.probs
     np.savez(tmp_path / "two.npz", probs=probs, observed=given, labels=truth)
     [own] = [r for r in board([tmp_path / "two.npz"], scores=["mean_rank"]) if r.over]
-    audit = audit_labels([open_source(tmp_path / "two.npz")])
-    assert audit.score == "mean_rank" and own.n_listed == len(audit.order) > 20
+    audit = audit_labels([open_source(tmp_path / "two.npz")], score="mean_rank")
+    assert own.n_listed == len(audit.order) > 20
     assert own.list_precision == pytest.approx(wrong[audit.order].mean())
     plain = audit_labels(
         [open_source(tmp_path / "two.npz")], score="self_confidence", review=len(audit.order)
@@ -105,6 +106,26 @@ def test_the_list_is_as_long_as_an_audits_and_its_precision_is_counted(tmp_path:
     np.savez(tmp_path / "three.npz", features=features, labels=given)
     rows = board([tmp_path / "three.npz"], noise=["pair:0.1"], seeds=1, scores=["noise_posterior"])
     assert [row.score for row in rows] == ["noise_posterior", "self_confidence"]
+
+
+def test_the_boards_default_is_the_score_that_an_audit_takes(tmp_path: Path) -> None:
+    path, truth = make_source(tmp_path)
+    wrong = np.random.default_rng(5).random(300) < 0.2
+    probs = open_source(path).out_of_fold.probs
+    given = np.where(wrong, (truth + 1) % 3, truth)
+    of_file, of_heads = tmp_path / "p.npz", tmp_path / "f.npz"
+    np.savez(of_file, probs=probs, observed=given, labels=truth)
+    np.savez(of_heads, features=np.load(path)["features"], observed=given, labels=truth)
+    for file, taken in ((of_file, "self_confidence"), (of_heads, "mean_rank")):
+        found = {row.score: row for row in board([file], scores=["default", "mean_rank"])}
+        audit = audit_labels([open_source(file)])
+        assert audit.score == taken and audit.why == audit.notes[-1]
+        assert found["default"].saw.endswith(f": {taken}")
+        assert found["default"].list_precision == found[taken].list_precision
+        assert found["default"].list_precision == pytest.approx(wrong[audit.order].mean())
+    assert found["mean_rank"].list_over != 0
+    # Seeds of one set may be of both kinds: then no pattern is trusted.
+    assert default_score([open_source(of_file), open_source(of_heads)])[0] == "self_confidence"
 
 
 def test_probabilities_alone_are_ranked_as_they_are_under_noise(tmp_path: Path) -> None:

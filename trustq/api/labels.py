@@ -11,7 +11,7 @@ import numpy as np
 from trustq.api.frames import Source, Table, array_of, as_file
 from trustq.audit import LabelAudit, known_labels, open_source
 from trustq.audit import audit_labels as audit_sources
-from trustq.audit.labels import DEFAULT_SCORE
+from trustq.audit.labels import AUTO
 from trustq.audit.set_issues import COLUMNS, SetIssue, columns_of_rows, find_set_issues
 from trustq.core.class_names import by_number, read_labels
 from trustq.errors import InputError
@@ -167,7 +167,7 @@ class LabelReport:
 
 def audit_labels(
     *sources: Source,
-    score: str = DEFAULT_SCORE,
+    score: str = AUTO,
     review: int | None = None,
     precision: float | None = None,
     source: str = "auto",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from trustq.audit.labels import audit_labels
+from trustq.audit.labels import audit_labels, default_score
 from trustq.audit.source import PENALTIES, AuditSource, fitted_out_of_fold, open_source
 from trustq.core.generators import generator
 from trustq.data.noise import depends_on_row, observe_labels
@@ -89,6 +89,7 @@ def board(
     `instance:RATE`, `reference`), `seeds` draws a kind, and linear heads are fitted out of fold and
     along a path of penalties; where it has probabilities instead of features they are ranked as
     they are, by a model that saw none of the noise. `scores` names those to compare (default: all;
+    "default" is the one that an audit takes;
     the path is fitted only where one of its scores is among them). Of a cache whose network saw
     labels only the rows that it did not see are used, unless `rows` is "all". Raises `TrustqError`
     for a source that has no truth, for bad noise and for unknown scores.
@@ -130,7 +131,7 @@ def _as_audited(
     wrong: np.ndarray,
     wanted: Sequence[str],
 ) -> _Draw:
-    """With the neighbours' score, and how long an audit's own list of these rows is."""
+    """With the neighbours' score, the default one, and how long an audit's own list is."""
     if source.features is not None and (not wanted or "knn_agreement" in wanted):
         agree = feature_quality(
             "knn_agreement",
@@ -139,6 +140,8 @@ def _as_audited(
             training=source.training,
         )
         quality["knn_agreement"] = "features, other groups", agree
+    taken = default_score([source])[0]
+    quality["default"] = f"{quality[taken][0]}: {taken}", quality[taken][1]
     audit = audit_labels([source], score="self_confidence")
     return _Draw(wrong, quality, audit.rank > 0, len(audit.order))
 

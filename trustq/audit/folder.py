@@ -62,6 +62,7 @@ def write_audit_folder(
         "format": FORMAT,
         "key": audit.key,
         "score": audit.score,
+        "score_why": audit.why,
         "cut": audit.cut,
         "classes": list(audit.classes),
         "unit": audit.unit,

@@ -25,7 +25,8 @@ from trustq.scoring.dynamics import DYNAMICS, dynamics_quality
 
 # Filters that flag by different reasoning; each source votes with each of them.
 FILTERS = ("confident_learning", "prune_by_noise_rate", "prune_by_class")
-DEFAULT_SCORE = "mean_rank"  # nowhere behind, often ahead: experiments/label-audit
+AUTO = "auto"  # the score that `default_score` takes
+FITTED_HERE = ("head", "crossfit")  # probabilities of models that learned the labels under audit
 NEIGHBOURS = "neighbours"  # most of the nearest rows of other groups have another label
 SHOWN_NEIGHBOURS = 5
 UNITS = ("row", "group")
@@ -44,6 +45,7 @@ class LabelAudit:
 
     sources: tuple[AuditSource, ...]
     score: str
+    why: str  # why this score, where nobody asked for one; else blank
     classes: tuple[str, ...]
     sample_ids: np.ndarray
     groups: np.ndarray  # names
@@ -115,10 +117,28 @@ class LabelAudit:
         return " ".join(f"{self.sample_ids[r]}:{self.classes[self.given[r]]}" for r in near)
 
 
+def default_score(sources: Sequence[AuditSource]) -> tuple[str, str]:
+    """The score to list by where nobody asks for one, and why, for people.
+
+    `mean_rank` where every source has models that were fitted on the audited labels out of fold:
+    they have met the mistakes, so that their pattern is in the probabilities. `self_confidence` for
+    probabilities of a file: of a model that never met the mistakes the pattern is its own errors',
+    and how well it is calibrated does not tell the two apart (experiments/label-audit).
+    """
+    if all(source.out_of_fold.source in FITTED_HERE for source in sources):
+        return "mean_rank", (
+            "mean_rank is the default score where models were fitted on these labels out of fold"
+        )
+    return "self_confidence", (
+        "self_confidence is the default score for probabilities of a file, whose model need not "
+        "have learned these labels; if it did, out of fold, mean_rank finds more"
+    )
+
+
 def audit_labels(
     sources: Sequence[AuditSource],
     *,
-    score: str = DEFAULT_SCORE,
+    score: str = AUTO,
     review: int | None = None,
     precision: float | None = None,
     unit: str = "row",
@@ -129,40 +149,16 @@ def audit_labels(
     suspicious rows by the score: `review` of them, or as many as keep the estimated share of wrong
     labels at `precision`, in (0, 1], or, asked for neither, as many as most votes flag. Flags say
     how many, never which: a list of flagged rows alone holds fewer wrong labels than as many of the
-    lowest self-confidence. `score` is one that looks at labels. With `unit="group"` only the most
-    suspicious row of each group and label is listed: an answer then speaks for the lesion or
-    patient, and counts are of these. Raises `TrustqError` for another,
+    lowest self-confidence. `score` is one that looks at labels, or "auto" (`default_score`). With
+    `unit="group"` only the most suspicious row of each group and label is listed: an answer then
+    speaks for the lesion or patient, and counts are of these. Raises `TrustqError` for another,
     where sources have other rows, classes or labels, and for both cuts at once.
     """
     if not sources:
         raise InputError("There is nothing to audit: pass a cache or a file.")
-    if score in LABEL_BLIND or not (is_score(score) or score in DYNAMICS):
-        known = [name for name in (*known_scores(), *DYNAMICS) if name not in LABEL_BLIND]
-        why = " It looks at no label, so it finds uncertain images." if score in LABEL_BLIND else ""
-        raise InputError(
-            f"`score={score}`: expected a score of labels: {', '.join(known)}.{why}",
-            where="score",
-            found=score,
-        )
-    if review is not None and precision is not None:
-        raise InputError("`review` and `precision` both cut the list: give one.")
-    if review is not None and review < 1:
-        raise InputError(
-            f"`review={review}`: expected 1 or more labels.", where="review", found=review
-        )
-    if precision is not None and not 0 < precision <= 1:
-        raise InputError(
-            f"`precision={precision:g}`: expected a share above 0 and up to 1.",
-            where="precision",
-            found=precision,
-        )
-    if unit not in UNITS:
-        raise InputError(
-            f"`unit={unit}`: expected {' or '.join(UNITS)}.",
-            where="unit",
-            found=unit,
-            expected=UNITS,
-        )
+    score, why = default_score(sources) if score == AUTO else (score, "")
+    _require_score(score)
+    _require_cut(review, precision, unit)
     first = sources[0]
     places = [_places(first, other) for other in sources]
     given, classes = first.observed, first.cache.classes
@@ -207,6 +203,7 @@ def audit_labels(
     return LabelAudit(
         sources=tuple(sources),
         score=score,
+        why=why,
         classes=classes,
         sample_ids=ids,
         groups=first.cache.group_id[first.training.rows],
@@ -228,8 +225,46 @@ def audit_labels(
         neighbour_agreement=found.agreement,
         outlier=found.outlier,
         class_f1=class_f1,
-        notes=tuple(_saw(score) + _notes(sources, known) + _weak_classes(classes, given, class_f1)),
+        notes=(
+            *_saw(score),
+            *_notes(sources, known),
+            *_weak_classes(classes, given, class_f1),
+            *([why] if why else []),
+        ),
     )
+
+
+def _require_score(score: str) -> None:
+    if score in LABEL_BLIND or not (is_score(score) or score in DYNAMICS):
+        known = [name for name in (AUTO, *known_scores(), *DYNAMICS) if name not in LABEL_BLIND]
+        why = " It looks at no label, so it finds uncertain images." if score in LABEL_BLIND else ""
+        raise InputError(
+            f"`score={score}`: expected a score of labels: {', '.join(known)}.{why}",
+            where="score",
+            found=score,
+        )
+
+
+def _require_cut(review: int | None, precision: float | None, unit: str) -> None:
+    if review is not None and precision is not None:
+        raise InputError("`review` and `precision` both cut the list: give one.")
+    if review is not None and review < 1:
+        raise InputError(
+            f"`review={review}`: expected 1 or more labels.", where="review", found=review
+        )
+    if precision is not None and not 0 < precision <= 1:
+        raise InputError(
+            f"`precision={precision:g}`: expected a share above 0 and up to 1.",
+            where="precision",
+            found=precision,
+        )
+    if unit not in UNITS:
+        raise InputError(
+            f"`unit={unit}`: expected {' or '.join(UNITS)}.",
+            where="unit",
+            found=unit,
+            expected=UNITS,
+        )
 
 
 def _asked(

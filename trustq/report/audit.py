@@ -272,6 +272,8 @@ def audit_summary(audit: LabelAudit, issues: Sequence[SetIssue] | None = None) -
         "audit": audit.key,
         "n": int((~audit.trusted).sum()),
         "unit": audit.unit,
+        "score": audit.score,
+        "score_why": audit.why,
         "n_trusted": int(audit.trusted.sum()),
         "guessed_wrong": float(np.nansum(audit.p_wrong[audit.asked & ~audit.trusted])),
         "n_flagged": int(audit.is_issue.sum()),
@@ -434,6 +436,7 @@ def _saw_rows(audit: LabelAudit) -> np.ndarray:
 def _issue(audit: LabelAudit, row: int, saw: np.ndarray) -> Row:
     return {
         "rank": int(audit.rank[row]),
+        "score": audit.score,
         "sample_id": str(audit.sample_ids[row]),
         "group_id": str(audit.groups[row]),
         "given": audit.classes[audit.given[row]],
