@@ -70,16 +70,16 @@ def test_the_queue_holds_the_list_in_order_and_random_rows_among_it(tmp_path: Pa
     assert sorted(listed) == sorted(audit.order.tolist())
     # In its order, but for the random ones that are shown ahead.
     ahead = session.plan.queue(audit).ahead
-    assert len(ahead) == np.ceil(len(sampled) / 2)
+    assert len(ahead) == max(np.ceil(len(sampled) / 2), len(audit.order) // 4)
     assert [row for row in listed if row not in ahead] == [
         row for row in audit.order.tolist() if row not in ahead
     ]
     assert len(sampled) == np.ceil(len(listed) / 3)
     assert not audit.listed[sampled].any()
-    # In the order of the draw, half of what is shown until they are through, in random places.
+    # In the order of the draw, half of the beginning until they are through, in random places.
     assert [row for row in queue.tolist() if not audit.listed[row]] == sampled.tolist()
     places = np.flatnonzero(~audit.listed[queue])
-    assert abs(places.max() - 2 * len(sampled)) <= 4
+    assert len(sampled) < places.max() < 2.5 * len(sampled)
     assert len(set(np.diff(places).tolist())) > 2
     session.close()
     again = open_review(folder)

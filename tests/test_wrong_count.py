@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy
 from test_review import CLASSES, make_audit, said
 
 from trustq.audit import KnownLabels, audit_labels, known_labels, open_source
@@ -104,6 +105,51 @@ def test_answers_correct_a_model_that_promises_too_much() -> None:
     rows = rng.permutation(4000)[:400]
     found = calibrated_wrong(p, rows, truth[rows])
     assert abs(found.mean() - truth.mean()) < 0.04 < abs(p.mean() - truth.mean())
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_sure_model_that_is_wrong_is_corrected_to_the_best_line(seed: int) -> None:
+    # Whole steps of Newton's diverge on some of these.
+    rng = np.random.default_rng(seed)
+    p = np.where(rng.random(60) < 0.8, 1e-9, 1 - 1e-9) if seed % 2 else rng.random(60) ** 8
+    wrong = rng.random(40) < (0.9 if seed % 4 < 2 else 0.1)
+    found = calibrated_wrong(p, np.arange(40), wrong)
+    odds = np.log(np.clip(p, 1e-3, 1 - 1e-3) / (1 - np.clip(p, 1e-3, 1 - 1e-3)))
+
+    def loss(line: np.ndarray) -> float:
+        z = line[0] + line[1] * odds[:40]
+        prior = (line[0] / 2) ** 2 / 2 + ((line[1] - 1) / 0.5) ** 2 / 2
+        return float(np.logaddexp(0, z).sum() - z[wrong].sum() + prior)
+
+    best = scipy.optimize.minimize(loss, [0.0, 1.0], method="Nelder-Mead", tol=1e-10).x
+    expected = 1 / (1 + np.exp(-(best[0] + best[1] * odds)))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(("n_listed", "n"), [(40, 4000), (400, 1000), (904, 1000)])
+def test_early_rows_are_random_in_proportion_and_spread_over_the_list(
+    n_listed: int, n: int
+) -> None:
+    audit, _ = simulated(np.random.default_rng(0), n=n, noise=n_listed / n, skill=2.0)
+    met = np.zeros(n)
+    for seed in range(300):
+        queue = Plan(0.1, seed, "", 0).queue(audit)
+        first = queue.rows[:100]
+        ahead = first[np.isin(first, queue.ahead)]
+        assert sorted(queue.rows) == sorted([*audit.order, *queue.sampled])
+        assert len(ahead) >= 10
+        if n_listed == 400:  # sizes times sd: 200 of 320, so four of seven
+            assert 48 <= len(ahead) <= 53
+        # Eight rows of any whole round come from eight eighths of the list.
+        eighths = (audit.rank[queue.ahead[:8]] - 1) * 8 // n_listed
+        assert sorted(eighths) == list(range(8))
+        met[queue.ahead[:10]] += 1
+    # Each listed row as likely as another.
+    rate = met[audit.listed] / 300
+    expected = 10 / n_listed
+    assert abs(rate.mean() - expected) < 1e-9
+    spread = np.sqrt(expected * (1 - expected) / 300)
+    assert np.abs(rate - expected).max() < 5 * spread + 1e-9
 
 
 def test_a_review_says_how_many_and_what_the_next_answers_bring(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 
 from trustq.core.generators import generator
 
@@ -105,15 +106,33 @@ def calibrated_wrong(p_wrong: np.ndarray, answered: np.ndarray, wrong: np.ndarra
     """
     clipped = np.clip(p_wrong, 1e-3, 1 - 1e-3)
     odds = np.log(clipped / (1 - clipped))
-    line = np.array([0.0, 1.0])
     design = np.stack([np.ones(len(answered)), odds[answered]], axis=1)
-    weak = np.array([1 / 2.0**2, 1 / 0.5**2])
-    for _ in range(50):  # Newton's steps; the problem is convex
-        share = 1 / (1 + np.exp(-design @ line))
-        slope = design.T @ (wrong - share) - weak * (line - np.array([0.0, 1.0]))
-        curve = (design * (share * (1 - share))[:, None]).T @ design + np.diag(weak)
+    line = _penalised_line(design, np.asarray(wrong, dtype=np.float64))
+    return np.asarray(scipy.special.expit(line[0] + line[1] * odds))
+
+
+_START = np.array([0.0, 1.0])  # the identity
+_WEAK = np.array([1 / 2.0**2, 1 / 0.5**2])
+
+
+def _penalised_line(design: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """Offset and slope of the lowest penalised log loss, by Newton's steps; it is convex."""
+
+    def loss(line: np.ndarray) -> float:
+        z = design @ line
+        fit = np.logaddexp(0, z).sum() - wrong @ z
+        return float(fit + _WEAK @ (line - _START) ** 2 / 2)
+
+    line = _START
+    for _ in range(50):
+        share = scipy.special.expit(design @ line)
+        slope = design.T @ (wrong - share) - _WEAK * (line - _START)
+        curve = (design * (share * (1 - share))[:, None]).T @ design + np.diag(_WEAK)
         step = np.linalg.solve(curve, slope)
+        # Where a model is sure and wrong throughout, whole steps go further and further out.
+        while loss(line + step) > loss(line) + 1e-12 and np.abs(step).max() > 1e-12:
+            step = step / 2
         line = line + step
         if np.abs(step).max() < 1e-10:
             break
-    return np.asarray(1 / (1 + np.exp(-(line[0] + line[1] * odds))))
+    return line
