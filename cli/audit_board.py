@@ -59,9 +59,9 @@ def board(
         str | None,
         typer.Option(
             metavar="SCORE,...",
-            help="Scores to compare, e.g. default,mean_rank [default: all; `default` is the one that "
-            "an audit takes]; without those "
-            "of the path, heads are fitted for one penalty only, which is much faster.",
+            help="Scores to compare, e.g. default,mean_rank; default is the one that an audit "
+            "takes [default: all]; without those of the path, heads are fitted for one penalty "
+            "only, which is much faster.",
         ),
     ] = None,
     every_row: Annotated[

@@ -21,9 +21,9 @@ class Queue(NamedTuple):
     ahead: np.ndarray
 
 
-# Of the first rows seven in eight are random: after a hundred answers the number wrong is then known
-# to a quarter or so, where a tenth of random rows says next to nothing. Later, until they are
-# through, three in four are. It moves the order of the list's answers alone.
+# Of the first rows seven in eight are random: after a hundred answers the number wrong is then
+# known to a quarter or so, where a tenth of random rows says next to nothing. Later, until they
+# are through, three in four are. It moves the order of the list's answers alone.
 _EARLY = 100  # rows
 _EARLY_BLOCK, _BLOCK = 8, ("unlisted", "unlisted", "ahead", "top")
 # How far labels differ, within the list and outside it, as sd of being wrong at shares of .5 and
