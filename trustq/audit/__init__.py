@@ -1,8 +1,16 @@
-"""What is wrong with a data set: suspicious labels, what people say of them, duplicate images."""
+"""What is wrong with a data set: suspicious labels, what people say of them, duplicate images.
 
-from trustq.audit.known import known_labels
-from trustq.audit.labels import LabelAudit, audit_labels
-from trustq.audit.source import AuditSource, KnownLabels, open_source
+Nothing is loaded before it is used: a review reads an audit's folder and fits no model.
+"""
+
+from typing import TYPE_CHECKING
+
+from trustq.core.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from trustq.audit.known import known_labels
+    from trustq.audit.labels import LabelAudit, audit_labels
+    from trustq.audit.source import AuditSource, KnownLabels, open_source
 
 __all__ = [
     "AuditSource",
@@ -12,3 +20,15 @@ __all__ = [
     "known_labels",
     "open_source",
 ]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "AuditSource": "trustq.audit.source",
+        "KnownLabels": "trustq.audit.source",
+        "LabelAudit": "trustq.audit.labels",
+        "audit_labels": "trustq.audit.labels",
+        "known_labels": "trustq.audit.known",
+        "open_source": "trustq.audit.source",
+    },
+)

@@ -4,14 +4,16 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trustq.audit.labels import LabelAudit
 from trustq.core.atomic_files import replacing
 from trustq.core.columns import read_table, write_parquet
 from trustq.errors import InputError, NotFound
+
+if TYPE_CHECKING:
+    from trustq.audit.labels import LabelAudit
 
 FORMAT = "trustq.audit"
 SETTINGS, ROWS, ANSWERS = "audit.json", "rows.parquet", "answers.csv"
@@ -52,7 +54,7 @@ class StoredAudit:
 
 
 def write_audit_folder(
-    audit: LabelAudit, folder: Path, *, images: dict[str, str] | None = None
+    audit: "LabelAudit", folder: Path, *, images: dict[str, str] | None = None
 ) -> list[Path]:
     """Write `audit.json` and `rows.parquet`, which `read_audit_folder` reads; returns the paths.
 
@@ -136,7 +138,7 @@ def read_audit_folder(folder: Path) -> StoredAudit:
     )
 
 
-def _neighbours(audit: LabelAudit) -> np.ndarray:
+def _neighbours(audit: "LabelAudit") -> np.ndarray:
     texts = np.full(len(audit.given), "", dtype=object)
     if audit.neighbours is not None:
         for row in np.flatnonzero((audit.neighbours >= 0).any(axis=1)).tolist():

@@ -104,19 +104,21 @@ def outlook(
 
 def _calibrated(audit: StoredAudit, told: Mapping[int, bool], rows: np.ndarray) -> np.ndarray:
     """Calibrated probabilities of being wrong of some rows; none without answers."""
-    known = [row for row in told if not np.isnan(audit.p_wrong[row])]
+    answered = np.fromiter(told, dtype=np.int64, count=len(told))
+    wrong = np.fromiter(told.values(), dtype=bool, count=len(told))
+    has_p = ~np.isnan(audit.p_wrong[answered])
     rows = rows[~np.isnan(audit.p_wrong[rows])]
-    if not known or not len(rows):
+    if not has_p.any() or not len(rows):
         return np.array([])
-    both = audit.p_wrong[np.concatenate([np.array(known, dtype=np.int64), rows])]
-    wrong = np.array([told[row] for row in known], dtype=bool)
-    return calibrated_wrong(both, np.arange(len(known)), wrong)[len(known) :]
+    both = audit.p_wrong[np.concatenate([answered[has_p], rows])]
+    n = int(has_p.sum())
+    return calibrated_wrong(both, np.arange(n), wrong[has_p])[n:]
 
 
 def _beginning(drawn: np.ndarray, verdicts: Mapping[int, bool | None]) -> list[int]:
     """The answered beginning of a random order: what is open within it may be what was hard."""
     found = []
-    for row in drawn.tolist():
+    for row in drawn[: len(verdicts)].tolist():
         if row not in verdicts:
             break
         found.append(row)

@@ -226,6 +226,8 @@ class ReviewServer:
         self._thread.start()
 
     def _run(self) -> None:
+        # What the estimate needs is loaded while the page opens, not at the first answer.
+        threading.Thread(target=self.session.outlook, daemon=True).start()
         self._server.run(sockets=[self._socket])
 
     def wait(self) -> None:
