@@ -27,7 +27,7 @@ PEER = """
 import sys
 sys.path += sys.argv[3:]
 import builtins, pyarrow
-builtins.MonthDayNano = pyarrow.MonthDayNano  # `datasets` pickles it, and it names builtins its home
+builtins.MonthDayNano = pyarrow.MonthDayNano  # where pickle looks for it
 import numpy as np
 from cleanlab import Datalab
 from sklearn.linear_model import LogisticRegression
