@@ -229,6 +229,24 @@ def test_a_tie_of_two_classes_is_kept_at_one_half():
     assert figures["coverage_at_0_5"] == 1.0
 
 
+def test_log_loss_is_that_of_the_values_whatever_their_float_type():
+    # scikit-learn clips by the type's own resolution: findings/sklearn-log-loss-by-float-type.sh.
+    probs = np.array([[1.0, 0.0], [0.25, 0.75]])
+    labels = np.array([1, 1])
+    found = {
+        t: summarise(labels, probs=probs.astype(t)).figures["nll"]
+        for t in (np.float64, np.float32, np.float16)
+    }
+    assert len(set(found.values())) == 1 and found[np.float16] > 13
+
+
+def test_a_class_without_rows_is_left_out_of_macro_auroc_and_named():
+    # torchmetrics counts it as 0: findings/torchmetrics-auroc-of-an-absent-class.sh.
+    probs = np.array([[0.8, 0.1, 0.1], [0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.3, 0.6, 0.1]])
+    found = summarise(np.array([0, 0, 1, 1]), probs=probs)
+    assert found.figures["macro_auroc"] == 1.0 and found.left_out == (2,)
+
+
 def test_float32_logits_give_the_figures_of_their_float64():
     labels, logits = simulated()
     single = logits.astype(np.float32)

@@ -97,7 +97,7 @@ def read() -> list[str]:
 
 
 def pairs_of_models() -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
-    """Labels, probabilities of two models, and groups: real sets, and one as large as asked."""
+    """Labels, probabilities of two models, and groups: real sets, also repeated to 100,000 rows."""
     cifar, worst = DATA / "predictions_cifar", DATA / "cifar10n_worst"
     lenet, wide = (np.load(cifar / f"{m}-cifar-10.npz") for m in ("lenet-5", "wideresnet-16-4"))
     swin, resnet = (np.load(worst / f"cifar10n_worst_{m}.npz") for m in ("swin", "resnet18"))
@@ -121,6 +121,13 @@ def pairs_of_models() -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray, np.
         ),
         "made, groups of 1.8": (labels, *softened),
     }
+    for name in (
+        "DermaMNIST, ViT - ConvNeXt",
+        "CIFAR-10, WRN - LeNet",
+        "CIFAR-10N, Swin - ResNet-18",
+    ):
+        rows = np.arange(100_000) % len(found[name][0])
+        found[f"{name}, repeated"] = tuple(one[rows] for one in found[name])
     groups = {"made, groups of 1.8": np.sort(rng.integers(0, 75_000, 100_000))}
     return {
         name: (one[0].astype(np.int64), *map(summing_to_one, one[1:]))
