@@ -1,10 +1,11 @@
 """Keys and tables of 200 varied recipes on a small digits cache, as digests.
 
-    python tests/benchmarks/recipes_study.py OUT.json [--recipes 200]
+    python tests/benchmarks/recipes_study.py OUT.json [--recipes 200] [--like BEFORE.json]
 
-Run it with the code before a change and with the code after it, then compare the two files: keys
-and tables are equal bit for bit where the change is none of numbers. Timings, versions and paths
-are left out; columns are known by today's names, whatever they were called.
+Run it with the code before a change and with the code after it: keys and tables are equal bit for
+bit where the change is none of numbers. Timings, versions and paths are left out; columns are known
+by today's names, whatever they were called. Keys hold the version of the numbers: `--numerics`
+makes them as of an earlier one, so that the rest of them can be compared.
 """
 
 import argparse
@@ -23,13 +24,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support import make_cache
 
+from trustq.errors import TrustqError
 from trustq.recipes import Recipe, SweepRecipe
 from trustq.store import Cache
 
 try:
     from trustq.experiments import repair
+    from trustq.experiments import run as engine
 except ImportError:  # before the house was moved
-    from trustq.repair import repair  # type: ignore[no-redef, attr-defined]
+    from trustq.repair import engine, repair  # type: ignore[no-redef, attr-defined]
+
+Columns = dict[str, list[str]]  # of each table
 
 FORMERLY = {
     "cell": "run",
@@ -115,35 +120,46 @@ def recipes(n: int) -> list[SweepRecipe]:
     return found
 
 
-def digest_of(results: Path) -> tuple[str, str]:
-    """Digests of the keys and of all rows of all tables, in an order of their own."""
-    keys, tables = "", hashlib.sha256()
+def digest_of(results: Path, like: Columns) -> tuple[str, str, Columns]:
+    """Digests of the keys and of all rows of all tables, in an order of their own, and the columns.
+
+    Of a table that `like` names, only its columns count: later ones hold what was not there before.
+    """
+    keys, tables, columns = "", hashlib.sha256(), {}
     with duckdb.connect() as connection:
         folders = {
             FORMERLY.get(name, name): path
             for path in results.iterdir()
-            if path.is_dir() and (name := path.name.removesuffix("s"))
+            if any(path.glob("*.parquet")) and (name := path.name.removesuffix("s"))
         }
         for table, folder in sorted(folders.items()):
             answer = connection.execute(f"FROM read_parquet('{folder}/*.parquet')")
             names = [FORMERLY.get(column[0], column[0]) for column in answer.description or []]
             kept = sorted(set(names) - set(OF_THE_RUN))
+            kept = [name for name in kept if name in like.get(table, kept)]
+            columns[table] = kept
             rows = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
             texts = sorted(repr([row[name] for name in kept]) for row in rows)
             tables.update(f"{table} {kept} {texts}".encode())
             if table == "run":
                 keys = " ".join(sorted(row["key"] + row["request"] for row in rows))
-    return hashlib.sha256(keys.encode()).hexdigest()[:16], tables.hexdigest()[:16]
+    return hashlib.sha256(keys.encode()).hexdigest()[:16], tables.hexdigest()[:16], columns
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--recipes", type=int, default=200)
+    parser.add_argument("--numerics", type=int, help="make keys as of this version of the numbers")
+    parser.add_argument("--like", type=Path, help="compare with the OUT.json of an earlier code")
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
+    if asked.numerics is not None:
+        engine.NUMERICS = asked.numerics
+    before = json.loads(asked.like.read_text()) if asked.like else {"columns": {}, "recipes": []}
     caches = [digits_cache(seed) for seed in (0, 1)]
-    found = []
+    found: list[tuple[str, str]] = []
+    columns: Columns = {}
     for number, sweep in enumerate(recipes(asked.recipes)):
         with tempfile.TemporaryDirectory() as folder:
             try:
@@ -152,12 +168,18 @@ def main() -> None:
                     recipe=Recipe(name=f"recipe-{number}", sweep=sweep),
                     results=Path(folder) / "r",
                 )
-                found.append(digest_of(Path(folder) / "r"))
-            except Exception as error:  # a refusal is an answer too, but for its words
+            except TrustqError as error:  # a refusal is an answer too, but for its words
                 found.append((type(error).__name__, "refused"))
-    asked.out.write_text(json.dumps(found, indent=0))
+                continue
+            *digests, columns = digest_of(Path(folder) / "r", before["columns"])
+            found.append((digests[0], digests[1]))
+    asked.out.write_text(json.dumps({"columns": columns, "recipes": found}, indent=0))
     refused = sum(tables == "refused" for _, tables in found)
     print(f"{len(found)} recipes, {refused} refused; {digest_text(found)}")
+    if asked.like:
+        pairs = list(zip(found, before["recipes"], strict=True))
+        same = [sum(now[i] == then[i] for now, then in pairs) for i in (0, 1)]
+        print(f"equal to {asked.like.name}: keys of {same[0]}, tables of {same[1]}")
 
 
 def digest_text(found: list[tuple[str, str]]) -> str:
