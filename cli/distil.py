@@ -63,7 +63,7 @@ def distil(
     Example: trustq distil cache/ham10000/ce/seed0.h5 --manifest ham10000.parquet --set epochs=10
     """
     from trustq.data.manifest import read_manifest
-    from trustq.extraction.distil import Distillation, distil
+    from trustq.extraction.distil import Distillation, distil, student_recipe
 
     asked = list(teaching.settings or ())
     if teaching.observed:
@@ -71,11 +71,9 @@ def distil(
     made = distil(
         read_manifest(manifest, root=place.root),
         Distillation(teacher, teaching.view, teaching.alpha, teaching.temperature),
-        student=student,
+        recipe=student_recipe(student, name=place.name, settings=asked),
         seeds=[int(seed) for seed in seeds.split(",")],
         out=place.out,
-        name=place.name,
-        settings=asked,
         device=place.device,
     )
     for one in made:

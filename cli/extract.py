@@ -190,6 +190,7 @@ def extract(
         _require_alone(training, reading, settings)
     elif again.only:
         raise typer.BadParameter("--only goes with --with alone: a training needs every split.")
+    from trustq.extraction import Execution
     from trustq.extraction import extract as train_and_extract
     from trustq.recipes import load_recipe
 
@@ -208,10 +209,13 @@ def extract(
                 recipe=dataclasses.replace(asked, name=place.name or asked.name),
                 seeds=training.numbers,
                 manifest=_rows(manifest, reading),
-                stage_to=reading.stage,
-                skip_unreadable=reading.skip_unreadable,
-                auto_batch=reading.auto_batch,
-                **where,
+                execution=Execution(
+                    device=place.device,
+                    stage_to=reading.stage,
+                    skip_unreadable=reading.skip_unreadable,
+                    auto_batch=reading.auto_batch,
+                ),
+                out=place.out,
             )
     except KeyboardInterrupt as stop:
         typer.echo(
@@ -255,17 +259,13 @@ def _dump_again(
 ) -> "list[Extracted]":
     """Further dumps of the networks of caches."""
     from trustq.extraction import extract_with
-    from trustq.extraction.dump.reuse_networks import EXPLAIN_SETTINGS, some_rows
+    from trustq.extraction.dump.reuse_networks import DUMP_SETTINGS, some_rows
     from trustq.store import find_caches
 
     return extract_with(
         some_rows(rows, only) if only else rows,
         find_caches(caches),
-        views=asked.views,
-        passes=asked.passes,
-        maps=asked.maps,
-        explain={name: getattr(asked, name) for name in EXPLAIN_SETTINGS},
-        workers=asked.workers,
+        settings={name: getattr(asked, name) for name in DUMP_SETTINGS},
         **where,
     )
 

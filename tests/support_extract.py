@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from trustq.data.manifest import Manifest, make_manifest
-from trustq.extraction import extract
+from trustq.extraction import Execution, extract
 from trustq.recipes import Recipe, load_recipe
 from trustq.store import read_cache
 
@@ -83,5 +83,6 @@ def make_rows(root: Path, *, n: int = 60, dataset: str = "shapes", **columns: An
 
 def extract_one(manifest: Manifest, recipe: Recipe, out: Path, **options: Any) -> Any:
     heard = options.pop("progress", None) or Heard()
-    made = extract(manifest, recipe=recipe, seeds=[5], out=out, progress=heard, **options)
+    execution = Execution(**options)
+    made = extract(manifest, recipe=recipe, seeds=[5], out=out, execution=execution, progress=heard)
     return read_cache(made[0].path, manifest=manifest)

@@ -248,16 +248,14 @@ def test_passes_move_maps_and_the_same_recipe_gives_the_same_ones(
     moved = full.extra["passes/spatial/maps"]
     assert moved.shape[:2] == (3, N) and moved.dtype == np.float16
     assert np.abs(moved[0].astype(float) - full.extra["maps"].astype(float)).max() > 0.01
-    asked = {"pass_drop": "spatial:0.3"}
+    asked = {"pass_drop": "spatial:0.3", "passes": 3, "maps": True}
     said = Quiet()
     made = extract_with(
         some_rows(manifest, "train,val,test"),
         [full.path],
         out=tmp_path,
         name="again",
-        passes=3,
-        maps=True,
-        explain=asked,
+        settings=asked,
         progress=said,
     )
     again = read_cache(made[0].path)

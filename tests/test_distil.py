@@ -51,11 +51,9 @@ def test_a_student_follows_its_teacher_and_says_so(images: Path, tmp_path: Path)
         (one,) = distil(
             manifest,
             Distillation(teacher.path, alpha=alpha),
-            student="test_convnext",
+            recipe=student_recipe("test_convnext", name=f"student-{alpha:g}", settings=SMALL),
             seeds=[3],
             out=tmp_path,
-            name=f"student-{alpha:g}",
-            settings=SMALL,
             progress=Heard(),
         )
         made[alpha] = read_cache(one.path)
@@ -74,12 +72,13 @@ def test_students_and_teachers_that_cannot_be_are_refused(images: Path, tmp_path
     manifest = make_rows(images)
     frozen = extract_one(manifest, tiny("mode=frozen", "extract.noise=none"), tmp_path)
     teacher = Distillation(frozen.path)
-    options = {"seeds": [0], "out": tmp_path, "settings": SMALL, "progress": Heard()}
+    small, large = (student_recipe(n, settings=SMALL) for n in ("test_convnext", "resnet50"))
+    options = {"seeds": [0], "out": tmp_path, "progress": Heard()}
     with pytest.raises(InputError, match="is frozen and has no logits to teach with"):
-        distil(manifest, teacher, student="test_convnext", **options)
+        distil(manifest, teacher, recipe=small, **options)
     with pytest.raises(InputError, match="resnet50 takes 94 MB; a student takes less than 25"):
-        distil(manifest, teacher, student="resnet50", **options)
+        distil(manifest, teacher, recipe=large, **options)
     with pytest.raises(InputError, match="expected a share from 0 to 1"):
-        distil(manifest, Distillation(frozen.path, alpha=2), student="test_convnext", **options)
+        distil(manifest, Distillation(frozen.path, alpha=2), recipe=small, **options)
     recipe = student_recipe("efficientnet_lite0").extract
     assert recipe.weights == "package:efficientnet-lite0" and recipe.epochs == 30

@@ -20,7 +20,7 @@ from trustq.cli import app
 from trustq.data.manifest import Manifest, write_manifest
 from trustq.data.splits import group_folds
 from trustq.errors import TrustqError
-from trustq.extraction import extract, extract_with
+from trustq.extraction import Execution, extract, extract_with
 from trustq.extraction.inputs.staging import stage
 from trustq.extraction.launch import own_share
 from trustq.store import open_cache, read_cache, verify_cache
@@ -56,8 +56,10 @@ def test_no_row_is_scored_by_a_network_that_saw_its_group(crossfitted: Any) -> N
 def test_a_fold_is_what_a_training_without_its_rows_gives(
     manifest: Manifest, crossfitted: Any, tmp_path: Path
 ) -> None:
+    from trustq.data.preprocessing import Preprocessing
     from trustq.extraction.exposure import rows_of_training
-    from trustq.extraction.inputs.images import Preprocessing
+    from trustq.extraction.inputs.images import Feed
+    from trustq.extraction.jobs import Job
     from trustq.extraction.train.crossfit import crossfit
     from trustq.extraction.train.weights import start_network
 
@@ -69,18 +71,11 @@ def test_a_fold_is_what_a_training_without_its_rows_gives(
     def make(seed: int) -> Any:
         return start_network(recipe, n_classes=3, seed=seed)[0]
 
-    found, _ = crossfit(
-        tmp_path / "seed5.h5",
-        manifest,
-        replace(rows, observed=spoilt),
-        make=make,
-        recipe=recipe,
-        seed=5,
-        preprocessing=Preprocessing.of_config(make(0).config, 32),
-        device=torch.device("cpu"),
-        identity="other labels",
-        progress=Heard(),
-    )
+    rows_told = replace(rows, observed=spoilt)
+    job = Job(5, tmp_path / "seed5.h5", rows_told, {}, is_there=False, settings=recipe)
+    preprocessing = Preprocessing.of_config(make(0).config, 32)
+    feed = Feed(preprocessing, torch.device("cpu"), recipe.workers, Heard())
+    found, _ = crossfit(job, manifest, make=make, feed=feed, identity="other labels")
     stored = crossfitted.extra["crossfit_logits"]
     in_fold = rows.fold == 1
     np.testing.assert_array_equal(found["crossfit_logits"][in_fold], stored[in_fold])
@@ -341,8 +336,9 @@ def test_unreadable_images_are_left_out_and_recorded(manifest: Manifest, tmp_pat
     rows = make_rows(root)
     heard = Heard()
     recipe = tiny("mode=frozen", "extract.noise=none")
+    leaving_out = Execution(skip_unreadable=True)
     made = extract(
-        rows, recipe=recipe, seeds=[5], out=tmp_path, skip_unreadable=True, progress=heard
+        rows, recipe=recipe, seeds=[5], out=tmp_path, execution=leaving_out, progress=heard
     )
     cache = read_cache(made[0].path)
     assert len(cache) == 58 and not {"s04", "s07"} & set(cache.sample_id.tolist())
@@ -354,7 +350,7 @@ def test_unreadable_images_are_left_out_and_recorded(manifest: Manifest, tmp_pat
     whole = extract_one(manifest, recipe, tmp_path / "whole")
     kept = [row for row in range(60) if row not in (4, 7)]
     np.testing.assert_allclose(cache.features, whole.features[kept], atol=1e-5)
-    again = extract(rows, recipe=recipe, seeds=[5], out=tmp_path, skip_unreadable=True)
+    again = extract(rows, recipe=recipe, seeds=[5], out=tmp_path, execution=leaving_out)
     assert not again[0].is_new
 
 
@@ -374,7 +370,7 @@ def test_labels_of_images_that_were_left_out_are_passed_over_and_others_compared
             recipe=recipe,
             seeds=[5],
             out=tmp_path / "cache",
-            skip_unreadable=skip_unreadable,
+            execution=Execution(skip_unreadable=skip_unreadable),
             progress=heard,
         )
         return heard.lines

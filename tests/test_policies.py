@@ -167,6 +167,11 @@ def test_a_diverse_batch_is_spread_over_the_candidates_and_starts_with_the_first
     assert closest(taken(spread)) > closest(taken(plain))
 
 
+def test_a_diverse_batch_takes_nothing_where_every_class_is_full() -> None:
+    _, rounds = rounds_of("self_confidence", "budgets=60", "rounds=2", "diversity=2", "class_cap=3")
+    assert len(taken(rounds)) == 9
+
+
 def test_a_schedule_shares_a_budget_without_losing_a_label() -> None:
     for schedule in ("equal", "doubling", "1,2,5", "7,1,1"):
         for budget in range(40):

@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from support_extract import Heard, extract_one, make_rows, tiny
 
 from trustq.data.manifest import Manifest
+from trustq.data.preprocessing import Preprocessing
 from trustq.data.row_weights import class_balanced, domain_balanced
 from trustq.errors import TrustqError
 from trustq.extraction.exposure import rows_of_training
@@ -30,10 +31,10 @@ from trustq.store.format import SEEN_SELECTION
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
 
-from trustq.extraction.inputs.images import Preprocessing, TrainingBatches
+from trustq.extraction.inputs.images import Feed, TrainingBatches
 from trustq.extraction.inputs.mixing import Mixing
 from trustq.extraction.train.device import MixedPrecision
-from trustq.extraction.train.loop import train
+from trustq.extraction.train.loop import State, TrainingSet, train
 from trustq.extraction.train.losses import make_loss
 from trustq.extraction.train.optimizer import freeze_stages, make_optimizer
 from trustq.extraction.train.weights import Network, make_network, start_network
@@ -89,18 +90,14 @@ def fit(
         each_step(network)
 
     heard = progress or Heard(at=step)
+    preprocessing = Preprocessing.of_config(network.config, recipe.image_size)
     trained = train(
         network,
-        manifest,
-        rows.observed,
-        validation=rows.validation,
+        TrainingSet(manifest, rows.observed, rows.validation),
         recipe=recipe,
         seed=5,
-        preprocessing=Preprocessing.of_config(network.config, recipe.image_size),
-        device=CPU,
-        resume=folder / "resume.pt",
-        identity="one",
-        progress=heard,
+        feed=Feed(preprocessing, CPU, recipe.workers, heard),
+        state=State(folder / "resume.pt", "one"),
     )
     (folder / "resume.pt").unlink()
     weights = {name: value.clone() for name, value in network.model.state_dict().items()}

@@ -283,8 +283,7 @@ def test_later_views_go_through_the_same_network_without_training(
         [cache.path],
         out=tmp_path,
         name="later",
-        views=["jpeg", "tta"],
-        passes=4,
+        settings={"views": ["jpeg", "tta"], "passes": 4},
         progress=Quiet(),
     )
     later = read_cache(made[0].path, manifest=manifest)
@@ -301,8 +300,7 @@ def test_later_views_go_through_the_same_network_without_training(
         [cache.path],
         out=tmp_path,
         name="later",
-        views=["jpeg", "tta"],
-        passes=4,
+        settings={"views": ["jpeg", "tta"], "passes": 4},
         progress=Quiet(),
     )
     assert not again[0].is_new
@@ -312,7 +310,7 @@ def test_later_views_do_not_replace_the_cache_they_come_from(
     cache: Cache, manifest: Manifest
 ) -> None:
     with pytest.raises(TrustqError) as error:
-        extract_with(manifest, [cache.path], out=cache.path.parents[2], views=["tta"])
+        extract_with(manifest, [cache.path], out=cache.path.parents[2], settings={"views": ["tta"]})
     assert str(error.value) == (
         f"The new cache would replace {cache.path} itself. Give it a name of its own with `name` "
         "or `out`."

@@ -25,9 +25,10 @@ import torch
 from PIL import Image
 
 from trustq.data.manifest import Manifest, read_manifest, write_manifest
-from trustq.extraction import extract
+from trustq.data.preprocessing import Preprocessing
+from trustq.extraction import Execution, extract
 from trustq.extraction.dump.cache_dump import _passes
-from trustq.extraction.inputs.images import Preprocessing
+from trustq.extraction.inputs.images import Feed
 from trustq.extraction.train.weights import make_network, place
 from trustq.recipes import Recipe, load_recipe
 from trustq.store import read_cache, verify_cache
@@ -98,7 +99,7 @@ def throughput(options: argparse.Namespace, device: torch.device) -> list[tuple[
     """Images a second of the dump's own pass over images held on the device, and of a bare loop."""
     network = make_network(options.backbone, n_classes=3, image_size=options.size)
     place(network, device)
-    preprocessing = Preprocessing.of_config(network.config, options.size)
+    feed = Feed(Preprocessing.of_config(network.config, options.size), device, 0, Quiet())
     shape = (min(BATCH, options.images), options.size, options.size, 3)
     held = torch.randint(0, 255, shape, dtype=torch.uint8, device=device)
     n_batches = max(1, options.images // len(held))
@@ -112,7 +113,7 @@ def throughput(options: argparse.Namespace, device: torch.device) -> list[tuple[
 
     def ours() -> None:
         images: Any = batches()
-        for _ in _passes(network, images, preprocessing=preprocessing, device=device):
+        for _ in _passes(network, images, feed):
             pass
 
     def bare() -> None:
@@ -154,7 +155,7 @@ def runs(
                 recipe=recipe,
                 seeds=[1],
                 out=folder / name,
-                device=options.device,
+                execution=Execution(device=options.device),
                 progress=Quiet(),
             )
             return made.path
@@ -180,7 +181,7 @@ def against_cpu(
             recipe=recipe_of(options, "mode=frozen"),
             seeds=[1],
             out=folder / f"on-{device}-{len(found)}",
-            device=device,
+            execution=Execution(device=device),
             progress=Quiet(),
         )
         found.append(read_cache(made.path).features)

@@ -168,8 +168,10 @@ def main() -> None:
                     recipe=Recipe(name=f"recipe-{number}", sweep=sweep),
                     results=Path(folder) / "r",
                 )
-            except TrustqError as error:  # a refusal is an answer too, but for its words
+            except Exception as error:  # a refusal is an answer too, but for its words
                 found.append((type(error).__name__, "refused"))
+                if not isinstance(error, TrustqError):
+                    print(f"recipe {number} fails: {error!r}; {sweep}")
                 continue
             *digests, columns = digest_of(Path(folder) / "r", before["columns"])
             found.append((digests[0], digests[1]))

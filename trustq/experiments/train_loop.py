@@ -16,7 +16,7 @@ from trustq.core.columns import Columns, read_table, write_parquet
 from trustq.data.manifest import Manifest
 from trustq.errors import InputError
 from trustq.experiments.run import repair
-from trustq.extraction import Progress, extract
+from trustq.extraction import Execution, Progress, extract
 from trustq.recipes import Recipe, SweepRecipe
 from trustq.repair.arms import Arm, budget_size, parse_arm, round_sizes
 from trustq.results import connect, save_repaired_labels
@@ -190,7 +190,7 @@ class _Loop:
             recipe=replace(recipe, name=name),
             seeds=[seed],
             out=self.out / "caches",
-            device=self.device,
+            execution=Execution(device=self.device),
             progress=self.progress,
         )
         return made.path

@@ -5,10 +5,11 @@ Importing this package is light; torch and timm are imported once there is somet
 
 from trustq.extraction.dump.reuse_networks import extract_with
 from trustq.extraction.jobs import Extracted
-from trustq.extraction.run import extract
+from trustq.extraction.run import Execution, extract
 from trustq.extraction.train.progress import Progress, StderrProgress
 
 __all__ = [
+    "Execution",
     "Extracted",
     "Progress",
     "StderrProgress",

@@ -7,7 +7,7 @@ from pathlib import Path
 from trustq.data.manifest import Manifest
 from trustq.errors import DishonestError, InputError
 from trustq.extraction.jobs import Extracted
-from trustq.extraction.run import extract
+from trustq.extraction.run import Execution, extract
 from trustq.extraction.train.progress import Progress
 from trustq.recipes import Recipe, load_recipe
 from trustq.store import read_cache
@@ -44,22 +44,19 @@ def distil(
     manifest: Manifest,
     distillation: Distillation,
     *,
-    student: str,
+    recipe: Recipe,
     seeds: Sequence[int],
     out: Path,
-    name: str = "",
-    settings: Sequence[str] = (),
     device: str = "auto",
     progress: Progress | None = None,
 ) -> list[Extracted]:
     """Train students on a teacher's logits and write their caches, as `extract` does.
 
-    `student` is mobilenetv3, efficientnet_lite0 or any timm name whose weights take less than 25
-    MB. The teacher's logits are those of unaugmented images, or of a stored view; the student sees
-    augmented ones. Raises `TrustqError` for a teacher without logits, of another manifest or that
-    saw validation or test labels, for a student that is too large, and for mixed images.
+    `recipe` is that of `student_recipe`. The teacher's logits are those of unaugmented images, or
+    of a stored view; the student sees augmented ones. Raises `TrustqError` for a teacher without
+    logits, of another manifest or that saw validation or test labels, for a student that is too
+    large, and for mixed images.
     """
-    recipe = student_recipe(student, name=name, settings=settings)
     if not 0 <= distillation.alpha <= 1 or not distillation.temperature > 0:
         raise InputError(
             f"`alpha={distillation.alpha}` and `temperature={distillation.temperature}`: expected "
@@ -89,7 +86,7 @@ def distil(
         recipe=recipe,
         seeds=seeds,
         out=out,
-        device=device,
+        execution=Execution(device=device),
         progress=progress,
         taught_by=(
             taught.logits,
@@ -104,6 +101,9 @@ def distil(
 
 def student_recipe(student: str, *, name: str = "", settings: Sequence[str] = ()) -> Recipe:
     """The recipe that a student is trained with.
+
+    `student` is mobilenetv3, efficientnet_lite0 or any timm name whose weights take less than 25
+    MB.
 
     >>> student_recipe("mobilenetv3", settings=["epochs=2"]).extract.backbone
     'mobilenetv3_small_100'

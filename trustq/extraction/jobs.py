@@ -25,6 +25,8 @@ from trustq.store import read_attributes
 if TYPE_CHECKING:
     import torch
 
+    from trustq.extraction.inputs.images import Feed
+
 
 @dataclass(frozen=True)
 class Extracted:
@@ -190,17 +192,13 @@ def dump_job(
     network: Network,
     manifest: Manifest,
     *,
-    device: "torch.device",
-    workers: int,
+    feed: "Feed",
     seconds: dict[str, float],
-    extra: dict[str, np.ndarray],
-    progress: Progress,
 ) -> None:
-    """Write a job's cache from its network."""
+    """Write a job's cache from its network; `seconds` of what was done before are noted in it."""
     import timm
     import torch
 
-    from trustq.data.preprocessing import Preprocessing
     from trustq.extraction.dump.cache_dump import PRECISION, Further, dump
     from trustq.extraction.train.memory import explained_dump
 
@@ -214,28 +212,22 @@ def dump_job(
             "torch": str(torch.__version__),
             "timm": timm.__version__,
             "python": platform.python_version(),
-            "device": device_name(device),
+            "device": device_name(feed.device),
         },
     }
 
     def finished() -> dict[str, Any]:
         return attributes | {"seconds": seconds | {"dump": round(time.monotonic() - started, 3)}}
 
-    preprocessing = Preprocessing.of_attribute(attributes["preprocessing"])
-    with explained_dump(attributes["backbone"], preprocessing.size, device):
+    size = feed.preprocessing.size
+    with explained_dump(attributes["backbone"], size, feed.device):
         dump(
-            job.target,
+            job,
             network,
             manifest,
-            job.rows,
-            preprocessing=preprocessing,
-            device=device,
-            workers=workers,
+            feed=feed,
             attributes=finished,
-            extra=extra,
-            progress=progress,
-            what=f"features of seed {job.seed}",
-            further=Further.of_recipe(job.settings, network, size=preprocessing.size),
+            further=Further.of_recipe(job.settings, network, size=size),
         )
 
 

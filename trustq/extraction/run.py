@@ -6,6 +6,7 @@ Torch is imported only once there is a cache to make.
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +54,9 @@ from trustq.store import read_attributes
 if TYPE_CHECKING:
     import torch
 
+    from trustq.extraction.inputs.images import Feed
+    from trustq.extraction.train.epoch_logits import EpochLogits
+
 
 _LISTED = 20  # images that are told by name
 
@@ -61,16 +65,29 @@ _LISTED = 20  # images that are told by name
 TaughtBy = tuple[np.ndarray, dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class Execution:
+    """How an extraction is carried out where it runs.
+
+    `stage_to` is a local folder that images are copied to first. With `skip_unreadable` every image
+    is decoded first; rows whose image cannot be are left out and recorded in the cache as
+    `skipped`. With `auto_batch` a batch that does not fit into memory is halved, with more batches
+    a step, which the cache records.
+    """
+
+    device: str = "auto"
+    stage_to: Path | None = None
+    skip_unreadable: bool = False
+    auto_batch: bool = False
+
+
 def extract(
     manifest: Manifest,
     *,
     recipe: Recipe,
     seeds: Sequence[int],
     out: Path,
-    device: str = "auto",
-    stage_to: Path | None = None,
-    skip_unreadable: bool = False,
-    auto_batch: bool = False,
+    execution: Execution | None = None,
     progress: Progress | None = None,
     taught_by: TaughtBy | None = None,
 ) -> list[Extracted]:
@@ -78,13 +95,9 @@ def extract(
 
     Writes `<out>/<dataset>/<recipe name>/seed<S>.h5` and the network beside it. A cache that is
     there from the same recipe and manifest is left as it is; a training that was stopped goes on
-    after its last finished epoch. `stage_to` is a local folder that images are copied to first.
-    With `skip_unreadable` every image is decoded first; rows whose image cannot be are left out and
-    recorded in the cache as `skipped`. With `auto_batch` a batch that does not fit into memory is
-    halved, with more batches a step, which the cache records. `taught_by` is for `distil`. Of
-    several processes that are asked for one seed one makes it, and the others wait for it. Where
-    `torchrun` started several processes, each takes its share of the seeds, and only those are
-    returned. Raises `TrustqError`,
+    after its last finished epoch. `taught_by` is for `distil`. Of several processes that are asked
+    for one seed one makes it, and the others wait for it. Where `torchrun` started several
+    processes, each takes its share of the seeds, and only those are returned. Raises `TrustqError`,
     before time is spent where that can be, for a cache of another recipe, rows that cannot be
     trained on, images that cannot be read, weights that cannot be had, and a device that is not
     there.
@@ -92,7 +105,7 @@ def extract(
     >>> extract(manifest, recipe=load_recipe("small-cpu"), seeds=[0], out=Path("cache"))
     ... # doctest: +SKIP
     """
-    progress = progress or StderrProgress()
+    execution, progress = execution or Execution(), progress or StderrProgress()
     if not seeds or min(seeds) < 0:
         raise InputError("Seeds are whole numbers from 0, at least one, e.g. `seeds=42,52`.")
     require_trainable(manifest, recipe=recipe.extract)
@@ -106,41 +119,34 @@ def extract(
     )
     if not all(job.is_there for job in jobs):
         require_weights(recipe.extract)
-        chosen = torch_device(device, gpu)
-        if stage_to is not None:
-            if not skip_unreadable:
-                require_readable(manifest)  # named where they should be, before any is copied
-            manifest = stage(manifest, stage_to, progress=progress)
-        if skip_unreadable:
-            manifest, skipped = _without_unreadable(manifest, progress)
+        device = torch_device(execution.device, gpu)
+        manifest, skipped = _readable(manifest, execution, progress)
+        if skipped is not None:
             require_trainable(manifest, recipe=recipe.extract)
             there = [job for job in jobs if job.is_there]
             seeds = [job.seed for job in jobs if not job.is_there]
             jobs = there + _training_jobs(
                 manifest, recipe, seeds, folder, progress, skipped, taught_by
             )
-        else:
-            require_readable(manifest, progress)
-        for place, job in enumerate(jobs):
-            if job.is_there:
-                continue
-            with only_one(job.target, progress):
-                # Another process may have made it while this one waited or looked at images.
-                if already_there(job.target, job.attributes, progress):
-                    jobs[place] = replace(job, is_there=True)
-                else:
-                    _train_and_dump(
-                        job,
-                        manifest,
-                        recipe,
-                        chosen,
-                        progress,
-                        auto_batch=auto_batch,
-                        taught_by=taught_by,
-                    )
+        make = _Maker(manifest, device, progress, taught_by, auto_batch=execution.auto_batch)
+        jobs = [job if job.is_there else make.alone(job) for job in jobs]
     for job in jobs:
         _clear_workings(job)
     return [extracted(job) for job in jobs]
+
+
+def _readable(
+    manifest: Manifest, execution: Execution, progress: Progress
+) -> "tuple[Manifest, _Skipped | None]":
+    """The manifest with its images at hand, and what was left out where that was asked for."""
+    if execution.stage_to is not None:
+        if not execution.skip_unreadable:
+            require_readable(manifest)  # named where they should be, before any is copied
+        manifest = stage(manifest, execution.stage_to, progress=progress)
+    if execution.skip_unreadable:
+        return _without_unreadable(manifest, progress)
+    require_readable(manifest, progress)
+    return manifest, None
 
 
 def _training_jobs(
@@ -226,123 +232,139 @@ def _without_unreadable(manifest: Manifest, progress: Progress) -> tuple[Manifes
     return left, _Skipped(manifest.columns["sample_id"][rows], reasons, manifest.digests)
 
 
-def _train_and_dump(
-    job: Job,
-    manifest: Manifest,
-    recipe: Recipe,
-    device: "torch.device",
-    progress: Progress,
-    *,
-    auto_batch: bool,
-    taught_by: TaughtBy | None,
-) -> None:
-    from trustq.data.preprocessing import Preprocessing
-    from trustq.extraction.dump.cache_dump import Further
-    from trustq.extraction.train.crossfit import crossfit
-    from trustq.extraction.train.epoch_logits import EpochLogits
-    from trustq.extraction.train.loop import train
-    from trustq.extraction.train.memory import explained, fitting
-    from trustq.extraction.train.teacher import Teacher
+@dataclass(frozen=True)
+class _Maker:
+    """Makes the caches of jobs, one network after the other."""
 
-    settings = recipe.extract
-    frozen = settings.mode == "frozen"
+    manifest: Manifest
+    device: "torch.device"
+    progress: Progress
+    taught_by: TaughtBy | None
+    auto_batch: bool
 
-    def make(seed: int) -> Network:
-        n_classes = 0 if frozen else len(manifest.classes)
+    def alone(self, job: Job) -> Job:
+        """Make a job's cache, unless another process does meanwhile; the job as it is then."""
+        with only_one(job.target, self.progress):
+            # Another process may have made it while this one waited or looked at images.
+            if already_there(job.target, job.attributes, self.progress):
+                return replace(job, is_there=True)
+            self._train_and_dump(job)
+        return job
+
+    def _train_and_dump(self, job: Job) -> None:
+        from trustq.data.preprocessing import Preprocessing
+        from trustq.extraction.dump.cache_dump import Further
+        from trustq.extraction.inputs.images import Feed
+        from trustq.extraction.train.memory import explained
+
+        network = self._start(job, job.seed)
+        job = self._fitted(job, network)
+        settings = job.settings
+        preprocessing = Preprocessing.of_config(
+            network.config,
+            settings.image_size,
+            interpolation=settings.interpolation,
+            aspect=settings.aspect,
+        )
+        feed = Feed(preprocessing, self.device, settings.workers, self.progress)
+        # Told now, not after training.
+        Further.of_recipe(settings, network, size=preprocessing.size)
+        self.progress.say(
+            f"{job.target}: {settings.backbone} from {network.weights} on {self.device.type}"
+        )
+        with explained(settings, network, self.device):
+            extra, seconds = self._train(job, network, feed)
+        attributes = job.attributes | {
+            "weights": network.weights,
+            "weights_digest": digest_weights(network.model),
+            "preprocessing": preprocessing.attribute,
+        }
+        about = {key: attributes[key] for key in ("backbone", "classes", "preprocessing")}
+        save_checkpoint(checkpoint_of(job.target), network.model, about)
+        job = replace(job, attributes=attributes, extra=job.extra | extra)
+        dump_job(job, network, self.manifest, feed=feed, seconds=seconds)
+
+    def _start(self, job: Job, seed: int) -> Network:
+        """The network that training with a seed starts from."""
+        settings, frozen = job.settings, job.settings.mode == "frozen"
+        n_classes = 0 if frozen else len(self.manifest.classes)
         network, left_out = start_network(settings, n_classes=n_classes, seed=seed)
         if left_out and not frozen:
-            progress.say(f"{settings.weights}: left out {', '.join(left_out)} (other classes).")
-        place(network, device)
+            self.progress.say(
+                f"{settings.weights}: left out {', '.join(left_out)} (other classes)."
+            )
+        place(network, self.device)
         return network
 
-    network = make(job.seed)
-    if auto_batch and not frozen:
-        fitted = fitting(settings, network, device)
-        if fitted != settings:
-            used = {"batch_size": fitted.batch_size, "accumulate": fitted.accumulate}
-            recipe_used = job.attributes["recipe"] | {"fitted": used}
-            job = replace(job, attributes=job.attributes | {"recipe": recipe_used})
-            progress.say(
-                f"Batches of {settings.batch_size} do not fit: {fitted.batch_size}, "
-                f"{fitted.accumulate} of them a step."
-            )
-            settings = fitted
-    preprocessing = Preprocessing.of_config(
-        network.config,
-        settings.image_size,
-        interpolation=settings.interpolation,
-        aspect=settings.aspect,
-    )
-    Further.of_recipe(settings, network, size=preprocessing.size)  # told now, not after training
-    progress.say(f"{job.target}: {settings.backbone} from {network.weights} on {device.type}")
-    identity = digest_json([job.attributes[name] for name in ("recipe", "manifest", "noise")])
-    resume = job.target.with_name(f".seed{job.seed}.resume.pt")
-    extra = dict(job.extra)
-    seconds: dict[str, float] = {}
-    with explained(settings, network, device):
+    def _fitted(self, job: Job, network: Network) -> Job:
+        """The job with batches that memory holds, where that was asked for."""
+        from trustq.extraction.train.memory import fitting
+
+        settings = job.settings
+        if not self.auto_batch or settings.mode == "frozen":
+            return job
+        fitted = fitting(settings, network, self.device)
+        if fitted == settings:
+            return job
+        used = {"batch_size": fitted.batch_size, "accumulate": fitted.accumulate}
+        recipe_used = job.attributes["recipe"] | {"fitted": used}
+        self.progress.say(
+            f"Batches of {settings.batch_size} do not fit: {fitted.batch_size}, "
+            f"{fitted.accumulate} of them a step."
+        )
+        return replace(job, settings=fitted, attributes=job.attributes | {"recipe": recipe_used})
+
+    def _train(
+        self, job: Job, network: Network, feed: "Feed"
+    ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+        """Train a job's networks, unless it is frozen: further datasets, and seconds spent."""
+        from trustq.extraction.train.crossfit import crossfit
+        from trustq.extraction.train.loop import State, TrainingSet, train
+        from trustq.extraction.train.teacher import Teacher
+
+        identity = digest_json([job.attributes[name] for name in ("recipe", "manifest", "noise")])
+        extra: dict[str, np.ndarray] = {}
+        seconds: dict[str, float] = {}
         if job.rows.is_crossfit:
-            datasets, folds_seconds = crossfit(
-                job.target,
-                manifest,
-                job.rows,
-                make=make,
-                recipe=settings,
-                seed=job.seed,
-                preprocessing=preprocessing,
-                device=device,
-                identity=identity,
-                progress=progress,
+            make = partial(self._start, job)
+            extra, spent = crossfit(job, self.manifest, make=make, feed=feed, identity=identity)
+            seconds["crossfit"] = round(spent, 3)
+        if job.settings.mode == "frozen":
+            return extra, seconds
+        kept = self._epoch_logits(job)
+        taught_by = self.taught_by
+        teacher = None if taught_by is None else Teacher(taught_by[0], **_weights(taught_by))
+        trained = train(
+            network,
+            TrainingSet(self.manifest, job.rows.observed, job.rows.validation, teacher),
+            recipe=job.settings,
+            seed=job.seed,
+            feed=feed,
+            state=State(job.target.with_name(f".seed{job.seed}.resume.pt"), identity),
+            epoch_logits=kept,
+        )
+        if kept is not None:
+            extra["epochs/logits"] = kept.finished(len(trained.history.epoch))
+        seconds["training"] = round(trained.seconds, 3)
+        extra |= {f"history/{name}": array for name, array in trained.history.arrays.items()}
+        return extra, seconds
+
+    def _epoch_logits(self, job: Job) -> "EpochLogits | None":
+        """Where the logits of epochs are kept, if they are."""
+        from trustq.extraction.train.epoch_logits import EpochLogits
+
+        kept = EpochLogits.of_recipe(
+            job.settings,
+            job.target.with_name(f".seed{job.seed}.epochs.npy"),
+            n_rows=len(self.manifest),
+            n_classes=len(self.manifest.classes),
+        )
+        if kept is None and job.settings.epoch_logits:
+            self.progress.say(
+                "The logits of epochs are not stored: steps see mixed images, which have no row of "
+                "their own."
             )
-            extra |= datasets
-            seconds["crossfit"] = round(folds_seconds, 3)
-        if not frozen:
-            kept = EpochLogits.of_recipe(
-                settings,
-                job.target.with_name(f".seed{job.seed}.epochs.npy"),
-                n_rows=len(manifest),
-                n_classes=len(manifest.classes),
-            )
-            if kept is None and settings.epoch_logits:
-                progress.say(
-                    "The logits of epochs are not stored: steps see mixed images, which have no "
-                    "row of their own."
-                )
-            trained = train(
-                network,
-                manifest,
-                job.rows.observed,
-                validation=job.rows.validation,
-                recipe=settings,
-                seed=job.seed,
-                preprocessing=preprocessing,
-                device=device,
-                resume=resume,
-                identity=identity,
-                progress=progress,
-                epoch_logits=kept,
-                teacher=None if taught_by is None else Teacher(taught_by[0], **_weights(taught_by)),
-            )
-            if kept is not None:
-                extra["epochs/logits"] = kept.finished(len(trained.history.epoch))
-            seconds["training"] = round(trained.seconds, 3)
-            extra |= {f"history/{name}": array for name, array in trained.history.arrays.items()}
-    attributes = job.attributes | {
-        "weights": network.weights,
-        "weights_digest": digest_weights(network.model),
-        "preprocessing": preprocessing.attribute,
-    }
-    about = {key: attributes[key] for key in ("backbone", "classes", "preprocessing")}
-    save_checkpoint(checkpoint_of(job.target), network.model, about)
-    dump_job(
-        replace(job, attributes=attributes),
-        network,
-        manifest,
-        device=device,
-        workers=settings.workers,
-        seconds=seconds,
-        extra=extra,
-        progress=progress,
-    )
+        return kept
 
 
 def _weights(taught_by: TaughtBy) -> dict[str, float]:

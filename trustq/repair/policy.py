@@ -68,8 +68,9 @@ class Policy:
         if is_scored and self.diversity > 1 and len(leaders):
             pool = self._affordable(leaders, spend * self.diversity, current, n_taken)
             leaders = leaders[pool]
+        if is_scored and self.diversity > 1 and len(leaders):
             covered = np.zeros(len(leaders), dtype=bool)
-            covered[:1] = True  # the most wanted one is taken in any case
+            covered[0] = True  # the most wanted one is taken in any case
             spread = k_centre(features[leaders], covered, n_wanted=len(leaders) - 1)
             leaders = leaders[np.concatenate([[0], np.argsort(spread[1:], kind="stable") + 1])]
         taken = np.zeros(len(leaders), dtype=bool)

@@ -5,7 +5,6 @@ A cache's further passes (views, dropout) are streamed in turn, so that memory h
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ from torch.nn.functional import cross_entropy
 from trustq.core.digest import canonical_json
 from trustq.core.generators import generator
 from trustq.data.manifest import Manifest
-from trustq.data.preprocessing import Preprocessing
 from trustq.errors import InputError, TrustqError
 from trustq.extraction.dump.explanation_checks import faithfulness, randomised_maps
 from trustq.extraction.dump.explanations import Explained, Explainer, chosen_classes
@@ -30,13 +28,8 @@ from trustq.extraction.dump.views import (
     turned,
     turned_back,
 )
-from trustq.extraction.exposure import Rows
-from trustq.extraction.inputs.images import (
-    ImageLoader,
-    evaluation_batches,
-    n_workers,
-)
-from trustq.extraction.train.progress import Progress
+from trustq.extraction.inputs.images import Feed, ImageLoader, evaluation_batches
+from trustq.extraction.jobs import Job
 from trustq.extraction.train.weights import Network, forward_head, grid_of
 from trustq.recipes import ExtractRecipe
 from trustq.store import CacheWriter, writing_cache
@@ -59,23 +52,12 @@ class _Block:
     further: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
-def to_input(
-    images: torch.Tensor, preprocessing: Preprocessing, device: torch.device
-) -> torch.Tensor:
-    """Normalized network input, (b, 3, size, size) of float32, from uint8 (b, size, size, 3)."""
-    moved = images.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
-    mean = torch.tensor(preprocessing.mean, device=device).view(1, 3, 1, 1)
-    std = torch.tensor(preprocessing.std, device=device).view(1, 3, 1, 1)
-    return (moved - mean) / std
-
-
 def evaluate(
     network: Network,
     images: ImageLoader,
     labels: np.ndarray,
     *,
-    preprocessing: Preprocessing,
-    device: torch.device,
+    feed: Feed,
 ) -> tuple[float, float, np.ndarray]:
     """Mean log loss and accuracy on a loader's m rows, from their entries in `labels`, (n,).
 
@@ -83,7 +65,7 @@ def evaluate(
     """
     loss, hits, n = 0.0, 0, 0
     blocks = []
-    for block in _passes(network, images, preprocessing=preprocessing, device=device):
+    for block in _passes(network, images, feed):
         assert block.logits is not None
         targets = torch.from_numpy(labels[block.rows])
         loss += float(cross_entropy(block.logits, targets, reduction="sum"))
@@ -192,74 +174,34 @@ class Further:
 
 
 def dump(
-    path: Path,
+    job: Job,
     network: Network,
     manifest: Manifest,
-    rows: Rows,
     *,
-    preprocessing: Preprocessing,
-    device: torch.device,
-    workers: int,
+    feed: Feed,
     attributes: Callable[[], dict[str, Any]],
-    extra: dict[str, np.ndarray],
-    progress: Progress,
-    what: str,
-    further: Further | None = None,
+    further: Further,
 ) -> None:
-    """Write a cache of every image in manifest order, block by block.
+    """Write a job's cache of every image in manifest order, block by block.
 
-    `attributes` is asked last for those of the format; `extra` holds further datasets. Views are
-    passes of their own over the images; dropout and maps go along with the clean one. Raises
-    `TrustqError` for an image that cannot be decoded, for a value that is not finite, and for a
-    view or dropout that changes nothing; no file is left then.
+    `attributes` is asked last for those of the format. Views are passes of their own over the
+    images; dropout and maps go along with the clean one. Raises `TrustqError` for an image that
+    cannot be decoded, for a value that is not finite, and for a view or dropout that changes
+    nothing; no file is left then.
     """
     n = len(manifest)
-    further = further or Further()
     if further.grid:
-        progress.say(_price(further, n))
-
-    def passes(view: View | None) -> Iterator[_Block]:
-        images = ImageLoader(
-            manifest,
-            evaluation_batches(np.arange(n), batch_size=_BLOCK),
-            preprocessing=preprocessing,
-            corruption=view.corruption if view else None,
-            workers=n_workers(workers),
-            device=device,
-        )
-        label = f"{what}, {view.name}" if view else what
-        with progress.images(label, n) as show:
-            done = 0
-            for block in _passes(
-                network,
-                images,
-                preprocessing=preprocessing,
-                device=device,
-                view=view,
-                further=further,
-                explained=classes,
-            ):
-                _require_finite(manifest, block)
-                yield block
-                done += len(block.rows)
-                show(done, "")
-        if view and view.corruption and n and not images.n_changed:
-            raise _unchanging(view, "it changed no pixel of any image")
-
-    classes = _Classes(further.explain_class, rows.label, manifest.classes)
-    with writing_cache(path, n, further.streams(network)) as writer:
-        for name in ("sample_id", "split", "group_id"):
-            writer.put(name, manifest.columns[name])
-        for name in ("label", "observed", "trusted", "seen"):
-            writer.put(name, getattr(rows, name))
-        for name, array in extra.items():
-            writer.put(name, array)
-        for block in passes(None):
+        feed.progress.say(_price(further, n))
+    classes = _Classes(further.explain_class, job.rows.label, manifest.classes)
+    passes = _DumpPasses(network, manifest, feed, further, classes, f"features of seed {job.seed}")
+    with writing_cache(job.target, n, further.streams(network)) as writer:
+        _put_rows(writer, job, manifest)
+        for block in passes.of(None):
             _append(writer, "", block)
             for name, array in (block.head or {}).items():
                 writer.put(name, array)
         for view in further.views:
-            for block in passes(view):
+            for block in passes.of(view):
                 _append(writer, f"views/{view.name}/", block)
             _require_changed(writer, view, n)
             parameters = canonical_json(view.parameters)
@@ -267,44 +209,67 @@ def dump(
         if isinstance(further.passes, MovingPasses):
             parameters = canonical_json(further.passes.parameters)
             writer.put(f"passes/{further.passes.name}/parameters", np.array([parameters]))
-        for name, array in _of_explanations(
-            network,
-            manifest,
-            further,
-            classes,
-            preprocessing=preprocessing,
-            device=device,
-            workers=workers,
-            progress=progress,
-        ).items():
+        explained = _of_explanations(network, manifest, further, classes, feed)
+        for name, array in explained.items():
             writer.put(name, array)
         writer.finish(attributes())
 
 
+def _put_rows(writer: CacheWriter, job: Job, manifest: Manifest) -> None:
+    """What is known of the rows before they pass the network."""
+    for name in ("sample_id", "split", "group_id"):
+        writer.put(name, manifest.columns[name])
+    for name in ("label", "observed", "trusted", "seen"):
+        writer.put(name, getattr(job.rows, name))
+    for name, array in job.extra.items():
+        writer.put(name, array)
+
+
+@dataclass(frozen=True)
+class _DumpPasses:
+    """The passes of a dump over all images: the clean one, and one a view."""
+
+    network: Network
+    manifest: Manifest
+    feed: Feed
+    further: Further
+    classes: "_Classes"
+    what: str
+
+    def of(self, view: View | None) -> Iterator[_Block]:
+        """The blocks of a pass, whose values are finite."""
+        n = len(self.manifest)
+        batches = evaluation_batches(np.arange(n), batch_size=_BLOCK)
+        corruption = view.corruption if view else None
+        images = self.feed.images(self.manifest, batches, corruption=corruption)
+        label = f"{self.what}, {view.name}" if view else self.what
+        with self.feed.progress.images(label, n) as show:
+            done = 0
+            for block in _passes(
+                self.network,
+                images,
+                self.feed,
+                view=view,
+                further=self.further,
+                explained=self.classes,
+            ):
+                _require_finite(self.manifest, block)
+                yield block
+                done += len(block.rows)
+                show(done, "")
+        if view and corruption and n and not images.n_changed:
+            raise _unchanging(view, "it changed no pixel of any image")
+
+
 def predict(
-    network: Network,
-    manifest: Manifest,
-    rows: np.ndarray,
-    *,
-    preprocessing: Preprocessing,
-    device: torch.device,
-    workers: int,
-    progress: Progress,
-    what: str,
+    network: Network, manifest: Manifest, rows: np.ndarray, *, feed: Feed, what: str
 ) -> np.ndarray:
     """Logits of some rows, (m, k) of float32, as `dump` would write them."""
-    images = ImageLoader(
-        manifest,
-        evaluation_batches(rows, batch_size=_BLOCK),
-        preprocessing=preprocessing,
-        workers=n_workers(workers),
-        device=device,
-    )
+    images = feed.images(manifest, evaluation_batches(rows, batch_size=_BLOCK))
     blocks = []
-    with progress.images(what, len(rows)) as show:
+    with feed.progress.images(what, len(rows)) as show:
         done = 0
-        passes = _passes(network, images, preprocessing=preprocessing, device=device)
-        for block in passes:
+        for block in _passes(network, images, feed):
             assert block.logits is not None
             _require_finite(manifest, block)
             blocks.append(block.logits.numpy())
@@ -333,9 +298,8 @@ class _Classes:
 def _passes(
     network: Network,
     images: ImageLoader,
+    feed: Feed,
     *,
-    preprocessing: Preprocessing,
-    device: torch.device,
     view: View | None = None,
     further: Further | None = None,
     explained: _Classes | None = None,
@@ -345,7 +309,7 @@ def _passes(
     symmetries = view.symmetries if view else [(False, False, False)]
     for i, (rows, batch) in enumerate(images):
         with torch.inference_mode():
-            inputs = to_input(batch, preprocessing, device)
+            inputs = feed.to_input(batch)
             outputs = []
             for symmetry in symmetries:
                 last = model.forward_features(turned(inputs, symmetry))
@@ -495,11 +459,7 @@ def _of_explanations(
     manifest: Manifest,
     further: Further,
     classes: _Classes,
-    *,
-    preprocessing: Preprocessing,
-    device: torch.device,
-    workers: int,
-    progress: Progress,
+    feed: Feed,
 ) -> dict[str, np.ndarray]:
     """What was explained, and the checks of explanations on some rows, as datasets."""
     found: dict[str, np.ndarray] = {}
@@ -517,19 +477,13 @@ def _of_explanations(
         return found
     n = min(further.checks, len(manifest))
     rows = np.sort(generator(0, "checked rows").permutation(len(manifest))[:n])
-    images = ImageLoader(
-        manifest,
-        evaluation_batches(rows, batch_size=_BLOCK),
-        preprocessing=preprocessing,
-        workers=n_workers(workers),
-        device=device,
-    )
-    inputs = torch.cat([to_input(batch, preprocessing, device) for _, batch in images])
-    chosen = classes.of(rows, torch.zeros(n, network.n_logits)).to(device)
+    images = feed.images(manifest, evaluation_batches(rows, batch_size=_BLOCK))
+    inputs = torch.cat([feed.to_input(batch) for _, batch in images])
+    chosen = classes.of(rows, torch.zeros(n, network.n_logits)).to(feed.device)
     found["explanations/checked_rows"] = rows.astype(np.int64)
     for method in further.explain:
         path = f"explanations/{method}/checks"
-        progress.say(f"testing {method} on {n:,} rows: faithfulness and layers drawn anew")
+        feed.progress.say(f"testing {method} on {n:,} rows: faithfulness and layers drawn anew")
 
         def explain(e: Explainer, i: torch.Tensor, c: torch.Tensor, m: str = method) -> Explained:
             return _explain(e, m, i, c)

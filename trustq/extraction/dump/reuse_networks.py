@@ -34,8 +34,18 @@ if TYPE_CHECKING:
     import torch
 
 
-# Settings of what is dumped that came after the first caches, and are asked for in one mapping.
-EXPLAIN_SETTINGS = ("pass_drop", "map_precision", "explain", "explain_class", "explain_checks")
+# A recipe's settings that another dump of a network takes; `workers` changes no number.
+DUMP_SETTINGS = (
+    "views",
+    "passes",
+    "maps",
+    "pass_drop",
+    "map_precision",
+    "explain",
+    "explain_class",
+    "explain_checks",
+    "workers",
+)
 
 
 def some_rows(manifest: Manifest, only: str) -> Manifest:
@@ -71,11 +81,7 @@ def extract_with(
     *,
     out: Path,
     name: str = "",
-    views: Sequence[str] = (),
-    passes: int = 0,
-    maps: bool = False,
-    explain: Mapping[str, Any] | None = None,
-    workers: int = -1,
+    settings: Mapping[str, Any] | None = None,
     device: str = "auto",
     progress: Progress | None = None,
 ) -> list[Extracted]:
@@ -83,57 +89,16 @@ def extract_with(
 
     Writes `<out>/<dataset>/<name or the recipe's>/seed<S>.h5` for each cache, whose checkpoint must
     lie beside it. Labels index the cache's classes; rows that the network has seen keep their
-    marks. `views`, `passes` and `maps` are those of the new cache, whatever the old one has, and
-    `explain` holds its other settings of a recipe's `pass_drop`, `map_precision`, `explain`,
-    `explain_class` and `explain_checks`; `workers` processes load images (-1: one less than
-    cores). Raises `TrustqError` for a missing or foreign checkpoint and for classes that the cache
-    lacks.
+    marks. `settings` holds those of `DUMP_SETTINGS` that the new caches have, whatever the old ones
+    do; the others are a recipe's defaults. Raises `TrustqError` for a missing or foreign checkpoint
+    and for classes that the cache lacks.
     """
     progress = progress or StderrProgress()
-    jobs = []
-    for source in caches:
-        theirs = read_attributes(source)
-        checkpoint = checkpoint_of(source)
-        if not checkpoint.is_file():
-            raise NotFound(
-                f"{checkpoint}: no such file. It is the network of {source}, which other images "
-                "must go through; copy it there, or extract again.",
-                path=checkpoint,
-            )
-        rows = rows_elsewhere(manifest, source=source, attributes=theirs)
-        defaults = {name: getattr(ExtractRecipe, name, ()) for name in EXPLAIN_SETTINGS}
-        asked = {"views": list(views), "passes": passes, "maps": maps}
-        asked |= {name: plain(value) for name, value in (defaults | dict(explain or {})).items()}
-        settings = _settings_of(theirs["recipe"], asked)
-        require_dumpable(settings)
-        own_name = name or theirs["recipe"].get("name", source.parent.name)
-        folder = Path(out) / folder_name(manifest.dataset) / folder_name(own_name)
-        target = folder / f"seed{theirs['backbone_seed']}.h5"
-        kept = ("classes", "backbone", "backbone_seed", "weights", "weights_digest")
-        if target.resolve() == source.resolve():
-            raise InputError(
-                f"The new cache would replace {source} itself. Give it a name of its own with "
-                "`name` or `out`."
-            )
-        recipe = theirs["recipe"] | {
-            "with": theirs["content_digest"],
-            "extract": theirs["recipe"].get("extract", {}) | asked,
-        }
-        attributes = {key: theirs[key] for key in (*kept, "preprocessing")} | {
-            "dataset": manifest.dataset,
-            "exposure": rows.exposure,
-            "recipe": recipe,
-            "manifest": manifest.digests,
-            "noise": rows.noise,
-        }
-        is_there = already_there(target, attributes, progress)
-        job = Job(theirs["backbone_seed"], target, rows, attributes, is_there, settings, source)
-        if n_shared := int((rows.seen > 0).sum()):
-            progress.say(
-                f"{n_shared:,} of {len(manifest):,} rows share an id or a group with rows that the "
-                f"network of {source} has seen; they stay marked as seen."
-            )
-        jobs.append(job)
+    given = {name: getattr(ExtractRecipe, name, ()) for name in DUMP_SETTINGS} | dict(
+        settings or {}
+    )
+    asked = {name: plain(value) for name, value in given.items() if name != "workers"}
+    jobs = [_job_with(manifest, source, Path(out), name, asked, progress) for source in caches]
     targets = [job.target for job in jobs]
     if twice := next((path for path in targets if targets.count(path) > 1), None):
         raise InputError(f"Two of the caches would be written to {twice}; run them apart.")
@@ -142,8 +107,57 @@ def extract_with(
         require_readable(manifest, progress)
         for job in jobs:
             if not job.is_there:
-                _dump_with(job, manifest, chosen, progress, workers=workers)
+                _dump_with(job, manifest, chosen, progress, workers=given["workers"])
     return [extracted(job) for job in jobs]
+
+
+def _job_with(
+    manifest: Manifest,
+    source: Path,
+    out: Path,
+    name: str,
+    asked: dict[str, Any],
+    progress: Progress,
+) -> Job:
+    """The cache to be made of one network; raises where it cannot be."""
+    theirs = read_attributes(source)
+    checkpoint = checkpoint_of(source)
+    if not checkpoint.is_file():
+        raise NotFound(
+            f"{checkpoint}: no such file. It is the network of {source}, which other images "
+            "must go through; copy it there, or extract again.",
+            path=checkpoint,
+        )
+    rows = rows_elsewhere(manifest, source=source, attributes=theirs)
+    settings = _settings_of(theirs["recipe"], asked)
+    require_dumpable(settings)
+    own_name = name or theirs["recipe"].get("name", source.parent.name)
+    folder = out / folder_name(manifest.dataset) / folder_name(own_name)
+    target = folder / f"seed{theirs['backbone_seed']}.h5"
+    if target.resolve() == source.resolve():
+        raise InputError(
+            f"The new cache would replace {source} itself. Give it a name of its own with "
+            "`name` or `out`."
+        )
+    recipe = theirs["recipe"] | {
+        "with": theirs["content_digest"],
+        "extract": theirs["recipe"].get("extract", {}) | asked,
+    }
+    kept = ("classes", "backbone", "backbone_seed", "weights", "weights_digest", "preprocessing")
+    attributes = {key: theirs[key] for key in kept} | {
+        "dataset": manifest.dataset,
+        "exposure": rows.exposure,
+        "recipe": recipe,
+        "manifest": manifest.digests,
+        "noise": rows.noise,
+    }
+    is_there = already_there(target, attributes, progress)
+    if n_shared := int((rows.seen > 0).sum()):
+        progress.say(
+            f"{n_shared:,} of {len(manifest):,} rows share an id or a group with rows that the "
+            f"network of {source} has seen; they stay marked as seen."
+        )
+    return Job(theirs["backbone_seed"], target, rows, attributes, is_there, settings, source)
 
 
 def _settings_of(recipe: dict[str, Any], asked: dict[str, Any]) -> ExtractRecipe:
@@ -158,6 +172,9 @@ def _settings_of(recipe: dict[str, Any], asked: dict[str, Any]) -> ExtractRecipe
 def _dump_with(
     job: Job, manifest: Manifest, device: "torch.device", progress: Progress, *, workers: int
 ) -> None:
+    from trustq.data.preprocessing import Preprocessing
+    from trustq.extraction.inputs.images import Feed
+
     assert job.source is not None
     network = make_network(
         job.attributes["backbone"],
@@ -169,13 +186,6 @@ def _dump_with(
     load_checkpoint(checkpoint, network.model, digest=job.attributes["weights_digest"])
     place(network, device)
     progress.say(f"{job.target}: the network of {checkpoint} on {device.type}")
-    dump_job(
-        job,
-        network,
-        manifest,
-        device=device,
-        workers=workers,
-        seconds={},
-        extra={},
-        progress=progress,
-    )
+    preprocessing = Preprocessing.of_attribute(job.attributes["preprocessing"])
+    feed = Feed(preprocessing, device, workers, progress)
+    dump_job(job, network, manifest, feed=feed, seconds={})

@@ -12,6 +12,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -177,6 +178,45 @@ def evaluation_batches(rows: np.ndarray, *, batch_size: int) -> list[list[Key]]:
         [(EVALUATION, row) for row in listed[start : start + batch_size]]
         for start in range(0, len(listed), batch_size)
     ]
+
+
+@dataclass(frozen=True)
+class Feed:
+    """How images reach a network: how they are prepared, by how many processes, and where it runs.
+
+    `workers` is a recipe's: -1 for one less than cores.
+    """
+
+    preprocessing: Preprocessing
+    device: torch.device
+    workers: int
+    progress: Progress
+
+    def images(
+        self,
+        manifest: Manifest,
+        batches: Iterable[list[Key]],
+        *,
+        augmentation: Augmentation | None = None,
+        corruption: Corruption | None = None,
+    ) -> "ImageLoader":
+        """A loader of batches of a manifest's images."""
+        return ImageLoader(
+            manifest,
+            batches,
+            preprocessing=self.preprocessing,
+            augmentation=augmentation,
+            corruption=corruption,
+            workers=n_workers(self.workers),
+            device=self.device,
+        )
+
+    def to_input(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalized network input, (b, 3, size, size) float32, from uint8 (b, size, size, 3)."""
+        moved = images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
+        mean = torch.tensor(self.preprocessing.mean, device=self.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.preprocessing.std, device=self.device).view(1, 3, 1, 1)
+        return (moved - mean) / std
 
 
 class ImageLoader:

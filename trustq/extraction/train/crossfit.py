@@ -7,19 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from trustq.core.atomic_files import replacing
 from trustq.core.digest import digest_json
 from trustq.core.generators import generator
 from trustq.data.manifest import Manifest
-from trustq.data.preprocessing import Preprocessing
 from trustq.extraction.dump.cache_dump import predict
-from trustq.extraction.exposure import Rows
-from trustq.extraction.train.loop import train
+from trustq.extraction.inputs.images import Feed
+from trustq.extraction.jobs import Job
+from trustq.extraction.train.loop import State, TrainingSet, train
 from trustq.extraction.train.progress import Progress
 from trustq.extraction.train.weights import Network
-from trustq.recipes import ExtractRecipe
 
 
 @dataclass(frozen=True)
@@ -32,66 +30,47 @@ class _Fold:
 
 
 def crossfit(
-    target: Path,
-    manifest: Manifest,
-    rows: Rows,
-    *,
-    make: Callable[[int], Network],
-    recipe: ExtractRecipe,
-    seed: int,
-    preprocessing: Preprocessing,
-    device: torch.device,
-    identity: str,
-    progress: Progress,
+    job: Job, manifest: Manifest, *, make: Callable[[int], Network], feed: Feed, identity: str
 ) -> tuple[dict[str, np.ndarray], float]:
-    """Train a network for each fold of `rows` and return a cache's `fold` and `crossfit_logits`.
+    """Train a network for each fold of a job's rows; return `fold` and `crossfit_logits`.
 
     `make` gives the starting network of a seed. `crossfit_logits` is (n, k), NaN where `fold` is
     -1: rows that were not trained on have the logits of the full network. A fold that is done is
-    kept beside `target` until the cache is there, so a stopped run goes on within the fold it was
-    in. Also returns the seconds of training.
+    kept beside the job's target until the cache is there, so a stopped run goes on within the fold
+    it was in. Also returns the seconds of training.
     """
+    rows, seed = job.rows, job.seed
     logits = np.full((len(manifest), len(manifest.classes)), np.nan, dtype=np.float32)
     datasets = {"fold": rows.fold}
     seconds = 0.0
     n_folds = int(rows.fold.max()) + 1
     for fold in range(n_folds):
         held_out = np.flatnonzero(rows.fold == fold)
-        mark = digest_json([identity, "fold", fold])
-        done = _read(_kept(target, seed, fold), mark, progress)
+        kept, mark = _kept(job.target, seed, fold), digest_json([identity, "fold", fold])
+        done = _read(kept, mark, feed.progress)
         if done is None:
-            progress.say(f"{target}: fold {fold + 1} of {n_folds}, {len(held_out):,} rows held out")
+            feed.progress.say(
+                f"{job.target}: fold {fold + 1} of {n_folds}, {len(held_out):,} rows held out"
+            )
             # A seed of its own, for a network that starts and shuffles as the full one does would
             # be nearer to it than two trainings are.
             own_seed = int(generator(seed, "crossfit", fold).integers(2**31))
-            resume = target.with_name(f".seed{seed}.fold{fold}.resume.pt")
+            state = State(job.target.with_name(f".seed{seed}.fold{fold}.resume.pt"), mark)
             network = make(own_seed)
+            observed = np.where(rows.fold == fold, -1, rows.observed)
             trained = train(
                 network,
-                manifest,
-                np.where(rows.fold == fold, -1, rows.observed),
-                validation=rows.validation,
-                recipe=recipe,
+                TrainingSet(manifest, observed, rows.validation),
+                recipe=job.settings,
                 seed=own_seed,
-                preprocessing=preprocessing,
-                device=device,
-                resume=resume,
-                identity=mark,
-                progress=progress,
+                feed=feed,
+                state=state,
             )
-            scored = predict(
-                network,
-                manifest,
-                held_out,
-                preprocessing=preprocessing,
-                device=device,
-                workers=recipe.workers,
-                progress=progress,
-                what=f"held-out rows of fold {fold + 1}",
-            )
+            what = f"held-out rows of fold {fold + 1}"
+            scored = predict(network, manifest, held_out, feed=feed, what=what)
             done = _Fold(scored, trained.history.arrays, trained.seconds)
-            _write(_kept(target, seed, fold), mark, done)
-            resume.unlink(missing_ok=True)
+            _write(kept, mark, done)
+            state.path.unlink(missing_ok=True)
         logits[held_out] = done.logits
         seconds += done.seconds
         datasets |= {f"history/fold{fold}/{name}": array for name, array in done.history.items()}

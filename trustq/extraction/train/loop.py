@@ -19,16 +19,10 @@ from timm.utils.model_ema import ModelEmaV3
 from trustq.core.atomic_files import replacing
 from trustq.core.generators import generator
 from trustq.data.manifest import Manifest
-from trustq.data.preprocessing import Preprocessing
 from trustq.errors import TrustqError
-from trustq.extraction.dump.cache_dump import evaluate, to_input
+from trustq.extraction.dump.cache_dump import evaluate
 from trustq.extraction.inputs.augment import Augmentation
-from trustq.extraction.inputs.images import (
-    ImageLoader,
-    TrainingBatches,
-    evaluation_batches,
-    n_workers,
-)
+from trustq.extraction.inputs.images import Feed, TrainingBatches, evaluation_batches
 from trustq.extraction.inputs.mixing import Mixing
 from trustq.extraction.inputs.sampling import sampling_weights
 from trustq.extraction.train.device import MixedPrecision, is_compiler_error
@@ -86,51 +80,63 @@ class Trained:
     seconds: float
 
 
-def train(
-    network: Network,
-    manifest: Manifest,
-    observed: np.ndarray,
-    *,
-    validation: np.ndarray,
-    recipe: ExtractRecipe,
-    seed: int,
-    preprocessing: Preprocessing,
-    device: torch.device,
-    resume: Path,
-    identity: str,
-    progress: Progress,
-    epoch_logits: EpochLogits | None = None,
-    teacher: Teacher | None = None,
-) -> Trained:
-    """Train on the rows whose `observed` label, (n,), is not -1; the chosen weights stay in place.
+@dataclass(frozen=True)
+class TrainingSet:
+    """What a network learns from: the rows whose `observed` label, (n,), is not -1.
 
     `validation` holds positions of rows that judge each epoch, by their reference labels unless the
-    recipe puts noise on these. After each
-    epoch the state goes to `resume`; a state of the same `identity` that is there is gone on from.
-    `epoch_logits` keeps what each step gave for its rows; a `teacher` has its part in the loss.
-    Raises `TrustqError` for a loss that is not finite and for images that cannot be decoded.
+    recipe puts noise on these; a `teacher` has its part in the loss.
     """
+
+    manifest: Manifest
+    observed: np.ndarray
+    validation: np.ndarray
+    teacher: Teacher | None = None
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a training's state is kept after each epoch, and the digest of what it is of."""
+
+    path: Path
+    identity: str
+
+
+def train(
+    network: Network,
+    training_set: TrainingSet,
+    *,
+    recipe: ExtractRecipe,
+    seed: int,
+    feed: Feed,
+    state: State,
+    epoch_logits: EpochLogits | None = None,
+) -> Trained:
+    """Train a network as a recipe says; the chosen weights stay in place.
+
+    After each epoch the state is kept; one of the same identity that is there is gone on from.
+    `epoch_logits` keeps what each step gave for its rows. Raises `TrustqError` for a loss that is
+    not finite and for images that cannot be decoded.
+    """
+    progress = feed.progress
+    stored = state.path.with_suffix(".stored")
     run = _Run(
         network,
-        manifest,
-        observed,
-        validation,
+        training_set,
         recipe=recipe,
         seed=seed,
-        preprocessing=preprocessing,
-        device=device,
+        feed=feed,
         epoch_logits=epoch_logits,
-        teacher=teacher,
-        stored=resume.with_suffix(".stored"),
+        stored=stored,
     )
-    _restore(run, resume, identity, progress)
+    _restore(run, state, progress)
     try:
         while not run.is_done:
             started = time.monotonic()
-            run.one_epoch(progress, resume)
+            run.one_epoch(state.path)
             run.seconds += time.monotonic() - started
-            with replacing(resume) as part:
-                torch.save({"identity": identity, **run.state()}, part)
+            with replacing(state.path) as part:
+                torch.save({"identity": state.identity, **run.state()}, part)
             progress.say(run.last_line())
     finally:
         run.close()
@@ -153,78 +159,80 @@ class _Run:
     def __init__(
         self,
         network: Network,
-        manifest: Manifest,
-        observed: np.ndarray,
-        validation: np.ndarray,
+        training_set: TrainingSet,
         *,
         recipe: ExtractRecipe,
         seed: int,
-        preprocessing: Preprocessing,
-        device: torch.device,
+        feed: Feed,
         epoch_logits: EpochLogits | None,
-        teacher: Teacher | None,
         stored: Path,
     ) -> None:
         self._network = network
         self.epoch_logits = epoch_logits
-        self._teacher = teacher
+        self._teacher = training_set.teacher
         self._model: Any = network.model
         self._recipe = recipe
         self._seed = seed
-        self._device = device
-        self._preprocessing = preprocessing
-        self._observed = torch.from_numpy(observed.astype(np.int64))
-        self._train_rows = np.flatnonzero(observed >= 0)
-        self._val_rows = validation
-        self._labels = manifest.label_indices.astype(np.int64)
-        workers = n_workers(recipe.workers)
-        labels = observed[self._train_rows]
-        self._batches = TrainingBatches(
-            self._train_rows,
-            batch_size=recipe.batch_size,
-            seed=seed,
-            weights=sampling_weights(manifest, self._train_rows, labels, recipe=recipe),
-        )
-        self._train_images = ImageLoader(
-            manifest,
-            self._batches,
-            preprocessing=preprocessing,
-            augmentation=Augmentation.of_recipe(recipe, seed),
-            workers=workers,
-            device=device,
-        )
-        self._val_images = ImageLoader(
-            manifest,
-            evaluation_batches(self._val_rows, batch_size=EVALUATION_BATCH),
-            preprocessing=preprocessing,
-            workers=workers,
-            device=device,
-        )
-        n_classes = len(manifest.classes)
-        counts = torch.from_numpy(np.bincount(labels, minlength=n_classes))
-        self._loss = make_loss(recipe, counts.to(device))
-        self._mixing = Mixing.of_recipe(recipe, n_classes=n_classes, seed=seed)
-        self._judging = judging_labels(
-            self._labels[self._val_rows], recipe=recipe, classes=manifest.classes, seed=seed
-        )
-        self._labels[self._val_rows] = self._judging.labels
-        self.criterion = criterion_of(recipe.checkpoint, self._judging.labels)
+        self._feed = feed
+        self._read_rows(training_set)
         freeze_stages(network, recipe.trained_stages)
         self._stages: FrozenStages | None = None
         self._stored: StoredDraws | None = None
         if recipe.stored_draws:
-            self._stages = FrozenStages(network.model, size=preprocessing.size)
+            self._stages = FrozenStages(network.model, size=feed.preprocessing.size)
             self._stored = StoredDraws(
                 self._stages,
-                manifest,
+                training_set.manifest,
                 self._train_rows,
                 n_draws=recipe.stored_draws,
                 augmentation=Augmentation.of_recipe(recipe, seed),
-                preprocessing=preprocessing,
-                workers=workers,
-                device=device,
+                feed=feed,
                 path=stored,
             )
+        self._make_optimizer()
+        if recipe.compile:
+            self._model = torch.compile(network.model)
+        self.epoch = 0  # finished epochs
+        self.history = History()
+        self.best_epoch = 0
+        self.best_state: dict[str, torch.Tensor] = {}
+        self.seconds = 0.0
+
+    def _read_rows(self, training_set: TrainingSet) -> None:
+        """The rows and labels of training and validation, their images, and the loss."""
+        recipe, manifest = self._recipe, training_set.manifest
+        observed = training_set.observed
+        self._observed = torch.from_numpy(observed.astype(np.int64))
+        self._train_rows = np.flatnonzero(observed >= 0)
+        self._val_rows = training_set.validation
+        self._labels = manifest.label_indices.astype(np.int64)
+        labels = observed[self._train_rows]
+        self._batches = TrainingBatches(
+            self._train_rows,
+            batch_size=recipe.batch_size,
+            seed=self._seed,
+            weights=sampling_weights(manifest, self._train_rows, labels, recipe=recipe),
+        )
+        augmentation = Augmentation.of_recipe(recipe, self._seed)
+        self._train_images = self._feed.images(manifest, self._batches, augmentation=augmentation)
+        judged = evaluation_batches(self._val_rows, batch_size=EVALUATION_BATCH)
+        self._val_images = self._feed.images(manifest, judged)
+        n_classes = len(manifest.classes)
+        counts = torch.from_numpy(np.bincount(labels, minlength=n_classes))
+        self._loss = make_loss(recipe, counts.to(self._feed.device))
+        self._mixing = Mixing.of_recipe(recipe, n_classes=n_classes, seed=self._seed)
+        self._judging = judging_labels(
+            self._labels[self._val_rows],
+            recipe=recipe,
+            classes=manifest.classes,
+            seed=self._seed,
+        )
+        self._labels[self._val_rows] = self._judging.labels
+        self.criterion = criterion_of(recipe.checkpoint, self._judging.labels)
+
+    def _make_optimizer(self) -> None:
+        """The optimizer with its steps, rates, precision and average of weights."""
+        recipe, network, device = self._recipe, self._network, self._feed.device
         self._optimizer = make_optimizer(network, recipe)
         self._trained = [p for group in self._optimizer.param_groups for p in group["params"]]
         self._peaks = [group["lr"] for group in self._optimizer.param_groups]
@@ -238,17 +246,10 @@ class _Run:
         self.judged = (
             replace(network, model=self._average.module) if self._average is not None else network
         )
-        if recipe.compile:
-            self._model = torch.compile(network.model)
         self._steps_per_epoch = math.ceil(len(self._batches) / recipe.accumulate)
         self._n_steps = recipe.epochs * self._steps_per_epoch
         # A run of one epoch warms up for half of it rather than never to arrive.
         self._n_warmup = min(recipe.warmup_epochs * self._steps_per_epoch, self._n_steps // 2)
-        self.epoch = 0  # finished epochs
-        self.history = History()
-        self.best_epoch = 0
-        self.best_state: dict[str, torch.Tensor] = {}
-        self.seconds = 0.0
 
     @property
     def is_done(self) -> bool:
@@ -257,21 +258,20 @@ class _Run:
         waited = self.epoch - self.best_epoch
         return self.epoch >= self._recipe.epochs or (patience > 0 and waited >= patience)
 
-    def one_epoch(self, progress: Progress, resume: Path) -> None:
+    def one_epoch(self, resume: Path) -> None:
         """Train for one epoch, validate, and remember the weights if they are the best."""
         self._batches.epoch = self.epoch
         # Dropout and stochastic depth draw from torch's own generator.
         torch.manual_seed(int(generator(self._seed, "torch", self.epoch).integers(2**63)))
         what = f"epoch {self.epoch + 1}/{self._recipe.epochs}"
-        train_loss = self._train_images_once(progress, what, resume)
+        train_loss = self._train_images_once(what, resume)
         val_loss = val_accuracy = math.nan
         if len(self._val_rows):
             val_loss, val_accuracy, logits = evaluate(
                 self.judged,
                 self._val_images,
                 self._labels,
-                preprocessing=self._preprocessing,
-                device=self._device,
+                feed=self._feed,
             )
             if self._judging.matrix is not None:
                 val_loss = self._judging.figure(BY_LOSS, logits)
@@ -341,7 +341,7 @@ class _Run:
         self.history = History(**state["history"])
         self.seconds = state["seconds"]
 
-    def _train_images_once(self, progress: Progress, what: str, resume: Path) -> float:
+    def _train_images_once(self, what: str, resume: Path) -> float:
         to_training_mode(self._network.model)
         if self.epoch_logits is not None:
             self.epoch_logits.begin(self.epoch)
@@ -349,12 +349,12 @@ class _Run:
         step = self.epoch * self._steps_per_epoch
         shares = _shares_of_steps(self._batches.sizes, self._recipe.accumulate)
         if self._stored is not None:
-            self._stored.prepare(self.epoch, progress)
-        with progress.images(what, len(self._train_rows)) as show:
+            self._stored.prepare(self.epoch)
+        with self._feed.progress.images(what, len(self._train_rows)) as show:
             for batch, (rows, inputs) in enumerate(self._inputs()):
                 if batch % self._recipe.accumulate == 0:
                     self._start_step(step)
-                targets = self._observed[rows].to(self._device)
+                targets = self._observed[rows].to(self._feed.device)
                 if self._mixing is not None:
                     inputs, targets = self._mixing(inputs, targets, epoch=self.epoch, batch=batch)
                 with self._autocast():
@@ -383,7 +383,7 @@ class _Run:
         """Rows of each batch, and images or what the frozen stages gave for them."""
         if self._stored is None:
             for rows, images in self._train_images:
-                yield rows, to_input(images, self._preprocessing, self._device)
+                yield rows, self._feed.to_input(images)
             return
         for keys in self._batches:
             rows = np.array([row for _, row in keys])
@@ -424,7 +424,7 @@ class _Run:
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if not self._precision.is_on:
             return contextlib.nullcontext()
-        return torch.autocast(self._device.type, dtype=self._precision.dtype)
+        return torch.autocast(self._feed.device.type, dtype=self._precision.dtype)
 
 
 def _shares_of_steps(sizes: list[int], accumulate: int) -> list[float]:
@@ -436,12 +436,13 @@ def _shares_of_steps(sizes: list[int], accumulate: int) -> list[float]:
     return shares
 
 
-def _restore(run: _Run, resume: Path, identity: str, progress: Progress) -> None:
+def _restore(run: _Run, kept: State, progress: Progress) -> None:
+    resume = kept.path
     if not resume.is_file():
         return
     try:
         state = torch.load(resume, map_location="cpu", weights_only=True)
-        if state["identity"] != identity:
+        if state["identity"] != kept.identity:
             progress.say(
                 f"{resume} is of another recipe or manifest; training starts anew and replaces it."
             )

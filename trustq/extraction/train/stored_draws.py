@@ -15,12 +15,9 @@ import numpy as np
 import torch
 
 from trustq.data.manifest import Manifest
-from trustq.data.preprocessing import Preprocessing
 from trustq.errors import InputError, TrustqError
-from trustq.extraction.dump.cache_dump import to_input
 from trustq.extraction.inputs.augment import Augmentation
-from trustq.extraction.inputs.images import ImageLoader
-from trustq.extraction.train.progress import Progress
+from trustq.extraction.inputs.images import Feed
 
 _BLOCK = 64
 _LISTS = (torch.nn.Sequential, torch.nn.ModuleList)
@@ -100,17 +97,14 @@ class StoredDraws:
         *,
         n_draws: int,
         augmentation: Augmentation,
-        preprocessing: Preprocessing,
-        workers: int,
-        device: torch.device,
+        feed: Feed,
         path: Path,
     ) -> None:
         self._stages = stages
         self._rows = rows
         self._place = np.full(len(manifest), -1)
         self._place[rows] = np.arange(len(rows))
-        self._preprocessing = preprocessing
-        self._device = device
+        self._feed = feed
         self._path = path
         self._filled: set[int] = set()
         self._n_draws = n_draws
@@ -126,21 +120,14 @@ class StoredDraws:
                 f"({error.strerror}). Ask for fewer draws, or make room."
             ) from error
         self._batches = _Draw(rows)
-        self._images = ImageLoader(
-            manifest,
-            self._batches,
-            preprocessing=preprocessing,
-            augmentation=augmentation,
-            workers=workers,
-            device=device,
-        )
+        self._images = feed.images(manifest, self._batches, augmentation=augmentation)
 
     @property
     def n_bytes(self) -> int:
         """Size of the file when all forms are there."""
         return int(self._values.nbytes)
 
-    def prepare(self, epoch: int, progress: Progress) -> None:
+    def prepare(self, epoch: int) -> None:
         """Compute the form of an epoch unless it is there.
 
         Raises `TrustqError` for an output that float16 cannot hold and an image that cannot be
@@ -152,9 +139,9 @@ class StoredDraws:
         self._batches.draw = draw
         label = f"frozen stages, form {draw + 1}/{self._n_draws}"
         done = 0
-        with progress.images(label, len(self._rows)) as show, torch.inference_mode():
+        with self._feed.progress.images(label, len(self._rows)) as show, torch.inference_mode():
             for rows, images in self._images:
-                values = self._stages(to_input(images, self._preprocessing, self._device)).half()
+                values = self._stages(self._feed.to_input(images)).half()
                 if not bool(torch.isfinite(values).all()):
                     raise TrustqError(
                         "The frozen stages give values that float16 cannot hold. Train without "
@@ -168,7 +155,7 @@ class StoredDraws:
     def __call__(self, rows: np.ndarray, epoch: int) -> torch.Tensor:
         """The rows' stored values of that epoch's form, (b, c, h, w) of float32."""
         found = torch.from_numpy(self._values[epoch % self._n_draws, self._place[rows]])
-        return found.to(self._device).float().permute(0, 3, 1, 2)
+        return found.to(self._feed.device).float().permute(0, 3, 1, 2)
 
     def close(self) -> None:
         """Delete the file."""
