@@ -73,6 +73,7 @@ def check(
     Example: trustq check results --gate 'ece<.05' --gate 'recall[mel]>.6' --where "arm = 'none'"
     """
     from trustq.analysis import gates
+    from trustq.analysis.pairs import Stored
     from trustq.core.safety import SAFETY
     from trustq.errors import InputError
     from trustq.report.text import to_json
@@ -97,10 +98,7 @@ def check(
             results,
             [gates.parse_gate(text) for text in texts],
             against=demands.against,
-            where=chosen.where,
-            stage=chosen.stage,
-            split=chosen.split,
-            eval_dataset=chosen.dataset,
+            stored=Stored(chosen.split, chosen.stage, chosen.dataset, chosen.where),
             seed=told.seed,
         )
         record |= found.record

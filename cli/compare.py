@@ -125,15 +125,17 @@ def _arms(arms: str, of_results: OfResults, drawing: Drawing) -> str:
     from dataclasses import asdict
 
     from trustq.analysis.compare_arms import arm_table, compare_arms, format_arm_table
+    from trustq.analysis.pairs import Stored
     from trustq.errors import InputError
     from trustq.report.text import to_json
 
     chosen = [name.strip() for name in arms.split(",") if name.strip()]
     if len(chosen) < 2:
         raise InputError(f"--arms {','.join(chosen)}: name at least two, the compared one first.")
+    names = ("split", "stage", "eval_dataset", "where")
     options: dict[str, Any] = {
-        name: getattr(of_results, name)
-        for name in ("split", "stage", "budget", "eval_dataset", "where")
+        "stored": Stored(**{name: getattr(of_results, name) for name in names}),
+        "budget": of_results.budget,
     }
     if of_results.metrics:
         options["figures"] = [metric.strip() for metric in of_results.metrics.split(",")]

@@ -11,6 +11,7 @@ from support import make_cache
 from support_cli import invoke
 
 from trustq.analysis.compare_arms import arm_table, compare_arms, format_arm_table
+from trustq.analysis.pairs import Stored
 from trustq.errors import TrustqError
 from trustq.evaluation.bootstrap import crossed_figures
 from trustq.experiments import repair
@@ -147,7 +148,7 @@ def test_the_columns_of_classes_that_no_arm_predicts_are_known(tmp_path: Path) -
     cache = make_cache(classes=("z", "y", "x"))
     settings = ["sweep.noise=symmetric:0.2", "arms=none,random", "head=majority", "draws=5"]
     repair([cache], recipe=load_recipe(settings=settings), results=tmp_path / "r")
-    found = compare_arms(tmp_path / "r", "random", "none", stage="uncalibrated")
+    found = compare_arms(tmp_path / "r", "random", "none", stored=Stored(stage="uncalibrated"))
     test = cache.split == "test"
     shares = np.bincount(cache.label[test], minlength=3) / test.sum()
     assert np.isclose(found.figures["accuracy"].crossed.b, shares).any()

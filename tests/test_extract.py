@@ -29,7 +29,8 @@ from trustq.errors import TrustqError
 from trustq.extraction import extract, extract_with
 from trustq.extraction.train.weights import start_network
 from trustq.store import read_attributes, read_cache, relabel_cache, verify_cache
-from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE, SEEN_SELECTION
+from trustq.store.format import MANIFEST_COLUMNS, SEEN_OBSERVED, SEEN_REFERENCE, SEEN_SELECTION
+from trustq.store.manifest_columns import manifest_columns
 
 torch = pytest.importorskip("torch")
 load_file = pytest.importorskip("safetensors.torch").load_file
@@ -73,6 +74,13 @@ def test_features_and_logits_are_a_plain_forward_pass_in_manifest_order(
     np.testing.assert_allclose(
         trained.features @ weight.T + bias, trained.logits, rtol=1e-4, atol=1e-4
     )
+
+
+def test_a_cache_carries_every_column_of_its_manifest(trained: Any, manifest: Manifest) -> None:
+    carried = manifest_columns(trained)
+    stored = {"sample_id", "label", "group_id", "split", "dataset"}
+    assert set(carried) == set(manifest.columns) - stored
+    assert all(carried[name] == manifest.columns[name].tolist() for name in carried)
 
 
 def test_noise_and_trusted_rows_are_those_of_draw_start(trained: Any) -> None:
@@ -126,7 +134,7 @@ def test_frozen_has_no_logits_and_has_seen_nothing(manifest: Manifest, tmp_path:
     cache = extract_one(manifest, tiny(*FROZEN), tmp_path)
     assert cache.exposure == "frozen" and cache.logits is None and cache.noise == {}
     assert not cache.seen.any() and not cache.trusted.any() and (cache.observed == -1).all()
-    assert cache.extra == {} and cache.features.shape == (60, 64)
+    assert list(cache.extra) == [MANIFEST_COLUMNS] and cache.features.shape == (60, 64)
     assert cache.path.with_suffix(".safetensors").is_file()
 
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from trustq.analysis.checklists import MISSING, REPORTED, checklist
 from trustq.analysis.gates import check_results, parity, parse_gate
+from trustq.analysis.pairs import Stored
 from trustq.errors import TrustqError
 from trustq.experiments import repair
 from trustq.recipes import load_recipe
@@ -155,7 +156,7 @@ def test_several_setups_are_not_mixed_and_parity_names_what_differs(tmp_path: Pa
     folder = results_of(tmp_path, arms="none,random")
     with pytest.raises(TrustqError, match="setups, which differ in arm_title"):
         check_results(folder, [parse_gate("accuracy>0")])
-    one = check_results(folder, [parse_gate("accuracy>0")], where="arm = 'none'")
+    one = check_results(folder, [parse_gate("accuracy>0")], stored=Stored(where="arm = 'none'"))
     assert one.n_runs == 2
     assert parity(folder, allowed=["budget", "n_rounds"]) == {}
     repaired = load_recipe(

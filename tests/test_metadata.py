@@ -22,8 +22,9 @@ from trustq.repair import draw_experiment
 from trustq.report import repair_table
 from trustq.report.page import write_report
 from trustq.results import committed_cells, run_query
-from trustq.store import Cache
-from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE
+from trustq.store import Cache, read_cache, write_cache
+from trustq.store.format import MANIFEST_COLUMNS, SEEN_OBSERVED, SEEN_REFERENCE
+from trustq.store.manifest_columns import manifest_columns, packed_columns
 
 TONES = ("I-II", "III-IV", "V-VI", "")
 
@@ -229,6 +230,62 @@ def test_a_target_gives_labels_classes_and_figures_of_its_own(cache: Cache, tmp_
     assert query(tmp_path / "r", "SELECT DISTINCT label FROM samples ORDER BY ALL") == [
         *(("a",), ("b",), ("c",)),
     ]
+
+
+def test_errors_by_sex_and_site_are_asked_of_a_cache_that_carries_its_manifest(
+    cache: Cache, tmp_path: Path
+) -> None:
+    rows = rows_of(cache)
+    manifest = {
+        "sample_id": cache.sample_id,
+        "path": np.array([f"{i}.png" for i in range(len(rows))], dtype=object),
+        **{name: np.array([row[name] or None for row in rows], dtype=object) for name in ("sex",)},
+        "age": np.ma.masked_equal([row["age"] for row in rows], 0),
+        "site": np.array([row["site"] for row in rows], dtype=object),
+    }
+    plain = write_cache(tmp_path / "plain.h5", cache)
+    told = dataclasses.replace(
+        cache, extra=dict(cache.extra) | {MANIFEST_COLUMNS: packed_columns(manifest)}
+    )
+    carrying = read_cache(write_cache(tmp_path / "carrying.h5", told).path)
+    # One column more invalidates no run, and the file still knows of a flipped byte in it.
+    assert carrying.content_digest == plain.content_digest and carrying.digest != plain.digest
+    assert manifest_columns(carrying)["age"][:2] == [None, 1]
+    keys = [run(one, tmp_path / name, None).keys for name, one in (("p", plain), ("c", carrying))]
+    assert keys[0] == keys[1]
+    sql = """SELECT sex, site, count(*), avg(wrong::INT) FROM final_predictions
+             WHERE arm = 'none' AND stage = 'uncalibrated' GROUP BY ALL ORDER BY ALL"""
+    wrong = dict(
+        query(
+            tmp_path / "p",
+            """SELECT sample_id, wrong::INT FROM final_predictions
+               WHERE arm = 'none' AND stage = 'uncalibrated'""",
+        )
+    )
+    expected: dict[tuple[object, object], list[int]] = {}
+    for row in rows:
+        if row["sample_id"] in wrong:
+            place = (row["sex"] or None, row["site"])
+            expected.setdefault(place, []).append(wrong[row["sample_id"]])
+    found = query(tmp_path / "c", sql)
+    assert len(found) == len(expected) > 5
+    for sex, site, n, share in found:
+        assert n == len(expected[sex, site])
+        assert share == pytest.approx(np.mean(expected[sex, site]))
+    with pytest.raises(TrustqError) as error:
+        query(tmp_path / "p", sql)
+    assert str(error.value).endswith(
+        "These results know no column of the manifest: their caches were imported, or are of an "
+        "older trustq. Name the manifest, or another table with sample_id: `metadata=FILE`."
+    )
+
+
+def test_columns_of_other_rows_are_refused(cache: Cache) -> None:
+    few = packed_columns({"sex": np.array(["f"], dtype=object)})
+    for packed in (few, np.zeros(3, np.uint8)):
+        torn = dataclasses.replace(cache, extra={MANIFEST_COLUMNS: packed})
+        with pytest.raises(TrustqError, match="its columns of the manifest are not of its rows"):
+            manifest_columns(torn)
 
 
 def test_a_head_of_a_target_is_the_head_of_those_labels(

@@ -33,6 +33,7 @@ from trustq.results import (
     write_part,
 )
 from trustq.results.digests import write_record
+from trustq.results.sample_columns import sample_columns
 from trustq.results.schema import COMPARED, COORDINATES, MATCHED, PURCHASE, SETTINGS
 from trustq.results.views import EXACT_UP_TO, _sign_flip_p, derived_views
 from trustq.results.write import mark
@@ -207,6 +208,33 @@ def test_a_sample_is_seen_once_as_the_newest_part_has_it(tmp_path: Path) -> None
         samples = columns([{"dataset": "toy", "sample_id": "a", "label": label}])
         write_part(tmp_path, {"samples": samples}, part=part)
     assert rows(tmp_path, "SELECT sample_id, label FROM samples") == [("a", "new")]
+
+
+def test_samples_have_the_manifests_columns_typed_and_from_the_newest_part_that_knows(
+    tmp_path: Path,
+) -> None:
+    known = {
+        "path": ["x.png", "y.png"],
+        "age": [40, None],
+        "Label": ["l", None],
+        "a/b ~": ["é", ""],
+    }
+    for part, label, manifest in [("p1", "old", known), ("p2", "new", {})]:
+        samples = columns(
+            [{"dataset": "toy", "sample_id": one, "label": label} for one in ("a", "b")]
+        )
+        write_part(tmp_path, {"samples": samples | sample_columns(manifest)}, part=part)
+    query = 'SELECT sample_id, label, path, age, manifest_Label, "a/b ~" FROM samples ORDER BY ALL'
+    assert rows(tmp_path, query) == [
+        ("a", "new", "x.png", 40, "l", "é"),
+        ("b", "new", "y.png", None, None, ""),
+    ]
+    mine = tmp_path / "mine.csv"
+    mine.write_text("sample_id,age,hospital\na.png,7,X\nb,9,Y\n")
+    found = run_query(
+        tmp_path, "SELECT age, hospital FROM samples ORDER BY sample_id", metadata=[mine]
+    )
+    assert found.rows == [(40, "X"), (9, "Y")]
 
 
 def test_parts_of_an_older_schema_are_read(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trustq.analysis.pairs import RUN_COLUMNS, Pairing, pair_runs, run_of
+from trustq.analysis.pairs import RUN_COLUMNS, Pairing, Stored, pair_runs, run_of
 from trustq.analysis.significance import Significance, format_significance, run_columns
 from trustq.errors import InputError, NotFound
 from trustq.evaluation.bootstrap import (
@@ -57,11 +57,8 @@ def compare_arms(
     a: str,
     b: str,
     *,
-    split: str = "test",
-    stage: str = "calibrated",
+    stored: Stored | None = None,
     budget: str | None = None,
-    eval_dataset: str | None = None,
-    where: str = "",
     figures: Sequence[str] = FIGURES,
     seed: int = 0,
 ) -> ArmComparison:
@@ -70,42 +67,15 @@ def compare_arms(
     Per figure: a 95 % interval for networks, draws and groups crossed, the test over runs of
     `trustq.statistics.runs.compare_runs` with its floor, and Holm over the figures. Runs are paired
     as in `trustq.analysis.pairs`; the notes name those without a partner. Where several budgets
-    were run, name one; an arm that buys nothing pairs with any. `where` is a condition on `runs`.
-    Errors: no predictions of an arm, no shared run, several settings or budgets, rows that differ
-    between cells.
+    were run, name one; an arm that buys nothing pairs with any. Errors: no predictions of an arm,
+    no shared run, several settings or budgets, rows that differ between cells.
     """
-    with connect(results, where=where) as connection:
-        answer = connection.execute(
-            _PREDICTIONS, [a, b, split, stage, eval_dataset, budget, budget]
-        ).fetchnumpy()
-    for arm in (a, b):
-        if not (answer["arm"] == arm).any():
-            raise NotFound(
-                f"{results} has no stored {stage} predictions of arm {arm!r} on {split} rows.",
-                path=results,
-            )
-    for name in MATCHED:
-        found = sorted({str(value) for value in answer[name].tolist()})
-        if len(found) > 1:
-            raise InputError(
-                f"The runs of {a} and {b} have several values of {name}: {', '.join(found)}. "
-                f"Choose one, e.g. `where={name} = '{found[0]}'`."
-            )
+    answer = _stored_predictions(results, (a, b), stored or Stored(), budget)
     cells = [_cells(answer, arm) for arm in (a, b)]
     pairing = _paired(cells, (a, b))
     paired = [(cells[0][i], cells[1][j]) for i, j in pairing.pairs]
     first = paired[0][0]
-    for own in (cell for pair in paired for cell in pair):
-        if not np.array_equal(own["sample_id"], first["sample_id"]):
-            raise InputError(f"Cell {own['key']} was evaluated on other rows than {first['key']}.")
-        for name in ("label", "group_id"):
-            n_other = int((own[name] != first[name]).sum())
-            if n_other:
-                raise InputError(
-                    f"Cell {own['key']} has another {name} than {first['key']} in "
-                    f"{n_other} of {len(first[name])} rows: their caches were made of other "
-                    "reference labels or groups. Run both on one."
-                )
+    _require_same_rows([cell for pair in paired for cell in pair], first)
     probs = np.stack([_probs([pair[arm] for pair in paired]) for arm in (0, 1)])
     labels = _labels(first["label"], [cell for pair in paired for cell in pair])
     groups = first["group_id"]
@@ -138,6 +108,44 @@ def compare_arms(
         },
         (*_notes(tests[0]), *pairing.left_out),
     )
+
+
+def _stored_predictions(
+    results: Path, arms: tuple[str, str], stored: Stored, budget: str | None
+) -> dict[str, Any]:
+    """Columns of the stored predictions of both arms, which are there and of one setting."""
+    with connect(results, where=stored.where) as connection:
+        asked = [*arms, stored.split, stored.stage, stored.eval_dataset, budget, budget]
+        answer: dict[str, Any] = connection.execute(_PREDICTIONS, asked).fetchnumpy()
+    for arm in arms:
+        if not (answer["arm"] == arm).any():
+            raise NotFound(
+                f"{results} has no stored {stored.stage} predictions of arm {arm!r} on "
+                f"{stored.split} rows.",
+                path=results,
+            )
+    for name in MATCHED:
+        found = sorted({str(value) for value in answer[name].tolist()})
+        if len(found) > 1:
+            raise InputError(
+                f"The runs of {arms[0]} and {arms[1]} have several values of {name}: "
+                f"{', '.join(found)}. Choose one, e.g. `where={name} = '{found[0]}'`."
+            )
+    return answer
+
+
+def _require_same_rows(cells: list[dict[str, Any]], first: dict[str, Any]) -> None:
+    for own in cells:
+        if not np.array_equal(own["sample_id"], first["sample_id"]):
+            raise InputError(f"Cell {own['key']} was evaluated on other rows than {first['key']}.")
+        for name in ("label", "group_id"):
+            n_other = int((own[name] != first[name]).sum())
+            if n_other:
+                raise InputError(
+                    f"Cell {own['key']} has another {name} than {first['key']} in "
+                    f"{n_other} of {len(first[name])} rows: their caches were made of other "
+                    "reference labels or groups. Run both on one."
+                )
 
 
 def arm_table(comparisons: Sequence[ArmComparison]) -> list[Significance]:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import scipy
 
+from trustq.analysis.pairs import Stored
 from trustq.core.class_names import unknown_class
 from trustq.errors import InputError
 from trustq.evaluation.bootstrap import FIGURES, FURTHER, crossed_figures, figure_intervals
@@ -145,10 +146,7 @@ def check_results(
     gates: Sequence[Gate],
     *,
     against: Path | None = None,
-    where: str = "",
-    stage: str = "calibrated",
-    split: str = "test",
-    eval_dataset: str | None = None,
+    stored: Stored | None = None,
     seed: int = 0,
 ) -> Check:
     """Check gates on the final predictions of one setup, and compare them with an earlier folder.
@@ -158,8 +156,9 @@ def check_results(
     folder holds no such predictions, or those of several setups, and where the earlier one has
     other rows.
     """
-    now = _read(results, where, stage, split, eval_dataset)
-    before = None if against is None else _read(against, where, stage, split, eval_dataset)
+    stored = stored or Stored()
+    now = _read(results, stored)
+    before = None if against is None else _read(against, stored)
     changes: list[Change] = []
     notes = list(now.notes)
     if not now.gaps and any(gate.text in PACKAGED and gate.figure == "gap" for gate in gates):
@@ -247,8 +246,8 @@ class _Setup:
         return [run.gap for run in self.runs if run.gap is not None]
 
 
-def _read(results: Path, where: str, stage: str, split: str, eval_dataset: str | None) -> _Setup:
-    with connect(results, where=where) as connection:
+def _read(results: Path, stored: Stored) -> _Setup:
+    with connect(results, where=stored.where) as connection:
         found = connection.execute(
             f"SELECT key, backbone_seed, draw_seed, classes, head_bytes, microseconds_per_row, "
             f"{', '.join(_SETUP)} FROM runs ORDER BY backbone_seed, draw_seed, key"
@@ -263,18 +262,18 @@ def _read(results: Path, where: str, stage: str, split: str, eval_dataset: str |
         classes = tuple(json.loads(rows[0]["classes"]))
         runs = []
         for row in rows:
-            dataset = eval_dataset or row["dataset"]
-            read = _predictions(connection, row, dataset, split, stage, classes)
+            dataset = stored.eval_dataset or row["dataset"]
+            read = _predictions(connection, row, dataset, stored.split, stored.stage, classes)
             if read is None:
                 raise InputError(
-                    f"{results} holds no final {stage} predictions of {dataset}, {split}, for run "
-                    f"{row['key'][:12]}. Choose another `stage` or `split`."
+                    f"{results} holds no final {stored.stage} predictions of {dataset}, "
+                    f"{stored.split}, for run {row['key'][:12]}. Choose another `stage` or `split`."
                 )
             runs.append(read)
     sizes = [row["head_bytes"] for row in rows if row["head_bytes"] is not None]
     times = [row["microseconds_per_row"] for row in rows if row["microseconds_per_row"] is not None]
     return _Setup(
-        {name: rows[0][name] for name in _SETUP} | {"split": split, "stage": stage},
+        {name: rows[0][name] for name in _SETUP} | {"split": stored.split, "stage": stored.stage},
         classes,
         runs,
         float(np.mean(sizes)) if sizes else None,

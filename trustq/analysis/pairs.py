@@ -1,6 +1,7 @@
 """Which runs of two arms are pairs: same network, draw and cache, as in the view `paired`."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,6 +10,16 @@ from trustq.errors import InputError
 
 # Columns of a run that pairing looks at.
 RUN_COLUMNS = ("backbone_seed", "draw_seed", "cache_digest", "origin_digest", "shared_key")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Which stored predictions are read: rows, stage, data set and a condition on `runs`."""
+
+    split: str = "test"
+    stage: str = "calibrated"
+    eval_dataset: str | None = None  # None: that of the run itself
+    where: str = ""
 
 
 class Run(NamedTuple):

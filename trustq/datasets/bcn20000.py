@@ -9,20 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
-from trustq.core.columns import Columns, read_table
+from trustq.core.columns import Columns
 from trustq.datasets import isic2019
+from trustq.datasets.published import DataSet, PublishedTable
 from trustq.datasets.rows import (
     Rows,
-    column,
     found_table,
-    image_names,
     image_paths,
-    metadata_texts,
-    numbers,
     own_groups,
     renamed,
-    texts,
-    without_missing,
 )
 from trustq.errors import InputError
 
@@ -49,9 +44,7 @@ def read_rows(
     own = found_table(root, _OWN)
     isic = found_table(root, _ISIC, f"{_ISIC}.gz")
     if own is not None:
-        columns, notes = _own_table(
-            root, own, skip_missing=skip_missing, metadata_only=metadata_only, rename=rename
-        )
+        columns, notes = _own_table(own, rename=rename)
         source = own
     elif isic is not None:
         columns, notes = _isic_rows(
@@ -60,57 +53,30 @@ def read_rows(
         source = isic
     else:
         raise InputError(f"{root} holds neither {_OWN} nor {_ISIC}. {HOW} {isic2019.HOW}")
-    columns, left_out = without_missing(columns)
-    n = len(columns["sample_id"])
     present = set(columns["label"].tolist())
     first = [name for name in isic2019.CLASSES if name in present]
-    return Rows(
-        {
-            **columns,
-            "dataset": np.full(n, "bcn20000", dtype=object),
-            "domain": np.full(n, "dermoscopic", dtype=object),
-        },
-        classes=(*first, *sorted(present - set(first) - {None})),
+    return DataSet("bcn20000", "dermoscopic", HOW).rows(
+        columns,
         root=root,
         source=str(source),
-        notes=(*notes, *left_out),
+        classes=(*first, *sorted(present - set(first) - {None})),
+        notes=notes,
+        skip_missing=skip_missing,
+        metadata_only=metadata_only,
     )
 
 
-def _own_table(
-    root: Path,
-    path: Path,
-    *,
-    skip_missing: bool,
-    metadata_only: bool,
-    rename: Mapping[str, str] | None,
-) -> tuple[Columns, list[str]]:
-    table = read_table(path)
-
-    def published(name: str) -> np.ndarray:
-        return texts(column(table, name, source=str(path)).tolist())
-
-    def words(name: str) -> np.ndarray:
-        return metadata_texts(published(name).tolist())
-
-    ids = image_names(published("bcn_filename").tolist())
-    lesions, alone = own_groups(published("lesion_id"), ids, "lesion id")
-    columns = {
-        "sample_id": ids,
-        "label": renamed(published("diagnosis"), rename),
+def _own_table(path: Path, *, rename: Mapping[str, str] | None) -> tuple[Columns, list[str]]:
+    table = PublishedTable(path, "bcn_filename", rename)
+    lesions, alone = own_groups(table.texts("lesion_id"), table.ids, "lesion id")
+    columns: Columns = {
+        "sample_id": table.ids,
+        "label": renamed(table.texts("diagnosis"), rename),
         "group_id": lesions,
-        "age": numbers(published("age_approx"), "age_approx", ids=ids.tolist(), source=str(path)),
-        "sex": words("sex"),
-        "site": words("anatom_site_general"),
-        "capture_date": words("capture_date"),
-        "path": image_paths(
-            root,
-            ids,
-            source=str(path),
-            how=HOW,
-            skip_missing=skip_missing,
-            metadata_only=metadata_only,
-        ),
+        "age": table.numbers("age_approx"),
+        "sex": table.words("sex"),
+        "site": table.words("anatom_site_general"),
+        "capture_date": table.words("capture_date"),
     }
     return columns, alone
 

@@ -7,6 +7,7 @@ report does not mention it).
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from trustq.core.columns import Columns, read_table
 from trustq.core.words import is_blank
 from trustq.data.taxonomy import label_key
+from trustq.datasets.published import DataSet
 from trustq.datasets.rows import (
     Rows,
     column,
@@ -90,16 +92,9 @@ def read_rows(
         raise InputError(f"{root} holds neither train.csv nor valid.csv. {HOW}")
     root = tables[0].parent  # the paths of the tables begin where these lie
     images = set(images_under(root))
-    parts, notes = [], []
-    for path in tables:
-        part = _rows_of(
-            path,
-            finding,
-            uncertain=uncertain,
-            unmentioned=unmentioned,
-            rename=rename,
-            split=split_of[path],
-        )
+    marks = _Marks(finding, uncertain=uncertain, unmentioned=unmentioned, rename=rename)
+    parts = [_rows_of(path, marks, split=split_of[path]) for path in tables]
+    for path, part in zip(tables, parts, strict=True):
         if not metadata_only:
             require_images(
                 part["path"],
@@ -110,7 +105,6 @@ def read_rows(
                 root=root,
                 skip_missing=skip_missing,
             )
-        parts.append(part)
     columns = {
         name: np.asanyarray(np.ma.concatenate([part[name] for part in parts]))
         if name == "age"
@@ -122,18 +116,15 @@ def read_rows(
         columns["path"] = texts([p if p in images else None for p in columns["path"].tolist()])
     columns, left_out = without_missing(columns)
     columns, dropped = _decided(columns, finding)
-    notes += [*left_out, *dropped]
-    n = len(columns["sample_id"])
-    return Rows(
-        {
-            **columns,
-            "dataset": np.full(n, "chexpert", dtype=object),
-            "domain": np.full(n, "x-ray", dtype=object),
-        },
-        classes=CLASSES,
+    notes = [*left_out, *dropped]
+    return DataSet("chexpert", "x-ray", HOW).rows(
+        columns,
         root=root,
         source=str(tables[0]),
-        notes=tuple(notes),
+        classes=CLASSES,
+        notes=notes,
+        skip_missing=skip_missing,
+        metadata_only=metadata_only,
     )
 
 
@@ -152,15 +143,17 @@ def require_choice(option: str, value: str, known: tuple[str, ...]) -> None:
         raise InputError(f"{option} {value}: expected one of {', '.join(known)}.", expected=known)
 
 
-def _rows_of(
-    path: Path,
-    finding: str,
-    *,
-    uncertain: str,
-    unmentioned: str,
-    rename: Mapping[str, str] | None,
-    split: str,
-) -> Columns:
+@dataclass(frozen=True)
+class _Marks:
+    """The finding that decides, and what its uncertain and missing marks mean."""
+
+    finding: str
+    uncertain: str
+    unmentioned: str
+    rename: Mapping[str, str] | None
+
+
+def _rows_of(path: Path, asked: _Marks, *, split: str) -> Columns:
     table = read_table(path)
 
     def published(name: str) -> np.ndarray:
@@ -180,21 +173,21 @@ def _rows_of(
         raise InputError(
             f"{path}: no patient in the path of {named_rows(without, ids.tolist())}.", path=path
         )
-    raw = published(finding)
+    raw = published(asked.finding)
     marks = known_words(
         raw,
         (*_MARKS, _UNCERTAIN),
-        name=finding,
+        name=asked.finding,
         ids=ids,
         source=str(path),
         aliases=_WORDS,
-        rename=rename,
+        rename=asked.rename,
         blank=True,
     )
     meaning = dict(_MARKS)
-    if uncertain != "drop":
-        meaning[_UNCERTAIN] = uncertain
-    blank = None if unmentioned == "drop" else unmentioned
+    if asked.uncertain != "drop":
+        meaning[_UNCERTAIN] = asked.uncertain
+    blank = None if asked.unmentioned == "drop" else asked.unmentioned
     labels = [blank if mark is None else meaning.get(mark) for mark in marks.tolist()]
     return {
         "sample_id": ids,

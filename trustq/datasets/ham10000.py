@@ -10,6 +10,7 @@ import numpy as np
 
 from trustq.core.columns import Columns, read_table
 from trustq.core.words import is_blank
+from trustq.datasets.published import DataSet, PublishedTable
 from trustq.datasets.rows import (
     Rows,
     column,
@@ -19,11 +20,9 @@ from trustq.datasets.rows import (
     known_words,
     metadata_texts,
     named_rows,
-    numbers,
     one_hot,
     own_groups,
     texts,
-    without_missing,
 )
 from trustq.errors import InputError
 
@@ -115,20 +114,14 @@ def read_rows(
         metadata_only=metadata_only,
         refuse_others=False,
     )
-    columns, left_out = without_missing({**columns, "path": paths})
-    n = len(columns["sample_id"])
-    return Rows(
-        {
-            "sample_id": columns.pop("sample_id"),
-            "path": columns.pop("path"),
-            **columns,
-            "dataset": np.full(n, "ham10000", dtype=object),
-            "domain": np.full(n, "dermoscopic", dtype=object),
-        },
-        classes=CLASSES,
+    return DataSet("ham10000", "dermoscopic", HOW).rows(
+        {"sample_id": columns["sample_id"], "path": paths, **columns},
         root=root,
         source=str(source),
-        notes=(*notes, *left_out),
+        classes=CLASSES,
+        notes=notes,
+        skip_missing=skip_missing,
+        metadata_only=metadata_only,
     )
 
 
@@ -140,61 +133,40 @@ def _is_metadata(path: Path) -> bool:
 
 
 def _rows_of_metadata(path: Path, *, rename: Mapping[str, str] | None) -> tuple[Columns, list[str]]:
-    table = read_table(path)
-
-    def published(name: str) -> np.ndarray:
-        return texts(column(table, name, source=str(path)).tolist())
-
-    def words(name: str) -> np.ndarray:
-        return metadata_texts(published(name).tolist())
-
-    there = {name.strip().casefold() for name in table}
+    there = {name.strip().casefold() for name in read_table(path)}
     is_archive = "isic_id" in there and "dx" not in there
-    ids = image_names(published("isic_id" if is_archive else "image_id").tolist())
-    lesions, notes = own_groups(published("lesion_id"), ids, "lesion")
+    table = PublishedTable(path, "isic_id" if is_archive else "image_id", rename)
+    lesions, notes = own_groups(table.texts("lesion_id"), table.ids, "lesion")
     if is_archive:
-        labels = _labels_of_archive(
-            published("diagnosis_2"),
-            published("diagnosis_3"),
-            ids=ids,
-            source=str(path),
-            rename=rename,
-        )
+        labels = _labels_of_archive(table)
         age, site = "age_approx", "anatom_site_general"
-        confirmed = words("diagnosis_confirm_type").tolist()
+        confirmed = table.words("diagnosis_confirm_type").tolist()
         label_source = texts([word and _CONFIRMED.get(word.lower(), word) for word in confirmed])
     else:
-        labels = known_words(
-            published("dx"), CLASSES, name="dx", ids=ids, source=str(path), rename=rename
-        )
+        labels = table.known("dx", CLASSES)
         age, site = "age", "localization"
-        label_source = words("dx_type")
-    columns = {
-        "sample_id": ids,
+        label_source = table.words("dx_type")
+    columns: Columns = {
+        "sample_id": table.ids,
         "label": labels,
         "group_id": lesions,
-        "age": numbers(published(age), age, ids=ids.tolist(), source=str(path)),
-        "sex": words("sex"),
-        "site": words(site),
+        "age": table.numbers(age),
+        "sex": table.words("sex"),
+        "site": table.words(site),
         "label_source": label_source,
     }
     if "dataset" in there:
-        columns["acquisition_source"] = words("dataset")
+        columns["acquisition_source"] = table.words("dataset")
     return columns, notes
 
 
-def _labels_of_archive(
-    second: np.ndarray,
-    third: np.ndarray,
-    *,
-    ids: np.ndarray,
-    source: str,
-    rename: Mapping[str, str] | None,
-) -> np.ndarray:
+def _labels_of_archive(table: PublishedTable) -> np.ndarray:
     """Classes of the ISIC Archive's `diagnosis_2` and `diagnosis_3`."""
     aliases: dict[str, str] = {}
     told = []
-    for broad, narrow in zip(second.tolist(), third.tolist(), strict=True):
+    for broad, narrow in zip(
+        table.texts("diagnosis_2").tolist(), table.texts("diagnosis_3").tolist(), strict=True
+    ):
         # Vascular lesions have a diagnosis_2 alone.
         text = (broad if is_blank(narrow) else narrow) or ""
         told.append(text)
@@ -207,10 +179,10 @@ def _labels_of_archive(
         texts(told),
         CLASSES,
         name="diagnosis_3",
-        ids=ids,
-        source=source,
+        ids=table.ids,
+        source=table.source,
         aliases=aliases,
-        rename=rename,
+        rename=table.rename,
     )
 
 

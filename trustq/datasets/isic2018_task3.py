@@ -11,20 +11,15 @@ import numpy as np
 
 from trustq.core.columns import Columns, read_table
 from trustq.datasets.ham10000 import CLASSES
+from trustq.datasets.published import DataSet, PublishedTable
 from trustq.datasets.rows import (
     Rows,
     column,
     found_table,
     image_names,
-    image_paths,
-    known_words,
-    metadata_texts,
-    numbers,
     one_hot,
     own_groups,
     published_counts,
-    texts,
-    without_missing,
 )
 from trustq.errors import InputError
 
@@ -56,7 +51,7 @@ def read_rows(
     table = read_table(path)
     notes = []
     if "dx" in table:
-        columns, alone = _with_lesions(table, source=str(path), rename=rename)
+        columns, alone = _with_lesions(path, rename)
         notes += alone
     else:
         ids = image_names(column(table, "image", source=str(path)).tolist())
@@ -71,52 +66,31 @@ def read_rows(
             f"{TABLE} is the challenge's, without lesions: every image is its own group. The "
             "Dataverse's has them."
         )
-    ids = columns["sample_id"]
     notes += published_counts(columns["label"], PUBLISHED, source=TABLE)
-    columns["path"] = image_paths(
-        root,
-        ids,
+    columns["published_split"] = np.full(len(columns["label"]), "test", dtype=object)
+    return DataSet("isic2018-task3", "dermoscopic", HOW).rows(
+        columns,
+        root=root,
         source=str(path),
-        how=HOW,
+        classes=CLASSES,
+        notes=notes,
         skip_missing=skip_missing,
         metadata_only=metadata_only,
     )
-    columns, left_out = without_missing(columns)
-    n = len(columns["sample_id"])
-    return Rows(
-        {
-            **columns,
-            "dataset": np.full(n, "isic2018-task3", dtype=object),
-            "domain": np.full(n, "dermoscopic", dtype=object),
-            "published_split": np.full(n, "test", dtype=object),
-        },
-        classes=CLASSES,
-        root=root,
-        source=str(path),
-        notes=(*notes, *left_out),
-    )
 
 
-def _with_lesions(
-    table: Columns, *, source: str, rename: Mapping[str, str] | None
-) -> tuple[Columns, list[str]]:
-    def published(name: str) -> np.ndarray:
-        return texts(column(table, name, source=source).tolist())
-
-    def words(name: str) -> np.ndarray:
-        return metadata_texts(published(name).tolist())
-
-    ids = image_names(published("image_id").tolist())
-    labels = known_words(published("dx"), CLASSES, name="dx", ids=ids, source=source, rename=rename)
-    lesions, alone = own_groups(published("lesion_id"), ids, "lesion")
-    columns = {
-        "sample_id": ids,
+def _with_lesions(path: Path, rename: Mapping[str, str] | None) -> tuple[Columns, list[str]]:
+    table = PublishedTable(path, "image_id", rename)
+    labels = table.known("dx", CLASSES)
+    lesions, alone = own_groups(table.texts("lesion_id"), table.ids, "lesion")
+    columns: Columns = {
+        "sample_id": table.ids,
         "label": labels,
         "group_id": lesions,
-        "age": numbers(published("age"), "age", ids=ids.tolist(), source=source),
-        "sex": words("sex"),
-        "site": words("localization"),
-        "label_source": words("dx_type"),
-        "acquisition_source": words("dataset"),
+        "age": table.numbers("age"),
+        "sex": table.words("sex"),
+        "site": table.words("localization"),
+        "label_source": table.words("dx_type"),
+        "acquisition_source": table.words("dataset"),
     }
     return columns, alone

@@ -12,6 +12,7 @@ import numpy as np
 from trustq.core.columns import Columns, read_table
 from trustq.core.words import is_blank
 from trustq.data.groups import own_where_blank
+from trustq.datasets.published import DataSet
 from trustq.datasets.rows import (
     Rows,
     column,
@@ -24,7 +25,6 @@ from trustq.datasets.rows import (
     one_hot,
     published_counts,
     texts,
-    without_missing,
 )
 from trustq.errors import InputError
 
@@ -73,18 +73,14 @@ def read_rows(root: Path, *, skip_missing: bool = False, metadata_only: bool = F
         skip_missing=skip_missing,
         metadata_only=metadata_only,
     )
-    columns, left_out = without_missing(columns)
-    n = len(columns["sample_id"])
-    return Rows(
-        {
-            **columns,
-            "dataset": np.full(n, "isic2019", dtype=object),
-            "domain": np.full(n, "dermoscopic", dtype=object),
-        },
-        classes=(*CLASSES, UNKNOWN) if "Test" in parts else CLASSES,
+    return DataSet("isic2019", "dermoscopic", HOW).rows(
+        columns,
         root=root,
         source=str(next(iter(parts.values()))),
-        notes=(*notes, *left_out),
+        classes=(*CLASSES, UNKNOWN) if "Test" in parts else CLASSES,
+        notes=notes,
+        skip_missing=skip_missing,
+        metadata_only=metadata_only,
     )
 
 

@@ -9,20 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from trustq.core.columns import read_table
+from trustq.core.columns import Columns, read_table
 from trustq.core.words import is_blank
+from trustq.datasets.published import DataSet, PublishedTable
 from trustq.datasets.rows import (
     Rows,
     column,
     found_table,
     image_names,
-    image_paths,
     metadata_texts,
     named_rows,
-    numbers,
     one_hot,
     texts,
-    without_missing,
 )
 from trustq.errors import InputError
 
@@ -67,14 +65,9 @@ def read_rows(
         absent = TRUTH if truth_path is None else METADATA
         raise InputError(f"{root} does not hold {absent}. {HOW}", path=root)
     label_of = _labels_by_lesion(truth_path)
-    table = read_table(about_path)
-    source = str(about_path)
-
-    def words(name: str) -> np.ndarray:
-        return metadata_texts(column(table, name, source=source).tolist())
-
-    ids = image_names(column(table, "isic_id", source=source).tolist())
-    lesions = texts(column(table, "lesion_id", source=source).tolist())
+    table = PublishedTable(about_path, "isic_id")
+    ids = table.ids
+    lesions = table.texts("lesion_id")
     alone = [row for row, lesion in enumerate(lesions.tolist()) if lesion not in label_of]
     if alone:
         raise InputError(
@@ -82,34 +75,25 @@ def read_rows(
             f"{about_path.name}.",
             path=truth_path,
         )
-    there = {name.strip().casefold(): name for name in table}
-    columns = {
+    there = {name.strip().casefold() for name in table.columns}
+    columns: Columns = {
         "sample_id": ids,
         "label": texts([label_of[lesion] for lesion in lesions.tolist()]),
         "group_id": lesions,
-        "domain": texts([_domain(kind) for kind in words("image_type").tolist()]),
-        "age": numbers(words("age_approx"), "age_approx", ids=ids.tolist(), source=source),
+        "domain": texts([_domain(kind) for kind in table.words("image_type").tolist()]),
+        "age": table.numbers("age_approx"),
     }
     for name, own in _OTHERS.items():
         if name in there:
-            columns[own or name] = words(name)
-    columns |= _supplement(root, ids)
-    columns["path"] = image_paths(
-        root,
-        ids,
-        source=source,
-        how=HOW,
+            columns[own or name] = table.words(name)
+    return DataSet("milk10k", None, HOW).rows(
+        columns | _supplement(root, ids),
+        root=root,
+        source=table.source,
+        classes=CLASSES,
+        notes=(),
         skip_missing=skip_missing,
         metadata_only=metadata_only,
-    )
-    columns, left_out = without_missing(columns)
-    n = len(columns["sample_id"])
-    return Rows(
-        {**columns, "dataset": np.full(n, "milk10k", dtype=object)},
-        classes=CLASSES,
-        root=root,
-        source=source,
-        notes=left_out,
     )
 
 

@@ -9,20 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from trustq.core.columns import read_table
+from trustq.core.columns import Columns
 from trustq.core.words import is_blank
 from trustq.data.taxonomy import label_key
 from trustq.datasets.chexpert import CLASSES, require_finding
+from trustq.datasets.published import DataSet, PublishedTable
 from trustq.datasets.rows import (
     Rows,
-    column,
     found_table,
     image_names,
-    image_paths,
     named_rows,
     own_groups,
     texts,
-    without_missing,
 )
 from trustq.errors import InputError
 
@@ -54,6 +52,9 @@ _AGE = re.compile(r"0*(\d+)([YMD]?)")
 _PER_YEAR = {"": 1.0, "Y": 1.0, "M": 12.0, "D": 365.25}
 
 
+_SEX = ("Patient Gender", "Patient Sex")  # in the two versions of the table
+
+
 def read_rows(
     root: Path,
     *,
@@ -74,63 +75,25 @@ def read_rows(
     path = found_table(root, *TABLES)
     if path is None:
         raise InputError(f"{root} holds neither {' nor '.join(TABLES)}. {HOW}")
-    table = read_table(path)
-    source = str(path)
-
-    def published(*names: str) -> np.ndarray:
-        name = next((name for name in names if name in table), names[0])
-        return texts(column(table, name, source=source).tolist())
-
-    files = published("Image Index")
-    ids = image_names(files.tolist())
-    raw = published("Finding Labels")
-    known = {label_key(name): name for name in (*FINDINGS, NOTHING)}
-    found = [
-        {known.get(label_key(name), "") for name in (text or "").split("|")}
-        for text in raw.tolist()
-    ]
-    strange = [row for row, names in enumerate(found) if "" in names]
-    if strange:
-        raise InputError(
-            f"{source}: Finding Labels {raw[strange[0]]!r} in "
-            f"{named_rows(strange, ids.tolist())} holds something that is not one of "
-            f"{', '.join((*FINDINGS, NOTHING))}.",
-            path=source,
-        )
-    both = [row for row, names in enumerate(found) if NOTHING in names and len(names) > 1]
-    if both:
-        raise InputError(
-            f"{source}: {NOTHING} beside another in {named_rows(both, ids.tolist())}.", path=source
-        )
+    table = PublishedTable(path, "Image Index")
+    ids, source = table.ids, table.source
+    found = _findings(table)
     there = [NOTHING not in names if finding == ANY else finding in names for names in found]
-    ages, impossible = _years(published("Patient Age"), ids=ids.tolist(), source=source)
-    patients, alone = own_groups(published("Patient ID"), ids, "patient")
-    columns = {
+    ages, impossible = _years(table.texts("Patient Age"), ids=ids.tolist(), source=source)
+    patients, notes = own_groups(table.texts("Patient ID"), ids, "patient")
+    sex = next((name for name in _SEX if name in table.columns), _SEX[0])
+    columns: Columns = {
         "sample_id": ids,
         "label": np.array(CLASSES, dtype=object)[np.array(there, dtype=int)],
         "group_id": patients,
         "age": ages,
-        "sex": texts(
-            [
-                {"M": "male", "F": "female"}.get(sex, sex)
-                for sex in published("Patient Gender", "Patient Sex").tolist()
-            ]
-        ),
-        "projection": published("View Position"),
-        "native": raw,
-        "path": image_paths(
-            root,
-            ids,
-            source=source,
-            how=HOW,
-            skip_missing=skip_missing,
-            metadata_only=metadata_only,
-        ),
+        "sex": texts([{"M": "male", "F": "female"}.get(s, s) for s in table.texts(sex).tolist()]),
+        "projection": table.texts("View Position"),
+        "native": table.texts("Finding Labels"),
     }
     lists = {name: found_table(root, name) for name in LISTS}
     if all(lists.values()):
         columns["published_split"] = _published_split(ids, lists)
-    notes = alone
     if len(ids) != N_PUBLISHED:
         notes.append(
             f"{path.name} differs from what was published: {len(ids):,} rows instead of "
@@ -140,19 +103,39 @@ def read_rows(
         notes.append(
             f"Ages above {OLDEST} years, now blank: {named_rows(impossible, ids.tolist())}."
         )
-    columns, left_out = without_missing(columns)
-    n = len(columns["sample_id"])
-    return Rows(
-        {
-            **columns,
-            "dataset": np.full(n, "nih-chestxray14", dtype=object),
-            "domain": np.full(n, "x-ray", dtype=object),
-        },
-        classes=CLASSES,
+    return DataSet("nih-chestxray14", "x-ray", HOW).rows(
+        columns,
         root=root,
         source=source,
-        notes=(*notes, *left_out),
+        classes=CLASSES,
+        notes=notes,
+        skip_missing=skip_missing,
+        metadata_only=metadata_only,
     )
+
+
+def _findings(table: PublishedTable) -> list[set[str]]:
+    """The findings of each row, by their own names."""
+    raw, ids = table.texts("Finding Labels"), table.ids.tolist()
+    known = {label_key(name): name for name in (*FINDINGS, NOTHING)}
+    found = [
+        {known.get(label_key(name), "") for name in (text or "").split("|")}
+        for text in raw.tolist()
+    ]
+    strange = [row for row, names in enumerate(found) if "" in names]
+    if strange:
+        raise InputError(
+            f"{table.source}: Finding Labels {raw[strange[0]]!r} in {named_rows(strange, ids)} "
+            f"holds something that is not one of {', '.join((*FINDINGS, NOTHING))}.",
+            path=table.source,
+        )
+    both = [row for row, names in enumerate(found) if NOTHING in names and len(names) > 1]
+    if both:
+        raise InputError(
+            f"{table.source}: {NOTHING} beside another in {named_rows(both, ids)}.",
+            path=table.source,
+        )
+    return found
 
 
 def _years(ages: np.ndarray, *, ids: Sequence[str], source: str) -> tuple[np.ndarray, list[int]]:

@@ -6,25 +6,14 @@ Pacheco et al., Data Brief 32, 106221 (2020), doi 10.17632/zr7vgbcyr2.1.
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
-from trustq.core.columns import read_table
+from trustq.datasets.published import DataSet, published_table
 from trustq.datasets.rows import (
     Rows,
-    column,
-    found_table,
-    image_names,
-    image_paths,
-    known_words,
-    metadata_texts,
-    numbers,
     own_groups,
     published_counts,
     texts,
-    without_missing,
 )
 from trustq.datasets.skin_tone import group_of_type
-from trustq.errors import InputError
 
 CLASSES = ("ACK", "BCC", "MEL", "NEV", "SCC", "SEK")
 HOW = "The data are at https://data.mendeley.com/datasets/zr7vgbcyr2/1."
@@ -48,65 +37,32 @@ def read_rows(
     `skin_tone` (I-II, III-IV, V-VI). Raises `TrustqError` that names rows: an unknown label or skin
     type, an image without a row or a row without an image (unless `skip_missing`).
     """
-    path = found_table(root, TABLE)
-    if path is None:
-        raise InputError(f"{root} holds no {TABLE}. {HOW}")
-    table = read_table(path)
-
-    def published(name: str) -> np.ndarray:
-        return texts(column(table, name, source=str(path)).tolist())
-
-    ids = image_names(published("img_id").tolist())
-    labels = known_words(
-        published("diagnostic"),
-        CLASSES,
-        name="diagnostic",
-        ids=ids,
-        source=str(path),
-        rename=rename,
-    )
-    patients, alone = own_groups(published("patient_id"), ids, "patient")
-
-    def words(name: str) -> np.ndarray:
-        return metadata_texts(published(name).tolist())
-
-    def number(name: str) -> np.ndarray:
-        return numbers(published(name), name, ids=ids.tolist(), source=str(path))
-
-    fitzpatrick = number("fitspatrick")
+    table = published_table(root, TABLE, id_column="img_id", how=HOW, rename=rename)
+    ids, source = table.ids, table.source
+    labels = table.known("diagnostic", CLASSES)
+    patients, alone = own_groups(table.texts("patient_id"), ids, "patient")
+    fitzpatrick = table.numbers("fitspatrick")
     columns = {
         "sample_id": ids,
         "label": labels,
         "group_id": patients,
-        "age": number("age"),
-        "sex": texts([sex and sex.lower() for sex in words("gender").tolist()]),
-        "site": texts([region and region.lower() for region in words("region").tolist()]),
+        "age": table.numbers("age"),
+        "sex": table.lower("gender"),
+        "site": table.lower("region"),
         "fitzpatrick": fitzpatrick,
-        "skin_tone": group_of_type(fitzpatrick, ids=ids, source=str(path)),
-        "lesion_id": words("lesion_id"),
-        "biopsed": texts([FLAGS.get(b, b) for b in words("biopsed").tolist()]),
-        "diameter_1": number("diameter_1"),
-        "diameter_2": number("diameter_2"),
-        "path": image_paths(
-            root,
-            ids,
-            source=str(path),
-            how=HOW,
-            skip_missing=skip_missing,
-            metadata_only=metadata_only,
-        ),
+        "skin_tone": group_of_type(fitzpatrick, ids=ids, source=source),
+        "lesion_id": table.words("lesion_id"),
+        "biopsed": texts([FLAGS.get(b, b) for b in table.words("biopsed").tolist()]),
+        "diameter_1": table.numbers("diameter_1"),
+        "diameter_2": table.numbers("diameter_2"),
     }
     notes = published_counts(labels, PUBLISHED, source=TABLE)
-    columns, left_out = without_missing(columns)
-    n = len(columns["sample_id"])
-    return Rows(
-        {
-            **columns,
-            "dataset": np.full(n, "pad-ufes-20", dtype=object),
-            "domain": np.full(n, "smartphone", dtype=object),
-        },
-        classes=CLASSES,
+    return DataSet("pad-ufes-20", "smartphone", HOW).rows(
+        columns,
         root=root,
-        source=str(path),
-        notes=(*notes, *alone, *left_out),
+        source=source,
+        classes=CLASSES,
+        notes=(*notes, *alone),
+        skip_missing=skip_missing,
+        metadata_only=metadata_only,
     )

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache as remember
 from importlib.metadata import version
@@ -29,39 +30,38 @@ from trustq.repair.settings import (
 from trustq.store.format import SEEN_SELECTION
 
 
+@dataclass(frozen=True)
+class Cell:
+    """One experiment: an arm with a budget, of one cache, draw and setting."""
+
+    arm: Arm
+    budget: str
+    key: str
+    request: str
+
+
 def cell_row(
-    loop: Loop,
-    recipe: Recipe,
-    rounds: list[Round],
-    *,
-    arm: Arm,
-    budget: str,
-    allowed: int,
-    key: str,
-    request: str,
-    shared_key: str,
-    numerics: int,
-    seconds: float,
+    loop: Loop, recipe: Recipe, rounds: list[Round], cell: Cell, *, allowed: int, shared_key: str
 ) -> dict[str, Any]:
-    """The row of an arm in `runs`, from all its rounds; its `budget` allowed so much."""
-    experiment, sweep = loop.experiment, recipe.sweep
-    cache = experiment.cache
-    head, validation = rounds[-1].head, experiment.validation
-    digest = digest_strings(cache.sample_id[validation].tolist()) if len(validation) else None
-    uses_validation = bool(len(validation))
-    # Clean labels that chose the backbone's checkpoint were paid for as well.
-    noisy_choice = cache.recipe.get("extract", {}).get("validation_noise", "")
-    chose_checkpoint = np.flatnonzero(cache.seen & SEEN_SELECTION & (0 if noisy_choice else 255))
-    trained_on = experiment.training.rows_digest
-    saw_rows = bool(cache.seen_labels[experiment.rows].any())
-    purchases = [state.purchase for state in rounds if state.purchase]
-    policy = policy_settings(sweep) if arm.score != "none" else {}
-    # What was asked; below, what became of it in this run.
-    return setting_columns(sweep) | {
-        "key": key,
-        "request": request,
-        "results_version": numerics,
+    """The row of a cell in `runs`, from all its rounds; its budget allowed so much."""
+    row = setting_columns(recipe.sweep) | {
+        "key": cell.key,
+        "request": cell.request,
+        "shared_key": shared_key,
         "recipe": recipe.name,
+        "budget": cell.budget,
+        "threads": os.cpu_count(),
+        "created": datetime.now(UTC).isoformat("T", "seconds"),
+        "versions": json.dumps(_versions() | _plugin_versions(cell.arm, recipe.sweep)),
+    }
+    row |= _of_cache(loop) | _of_arm(cell.arm, recipe.sweep, loop)
+    return row | _of_labels(loop, recipe.sweep) | _of_rounds(loop, rounds, cell.arm, allowed)
+
+
+def _of_cache(loop: Loop) -> dict[str, Any]:
+    """Where the rows come from, and the noise drawn on them."""
+    experiment, cache = loop.experiment, loop.experiment.cache
+    return {
         "dataset": cache.dataset,
         "classes": json.dumps(cache.classes, ensure_ascii=False),
         "cache": " + ".join(map(str, cache.files)),
@@ -70,56 +70,81 @@ def cell_row(
         **training_columns(cache),
         "backbone": cache.backbone,
         "backbone_seed": cache.backbone_seed,
+        "exposure": cache.exposure,
         "draw_seed": experiment.draw_seed,
-        "row_weights": weights_text(sweep),
         "noise": experiment.noise,
         "noise_process": experiment.noise_process,
         "noise_rate": experiment.start.rate,
+        "trusted": experiment.trusted,
+        "leaky": experiment.leaky,
+        "n_train": len(experiment.rows),
+        "n_wrong_start": experiment.n_wrong,
+        "n_trusted": int(experiment.start.trusted.sum()),
+    }
+
+
+def _of_arm(arm: Arm, sweep: SweepRecipe, loop: Loop) -> dict[str, Any]:
+    """What the arm is, and what its probabilities had seen."""
+    experiment = loop.experiment
+    saw_rows = bool(experiment.cache.seen_labels[experiment.rows].any())
+    policy = policy_settings(sweep) if arm.score != "none" else {}
+    return {
         "policy": json.dumps(policy, sort_keys=True) if policy else None,
         "arm": arm.text,
         "score": arm.score,
         "source": arm.source if arm.uses_probabilities else None,
         "action": arm.action,
         "arm_title": title_of(arm, sweep),
+        "row_weights": weights_text(sweep),
         "head_settings": json.dumps(head_settings(sweep), sort_keys=True),
         "refit": _refit(arm, sweep),
+        "in_sample": _in_sample(arm, saw_rows),
+        "backbone_saw_rows": saw_rows,
+        "n_rounds": sweep.rounds if arm.score != "none" else 0,
+    }
+
+
+def _of_labels(loop: Loop, sweep: SweepRecipe) -> dict[str, Any]:
+    """Which labels chose and calibrated, and how many of them were clean."""
+    experiment = loop.experiment
+    cache, validation = experiment.cache, experiment.validation
+    digest = digest_strings(cache.sample_id[validation].tolist()) if len(validation) else None
+    uses_validation = bool(len(validation))
+    # Clean labels that chose the backbone's checkpoint were paid for as well.
+    noisy_choice = cache.recipe.get("extract", {}).get("validation_noise", "")
+    chose_checkpoint = np.flatnonzero(cache.seen & SEEN_SELECTION & (0 if noisy_choice else 255))
+    trained_on = experiment.training.rows_digest
+    return {
         "calibrator": sweep.calibrator if uses_validation else None,
         "calibration_labels": (
             f"{_said(sweep)} of {len(validation)} validation rows"
             if uses_validation
             else "none: there are no validation rows"
         ),
-        "budget": budget,
-        "n_rounds": sweep.rounds if arm.score != "none" else 0,
-        "n_rounds_done": len(rounds) - 1,
-        "trusted": experiment.trusted,
-        "exposure": cache.exposure,
-        "leaky": experiment.leaky,
-        "in_sample": _in_sample(arm, saw_rows),
-        "backbone_saw_rows": saw_rows,
-        "n_train": len(experiment.rows),
-        "n_wrong_start": experiment.n_wrong,
-        "n_bought": sum(purchase.n_bought for purchase in purchases),
-        "n_flagged": sum(len(purchase.rows) for purchase in purchases),
-        "n_votes": sum(purchase.n_votes for purchase in purchases),
-        "spent": rounds[-1].spent if arm.buys else 0.0,
-        "errors_findable": loop.most_hits(arm, allowed),
-        "stopped": _why_stopped(arm, rounds[-1], allowed),
-        "n_trusted": int(experiment.start.trusted.sum()),
         "n_clean_validation": len(
             (set() if sweep.validation_noise else set(validation.tolist()))
             | set(chose_checkpoint.tolist())
         ),
-        "n_unscored": max(state.n_unscored for state in rounds),
         "selection_digest": {"val": digest, "train": trained_on}.get(loop.chosen_on),
         "calibration_digest": digest,
-        "shared_key": shared_key,
-        "threads": os.cpu_count(),
-        "seconds": seconds,
+    }
+
+
+def _of_rounds(loop: Loop, rounds: list[Round], arm: Arm, allowed: int) -> dict[str, Any]:
+    """What became of the purchase, and the head that it left."""
+    last, head = rounds[-1], rounds[-1].head
+    purchases = [state.purchase for state in rounds if state.purchase]
+    return {
+        "n_rounds_done": len(rounds) - 1,
+        "n_bought": sum(purchase.n_bought for purchase in purchases),
+        "n_flagged": sum(len(purchase.rows) for purchase in purchases),
+        "n_votes": sum(purchase.n_votes for purchase in purchases),
+        "spent": last.spent if arm.buys else 0.0,
+        "errors_findable": loop.most_hits(arm, allowed),
+        "stopped": _why_stopped(arm, last, allowed),
+        "n_unscored": max(state.n_unscored for state in rounds),
         "head_bytes": head.n_bytes if head else None,
         "microseconds_per_row": loop.microseconds_per_row,
-        "created": datetime.now(UTC).isoformat("T", "seconds"),
-        "versions": json.dumps(_versions() | _plugin_versions(arm, sweep)),
     }
 
 

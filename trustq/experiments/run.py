@@ -12,7 +12,7 @@ from trustq.core.columns import Columns
 from trustq.core.digest import digest_array, digest_json, digest_strings
 from trustq.core.interrupts import heeded
 from trustq.errors import InputError
-from trustq.experiments.cell_row import cell_row
+from trustq.experiments.cell_row import Cell, cell_row
 from trustq.experiments.retrained import as_arm
 from trustq.experiments.tables import Recorder
 from trustq.heads import SharedFeatures
@@ -42,8 +42,11 @@ from trustq.repair.setup import Experiment, draw_experiment
 from trustq.repair.slices import Slices, find_slices
 from trustq.repair.views import ViewRows, split_companions, stored_views
 from trustq.results import committed_keys, join_tables, new_part, part_path, write_part
+from trustq.results.sample_columns import sample_columns
 from trustq.store import Cache
 from trustq.store.concat import stand_side_by_side
+from trustq.store.format import MANIFEST_COLUMNS
+from trustq.store.manifest_columns import manifest_columns
 
 # Part of every cell's key: raised when a change of code changes a number, so that cells of an older
 # numerics are run again rather than mixed with new ones.
@@ -57,16 +60,6 @@ class RepairRun:
     keys: list[str] = field(default_factory=list)  # every cell asked for, old and new
     n_new: int = 0
     notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One experiment: an arm with a budget, of one cache, draw and setting."""
-
-    arm: Arm
-    budget: str
-    key: str
-    request: str
 
 
 @dataclass
@@ -282,15 +275,14 @@ def _run_cell(
         loop,
         recipe,
         rounds,
-        arm=cell.arm,
-        budget=cell.budget,
+        cell,
         allowed=budget,
-        key=cell.key,
-        request=cell.request,
         shared_key=shared_key,
-        numerics=NUMERICS,
-        seconds=shared_seconds + time.perf_counter() - started,
     )
+    row |= {
+        "results_version": NUMERICS,
+        "seconds": shared_seconds + time.perf_counter() - started,
+    }
     row, note = as_arm(row, experiment.cache)
     recorder = Recorder(experiment.cache.classes)
     recorder.add_cell(row)
@@ -301,17 +293,19 @@ def _run_cell(
 
 
 def write_samples(cache: Cache, results: Path) -> None:
-    """Add the rows of a cache to `samples`, once for the same rows."""
+    """Add the rows of a cache and what it knows of their manifest to `samples`, once."""
     columns = {
         "sample_id": cache.sample_id,
         "label": np.array([*cache.classes, None], dtype=object)[cache.label],
         "group_id": cache.group_id,
         "split": cache.split,
     }
-    digest = digest_strings([cache.dataset, *map(digest_array, columns.values())])
+    known = [cache.extra[MANIFEST_COLUMNS]] if MANIFEST_COLUMNS in cache.extra else []
+    digest = digest_strings([cache.dataset, *map(digest_array, [*columns.values(), *known])])
     parts = part_path(results, "samples", "any").parent
     if not any(parts.glob(f"samples-*-{digest}.parquet")):
         dataset = np.full(len(cache), cache.dataset, dtype=object)
+        columns |= sample_columns(manifest_columns(cache))
         # Named by time first, since of two parts with a sample the newest is shown.
         part = f"{new_part('samples')}-{digest}"
         write_part(results, {"samples": {"dataset": dataset, **columns}}, part=part)

@@ -1,7 +1,8 @@
 """Metadata of cached rows: columns of manifests and other tables, found by sample id.
 
-A cache holds none, so that a new column invalidates no cache; a cell's key holds the values of the
-columns that its recipe names, so that a new column invalidates no cell either.
+They come from files, and what a cache carries of its manifest is for SQL alone, so that a new
+column invalidates no cache; a cell's key holds the values of the columns that its recipe names, so
+that a new column invalidates no cell either.
 """
 
 import re

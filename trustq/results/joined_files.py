@@ -57,9 +57,12 @@ def join_files(
     return joined
 
 
-def samples_with(select: str, joined: list[dict[str, str]]) -> str:
-    """The select of `samples` with the columns of the tables that were joined."""
-    columns = {name: f"s.{name}" for name in TABLES["samples"]}
+def samples_with(select: str, held: dict[str, str], joined: list[dict[str, str]]) -> str:
+    """The select of `samples` with the columns of the tables that were joined.
+
+    `held` are the columns that it has already, and their types.
+    """
+    columns = {name: f"s.{quoted(name)}" for name in held}
     source = f"({select}) s"
     for number, theirs in enumerate(joined):
         source += (
@@ -71,8 +74,8 @@ def samples_with(select: str, joined: list[dict[str, str]]) -> str:
             mine, other = lower.get(name.lower()), f"m{number}.{quoted(name)}"
             if mine is None:
                 columns[name] = other
-            elif mine in TABLES["samples"]:
-                columns[mine] = f"coalesce({columns[mine]}, CAST({other} AS VARCHAR))"
+            elif mine in held:
+                columns[mine] = f"coalesce({columns[mine]}, TRY_CAST({other} AS {held[mine]}))"
     listed = ", ".join(f"{source} AS {quoted(name)}" for name, source in columns.items())
     return f"SELECT {listed} FROM {source}"
 

@@ -15,6 +15,7 @@ from trustq.errors import InputError, NotFound, TrustqError
 from trustq.results.digests import damaged
 from trustq.results.part_files import PartFiles, part_address
 from trustq.results.parts import check_marker, has_unrecorded, part_files, part_path, superseded
+from trustq.results.sample_columns import lacks_columns, newest_known, with_manifest_columns
 from trustq.results.schema import FORMER_COLUMNS, FORMER_TABLES, MARKER, OF_CELLS, TABLES
 from trustq.results.views import derived_views, former_views
 
@@ -165,7 +166,10 @@ def _answer(
             connection.execute(statement, dict(parameters or {}))
             rows = connection.fetchall()
         except duckdb.Error as error:
-            raise opened.damage() or InputError(str(error)) from error
+            said = str(error)
+            if isinstance(error, duckdb.BinderException) and not metadata:
+                said += lacks_columns(connection)
+            raise opened.damage() or InputError(said) from error
         names = [column[0] for column in connection.description or []]
     return Result(_distinct(names), rows)
 
@@ -355,6 +359,8 @@ def _create_views(
         if table == "runs" or table not in wanted:
             continue
         columns = ", ".join(TABLES[table])
+        if table == "samples":
+            columns = newest_known(len(parts[table]))
         select = f"SELECT {columns} FROM ({typed_select(table, parts[table], former=former)}) r"
         if table in OF_CELLS:
             before = literal(part_address(table, "").removesuffix(".parquet"))
@@ -364,10 +370,11 @@ def _create_views(
         if table == "samples":  # a sample once, as the newest part has it
             select += """ QUALIFY row_number() OVER
                 (PARTITION BY dataset, sample_id ORDER BY filename DESC) = 1"""
+            select, held = with_manifest_columns(connection, select)
             if samples_with:
                 from trustq.results.joined_files import samples_with as joined
 
-                select = joined(select, samples_with)
+                select = joined(select, held, samples_with)
         if table == "failures":  # the last error of what has not succeeded since
             select += (
                 """ ANTI JOIN trustq.committed c ON r.request = c.request

@@ -39,6 +39,11 @@ ROW_DATASETS = ("sample_id", "split", "group_id", "label", "observed", "trusted"
 LARGE = ("views/", "passes/", "maps", "epochs/")
 ROWS_SECOND = ("passes/", "epochs/")
 
+# The manifest's further columns, packed: see `manifest_columns`. No number is made of them, nor of
+# the time that an epoch took.
+MANIFEST_COLUMNS = "manifest/columns"
+INCIDENTAL_DATASETS = ("history/seconds", MANIFEST_COLUMNS)
+
 # Attributes that change no number and so stay out of `content_digest`.
 INCIDENTAL = ("created", "versions", "seconds")
 
@@ -147,7 +152,7 @@ class Cache:
             extra={
                 key: self.extra[key]
                 for key in self.extra
-                if is_linear and key.startswith("classifier/")
+                if (is_linear and key.startswith("classifier/")) or key == MANIFEST_COLUMNS
             },
             digest=digest,
             content_digest=digest,

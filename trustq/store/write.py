@@ -22,6 +22,7 @@ from trustq.store.format import (
     FORMAT,
     FORMAT_VERSION,
     INCIDENTAL,
+    INCIDENTAL_DATASETS,
     ROW_DATASETS,
     SEAL,
     USER_BLOCK,
@@ -223,7 +224,7 @@ def overall_digests(attributes: dict[str, Any], datasets: dict[str, str]) -> tup
     """The digest over everything, and the one over what changes a number."""
     stored = {name: stored_attribute(value) for name, value in attributes.items()}
     content = {name: value for name, value in stored.items() if name not in INCIDENTAL}
-    numbers = {n: d for n, d in datasets.items() if not n.startswith("history/seconds")}
+    numbers = {n: d for n, d in datasets.items() if not n.startswith(INCIDENTAL_DATASETS)}
     return digest_json([stored, datasets]), digest_json([content, numbers])
 
 

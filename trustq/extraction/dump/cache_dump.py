@@ -33,6 +33,8 @@ from trustq.extraction.jobs import Job
 from trustq.extraction.train.weights import Network, forward_head, grid_of
 from trustq.recipes import ExtractRecipe
 from trustq.store import CacheWriter, writing_cache
+from trustq.store.format import MANIFEST_COLUMNS
+from trustq.store.manifest_columns import packed_columns
 from trustq.store.write import Stream
 
 PRECISION = "float32"
@@ -221,6 +223,7 @@ def _put_rows(writer: CacheWriter, job: Job, manifest: Manifest) -> None:
         writer.put(name, manifest.columns[name])
     for name in ("label", "observed", "trusted", "seen"):
         writer.put(name, getattr(job.rows, name))
+    writer.put(MANIFEST_COLUMNS, packed_columns(manifest.columns))
     for name, array in job.extra.items():
         writer.put(name, array)
 

@@ -94,9 +94,8 @@ def extract_with(
     and for classes that the cache lacks.
     """
     progress = progress or StderrProgress()
-    given = {name: getattr(ExtractRecipe, name, ()) for name in DUMP_SETTINGS} | dict(
-        settings or {}
-    )
+    given: dict[str, Any] = {name: getattr(ExtractRecipe, name, ()) for name in DUMP_SETTINGS}
+    given |= settings or {}
     asked = {name: plain(value) for name, value in given.items() if name != "workers"}
     jobs = [_job_with(manifest, source, Path(out), name, asked, progress) for source in caches]
     targets = [job.target for job in jobs]
