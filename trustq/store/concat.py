@@ -10,7 +10,7 @@ import numpy as np
 
 from trustq.core.digest import digest_json, digest_strings
 from trustq.errors import InputError
-from trustq.store.format import Cache
+from trustq.store.format import MANIFEST_COLUMNS, Cache
 from trustq.store.listing import open_cache
 
 HOW = ("none", "all", "seed")
@@ -106,6 +106,8 @@ def open_side_by_side(paths: Sequence[Path], *, at_least: int = 1) -> Cache:
 class _Views(Mapping[str, np.ndarray]):
     """The views that all caches have, their features put side by side at each access.
 
+    What the first knows of its manifest stays.
+
     Twenty views of several networks may take more memory than all else.
     """
 
@@ -114,11 +116,16 @@ class _Views(Mapping[str, np.ndarray]):
         own = [set(cache.views) for cache in caches]
         names = sorted(set.intersection(*own))
         self._names = [f"views/{name}/{part}" for name in names for part in _PARTS]
+        if MANIFEST_COLUMNS in caches[0].extra:  # whose rows all have
+            self._names.append(MANIFEST_COLUMNS)
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._names:
             raise KeyError(name)
-        found = [cache.extra[name] for cache in self._caches]
+        own = self._caches[:1] if name == MANIFEST_COLUMNS else self._caches
+        found = [cache.extra[name] for cache in own]
+        if name == MANIFEST_COLUMNS:
+            return found[0]
         if name.endswith("/features"):
             return _beside(found, self._places)
         texts = list(dict.fromkeys(str(one[0]) for one in found))
