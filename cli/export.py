@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .app import App
 from .output import write_or_print
+
+if TYPE_CHECKING:
+    from trustq.analysis.significance import SeedTable
 
 app = App(help="Tables of results for papers and other programs.", no_args_is_help=True)
 
@@ -82,7 +85,6 @@ def significance(
         METRICS,
         default_metrics,
         format_significance,
-        read_seed_table,
         results_seed_tables,
         significance,
     )
@@ -91,13 +93,7 @@ def significance(
 
     wanted = [name.strip() for name in (compared.metrics or "").split(",") if name.strip()]
     if tables:
-        read = []
-        for given in tables:
-            name, equals, file = given.partition("=")
-            if not equals or not name or not file:
-                raise InputError(f"{given!r} is not of the form NAME=FILE, e.g. Repair=repair.csv.")
-            evaluation, _, arm = name.rpartition(":")
-            read.append(read_seed_table(Path(file), arm=arm, evaluation=evaluation))
+        read = _seed_tables(tables)
         wanted = wanted or default_metrics(read)
     elif compared.arms:
         names, wanted = [name.strip() for name in compared.arms.split(",")], wanted or list(METRICS)
@@ -116,12 +112,23 @@ def significance(
             "None=no-repair.csv), or arms of a results folder (--arms self_confidence,none)."
         )
     rows = significance(read, metrics=wanted, seed=seed)
-    text = (
-        to_json([asdict(row) for row in rows])
-        if written.json
-        else format_significance(rows, written.format)
-    )
-    write_or_print(text, written.out)
+    as_json = to_json([asdict(row) for row in rows]) if written.json else ""
+    write_or_print(as_json or format_significance(rows, written.format), written.out)
+
+
+def _seed_tables(given: list[str]) -> "list[SeedTable]":
+    """The seed tables of [EVALUATION:]NAME=FILE."""
+    from trustq.analysis.significance import read_seed_table
+    from trustq.errors import InputError
+
+    read = []
+    for text in given:
+        name, equals, file = text.partition("=")
+        if not equals or not name or not file:
+            raise InputError(f"{text!r} is not of the form NAME=FILE, e.g. Repair=repair.csv.")
+        evaluation, _, arm = name.rpartition(":")
+        read.append(read_seed_table(Path(file), arm=arm, evaluation=evaluation))
+    return read
 
 
 @dataclass

@@ -13,6 +13,7 @@ from .output import print_note
 
 if TYPE_CHECKING:
     from trustq.data.manifest import Manifest
+    from trustq.extraction import Execution
     from trustq.extraction.jobs import Extracted
     from trustq.recipes import ExtractRecipe
 
@@ -99,6 +100,12 @@ class Reading:
             "--auto-batch", help="On out-of-memory halve the batch size and accumulate gradients."
         ),
     ] = False
+
+    def execution(self, device: str) -> "Execution":
+        """As the library takes it."""
+        from trustq.extraction import Execution
+
+        return Execution(device, self.stage, self.skip_unreadable, self.auto_batch)
 
 
 @dataclass
@@ -190,31 +197,22 @@ def extract(
         _require_alone(training, reading, settings)
     elif again.only:
         raise typer.BadParameter("--only goes with --with alone: a training needs every split.")
-    from trustq.extraction import Execution
     from trustq.extraction import extract as train_and_extract
     from trustq.recipes import load_recipe
 
-    where: dict[str, Any] = {"out": place.out, "device": place.device}
     values = dumped.given if again.with_ else training.given | dumped.given
     try:
         # What is dumped again is read as a recipe's settings are, with their types and refusals.
         asked = load_recipe(training.recipe, values=values, settings=settings, part="extract")
         if again.with_:
             rows = _rows(manifest, reading)
-            made = _dump_again(
-                rows, again.with_, again.only, asked.extract, name=place.name or "", **where
-            )
+            made = _dump_again(rows, again, asked.extract, place)
         else:
             made = train_and_extract(
                 recipe=dataclasses.replace(asked, name=place.name or asked.name),
                 seeds=training.numbers,
                 manifest=_rows(manifest, reading),
-                execution=Execution(
-                    device=place.device,
-                    stage_to=reading.stage,
-                    skip_unreadable=reading.skip_unreadable,
-                    auto_batch=reading.auto_batch,
-                ),
+                execution=reading.execution(place.device),
                 out=place.out,
             )
     except KeyboardInterrupt as stop:
@@ -255,7 +253,7 @@ def _rows(manifest: Path, reading: Reading) -> "Manifest":
 
 
 def _dump_again(
-    rows: "Manifest", caches: list[str], only: str | None, asked: "ExtractRecipe", **where: Any
+    rows: "Manifest", again: Again, asked: "ExtractRecipe", place: Place
 ) -> "list[Extracted]":
     """Further dumps of the networks of caches."""
     from trustq.extraction import extract_with
@@ -263,10 +261,12 @@ def _dump_again(
     from trustq.store import find_caches
 
     return extract_with(
-        some_rows(rows, only) if only else rows,
-        find_caches(caches),
+        some_rows(rows, again.only) if again.only else rows,
+        find_caches(again.with_ or []),
+        out=place.out,
+        name=place.name or "",
+        device=place.device,
         settings={name: getattr(asked, name) for name in DUMP_SETTINGS},
-        **where,
     )
 
 

@@ -58,7 +58,7 @@ def plan(
     """
     import math
 
-    from trustq.analysis.study_design import plan_sweep
+    from trustq.analysis.study_design import Question, plan_sweep
     from trustq.recipes import load_recipe
     from trustq.report.plan import plan_page, plan_summary
     from trustq.report.text import to_json
@@ -73,15 +73,9 @@ def plan(
     found = plan_sweep(
         chosen,
         opened,
+        question=Question(**vars(design)),
         results=pilot.results,
         backbones=pilot.backbones,
-        metric=design.metric,
-        stage=design.stage,
-        baseline=design.baseline,
-        alpha=design.alpha,
-        power=design.power,
-        effect=design.effect,
-        comparisons=design.comparisons,
         minutes_per_label=math.nan if pilot.minutes_per_label is None else pilot.minutes_per_label,
         pilot_draws=pilot.pilot_draws,
     )

@@ -69,8 +69,6 @@ def sql(
 
     Example: trustq sql "SELECT arm, budget, metric, mean, sd, n FROM final_test_seeds"
     """
-    import sys
-
     from trustq.results import format_result, run_query, save_query
 
     if file is not None:
@@ -79,29 +77,28 @@ def sql(
         query = _read(file)
     parameters = dict(_parameter(text) for text in param or [])
     joined = {"tables": dict(map(_table, tables.table or [])), "metadata": tables.metadata or []}
-    if format is None:
-        format = _BY_SUFFIX.get(out.suffix.lower(), "table") if out else "table"
-    if format not in _FORMATS:
-        raise typer.BadParameter(f"{format!r} is none of {', '.join(_FORMATS)}.")
-    if format == "parquet" and out is None:
-        raise typer.BadParameter("Parquet is for files: add --out FILE.parquet.")
+    format = _format(format, out)
     if query is None:
         if out is not None:
             raise typer.BadParameter("--out needs a query.")
-        if sys.stdin.isatty() and sys.stdout.isatty() and format == "table":
-            from trustq.results.prompt import prompt
-
-            prompt(
-                tables.results, history=Path(typer.get_app_dir("trustq")) / "sql_history", **joined
-            )
-        else:
-            _list_tables(tables.results, format, joined)
+        _prompt_or_list(tables.results, format, joined)
     elif format == "parquet" and out is not None:
         save_query(tables.results, query, out, parameters, **joined)
     else:
         answer = run_query(tables.results, query, parameters, **joined)
         text = format_result(answer, format, width=None if out else terminal_width())
         write_or_print(text, out)
+
+
+def _format(format: str | None, out: Path | None) -> str:
+    """The format that was asked for, or that the file's name says."""
+    if format is None:
+        format = _BY_SUFFIX.get(out.suffix.lower(), "table") if out else "table"
+    if format not in _FORMATS:
+        raise typer.BadParameter(f"{format!r} is none of {', '.join(_FORMATS)}.")
+    if format == "parquet" and out is None:
+        raise typer.BadParameter("Parquet is for files: add --out FILE.parquet.")
+    return format
 
 
 def _read(file: Path) -> str:
@@ -130,6 +127,17 @@ def _parameter(text: str) -> tuple[str, str | int | float]:
         except ValueError:
             continue
     return name, value
+
+
+def _prompt_or_list(results: Path, format: str, joined: dict[str, Any]) -> None:
+    import sys
+
+    if not (sys.stdin.isatty() and sys.stdout.isatty() and format == "table"):
+        _list_tables(results, format, joined)
+        return
+    from trustq.results.prompt import prompt
+
+    prompt(results, history=Path(typer.get_app_dir("trustq")) / "sql_history", **joined)
 
 
 def _list_tables(results: Path, format: str, joined: dict[str, Any]) -> None:

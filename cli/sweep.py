@@ -79,7 +79,7 @@ def sweep(
         values["target"] = target
     if not recipe and not settings and not values:
         raise typer.BadParameter("name a recipe (--list shows the packaged ones).")
-    from trustq.experiments import plan_sweep, run_sweep
+    from trustq.experiments import plan_sweep
 
     plan = plan_sweep(
         load_sweep(recipe, values=values, settings=settings or []), results=told.results
@@ -88,22 +88,7 @@ def sweep(
     if runs.dry_run:
         _show_plan(plan, told.results, runs.jobs, told.as_json)
         return
-    try:
-        with progress("sweep", "runs") as report:
-            run = run_sweep(
-                plan,
-                results=told.results,
-                jobs=runs.jobs,
-                scheduler=runs.scheduler,
-                allow_leak=runs.allow_leak,
-                progress=report,
-            )
-    except KeyboardInterrupt:
-        typer.echo(
-            f"Stopped. Committed runs stay in {told.results}; the same command goes on from there.",
-            err=True,
-        )
-        raise typer.Exit(130) from None
+    run = _run(plan, runs, told.results)
     for note in run.notes:
         print_note(note)
     _compact(told.results)
@@ -115,6 +100,27 @@ def sweep(
             f'All of them: trustq sql "SELECT * FROM failures" --results {told.results}. '
             "The same command tries them again."
         )
+
+
+def _run(plan: Any, runs: Runs, results: Path) -> Any:
+    from trustq.experiments import run_sweep
+
+    try:
+        with progress("sweep", "runs") as report:
+            return run_sweep(
+                plan,
+                results=results,
+                jobs=runs.jobs,
+                scheduler=runs.scheduler,
+                allow_leak=runs.allow_leak,
+                progress=report,
+            )
+    except KeyboardInterrupt:
+        typer.echo(
+            f"Stopped. Committed runs stay in {results}; the same command goes on from there.",
+            err=True,
+        )
+        raise typer.Exit(130) from None
 
 
 def _show_plan(plan: Any, results: Path, jobs: int, as_json: bool) -> None:

@@ -10,7 +10,7 @@ from support import make_cache
 from support_cli import invoke
 from support_power import detected
 
-from trustq.analysis.study_design import plan_sweep, read_pilot, variation
+from trustq.analysis.study_design import Question, plan_sweep, read_pilot, variation
 from trustq.errors import TrustqError
 from trustq.recipes import Recipe, SweepRecipe, load_recipe
 from trustq.report.plan import plan_page
@@ -255,7 +255,7 @@ def test_a_pilot_of_one_backbone_says_that_it_stands_in(tmp_path):
 def test_a_pilot_runs_on_the_caches_at_hand():
     cache = make_cache(n=300, separation=1.5)
     chosen = recipe(noise="symmetric:0.3", draws=12, budgets=("20%",))
-    plan = plan_sweep(chosen, [cache], pilot_draws=3, metric="nll")
+    plan = plan_sweep(chosen, [cache], pilot_draws=3, question=Question(metric="nll"))
     assert plan.sd > 0 and plan.seconds > 0 and plan.n_cells == 12 * 4
     assert plan.pilot.source == "a pilot of 3 draws on 1 of 1 caches"
     # A fall of the log loss is a gain, and buying every wrong label gains most.
@@ -280,14 +280,16 @@ def test_a_pilot_runs_on_the_caches_at_hand():
 def test_plans_of_nothing_are_refused(change, options, message):
     chosen = recipe()
     with pytest.raises(TrustqError) as caught:
-        plan_sweep(replace(chosen, sweep=replace(chosen.sweep, **change)), **options)
+        plan_sweep(
+            replace(chosen, sweep=replace(chosen.sweep, **change)), question=Question(**options)
+        )
     assert str(caught.value) == message
 
 
 def test_a_pilot_without_the_baseline_is_refused(tmp_path):
     folder = simulated_results(tmp_path)
     with pytest.raises(TrustqError) as caught:
-        plan_sweep(recipe(), results=folder, metric="macro_f1")
+        plan_sweep(recipe(), results=folder, question=Question(metric="macro_f1"))
     assert str(caught.value) == (
         f"{folder} has no uncalibrated macro_f1 of a scored arm beside 'random': plan needs both, "
         "at the same budget, to see how their difference varies."

@@ -196,18 +196,8 @@ def results_seed_tables(
     if by not in TABLES["runs"]:
         near = difflib.get_close_matches(by, list(TABLES["runs"]), n=1, cutoff=0.0)
         raise InputError(f"runs have no column {by!r}; did you mean {near[0]}?")
-    with connect(results, where=where) as connection:
-        answer = connection.execute(
-            _FIGURES.format(by=by), [split, stage, list(metrics), list(arms)]
-        )
-        names = [column[0] for column in answer.description or []]
-        rows = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
-    for arm in arms:
-        if not any(row["compared"] == arm for row in rows):
-            raise NotFound(
-                f"{results} has no final {stage} figures of {by} {arm!r} on {split} rows.",
-                path=results,
-            )
+    asked = [split, stage, list(metrics), list(arms)]
+    rows = _final_figures(results, by, asked, where=where)
     alike = (*(() if by == "arm" else ("arm",)), *MATCHED, *PURCHASE, "eval_dataset")
     telling = [] if by == "arm" else _determined(rows, [name for name in alike if name != by])
     settings = [name for name in alike if name != by and name not in telling]
@@ -234,6 +224,22 @@ def results_seed_tables(
                 title = found[0]["arm_title"] if by == "arm" else _title(arm, found[0], telling)
                 tables.append(SeedTable(title, place, _by_run(found), across_caches, notes))
     return tables
+
+
+def _final_figures(results: Path, by: str, asked: list[Any], *, where: str) -> list[dict[str, Any]]:
+    """Figures of split, stage, metrics and arms, as `asked`; raises for an arm without any."""
+    split, stage, _, arms = asked
+    with connect(results, where=where) as connection:
+        answer = connection.execute(_FIGURES.format(by=by), asked)
+        names = [column[0] for column in answer.description or []]
+        rows = [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+    for arm in arms:
+        if not any(row["compared"] == arm for row in rows):
+            raise NotFound(
+                f"{results} has no final {stage} figures of {by} {arm!r} on {split} rows.",
+                path=results,
+            )
+    return rows
 
 
 def _lone_settings(

@@ -46,6 +46,63 @@ ORDER BY ALL
 Row = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Question:
+    """What a study is to answer: a gain of `metric` of an arm over the baseline, by which test.
+
+    Holm is over `comparisons` (None: arms x budgets); `effect` stands in for the oracle's gain.
+    """
+
+    metric: str = "accuracy"
+    stage: str = "uncalibrated"
+    baseline: str = "random"
+    alpha: float = 0.05
+    power: float = 0.8
+    effect: float | None = None
+    comparisons: int | None = None
+
+    def check(self) -> None:
+        """Raise for numbers that ask nothing."""
+        if self.comparisons is not None and self.comparisons < 1:
+            raise InputError(
+                f"`comparisons={self.comparisons}`: expected 1 or more.",
+                where="comparisons",
+                found=self.comparisons,
+            )
+        if self.effect is not None and not self.effect > 0:
+            raise InputError(
+                f"`effect={self.effect:g}`: expected a gain above 0.",
+                where="effect",
+                found=self.effect,
+            )
+
+
+@dataclass(frozen=True)
+class _Detectable:
+    """What `n` units can show of each of `family` comparisons, whose differences vary by `sd`."""
+
+    n: int
+    family: int
+    sd: float
+    question: Question
+
+    @property
+    def alpha(self) -> float:
+        """What Holm asks of the first."""
+        return self.question.alpha / self.family
+
+    @property
+    def effect(self) -> float:
+        """The least standardised effect that is detected."""
+        return detectable_effect(self.n, alpha=self.alpha, power=self.question.power)
+
+    def units_for(self, gain: float) -> int | None:
+        """Units that a gain needs; None where that is not known."""
+        if not (self.sd > 0 and gain > 0):
+            return None
+        return units_needed(gain / self.sd, alpha=self.alpha, power=self.question.power)
+
+
 class Variation(NamedTuple):
     """Variances of a paired difference: of draws, of backbones, and of their combination.
 
@@ -135,15 +192,9 @@ def plan_sweep(
     recipe: Recipe,
     caches: Sequence[Cache] = (),
     *,
+    question: Question | None = None,
     results: Path | None = None,
     backbones: int | None = None,
-    metric: str = "accuracy",
-    stage: str = "uncalibrated",
-    baseline: str = "random",
-    alpha: float = 0.05,
-    power: float = 0.8,
-    effect: float | None = None,
-    comparisons: int | None = None,
     minutes_per_label: float = math.nan,
     pilot_draws: int = PILOT_DRAWS,
 ) -> Plan:
@@ -151,42 +202,18 @@ def plan_sweep(
 
     The pilot is an earlier results folder, or `pilot_draws` draws on at most two of the caches, run
     now in a temporary folder. The test is the sign-flip test over draws or backbones, whichever are
-    more, Holm over `comparisons` (arms x budgets by default). A budget cannot answer where the
-    test's floor forbids it or where the oracle's gain is below what is detectable; `effect` puts
-    another gain in the oracle's place. Errors: no arm to compare, a pilot without the baseline.
+    more. A budget cannot answer where the test's floor forbids it or where the oracle's gain is
+    below what is detectable. Errors: no arm to compare, a pilot without the baseline.
     """
-    sweep = recipe.sweep
-    arms = [parse_arm(text) for text in dict.fromkeys(sweep.arms)]
-    tested = [arm for arm in arms if arm.score not in BLIND and arm.text != baseline]
-    if not tested and comparisons is None:
-        raise InputError(
-            f"Recipe {recipe.name} has no arm to compare with {baseline}: its arms are "
-            f"{', '.join(sweep.arms)}. Add one, e.g. `arms=none,random,self_confidence`."
-        )
-    if comparisons is not None and comparisons < 1:
-        raise InputError(
-            f"`comparisons={comparisons}`: expected 1 or more.",
-            where="comparisons",
-            found=comparisons,
-        )
-    if effect is not None and not effect > 0:
-        raise InputError(
-            f"`effect={effect:g}`: expected a gain above 0.", where="effect", found=effect
-        )
+    question, sweep = question or Question(), recipe.sweep
+    question.check()
+    n_tested = _n_tested(recipe, question)
     budgets = list(dict.fromkeys(sweep.budgets))
     caches, _ = stand_side_by_side(caches, how=sweep.concat)
     n_backbones = len(caches) or backbones or 1
     unit = "backbone_seed" if n_backbones > sweep.draws else "draw_seed"
-    n = max(n_backbones, sweep.draws)
-    family = comparisons or len(tested) * len(budgets)
-    # With the arms that bound them, which run without being asked for.
-    run = with_references(arms) if sweep.references else arms
-    n_cells = (
-        n_backbones * sweep.draws * sum(1 if arm.score == "none" else len(budgets) for arm in run)
-    )
-    pilot = _pilot(recipe, caches, results, metric, stage, baseline, pilot_draws)
-    notes = list(pilot.notes) if pilot else []
-    notes += _policy_notes(sweep)
+    pilot = _pilot(recipe, caches, results, question, pilot_draws)
+    notes = [*(pilot.notes if pilot else ()), *_policy_notes(sweep)]
     sd, sd_upper = math.nan, math.nan
     if pilot:
         sd, sd_upper = _unit_sd(pilot.variation, unit, n_backbones, sweep.draws, notes)
@@ -195,58 +222,75 @@ def plan_sweep(
             f"the unit is the draw: what is found holds for the {n_backbones} backbone"
             f"{'s' * (n_backbones > 1)} at hand, which are no sample of trainings"
         )
-    effect_holm = detectable_effect(n, alpha=alpha / family, power=power)
-    rows = [
-        _budget_plan(
-            budget,
-            pilot,
-            sd,
-            n,
-            alpha,
-            power,
-            family,
-            effect_holm,
-            effect,
-            minutes_per_label * sweep.raters,
-        )
-        for budget in budgets
-    ]
+    family = question.comparisons or n_tested * len(budgets)
+    detectable = _Detectable(max(n_backbones, sweep.draws), family, sd, question)
+    price = minutes_per_label * sweep.raters
+    rows = [_budget_plan(budget, pilot, detectable, price) for budget in budgets]
     target, target_labels = _best_gain(rows, pilot)
-    if effect is not None:
-        target, target_labels = effect, math.nan
-    needed = None
-    if sd > 0 and target > 0:
-        needed = units_needed(target / sd, alpha=alpha / family, power=power)
-    least = fewest_units(alpha / family)
-    shown = sorted({n, least, *(u for u in _USUAL if u >= least), *([needed] if needed else [])})
+    if question.effect is not None:
+        target, target_labels = question.effect, math.nan
+    n_cells = _n_cells(sweep, n_backbones, len(budgets))
     return Plan(
         recipe=recipe.name,
-        metric=metric,
-        baseline=baseline,
+        metric=question.metric,
+        baseline=question.baseline,
         n_backbones=n_backbones,
         n_draws=sweep.draws,
         unit=unit,
-        n=n,
         n_cells=n_cells,
         seconds=n_cells * pilot.seconds_per_cell if pilot else math.nan,
-        alpha=alpha,
-        power=power,
-        floor=sign_flip_floor(n),
-        family=family,
-        units_alone=fewest_units(alpha),
-        units_holm=least,
-        effect_alone=detectable_effect(n, alpha=alpha, power=power),
-        effect_holm=effect_holm,
         sd=sd,
         sd_upper=sd_upper,
         budgets=tuple(rows),
         target=target,
         target_labels=target_labels,
-        designs=tuple((u, detectable_effect(u, alpha=alpha / family, power=power)) for u in shown),
-        needed=needed,
         pilot=pilot,
         notes=tuple(notes),
+        **_test_figures(detectable, detectable.units_for(target)),
     )
+
+
+def _n_tested(recipe: Recipe, question: Question) -> int:
+    """Scored arms beside the baseline; raises where there is none and no other number is named."""
+    arms = [parse_arm(text) for text in dict.fromkeys(recipe.sweep.arms)]
+    tested = [arm for arm in arms if arm.score not in BLIND and arm.text != question.baseline]
+    if not tested and question.comparisons is None:
+        raise InputError(
+            f"Recipe {recipe.name} has no arm to compare with {question.baseline}: its arms are "
+            f"{', '.join(recipe.sweep.arms)}. Add one, e.g. `arms=none,random,self_confidence`."
+        )
+    return len(tested)
+
+
+def _n_cells(sweep: SweepRecipe, n_backbones: int, n_budgets: int) -> int:
+    arms = [parse_arm(text) for text in dict.fromkeys(sweep.arms)]
+    # With the arms that bound them, which run without being asked for.
+    run = with_references(arms) if sweep.references else arms
+    each = sum(1 if arm.score == "none" else n_budgets for arm in run)
+    return n_backbones * sweep.draws * each
+
+
+def _test_figures(detectable: _Detectable, needed: int | None) -> dict[str, Any]:
+    """What a plan says of its test: floor, family, units, effects and other designs."""
+    n, question = detectable.n, detectable.question
+    alpha, power = question.alpha, question.power
+    least = fewest_units(detectable.alpha)
+    shown = sorted({n, least, *(u for u in _USUAL if u >= least), *([needed] if needed else [])})
+    return {
+        "n": n,
+        "alpha": alpha,
+        "power": power,
+        "floor": sign_flip_floor(n),
+        "family": detectable.family,
+        "units_alone": fewest_units(alpha),
+        "units_holm": least,
+        "effect_alone": detectable_effect(n, alpha=alpha, power=power),
+        "effect_holm": detectable.effect,
+        "designs": tuple(
+            (u, detectable_effect(u, alpha=detectable.alpha, power=power)) for u in shown
+        ),
+        "needed": needed,
+    }
 
 
 def _policy_notes(sweep: SweepRecipe) -> list[str]:
@@ -262,16 +306,7 @@ def _policy_notes(sweep: SweepRecipe) -> list[str]:
 
 
 def _budget_plan(
-    budget: str,
-    pilot: Pilot | None,
-    sd: float,
-    n: int,
-    alpha: float,
-    power: float,
-    family: int,
-    effect_holm: float,
-    effect: float | None,
-    minutes_per_bought: float,
+    budget: str, pilot: Pilot | None, detectable: _Detectable, minutes_per_bought: float
 ) -> BudgetPlan:
     n_bought = math.nan
     if pilot:
@@ -281,30 +316,30 @@ def _budget_plan(
     gain = math.nan
     if pilot and pilot.oracle:
         gain = _at(pilot.oracle, n_bought) - _at(pilot.baseline, n_bought)
+    effect = detectable.question.effect
     target = gain if effect is None else effect
     what = "the oracle's gain" if effect is None else "the effect asked for"
-    floor, needed = sign_flip_floor(n), None
-    if sd > 0 and target > 0:
-        needed = units_needed(target / sd, alpha=alpha / family, power=power)
-    if floor > alpha:
-        can, reason = False, f"no outcome of {n} units has p below {floor:.3g}"
-    elif floor > alpha / family:
-        can, reason = (
-            False,
-            (
-                f"Holm over {family} asks p <= {alpha / family:.2g} of the first, and no outcome "
-                f"of {n} units has p below {floor:.3g}"
-            ),
+    can, reason = _answers(detectable, target, what)
+    minutes = n_bought * minutes_per_bought
+    return BudgetPlan(budget, n_bought, minutes, gain, can, reason, detectable.units_for(target))
+
+
+def _answers(detectable: _Detectable, target: float, what: str) -> tuple[bool | None, str]:
+    """Whether a gain of `target` could be detected, and why."""
+    n, sd, floor = detectable.n, detectable.sd, sign_flip_floor(detectable.n)
+    if floor > detectable.question.alpha:
+        return False, f"no outcome of {n} units has p below {floor:.3g}"
+    if floor > detectable.alpha:
+        return False, (
+            f"Holm over {detectable.family} asks p <= {detectable.alpha:.2g} of the first, and no "
+            f"outcome of {n} units has p below {floor:.3g}"
         )
-    elif math.isnan(target) or math.isnan(sd):
-        can, reason = None, "without a pilot the variation and the oracle's gain are not known"
-    elif target <= effect_holm * sd:
-        least = effect_holm * sd
-        can, reason = False, f"{what} is {target:+.4f}, the least detectable {least:.4f}"
-    else:
-        least = effect_holm * sd
-        can, reason = True, f"{what} is {target:+.4f}, detectable from {least:.4f}"
-    return BudgetPlan(budget, n_bought, n_bought * minutes_per_bought, gain, can, reason, needed)
+    if math.isnan(target) or math.isnan(sd):
+        return None, "without a pilot the variation and the oracle's gain are not known"
+    least = detectable.effect * sd
+    if target <= least:
+        return False, f"{what} is {target:+.4f}, the least detectable {least:.4f}"
+    return True, f"{what} is {target:+.4f}, detectable from {least:.4f}"
 
 
 def _best_gain(rows: list[BudgetPlan], pilot: Pilot | None) -> tuple[float, float]:
@@ -328,13 +363,12 @@ def _pilot(
     recipe: Recipe,
     caches: Sequence[Cache],
     results: Path | None,
-    metric: str,
-    stage: str,
-    baseline: str,
+    question: Question,
     pilot_draws: int,
 ) -> Pilot | None:
+    asked_of = {name: getattr(question, name) for name in ("metric", "stage", "baseline")}
     if results is not None:
-        return read_pilot(results, metric=metric, stage=stage, baseline=baseline)
+        return read_pilot(results, **asked_of)
     if not caches:
         return None
     if pilot_draws < 2:
@@ -345,7 +379,7 @@ def _pilot(
         )
     # The caches stand side by side already.
     sweep: SweepRecipe = dataclasses.replace(recipe.sweep, draws=pilot_draws, concat="none")
-    references = ("none", baseline, "oracle")
+    references = ("none", question.baseline, "oracle")
     asked = dataclasses.replace(sweep, arms=tuple(dict.fromkeys((*sweep.arms, *references))))
     # What there is to gain at most: every wrong label, whatever the budget asked for.
     most = dataclasses.replace(sweep, arms=references, budgets=("all-wrong",), rounds=1)
@@ -355,7 +389,7 @@ def _pilot(
         run = repair(some, recipe=dataclasses.replace(recipe, sweep=asked), results=Path(folder))
         seconds = time.perf_counter() - started
         repair(some, recipe=dataclasses.replace(recipe, sweep=most), results=Path(folder))
-        found = read_pilot(Path(folder), metric=metric, stage=stage, baseline=baseline)
+        found = read_pilot(Path(folder), **asked_of)
     return found._replace(
         source=f"a pilot of {pilot_draws} draws on {len(some)} of {len(caches)} caches",
         seconds_per_cell=seconds / len(run.keys),

@@ -8,7 +8,7 @@ from typing import Any
 
 from trustq.analysis.main_table import main_table
 from trustq.analysis.repair_table import repair_table
-from trustq.analysis.study_design import Plan
+from trustq.analysis.study_design import Plan, Question
 from trustq.analysis.study_design import plan_sweep as plan_study
 from trustq.api.frames import Source, Table, as_file
 from trustq.api.results import Results
@@ -265,12 +265,10 @@ def plan(
             _opened(caches),
             results=None if results is None else Path(results),
             backbones=backbones,
-            metric=metric,
-            baseline=baseline,
-            effect=effect,
             minutes_per_label=minutes_per_label,
-            alpha=alpha,
-            power=power,
+            question=Question(
+                metric=metric, baseline=baseline, effect=effect, alpha=alpha, power=power
+            ),
         )
     )
 

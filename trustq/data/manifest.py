@@ -191,7 +191,29 @@ def read_manifest(path: Path, *, root: Path | None = None) -> Manifest:
             split_origin={"file": path.name},
             source=str(path),
         )
-    metadata = tables.read_metadata(path)
+    metadata = _read_footer(path)
+    manifest = make_manifest(
+        columns,
+        classes=metadata["classes"],
+        root=root or path.parent / metadata["root"],
+        split_origin=metadata["split_origin"],
+        source=str(path),
+    )
+    changed = [
+        name for name, value in manifest.digests.items() if metadata["digests"][name] != value
+    ]
+    if changed:
+        raise DamagedFile(
+            f"{path}: {_listed(changed)} do not match the digests in its footer, so it was altered "
+            "after it was written. Make it again with `trustq data prepare`.",
+            path=path,
+        )
+    return replace(manifest, written=path.stat().st_mtime)
+
+
+def _read_footer(path: Path) -> dict[str, Any]:
+    """What the footer of a manifest says; raises where it is none, or of a newer version."""
+    metadata: dict[str, Any] = tables.read_metadata(path)
     if metadata.get("format") != FORMAT:
         raise DamagedFile(
             f"{path} is no manifest of trustq; make one with `trustq data prepare`.", path=path
@@ -216,23 +238,7 @@ def read_manifest(path: Path, *, root: Path | None = None) -> Manifest:
             f"{FORMAT_VERSION}. Upgrade trustq.",
             path=path,
         )
-    manifest = make_manifest(
-        columns,
-        classes=metadata["classes"],
-        root=root or path.parent / metadata["root"],
-        split_origin=metadata["split_origin"],
-        source=str(path),
-    )
-    changed = [
-        name for name, value in manifest.digests.items() if metadata["digests"][name] != value
-    ]
-    if changed:
-        raise DamagedFile(
-            f"{path}: {_listed(changed)} do not match the digests in its footer, so it was altered "
-            "after it was written. Make it again with `trustq data prepare`.",
-            path=path,
-        )
-    return replace(manifest, written=path.stat().st_mtime)
+    return metadata
 
 
 def _of_csv(columns: Columns) -> Columns:

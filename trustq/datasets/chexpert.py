@@ -105,12 +105,7 @@ def read_rows(
                 root=root,
                 skip_missing=skip_missing,
             )
-    columns = {
-        name: np.asanyarray(np.ma.concatenate([part[name] for part in parts]))
-        if name == "age"
-        else np.concatenate([part[name] for part in parts])
-        for name in parts[0]
-    }
+    columns = _stacked(parts)
     refuse_images_alone(images, columns["path"], root=root, source=" and ".join(TABLES))
     if not metadata_only:
         columns["path"] = texts([p if p in images else None for p in columns["path"].tolist()])
@@ -126,6 +121,15 @@ def read_rows(
         skip_missing=skip_missing,
         metadata_only=metadata_only,
     )
+
+
+def _stacked(parts: list[Columns]) -> Columns:
+    return {
+        name: np.asanyarray(np.ma.concatenate([part[name] for part in parts]))
+        if name == "age"
+        else np.concatenate([part[name] for part in parts])
+        for name in parts[0]
+    }
 
 
 def require_finding(name: str, finding: str | None, known: tuple[str, ...]) -> str:

@@ -38,21 +38,8 @@ def combine(
     if len(manifests) < 2:
         raise InputError("Give two manifests or more to combine.")
     first = manifests[0]
-    for other in manifests[1:]:
-        if set(other.classes) != set(first.classes):
-            raise InputError(
-                f"{other.dataset} has the classes {', '.join(other.classes)} and {first.dataset} "
-                f"{', '.join(first.classes)}. Prepare both with one `target`, e.g. condition."
-            )
     names = [name for m in manifests for name in dict.fromkeys(m.columns["dataset"].tolist())]
-    strange = [name for name in external if name not in names]
-    if strange:
-        raise InputError(
-            f"`external={','.join(strange)}`: no such data set; there are {', '.join(names)}.",
-            expected=names,
-        )
-    _refuse_shared(manifests, "sample_id", "sample")
-    _refuse_shared(manifests, IMAGE_DIGEST, "image")
+    _require_combinable(manifests, names, external)
     root = Path(os.path.commonpath([manifest.root.resolve() for manifest in manifests]))
     columns = _stacked(manifests, root)
     outside = np.isin(columns["dataset"].astype(str), external) | (columns["split"] == "external")
@@ -82,6 +69,26 @@ def combine(
     return make_manifest(
         columns, classes=first.classes, root=root, split_origin=origin, source=source
     )
+
+
+def _require_combinable(
+    manifests: Sequence[Manifest], names: Sequence[str], external: Sequence[str]
+) -> None:
+    first = manifests[0]
+    for other in manifests[1:]:
+        if set(other.classes) != set(first.classes):
+            raise InputError(
+                f"{other.dataset} has the classes {', '.join(other.classes)} and {first.dataset} "
+                f"{', '.join(first.classes)}. Prepare both with one `target`, e.g. condition."
+            )
+    strange = [name for name in external if name not in names]
+    if strange:
+        raise InputError(
+            f"`external={','.join(strange)}`: no such data set; there are {', '.join(names)}.",
+            expected=names,
+        )
+    _refuse_shared(manifests, "sample_id", "sample")
+    _refuse_shared(manifests, IMAGE_DIGEST, "image")
 
 
 def _stacked(manifests: Sequence[Manifest], root: Path) -> dict[str, np.ndarray]:

@@ -11,6 +11,8 @@ from trustq.core.words import SPLIT_WORDS
 from trustq.datasets.rows import IMAGE_SUFFIXES, Rows, renamed, texts
 from trustq.errors import InputError
 
+_ALONE = "Every image is its own group. If several show one subject, say which: `group_regex`."
+
 
 def read_rows(
     root: Path, *, group_regex: str | None = None, rename: Mapping[str, str] | None = None
@@ -36,27 +38,7 @@ def read_rows(
     splits = {name: split for name in folders if (split := SPLIT_WORDS.get(name.lower()))}
     if len(splits) < 2 or len(splits) < len(folders):
         splits = {}
-    paths: list[str] = []
-    labels: list[str] = []
-    n_ignored = sum(
-        not entry.is_dir() and not entry.name.startswith(".") for entry in os.scandir(root)
-    )
-    for folder in folders:
-        images, n_others = _images_below(root, folder)
-        if not images:
-            raise InputError(
-                f"{root}: the class folder {folder!r} holds no images "
-                f"({', '.join(suffix[1:] for suffix in IMAGE_SUFFIXES)}). Fill it or remove it."
-            )
-        n_ignored += n_others
-        if splits:
-            inside = [path for path in images if path.count("/") > 1]
-            n_ignored += len(images) - len(inside)
-            images = inside
-            labels += [path.split("/")[1] for path in images]
-        else:
-            labels += [folder] * len(images)
-        paths += images
+    paths, labels, n_ignored = _images_of_classes(root, folders, are_splits=bool(splits))
     if not paths:
         raise InputError(
             f"{root}: the folders {', '.join(folders)} are splits, and hold no folders of classes.",
@@ -69,13 +51,9 @@ def read_rows(
     n = len(paths)
     classes = renamed(texts(labels), rename)
     name = root.resolve().name or "folder"
-    notes = []
+    notes = [f"The folders {', '.join(sorted(splits))} are the splits."] if splits else []
     if group_regex is None:
-        notes.append(
-            "Every image is its own group. If several show one subject, say which: `group_regex`."
-        )
-    if splits:
-        notes.append(f"The folders {', '.join(sorted(splits))} are the splits.")
+        notes.insert(0, _ALONE)
     if n_ignored:
         notes.append(f"Files ignored, being no image of a class folder: {n_ignored}.")
     return Rows(
@@ -94,6 +72,34 @@ def read_rows(
         split_origin={"folders": sorted(splits)} if splits else {},
         notes=tuple(notes),
     )
+
+
+def _images_of_classes(
+    root: Path, folders: list[str], *, are_splits: bool
+) -> tuple[list[str], list[str], int]:
+    """Path and class of each image, and how many files are none of a class."""
+    paths: list[str] = []
+    labels: list[str] = []
+    n_ignored = sum(
+        not entry.is_dir() and not entry.name.startswith(".") for entry in os.scandir(root)
+    )
+    for folder in folders:
+        images, n_others = _images_below(root, folder)
+        if not images:
+            raise InputError(
+                f"{root}: the class folder {folder!r} holds no images "
+                f"({', '.join(suffix[1:] for suffix in IMAGE_SUFFIXES)}). Fill it or remove it."
+            )
+        n_ignored += n_others
+        if are_splits:
+            inside = [path for path in images if path.count("/") > 1]
+            n_ignored += len(images) - len(inside)
+            images = inside
+            labels += [path.split("/")[1] for path in images]
+        else:
+            labels += [folder] * len(images)
+        paths += images
+    return paths, labels, n_ignored
 
 
 def _images_below(root: Path, folder: str) -> tuple[list[str], int]:

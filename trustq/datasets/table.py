@@ -60,18 +60,14 @@ def read_rows(
     path = Path(table)
     source = str(path)
     columns = read_table(path)
-    own_id = next((name for name in ("sample_id", *IMAGE_COLUMNS) if name in columns), "sample_id")
-    id_name = id_column or own_id
-    names = {
-        "sample_id": id_name,
-        "path": path_column or ("path" if "path" in columns else id_name),
-        "label": label_column or "label",
-        "group_id": group_column or ("group_id" if "group_id" in columns else id_name),
+    asked = {
+        "sample_id": id_column,
+        "path": path_column,
+        "label": label_column,
+        "group_id": group_column,
+        "split": split_column,
     }
-    if split_column or "split" in columns:
-        names["split"] = split_column or "split"
-    if "domain" in columns:
-        names["domain"] = "domain"
+    names = _column_names(columns, asked)
     rows = {name: texts(column(columns, of, source=source).tolist()) for name, of in names.items()}
     ids = rows["sample_id"].tolist()
     rows["label"], notes = _labels(
@@ -83,7 +79,7 @@ def read_rows(
         skip_unlabeled=skip_unlabeled,
     )
     n_alone = sum(map(is_no_group, rows["group_id"].tolist()))
-    if n_alone and names["group_id"] != id_name:
+    if n_alone and names["group_id"] != names["sample_id"]:
         notes.append(
             f"Rows without a {names['group_id']}, each its own group: {n_alone:,} of {len(ids):,}."
         )
@@ -104,14 +100,7 @@ def read_rows(
     rows["dataset"] = np.full(n, path.name.split(".")[0], dtype=object)
     rows.setdefault("domain", np.full(n, "unknown", dtype=object))
     others = {name: values for name, values in columns.items() if name not in names.values()}
-    for name, values in others.items():
-        kept = name
-        # Of whatever case, for SQL does not tell cases apart.
-        while kept.lower() in {taken.lower() for taken in (*rows, *REQUIRED, IMAGE_DIGEST)}:
-            kept = f"table_{kept}"
-        if kept != name:
-            notes.append(f"Column {name!r} of the table is kept as {kept!r}.")
-        rows[kept] = metadata_texts(values.tolist()) if values.dtype == object else values
+    notes += _add_metadata(rows, others)
     if group_column is None and "group_id" not in columns:
         notes.append(
             "Every row is its own group. If several show one subject, say which: `group_column`."
@@ -126,6 +115,37 @@ def read_rows(
         split_origin=origin,
         notes=(*notes, *left_out),
     )
+
+
+def _column_names(columns: Columns, asked: Mapping[str, str | None]) -> dict[str, str]:
+    """Which column of the table each of the manifest's is."""
+    own_id = next((name for name in ("sample_id", *IMAGE_COLUMNS) if name in columns), "sample_id")
+    id_name = asked["sample_id"] or own_id
+    names = {
+        "sample_id": id_name,
+        "path": asked["path"] or ("path" if "path" in columns else id_name),
+        "label": asked["label"] or "label",
+        "group_id": asked["group_id"] or ("group_id" if "group_id" in columns else id_name),
+    }
+    if asked["split"] or "split" in columns:
+        names["split"] = asked["split"] or "split"
+    if "domain" in columns:
+        names["domain"] = "domain"
+    return names
+
+
+def _add_metadata(rows: Columns, others: Columns) -> list[str]:
+    """Add the table's other columns to its rows, and tell which have another name there."""
+    notes = []
+    for name, values in others.items():
+        kept = name
+        # Of whatever case, for SQL does not tell cases apart.
+        while kept.lower() in {taken.lower() for taken in (*rows, *REQUIRED, IMAGE_DIGEST)}:
+            kept = f"table_{kept}"
+        if kept != name:
+            notes.append(f"Column {name!r} of the table is kept as {kept!r}.")
+        rows[kept] = metadata_texts(values.tolist()) if values.dtype == object else values
+    return notes
 
 
 def _labels(

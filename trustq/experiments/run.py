@@ -216,13 +216,7 @@ def run_group(
     posed = pose(cache, externals, sweep=sweep)
     cache, own = posed.cache, posed.externals
     experiment = draw_experiment(cache, sweep=sweep, draw_seed=draw_seed, allow_leak=allow_leak)
-    if sweep.calibrator != SweepRecipe().calibrator and not len(experiment.validation):
-        raise InputError(
-            f"calibrator is {sweep.calibrator!r}, but {cache.name} has no validation rows to fit "
-            "it on. Leave calibrator out, or give rows to a val split.",
-            where="calibrator",
-            found=sweep.calibrator,
-        )
+    _require_calibratable(experiment, sweep)
     views = stored_views(experiment, companions, sweep.conditions)
     shared_key = _shared_key(experiment, sweep, own, views)
     slices = find_slices(experiment, own, sweep)
@@ -255,6 +249,16 @@ def run_group(
             run.new.append(cell.key)
             run.notes += [note for note in notes if note not in run.notes]
     return run
+
+
+def _require_calibratable(experiment: Experiment, sweep: SweepRecipe) -> None:
+    if sweep.calibrator != SweepRecipe().calibrator and not len(experiment.validation):
+        raise InputError(
+            f"calibrator is {sweep.calibrator!r}, but {experiment.cache.name} has no validation "
+            "rows to fit it on. Leave calibrator out, or give rows to a val split.",
+            where="calibrator",
+            found=sweep.calibrator,
+        )
 
 
 def _run_cell(

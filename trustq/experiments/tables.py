@@ -79,7 +79,13 @@ class Recorder:
             if evaluated.split != "val":
                 self._add_class_figures(cell, rounds[-1].number, evaluated)
             self._add_predictions(cell, rounds[-1].number, evaluated)
-        start, last = experiment.start, rounds[-1]
+        self._add_labels(cell, experiment, rounds[-1], bought_round)
+
+    def _add_labels(
+        self, cell: str, experiment: Experiment, last: Round, bought_round: np.ndarray
+    ) -> None:
+        """Add what became of each label, and the round in which it was bought, -1: never."""
+        start = experiment.start
         self._add_block(
             "labels",
             cell,

@@ -14,7 +14,7 @@ from trustq.experiments.run import (
     require_distinct,
     setting_digest,
 )
-from trustq.recipes import Recipe
+from trustq.recipes import Recipe, SweepRecipe
 from trustq.repair.arms import Arm
 from trustq.repair.metadata import fitted_rows
 from trustq.repair.relabelling import pose
@@ -119,23 +119,27 @@ def plan_sweep(
             own = posed.externals
             setting = setting_digest(cache, externals=own, sweep=sweep, companions=companions)
             for draw_seed in range(sweep.draw_seed, sweep.draw_seed + sweep.draws):
-                cells = []
-                for arm, budget in wanted:
-                    request = request_digest(
-                        setting, sweep=sweep, draw_seed=draw_seed, arm=arm, budget=budget
-                    )
-                    if request in planned:
-                        continue
-                    planned.add(request)
-                    if request in there:
-                        skipped.append(there[request])
-                    else:
-                        cells.append(AskedCell(arm, budget, request))
+                asked = _asked(wanted, setting, sweep, draw_seed)
+                new = {cell.request: cell for cell in asked if cell.request not in planned}
+                fresh = list(new.values())
+                planned.update(cell.request for cell in fresh)
+                skipped += [there[cell.request] for cell in fresh if cell.request in there]
+                cells = [cell for cell in fresh if cell.request not in there]
                 if cells:
                     groups.append(_group(cache, (*companions, *own), point, draw_seed, cells))
     require_distinct(used)
     groups.sort(key=lambda group: group.cache)  # stable: points and draws keep their order
     return SweepPlan(tuple(groups), tuple(skipped), tuple(points))
+
+
+def _asked(
+    wanted: Sequence[tuple[Arm, str]], setting: str, sweep: SweepRecipe, draw_seed: int
+) -> list[AskedCell]:
+    found = []
+    for arm, budget in wanted:
+        request = request_digest(setting, sweep=sweep, draw_seed=draw_seed, arm=arm, budget=budget)
+        found.append(AskedCell(arm, budget, request))
+    return found
 
 
 def _group(

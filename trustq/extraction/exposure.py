@@ -12,7 +12,7 @@ from trustq.data.manifest import SPLITS, Manifest
 from trustq.data.noise import draw_start, parse_noise
 from trustq.data.splits import group_folds, split_by_group, thin_classes
 from trustq.errors import DishonestError, InputError, NotFound
-from trustq.extraction.inputs.observed import read_observed
+from trustq.extraction.inputs.observed import Observed, read_observed
 from trustq.extraction.settings import require_agreeing
 from trustq.extraction.train.selection import judging_labels
 from trustq.extraction.train.weights import is_checkpoint
@@ -67,65 +67,103 @@ def rows_of_training(
     """
     label = manifest.label_indices
     n = len(label)
-    observed = np.full(n, -1, dtype=np.int16)
-    trusted = np.zeros(n, dtype=bool)
-    seen = np.zeros(n, dtype=np.uint8)
-    fold = np.full(n, -1, dtype=np.int16)
     if recipe.mode == "frozen":
+        told = _Told(np.full(n, -1, np.int16), np.zeros(n, bool), np.zeros(n, np.uint8), {}, False)
         nowhere = np.empty(0, dtype=np.int64)
-        return Rows(label, observed, trusted, seen, "frozen", {}, fold, nowhere)
+        unseen = (label, told.observed, told.trusted, told.seen)
+        return Rows(*unseen, "frozen", {}, np.full(n, -1, dtype=np.int16), nowhere)
     train = _trained_on(manifest, recipe.train_on)
-    notes = []
     if recipe.observed:
         given = read_observed(
             Path(recipe.observed), manifest, rows=train, seed=seed, left_out=left_out
         )
-        observed[train], trusted[train] = given.observed[train], given.trusted[train]
-        seen[observed >= 0] = SEEN_OBSERVED
-        # A checked label may be another than the manifest's, which nobody was trained on then.
-        is_reference = (observed >= 0) & (observed == label)
-        seen[is_reference & (trusted | ~given.listed)] |= SEEN_REFERENCE
-        is_clean = False
-        noise = given.attribute
-        notes.append(given.summary)
+        told = _labels_given(given, label, train)
     else:
-        drawn = parse_noise(recipe.noise, classes=manifest.classes)
-        start = draw_start(label[train], noise=drawn, trusted=recipe.trusted, seed=seed)
-        observed[train], trusted[train] = start.observed, start.trusted
-        is_clean = drawn.spec == "none"
-        seen[train] = SEEN_OBSERVED | (SEEN_REFERENCE if is_clean else 0)
-        seen[trusted] |= SEEN_REFERENCE
-        noise = {
-            "spec": drawn.spec,
-            "trusted": recipe.trusted,
-            "draw_seed": seed,
-            "rate": start.rate,
-            "digest": start.digest,
-        }
-    trained = np.flatnonzero(observed >= 0)
+        told = _labels_drawn(manifest, train, recipe, seed)
     validation = np.flatnonzero((manifest.columns["split"] == "val") & ~train)
     if chooses_epoch(recipe):
-        seen[validation] |= SEEN_SELECTION
-    exposure = "finetuned-clean" if is_clean else "finetuned-observed"
+        told.seen[validation] |= SEEN_SELECTION
+    exposure = "finetuned-clean" if told.is_clean else "finetuned-observed"
+    notes = told.notes
+    fold = np.full(n, -1, dtype=np.int16)
     if recipe.mode == "crossfit":
         exposure = "crossfit"
-        labels, groups = observed[trained], manifest.columns["group_id"][trained].astype(str)
-        n_folds = recipe.crossfit_folds
-        if (n_groups := len(np.unique(groups))) < n_folds:
-            raise InputError(
-                f"{n_groups} groups to train on cannot make crossfit_folds={n_folds}: folds are "
-                "whole groups. Ask for fewer, e.g. `crossfit_folds=2`."
-            )
-        # By observed labels, for true ones are not known before the training; drawn once.
-        fold[trained] = group_folds(labels, groups, n_folds=n_folds, seed=seed)
-        notes += [
-            f"Class {manifest.classes[c]} has {n_groups} groups for {n_folds} folds: rows of it "
-            "may be scored by a network that never saw it."
-            for c, n_groups in thin_classes(labels, groups, n_folds=n_folds).items()
-        ]
-    return Rows(
-        label, observed, trusted, seen, exposure, noise, fold, validation, notes=tuple(notes)
-    )
+        trained = np.flatnonzero(told.observed >= 0)
+        fold[trained], thin = _folds(manifest, trained, told.observed[trained], recipe, seed)
+        notes = (*notes, *thin)
+    of_rows = (label, told.observed, told.trusted, told.seen)
+    return Rows(*of_rows, exposure, told.noise, fold, validation, notes=notes)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What a network is told of each row, (n,) each, and the noise that made it."""
+
+    observed: np.ndarray
+    trusted: np.ndarray
+    seen: np.ndarray
+    noise: dict[str, Any]
+    is_clean: bool
+    notes: tuple[str, ...] = ()
+
+
+def _labels_given(given: Observed, label: np.ndarray, train: np.ndarray) -> _Told:
+    """Labels of a file, beside the reference labels."""
+    n = len(label)
+    observed, trusted = np.full(n, -1, dtype=np.int16), np.zeros(n, dtype=bool)
+    observed[train], trusted[train] = given.observed[train], given.trusted[train]
+    seen = np.zeros(n, dtype=np.uint8)
+    seen[observed >= 0] = SEEN_OBSERVED
+    # A checked label may be another than the manifest's, which nobody was trained on then.
+    is_reference = (observed >= 0) & (observed == label)
+    seen[is_reference & (trusted | ~given.listed)] |= SEEN_REFERENCE
+    return _Told(observed, trusted, seen, given.attribute, False, (given.summary,))
+
+
+def _labels_drawn(manifest: Manifest, train: np.ndarray, recipe: ExtractRecipe, seed: int) -> _Told:
+    """Reference labels with the recipe's noise."""
+    label = manifest.label_indices
+    n = len(label)
+    observed, trusted = np.full(n, -1, dtype=np.int16), np.zeros(n, dtype=bool)
+    drawn = parse_noise(recipe.noise, classes=manifest.classes)
+    start = draw_start(label[train], noise=drawn, trusted=recipe.trusted, seed=seed)
+    observed[train], trusted[train] = start.observed, start.trusted
+    is_clean = drawn.spec == "none"
+    seen = np.zeros(n, dtype=np.uint8)
+    seen[train] = SEEN_OBSERVED | (SEEN_REFERENCE if is_clean else 0)
+    seen[trusted] |= SEEN_REFERENCE
+    noise = {
+        "spec": drawn.spec,
+        "trusted": recipe.trusted,
+        "draw_seed": seed,
+        "rate": start.rate,
+        "digest": start.digest,
+    }
+    return _Told(observed, trusted, seen, noise, is_clean)
+
+
+def _folds(
+    manifest: Manifest,
+    trained: np.ndarray,
+    labels: np.ndarray,
+    recipe: ExtractRecipe,
+    seed: int,
+) -> tuple[np.ndarray, list[str]]:
+    """The fold of each trained row, of whole groups, and a note on each class of few groups."""
+    groups = manifest.columns["group_id"][trained].astype(str)
+    n_folds = recipe.crossfit_folds
+    if (n_groups := len(np.unique(groups))) < n_folds:
+        raise InputError(
+            f"{n_groups} groups to train on cannot make crossfit_folds={n_folds}: folds are "
+            "whole groups. Ask for fewer, e.g. `crossfit_folds=2`."
+        )
+    # By observed labels, for true ones are not known before the training; drawn once.
+    fold = group_folds(labels, groups, n_folds=n_folds, seed=seed)
+    return fold, [
+        f"Class {manifest.classes[c]} has {n_groups} groups for {n_folds} folds: rows of it "
+        "may be scored by a network that never saw it."
+        for c, n_groups in thin_classes(labels, groups, n_folds=n_folds).items()
+    ]
 
 
 def _trained_on(manifest: Manifest, text: str) -> np.ndarray:

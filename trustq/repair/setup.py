@@ -103,13 +103,7 @@ def draw_experiment(
     held_out = np.flatnonzero(np.isin(split, ("val", "test", "external")) & (cache.label >= 0))
     leaky = _require_honest(cache, rows, spec, allow_leak=allow_leak)
     leaky |= _require_unseen_evaluation(cache, held_out, allow_leak=allow_leak)
-    if leaky:
-        notes.append("LEAKY: the backbone was trained on labels of these rows (`allow_leak`).")
-    if cache.exposure == "unknown":
-        notes.append(
-            "The exposure of this cache is unknown: whether its backbone saw these labels was not "
-            "stated, so every figure may be optimistic."
-        )
+    notes += _exposure_notes(cache, leaky)
     groups = np.unique(cache.group_id[rows], return_inverse=True)[1]
     if len(groups) == groups.max(initial=0) + 1:
         notes.append("Every row is its own group: relatives of a row may be in other folds.")
@@ -117,17 +111,7 @@ def draw_experiment(
     for c, n_groups in thin_classes(start.observed, groups, n_folds=sweep.folds).items():
         notes.append(f"Class {cache.classes[c]} has {n_groups} groups for {sweep.folds} folds.")
     validation = np.flatnonzero((split == "val") & (cache.label >= 0))
-    evaluation = {
-        name: found
-        for name in ("val", "test", "external")
-        if len(found := np.flatnonzero((split == name) & (cache.label >= 0)))
-    }
-    if not set(evaluation) & {"test", "external"}:
-        notes.append("There are no test rows: figures are of out-of-fold predictions of all rows.")
-    if not len(validation):
-        notes.append(
-            "There are no validation rows: calibrated figures are left out, never fitted on test."
-        )
+    evaluation = _evaluated_rows(cache, split, notes)
     return Experiment(
         cache=cache,
         draw_seed=draw_seed,
@@ -147,6 +131,34 @@ def draw_experiment(
         balance=balance_of(cache, rows, sweep=sweep),
         **_noisy_validation(cache, validation, begun.noise, sweep, draw_seed, scale),
     )
+
+
+def _exposure_notes(cache: Cache, leaky: bool) -> list[str]:
+    notes = []
+    if leaky:
+        notes.append("LEAKY: the backbone was trained on labels of these rows (`allow_leak`).")
+    if cache.exposure == "unknown":
+        notes.append(
+            "The exposure of this cache is unknown: whether its backbone saw these labels was not "
+            "stated, so every figure may be optimistic."
+        )
+    return notes
+
+
+def _evaluated_rows(cache: Cache, split: np.ndarray, notes: list[str]) -> dict[str, np.ndarray]:
+    """The labelled rows of each split that is evaluated; notes tell which are not there."""
+    evaluation = {
+        name: found
+        for name in ("val", "test", "external")
+        if len(found := np.flatnonzero((split == name) & (cache.label >= 0)))
+    }
+    if not set(evaluation) & {"test", "external"}:
+        notes.append("There are no test rows: figures are of out-of-fold predictions of all rows.")
+    if "val" not in evaluation:
+        notes.append(
+            "There are no validation rows: calibrated figures are left out, never fitted on test."
+        )
+    return evaluation
 
 
 def _noisy_validation(

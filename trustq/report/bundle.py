@@ -105,21 +105,7 @@ def verify_bundle(path: Path, results: Path) -> Verified:
     """
     path, results = Path(path), Path(results)
     members, index = _read(path)
-    for name, expected in index["digests"].items():
-        if name not in members:
-            raise InputError(
-                f"{path} lacks {name}, which its {INDEX} lists. Write it again.", path=path
-            )
-        if (found := digest_bytes(members[name])) != expected:
-            raise InputError(
-                f"{path}: {name} was changed after the bundle was written (digest {found[:8]}..., "
-                f"expected {expected[:8]}...).",
-                path=path,
-            )
-    if strangers := sorted(set(members) - set(index["digests"]) - {INDEX}):
-        raise InputError(
-            f"{path} holds {strangers[0]}, which its {INDEX} does not list.", path=path
-        )
+    _require_whole(path, members, index)
     names = sorted(name for name in members if name.startswith("queries/"))
     made = {f"tables/{Path(name).stem}.csv" for name in names} | {"tables/runs.csv"}
     if unpaired := made ^ {name for name in members if name.endswith(".csv")}:
@@ -131,18 +117,8 @@ def verify_bundle(path: Path, results: Path) -> Verified:
     names.sort(key=lambda name: "runs" not in name)  # other runs explain all other differences
     n_cells = 0
     for name in names:
-        own = QUERIES.get(Path(name).stem)
-        if own is None or members[name] != f"{own}\n".encode():
-            raise InputError(
-                f"{path}: {name} is not the query of this trustq, and no other text is run. Verify "
-                f"with the version that wrote it: {_versions_of(index).get('trustq', 'unknown')}.",
-                path=path,
-            )
-        table = f"tables/{Path(name).stem}.csv"
-        old = _table(members[table])
-        new = _table(_csv(results, own))
-        _compare(old, new, table=f"{path}: {table}", results=results)
-        n_cells = len(old) - 1 if table == "tables/runs.csv" else n_cells
+        n_rows = _compare_answer(path, members, name, results, index)
+        n_cells = n_rows if Path(name).stem == "runs" else n_cells
     main = _main_tables(results)
     for name in sorted(main):
         if members.get(name) != main[name]:
@@ -161,6 +137,42 @@ def verify_bundle(path: Path, results: Path) -> Verified:
     if strangers := sorted(set(members) - known):
         raise InputError(f"{path} holds {strangers[0]}, which no bundle has.", path=path)
     return Verified(len(members), len(names), n_cells)
+
+
+def _require_whole(path: Path, members: dict[str, bytes], index: dict[str, Any]) -> None:
+    """Raise unless the members are those that the index lists, as they were written."""
+    for name, expected in index["digests"].items():
+        if name not in members:
+            raise InputError(
+                f"{path} lacks {name}, which its {INDEX} lists. Write it again.", path=path
+            )
+        if (found := digest_bytes(members[name])) != expected:
+            raise InputError(
+                f"{path}: {name} was changed after the bundle was written (digest {found[:8]}..., "
+                f"expected {expected[:8]}...).",
+                path=path,
+            )
+    if strangers := sorted(set(members) - set(index["digests"]) - {INDEX}):
+        raise InputError(
+            f"{path} holds {strangers[0]}, which its {INDEX} does not list.", path=path
+        )
+
+
+def _compare_answer(
+    path: Path, members: dict[str, bytes], name: str, results: Path, index: dict[str, Any]
+) -> int:
+    """Raise unless a query of the bundle is ours and gives its table again; the table's rows."""
+    own = QUERIES.get(Path(name).stem)
+    if own is None or members[name] != f"{own}\n".encode():
+        raise InputError(
+            f"{path}: {name} is not the query of this trustq, and no other text is run. Verify "
+            f"with the version that wrote it: {_versions_of(index).get('trustq', 'unknown')}.",
+            path=path,
+        )
+    table = f"tables/{Path(name).stem}.csv"
+    old = _table(members[table])
+    _compare(old, _table(_csv(results, own)), table=f"{path}: {table}", results=results)
+    return len(old) - 1
 
 
 def _read(path: Path) -> tuple[dict[str, bytes], dict[str, Any]]:

@@ -75,24 +75,16 @@ def read_observed(
     path = Path(str(path).replace("{seed}", str(seed)))
     columns = tables.read_table(path)
     origin = file_origin(path)
-    if origin is not None and origin.cell["backbone_seed"] != seed:
-        bought = origin.cell["backbone_seed"]
-        raise InputError(
-            f"{path}: its labels were bought for the network of seed {bought}, and seed {seed} is "
-            f"to be trained, so the two would be no pair. Train `seeds={bought}`, or name a file "
-            "for each seed: `observed=FOLDER/seed{seed}.parquet`.",
-            path=path,
-        )
+    _require_own_seed(path, origin, seed)
     if "sample_id" not in columns:
         raise NotFound(
             f"{path}: it has no column sample_id, only {', '.join(columns)}.",
             path=path,
             expected=columns,
         )
-    if left_out:
-        passed = set(left_out)
-        lines = [str(value) not in passed for value in columns["sample_id"].tolist()]
-        columns = {name: column[lines] for name, column in columns.items()}
+    passed = set(left_out)
+    lines = [str(value) not in passed for value in columns["sample_id"].tolist()]
+    columns = {name: column[lines] for name, column in columns.items()}
     ids = [str(value) for value in columns["sample_id"].tolist()]
     names = _names(path, columns)
     row_of = {name: row for row, name in enumerate(manifest.columns["sample_id"].tolist())}
@@ -123,6 +115,17 @@ def read_observed(
         raise InputError(f"{path}: it drops every row, so nothing is left to train on.", path=path)
     rate = float((observed != reference)[trained].mean())
     return Observed(path, observed, trusted, listed, rate, origin)
+
+
+def _require_own_seed(path: Path, origin: Origin | None, seed: int) -> None:
+    if origin is not None and origin.cell["backbone_seed"] != seed:
+        bought = origin.cell["backbone_seed"]
+        raise InputError(
+            f"{path}: its labels were bought for the network of seed {bought}, and seed {seed} is "
+            f"to be trained, so the two would be no pair. Train `seeds={bought}`, or name a file "
+            "for each seed: `observed=FOLDER/seed{seed}.parquet`.",
+            path=path,
+        )
 
 
 def _names(path: Path, columns: tables.Columns) -> list[str]:
