@@ -77,7 +77,7 @@ def test_a_gap_that_grew_in_every_run_fell_and_one_run_alone_says_nothing(good: 
     """Slices of results are made by hand: the gap is that of the table, its change of the runs."""
     from trustq.analysis.gates import _gap_change, _Pairs, _read
 
-    runs = _read(good, "", "calibrated", "test", None).runs
+    runs = _read(good, Stored()).runs
     assert {run.gap for run in runs} == {None}
 
     def pairs(now: list[float], before: list[float]) -> _Pairs:
