@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .app import App
-from .output import write_or_print
+from .output import terminal_width, write_or_print
 
 if TYPE_CHECKING:
     from trustq.analysis.significance import SeedTable
@@ -187,8 +187,9 @@ def table(
         stage=figures.stage,
         where=figures.where,
     )
-    text = to_json(table_records(found)) if form.json else format_main_table(found, form.format)
-    write_or_print(text, form.out)
+    width = None if form.out else terminal_width()
+    shown = "" if form.json else format_main_table(found, form.format, width=width)
+    write_or_print(shown or to_json(table_records(found)), form.out)
 
 
 @app.command()

@@ -8,7 +8,7 @@ import typer
 
 from .app import print_remark
 from .options import Progress
-from .output import print_note, print_table, progress
+from .output import print_note, print_table, progress, terminal_width
 
 _SHOWN_FAILURES = 5
 
@@ -178,7 +178,8 @@ def _report(run: Any, results: Path, as_json: bool) -> None:
         from trustq.analysis.main_table import main_table
         from trustq.report import format_main_table
 
-        typer.echo(format_main_table(main_table(results, keys=run.keys), "table"))
+        found = main_table(results, keys=run.keys)
+        typer.echo(format_main_table(found, "table", width=terminal_width()))
 
 
 def _compact(results: Path) -> None:

@@ -126,6 +126,11 @@ def test_formats_carry_the_same_numbers(results: Path) -> None:
     markdown = format_main_table(table, "markdown").splitlines()
     assert markdown[0] == "| head | budget | arm | n | accuracy ↑ | nll ↓ |"
     assert shown in markdown[2] and "**" in "".join(markdown)
+    narrow = format_main_table(table, "table", width=60)
+    assert max(map(len, narrow.splitlines())) <= 60
+    assert (
+        narrow.count("accuracy ↑") == narrow.count("aurc ↓") == 1 and narrow.count("budget ") == 2
+    )
     latex = format_main_table(table, "latex")
     assert latex.startswith("\\begin{tabular}{llllrr}\n\\toprule\nhead & budget & arm & n & acc")
     assert shown.replace("±", r"$\pm$") in latex and r"\textbf{" in latex

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from trustq.metrics.aurc_conventions import aurc_by
 from trustq.metrics.ece_conventions import ece_by
 from trustq.results import connect
 from trustq.results.schema import LOWER_IS_BETTER, PROBLEM, PURCHASE, SETTINGS
+from trustq.results.show import column_blocks
 
 FORMATS = ("markdown", "csv", "latex", "table")
 METRICS = ("accuracy", "macro_f1", "ece", "nll", "aurc", "augrc")
@@ -154,11 +156,13 @@ def main_table(
     )
 
 
-def format_main_table(table: MainTable, format: str = "markdown") -> str:
+def format_main_table(
+    table: MainTable, format: str = "markdown", *, width: int | None = None
+) -> str:
     """The table as Markdown, LaTeX (booktabs), an aligned table, or CSV with every digit.
 
-    The best of each block is bold, or starred where there is no bold. Raises `TrustqError` for
-    another format.
+    The best of each block is bold, or starred where there is no bold. A table wider than `width`
+    is split between its figures. Raises `TrustqError` for another format.
     """
     if format not in FORMATS:
         raise InputError(
@@ -191,9 +195,7 @@ def format_main_table(table: MainTable, format: str = "markdown") -> str:
     body = [[*row.texts.values(), *_cells(row, table, format)] for row in table.rows]
     grid = [[*texts, *arrows], *body]
     if format == "table":
-        widths = [max(len(line[j]) for line in grid) for j in range(len(grid[0]))]
-        lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in grid]
-        return "\n".join([*(line.rstrip() for line in lines), "", *table.notes])
+        return _aligned(grid, len(texts), table.notes, width)
     rule = ["---"] * len(texts) + ["---:"] * len(table.metrics)
     marked = [[*map(escaped_markdown, line[: len(texts)]), *line[len(texts) :]] for line in grid]
     lines = ["| " + " | ".join(line) + " |" for line in (marked[0], rule, *marked[1:])]
@@ -387,14 +389,31 @@ def _cells(row: Row, table: MainTable, format: str) -> list[str]:
     return texts
 
 
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
+def _aligned(grid: list[list[str]], n_texts: int, notes: Sequence[str], width: int | None) -> str:
+    """Rows of texts and figures in columns, below each other where they are wider than `width`."""
+    n = len(grid[0])
+    widths = [max(len(line[j]) for line in grid) for j in range(n)]
+    blocks = column_blocks(widths, [j >= n_texts for j in range(n)], width) or [list(range(n))]
+    parts = [
+        "\n".join("  ".join(line[j].ljust(widths[j]) for j in shown).rstrip() for line in grid)
+        for shown in blocks
+    ]
+    told = [note if width is None else textwrap.fill(note, width) for note in notes]
+    return "\n\n".join([*parts, "\n".join(told)])
+
+
 def _notes(rows: list[dict[str, Any]], split: str, stage: str) -> tuple[str, ...]:
     n_backbones, n_draws = (
         len({row[name] for row in rows}) for name in ("backbone_seed", "draw_seed")
     )
     notes = [
         f"{stage.capitalize()} figures of {split.replace('_', ' ')} rows; mean ± sd over seeds "
-        f"({n_backbones} backbones, {n_draws} draws); the best mean of each problem is marked, "
-        "which is no test: see export significance.",
+        f"({_counted(n_backbones, 'backbone')}, {_counted(n_draws, 'draw')}); the best mean of "
+        "each problem is marked, which is no test: see export significance.",
     ]
     if n_draws > 1 and n_backbones < n_draws:
         notes.append("Draws share their backbones: they are not independent trainings.")
