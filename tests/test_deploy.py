@@ -342,6 +342,16 @@ def photo(seed: int = 0, *, dark: float = 1.0, blurred: bool = False) -> Image.I
     return image.filter(ImageFilter.GaussianBlur(6)) if blurred else image
 
 
+@pytest.mark.parametrize("shape", [(3, 3), (150, 200), (256, 256), (130, 3), (2, 40)])
+def test_sharpness_is_the_variance_of_the_laplacian(shape: tuple[int, int]) -> None:
+    grey = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    v = grey.astype(np.float64)
+    around = v[:-2, 1:-1] + v[2:, 1:-1] + v[1:-1, :-2] + v[1:-1, 2:]
+    expected = (around - 4 * v[1:-1, 1:-1]).var() if min(shape) > 2 else 0.0
+    found = look_at(Image.fromarray(np.repeat(grey[..., None], 3, axis=2))).sharpness
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
 def test_checks_see_blur_and_darkness_and_say_nothing_on_a_good_photo() -> None:
     good = check_look(look_at(photo()), left_out=("skin",))
     assert (good.band, good.fired) == ("good", ())

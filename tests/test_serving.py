@@ -491,6 +491,8 @@ def test_a_phone_answers_without_a_network_as_the_server(
                     assert found[name] == expected[name]
                 assert found["image"]["score"] == expected["image"]["score"]
                 assert page.inner_text("#urgency").startswith(expected["urgency"])
+                said = page.inner_text("#conditions")
+                assert " 0 %" not in said and "100 %" not in said
                 page.evaluate("document.documentElement.dataset.answered = ''")
             wide = page.evaluate("document.documentElement.scrollWidth")
             assert wide <= 390

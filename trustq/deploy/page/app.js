@@ -41,6 +41,9 @@ async function start() {
 }
 
 const percent = (share) => `${Math.round(100 * share)} %`;
+// A photo rules nothing out and proves nothing: never 0 or 100 %.
+const chance = (share) =>
+  share < 0.01 ? "under 1 %" : share > 0.99 ? "over 99 %" : percent(share);
 const range = ({ lower, upper }) =>
   lower === null || upper === null ? "" : ` (95 % interval ${percent(lower)} to ${percent(upper)})`;
 const ready = () =>
@@ -163,7 +166,7 @@ function render(found, file) {
   by("sure").textContent = `${about.texts.risk[found.risk_tier]} ${found.confidence.text}`;
   fill("reasons", found.reasons, (text, item) => { item.textContent = text; });
   fill("conditions", found.conditions, (condition, item) => {
-    item.append(`${condition.title}: ${percent(condition.probability)}`);
+    item.append(`${condition.title}: ${chance(condition.probability)}`);
     const bar = document.createElement("progress");
     bar.max = 1;
     bar.value = condition.probability;
