@@ -1,24 +1,31 @@
 """`trustq audit consensus`: one label of a row that several people answered for."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .output import print_note, print_table
 
+if TYPE_CHECKING:
+    from trustq.audit import AuditSource
+
 
 def consensus(
     answers: Annotated[
         Path,
-        typer.Argument(help="A review's answers.jsonl, or a table of sample_id, rater, label."),
-    ],
-    source: Annotated[
-        Path,
         typer.Argument(
-            help="Cache, embeddings or out-of-fold probabilities of the rows, as for audit labels."
+            help="Folder of an audit that was reviewed, a review's answers.jsonl, or a table of "
+            "sample_id, rater, label."
         ),
     ],
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Cache, embeddings or out-of-fold probabilities of the rows, as for audit labels "
+            "[default: what the folder's audit is of]."
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Sheet of the consensus to write.")] = Path(
         "consensus.csv"
     ),
@@ -31,14 +38,13 @@ def consensus(
     the label of each answered row with the probability that it is right; trustq audit apply and
     trustq repair read it as --answers.
 
-    Example: trustq audit consensus audit/answers.jsonl embeddings.npz
+    Example: trustq audit consensus audit
     """
-    from trustq.audit import open_source
     from trustq.core.label_sheets import write_sheet
     from trustq.report.text import to_json
     from trustq.review.raters import rater_consensus, read_ratings
 
-    opened = open_source(source, seed=seed)
+    answers, opened = _opened(answers, source, seed)
     known = opened.out_of_fold.scorable
     found = rater_consensus(
         read_ratings(answers),
@@ -62,7 +68,8 @@ def consensus(
     write_sheet(out, rows)
     if found.left_out:
         print_note(
-            f"{found.left_out} answers are on rows of which {source} gives no probabilities."
+            f"{found.left_out} answers are on rows of which {opened.cache.name} gives no "
+            "probabilities."
         )
     raters = [rater._asdict() for rater in found.raters]
     if as_json:
@@ -72,3 +79,22 @@ def consensus(
     shares = ("quality", "agreement")
     print_table([rater | {name: f"{rater[name]:.3f}" for name in shares} for rater in raters])
     typer.echo(f"{len(rows)} rows with a label, of {len(raters)} raters, in {out}")
+
+
+def _opened(answers: Path, source: Path | None, seed: int) -> "tuple[Path, AuditSource]":
+    """The file of answers, and the model's word on the rows."""
+    from trustq.audit import open_source
+    from trustq.audit.folder import read_audit_folder
+    from trustq.audit.reopen import reopen
+    from trustq.errors import InputError
+    from trustq.review.journal import JOURNAL
+
+    if not answers.is_dir():
+        if source is None:
+            raise InputError(
+                f"{answers} does not say what its rows are of. Name the cache, embeddings or "
+                "probabilities too, or the folder of the audit in the place of both."
+            )
+        return answers, open_source(source, seed=seed)
+    audit = read_audit_folder(answers)
+    return answers / JOURNAL, reopen(audit) if source is None else open_source(source, seed=seed)

@@ -262,6 +262,14 @@ def test_audit_of_arrays_and_of_a_cache(cache_path: Path, tmp_path: Path) -> Non
     assert "5" in report.issues["sample_id"].tolist()
     assert report.to_pandas().shape[0] == len(report.issues)
     assert "<table>" in report._repr_html_()
+    assert "score mean_rank" in report._repr_html_() and report.why in report._repr_html_()
+    # Every label in the order of the input, the listed ones as the list has them.
+    every = report.labels
+    assert every["sample_id"].tolist() == [str(i) for i in range(len(observed))]
+    listed = every["sample_id"][every["listed"]][np.argsort(every["rank"][every["listed"]])]
+    assert listed.tolist() == report.issues["sample_id"].tolist()
+    asked = tq.audit_labels(arrays, review=20, score="self_confidence")
+    assert (report.score, asked.score, asked.why) == ("mean_rank", "self_confidence", "")
     assert (tmp_path / "audit" / "label_issues.csv") in report.save(tmp_path / "audit")
     assert len(tq.audit_labels(cache_path, review=3).issues) == 3
 

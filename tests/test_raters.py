@@ -10,8 +10,10 @@ from support import refused
 from trustq.cli import app
 from typer.testing import CliRunner
 
+from trustq.review import open_review
 from trustq.review.journal import Answer, Journal
 from trustq.review.raters import Ratings, rater_consensus, read_ratings
+from trustq.review.summary import review_page
 
 CLASSES = ("bcc", "mel", "nv")
 SKILL = {"ann": 0.95, "bob": 0.6, "cy": 0.5}
@@ -113,6 +115,34 @@ def test_the_command_writes_a_sheet_that_audit_apply_reads(
     assert run(app, ["audit", "labels", "e.npz", "--out", "audit"]).exit_code == 0
     done = run(app, ["audit", "apply", "audit", "--answers", "consensus.csv"])
     assert done.exit_code == 0, done.output
+
+
+def test_the_folder_of_a_review_is_enough_for_its_consensus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ratings, _, truth, ids = simulated(150)
+    features = np.eye(3)[truth] + np.random.default_rng(2).normal(size=(150, 3))
+    labels = np.array(CLASSES)[np.where(np.arange(150) % 7 == 0, (truth + 1) % 3, truth)]
+    np.savez("e.npz", features=features, labels=labels, sample_ids=np.array(ids))
+    run = CliRunner().invoke
+    assert run(app, ["audit", "labels", "e.npz", "--seed", "3", "--out", "audit"]).exit_code == 0
+    session = open_review(Path("audit"))
+    for (rater, sample_id), label in ratings.items():
+        session.answer(Answer(f"{rater}-{sample_id}", rater, sample_id, "label", (label,)))
+    assert review_page(session).endswith(": trustq audit consensus audit")
+    session.close()
+    done = run(app, ["audit", "consensus", "audit"])
+    assert done.exit_code == 0, done.output
+    apart = ["audit", "consensus", "audit/answers.jsonl", "e.npz", "--seed", "3", "--out", "a.csv"]
+    assert run(app, apart).exit_code == 0
+    assert Path("consensus.csv").read_text() == Path("a.csv").read_text()
+    done = run(app, ["audit", "consensus", "audit/answers.jsonl"])
+    assert done.exit_code == 1
+    assert "does not say what its rows are of. Name the cache" in done.output
+    np.savez("e.npz", features=-features, labels=labels, sample_ids=np.array(ids))
+    done = run(app, ["audit", "consensus", "audit"])
+    assert done.exit_code == 1 and "has changed since it was audited" in done.output
 
 
 def test_cleanlab_is_loaded_for_a_consensus_alone() -> None:

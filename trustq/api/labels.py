@@ -1,5 +1,6 @@
 """Labels that look wrong: scores of probabilities that anyone has, and the audit."""
 
+import html
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -106,10 +107,12 @@ def find_label_issues(
 
 
 class LabelReport:
-    """An audit of labels: `issues`, `classes`, `confusions` and `set_issues`, tables; `page`, text.
+    """An audit of labels: `issues`, `labels`, `classes`, `confusions` and `set_issues`, tables.
 
-    `audit` holds everything that is known of every row; `save(folder)` writes what
-    `trustq audit labels` writes. `metadata` is a table of the rows with further columns.
+    `page` is the report as text, `score` the name of the score and `why` says why it was taken,
+    blank where it was asked for. `audit` holds everything that is known of every row;
+    `save(folder)` writes what `trustq audit labels` writes. `metadata` is a table of the rows with
+    further columns.
     """
 
     def __init__(self, audit: LabelAudit, *, metadata: Path | None = None) -> None:
@@ -130,6 +133,39 @@ class LabelReport:
     def issues(self) -> Table:
         """The listed labels, most suspicious first."""
         return Table.of_rows(issue_rows(self.audit), issue_columns(self.audit))
+
+    @property
+    def score(self) -> str:
+        """Name of the score that the list is by."""
+        return self.audit.score
+
+    @property
+    def why(self) -> str:
+        """Why that score, where none was asked for."""
+        return self.audit.why
+
+    @property
+    def labels(self) -> Table:
+        """Every audited label, listed or not, in the order of the rows that were given.
+
+        `quality` is NaN where a label has no score, `rank` 0 where it has no place in the ranking.
+        """
+        audit, names = self.audit, np.array(self.audit.classes, dtype=object)
+        return Table(
+            {
+                "sample_id": audit.sample_ids,
+                "given": names[audit.given],
+                "suggested": names[audit.suggested],
+                "quality": audit.quality,
+                "p_given": audit.p_given,
+                "p_suggested": audit.p_suggested,
+                "p_wrong": audit.p_wrong,
+                "is_issue": audit.is_issue,
+                "listed": audit.listed,
+                "rank": audit.rank,
+                "trusted": audit.trusted,
+            }
+        )
 
     @property
     def classes(self) -> Table:
@@ -162,7 +198,11 @@ class LabelReport:
         return self.page
 
     def _repr_html_(self) -> str:
-        return self.issues._repr_html_()
+        audit = self.audit
+        first = f"{len(audit.order)} of {len(audit.given)} labels are listed, {audit.cut}"
+        told = [f"{first}; score {audit.score}", *audit.notes]
+        text = "".join(f"<p>{html.escape(line)}.</p>" for line in told)
+        return text + self.issues._repr_html_()
 
 
 def audit_labels(

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from trustq.audit.folder import StoredAudit
-from trustq.audit.source import AuditSource, KnownLabels, open_source
+from trustq.audit.reopen import reopen
+from trustq.audit.source import AuditSource
 from trustq.core.generators import generator
 from trustq.errors import InputError
 from trustq.heads import SharedFeatures, fit_heads, make_head, text_file
@@ -90,9 +91,8 @@ def drop_effect(
 def _reopened(audit: StoredAudit) -> AuditSource:
     """The first source of the audit, with heads fitted out of fold, whatever was audited."""
     stored = audit.sources[0]
-    asked = {**stored["asked"], "source": "head"}
     path = Path(stored["path"])
-    if text_file(asked["head"]) is not None:
+    if text_file(stored["asked"]["head"]) is not None:
         raise InputError(
             f"{path} was audited by a zero-shot head, which learns from no label, so dropping "
             "labels cannot change it. Audit with a head that is fitted, e.g. `head=linear`.",
@@ -104,15 +104,7 @@ def _reopened(audit: StoredAudit) -> AuditSource:
             "again. Audit a cache or an npz with features.",
             path=path,
         )
-    if asked.pop("known", None):  # the labels themselves are in the audit's rows
-        rows = np.flatnonzero(audit.trusted)
-        ids, given = audit.sample_ids[rows].tolist(), audit.given[rows].tolist()
-        known = KnownLabels(dict(zip(map(str, ids), map(str, given), strict=True)), "the audit")
-        return open_source(path, **asked, known=known)
-    source = open_source(path, **asked)
-    if source.cache.content_digest != stored["content_digest"]:
-        raise InputError(f"{path} has changed since it was audited: audit it again.", path=path)
-    return source
+    return reopen(audit, source="head")
 
 
 def _test_rows(source: AuditSource) -> np.ndarray:

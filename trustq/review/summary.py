@@ -82,4 +82,9 @@ def review_page(session: ReviewSession) -> str:
         )
     if found["agreement"]["pairs"] and not np.isnan(found["agreement"]["alpha"]):
         lines.append(f"Krippendorff's alpha of all raters: {found['agreement']['alpha']:.2f}")
+    if any(pair["n"] for pair in found["agreement"]["pairs"]):
+        lines.append(
+            "One label a row, raters weighed by skill and with the model's word (CROWDLAB): "
+            f"trustq audit consensus {session.audit.folder}"
+        )
     return "\n".join(lines)

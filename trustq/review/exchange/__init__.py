@@ -6,7 +6,7 @@
 | `cvat` | "CVAT for images 1.1": tags of images | .xml |
 | `prodigy` | choice tasks and annotations | .jsonl |
 | `doccano` | image classification | .jsonl |
-| `fiftyone` | FiftyOneImageClassificationDataset labels | .json |
+| `fiftyone` | FiftyOneImageClassificationDataset labels; a FiftyOneDataset is read too | .json |
 | `sheet` | a table of answers | .csv, .xlsx, .parquet |
 | `journal` | what the one-file page saves | .jsonl |
 """

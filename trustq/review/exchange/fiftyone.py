@@ -1,6 +1,8 @@
-"""FiftyOne's FiftyOneImageClassificationDataset: `labels.json`, by its documented form.
+"""FiftyOne's image classification labels (`labels.json`) and its own datasets (`samples.json`).
 
-It holds one label a sample and no raters, so several right labels do not fit and are refused.
+Tried with fiftyone 1.22.1, the first both ways. `labels.json` holds one label a sample and no
+raters, so several right labels do not fit and are refused. A dataset holds tags too: `unsure` and
+`off-topic` are answers, and where any sample is tagged `checked` the others were not answered.
 """
 
 import json
@@ -8,7 +10,15 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from trustq.errors import InputError
-from trustq.review.exchange.task import BESIDE, Task, answer_of, known_id, said_by
+from trustq.review.exchange.task import (
+    BESIDE,
+    OFF_TOPIC,
+    UNSURE,
+    Task,
+    answer_of,
+    known_id,
+    said_by,
+)
 from trustq.review.journal import Answer
 
 
@@ -42,3 +52,55 @@ def read(found: Any, ids: Collection[str], *, rater: str, where: str) -> list[An
         sample_id = known_id(key, key, ids, where=where)
         answers.append(answer_of("fiftyone", sample_id, [label], rater=rater))
     return answers
+
+
+def read_dataset(found: Any, ids: Collection[str], *, rater: str, where: str) -> list[Answer]:
+    """Classification labels and tags of a dataset's samples.
+
+    The labels are of the field ground_truth, or of the only one that has any. Raises `TrustqError`
+    where several have, so that it is not known which one people filled in.
+    """
+    samples = found["samples"]
+    field = _label_field(samples, where)
+    is_marked = any("checked" in sample["tags"] for sample in samples)
+    answers = []
+    for sample in samples:
+        tags = set(sample["tags"])
+        if is_marked and "checked" not in tags and not tags & _TAGS.keys():
+            continue
+        labels = [_TAGS[tag] for tag in _TAGS if tag in tags] or _labels_of(sample.get(field))
+        if labels:
+            sample_id = known_id(sample.get("sample_id"), sample["filepath"], ids, where=where)
+            answers.append(answer_of("fiftyone", sample_id, labels, rater=rater))
+    return answers
+
+
+_TAGS = {"unsure": UNSURE, "off-topic": OFF_TOPIC}
+
+
+def _label_field(samples: Sequence[Any], where: str) -> str:
+    fields = sorted(
+        {name for sample in samples for name, value in sample.items() if _labels_of(value)}
+    )
+    if "ground_truth" in fields or not fields:
+        return "ground_truth"
+    if len(fields) > 1:
+        raise InputError(
+            f"{where} has labels in the fields {', '.join(fields)}. Call the one that people "
+            "filled in ground_truth.",
+            expected=("ground_truth",),
+            found=fields,
+        )
+    return fields[0]
+
+
+def _labels_of(value: Any) -> list[str]:
+    """Labels of a sample's field that is a classification or several."""
+    if not isinstance(value, dict):
+        return []
+    several = value.get("classifications") if value.get("_cls") == "Classifications" else [value]
+    return [
+        str(one["label"])
+        for one in several or []
+        if one.get("_cls") == "Classification" and one.get("label") is not None
+    ]

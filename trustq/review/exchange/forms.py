@@ -76,6 +76,7 @@ def read_answers_of(path: Path, ids: Collection[str], *, rater: str = "") -> lis
         "prodigy": lines.read_prodigy,
         "doccano": lines.read_doccano,
         "fiftyone": fiftyone.read,
+        "fiftyone-dataset": fiftyone.read_dataset,
         "argilla": argilla.read,
         "sheet": sheet.read,
     }
@@ -120,6 +121,8 @@ def form_of(path: Path) -> tuple[str, Any]:
             found = json.loads(text)
             if isinstance(found, dict) and {"classes", "labels"} <= set(found):
                 return "fiftyone", found
+            if isinstance(found, dict) and isinstance(found.get("samples"), list):
+                return "fiftyone-dataset", found
             if isinstance(found, list) and found and all(map(argilla.is_record, found)):
                 return "argilla", found
             if isinstance(found, list) and all(isinstance(one, dict) for one in found):
