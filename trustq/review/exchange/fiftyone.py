@@ -91,7 +91,7 @@ def _label_field(samples: Sequence[Any], where: str) -> str:
             expected=("ground_truth",),
             found=fields,
         )
-    return fields[0]
+    return str(fields[0])
 
 
 def _labels_of(value: Any) -> list[str]:
