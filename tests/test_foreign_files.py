@@ -11,10 +11,15 @@ from typing import Any
 import duckdb
 import h5py
 import numpy as np
+import pandas
+import polars
 import pytest
 
+import trustq as tq
 from trustq.audit import open_source
 from trustq.core.class_names import read_labels
+from trustq.core.columns import read_table
+from trustq.core.columns import write_parquet as write_table
 from trustq.core.leaks import equal_rows, near_ids
 from trustq.core.sql_text import literal
 from trustq.core.words import rejoined, split_names, split_pairs
@@ -586,3 +591,19 @@ def test_wide_texts_without_a_mark_are_named(tmp_path: Path, encoding: str) -> N
     (tmp_path / "t.csv").write_text("label,prob_a,prob_b\na,0.3,0.7\n", encoding=encoding)
     with pytest.raises(InputError, match=r"has zero bytes, .* save it as UTF-8"):
         read_predictions(tmp_path / "t.csv")
+
+
+def test_frames_keep_columns_apart_that_differ_in_case(tmp_path: Path) -> None:
+    names = ["mel", "Mel", "MEL"]
+    labels, logits = simulated(3, 60)
+    right = float((logits.argmax(axis=1) == labels).mean())
+    columns: dict[str, Any] = {f"logit_{name}": logits[:, j] for j, name in enumerate(names)}
+    columns["label"] = np.array(names)[labels]
+    for data in (pandas.DataFrame(columns), polars.DataFrame(columns)):
+        found = tq.read_predictions(data, names={"labels": "label"})
+        assert found.classes == tuple(names)
+        assert (found.of_rows().argmax(axis=1) == found.labels).mean() == right
+    # In a file too, whose names DuckDB changes.
+    write_table(tmp_path / "t.parquet", {"Age": labels, "age": labels + 1, "age_1": labels + 2})
+    read = read_table(tmp_path / "t.parquet")
+    assert {name: column[0] for name, column in read.items()} == {"Age": 0, "age": 1, "age_1": 2}

@@ -364,3 +364,21 @@ def test_labels_of_a_table_are_whole_numbers_in_any_form_and_twins_are_said(tmp_
         said = []
         assert made("csv", tmp_path / "t", table=path, say=said.append).classes == classes
         assert any("NV, nv differ in case alone" in note for note in said) == (classes[0] == "NV")
+
+
+def test_folders_of_windows_are_folders_and_one_name_in_two_is_no_image(tmp_path):
+    path = table(tmp_path / "t/t.csv", ["file", "label"], [[r"p1\1.png", "x"], ["p2/2", "y"]])
+    images(tmp_path / "t", "p1/1.png", "p2/2.png")
+    assert values(made("csv", tmp_path / "t", table=path), "path") == ["p1/1.png", "p2/2.png"]
+    # p3/1.png is gone: p1/1.png is another image.
+    table(path, ["file", "label"], [["p1/1.png", "x"], ["p3/1.png", "y"]])
+    with pytest.raises(TrustqError, match=r"no image at the path of row 2 \(p3/1.png\)"):
+        made("csv", tmp_path / "t", table=path)
+
+
+def test_one_image_by_two_spellings_of_its_id_is_one_row(tmp_path):
+    rows = [["A1", "x"], ["A1.jpg", "y"], ["B2", "x"]]
+    path = table(tmp_path / "t/t.csv", ["image", "label"], rows)
+    images(tmp_path / "t", "A1.png", "B2.png")
+    with pytest.raises(TrustqError, match=r"repeated: 'A1' and 'A1.jpg' \(rows 1 and 2\)"):
+        made("csv", tmp_path / "t", table=path)

@@ -1,12 +1,13 @@
 """How often 95 % intervals cover the truth, and tests of true nulls reject, in simulated studies.
 
-Run: python tests/benchmarks/coverage_study.py [figures] [ece] [main] [runs] [crossed] [--studies N]
+Run: python tests/benchmarks/coverage_study.py [PART ...] [--studies N]
 
 Each part prints a table; `studies.md` keeps them. All of them take some minutes of one core.
 """
 
 import argparse
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support import simulated_study
 
-from trustq.evaluation.bootstrap import FIGURES, FURTHER, compare_figures, figure_intervals
+from trustq.evaluation.bootstrap import (
+    FIGURES,
+    FURTHER,
+    compare_figures,
+    figure_intervals,
+    figure_values,
+)
 from trustq.metrics.per_class import class_figures
 from trustq.metrics.probabilities import softmax
 from trustq.statistics.runs import compare_runs
@@ -23,6 +30,7 @@ from trustq.statistics.runs import compare_runs
 # Seven classes as rare as those of HAM10000.
 PRIORS = np.array([0.033, 0.051, 0.110, 0.0115, 0.111, 0.669, 0.0145])
 SHIFTS = ((0, 1), (1, 0), (1, 1), (2, 0.5))  # variances of networks and of draws
+RANKED = "macro_auroc"
 NAMES = ("crossed", "percentile", "nested", "naive", "seeds")
 
 
@@ -34,6 +42,7 @@ def main() -> None:
     parts = {
         "main": main_errors,
         "figures": figures,
+        "ranking": ranking,
         "ece": calibration,
         "runs": runs,
         "crossed": crossed,
@@ -58,42 +67,58 @@ def predictions(
     return labels, 1.3 * base, 1.1 * other, groups
 
 
-def figures(studies: int) -> None:
+def ranking(studies: int) -> None:
+    """Macro-AUROC and macro-AUPRC alone: 1,000 studies a cell, or more."""
+    figures(max(studies, 1000), (RANKED, "macro_auprc"), cells=((1, 1000), (1, 4000), (4, 4000)))
+
+
+CELLS = tuple((size, n) for size in (1, 4) for n in (200, 1000, 4000))
+
+
+def figures(
+    studies: int,
+    names: tuple[str, ...] = (*FIGURES, *FURTHER),
+    cells: tuple[tuple[int, int], ...] = CELLS,
+) -> None:
     """Every figure that is printed with an interval, alone and as a difference of two models."""
-    names = (*FIGURES, *FURTHER)
     print(f"{studies} studies a cell, 7 classes of shares {', '.join(map(str, PRIORS))}.")
-    print("| n | rows a group | of | " + " | ".join(names) + " | recall, n < 10 | n >= 10 |")
-    print("|---" * (5 + len(names)) + "|")
-    for size in (1, 4):
+    head = [*names, "ranking figures judged", "recall, n < 10", "n >= 10"]
+    print("| n | rows a group | of | " + " | ".join(head) + " |")
+    print("|---" * (3 + len(head)) + "|")
+    for size, n in cells:
         truth, apart, recalls = _truth(names, size)
-        for n in (200, 1000, 4000):
-            held: dict[str, list[list[float]]] = {"figure": [], "difference": []}
-            of_class: dict[bool, list[bool]] = {True: [], False: []}
-            for study in range(studies):
-                labels, a, b, groups = predictions(np.random.default_rng([study, n, size]), n, size)
-                alone = figure_intervals(labels, logits=a, groups=groups, figures=names, seed=study)
-                pair = compare_figures(
-                    labels, a, b, kind="logits", groups=groups, figures=names, seed=study
-                )
-                # Averages over classes have another truth where a class is missing.
-                whole = len(np.unique(labels)) == len(PRIORS)
-                held["figure"].append(
-                    [_holds(alone[f], truth[f], whole or not _macro(f)) for f in names]
-                )
-                held["difference"].append(
-                    [_holds(pair[f], apart[f], whole or not _macro(f)) for f in names]
-                )
-                for row in class_figures(labels, softmax(a), groups=groups):
-                    if row.n:
-                        low, high = row.recall_interval
-                        # One group has no interval, which claims nothing.
-                        inside = np.isnan(low) or low <= recalls[row.label] <= high
-                        of_class[row.n < 10].append(bool(inside))
-            for of, rows in held.items():
-                shares = [f"{share:.3f}" for share in np.nanmean(np.array(rows), axis=0)]
-                own = [f"{np.mean(of_class[few]):.3f}" if of_class[few] else "" for few in (1, 0)]
-                own = own if of == "figure" else ["", ""]
-                print(f"| {n} | {size} | {of} | " + " | ".join([*shares, *own]) + " |", flush=True)
+        held: dict[str, list[list[float]]] = {"figure": [], "difference": []}
+        of_class: dict[bool, list[bool]] = {True: [], False: []}
+        for study in range(studies):
+            labels, a, b, groups = predictions(np.random.default_rng([study, n, size]), n, size)
+            alone = figure_intervals(labels, logits=a, groups=groups, figures=names, seed=study)
+            pair = compare_figures(
+                labels, a, b, kind="logits", groups=groups, figures=names, seed=study
+            )
+            # Averages over classes have another truth where a class is missing.
+            whole = len(np.unique(labels)) == len(PRIORS)
+            held["figure"].append(
+                [_holds(alone[f], truth[f], whole or not _macro(f)) for f in names]
+            )
+            held["difference"].append(
+                [_holds(pair[f], apart[f], whole or not _macro(f)) for f in names]
+            )
+            for row in class_figures(labels, softmax(a), groups=groups):
+                if row.n:
+                    low, high = row.recall_interval
+                    # One group has no interval, which claims nothing.
+                    inside = np.isnan(low) or low <= recalls[row.label] <= high
+                    of_class[row.n < 10].append(bool(inside))
+        for of, rows in held.items():
+            shares = [
+                "none" if np.isnan(column).all() else f"{np.nanmean(column):.3f}"
+                for column in np.array(rows).T
+            ]
+            own = [f"{np.mean(of_class[few]):.3f}" if of_class[few] else "" for few in (1, 0)]
+            own = own if of == "figure" else ["", ""]
+            # Without 10 groups in every class they have no interval.
+            own.insert(0, f"{np.mean(~np.isnan(np.array(rows)[:, names.index(RANKED)])):.2f}")
+            print(f"| {n} | {size} | {of} | " + " | ".join([*shares, *own]) + " |", flush=True)
 
 
 def _macro(name: str) -> bool:
@@ -107,16 +132,22 @@ def _holds(row: tuple[float, ...], truth: float, known: bool) -> float:
     return float(lower <= truth <= upper)
 
 
+@cache
 def _truth(
     names: tuple[str, ...], size: int
 ) -> tuple[dict[str, float], dict[str, float], np.ndarray]:
-    labels, a, b, _ = predictions(np.random.default_rng(7), 400_000, size)
-    found = compare_figures(labels, a, b, kind="logits", figures=names, seed=0)
-    recalls = np.array([row.recall for row in class_figures(labels, softmax(a))])
+    alone, apart, recalls = [], [], []
+    for part in range(5):  # of 400,000 rows: together they are known to a sixth of what 4,000 are
+        labels, a, b, _ = predictions(np.random.default_rng([7, part]), 400_000, size)
+        found_a = figure_values(labels, logits=a, figures=names)
+        found_b = figure_values(labels, logits=b, figures=names)
+        alone.append([found_a[name] for name in names])
+        apart.append([found_a[name] - found_b[name] for name in names])
+        recalls.append([row.recall for row in class_figures(labels, softmax(a))])
     return (
-        {name: row.a for name, row in found.items()},
-        {name: row.difference for name, row in found.items()},
-        recalls,
+        dict(zip(names, np.mean(alone, axis=0), strict=True)),
+        dict(zip(names, np.mean(apart, axis=0), strict=True)),
+        np.mean(recalls, axis=0),
     )
 
 
@@ -140,14 +171,15 @@ def main_errors(studies: int) -> None:
     """The cells that matter most of `ece`: 1,000 studies each, or more."""
     studies = max(studies, 1000)
     print(f"{studies} studies a cell: how often the interval of ECE covers, lies above the truth,")
-    print("and holds its own estimate (equal gaps)")
-    print("| true ECE | n | covers | lies above | holds itself |")
-    print("|---" * 5 + "|")
-    for truth in (0.02, 0.05, 0.10):
-        for n in (1000, 4000):
-            rows = [_one_ece("equal", truth, n, study)[:3] for study in range(studies)]
-            shares = " | ".join(f"{x:.3f}" for x in np.mean(rows, axis=0))
-            print(f"| {truth} | {n} | {shares} |", flush=True)
+    print("and holds its own estimate")
+    print("| gaps | true ECE | n | covers | lies above | holds itself |")
+    print("|---" * 6 + "|")
+    for pattern in ("equal", "slope", "two signs"):
+        for truth in (0.02, 0.05, 0.10):
+            for n in (1000, 4000):
+                rows = [_one_ece(pattern, truth, n, study)[:3] for study in range(studies)]
+                shares = " | ".join(f"{x:.3f}" for x in np.mean(rows, axis=0))
+                print(f"| {pattern} | {truth} | {n} | {shares} |", flush=True)
 
 
 def _one_ece(pattern: str, truth: float, n: int, study: int) -> list[float]:
@@ -159,7 +191,8 @@ def _one_ece(pattern: str, truth: float, n: int, study: int) -> list[float]:
     shape = {
         "equal": np.ones(n),
         "slope": 2 * place,
-        "two signs": np.where(place < 0.5, -1.0, 1.0),
+        # The sign turns on a bin's edge, .8: within a bin the gaps would cancel.
+        "two signs": np.where(confidence <= 0.8, -1.0, 1.0),
     }[pattern]
     right = rng.random(n) < np.clip(confidence - truth * shape, 0, 1)
     probs = np.stack([confidence, 1 - confidence], axis=1)

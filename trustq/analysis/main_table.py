@@ -13,8 +13,9 @@ import numpy as np
 
 from trustq.analysis.pairs import Run, run_of
 from trustq.analysis.refit_order import refit_order_warnings
-from trustq.analysis.repair_table import DISCLAIMER, arm_order
+from trustq.analysis.repair_table import arm_order
 from trustq.analysis.significance import escaped_latex, escaped_markdown
+from trustq.core.safety import DISCLAIMER
 from trustq.core.spreadsheets import csv_text
 from trustq.errors import InputError, NotFound
 from trustq.metrics.aurc_conventions import aurc_by

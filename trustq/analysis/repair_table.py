@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from trustq.core.safety import DISCLAIMER
 from trustq.errors import InputError
 from trustq.evaluation.shift_stages import STAGES
 from trustq.recipes.schema import plain, sweep_settings
@@ -17,8 +18,6 @@ from trustq.results.schema import EXPERIMENT, PURCHASE
 from trustq.statistics.paired import holm
 from trustq.statistics.power import sign_flip_floor
 from trustq.statistics.runs import compare_runs
-
-DISCLAIMER = "Research only, not a medical device."
 
 # One table an experiment; of arms that buy, one a way to buy: what buys nothing is in each of them.
 _WAY = tuple(name for name in PURCHASE if name != "budget")

@@ -29,6 +29,7 @@ from trustq.errors import InputError, NotFound, TrustqError
 
 Columns = dict[str, np.ndarray]
 
+NAMES = "trustq.columns"  # key of the footer: names of columns of which some differ in case alone
 CSV_ENDINGS = (".csv", ".tsv", ".tab")
 TABLES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tab", ".xlsx")  # what `read_table` takes
 
@@ -44,8 +45,9 @@ def write_parquet(
     """Write columns as one Parquet file, whole or not at all.
 
     A two-dimensional array becomes a list column. `types` gives SQL types by column name,
-    `metadata` key-value pairs (values as JSON) for the file's footer. Files written together may
-    share a `connection`, for an own one takes 12 ms, more than a small file.
+    `metadata` key-value pairs (values as JSON) for the file's footer, where names that differ in
+    case alone stand too: DuckDB renames such columns, and `read_table` names them back. Files
+    written together may share a `connection`, for an own one takes 12 ms, more than a small file.
     """
     with replacing(path) as part:
         copy_parquet(part, columns, types=types, metadata=metadata, connection=connection, of=path)
@@ -64,14 +66,17 @@ def copy_parquet(
     types = types or {}
     flat: Columns = {}
     select = []
-    for name, array in columns.items():
+    if len({name.lower() for name in columns}) < len(columns):
+        metadata = {**(metadata or {}), NAMES: list(columns)}
+    for place, (name, array) in enumerate(columns.items()):
+        # Columns of a frame have names of their own here: DuckDB merges `a` and `A`.
         if array.ndim == 2:
-            parts = [f"{name}__{j}" for j in range(array.shape[1])]
+            parts = [f"c{place}_{j}" for j in range(array.shape[1])]
             flat.update({part: _column(array[:, j]) for j, part in enumerate(parts)})
-            expression = f"[{', '.join(map(quoted, parts))}]"
+            expression = f"[{', '.join(parts)}]"
         else:
-            flat[name] = _column(array)
-            expression = quoted(name)
+            flat[f"c{place}"] = _column(array)
+            expression = f"c{place}"
         if name in types:
             expression = f"CAST({expression} AS {types[name]})"
         select.append(f"{expression} AS {quoted(name)}")
@@ -217,12 +222,17 @@ def _parquet_names(
     while at < len(rows):
         names.append(rows[at][0])
         at = skip(at)
+    stated = read_metadata(path, connection).get(NAMES)
+    if isinstance(stated, list) and len(stated) == len(names):
+        names = list(map(str, stated))
     return _apart(names, renamed) if len(names) == len(renamed) else list(renamed)
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
+def read_metadata(
+    path: Path, connection: duckdb.DuckDBPyConnection | None = None
+) -> dict[str, Any]:
     """Key-value pairs from a Parquet file's footer, as `write_parquet` put them there."""
-    with duckdb.connect() as connection:
+    with _own(connection) as connection:
         rows = connection.execute(
             f"SELECT decode(key), decode(value) FROM parquet_kv_metadata({exact_path(path)})"
         ).fetchall()

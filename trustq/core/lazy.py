@@ -12,7 +12,7 @@ def lazy_names(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """`__getattr__` and `__dir__` of a package: each name with the module that it is in.
 
-    A name that is the last part of its module is that module.
+    A name that is the last part of its module is that module, and MODULE: names what it holds.
 
     >>> find, listed = lazy_names("trustq.core", {"digest_json": "trustq.core.digest"})
     >>> find("digest_json").__name__, "digest_json" in listed()
@@ -22,8 +22,9 @@ def lazy_names(
     def find(name: str) -> Any:
         if name not in names:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        module = importlib.import_module(names[name])
-        if names[name].endswith(f".{name}"):
+        path, has_name, _ = names[name].partition(":")
+        module = importlib.import_module(path)
+        if not has_name and path.endswith(f".{name}"):
             return module
         value = getattr(module, name)
         setattr(sys.modules[package], name, value)

@@ -1,5 +1,6 @@
 """What every page says of its limits."""
 
+DISCLAIMER = "Research only, not a medical device."  # on pages and pictures that have one line
 SAFETY = (
     "For research and education only: not a medical device, and not for diagnosis.",
     "An explanation shows what moved a network's output. It is not ground truth, and a map in the "

@@ -16,6 +16,7 @@ from trustq.core import columns as tables
 from trustq.core.columns import Columns
 from trustq.core.digest import digest_strings
 from trustq.core.leaks import near_names
+from trustq.core.sample_ids import id_keys
 from trustq.core.words import read_splits
 from trustq.data.groups import own_where_blank
 from trustq.errors import DamagedFile, DishonestError, InputError
@@ -119,7 +120,7 @@ def make_manifest(
         blank = [row for row, value in enumerate(columns[name].tolist()) if value in (None, "")]
         if blank:
             raise InputError(f"{source}: {name} is blank in {_rows(blank)}.", path=source)
-    _refuse_duplicates(columns["sample_id"].tolist(), source=source)
+    _refuse_duplicates(columns["sample_id"], columns["path"].tolist(), source=source)
     if len(set(classes)) != len(classes):
         raise InputError(
             f"{source}: the class order {_listed(classes)} repeats a class.", path=source
@@ -347,12 +348,19 @@ def _count_blanks(array: np.ndarray) -> int:
     return sum(value is None for value in array.tolist())
 
 
-def _refuse_duplicates(ids: list[str], *, source: str) -> None:
+def _refuse_duplicates(ids: np.ndarray, paths: list[str], *, source: str) -> None:
     first: dict[str, int] = {}
     twice = []
-    for row, sample_id in enumerate(ids):
+    for row, sample_id in enumerate(ids.tolist()):
         if first.setdefault(sample_id, row) != row:
             twice.append(f"{sample_id!r} (rows {first[sample_id] + 1} and {row + 1})")
+    if not twice:
+        # a and a.jpg are one id where they are of one image; a.jpg and a.png may be two.
+        spelt: dict[tuple[str, str], int] = {}
+        for row, key in enumerate(zip(id_keys(ids), paths, strict=True)):
+            if spelt.setdefault(key, row) != row:
+                one = spelt[key]
+                twice.append(f"{ids[one]!r} and {ids[row]!r} (rows {one + 1} and {row + 1})")
     if twice:
         raise InputError(
             f"{source}: sample_id must be unique; repeated: {_listed(twice)}.", path=source

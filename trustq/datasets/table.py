@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from trustq.core.columns import Columns, read_table
-from trustq.core.sample_ids import ID_COLUMNS
+from trustq.core.sample_ids import ID_COLUMNS, id_key
 from trustq.core.words import BLANK_WORDS, MISSING_WORDS, is_no_group, plain_numbers, read_splits
 from trustq.data.groups import own_where_blank
 from trustq.data.manifest import IMAGE_DIGEST, REQUIRED
@@ -198,13 +198,14 @@ def _paths(
     """Each row's path below `root`: as it is given, with an ending, or found by its name."""
     by_name: ImagesByName | None = None
     paths: list[str | None] = []
+    # Where p1/1.png and p2/1.png are two rows, the name alone says neither.
+    spelt = {id_key(path.replace("\\", "/")) for path in given.tolist() if path is not None}
+    counts = Counter(map(_name, spelt))
     for path in given.tolist():
         found = _there(root, path)
         if found is None and path is not None and not metadata_only and ".." not in path:
             by_name = by_name or images_by_name(root)
-            name = path.rsplit("/", 1)[-1]
-            is_image = name.lower().endswith(IMAGE_SUFFIXES)
-            found = by_name.get(name.rsplit(".", 1)[0] if is_image else name)
+            found = by_name.get(_name(path)) if counts[_name(path)] == 1 else None
         paths.append(found)
     absent = [row for row, path in enumerate(paths) if path is None and given[row] is not None]
     if skip_missing and len(absent) < len(paths):
@@ -222,10 +223,18 @@ def _paths(
     return texts([path or own for path, own in zip(paths, given.tolist(), strict=True)])
 
 
+def _name(path: str) -> str:
+    """The name of an image without its folders and ending."""
+    name = path.replace("\\", "/").rsplit("/", 1)[-1]
+    return name.rsplit(".", 1)[0] if name.lower().endswith(IMAGE_SUFFIXES) else name
+
+
 def _there(root: Path, path: str | None) -> str | None:
     # Published tables often hold the image's name without its ending.
     if path is None:
         return None
+    if "\\" in path and not (root / path).exists():  # as Windows writes folders
+        path = path.replace("\\", "/")
     endings = ("",) if path.lower().endswith(IMAGE_SUFFIXES) else IMAGE_SUFFIXES
     return next((path + ending for ending in endings if (root / (path + ending)).is_file()), None)
 

@@ -244,10 +244,10 @@ def crossed_figures(
     and other groups at once, from the variance of the networks' means, that of the draws which
     networks share (`trustq.statistics.runs`), and the covariance of two networks' differences over
     the same groups, as in Obuchowski and Rockette (1995), who cross readers with cases.
-    Their Student quantiles are weighted half as Cochran and Cox (1950), half by Satterthwaite's
-    degrees of freedom: the one alone is too wide with four networks, the other too narrow with
-    three. With one run this is the interval of `compare_figures`, and only then `method` may be a
-    bootstrap with so many `replicates`. Otherwise as there.
+    Their Student quantiles are weighted a quarter as Cochran and Cox (1950), the rest by
+    Satterthwaite's degrees of freedom: the one alone is too wide with four networks, the other too
+    narrow with three. With one run this is the interval of `compare_figures`, and only then
+    `method` may be a bootstrap with so many `replicates`. Otherwise as there.
 
     >>> labels = np.array([0, 1, 1, 0])
     >>> a = np.array([[[0.9, 0.1], [0.2, 0.8], [0.4, 0.6], [0.7, 0.3]]] * 3)
@@ -453,8 +453,7 @@ class PredictionInfluence:
     def fewest(self) -> int:
         """Groups that the class of fewest groups has, of the classes in the truth."""
         k = int(self.labels.max()) + 1
-        pairs = np.unique(self.codes * k + self.labels)
-        counts = np.bincount(pairs % k, minlength=k)
+        counts = groups_of_classes(self.codes, self.labels, self.n_groups, k)
         return int(counts[counts > 0].min())
 
     def of_groups(self, name: str) -> np.ndarray:
@@ -592,7 +591,10 @@ def group_codes(groups: np.ndarray | None, n: int) -> tuple[np.ndarray, int]:
             where="groups",
             found=groups.shape,
         )
-    blank = np.array([group is None or group != group or group == "" for group in groups.tolist()])
+    if groups.dtype.kind == "U":
+        blank = groups == ""
+    else:
+        blank = np.array([g is None or g != g or g == "" for g in groups.tolist()])
     if blank.any():
         raise InputError(
             f"groups is blank in {blank.sum()} of {n} rows, first in row {blank.argmax()}: "
@@ -600,6 +602,19 @@ def group_codes(groups: np.ndarray | None, n: int) -> tuple[np.ndarray, int]:
         )
     names, codes = np.unique(groups, return_inverse=True)
     return codes.ravel(), len(names)
+
+
+def groups_of_classes(codes: np.ndarray, labels: np.ndarray, n_groups: int, k: int) -> np.ndarray:
+    """How many groups have a row of each class, (k,), from group codes and labels of n rows.
+
+    >>> groups_of_classes(np.array([0, 0, 1]), np.array([1, 1, 1]), 2, 2).tolist()
+    [0, 2]
+    """
+    if n_groups * k > 10 * len(codes) + 1000:  # a table of all pairs would be mostly empty
+        return np.bincount(np.unique(codes * k + labels) % k, minlength=k)
+    seen = np.zeros(n_groups * k, dtype=bool)
+    seen[codes * k + labels] = True
+    return np.count_nonzero(seen.reshape(n_groups, k), axis=0)
 
 
 def _checked_predictions(

@@ -16,6 +16,8 @@ from trustq.evaluation.bootstrap import (
     compare_figures,
     debiased_ece,
     figure_intervals,
+    group_codes,
+    groups_of_classes,
 )
 from trustq.evaluation.external_sets import external_reports
 from trustq.evaluation.fairness import MIN_ROWS, gap_intervals
@@ -34,10 +36,12 @@ from trustq.metrics.operating_points import (
     top_k_accuracies,
 )
 from trustq.metrics.per_class import (
+    ClassFigures,
     class_figures,
     class_positions,
     equalised_odds_gaps,
     macro_auprc,
+    macro_auprc_of,
     operating_points,
     positive_score,
     sensitivity_at_specificity,
@@ -149,24 +153,22 @@ def evaluate(
     notes = [*test.notes, *_shared_groups(test, validation), *_few_rows(test)]
     if validation is not None:
         notes += suspicions(validation, test, "the calibration rows", "the test rows")
+    of_classes = class_figures(test.labels, before.probs, groups=test.groups)
     report: dict[str, Any] = {
         "source": test.source,
         "n": len(test),
-        "n_groups": len(test) if test.groups is None else len(np.unique(test.groups)),
+        "n_groups": group_codes(test.groups, len(test))[1],
         "classes": list(test.classes),
         "n_validation": 0 if validation is None else len(validation),
         "validation": where,
         "ranking": "probability" if test.logits is None else "log_odds",
         "calibrator": fitted,
         "calibrated_reason": reason,
-        "uncalibrated": _figures(test, before, seed, replicates, intervals),
+        "uncalibrated": _figures(test, before, seed, replicates, intervals, of_classes),
         "calibrated": None if after is None else _figures(test, after, seed, replicates, intervals),
         "guarantee": _guarantee(test, before, validation, seed, fold),
         "top_k": top_k_accuracies(test.labels, before.probs),
-        "per_class": [
-            row._asdict() | {"class": test.classes[row.label]}
-            for row in class_figures(test.labels, before.probs, groups=test.groups)
-        ],
+        "per_class": [row._asdict() | {"class": test.classes[row.label]} for row in of_classes],
         "positive": _positive_report(test, before, validation, chosen, fold),
         "groups": _group_tables(test, before, chosen, slices, ages),
         "slices": {
@@ -265,8 +267,8 @@ def _few_rows(test: Predictions) -> list[str]:
     k, notes = len(test.classes), []
     counts = {"rows": np.bincount(test.labels, minlength=k)}
     if test.groups is not None:
-        codes = np.unique(test.groups, return_inverse=True)[1].ravel()
-        counts["groups"] = np.bincount(np.unique(codes * k + test.labels) % k, minlength=k)
+        codes, n_groups = group_codes(test.groups, len(test))
+        counts["groups"] = groups_of_classes(codes, test.labels, n_groups, k)
     for what, own in counts.items():
         few = [
             f"{name} {n}" for name, n in zip(test.classes, own.tolist(), strict=True) if 0 < n < FEW
@@ -346,10 +348,18 @@ def _as_stored(logits: np.ndarray, test: Predictions) -> dict[str, Any]:
 
 
 def _figures(
-    test: Predictions, stage: Stage, seed: int, replicates: int, method: str
+    test: Predictions,
+    stage: Stage,
+    seed: int,
+    replicates: int,
+    method: str,
+    of_classes: Sequence[ClassFigures] | None = None,
 ) -> dict[str, Any]:
     summary = summarise(test.labels, **stage.given)
-    values = summary.figures | {"macro_auprc": macro_auprc(test.labels, stage.probs).value}
+    auprc = (
+        macro_auprc_of(of_classes) if of_classes else macro_auprc(test.labels, stage.probs)
+    ).value
+    values = summary.figures | {"macro_auprc": auprc}
     intervals = figure_intervals(
         test.labels,
         **stage.given,

@@ -87,14 +87,15 @@ def influences(
     the truth.
     """
     wrong = predicted != labels
+    ranked: dict[int, Ranking] = {}  # by the array of scores: both averages may rank the same ones
     makers: dict[str, Callable[[], Influence]] = {
         "accuracy": lambda: _mean(~wrong),
         "nll": lambda: _mean(np.abs(log_prob)),
         "brier": lambda: _mean(_squared_residuals(labels, probs)),
         "macro_f1": lambda: _macro_f1(labels, predicted, probs.shape[1], of_truth),
         "balanced_accuracy": lambda: _balanced_accuracy(labels, predicted, probs.shape[1]),
-        "macro_auroc": lambda: _over_classes(labels, class_scores, _auroc),
-        "macro_auprc": lambda: _over_classes(labels, probs, _average_precision),
+        "macro_auroc": lambda: _over_classes(labels, class_scores, _auroc, ranked),
+        "macro_auprc": lambda: _over_classes(labels, probs, _average_precision, ranked),
     }
     if {"aurc", "augrc"} & set(names):
         ranking = Ranking(rank_by)
@@ -157,6 +158,7 @@ def _over_classes(
     labels: np.ndarray,
     scores: np.ndarray,
     figure: Callable[[np.ndarray, Ranking], tuple[list[float], np.ndarray]],
+    ranked: dict[int, Ranking],
 ) -> Influence:
     n, k = scores.shape
     of_label = np.bincount(labels, minlength=k)
@@ -165,7 +167,9 @@ def _over_classes(
     if not len(used):
         return Influence(np.nan, total, own, np.zeros(k))
     positive = labels == used[:, None]
-    values, rows = figure(positive, Ranking(np.ascontiguousarray(scores.T[used])))
+    if id(scores) not in ranked:
+        ranked[id(scores)] = Ranking(np.ascontiguousarray(scores.T[used]))
+    values, rows = figure(positive, ranked[id(scores)])
     for mask, influence in zip(positive, rows, strict=True):
         total += influence / len(used)
         own[mask] = influence[mask] / len(used)

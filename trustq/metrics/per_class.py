@@ -147,7 +147,21 @@ def macro_auprc(labels: np.ndarray, probs: np.ndarray) -> MacroAuprc:
     """
     probs = checked_probs(probs)
     labels = checked_labels(labels, *probs.shape, beside="probs")
-    areas = np.array([_rank_figures(labels == c, probs[:, c])[1] for c in range(probs.shape[1])])
+    return _mean_auprc([_rank_figures(labels == c, probs[:, c])[1] for c in range(probs.shape[1])])
+
+
+def macro_auprc_of(rows: Sequence[ClassFigures]) -> MacroAuprc:
+    """`macro_auprc` of figures of every class that are there already.
+
+    >>> rows = class_figures(np.array([0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]]))
+    >>> macro_auprc_of(rows).value
+    1.0
+    """
+    return _mean_auprc([row.auprc for row in rows])
+
+
+def _mean_auprc(of_classes: Sequence[float]) -> MacroAuprc:
+    areas = np.array(of_classes)
     used = ~np.isnan(areas)
     value = float(areas[used].mean()) if used.any() else math.nan
     return MacroAuprc(value, int(used.sum()), tuple(np.flatnonzero(~used).tolist()))

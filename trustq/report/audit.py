@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from trustq.analysis.repair_table import DISCLAIMER
 from trustq.audit.apply import Cleaned
 from trustq.audit.board import BoardRow
 from trustq.audit.effect import DropEffect
@@ -14,6 +13,7 @@ from trustq.audit.folder import ANSWERS, require_no_answers, write_audit_folder
 from trustq.audit.labels import OUTLIER, LabelAudit
 from trustq.audit.set_issues import COLUMNS, KINDS, SetIssue, issue_counts
 from trustq.core.atomic_files import replacing
+from trustq.core.safety import DISCLAIMER
 from trustq.core.spreadsheets import csv_text
 from trustq.results import Result, connect, format_result, new_part, write_part
 from trustq.statistics.paired import share_interval

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from trustq.analysis.repair_table import DISCLAIMER
 from trustq.core.atomic_files import replacing
+from trustq.core.safety import DISCLAIMER
 from trustq.core.spreadsheets import csv_text
 from trustq.evaluation.evaluate import Evaluation, curve_rows, error_rows
 from trustq.evaluation.shift_stages import STAGES

@@ -6,9 +6,9 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from trustq.analysis.repair_table import DISCLAIMER
 from trustq.audit.labels import LabelAudit
 from trustq.core.atomic_files import replacing
+from trustq.core.safety import DISCLAIMER
 from trustq.data.pillow_rgb import read_rgb
 from trustq.errors import InputError, TrustqError
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from trustq.analysis.main_table import MainTable, Row, main_table
 from trustq.analysis.refit_order import refit_order_warnings
-from trustq.analysis.repair_table import DISCLAIMER, answers, repair_table
+from trustq.analysis.repair_table import answers, repair_table
 from trustq.core.atomic_files import replacing
-from trustq.core.safety import SAFETY
+from trustq.core.safety import DISCLAIMER, SAFETY
 from trustq.errors import InputError, TrustqError
 from trustq.evaluation.fairness import FIGURES as ODDS
 from trustq.evaluation.fairness import MIN_ROWS

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from trustq.analysis.repair_table import DISCLAIMER, arm_order
 from trustq.core.atomic_files import replacing
+from trustq.core.safety import DISCLAIMER
 from trustq.errors import InputError
 from trustq.metrics.selective import max_probability, risk_coverage_curve
 from trustq.results import connect
@@ -133,11 +133,15 @@ def risk_coverage_figure(
 
 def arms_of_plot(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Distinct arms with their titles, in the order of every table."""
+    from trustq.analysis.repair_table import arm_order  # experiments, which most plots are not of
+
     return sorted(set(pairs), key=lambda pair: arm_order(pair[0]))
 
 
 def arm_styles(connection: Any) -> dict[str, dict[str, Any]]:
     """Colour, mark and dashes of each arm of a results folder, the same in all its pictures."""
+    from trustq.analysis.repair_table import arm_order
+
     arms = connection.execute("SELECT DISTINCT arm FROM runs WHERE arm IS NOT NULL").fetchall()
     ordered = sorted((arm for (arm,) in arms), key=arm_order)
     return {arm: arm_style(index) for index, arm in enumerate(ordered)}

@@ -7,8 +7,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from trustq.analysis.repair_table import DISCLAIMER
 from trustq.core.atomic_files import replacing
+from trustq.core.safety import DISCLAIMER
 from trustq.core.spreadsheets import csv_text
 from trustq.evaluation.conditions import CLEAN, KINDS
 from trustq.evaluation.trust_figures import LEVELS, LOWER, METRICS
