@@ -218,7 +218,7 @@ def test_the_crossed_interval_is_that_of_its_formula():
     total = of_seeds + of_groups
     weighted = (t_seeds * of_seeds + t_groups * of_groups) / np.sqrt(total)
     freedom = total**2 / (of_seeds**2 / 3 + of_groups**2 / of_spread)
-    half = (weighted + stats.t.ppf(0.975, freedom) * np.sqrt(total)) / 2
+    half = 0.25 * weighted + 0.75 * stats.t.ppf(0.975, freedom) * np.sqrt(total)
     assert of_groups > 0
     assert found.upper - found.difference == pytest.approx(half, rel=1e-9)
     assert found.difference - found.lower == pytest.approx(half, rel=1e-9)

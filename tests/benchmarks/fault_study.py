@@ -4,7 +4,7 @@ Parts: `inputs` (damaged files by every reader), `settings` (numbers out of ever
 (statements that would write, or are broken), `bundles` (one changed bit), `disks` (writes that fail
 at some size), `kills` (kill -9 at random moments of writers).
 
-Run: python tests/benchmarks/fault_study.py [PART ...] [--share 1.0]
+Run: python tests/benchmarks/fault_study.py [PART ...] [--share 1.0] [--writer NAME]
 """
 
 import argparse
@@ -20,6 +20,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from trustq.experiments import repair
 from trustq.recipes import load_recipe
 from trustq.recipes.schema import sweep_settings
 from trustq.report.bundle import verify_bundle, write_bundle
-from trustq.results import TABLES, run_query
+from trustq.results import TABLES, clean, run_query
 from trustq.results.query import save_database
 from trustq.store import export_cache, import_cache, read_cache, write_cache
 
@@ -55,6 +56,9 @@ _STRANGE = (
     "true text '' [] [[]] {a=1} 2020-01-01 '5' 5%"
 )
 STRANGE = _STRANGE.split()
+
+
+WRITER: ContextVar[str] = ContextVar("writer", default="")  # the only one that is asked for
 
 
 class Endless(BaseException):
@@ -216,7 +220,9 @@ def bundles(root: Path, share: float) -> Counter[str]:
     return seen
 
 
-def writers(root: Path) -> dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]]:
+def writers(
+    root: Path, only: str = ""
+) -> dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]]:
     """What writes a file or a folder, and what reads it whole."""
     cache = read_cache(write_cache(root / "of.h5", make_cache(n=400, d=30)).path or root)
     results = root / "results"
@@ -234,7 +240,7 @@ def writers(root: Path) -> dict[str, tuple[Callable[[Path], object], Callable[[P
             for table in TABLES:
                 connection.execute(f"SELECT count(*) FROM {table}").fetchall()
 
-    return {
+    made: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = {
         "cache.h5": (lambda path: write_cache(path, cache), read_cache),
         "export.npz": (lambda path: export_cache(path, cache), import_cache),
         "export.parquet": (lambda path: export_cache(path, cache), import_cache),
@@ -250,6 +256,7 @@ def writers(root: Path) -> dict[str, tuple[Callable[[Path], object], Callable[[P
             lambda path: run_query(path, "SELECT count(*) FROM metric_values"),
         ),
     }
+    return {name: made[name] for name in made if only in ("", name)}
 
 
 def child_of(work: Callable[[], None]) -> int:
@@ -276,8 +283,7 @@ def disks(root: Path, share: float) -> Counter[str]:
     """Writes that fail at some size: a limit on the file size stands in for the full disk."""
     seen: Counter[str] = Counter()
     rng = random.Random(0)
-    made = writers(root)
-    for name, (write, read) in made.items():
+    for name, (write, read) in writers(root, WRITER.get()).items():
         full = root / "whole" / name
         full.parent.mkdir(exist_ok=True)
         write(full)
@@ -315,7 +321,7 @@ def kills(root: Path, share: float) -> Counter[str]:
     """kill -9 at a random moment of a writer: the file is absent, as it was, or whole."""
     seen: Counter[str] = Counter()
     rng = random.Random(1)
-    for name, (write, read) in writers(root).items():
+    for name, (write, read) in writers(root, WRITER.get()).items():
         full = root / "timed" / name
         full.parent.mkdir(exist_ok=True)
         started = time.monotonic()
@@ -335,12 +341,18 @@ def kills(root: Path, share: float) -> Counter[str]:
                 what = {"result": "whole", "sentence": "nothing yet"}.get(what, what)
                 if what == "nothing yet" and place.is_file():
                     what = "damaged"
-            # What a killed writer left is cleared by the next one.
+            # What a killed writer left is cleared by the next one; in a folder of results, where
+            # it may be of a writer at work, by `clean` after ten minutes.
             write(place)
+            if place.is_dir():
+                for path in place.rglob("*"):
+                    os.utime(path, (time.time() - 3600,) * 2)
+                clean(place)
             read(place)
             left = [p.name for p in place.parent.rglob(".*.part*")]
             if left:
                 what = "left a part"
+                print(name, left, file=sys.stderr)
             seen["ended before" if ended else what] += 1
     return seen
 
@@ -350,7 +362,9 @@ def main() -> None:
     parts = {f.__name__: f for f in (inputs, settings, sql, bundles, disks, kills)}
     parser.add_argument("parts", nargs="*", default=list(parts))
     parser.add_argument("--share", type=float, default=1.0, help="Share of the tries to make.")
+    parser.add_argument("--writer", default="", help="Of disks and kills: this one alone.")
     asked = parser.parse_args()
+    WRITER.set(asked.writer)
     warnings.simplefilter("error")
     print("| what | tries | came of it |")
     print("|---|---|---|")

@@ -85,9 +85,16 @@ def clean(folder: Path, *, grace_seconds: float = GRACE_SECONDS) -> int:
         # A record that a killed compaction was writing; while we hold the lock nobody writes one.
         for unfinished in (folder / COMPACTIONS).glob(".*.json"):
             unfinished.unlink(missing_ok=True)
-        for name in _abandoned(folder, min(before, time.time() - GRACE_SECONDS)):
+        long_gone = min(before, time.time() - GRACE_SECONDS)
+        for name in _abandoned(folder, long_gone):
             _delete(folder, name)
             names.add(name)
+        # Files that never became whole, also of tables that are not merged.
+        for table in TABLES:
+            for unfinished in (folder / table).glob(".*.parquet"):
+                if _is_older(unfinished, long_gone):
+                    unfinished.unlink(missing_ok=True)
+                    names.add(unfinished.stem)
         return len(names)
 
 
