@@ -168,17 +168,18 @@ def test_one_at_a_time(results: Path) -> None:
 
 def test_what_killed_writers_left_is_cleaned_when_it_is_old(results: Path) -> None:
     part = sorted(results.glob("metrics/*.parquet"))[0]
-    left = [results / name for name in ("metrics/sweep-killed", "runs/.sweep-killed.7.part")]
-    left = [path.with_name(f"{path.name}.parquet") for path in left]
+    names = ("metrics/sweep-killed", "runs/.sweep-killed.7.part", "samples/.samples-x.8.part")
+    left = [results / f"{name}.parquet" for name in names]
     for path in left:
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(part.read_bytes())
     before = rows_digest(results)
     # Rows without cells may be of a writer at work, so they stay whatever the grace.
     assert clean(results, grace_seconds=0) == 0
     for path in left:
         os.utime(path, (time.time() - 3600,) * 2)
-    assert clean(results) == 2
-    assert [path.exists() for path in left] == [False, False]
+    assert clean(results) == 3
+    assert not any(path.exists() for path in left)
     assert rows_digest(results) == before
 
 
