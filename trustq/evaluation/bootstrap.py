@@ -614,7 +614,7 @@ def groups_of_classes(codes: np.ndarray, labels: np.ndarray, n_groups: int, k: i
         return np.bincount(np.unique(codes * k + labels) % k, minlength=k)
     seen = np.zeros(n_groups * k, dtype=bool)
     seen[codes * k + labels] = True
-    return np.count_nonzero(seen.reshape(n_groups, k), axis=0)
+    return np.asarray(seen.reshape(n_groups, k).sum(axis=0))
 
 
 def _checked_predictions(
