@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 SENDERS = 16
+MOST_BARE = 64  # images of a bare block
 BAD = ("oversized", "truncated", "wrong type", "cut short", "slow")
 
 
@@ -210,13 +211,15 @@ def report(
         served = load.run([""] * per_block)
         used.append(cpu_seconds(pid))
         before = cpu_seconds(alone.pid)
-        alone.stdin.write(f"{per_block}\n")
+        n_bare = min(per_block, MOST_BARE)
+        alone.stdin.write(f"{n_bare}\n")
         alone.stdin.flush()
         bare_seconds = float(alone.stdout.readline())
         bare_used = cpu_seconds(alone.pid) - before
         wall.append(per_block / served)
-        shares.append(bare_seconds / served)
-        processor.append(bare_used / (used[1] - used[0]))
+        # Each by the image.
+        shares.append(bare_seconds / n_bare / (served / per_block))
+        processor.append(bare_used / n_bare / ((used[1] - used[0]) / per_block))
         memory.append(resident(pid))
     clean = list(load.seconds)
     kinds = [""] * mixed + [BAD[i % len(BAD)] for i in range(asked.bad)]
