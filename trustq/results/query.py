@@ -370,7 +370,8 @@ def _create_views(
         if table == "samples":  # a sample once, as the newest part has it
             select += """ QUALIFY row_number() OVER
                 (PARTITION BY dataset, sample_id ORDER BY filename DESC) = 1"""
-            select, held = with_manifest_columns(connection, select)
+            alone = [typed_select(table, [part], former=former) for part in parts[table]]
+            select, held = with_manifest_columns(connection, select, alone)
             if samples_with:
                 from trustq.results.joined_files import samples_with as joined
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # `trustq sql` starts without numpy
 
 # Columns of `samples` that caches know only where they carry the manifest's.
 _OF_MANIFEST = ("path", "domain", "metadata")
+_LOOKED_AT = 1000  # rows of a part
 _KINDS = {"UBIGINT": "BIGINT", "BIGINT": "BIGINT", "DOUBLE": "DOUBLE", "BOOLEAN": "BOOLEAN"}
 
 
@@ -55,18 +56,22 @@ def newest_known(n_parts: int) -> str:
 
 
 def with_manifest_columns(
-    connection: duckdb.DuckDBPyConnection, select: str
+    connection: duckdb.DuckDBPyConnection, select: str, parts: Sequence[str]
 ) -> tuple[str, dict[str, str]]:
-    """The select of `samples` with a column for each of the manifest's, and all columns' types."""
+    """The select of `samples` with a column for each of the manifest's, and all columns' types.
+
+    `parts` are selects of each part alone.
+    """
     held = dict(TABLES["samples"])
-    found = connection.execute(
-        f"SELECT json_group_structure(CAST(metadata AS JSON)) FROM ({select}) "
-        "WHERE metadata IS NOT NULL"
-    ).fetchone()
-    kinds = json.loads(found[0]) if found and found[0] else {}
+    known = [f"(SELECT metadata FROM ({part}) WHERE metadata IS NOT NULL)" for part in parts]
+    # A part is of one manifest, whose columns have one type each: some rows show it, unless they
+    # are all blank there. To parse them all takes 2 s a million rows.
+    kinds = _kinds(connection, [f"(FROM {part} LIMIT {_LOOKED_AT})" for part in known])
+    if "NULL" in kinds.values():
+        kinds = _kinds(connection, known)
     taken = {name.lower() for name in held}
     columns = []
-    for name, kind in kinds.items() if isinstance(kinds, dict) else ():
+    for name, kind in kinds.items():
         own = name
         while own.lower() in taken:  # SQL does not tell cases apart
             own = f"manifest_{own}"
@@ -78,6 +83,17 @@ def with_manifest_columns(
     if not columns:
         return select, held
     return f"SELECT *, {', '.join(columns)} FROM ({select})", held
+
+
+def _kinds(connection: duckdb.DuckDBPyConnection, selects: Sequence[str]) -> dict[str, Any]:
+    """The kind of each key of the JSON in `metadata`, over all selects."""
+    if not selects:
+        return {}
+    found = connection.execute(
+        f"SELECT json_group_structure(CAST(metadata AS JSON)) FROM ({' UNION ALL '.join(selects)})"
+    ).fetchone()
+    kinds = json.loads(found[0]) if found and found[0] else {}
+    return kinds if isinstance(kinds, dict) else {}
 
 
 def lacks_columns(connection: duckdb.DuckDBPyConnection) -> str:
