@@ -126,11 +126,15 @@ def test_formats_carry_the_same_numbers(results: Path) -> None:
     markdown = format_main_table(table, "markdown").splitlines()
     assert markdown[0] == "| head | budget | arm | n | accuracy ↑ | nll ↓ |"
     assert shown in markdown[2] and "**" in "".join(markdown)
-    narrow = format_main_table(table, "table", width=60)
-    assert max(map(len, narrow.splitlines())) <= 60
-    assert (
-        narrow.count("accuracy ↑") == narrow.count("aurc ↓") == 1 and narrow.count("budget ") == 2
-    )
+    whole = format_main_table(table, "table")
+    narrow = format_main_table(table, "table", width=80)
+    assert max(map(len, narrow.splitlines())) <= 80 < max(map(len, whole.splitlines()))
+    upper, lower = (block.splitlines() for block in narrow.split("\n\n")[:2])
+    assert upper[0].endswith("accuracy ↑") and lower[0].endswith("nll ↓")
+    # Each block says of each row what it is.
+    start = upper[0].index("accuracy")
+    assert [line[:start] for line in upper] == [line[:start] for line in lower]
+    assert format_main_table(table, "table", width=20).startswith(whole.split("\n\n")[0])
     latex = format_main_table(table, "latex")
     assert latex.startswith("\\begin{tabular}{llllrr}\n\\toprule\nhead & budget & arm & n & acc")
     assert shown.replace("±", r"$\pm$") in latex and r"\textbf{" in latex

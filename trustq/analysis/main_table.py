@@ -22,7 +22,6 @@ from trustq.metrics.aurc_conventions import aurc_by
 from trustq.metrics.ece_conventions import ece_by
 from trustq.results import connect
 from trustq.results.schema import LOWER_IS_BETTER, PROBLEM, PURCHASE, SETTINGS
-from trustq.results.show import column_blocks
 
 FORMATS = ("markdown", "csv", "latex", "table")
 METRICS = ("accuracy", "macro_f1", "ece", "nll", "aurc", "augrc")
@@ -396,9 +395,20 @@ def _counted(n: int, what: str) -> str:
 
 def _aligned(grid: list[list[str]], n_texts: int, notes: Sequence[str], width: int | None) -> str:
     """Rows of texts and figures in columns, below each other where they are wider than `width`."""
-    n = len(grid[0])
-    widths = [max(len(line[j]) for line in grid) for j in range(n)]
-    blocks = column_blocks(widths, [j >= n_texts for j in range(n)], width) or [list(range(n))]
+    widths = [max(len(line[j]) for line in grid) for j in range(len(grid[0]))]
+    texts, figures = list(range(n_texts)), list(range(n_texts, len(widths)))
+    # Every block repeats all texts: without one of them, nobody knows which row a figure is of.
+    room = math.inf if width is None else width - sum(widths[j] + 2 for j in texts)
+    if any(widths[j] > room for j in figures):
+        room = math.inf  # too narrow for any layout
+    blocks: list[list[int]] = []
+    left = -math.inf
+    for j in figures:
+        if widths[j] > left:
+            blocks.append([*texts])
+            left = room
+        blocks[-1].append(j)
+        left -= widths[j] + 2
     parts = [
         "\n".join("  ".join(line[j].ljust(widths[j]) for j in shown).rstrip() for line in grid)
         for shown in blocks

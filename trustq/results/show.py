@@ -52,7 +52,7 @@ def _table(result: Result, width: int | None) -> str:
     columns = list(zip(result.columns, *texts, strict=True))
     widths = [max(map(len, column)) for column in columns]
     right = [any(_is_number(row[j]) for row in result.rows) for j in range(len(result.columns))]
-    blocks = column_blocks(widths, right, width)
+    blocks = _blocks(widths, right, width)
     if blocks is None:
         return _lines(result, width)
 
@@ -69,16 +69,8 @@ def _table(result: Result, width: int | None) -> str:
     )
 
 
-def column_blocks(
-    widths: list[int], right: list[bool], width: int | None
-) -> list[list[int]] | None:
-    """Columns of each block of a table that fits; None where a column does not fit in any.
-
-    `right` are columns of numbers. The texts in front of them are repeated in every block.
-
-    >>> column_blocks([4, 6, 6], [False, True, True], 14)
-    [[0, 1], [0, 2]]
-    """
+def _blocks(widths: list[int], right: list[bool], width: int | None) -> list[list[int]] | None:
+    """Columns of each block of a table that fits; None where a column does not fit in any."""
     every = list(range(len(widths)))
     if width is None or sum(widths) + 2 * (len(widths) - 1) <= width:
         return [every]
