@@ -26,6 +26,7 @@ from trustq.extraction import extract, extract_with
 from trustq.extraction.inputs import corruptions
 from trustq.recipes import Recipe, load_recipe
 from trustq.store import Cache, read_cache, verify_cache, write_cache, writing_cache
+from trustq.store.format import MANIFEST_COLUMNS
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
@@ -165,7 +166,7 @@ def test_test_time_augmentation_averages_probabilities_over_symmetries(
     np.testing.assert_allclose(np.exp(view.logits).sum(axis=1), 1, atol=1e-5)
     mean = np.mean([head.numpy() for head in heads], axis=0)
     np.testing.assert_allclose(view.features, mean, rtol=1e-3, atol=1e-4)
-    assert view.preprocessing["view"]["symmetries"] == n and view.extra == {}
+    assert view.preprocessing["view"]["symmetries"] == n and list(view.extra) == [MANIFEST_COLUMNS]
 
 
 def test_a_view_is_a_cache_of_its_own_name_and_digest(cache: Cache) -> None:
