@@ -237,6 +237,16 @@ def test_samples_have_the_manifests_columns_typed_and_from_the_newest_part_that_
     assert found.rows == [(40, "X"), (9, "Y")]
 
 
+def test_a_manifest_of_a_path_and_a_domain_alone_adds_these(tmp_path: Path) -> None:
+    samples = columns([{"dataset": "toy", "sample_id": one} for one in ("a", "b")])
+    told = sample_columns({"path": ["x.png", "y.png"], "domain": ["photo", "photo"]})
+    write_part(tmp_path, {"samples": samples | told}, part="p")
+    assert rows(tmp_path, "SELECT path, domain, metadata FROM samples ORDER BY ALL") == [
+        ("x.png", "photo", None),
+        ("y.png", "photo", None),
+    ]
+
+
 def test_parts_of_an_older_schema_are_read(tmp_path: Path) -> None:
     one_of_each(tmp_path)
     old = {"key": np.array(["old"], dtype=object), "draw_seed": np.array([7], dtype=np.int64)}

@@ -31,10 +31,11 @@ def sample_columns(manifest: Mapping[str, Sequence[Any]]) -> "Columns":
         return {}
     own = {name: list(manifest[name]) for name in ("path", "domain") if name in manifest}
     others = [name for name in manifest if name not in own]
-    rows = zip(*(manifest[name] for name in others), strict=True)
-    own["metadata"] = [
-        json.dumps(dict(zip(others, row, strict=True)), ensure_ascii=False) for row in rows
-    ]
+    if others:  # a manifest may have no more than a path and a domain
+        rows = zip(*(manifest[name] for name in others), strict=True)
+        own["metadata"] = [
+            json.dumps(dict(zip(others, row, strict=True)), ensure_ascii=False) for row in rows
+        ]
     return {name: np.array([*values, None], dtype=object)[:-1] for name, values in own.items()}
 
 
