@@ -243,7 +243,7 @@ LONG = (
     *("demo", "extract", "sweep", "plan", "data ", "audit duplicates", "cache relabel"),
     *("audit consensus", "export significance --by"),  # answers of two raters, two heads
     *("audit apply", "check", "classify", "distil", "explain", "loop", "package", "serve"),
-    *("study", "trust", "cache zero-shot", "export labels"),
+    *("study", "trust", "cache concat", "cache zero-shot", "export labels"),
 )
 
 
