@@ -31,6 +31,8 @@ _FOLDERS = {
 }
 _ENDINGS = {".md", ".png", ".svg", ".csv", ".txt", ".sql", ".toml", ".sh", ".css"}
 _LINK = re.compile(r"(?P<text>!?\[[^\]]*\])\((?P<target>[^)\s]+)\)")
+_ELSEWHERE = "https://unpkg.com/iframe-worker/shim"
+_WORKER = "worker_of_files.js"
 
 
 def place(path: str) -> str:
@@ -359,6 +361,19 @@ def on_files(files_of_site: Any, config: Any) -> Any:
     for there, path in files().items():
         files_of_site.append(File.generated(config, there, abs_src_path=str(path)))
     return files_of_site
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """Search on pages from a disk by a script of the site's own; mkdocs calls it.
+
+    The theme would load one from elsewhere, which a machine without a network cannot.
+    """
+    return output.replace(_ELSEWHERE, "../" * page.url.count("/") + _WORKER)
+
+
+def on_post_template(output_content: str, **_: Any) -> str:
+    """As `on_post_page`, for the page of addresses that are not there; mkdocs calls it."""
+    return output_content.replace(_ELSEWHERE, _WORKER)
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:

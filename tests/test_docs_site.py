@@ -4,6 +4,7 @@ import doctest
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -150,20 +151,26 @@ def _anchors(text: str) -> set[str]:
     return {re.sub(r"\s", "-", head) for head in plain}
 
 
-def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if importlib.util.find_spec("mkdocs") is None or importlib.util.find_spec("material") is None:
         pytest.skip("needs mkdocs-material, of the dev extra")
+    folder = tmp_path_factory.mktemp("docs") / "site"
     config = str(ROOT / "docs" / "mkdocs.yml")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-f", config]
     built = subprocess.run(
-        [*command, "-d", str(tmp_path / "site")],
+        [*command, "-d", str(folder)],
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
         check=False,
     )
     assert built.returncode == 0, built.stdout + built.stderr
-    pages = list((tmp_path / "site").rglob("*.html"))
+    return folder
+
+
+def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(site: Path) -> None:
+    pages = list(site.rglob("*.html"))
     assert len(pages) > 30
     loads = re.compile(
         r"<(?:script|img|iframe|source)\b[^>]*\bsrc=\"?https?:[^>]*>"
@@ -171,3 +178,29 @@ def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path: Pat
     )
     for page in pages:
         assert not loads.findall(page.read_text("utf-8")), page
+
+
+@pytest.mark.parametrize("page", ["index.html", "experiments/label-repair/index.html"])
+def test_search_finds_words_on_a_page_that_is_opened_from_a_disk(site: Path, page: str) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None or importlib.util.find_spec("playwright") is None:
+        pytest.skip("needs Chromium and playwright")
+    from playwright.sync_api import sync_playwright
+
+    asked: list[str] = []
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        shown = opened.new_page(viewport={"width": 1400, "height": 900})
+        shown.on("request", lambda request: asked.append(request.url))
+        shown.goto((site / page).as_uri())
+        shown.wait_for_load_state("load")
+        # Opening the field starts the search's script; what it has read already it answers.
+        shown.keyboard.press("/")
+        ready = "document.querySelector('.md-search-result__meta').innerText.includes('Type')"
+        shown.wait_for_function(ready, timeout=60_000)
+        shown.keyboard.type("temperature")
+        found = shown.locator(".md-search-result__item")
+        found.first.wait_for(state="attached", timeout=60_000)
+        assert found.count() >= 5
+        opened.close()
+    assert all(url.startswith(("file:", "data:", "blob:")) for url in asked)
