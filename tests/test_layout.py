@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.util
 import tomllib
 from pathlib import Path
 
@@ -71,3 +72,31 @@ def test_former_names_of_modules_still_import() -> None:
         former.figure_intervals
         is importlib.import_module("trustq.evaluation.bootstrap").figure_intervals
     )
+
+
+def test_scripts_beside_the_tests_import_names_that_exist() -> None:
+    # They run by hand, for minutes or hours: a name that was moved would be noticed by its user.
+    scripts = [*(ROOT / "tests" / "benchmarks").glob("*.py"), *ROOT.glob("experiments/*/*.py")]
+    assert len(scripts) > 25
+    missing = []
+    for script in scripts:
+        tree = ast.parse(script.read_text("utf-8"))
+        tried = {
+            node for one in ast.walk(tree) if isinstance(one, ast.Try) for node in ast.walk(one)
+        }
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.ImportFrom) or node in tried or node.level:
+                continue
+            if (node.module or "").split(".")[0] not in ("trustq", "cli"):
+                continue
+            module = importlib.import_module(str(node.module))
+            missing += [
+                f"{script.name}: {node.module}.{alias.name}"
+                for alias in node.names
+                if not hasattr(module, alias.name) and not _is_module(f"{node.module}.{alias.name}")
+            ]
+    assert missing == []
+
+
+def _is_module(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None

@@ -20,11 +20,17 @@ from trustq.data.manifest import read_manifest
 from trustq.data.preprocessing import Preprocessing
 from trustq.deploy.network_export import network_of
 from trustq.explain.activation_maps import LinearHead, cache_maps
-from trustq.extraction.dump.cache_dump import to_input
-from trustq.extraction.inputs.images import ImageLoader, evaluation_batches
+from trustq.extraction.inputs.images import Feed, evaluation_batches
 from trustq.store import read_cache
 
 N_IMAGES, REPEATS = 100, 3
+
+
+class Quiet:
+    """No progress."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *args, **kwargs: None
 
 
 def main() -> None:
@@ -82,16 +88,9 @@ def _images(ids: np.ndarray, path: Path, source: Any) -> torch.Tensor:
     names = Preprocessing.__dataclass_fields__
     stated = {k: v for k, v in source.preprocessing.items() if k in names}
     stated |= {k: tuple(v) for k, v in stated.items() if isinstance(v, list)}
-    preprocessing = Preprocessing(**stated)
-    loader = ImageLoader(
-        manifest,
-        evaluation_batches(rows, batch_size=N_IMAGES),
-        preprocessing=preprocessing,
-        workers=0,
-        device=torch.device("cpu"),
-    )
-    (batch,) = list(loader)
-    return to_input(batch[1], preprocessing, torch.device("cpu"))
+    feed = Feed(Preprocessing(**stated), torch.device("cpu"), workers=0, progress=Quiet())
+    (batch,) = list(feed.images(manifest, evaluation_batches(rows, batch_size=N_IMAGES)))
+    return feed.to_input(batch[1])
 
 
 def _library(model: Any, images: torch.Tensor, classes: np.ndarray) -> np.ndarray:
