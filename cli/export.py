@@ -154,7 +154,12 @@ class Figures:
 class TableForm:
     """How the table is written."""
 
-    format: Annotated[str, typer.Option(help="markdown, csv, latex or table.")] = "markdown"
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="markdown, csv, latex or table [default: table on a terminal, else markdown]."
+        ),
+    ] = None
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False
     out: Annotated[Path | None, typer.Option(help="File to write instead of printing.")] = None
 
@@ -188,7 +193,8 @@ def table(
         where=figures.where,
     )
     width = None if form.out else terminal_width()
-    shown = "" if form.json else format_main_table(found, form.format, width=width)
+    shape = form.format or ("markdown" if width is None else "table")
+    shown = "" if form.json else format_main_table(found, shape, width=width)
     write_or_print(shown or to_json(table_records(found)), form.out)
 
 
