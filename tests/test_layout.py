@@ -100,3 +100,13 @@ def test_scripts_beside_the_tests_import_names_that_exist() -> None:
 
 def _is_module(name: str) -> bool:
     return importlib.util.find_spec(name) is not None
+
+
+def test_cells_of_tables_keep_their_words_whole_on_a_phone() -> None:
+    # `anywhere` lets a column shrink to one letter; `break-word` does not.
+    for page in (ROOT / "trustq").rglob("*.html"):
+        text = page.read_text("utf-8")
+        body = next((line for line in text.splitlines() if line.startswith("body {")), "")
+        if "overflow-wrap: anywhere" in body and "<table" in text:
+            table = next(line for line in text.splitlines() if line.startswith("table {"))
+            assert "overflow-wrap: normal" in table, page.name
