@@ -112,13 +112,15 @@ def _summary(found: "DuplicateAudit") -> dict[str, object]:
     ways = [set(way.split("+")) for way in found.pairs["found_by"].tolist()]
     n_points = [n or 0 for n in found.pairs["matched_points"].tolist()]
     same = [
-        bool({"bytes", "hash"} & way) or n >= SURE for way, n in zip(ways, n_points, strict=True)
+        bool({"bytes", "hash", "turned"} & way) or n >= SURE
+        for way, n in zip(ways, n_points, strict=True)
     ]
     across = found.pairs["across_splits"].tolist()
     return {
         "images": " and ".join(f"{n:,}" for n in found.n_images),
         "pairs_of_equal_bytes": sum("bytes" in way for way in ways),
         "pairs_of_close_hash": sum("hash" in way for way in ways),
+        "pairs_mirrored_or_turned": sum("turned" in way for way in ways),
         "pairs_of_one_scene": found.n_one_scene,
         "listed_across_splits": sum(a and s for a, s in zip(across, same, strict=True)),
         "other_candidates": len(ways) - sum(same),
@@ -137,7 +139,8 @@ def _drawn(
     captions = []
     for row in range(len(files)):
         n_points = pairs["matched_points"][row]
-        told = f"{pairs['found_by'][row]}, {pairs['hash_distance'][row]} bits"
+        told = pairs["orientation"][row] or pairs["found_by"][row]
+        told += f", {pairs['hash_distance'][row]} bits"
         told += "" if n_points is None else f", {n_points} points"
         ends = [
             f"{pairs[f'sample_{end}'][row]} {pairs[f'label_{end}'][row]} "

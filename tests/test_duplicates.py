@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from support import make_cache, refused
 from typer.testing import CliRunner
 
+from trustq.audit.duplicates import close_pairs
 from trustq.audit.duplicates.close_pairs import hash_distances, hash_pairs, standing_out
 from trustq.audit.duplicates.find import audit_duplicates, write_audit
 from trustq.audit.duplicates.fingerprints import HASH_SIDE, VIEWS, WORDS, fingerprint_images
+from trustq.audit.duplicates.hash_distances import orientations
 from trustq.audit.duplicates.keypoints import Keypoints, find_keypoints
 from trustq.audit.duplicates.matched_points import SURE, matched_pairs, n_carried
 from trustq.data.manifest import read_manifest
@@ -193,6 +195,7 @@ def test_every_pair_of_hashes_is_compared():
         hashes,
         None,
         max_distance=4,
+        max_turned=4,
         reach=256,
         groups=(group, group),
         labels=(group % 2, group % 2),
@@ -211,10 +214,82 @@ def test_every_pair_of_hashes_is_compared():
     by_hand = by_hand[np.triu_indices(70, 1)]
     assert (np.bincount(by_hand, minlength=257) == found.n_pairs).all()
     other = hash_pairs(
-        hashes[:30], hashes[30:], max_distance=4, reach=80,
+        hashes[:30], hashes[30:], max_distance=4, max_turned=4, reach=80,
         groups=(group[:30], group[30:]), labels=(group[:30], group[30:]),
     )  # fmt: skip
     assert (other.first.tolist(), other.second.tolist()) == ([5], [30])
+
+
+def turned_bits(frames):
+    """Hashes (n, 16, 16) of bits under the seven orientations, by the signs of frequencies."""
+    odd = np.arange(HASH_SIDE) % 2 == 1
+    for transposed in (False, True):
+        own = frames.transpose(0, 2, 1) if transposed else frames
+        for across in (False, True):
+            for down in (False, True):
+                if transposed or across or down:
+                    yield own ^ (across & odd[None, None, :]) ^ (down & odd[None, :, None])
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_mirrored_and_turned_hashes_are_compared_as_by_hand(compiled, monkeypatch):
+    rng = np.random.default_rng(1)
+    hashes = rng.integers(0, 2**64, (150, 3, WORDS), dtype=np.uint64)
+    others = rng.integers(0, 2**64, (1100, 3, WORDS), dtype=np.uint64)  # two tiles of columns
+    bits = [
+        np.unpackbits(h.view(np.uint8), axis=-1).reshape(-1, 3, 16, 16) for h in (hashes, others)
+    ]
+    signs = [1 - 2 * b.reshape(len(b), 3, -1).astype(int) for b in bits]
+    by_hand = np.full((150, 1100), 256)
+    for (mine, theirs), flat in (((0, 1), False), ((1, 0), True)):
+        for frames in turned_bits(bits[mine][:, 0].astype(bool)):
+            frame = 1 - 2 * frames.reshape(len(frames), -1).astype(int)
+            for view in range(3):
+                apart = (256 - frame @ signs[theirs][:, view].T) // 2
+                by_hand = np.minimum(by_hand, apart.T if flat else apart)
+    monkeypatch.setattr(close_pairs, "can_compile", lambda _: compiled)
+    alone = np.full(150, -1), np.full(1100, -1)
+    found = hash_pairs(
+        hashes,
+        others,
+        max_distance=96,
+        max_turned=96,
+        reach=96,
+        groups=alone,
+        labels=alone,
+        threads=2,
+    )
+    rows, columns = np.nonzero(by_hand <= 96)
+    assert len(rows) > 100
+    assert (found.turned == [rows, columns, by_hand[rows, columns]]).all()
+    numbers, distances = orientations(hashes[rows], others[columns])
+    assert (distances == by_hand[rows, columns]).all() and numbers.min() > 0
+
+
+ORIENTED = {
+    "mirrored left to right": Image.Transpose.FLIP_LEFT_RIGHT,
+    "mirrored top to bottom": Image.Transpose.FLIP_TOP_BOTTOM,
+    "turned by 180 degrees": Image.Transpose.ROTATE_180,
+    "turned by 90 degrees": Image.Transpose.ROTATE_90,
+    "mirrored and turned by 90 degrees": Image.Transpose.TRANSPOSE,
+}
+
+
+def test_mirrored_and_turned_copies_are_found_and_named(tmp_path):
+    turns = [lambda image, turn=turn: image.transpose(turn) for turn in ORIENTED.values()]
+    turns.append(lambda image: part_of(ImageOps.mirror(image), 0.05, 0, 1, 0.95))
+    manifest = planted(
+        tmp_path / "data", [blotch(seed) for seed in range(20)], [("", turn) for turn in turns]
+    )
+    found = audit_duplicates(manifest, nearest=0)
+    ends = zip(found.pairs["sample_a"], found.pairs["sample_b"], strict=True)
+    told = {
+        tuple(sorted(Path(end).stem for end in pair)): name
+        for pair, name in zip(ends, found.pairs["orientation"], strict=True)
+    }
+    names = [*ORIENTED, "mirrored left to right"]
+    assert told == {(f"copy{k:04d}", f"image{k:04d}"): name for k, name in enumerate(names)}
+    assert set(found.pairs["found_by"]) == {"turned"} and max(found.pairs["hash_distance"]) <= 26
 
 
 def test_close_vectors_stand_out_of_a_crowd():
