@@ -51,8 +51,8 @@ def hash_pairs(
     `hashes`. The distance of two rows is the least between one's first view and any view of the
     other's. Every pair is compared, none is passed over, as it is and mirrored or turned, where
     `max_turned` bits may differ. `groups` and `labels` are integers of either side; pairs of one
-    group are left out, a group of -1 is alone. Of pairs within `reach` the `most_others` closest are kept besides. Memory is bounded;
-    with numba many pairs are compared fifteen times faster, to the same result.
+    group are left out, a group of -1 is alone. Of pairs within `reach` the `most_others` closest
+    are kept besides. Memory is bounded; with numba many pairs are compared fifteen times faster, to the same result.
     """
     from concurrent.futures import ThreadPoolExecutor
 
