@@ -52,7 +52,8 @@ def hash_pairs(
     other's. Every pair is compared, none is passed over, as it is and mirrored or turned, where
     `max_turned` bits may differ. `groups` and `labels` are integers of either side; pairs of one
     group are left out, a group of -1 is alone. Of pairs within `reach` the `most_others` closest
-    are kept besides. Memory is bounded; with numba many pairs are compared fifteen times faster, to the same result.
+    are kept besides. Memory is bounded; with numba many pairs are compared fifteen times
+    faster, to the same result.
     """
     from concurrent.futures import ThreadPoolExecutor
 
