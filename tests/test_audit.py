@@ -2,7 +2,10 @@
 
 import csv
 import json
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +13,11 @@ from PIL import Image
 from support import make_cache
 from support_cli import invoke
 
-from trustq.audit import audit_labels, open_source
+from trustq.audit import audit_labels, neighbours, open_source
 from trustq.audit.apply import apply_answers, read_answers
 from trustq.audit.effect import drop_effect
 from trustq.audit.folder import read_audit_folder
-from trustq.audit.neighbours import nearest, outlier_score
+from trustq.audit.neighbours import NeighbourSearch, nearest, outlier_score
 from trustq.data.image_files import find_images
 from trustq.errors import TrustqError
 from trustq.heads.out_of_fold import TrainingRows, accept_out_of_fold
@@ -356,13 +359,120 @@ def test_neighbours_of_the_same_group_do_not_count():
     assert nearest(corners, np.arange(4), rows=np.array([0]), k=3).rows.tolist() == [[1, 2, 3]]
 
 
+@pytest.fixture
+def spread_on_few_axes() -> np.ndarray:
+    """Rows of 60 columns whose spread lies mostly on 12 axes."""
+    rng = np.random.default_rng(0)
+    mix = rng.standard_normal((12, 60)) * np.linspace(2, 0.5, 12)[:, None]
+    noise = 0.3 * rng.standard_normal((6000, 60))
+    return (rng.standard_normal((6000, 12)) @ mix + noise).astype(np.float32)
+
+
+def test_a_search_on_few_axes_finds_the_nearest_and_says_how_many(monkeypatch, spread_on_few_axes):
+    features, groups = spread_on_few_axes, np.arange(6000) // 2
+    exact = nearest(features, groups, rows=np.arange(6000))
+    monkeypatch.setattr(neighbours, "EXACT_ROWS", 1000)
+    search = NeighbourSearch(features, groups)
+    assert search.n_axes == 16
+    found = search.nearest(np.arange(6000))
+    assert (groups[found.rows] != groups[:, None]).all()
+    same = [len(np.intersect1d(a, b)) for a, b in zip(found.rows, exact.rows, strict=True)]
+    assert np.mean(same) / 10 > 0.98
+    assert search.recall == pytest.approx(np.mean(same) / 10, abs=0.02)
+    # Distances are of all columns: of rows that both found they are equal.
+    both = (found.rows == exact.rows).all(axis=1)
+    assert both.mean() > 0.8
+    np.testing.assert_allclose(found.distances[both], exact.distances[both], rtol=1e-4)
+    assert (found.distances >= exact.distances - 1e-4).all()
+
+
+def test_rows_of_a_large_group_are_searched_for_in_all_columns(monkeypatch, spread_on_few_axes):
+    # A group of its own that lies apart: what is near on the axes may not vote.
+    features, groups = spread_on_few_axes.copy(), np.arange(6000)
+    features[:300] += 20
+    groups[:300] = 0
+    rows = np.arange(0, 400, 7)
+    monkeypatch.setattr(neighbours, "EXACT_ROWS", 1000)
+    search = NeighbourSearch(features, groups)
+    assert search.n_axes
+    found, exact = search.nearest(rows), nearest(features, groups, rows=rows)
+    near = rows < 300
+    np.testing.assert_array_equal(found.rows[near], exact.rows[near])
+
+
+def test_rows_that_are_spread_in_all_directions_are_compared_in_all_columns(monkeypatch):
+    features = np.random.default_rng(0).standard_normal((3000, 40)).astype(np.float32)
+    monkeypatch.setattr(neighbours, "EXACT_ROWS", 1000)
+    search = NeighbourSearch(features, np.arange(3000))
+    assert (search.n_axes, search.recall) == (0, 1.0)
+    found, exact = (
+        search.nearest(np.arange(9)),
+        nearest(features, np.arange(3000), rows=np.arange(9)),
+    )
+    np.testing.assert_array_equal(found.rows, exact.rows)
+
+
+def test_an_audit_says_when_neighbours_were_searched_on_few_axes(
+    monkeypatch, tmp_path, spread_on_few_axes
+):
+    labels = (spread_on_few_axes[:, 0] > 0).astype(int)
+    np.savez(tmp_path / "x.npz", features=spread_on_few_axes, labels=labels)
+    assert not any("axes" in note for note in audit_labels([open_source(tmp_path / "x.npz")]).notes)
+    monkeypatch.setattr(neighbours, "EXACT_ROWS", 1000)
+    notes = audit_labels([open_source(tmp_path / "x.npz")]).notes
+    assert any(
+        note.startswith("neighbours among 6,000 rows were searched first on the 16 axes of most")
+        for note in notes
+    )
+
+
+PEAK = """
+import resource, sys
+from trustq.cli import app
+file, out, results = sys.argv[1:]
+sys.argv = ["trustq", "audit", "labels", file, "--out", out, "--results", results]
+try:
+    app()
+finally:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+"""
+
+
+def peak(path: Path, out: Path) -> int:
+    """Bytes that an audit of a file took at most, by a process that was not forked from this."""
+    command = [sys.executable, "-c", PEAK, path, out / "audit", out / "results"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return 1024 * int(done.stderr.split()[-1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts other units elsewhere")
+@pytest.mark.parametrize("ending", ["npz", "npy"])
+def test_an_audit_takes_two_and_a_half_times_its_features_of_memory(tmp_path, ending):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 40_000)
+    features = rng.standard_normal((40_000, 640), dtype=np.float32)
+    features[:, :3] += 4 * np.eye(3, dtype=np.float32)[labels]
+    labels[:800] = rng.integers(0, 3, 800)
+    taken = {}
+    for name, n in (("small", 500), ("large", 40_000)):
+        folder = tmp_path / name
+        folder.mkdir()
+        if ending == "npz":
+            np.savez(folder / "features.npz", features=features[:n], labels=labels[:n])
+        else:
+            np.save(folder / "features.npy", features[:n])
+            np.save(folder / "labels.npy", labels[:n])
+        taken[name] = peak(folder / f"features.{ending}", folder)
+    assert taken["large"] - taken["small"] < 2.5 * features.nbytes
+
+
 def test_what_is_like_nothing_else_is_an_outlier():
     rng = np.random.default_rng(0)
     features = rng.standard_normal((200, 4)).astype(np.float32)
     features[0] = 50
     groups = np.arange(200)
     found = nearest(features, groups, rows=np.array([0, 1]))
-    far, usual = outlier_score(features, groups, found, rng=rng)
+    far, usual = outlier_score(NeighbourSearch(features, groups), found, rng=rng)
     assert far > 0.99 and usual < 0.99
 
 

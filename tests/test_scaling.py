@@ -7,7 +7,7 @@ from support import make_cache
 from trustq.core import scratch
 from trustq.errors import InputError
 from trustq.heads import LinearHead, SharedFeatures
-from trustq.heads.standardise import require_finite, scale_of
+from trustq.heads.standardise import Standardised, require_finite, scale_of
 from trustq.store import read_cache, write_cache
 from trustq.store.mapped import give_back
 
@@ -27,6 +27,26 @@ def test_blocks_standardise_as_the_whole_to_the_last_bit(dtype: type) -> None:
     np.testing.assert_array_equal(scale.spread, spread)
     np.testing.assert_array_equal(scale.standardise(features), expected)
     np.testing.assert_array_equal(scale.standardise(features, rows), expected[rows])
+
+
+def test_rows_standardised_when_asked_for_are_those_standardised_at_once() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((5000, 11)).astype(np.float16)
+    for rows in (np.arange(5000), np.sort(rng.permutation(5000)[:4000])):
+        scale = scale_of(features, rows)
+        expected = scale.standardise(features, rows)
+        found = Standardised(features, rows, scale)
+        assert (found.shape, len(found), found.size) == ((len(rows), 11), len(rows), expected.size)
+        np.testing.assert_array_equal(np.asarray(found), expected)
+        np.testing.assert_array_equal(found[7:3000], expected[7:3000])
+        mask = rng.random(len(rows)) < 0.3
+        np.testing.assert_array_equal(found[mask], expected[mask])
+        order = rng.permutation(len(rows))[:50]
+        np.testing.assert_array_equal(found[order], expected[order])
+        np.testing.assert_array_equal(found.take(order)[3:], expected[order][3:])
+        labels = (expected[:, 0] > 0).astype(int)
+        one, other = (LinearHead(C=0.1).fit(SharedFeatures(x), labels) for x in (found, expected))
+        np.testing.assert_array_equal(one.coef_, other.coef_)
 
 
 def test_rows_that_are_not_finite_are_counted() -> None:

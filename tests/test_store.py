@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from support import make_cache
 
+from trustq.core.foreign_files import read_foreign
 from trustq.data.manifest import make_manifest
 from trustq.errors import TrustqError
 from trustq.store import (
@@ -413,3 +414,44 @@ def test_a_dataset_resealed_by_hand_is_found_by_verifying(tmp_path: Path) -> Non
     _seal(path)
     with pytest.raises(TrustqError, match="dataset features does not match its digest"):
         verify_cache(path)
+
+
+@pytest.mark.parametrize("ending", ["npz", "npy", "h5"])
+def test_a_large_matrix_is_mapped_and_holds_what_was_written(tmp_path: Path, ending: str) -> None:
+    features = np.random.default_rng(0).standard_normal((9000, 500)).astype(np.float32)
+    path = tmp_path / f"features.{ending}"
+    if ending == "npz":
+        np.savez(path, other=np.arange(3), features=features, labels=np.arange(9000) % 3)
+    elif ending == "npy":
+        np.save(path, features)
+    else:
+        with h5py.File(path, "w") as file:
+            file["features"], file["labels"] = features, np.arange(9000) % 3
+    found = read_foreign(path).arrays["features"]
+    assert isinstance(found.base, np.memmap) and not found.flags.writeable
+    np.testing.assert_array_equal(found, features)
+    with open(path, "r+b") as file:  # cut within the matrix
+        file.truncate(4_000_000)
+    with pytest.raises(TrustqError):
+        read_foreign(path)
+
+
+def test_a_flipped_byte_of_a_mapped_array_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "features.npz"
+    np.savez(path, features=np.ones((9000, 500), dtype=np.float32))
+    with open(path, "r+b") as file:
+        file.seek(7_000_001)
+        file.write(b"\x07")
+    with pytest.raises(TrustqError) as caught:
+        read_foreign(path)
+    assert str(caught.value) == (
+        f"{path} is damaged: Bad CRC-32 for file 'features.npy'. Copy it again."
+    )
+
+
+def test_packed_and_turned_arrays_are_read_as_before(tmp_path: Path) -> None:
+    features = np.random.default_rng(0).standard_normal((9000, 500)).astype(np.float32)
+    np.savez_compressed(tmp_path / "packed.npz", features=features)
+    np.save(tmp_path / "turned.npy", np.asfortranarray(features))
+    for name in ("packed.npz", "turned.npy"):
+        np.testing.assert_array_equal(read_foreign(tmp_path / name).arrays["features"], features)

@@ -136,7 +136,7 @@ def _as_audited(
         agree = feature_quality(
             "knn_agreement",
             labels=source.observed,
-            features=source.features,
+            features=np.asarray(source.features),
             training=source.training,
         )
         quality["knn_agreement"] = "features, other groups", agree

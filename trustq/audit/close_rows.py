@@ -7,12 +7,15 @@ import numpy as np
 
 from trustq.audit.neighbours import K, nearest
 from trustq.core.generators import generator
+from trustq.scoring.neighbours import Rows
 
 EXACT = 5000  # rows up to which every pair is compared
 REFERENCE_ROWS = 2000  # of larger sets: random rows that distances are measured to
 NEARLY = 0.13  # of the median distance to the nearest row: closer is the same (cleanlab's share)
 MOST_PAIRS = 1000
 _TABLES, _BITS, _WINDOW = 12, 32, 8
+_SHORT = 64
+_UNLIKE = 8  # signs of 32 in which near rows differ at most: at an angle of .1 one in a million do
 
 
 class Distances(NamedTuple):
@@ -22,7 +25,7 @@ class Distances(NamedTuple):
     nearest: float
 
 
-def nearest_distances(features: np.ndarray, groups: np.ndarray) -> Distances:
+def nearest_distances(features: Rows, groups: np.ndarray) -> Distances:
     """How far rows lie from the rows of other groups.
 
     `features` is (n, d), `groups` (n,). Of more than 5,000 rows the distances are to the nearest of
@@ -43,25 +46,29 @@ def nearest_distances(features: np.ndarray, groups: np.ndarray) -> Distances:
     return Distances(mean, float(np.median(few[:, 0])))
 
 
-def _mean_to(features: np.ndarray, groups: np.ndarray, some: np.ndarray) -> np.ndarray:
+def _mean_to(features: Rows, groups: np.ndarray, some: np.ndarray) -> np.ndarray:
     """Mean distance of each row to the nearest of some rows, of other groups than its own."""
     points = features[some]
     squares = np.einsum("nd,nd->n", points, points)
+    points *= -2
+    relatives = np.isin(groups, groups[some])
     mean = np.empty(len(features))
-    for start in range(0, len(features), 2048):
-        block = slice(start, start + 2048)
+    for start in range(0, len(features), 1024):
+        block = slice(start, start + 1024)
         own = features[block]
-        squared = squares - 2 * (own @ points.T)
-        squared[groups[block, None] == groups[some]] = np.inf
-        few = np.partition(squared, K - 1, axis=1)[:, :K]
-        few += np.einsum("nd,nd->n", own, own)[:, None]
+        squared = own @ points.T
+        squared += squares
+        related = start + np.flatnonzero(relatives[block])
+        squared[related - start] = np.where(
+            groups[related, None] == groups[some], np.inf, squared[related - start]
+        )
+        squared.partition(K - 1, axis=1)
+        few = squared[:, :K] + np.einsum("nd,nd->n", own, own)[:, None]
         mean[block] = np.sqrt(np.maximum(few, 0)).mean(axis=1)
     return mean
 
 
-def close_rows(
-    features: np.ndarray, groups: np.ndarray, *, usual: float
-) -> list[tuple[int, int, float]]:
+def close_rows(features: Rows, groups: np.ndarray, *, usual: float) -> list[tuple[int, int, float]]:
     """Pairs of rows of different groups that nearly coincide, with their distance, closest first.
 
     Near is less than .13 of `usual`, the median distance of a row to its nearest. Of more than
@@ -73,7 +80,11 @@ def close_rows(
     [(0, 1)]
     """
     n = len(features)
-    parts = _every_pair(features, groups, usual) if n <= EXACT else _neighbours_in_orders(features)
+    parts = (
+        _every_pair(np.asarray(features), groups, usual)
+        if n <= EXACT
+        else _neighbours_in_orders(features)
+    )
     found: dict[tuple[int, int], float] = {}
     for first, second in parts:
         first, second = np.minimum(first, second), np.maximum(first, second)
@@ -105,7 +116,7 @@ def _every_pair(
         yield a[a < b], b[a < b]
 
 
-def _neighbours_in_orders(features: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _neighbours_in_orders(features: Rows) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Rows that stand within a few places of each other in orders by signs of projections.
 
     Rows at an angle of .1 differ in a sign with probability .03: they share the first twenty signs,
@@ -113,19 +124,24 @@ def _neighbours_in_orders(features: np.ndarray) -> Iterator[tuple[np.ndarray, np
     """
     n, d = features.shape
     rng = generator(0, "projections")
-    weight = 2 ** np.arange(_BITS, dtype=np.uint64)[::-1]
-    short = rng.standard_normal((d, 64)).astype(np.float32) / 8
-    small = np.concatenate([features[i : i + 8192] @ short for i in range(0, n, 8192)])
+    columns = [rng.standard_normal((d, _SHORT)).astype(np.float32) / 8]
+    columns += [rng.standard_normal((d, _BITS)).astype(np.float32) for _ in range(_TABLES)]
+    planes = np.hstack(columns)
+    small = np.empty((n, _SHORT), dtype=np.float32)
+    codes = np.empty((_TABLES, n), dtype=np.uint32)
+    for start in range(0, n, 4096):
+        span = slice(start, start + 4096)
+        found = features[span] @ planes
+        small[span] = found[:, :_SHORT]
+        signs = np.packbits(found[:, _SHORT:].reshape(len(found), _TABLES, _BITS) > 0, axis=2)
+        codes[:, span] = signs.view(">u4")[:, :, 0].T
     size = np.einsum("nd,nd->n", small, small)
-    for _ in range(_TABLES):
-        planes = rng.standard_normal((d, _BITS)).astype(np.float32)
-        codes = np.empty(n, dtype=np.uint64)
-        for start in range(0, n, 8192):
-            signs = features[start : start + 8192] @ planes > 0
-            codes[start : start + 8192] = signs.astype(np.uint64) @ weight
-        order = np.argsort(codes, kind="stable")
+    for own in codes:
+        order = np.argsort(own, kind="stable")
         for step in range(1, _WINDOW + 1):
             a, b = order[:-step], order[step:]
+            alike = np.bitwise_count(own[a] ^ own[b]) <= _UNLIKE
+            a, b = a[alike], b[alike]
             # By 64 projections first: pairs that are far by them are not near in all columns.
             product = np.einsum("nd,nd->n", small[a], small[b])
             near = size[a] + size[b] - 2 * product < 0.1 * np.minimum(size[a], size[b])

@@ -13,6 +13,7 @@ from trustq.core.columns import read_table
 from trustq.core.generators import generator
 from trustq.heads.feature_cache import one_blas_thread
 from trustq.scoring.confident import estimated_joint
+from trustq.scoring.neighbours import Rows
 from trustq.statistics.paired import holm, share_interval
 
 KINDS = {
@@ -105,7 +106,7 @@ def columns_of_rows(path: Path | None, sample_ids: np.ndarray) -> dict[str, np.n
     return found
 
 
-def _of_features(audit: LabelAudit, features: np.ndarray) -> list[SetIssue]:
+def _of_features(audit: LabelAudit, features: Rows) -> list[SetIssue]:
     groups = audit.sources[0].training.groups
     ids = audit.sample_ids
     near = nearest_distances(features, groups)
@@ -148,7 +149,7 @@ def _robust(values: np.ndarray) -> np.ndarray:
     return np.where(apart == 0, 0.0, np.copysign(np.inf, apart))  # most are equal: others are odd
 
 
-def _weak_clusters(audit: LabelAudit, features: np.ndarray) -> list[SetIssue]:
+def _weak_clusters(audit: LabelAudit, features: Rows) -> list[SetIssue]:
     """Clusters of rows in which the suggested class is more often not the given one."""
     from scipy.special import bdtrc
 
@@ -190,7 +191,7 @@ def _weak_clusters(audit: LabelAudit, features: np.ndarray) -> list[SetIssue]:
     return found
 
 
-def _clusters(features: np.ndarray, n_clusters: int) -> np.ndarray:
+def _clusters(features: Rows, n_clusters: int) -> np.ndarray:
     """Cluster of each row: k-means on a sample of rows, then the nearest centre."""
     from scipy.cluster.vq import kmeans2
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from trustq.core.class_names import read_labels
-from trustq.core.digest import digest_bytes, digest_json
+from trustq.core.digest import digest_bytes, digest_file, digest_json
 from trustq.core.foreign_files import read_foreign
 from trustq.core.foreign_rows import open_rows
 from trustq.core.leaks import in_sample_signs
@@ -19,6 +19,7 @@ from trustq.errors import InputError
 from trustq.evaluation.predictions import Predictions, read_predictions
 from trustq.heads import SharedFeatures, choose_penalty, make_head, text_file, text_settings
 from trustq.heads.feature_cache import one_blas_thread
+from trustq.heads.linear import LinearHead
 from trustq.heads.out_of_fold import (
     FoldFit,
     OutOfFold,
@@ -27,9 +28,9 @@ from trustq.heads.out_of_fold import (
     fit_folds,
     read_crossfit,
 )
-from trustq.heads.standardise import require_finite, scale_of
+from trustq.heads.standardise import Standardised, require_finite, scale_of
 from trustq.metrics.probabilities import log_softmax
-from trustq.store import Cache, crossfit_signs, give_back, import_cache, is_foreign, read_cache
+from trustq.store import Cache, crossfit_signs, import_cache, is_foreign, read_cache
 
 SOURCES = ("auto", "head", "crossfit", "file")
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # of a linear head; the lowest out-of-fold log loss is taken
@@ -46,7 +47,7 @@ class AuditSource:
     training: TrainingRows
     observed: np.ndarray  # (n,) the labels under audit
     out_of_fold: OutOfFold
-    features: np.ndarray | None  # (n, d)
+    features: np.ndarray | Standardised | None  # (n, d)
     reference: np.ndarray  # (n,)
     head: str  # what the probabilities are of, for people
     head_settings: dict[str, Any]  # of fitted heads: the penalty chosen
@@ -174,8 +175,7 @@ def open_source(
     groups = np.unique(cache.group_id[rows], return_inverse=True)[1]
     features = None
     if cache.features.shape[1]:
-        features = scale_of(cache.features, rows).standardise(cache.features, rows)
-        give_back(cache.features)
+        features = Standardised(cache.features, rows, scale_of(cache.features, rows))
     fitted: dict[str, Any] = {}
     if own.probs is not None:
         training = TrainingRows(cache, rows, groups, np.full(len(rows), -1))
@@ -349,7 +349,7 @@ def _in_memory(
         seen=np.zeros(n, dtype=np.uint8),
         features=features,
         path=path,
-        content_digest=digest_json([digest_bytes(path.read_bytes()), names]),
+        content_digest=digest_json([digest_file(path), names]),
     )
 
 
@@ -370,7 +370,10 @@ def _names(path: Path) -> list[str]:
 
 
 def fitted_out_of_fold(
-    training: TrainingRows, features: np.ndarray, observed: np.ndarray, head: str
+    training: TrainingRows,
+    features: np.ndarray | Standardised,
+    observed: np.ndarray,
+    head: str,
 ) -> tuple[OutOfFold, dict[str, Any]]:
     """Heads fitted out of fold, with their settings; a linear one takes the best penalty.
 
@@ -387,7 +390,7 @@ def fitted_out_of_fold(
     def fit(
         settings: dict[str, float], start: FoldFit | None = None, tolerance: float | None = None
     ) -> FoldFit:
-        return fit_folds(
+        found = fit_folds(
             training,
             shared,
             observed[None],
@@ -395,6 +398,10 @@ def fitted_out_of_fold(
             start=None if start is None else [start],
             tolerance=tolerance,
         )[0]
+        for own in found.fold_heads:
+            if isinstance(own, LinearHead):
+                own.forget()  # it helps at the same penalty alone
+        return found
 
     settings: dict[str, Any] = {}
     with one_blas_thread():

@@ -7,8 +7,10 @@ Parquet, CSV, tab-separated, Excel. What the arrays mean is decided in `class_na
 import importlib
 import io
 import json
+import math
 import os
 import re
+import struct
 import tarfile
 import tokenize
 import zipfile
@@ -18,7 +20,7 @@ from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -32,6 +34,7 @@ FILES = (*ARRAYS, *TABLES)
 _TENSORS = "trustq.extraction.tensor_files"
 # Splits as prefixes of names, as in `train_labels` of MedMNIST's files.
 _SPLIT_PREFIXES = tuple(SPLIT_WORDS)
+_MAPPED = 1 << 24  # bytes from which a matrix that lies in a file as it is is mapped, not read
 _LARGE = 1 << 30  # bytes below which no size is absurd
 # The words that name an array within the name of an npy file, and the array each is.
 _NPY_WORDS = {
@@ -214,7 +217,9 @@ def _numpy(
     what = "npz file of plain arrays" if kind == ".npz" else "npy file of one plain array"
     try:
         with open(path, "rb") as raw:
-            loaded: Any = np.load(raw, allow_pickle=False)
+            loaded: Any = _mapped_file(path, raw) if kind == ".npy" else None
+            if loaded is None:
+                loaded = np.load(raw, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
                 if kind != ".npy":
                     raise ValueError("it is one array")
@@ -266,7 +271,8 @@ def _npz(path: Path, file: Any, wanted: Callable[[str], bool]) -> ForeignFile:
                 )
             require_room(member.file_size, member.compress_size, source=str(path), name=name)
         try:
-            array = file[name]
+            mapped = None if member is None else _mapped_member(path, member)
+            array = file[name] if mapped is None else mapped
         except ValueError as error:
             if "Object arrays cannot be loaded" not in str(error):
                 raise
@@ -281,6 +287,55 @@ def _npz(path: Path, file: Any, wanted: Callable[[str], bool]) -> ForeignFile:
         else:
             found.unread[name] = "is no array of numpy, but a file of other bytes"
     return found
+
+
+def _mapped_file(path: Path, raw: BinaryIO) -> np.ndarray | None:
+    """The array of a large npy file, mapped; None where it has to be read."""
+    if path.stat().st_size >= _MAPPED:
+        with suppress(ValueError):  # whoever reads it says what is wrong
+            if (array := _mapped_array(raw)) is not None:
+                return array
+    raw.seek(0)
+    return None
+
+
+def _mapped_member(path: Path, member: zipfile.ZipInfo) -> np.ndarray | None:
+    """A large array that lies in an npz as it is, mapped after its checksum; None for others."""
+    if member.compress_type != zipfile.ZIP_STORED or member.file_size < _MAPPED:
+        return None
+    with open(path, "rb") as raw:
+        raw.seek(member.header_offset)
+        head = raw.read(30)  # of the member, behind it a name and an extra field of these lengths
+        start = raw.tell() + sum(struct.unpack("<HH", head[26:30]))
+        raw.seek(start)
+        array = _mapped_array(raw)
+        if array is None:
+            return None
+        raw.seek(start)
+        left, found = member.file_size, 0
+        while left and (part := raw.read(min(left, 1 << 22))):
+            found, left = zlib.crc32(part, found), left - len(part)
+    if left or found != member.CRC:
+        raise zipfile.BadZipFile(f"Bad CRC-32 for file {member.filename!r}")
+    return array
+
+
+def _mapped_array(raw: BinaryIO) -> np.ndarray | None:
+    """The npy array that begins where a file stands, mapped; None where it is not of plain rows."""
+    version = np.lib.format.read_magic(raw)
+    if version not in ((1, 0), (2, 0)):
+        return None
+    first = version == (1, 0)
+    read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+    shape, by_column, dtype = read(raw)
+    return None if by_column else _mapped(raw, dtype, shape, raw.tell())
+
+
+def _mapped(raw: Any, dtype: np.dtype[Any], shape: tuple[int, ...], at: int) -> np.ndarray | None:
+    """A large matrix of numbers in a file, read-only: its pages come and go as they are used."""
+    if dtype.kind not in "fiu" or len(shape) < 2 or dtype.itemsize * math.prod(shape) < _MAPPED:
+        return None
+    return np.memmap(raw, dtype, "r", offset=at, shape=shape).view(np.ndarray)
 
 
 def _take(found: ForeignFile, name: str, array: np.ndarray) -> None:
@@ -332,6 +387,17 @@ def _beside(path: Path, array: np.ndarray) -> ForeignFile:
     return found
 
 
+def _dataset(item: Any) -> np.ndarray:
+    """The values of a dataset, mapped where they are many and lie together."""
+    at = item.id.get_offset()
+    if at is not None and item.chunks is None and item.external is None and not item.is_virtual:
+        with open(item.file.filename, "rb") as raw:  # another one where it is linked
+            mapped = _mapped(raw, item.dtype, item.shape, at)
+        if mapped is not None:
+            return mapped
+    return np.asarray(item[()])
+
+
 def _hdf5(path: Path, wanted: Callable[[str], bool]) -> ForeignFile:
     import h5py
 
@@ -350,7 +416,7 @@ def _hdf5(path: Path, wanted: Callable[[str], bool]) -> ForeignFile:
             stored = item.id.get_storage_size()
             require_room(item.nbytes, stored, source=str(path), name=name)
         if item.dtype.kind in "biufS":
-            found.arrays[name] = item[()]
+            found.arrays[name] = _dataset(item)
         elif h5py.check_string_dtype(item.dtype) is not None:
             found.arrays[name] = np.asarray(item.asstr()[()])
         else:

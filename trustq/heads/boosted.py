@@ -96,7 +96,7 @@ class BoostedHead(HeadEstimator):
         self.axes_: np.ndarray | None = None
         if self.components:
             self._find_axes(shared.features[weights > 0])
-            shared = SharedFeatures(self._seen(shared.features))
+            shared = SharedFeatures(self._seen(np.asarray(shared.features)))
         # A matrix carries labels, so while one fit holds it another has to use its own.
         used = weights > 0
         with shared.bins(self.max_bin, used) as bins:

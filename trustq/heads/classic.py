@@ -52,7 +52,7 @@ class ClassicHead(HeadEstimator):
         class means, linear discriminants.
         """
         features, labels = self._taught(X, y)
-        matrix = features.features if isinstance(features, SharedFeatures) else features
+        matrix = np.asarray(features.features if isinstance(features, SharedFeatures) else features)
         given = self._weighed(sample_weight, len(labels))
         weights = np.ones(len(labels)) if given is None else given
         used = weights != 0

@@ -14,6 +14,7 @@ from threadpoolctl import ThreadpoolController
 
 from trustq.core.scratch import room_for
 from trustq.errors import InputError
+from trustq.heads.standardise import Standardised, column_sums
 
 ROWS_PER_BLOCK = 4096  # float32 sums run over so many rows, float64 ones over the blocks
 KEPT_BINS = 1 << 27  # entries of binned rows that are kept for later fits, a byte each
@@ -23,8 +24,9 @@ EXACT_SIZE = 1 << 16  # features with fewer entries are solved in float64, which
 class SharedFeatures:
     """Features of n rows that any number of fits share, with what is made of them once.
 
-    `features` is (n, d) of finite numbers, best standardised, for penalties are on their units. It
-    is kept, not copied; what fits need of it is made when first asked for: for linear heads the
+    `features` is (n, d) of finite numbers, best standardised, for penalties are on their units: an
+    array, or rows that are standardised when they are asked for (`Standardised`). It is kept, not
+    copied; what fits need of it is made when first asked for: for linear heads the
     rows turned to the axes of their Gram matrix, float32 (float64 below 65,536 entries), for
     boosted ones their bins. Raises `TrustqError` for features that are no finite matrix.
 
@@ -32,20 +34,25 @@ class SharedFeatures:
     (3, 2)
     """
 
-    def __init__(self, features: np.ndarray) -> None:
-        features = np.asarray(features)
+    def __init__(self, features: np.ndarray | Standardised) -> None:
+        if not isinstance(features, Standardised):
+            features = np.asarray(features)
         if features.ndim != 2 or 0 in features.shape:
             raise InputError(
                 f"features has shape {features.shape}, expected (n, d), neither of them 0.",
                 where="features",
                 found=features.shape,
             )
-        self.features = features
+        self.features: Any = features
         self.shape: tuple[int, int] = (features.shape[0], features.shape[1])
         self.dtype = np.float64 if features.size <= EXACT_SIZE else np.float32
-        self.center = features.mean(axis=0, dtype=np.float64)
+        self.center = (
+            column_sums(features) / len(features)
+            if isinstance(features, Standardised)
+            else features.mean(axis=0, dtype=np.float64)
+        )
         if not np.isfinite(self.center).all():
-            bad = int((~np.isfinite(features)).any(axis=1).sum())
+            bad = int((~np.isfinite(np.asarray(features))).any(axis=1).sum())
             raise InputError(f"features of {bad} rows hold NaN or infinite values.")
         self._lending = threading.Lock()
         self._edges: dict[int, Any] = {}  # matrices of one row, by the number of bins
@@ -100,7 +107,9 @@ class SharedFeatures:
         key = (max_bin, np.packbits(used).tobytes())
         with self._lending:
             if max_bin not in self._edges:
-                whole = xgboost.QuantileDMatrix(self.features, max_bin=max_bin, nthread=1)
+                whole = xgboost.QuantileDMatrix(
+                    np.asarray(self.features), max_bin=max_bin, nthread=1
+                )
                 # One row keeps the edges, so that no matrix is lent and read from at once.
                 self._edges[max_bin] = xgboost.QuantileDMatrix(
                     self.features[:1], max_bin=max_bin, nthread=1, ref=whole

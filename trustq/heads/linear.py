@@ -9,7 +9,7 @@ import numpy as np
 from trustq.errors import InputError, TrustqError
 from trustq.heads.estimator import HeadEstimator
 from trustq.heads.feature_cache import SharedFeatures, products
-from trustq.heads.multinomial import MultinomialFits, fit_multinomial
+from trustq.heads.multinomial import Memory, MultinomialFits, fit_multinomial
 from trustq.metrics.probabilities import log_softmax
 
 # log p of a class that the fit did not see, beside a normalizer near 0: its column is there, its
@@ -78,6 +78,10 @@ class LinearHead(HeadEstimator):
     def n_iter_(self) -> int:
         """Evaluations of the objective, as scikit-learn calls them."""
         return self.n_evaluations_
+
+    def forget(self) -> None:
+        """Drop what would quicken a fit that starts from this one: a weight a class and row."""
+        self._memory: Memory | None = None
 
     @property
     def class_weights(self) -> Any:

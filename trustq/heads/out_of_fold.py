@@ -15,6 +15,8 @@ from trustq.core.digest import digest_array, digest_strings
 from trustq.data.row_weights import DomainBalance
 from trustq.errors import DishonestError, InputError
 from trustq.heads import Head, SharedFeatures, fit_heads
+from trustq.heads.feature_cache import ROWS_PER_BLOCK
+from trustq.heads.standardise import Standardised
 from trustq.metrics.probabilities import PROBABILITY_FLOOR, logits_from_probs, softmax
 from trustq.store import Cache
 
@@ -184,15 +186,20 @@ def _heads(fit: FoldFit, folds: bool) -> list[Head]:
 
 def _predicted(
     training: TrainingRows,
-    features: np.ndarray,
+    features: np.ndarray | Standardised,
     observed: np.ndarray,
     held_out: list[np.ndarray],
     heads: list[Head],
 ) -> OutOfFold:
     logits = np.full((len(observed), len(training.cache.classes)), np.nan)
     scorable = np.zeros(len(observed), dtype=bool)
+    # Rows that are standardised when asked for are never all there.
+    height = ROWS_PER_BLOCK if isinstance(features, Standardised) else len(features)
     for rows, head in zip(held_out, heads, strict=False):  # a head of all rows may be the last
-        logits[rows] = head.predict_logits(features[rows])
+        positions = np.flatnonzero(rows)
+        for start in range(0, len(positions), height):
+            some = positions[start : start + height]
+            logits[some] = head.predict_logits(features[some])
         scorable[rows] = np.isin(observed[rows], head.seen_classes_)
     return _build(training, logits, observed, training.fold, scorable, source="head")
 

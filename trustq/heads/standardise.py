@@ -1,12 +1,16 @@
 """Features on the scale of some rows: block by block, so that no copy in float64 is made."""
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from trustq.core.scratch import room_for
 from trustq.errors import InputError
-from trustq.heads.feature_cache import ROWS_PER_BLOCK
+from trustq.store.mapped import give_back
+
+BLOCK_SIZE = 1 << 18  # entries in float64 at a time: 2 MiB stay near the processor
+GIVEN_BACK = 1 << 22  # entries after which the pages of a mapped file are given back
 
 
 class Scale(NamedTuple):
@@ -19,10 +23,54 @@ class Scale(NamedTuple):
         """Features, or some rows of them, less the mean and in units of the spread, as float32."""
         n = len(features) if rows is None else len(rows)
         found = room_for((n, features.shape[1]), np.float32)
-        for block in _blocks(n):
-            own = features[block] if rows is None else features[rows[block]]
-            found[block] = (own - self.center) / self.spread
+        own = np.empty((_height(features), features.shape[1]))
+        for block, part in _parts(features, rows, own):
+            part -= self.center
+            part /= self.spread
+            found[block] = part
         return found
+
+
+class Standardised:
+    """Features on a scale that are made when rows are asked for, and not kept.
+
+    Takes slices, positions and masks, and gives float32 arrays, (rows, d); `np.asarray` makes all.
+
+    >>> rows = Standardised(np.array([[1.0], [3.0]]), np.arange(2), Scale(np.ones(1), np.ones(1)))
+    >>> rows.shape, rows[1:].tolist()
+    ((2, 1), [[2.0]])
+    """
+
+    dtype = np.dtype(np.float32)
+    ndim = 2
+
+    def __init__(self, features: np.ndarray, rows: np.ndarray, scale: Scale) -> None:
+        self._features, self._rows, self._scale = features, rows, scale
+        self._all = bool(len(rows) == len(features) and (rows == np.arange(len(rows))).all())
+        self.shape: tuple[int, int] = (len(rows), features.shape[1])
+        self.size = len(rows) * features.shape[1]
+        self._read = 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        if self._all and isinstance(key, slice):
+            found = self._scale.standardise(self._features[key])
+        else:
+            found = self._scale.standardise(self._features, self._rows[key])
+        self._read += found.size
+        if self._read >= GIVEN_BACK:
+            give_back(self._features)
+            self._read = 0
+        return found
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype=dtype)
+
+    def take(self, rows: np.ndarray) -> "Standardised":
+        """The same of some rows, (m,) of positions, in their order."""
+        return Standardised(self._features, self._rows[rows], self._scale)
 
 
 def scale_of(features: np.ndarray, rows: np.ndarray, *, where: str = "") -> Scale:
@@ -38,8 +86,8 @@ def scale_of(features: np.ndarray, rows: np.ndarray, *, where: str = "") -> Scal
     """
     require_finite(features, rows, where=where)
     m = len(rows)
-    center = _sum(features, rows) / m
-    spread = np.sqrt(_sum(features, rows, about=center) / m)
+    center = column_sums(features, rows) / m
+    spread = np.sqrt(column_sums(features, rows, about=center) / m)
     spread[spread < 1e-12] = 1.0  # a constant column carries nothing
     return Scale(center, spread)
 
@@ -48,30 +96,60 @@ def require_finite(
     features: np.ndarray, rows: np.ndarray | None = None, *, where: str = ""
 ) -> None:
     """Raise `TrustqError` with the number of rows that hold NaN or infinite values, if any do."""
-    n = len(features) if rows is None else len(rows)
     bad = 0
-    for block in _blocks(n):
-        own = features[block] if rows is None else features[rows[block]]
-        bad += int((~np.isfinite(own)).any(axis=1).sum())
+    for _, own in _parts(features, rows):
+        if not np.isfinite(own).all():
+            bad += int((~np.isfinite(own)).any(axis=1).sum())
     if bad and where:
         raise InputError(f"{where}: features of {bad} rows hold NaN or infinite values.")
     if bad:
         raise InputError(f"Features of {bad} rows hold NaN or infinite values: leave them out.")
 
 
-def _sum(features: np.ndarray, rows: np.ndarray, about: np.ndarray | None = None) -> np.ndarray:
-    """Sum of rows, or of their squares about a point, row after row as numpy adds a whole array."""
+def column_sums(
+    features: Any, rows: np.ndarray | None = None, about: np.ndarray | None = None
+) -> np.ndarray:
+    """Sum of rows, or of their squares about a point, (d,) of float64.
+
+    Row after row, as numpy adds a whole array: to the same last bit, whatever the blocks.
+
+    >>> column_sums(np.array([[1.0], [3.0]]), about=np.array([2.0])).tolist()
+    [2.0]
+    """
     total = np.zeros(features.shape[1])
-    for block in _blocks(len(rows)):
-        own = np.empty((block.stop - block.start + 1, features.shape[1]))
-        own[0] = total
-        own[1:] = features[rows[block]]
+    room = np.empty((_height(features) + 1, features.shape[1]))
+    for _, own in _parts(features, rows, room[1:]):
         if about is not None:
-            own[1:] -= about
-            np.square(own[1:], out=own[1:])
-        total = own.sum(axis=0)
+            own -= about
+            np.square(own, out=own)
+        room[0] = total
+        total = room[: len(own) + 1].sum(axis=0)
     return total
 
 
-def _blocks(n: int) -> list[slice]:
-    return [slice(a, min(a + ROWS_PER_BLOCK, n)) for a in range(0, n, ROWS_PER_BLOCK)]
+def _height(features: Any) -> int:
+    """Rows of a block."""
+    return max(1, BLOCK_SIZE // max(1, int(features.shape[1])))
+
+
+def _parts(
+    features: Any, rows: np.ndarray | None = None, room: np.ndarray | None = None
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Blocks of some rows with their places, copied to `room` if there is any.
+
+    What was read of a mapped file is given back on the way.
+    """
+    n = len(features) if rows is None else len(rows)
+    height = _height(features)
+    read = 0
+    for start in range(0, n, height):
+        block = slice(start, min(start + height, n))
+        own = features[block] if rows is None else features[rows[block]]
+        if room is not None:
+            room[: len(own)] = own
+            own = room[: len(own)]
+        yield block, own
+        read += own.size
+        if read >= GIVEN_BACK:
+            give_back(features)
+            read = 0

@@ -1,6 +1,7 @@
 """Scores of rows among their neighbours in feature space: label agreement, k-centre, hybrid."""
 
 from functools import lru_cache
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -9,7 +10,25 @@ from trustq.errors import InputError
 from trustq.scoring.acquisition import one_minus_entropy
 
 K = 10  # neighbours that vote
-BLOCK = 1 << 22  # similarities held at once: 16 MiB of float32
+POINTS = 4096  # compared at once, with so many rows:
+TILE = 256  # the products of both stay near the processor while they are looked through
+QUERIES = 1 << 25  # entries of the rows that are compared in one pass over the points, 128 MiB
+
+
+class Rows(Protocol):
+    """Rows of numbers, (n, d): an array, or what makes some of them when asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, d)."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the rows that are given."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> Any: ...
 
 
 def knn_agreement(
@@ -87,7 +106,7 @@ def _search(of: _Neighbourhood) -> tuple[np.ndarray, np.ndarray]:
 
 
 def largest_products(
-    points: np.ndarray,
+    points: Rows,
     groups: np.ndarray,
     *,
     k: int,
@@ -96,9 +115,10 @@ def largest_products(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of each row the k rows of other groups with the largest product, and the products, (m, k).
 
-    `points` is (n, d), `rows` (m,) of positions, by default all; `less`, (n,), is taken off the
-    products with each point: half its square makes the largest product the least distance. There
-    must be k rows of other groups.
+    `points` is (n, d), or gives rows as float32 when they are asked for; `rows` (m,) of positions,
+    by default all; `less`, (n,), is taken off the products with each point: half its square makes
+    the largest product the least distance. Of equal products the first rows are taken. There must
+    be k rows of other groups.
 
     >>> points = np.array([[1.0, 0.0], [3.0, 0.0], [2.0, 1.0]])
     >>> largest_products(points, np.arange(3), k=1, rows=np.array([0]))[0].tolist()
@@ -107,20 +127,67 @@ def largest_products(
     wanted = np.arange(len(points)) if rows is None else rows
     found = np.empty((len(wanted), k), dtype=np.int64)
     products = np.empty((len(wanted), k), dtype=points.dtype)
-    width = max(1, BLOCK // len(points))
+    width = max(1, QUERIES // points.shape[1])
     for start in range(0, len(wanted), width):
         block = slice(start, start + width)
         own = wanted[block]
-        product = points[own] @ points.T
-        if less is not None:
-            product -= less
-        product[groups[own, None] == groups[None]] = -np.inf
-        largest = np.argpartition(-product, k - 1, axis=1)[:, :k]
-        values = np.take_along_axis(product, largest, axis=1)
-        order = np.argsort(-values, axis=1, kind="stable")
-        found[block] = np.take_along_axis(largest, order, axis=1)
-        products[block] = np.take_along_axis(values, order, axis=1)
+        best = _Largest(points[own], groups[own], k)
+        for first in range(0, len(points), POINTS):
+            span = slice(first, first + POINTS)
+            best.meet(points[span], groups[span], first, None if less is None else less[span])
+        found[block], products[block] = best.rows, best.products
     return found, products
+
+
+class _Largest:
+    """The k largest products of some rows with all points that they have met so far."""
+
+    def __init__(self, queries: np.ndarray, groups: np.ndarray, k: int) -> None:
+        self._queries, self._groups, self._k = queries, groups, k
+        self.rows = np.full((len(queries), k), -1, dtype=np.int64)
+        self.products = np.full((len(queries), k), -np.inf, dtype=queries.dtype)
+        self._room = np.empty((TILE, POINTS), dtype=queries.dtype)
+
+    def meet(
+        self, points: np.ndarray, groups: np.ndarray, first: int, less: np.ndarray | None
+    ) -> None:
+        """Compare with points whose positions begin at `first`, later ones than all before."""
+        for start in range(0, len(self._queries), TILE):
+            tile = slice(start, start + TILE)
+            own = self._queries[tile]
+            product = self._room[: len(own), : len(points)]
+            np.matmul(own, points.T, out=product)
+            if less is not None:
+                product -= less
+            least = self.products[tile, -1]
+            short = np.isneginf(least)
+            if short.any():
+                # Not k yet: the kth of these points, by a search that takes thirty comparisons'
+                # time. It is the next points that meet the short way.
+                product[self._groups[tile, None] == groups] = -np.inf
+                if len(points) > self._k:
+                    kth = np.partition(product, -self._k, axis=1)[:, -self._k]
+                    least = np.where(short, np.nextafter(kth, -np.inf), least)
+            near = np.flatnonzero(product > least[:, None])
+            row, column = np.divmod(near, len(points))
+            other = self._groups[tile][row] != groups[column]
+            row, column = row[other], column[other]
+            self._take(start + row, first + column, product[row, column])
+
+    def _take(self, row: np.ndarray, position: np.ndarray, product: np.ndarray) -> None:
+        if not len(row):
+            return
+        changed = np.unique(row)
+        everything = (
+            np.concatenate([np.repeat(changed, self._k), row]),
+            np.concatenate([self.rows[changed].ravel(), position]),
+            np.concatenate([self.products[changed].ravel(), product]),
+        )
+        order = np.lexsort((everything[1], -everything[2], everything[0]))
+        rows, positions, products = (each[order] for each in everything)
+        begins = np.searchsorted(rows, changed)
+        kept = begins[:, None] + np.arange(self._k)
+        self.rows[changed], self.products[changed] = positions[kept], products[kept]
 
 
 def k_centre(features: np.ndarray, chosen: np.ndarray, *, n_wanted: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from trustq import __version__
 from trustq.core.class_names import checked_classes
-from trustq.core.digest import digest_bytes, digest_json
+from trustq.core.digest import digest_file, digest_json
 from trustq.core.foreign_files import read_foreign
 from trustq.core.foreign_rows import ForeignRows, Names, images_among, open_rows
 from trustq.core.leaks import (
@@ -26,6 +26,7 @@ from trustq.errors import InputError
 from trustq.metrics.probabilities import NORMALIZATIONS, logits_from_probs, normalized
 from trustq.store.arrays import statement_in
 from trustq.store.format import EXPOSURES, SEEN_OBSERVED, SEEN_REFERENCE, Cache
+from trustq.store.mapped import give_back
 from trustq.store.restore import restore_cache
 
 _BESIDE = ("observed", "folds")  # arrays of one value a row, beside labels and ids
@@ -166,14 +167,14 @@ def _imported(
         observed = np.where(split == "train", label, np.int16(-1))
     dataset = dataset or Path(path.name.removesuffix(".gz")).stem
     recipe = {"name": "import", "file": path.name, "exposure": "as stated by the user"}
-    content = [digest_bytes(path.read_bytes()), dataset, exposure, names]
+    content = [digest_file(path), dataset, exposure, names]
     _suspect(rows, ids_of_rows, named, split, features)
     if rows.notes:
         recipe["notes"] = "; ".join(rows.notes)
     beside = [*([] if ids is None else [ids]), *meta, *rows.file.beside]
     if beside:
         recipe["beside"] = ", ".join(file.name for file in beside)
-        content.append([digest_bytes(file.read_bytes()) for file in beside])
+        content.append([digest_file(file) for file in beside])
     if normalize is not None:
         recipe["normalize"] = normalize
         content.append(normalize)
@@ -221,9 +222,14 @@ def _floats(path: Path, array: np.ndarray, name: str) -> np.ndarray:
             f"columns of numbers{_way_out(array, name)}.",
             path=path,
         )
-    values = array.astype(np.float32)
-    if not np.isfinite(values).all():
-        bad = int((~np.isfinite(values)).any(axis=1).sum())
+    # What is mapped stays where it is; other types are few or small.
+    values = np.asarray(array, dtype=np.float32)
+    bad = 0
+    for start in range(0, len(values), 4096):
+        known = np.isfinite(values[start : start + 4096])
+        bad += 0 if known.all() else int((~known).any(axis=1).sum())
+    give_back(values)
+    if bad:
         raise InputError(f"{path}: {name} holds NaN or infinite values in {bad} rows.", path=path)
     return values
 
