@@ -30,11 +30,12 @@ def test_leftovers_of_dead_writers_are_cleared_and_of_living_ones_kept(tmp_path:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     gone, kept = tmp_path / f".a.{dead.pid}.part.txt", tmp_path / ".a.1.part.txt"
-    gone.touch()
-    kept.touch()
+    log, log_kept = Path(f"{gone}.wal"), Path(f"{kept}.wal")  # of a database at work
+    for path in (gone, kept, log, log_kept):
+        path.touch()
     with replacing(tmp_path / "a.txt") as part:
         part.write_text("new")
-    assert not gone.exists() and kept.exists()
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "a.txt", kept, log_kept])
 
 
 FULL_DISK = """

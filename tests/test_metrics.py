@@ -15,10 +15,14 @@ from sklearn.metrics import (
 )
 
 from trustq.errors import TrustqError
+from trustq.evaluation import influence
+from trustq.evaluation.bootstrap import figure_intervals
 from trustq.metrics import classification as metrics
 from trustq.metrics.calibration_error import calibration_errors
 from trustq.metrics.classification import selective, summarise
+from trustq.metrics.operating_points import top_k_accuracies
 from trustq.metrics.probabilities import log_softmax, logits_from_probs, softmax
+from trustq.metrics.ranking import falling_order
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(
@@ -372,3 +376,43 @@ def test_a_class_of_zero_probability_changes_only_what_counts_classes(seed):
     # The classwise error is a mean over classes, of which the new one is perfect.
     errors["ece_classwise"] *= 4 / 5
     assert wider_errors == pytest.approx(errors, abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [3, 1024, 1025, 5000])
+@pytest.mark.parametrize("kind", ["float64", "float32", "ties", "float32 ties", "ends", "zeros"])
+def test_the_falling_order_is_the_stable_sort(n: int, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=n)
+    if "float32" in kind:
+        scores = scores.astype(np.float32).astype(np.float64)
+    if "ties" in kind:
+        scores = scores.round(1) if kind == "ties" else (scores * 4).round() / 4
+    if kind == "ends":
+        scores[rng.integers(0, n, 3)] = np.inf, -np.inf, 1e300
+    if kind == "zeros":
+        scores = np.where(scores > 0, 0.0, -0.0)
+    assert (falling_order(scores) == np.argsort(-scores, kind="stable")).all()
+
+
+def test_top_k_takes_equal_probabilities_in_the_order_of_classes() -> None:
+    rng = np.random.default_rng(0)
+    probs = rng.integers(0, 4, size=(500, 6)) + 1e-3
+    probs /= probs.sum(axis=1, keepdims=True)
+    labels = rng.integers(0, 6, 500)
+    first = np.argsort(-probs, axis=1, kind="stable")
+    found = top_k_accuracies(labels, probs)
+    for k in (1, 2, 3, 5):
+        assert found[f"top_{k}"] == (first[:, :k] == labels[:, None]).any(axis=1).mean()
+
+
+@pytest.mark.parametrize("kind", ["probs", "logits"])
+def test_averages_over_classes_are_those_of_blocks_of_any_size(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    rng = np.random.default_rng(0)
+    labels, logits = rng.integers(0, 5, 3000), rng.normal(size=(3000, 5)).round(1)
+    given = {kind: logits if kind == "logits" else softmax(logits)}
+    names = ("macro_auroc", "macro_auprc")
+    whole = figure_intervals(labels, **given, seed=0, figures=names)
+    monkeypatch.setattr(influence, "BLOCK", 6000)
+    assert figure_intervals(labels, **given, seed=0, figures=names) == whole

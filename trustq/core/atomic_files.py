@@ -68,7 +68,9 @@ def _errno_of(error: BaseException) -> int | None:
 
 
 def _remove_leftovers(path: Path) -> None:
-    pattern = re.compile(rf"\.{re.escape(path.stem)}\.(\d+)\.part{re.escape(path.suffix)}")
+    # A database that is being written has a log of the same name beside it.
+    name = rf"\.{re.escape(path.stem)}\.(\d+)\.part{re.escape(path.suffix)}(\.wal)?"
+    pattern = re.compile(name)
     for other in path.parent.iterdir():
         if (found := pattern.fullmatch(other.name)) and not _is_alive(int(found[1])):
             other.unlink(missing_ok=True)

@@ -28,6 +28,7 @@ from trustq.metrics.probabilities import (
 from trustq.metrics.selective import checked_ranking
 from trustq.statistics.intervals import (
     BinSums,
+    CalibrationEstimate,
     Spread,
     calibration_bounds,
     calibration_difference_bounds,
@@ -148,6 +149,31 @@ def figure_intervals(
     return {name: Estimate(float(values[0, j]), *bounds[j]) for j, name in enumerate(figures)}
 
 
+def intervals_with_debiased_ece(
+    labels: np.ndarray,
+    *,
+    logits: np.ndarray | None = None,
+    probs: np.ndarray | None = None,
+    seed: int,
+    groups: np.ndarray | None = None,
+    figures: Sequence[str] = FIGURES,
+) -> tuple[dict[str, Estimate], float]:
+    """`figure_intervals` of student and `debiased_ece` at once: influences are computed once.
+
+    `figures` has `ece`; otherwise as there.
+
+    >>> labels, probs = np.array([0, 0, 0, 1] * 10), np.tile([0.95, 0.05], (40, 1))
+    >>> found, debiased = intervals_with_debiased_ece(labels, probs=probs, seed=0)
+    >>> round(found["ece"].value, 1), round(debiased, 1)
+    (0.2, 0.2)
+    """
+    given = _checked_predictions(labels, logits, probs)
+    codes, n_groups = group_codes(groups, len(given[0]))
+    own = PredictionInfluence(*given, codes, n_groups, figures, of_truth=False)
+    found = {name: Estimate(*own.estimate(name, seed=seed, level=0.95)) for name in figures}
+    return found, own.calibration(seed, 0.95).debiased
+
+
 def debiased_ece(
     labels: np.ndarray,
     *,
@@ -168,7 +194,7 @@ def debiased_ece(
     given = _checked_predictions(labels, logits, probs)
     codes, n_groups = group_codes(groups, len(given[0]))
     own = PredictionInfluence(*given, codes, n_groups, ("ece",), of_truth=False)
-    return calibration_bounds(own.bins, seed=seed).debiased
+    return own.calibration(seed, 0.95).debiased
 
 
 def figure_values(
@@ -379,6 +405,7 @@ class PredictionInfluence:
         confidence, rank_by, log_prob, given = sums_of_rows(labels, logits, probs)
         predicted = (given if logits is None else logits).argmax(axis=1)
         self.labels, self.codes, self.n_groups = labels, codes, n_groups
+        self._calibrations: dict[tuple[int, float], CalibrationEstimate] = {}
         self.influences = influences(
             labels,
             predicted=predicted,
@@ -409,7 +436,7 @@ class PredictionInfluence:
         if self.n_groups == 1:
             return value, math.nan, math.nan
         if name == "ece":
-            found = calibration_bounds(self.bins, seed=seed, level=level)
+            found = self.calibration(seed, level)
             return found.value, found.lower, found.upper
         if self.rests_on_few(name):
             return value, math.nan, math.nan
@@ -425,6 +452,13 @@ class PredictionInfluence:
         if name in SHARES:
             return value, math.nan, math.nan
         return value, *positive_bounds(value, spread, level)
+
+    def calibration(self, seed: int, level: float) -> CalibrationEstimate:
+        """The calibration error, without its bias too, and its bounds; simulated once."""
+        if (seed, level) not in self._calibrations:
+            found = calibration_bounds(self.bins, seed=seed, level=level)
+            self._calibrations[seed, level] = found
+        return self._calibrations[seed, level]
 
     def difference(
         self, other: "PredictionInfluence", name: str, *, seed: int, level: float

@@ -14,10 +14,10 @@ from trustq.evaluation.bootstrap import (
     FIGURES,
     FURTHER,
     compare_figures,
-    debiased_ece,
     figure_intervals,
     group_codes,
     groups_of_classes,
+    intervals_with_debiased_ece,
 )
 from trustq.evaluation.external_sets import external_reports
 from trustq.evaluation.fairness import MIN_ROWS, gap_intervals
@@ -360,15 +360,12 @@ def _figures(
         macro_auprc_of(of_classes) if of_classes else macro_auprc(test.labels, stage.probs)
     ).value
     values = summary.figures | {"macro_auprc": auprc}
-    intervals = figure_intervals(
-        test.labels,
-        **stage.given,
-        groups=test.groups,
-        seed=seed,
-        figures=(*FIGURES, *FURTHER) if method == "student" else FIGURES,
-        replicates=replicates,
-        method=method,
-    )
+    of: dict[str, Any] = {**stage.given, "groups": test.groups, "seed": seed}
+    if method == "student":
+        names = (*FIGURES, *FURTHER)
+        intervals, debiased = intervals_with_debiased_ece(test.labels, **of, figures=names)
+    else:
+        intervals = figure_intervals(test.labels, **of, replicates=replicates, method=method)
     figures: dict[str, Any] = {
         name: {"value": value}
         | (
@@ -379,9 +376,7 @@ def _figures(
         for name, value in values.items()
     }
     if method == "student":
-        figures["ece"]["debiased"] = debiased_ece(
-            test.labels, **stage.given, groups=test.groups, seed=seed
-        )
+        figures["ece"]["debiased"] = debiased
     areas = all_conventions(stage.wrong, stage.top)
     # The reference of published figures: ranked by probability, whatever the default ranking.
     picks: dict[str, Selection] = {

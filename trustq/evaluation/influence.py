@@ -12,12 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from trustq.metrics.classification import ECE_BINS
+from trustq.metrics.ranking import FEW_ROWS, falling_order
 
 # Figures that average classes, so that a class of few rows decides how sure they are.
 MACRO = ("macro_f1", "balanced_accuracy", "macro_auroc", "macro_auprc")
 RANKED = ("macro_auroc", "macro_auprc")  # of them, those by the ranking of rows
 SHARES = ("accuracy", *MACRO)  # in [0, 1], 1 is perfect
 FEW = 10  # rows of a class below which nothing about it is well known
+BLOCK = 1 << 18  # rows of classes ranked at once: what a cache holds
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,11 @@ class Ranking:
         n, shape = scores.shape[-1], scores.shape
         # Places in the flat array: one take for all rankings, far faster than by an axis.
         self._row = np.arange(int(np.prod(shape[:-1]))).reshape(*shape[:-1], 1)
-        self._order = np.argsort(-scores, axis=-1, kind="stable") + n * self._row
+        if n > FEW_ROWS:
+            order = np.stack([falling_order(row) for row in scores.reshape(-1, n)]).reshape(shape)
+        else:  # of many short rankings at once, one call
+            order = np.argsort(-scores, axis=-1, kind="stable")
+        self._order = order + n * self._row
         ranked = scores.take(self._order)
         is_new = ranked[..., 1:] != ranked[..., :-1]
         places = np.zeros(shape, dtype=np.intp)
@@ -87,21 +93,24 @@ def influences(
     the truth.
     """
     wrong = predicted != labels
-    ranked: dict[int, Ranking] = {}  # by the array of scores: both averages may rank the same ones
     makers: dict[str, Callable[[], Influence]] = {
         "accuracy": lambda: _mean(~wrong),
         "nll": lambda: _mean(np.abs(log_prob)),
         "brier": lambda: _mean(_squared_residuals(labels, probs)),
         "macro_f1": lambda: _macro_f1(labels, predicted, probs.shape[1], of_truth),
         "balanced_accuracy": lambda: _balanced_accuracy(labels, predicted, probs.shape[1]),
-        "macro_auroc": lambda: _over_classes(labels, class_scores, _auroc, ranked),
-        "macro_auprc": lambda: _over_classes(labels, probs, _average_precision, ranked),
     }
+    scores = {"macro_auroc": class_scores, "macro_auprc": probs}
+    over_classes = _over_classes(labels, {name: scores[name] for name in names if name in scores})
     if {"aurc", "augrc"} & set(names):
         ranking = Ranking(rank_by)
         makers["aurc"] = lambda: _aurc(wrong, ranking)
         makers["augrc"] = lambda: _augrc(wrong, ranking)
-    return {name: makers[name]() for name in names if name != "ece"}
+    return {
+        name: over_classes[name] if name in over_classes else makers[name]()
+        for name in names
+        if name != "ece"
+    }
 
 
 def calibration_residuals(
@@ -154,26 +163,36 @@ def _balanced_accuracy(labels: np.ndarray, predicted: np.ndarray, k: int) -> Inf
     return Influence(float(recall[present].mean()), own, own, concealed)
 
 
-def _over_classes(
-    labels: np.ndarray,
-    scores: np.ndarray,
-    figure: Callable[[np.ndarray, Ranking], tuple[list[float], np.ndarray]],
-    ranked: dict[int, Ranking],
-) -> Influence:
-    n, k = scores.shape
+def _over_classes(labels: np.ndarray, scores: dict[str, np.ndarray]) -> dict[str, Influence]:
+    """Averages over the classes with both outcomes, by name, of scores (n, k) each."""
+    if not scores:
+        return {}
+    figures = {"macro_auroc": _auroc, "macro_auprc": _average_precision}
+    n, k = next(iter(scores.values())).shape
     of_label = np.bincount(labels, minlength=k)
     used = np.flatnonzero((of_label > 0) & (of_label < n))
-    total, own = np.zeros(n), np.zeros(n)
-    if not len(used):
-        return Influence(np.nan, total, own, np.zeros(k))
-    positive = labels == used[:, None]
-    if id(scores) not in ranked:
-        ranked[id(scores)] = Ranking(np.ascontiguousarray(scores.T[used]))
-    values, rows = figure(positive, ranked[id(scores)])
-    for mask, influence in zip(positive, rows, strict=True):
-        total += influence / len(used)
-        own[mask] = influence[mask] / len(used)
-    return Influence(float(np.mean(values)), total, own, np.zeros(k))
+    values: dict[str, list[float]] = {name: [] for name in scores}
+    sums = {name: (np.zeros(n), np.zeros(n)) for name in scores}
+    width = max(1, BLOCK // n)
+    for start in range(0, len(used), width):
+        block = used[start : start + width]
+        positive = labels == block[:, None]
+        ranked: dict[int, Ranking] = {}  # by the array: both averages may rank the same one
+        for name, given in scores.items():
+            if id(given) not in ranked:
+                ranked[id(given)] = Ranking(np.ascontiguousarray(given[:, block].T))
+            found, rows = figures[name](positive, ranked[id(given)])
+            values[name] += found
+            total, own = sums[name]
+            for mask, influence in zip(positive, rows, strict=True):
+                total += influence / len(used)
+                own[mask] = influence[mask] / len(used)
+    return {
+        name: Influence(
+            float(np.mean(values[name])) if len(used) else np.nan, *sums[name], np.zeros(k)
+        )
+        for name in scores
+    }
 
 
 def _auroc(positive: np.ndarray, ranking: Ranking) -> tuple[list[float], np.ndarray]:

@@ -3,6 +3,7 @@
 import numpy as np
 
 from trustq.errors import InputError
+from trustq.metrics.ranking import falling_order
 from trustq.metrics.selective import aurc_of_steps, checked_ranking, risk_steps
 
 AURC_CONVENTIONS = ("exact", "geifman-code", "fd-shifts", "torch-uncertainty", "trustquerynet")
@@ -65,7 +66,8 @@ def all_conventions(wrong: np.ndarray, confidence: np.ndarray) -> dict[str, floa
 
 
 def _geifman_code(wrong: np.ndarray, confidence: np.ndarray) -> float:
-    errors = np.cumsum(wrong[np.argsort(confidence, kind="stable")[::-1]])
+    # The last of equal rows first: the falling order of the rows from behind.
+    errors = np.cumsum(wrong[::-1][falling_order(confidence[::-1])])
     n = len(wrong)
     divisors = np.minimum(np.arange(2, n + 2), n)
     return float((errors / divisors).sum() / n)
@@ -79,7 +81,7 @@ def _fd_shifts(wrong: np.ndarray, confidence: np.ndarray) -> float:
 
 def _torch_uncertainty(wrong: np.ndarray, confidence: np.ndarray) -> float:
     n = len(wrong)
-    risk = np.cumsum(wrong[np.argsort(-confidence, kind="stable")]) / np.arange(1, n + 1)
+    risk = np.cumsum(wrong[falling_order(confidence)]) / np.arange(1, n + 1)
     # A single row has no interval to integrate over; its risk is the only point.
     return float(np.trapezoid(risk) / (n - 1)) if n > 1 else float(risk[0])
 

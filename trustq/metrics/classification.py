@@ -275,8 +275,9 @@ def class_aurocs(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     columns = np.sort(np.ascontiguousarray(scores.T), axis=1)
     for c in used:
         # Mann-Whitney: twice the rank (ties share the middle one) of each row of the class. Only
-        # those rows are looked up, n in all over the classes, which beats ranking every column.
-        own = scores[labels == c, c]
+        # those rows are looked up, n in all over the classes, which beats ranking every column; in
+        # rising order, so that of a million rows neighbours in memory are looked up together.
+        own = np.sort(scores[labels == c, c])
         twice_ranks = columns[c].searchsorted(own, "left") + columns[c].searchsorted(own, "right")
         m = int(of_class[c])
         # Looked-up positions count the class's own rows too: m^2 of the doubled pairs.

@@ -5,7 +5,7 @@ bins they take where nobody says; on small or saturated sets that is a differenc
 decimal. `labels` is (n,), `probs` (n, k) with rows that sum to 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -39,24 +39,7 @@ def ece_by(convention: str, labels: np.ndarray, probs: np.ndarray) -> float:
     0.475
     """
     _require_known(convention)
-    probs = checked_probs(probs)
-    labels = checked_labels(labels, *probs.shape, beside="probs")
-    right = (probs.argmax(axis=1) == labels).astype(np.float64)
-    confidence = probs.max(axis=1)
-    if convention == "guo":
-        return _guo(right, confidence)
-    if convention == "netcal":
-        epsilon = np.finfo(np.float64).eps
-        inside = np.clip(confidence, epsilon, 1 - epsilon)
-        return _left_closed(right, inside, 10)
-    if convention == "classwise":
-        k = probs.shape[1]
-        return float(
-            np.mean([_left_closed((labels == c) * 1.0, probs[:, c], 15) for c in range(k)])
-        )
-    if convention == "smooth":
-        return _smooth(right, confidence)
-    return _left_closed(right, confidence, 15 if convention == "torchmetrics" else 10)
+    return _by_convention([convention], labels, probs)[convention]
 
 
 def chosen_conventions(names: Sequence[str]) -> tuple[str, ...]:
@@ -80,7 +63,28 @@ def all_ece_conventions(labels: np.ndarray, probs: np.ndarray) -> dict[str, floa
     >>> list(found), round(found["guo"], 3)
     (['guo', 'torchmetrics', 'netcal', 'torch-uncertainty', 'classwise', 'smooth'], 0.4)
     """
-    return {name: ece_by(name, labels, probs) for name in ECE_CONVENTIONS}
+    return _by_convention(list(ECE_CONVENTIONS), labels, probs)
+
+
+def _by_convention(names: Sequence[str], labels: np.ndarray, probs: np.ndarray) -> dict[str, float]:
+    probs = checked_probs(probs)
+    labels = checked_labels(labels, *probs.shape, beside="probs")
+    right = (probs.argmax(axis=1) == labels).astype(np.float64)
+    confidence = probs.max(axis=1)
+    epsilon = np.finfo(np.float64).eps
+    errors: dict[str, Callable[[], float]] = {
+        "guo": lambda: _guo(right, confidence),
+        "torchmetrics": lambda: _left_closed(right, confidence, 15),
+        "netcal": lambda: _left_closed(right, np.clip(confidence, epsilon, 1 - epsilon), 10),
+        "torch-uncertainty": lambda: _left_closed(right, confidence, 10),
+        "classwise": lambda: float(
+            np.mean(
+                [_left_closed((labels == c) * 1.0, column, 15) for c, column in enumerate(probs.T)]
+            )
+        ),
+        "smooth": lambda: _smooth(right, confidence),
+    }
+    return {name: errors[name]() for name in names}
 
 
 def _require_known(convention: str) -> None:

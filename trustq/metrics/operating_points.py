@@ -105,7 +105,10 @@ def top_k_accuracies(
     """
     probs = checked_probs(probs)
     labels = checked_labels(labels, *probs.shape, beside="probs")
-    rank = (np.argsort(-probs, axis=1, kind="stable") == labels[:, None]).argmax(axis=1)
+    own = probs[np.arange(len(labels)), labels]
+    rank = np.zeros(len(labels), dtype=np.intp)  # classes that come before the label
+    for c, column in enumerate(probs.T):
+        rank += np.where(c < labels, column >= own, column > own)
     return {f"top_{k}": float((rank < k).mean()) for k in ks if k < probs.shape[1]}
 
 

@@ -21,6 +21,7 @@ from trustq.metrics.probabilities import (
     checked_probs,
     log_softmax_of_rows,
 )
+from trustq.metrics.ranking import block_ends, falling_order
 from trustq.statistics.intervals import grouped_share_interval
 from trustq.statistics.paired import Interval
 
@@ -338,10 +339,10 @@ def _rank_figures(truth: np.ndarray, score: np.ndarray) -> tuple[float, float]:
     n_negative = len(truth) - n_positive
     if not n_positive or not n_negative:
         return math.nan, math.nan
-    order = np.argsort(-score, kind="stable")
-    last_of_block = np.append(np.diff(score[order]) != 0, True)
-    hits = np.cumsum(truth[order])[last_of_block]
-    called = np.flatnonzero(last_of_block) + 1
+    score = np.ascontiguousarray(score)
+    order = falling_order(score)
+    called = block_ends(score[order])
+    hits = np.cumsum(truth[order])[called - 1]
     recall, precision = hits / n_positive, hits / called
     alarms = (called - hits) / n_negative
     steps = np.diff(recall, prepend=0.0)

@@ -10,6 +10,7 @@ import numpy as np
 
 from trustq.errors import InputError
 from trustq.metrics.probabilities import checked_logits, checked_probs, log_odds_of_rows
+from trustq.metrics.ranking import block_ends, falling_order
 
 
 def log_odds_confidence(logits: np.ndarray) -> np.ndarray:
@@ -193,10 +194,9 @@ class _Steps(NamedTuple):
 
 def risk_steps(wrong: np.ndarray, confidence: np.ndarray) -> _Steps:
     """Rows and errors kept at each distinct confidence, the highest first; inputs are checked."""
-    order = np.argsort(confidence)[::-1]
+    order = falling_order(confidence)
     confidence = confidence[order]
-    last_of_block = np.append(confidence[1:] != confidence[:-1], True)
-    kept = np.flatnonzero(last_of_block) + 1
+    kept = block_ends(confidence)
     return _Steps(kept, np.cumsum(wrong[order])[kept - 1], confidence[kept - 1])
 
 
