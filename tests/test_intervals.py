@@ -102,6 +102,21 @@ def test_intervals_of_ece_cover_the_truth_and_hold_their_estimate(gap, n):
     assert covered >= 54 and above <= 5
 
 
+def test_the_interval_of_ece_covers_where_gaps_have_both_signs():
+    covered = 0
+    for seed in range(120):
+        rng = np.random.default_rng(seed)
+        confidence = rng.uniform(0.55, 1, 1000)
+        gap = np.where(confidence <= 0.8, -0.05, 0.05)
+        right = rng.random(1000) < np.clip(confidence - gap, 0, 1)
+        probs = np.stack([confidence, 1 - confidence], axis=1)
+        labels = np.where(right, 0, 1)
+        row = figure_intervals(labels, probs=probs, seed=seed, figures=("ece",))["ece"]
+        assert row.lower <= row.value <= row.upper
+        covered += row.lower <= 0.05 <= row.upper
+    assert covered >= 110  # of one pattern that is the mean of all, 105
+
+
 def test_a_calibrated_model_has_a_debiased_error_near_nothing():
     found = [
         debiased_ece(labels, probs=probs, seed=0)

@@ -35,7 +35,7 @@ from trustq.results import (
 from trustq.results.digests import write_record
 from trustq.results.sample_columns import sample_columns
 from trustq.results.schema import COMPARED, COORDINATES, MATCHED, PURCHASE, SETTINGS
-from trustq.results.views import EXACT_UP_TO, _sign_flip_p, derived_views
+from trustq.results.views import EXACT_UP_TO, _flipped_sums, _sign_flip_p, derived_views
 from trustq.results.write import mark
 from trustq.statistics.paired import sign_flip_test
 
@@ -788,7 +788,8 @@ def test_sign_flip_p_equals_brute_force(differences: list[float], scale: float) 
     with duckdb.connect() as connection:
         found = connection.execute(
             f"SELECT CASE WHEN n <= {EXACT_UP_TO} THEN {_sign_flip_p()} END "
-            "FROM (SELECT ?::DOUBLE[] AS d, len(?::DOUBLE[]) AS n)",
+            f"FROM (SELECT *, {_flipped_sums()} AS flipped "
+            "FROM (SELECT ?::DOUBLE[] AS d, len(?::DOUBLE[]) AS n))",
             [d.tolist(), d.tolist()],
         ).fetchone()
     assert found is not None

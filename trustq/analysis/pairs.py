@@ -65,14 +65,16 @@ def pair_runs(
     >>> found.pairs, found.left_out
     (((0, 0),), ('entropy 2/1 and random 9/1 have no partner (network/draw)',))
     """
-    pairs: list[tuple[int, int]] = []
-    free = dict.fromkeys(range(len(b)))
-    for i, one in enumerate(a):
-        for j in free:
-            if _belong(one, b[j], across_caches):
-                pairs.append((i, j))
-                del free[j]
-                break
+    of_seeds: dict[tuple[int | None, int | None], list[int]] = {}
+    for j, one in enumerate(b):
+        of_seeds.setdefault((one.network, one.draw), []).append(j)
+    # Every partner that a run could have: one that has two has none for certain.
+    pairs = [
+        (i, j)
+        for i, one in enumerate(a)
+        for j in of_seeds.get((one.network, one.draw), [])
+        if _belong(one, b[j], across_caches)
+    ]
     titles = [a[i].title for i, _ in pairs]
     if twice := next((title for title in titles if titles.count(title) > 1), None):
         raise InputError(
@@ -80,7 +82,7 @@ def pair_runs(
             "independent: choose one by a condition, e.g. cache_digest = '...'."
         )
     lone_a = [one for i, one in enumerate(a) if i not in {i for i, _ in pairs}]
-    lone_b = [b[j] for j in free]
+    lone_b = [b[j] for j in range(len(b)) if j not in {j for _, j in pairs}]
     return Pairing(tuple(pairs), tuple(_left_out(lone_a, lone_b, names)))
 
 

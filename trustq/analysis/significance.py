@@ -448,14 +448,18 @@ def _effects(of_a: np.ndarray, of_b: np.ndarray) -> dict[str, float]:
 
 
 def _by_run(rows: Sequence[dict[str, Any]]) -> dict[str, dict[Run, float]]:
-    values: dict[str, dict[Run, list[float]]] = {}
+    values: dict[str, dict[Run, float]] = {}
     for row in rows:
-        if row["value"] is not None:
-            values.setdefault(row["metric"], {}).setdefault(run_of(row), []).append(row["value"])
-    return {
-        metric: {run: float(np.mean(figures)) for run, figures in by_run.items()}
-        for metric, by_run in values.items()
-    }
+        if row["value"] is None:
+            continue
+        run, by_run = run_of(row), values.setdefault(row["metric"], {})
+        if run in by_run:
+            raise InputError(
+                f"{row['compared']!r} has several runs of backbone seed {run.network} and draw "
+                f"{run.draw}, or several figures of one: choose by a condition on runs."
+            )
+        by_run[run] = float(row["value"])
+    return values
 
 
 def _number(value: Any) -> float | None:

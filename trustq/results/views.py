@@ -17,6 +17,18 @@ from trustq.results.schema import (
 EXACT_UP_TO = 12  # differences whose 2^n sign patterns `paired` counts
 EXACT_LIMIT = 20  # beyond it `trustq.statistics.paired` draws sign patterns at random
 REPLICATES = 9999
+NORMAL = 1.959963984540054  # of 97.5 %
+# Student's quantiles of 97.5 % by degrees of freedom from 1: without scipy, which a query awaits.
+STUDENTS = (
+    12.706204736174694, 4.302652729749462, 3.1824463052837078, 2.7764451051977934,
+    2.5705818356363146, 2.4469118511449786, 2.364624251592784, 2.306004135204166,
+    2.262157162798205, 2.228138851986274, 2.200985160091639, 2.1788128296672284,
+    2.1603686564627913, 2.144786687917804, 2.131449545559776, 2.1199052992212546,
+    2.1098155778333156, 2.1009220402410382, 2.0930240544083087, 2.085963447265864,
+    2.0796138447276795, 2.0738730679040254, 2.0686576104190486, 2.0638985616280245,
+    2.0595385527532972, 2.0555294386428735, 2.0518305164802846, 2.0484071417952454,
+    2.045229642132703, 2.0422724563012378, 2.039513446396408, 2.0369333434601016,
+)  # fmt: skip
 TIE_TOLERANCE = 1e-9  # of the sum of sizes, as in `trustq.statistics.paired`
 
 
@@ -111,7 +123,11 @@ def _paired() -> str:
     arm with score `none` buys nothing, so it pairs with every purchase and the row has the other
     arm's budget. One row per unit: over draw seeds (differences averaged over backbones) and over
     backbone seeds (averaged over draws). Draws have no p where there are several networks, nor
-    where their differences are all the same.
+    where their differences are all the same. p is that of `trustq.statistics.runs.compare_runs`.
+
+    Where runs of one network and draw make several pairs (an arm that was trained twice, a figure
+    that is stored twice), none is chosen: `n_twice` counts the pairs too many, and the row has no
+    difference and no p.
     """
     same = " AND ".join(
         f"a.{name} IS NOT DISTINCT FROM b.{name}"
@@ -137,7 +153,7 @@ def _paired() -> str:
     groups = _listed((*MATCHED, *PURCHASE, *titles, "exposure", *flags, *COORDINATES))
     # Draws that change nothing (stored noise, cross-fitted scores) are copies, and no evidence.
     # Nor are draws beside several networks, which are the unit everywhere: they move together.
-    copies = """unit = 'draw_seed' AND n > 1
+    untested = """n_twice > 0 OR unit = 'draw_seed' AND n > 1
                 AND (n_networks > 1 OR list_max(d) - list_min(d) < 1e-12)"""
     return f"""
         WITH cell_pairs AS (
@@ -159,26 +175,38 @@ def _paired() -> str:
         ), units AS (
             SELECT {groups}, 'draw_seed' AS unit, draw_seed AS unit_seed,
                 avg(difference) AS difference, list(differing) AS differing,
-                count(DISTINCT coalesce(backbone_seed, -1)) AS networks
+                count(DISTINCT coalesce(backbone_seed, -1)) AS networks,
+                count(*) - networks AS twice, NULL::INTEGER[] AS draws, NULL::DOUBLE[] AS of_draws
             FROM differences GROUP BY {groups}, draw_seed
             UNION ALL
-            SELECT {groups}, 'backbone_seed', backbone_seed, avg(difference), list(differing), 1
+            SELECT {groups}, 'backbone_seed', backbone_seed, avg(difference), list(differing), 1,
+                count(*) - count(DISTINCT coalesce(draw_seed, -1)),
+                list(coalesce(draw_seed, -1) ORDER BY draw_seed),
+                list(difference ORDER BY draw_seed)
             FROM differences GROUP BY {groups}, backbone_seed
         ), tested AS (
             SELECT {groups}, unit, count(*) AS n, max(networks) AS n_networks,
-                avg(difference) AS mean_difference,
+                avg(difference) AS mean_difference, sum(twice)::BIGINT AS n_twice,
                 stddev_samp(difference) AS sd, list(difference ORDER BY unit_seed) AS d,
+                list(draws ORDER BY unit_seed) AS draws,
+                list([x - difference FOR x IN of_draws] ORDER BY unit_seed) AS residuals,
                 flatten(flatten(list(differing))) AS differing
             FROM units GROUP BY {groups}, unit
+        ), spread AS (
+            SELECT *, {_flipped_sums()} AS flipped, {_shared_draws()} AS of_shared_draws,
+                len(list_distinct(flatten(draws))) AS n_draws
+            FROM tested
         )
-        SELECT {groups}, unit, n, mean_difference, sd,
-            CASE WHEN {copies} THEN NULL
+        SELECT {groups}, unit, n, n_twice,
+            CASE WHEN n_twice = 0 THEN mean_difference END AS mean_difference,
+            CASE WHEN n_twice = 0 THEN sd END AS sd,
+            CASE WHEN {untested} THEN NULL
                 WHEN n <= {EXACT_LIMIT} THEN pow(2.0, 1 - n) ELSE {1 / (REPLICATES + 1)} END
                 AS sign_flip_floor,
-            CASE WHEN n <= {EXACT_UP_TO} AND NOT ({copies}) THEN {_sign_flip_p()} END
-                AS sign_flip_p,
+            CASE WHEN n <= {EXACT_UP_TO} AND NOT ({untested})
+                THEN greatest({_sign_flip_p()}, {_p_with_shared_draws()}) END AS sign_flip_p,
             [x FOR x IN [{names}] IF list_contains(differing, x)] AS differs
-        FROM tested"""
+        FROM spread"""
 
 
 def _leaderboard() -> str:
@@ -295,17 +323,81 @@ def _harmonic(n: str) -> str:
 
 
 def _sign_flip_p() -> str:
+    at_least = f"abs(list_sum(d)) - {TIE_TOLERANCE} * list_sum([abs(x) FOR x IN d])"
+    return f"""list_sum([CASE WHEN abs(s) >= {at_least} THEN 1.0 ELSE 0.0 END
+                FOR s IN flipped]) / pow(2.0, n - 1)"""
+
+
+def _flipped_sums() -> str:
     # All sign patterns of the list `d`, the first sign held because a pattern and its mirror image
     # are equally far from 0. The bits of `mask` are the other signs.
     terms = " + ".join(
         f"(1 - 2 * ((mask >> {k - 2}) & 1)) * coalesce(d[{k}], 0)"
         for k in range(2, EXACT_UP_TO + 1)
     )
-    reach = f"abs(list_sum(d)) - {TIE_TOLERANCE} * list_sum([abs(x) FOR x IN d])"
     # The range is empty beyond the limit, because both branches of a CASE may be evaluated.
     patterns = f"range(0, CASE WHEN n <= {EXACT_UP_TO} THEN 1 << (n - 1)::INTEGER ELSE 0 END)"
-    return f"""list_sum([CASE WHEN abs(d[1] + {terms}) >= {reach} THEN 1.0 ELSE 0.0 END
-                FOR mask IN {patterns}]) / pow(2.0, n - 1)"""
+    return f"[d[1] + {terms} FOR mask IN {patterns}]"
+
+
+def _shared_draws() -> str:
+    """Variance of the draws that networks share, as `trustq.statistics.runs.run_parts` finds it.
+
+    Of `draws` and `residuals`, lists by network: products of two networks' residuals in the draws
+    that they have in common, over what their own means leave free.
+    """
+    products = """[[[residuals[i][k] * residuals[j][list_position(draws[j], draws[i][k])]
+                    FOR k IN range(1, len(draws[i]) + 1)]
+                    FOR j IN range(i + 1, n + 1)] FOR i IN range(1, n)]"""
+    several = f"[x FOR x IN flatten({products}) IF list_aggregate(x, 'count') > 1]"
+    return f"""CASE WHEN unit = 'backbone_seed' AND n <= {EXACT_UP_TO} THEN
+                list_sum(flatten({several}))
+                / list_sum([list_aggregate(x, 'count') - 1 FOR x IN {several}]) END"""
+
+
+def _p_with_shared_draws() -> str:
+    """p of flipped signs, blurred by the draws that networks share; 0 where they show none."""
+    few, z = len(STUDENTS), NORMAL
+    v = "greatest(n_draws - 1, 1)"
+    # Cornish's and Fisher's series, right to 2e-8 from there on.
+    series = f"""{z} + {(z**3 + z) / 4} / {v} + {(5 * z**5 + 16 * z**3 + 3 * z) / 96} / pow({v}, 2)
+        + {(3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384} / pow({v}, 3)
+        + {(79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160} / pow({v}, 4)"""
+    student = f"CASE WHEN {v} <= {few} THEN {[*STUDENTS]!r}[least({v}, {few})] ELSE {series} END"
+    factor = f"greatest(1.0, pow({student}, 2) / {z**2} * (1 - {z**2} / n))"
+    sd = f"sqrt(of_shared_draws / n_draws * {factor})"
+    mean = "abs(list_sum(d)) / n"
+    beyond = [
+        f"list_sum({_normal_shares(f'[({side} * s / n - {mean}) / {sd} FOR s IN flipped]')})"
+        for side in (1, -1)
+    ]
+    known = f"of_shared_draws > 0 AND {sd} > {TIE_TOLERANCE} * list_sum([abs(x) FOR x IN d]) / n"
+    return f"""CASE WHEN {known} THEN least(1.0, ({" + ".join(beyond)}) / pow(2.0, n - 1))
+                ELSE 0.0 END"""
+
+
+def _normal_shares(values: str) -> str:
+    # The normal distribution function in double precision: Hart (1968) as in West (2005).
+    above = _polynomial(
+        "0.0352624965998911 0.700383064443688 6.37396220353165 33.912866078383 112.079291497871 "
+        "221.213596169931 220.206867912376"
+    )
+    below = _polynomial(
+        "0.0883883476483184 1.75566716318264 16.064177579207 86.7807322029461 296.564248779674 "
+        "637.333633378831 793.826512519948 440.413735824752"
+    )
+    far = "(abs(y) + 1 / (abs(y) + 2 / (abs(y) + 3 / (abs(y) + 4 / (abs(y) + 0.65)))))"
+    tail = f"""exp(-least(y * y, 1400) / 2) * CASE WHEN abs(y) < 7.07106781186547
+                THEN {above} / {below} ELSE 1 / ({far} * 2.506628274631) END"""
+    return f"[CASE WHEN y > 0 THEN 1 - {tail} ELSE {tail} END FOR y IN {values}]"
+
+
+def _polynomial(coefficients: str) -> str:
+    first, *others = coefficients.split()
+    text = first
+    for one in others:
+        text = f"({text} * abs(y) + {one})"
+    return text
 
 
 def _listed(names: tuple[str, ...] | list[str] | dict[str, str], table: str = "") -> str:

@@ -4,7 +4,7 @@ What each covers in simulations is in `tests/benchmarks/studies.md`.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,8 @@ from trustq.statistics.paired import Interval, share_interval
 
 NOISE_REPLICATES = 2000  # simulated calibration errors: ends move by a thirtieth of the width
 TRUTHS = 0.4  # how far from its median a value may lie among its estimates, as a quantile
-NOTHING = 1e-9  # a difference below it is one of rounding
+RESOLUTION = 1e-6  # of a true error that is sought
+NOTHING = 1e-8  # a difference below it is one of rounding
 ROUNDING = 1e-22  # a variance below it is what floats leave of none
 WIDEST = 1e4  # degrees of freedom that are as good as none
 
@@ -120,13 +121,16 @@ class BinSums(NamedTuple):
     """What a binned calibration error is made of.
 
     `of_groups` is (g, bins): sums of right - confidence over n by group and bin; `sizes` (g,) the
-    share of rows of each group, `weights` (bins,) of each bin; `floor` (bins,) the least variance
-    of a bin's sum, for a bin whose rows are all right shows none.
+    share of rows of each group, `weights` (bins,) of each bin; `confidence` (bins,) the mean of
+    each bin's rows, `groups` (bins,) how many groups these are of; `floor` (bins,) the least
+    variance of a bin's sum, for a bin whose rows are all right shows none.
     """
 
     of_groups: np.ndarray
     sizes: np.ndarray
     weights: np.ndarray
+    confidence: np.ndarray
+    groups: np.ndarray
     floor: np.ndarray
 
     @property
@@ -146,19 +150,21 @@ def calibration_bounds(
 
     The binned error of n rows is too large, for noise in a bin adds up and never cancels, so that
     percentile intervals lie above the truth. Here the truth that could have given the value is
-    sought. Gaps of bins have the pattern that shrunken gaps show (a mean and a variance over bins,
-    by empirical Bayes), scaled to a true error; noise has the covariance of groups. `lower` is the
-    smallest error whose 97.5 % quantile reaches the value, so 0 where a calibrated model could have
-    given it; `upper` the largest whose 2.5 % quantile does not exceed it; `debiased` that whose
-    median it is. The interval is widened where it would not hold the value.
+    sought. Gaps of bins have patterns that are likely given the gaps seen (`gap_patterns`), scaled
+    to a true error; noise has the covariance of groups, and in each bin the size that the shares of
+    right rows behind that error would have. `upper` is the largest error whose 2.5 % quantile does
+    not exceed the value, and at least the value itself; `debiased` that whose median it is. `lower`
+    is 0 where the value is within 97.5 % of those of a calibrated model, else the smallest error
+    that could have given it: with a chance of 2.5 %, and of what `upper` does not miss because it
+    holds the value.
     """
     value = float(np.abs(bins.gaps).sum())
     if len(bins.of_groups) < 2:
         return CalibrationEstimate(value, math.nan, math.nan, math.nan)
-    (noise,) = gap_noise([bins], seed=seed)
-    pattern = gap_pattern(bins.gaps, bins.weights, noise.var(axis=0))
+    (errors,) = _simulated([bins], seed=seed)
     tail = (1 - level) / 2
-    lower, median, upper = (_error_behind(value, pattern, noise, q) for q in (1 - tail, 0.5, tail))
+    median, upper = (errors.behind(value, q) for q in (0.5, tail))
+    lower = errors.least_behind(value, level)
     return CalibrationEstimate(value, median, min(lower, value), min(1.0, max(upper, value)))
 
 
@@ -174,23 +180,17 @@ def calibration_difference_bounds(
     """
     if len(a.of_groups) < 2:
         return Interval(math.nan, math.nan)
-    arms = (a, b)
-    values = [float(np.abs(own.gaps).sum()) for own in arms]
-    noises = gap_noise(arms, seed=seed)
-    patterns = [
-        gap_pattern(own.gaps, own.weights, noise.var(axis=0))
-        for own, noise in zip(arms, noises, strict=True)
-    ]
+    values = [float(np.abs(own.gaps).sum()) for own in (a, b)]
+    arms = _simulated([a, b], seed=seed)
     tail = (1 - level) / 2
     difference = values[0] - values[1]
     lower = upper = difference
 
     def errors_at(*quantiles: float) -> list[np.ndarray]:
         found = []
-        for place, q in enumerate(quantiles):
-            truth = _error_behind(values[place], patterns[place], noises[place], q)
-            sums = np.abs(truth * patterns[place] + noises[place]).sum(axis=1)
-            found.append(sums - truth)
+        for value, arm, q in zip(values, arms, quantiles, strict=True):
+            truth = arm.behind(value, q)
+            found.append(arm.estimates(truth) - truth)
         return found
 
     middle = errors_at(0.5, 0.5)
@@ -207,21 +207,81 @@ def calibration_difference_bounds(
     return Interval(lower, upper)
 
 
-def _error_behind(value: float, pattern: np.ndarray, noise: np.ndarray, q: float) -> float:
-    """The least true error of this pattern whose estimates have `value` as their quantile q."""
+class _SimulatedErrors(NamedTuple):
+    """What binned errors may be behind a true one: (replicates, bins) of the bins with rows."""
 
-    def quantile(error: float) -> float:
-        return float(np.quantile(np.abs(error * pattern + noise).sum(axis=1), q))
+    patterns: np.ndarray  # gaps over the true error, with signs; sizes of a row sum to 1
+    noise: np.ndarray  # as the shares of right rows that were seen would have it
+    weights: np.ndarray
+    confidence: np.ndarray
+    groups: np.ndarray
+    seen: np.ndarray  # variance of one row by the shares of right rows that were seen
 
-    low, high = 0.0, min(1.0, value + 0.05)
-    if quantile(low) >= value:
-        return low
-    while quantile(high) < value and high < 2:
+    def estimates(self, error: float) -> np.ndarray:
+        """Binned errors, (replicates,), of rows whose true error is `error`."""
+        gaps = error * self.patterns
+        # Noise by the shares of this error: those that were seen by chance would be taken as the
+        # variance of their own bin, too small exactly where few were wrong (Wilson 1927).
+        variance = _of_share(self.confidence + gaps / self.weights, self.groups)
+        found: np.ndarray = np.abs(gaps + self.noise * np.sqrt(variance / self.seen)).sum(axis=1)
+        return found
+
+    def behind(self, value: float, q: float) -> float:
+        """The true error whose estimates have `value` as their quantile q, 0 where it is less."""
+        return _reaching(lambda error: float(np.quantile(self.estimates(error), q)), value)
+
+    def least_behind(self, value: float, level: float) -> float:
+        """The least true error for which `value` is not too large."""
+        tail = (1 - level) / 2
+
+        def most(error: float) -> float:
+            found = self.estimates(error)
+            missed = float(np.mean(found < min(float(np.quantile(found, tail)), error)))
+            return float(np.quantile(found, level + missed))
+
+        if float(np.quantile(self.estimates(0.0), 1 - tail)) >= value:
+            return 0.0
+        return _reaching(most, value)
+
+
+def _reaching(figure: Callable[[float], float], value: float) -> float:
+    """Where a figure of the true error, which grows with it, reaches a value; at least 0."""
+    if figure(0.0) >= value:
+        return 0.0
+    high = min(1.0, value + 0.05)
+    while (found := figure(high)) < value:
+        if high >= 2:
+            return high
         high *= 1.5
-    for _ in range(20):
-        middle = (low + high) / 2
-        low, high = (middle, high) if quantile(middle) < value else (low, middle)
-    return high
+    if found == value:
+        return high
+    return float(
+        scipy.optimize.brentq(lambda error: figure(error) - value, 0.0, high, xtol=RESOLUTION)
+    )
+
+
+def _of_share(share: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Variance of a row that is right with this chance, never 0: half a group of each kind more."""
+    inside = (np.clip(share, 0, 1) * groups + 0.5) / (groups + 1)
+    variance: np.ndarray = inside * (1 - inside)
+    return variance
+
+
+def _simulated(arms: Sequence[BinSums], *, seed: int) -> list[_SimulatedErrors]:
+    found = []
+    for own, noise in zip(arms, gap_noise(arms, seed=seed), strict=True):
+        used = own.weights > 0
+        weights, groups = own.weights[used], own.groups[used]
+        variance = noise[:, used].var(axis=0)
+        drawn = len(noise) // len(arms)
+        patterns = gap_patterns(own.gaps[used], weights, variance, drawn, seed=seed)
+        # As the noise of arms, whose first half is the other with the arms exchanged.
+        patterns = np.tile(patterns, (len(arms), 1))
+        seen = _of_share(own.confidence[used] + own.gaps[used] / weights, groups)
+        found.append(
+            _SimulatedErrors(patterns, noise[:, used], weights, own.confidence[used], groups, seen)
+        )
+    return found
 
 
 def gap_noise(arms: Sequence[BinSums], *, seed: int) -> list[np.ndarray]:
@@ -257,33 +317,39 @@ def gap_noise(arms: Sequence[BinSums], *, seed: int) -> list[np.ndarray]:
     return np.split(drawn @ root, len(arms), axis=1)
 
 
-def gap_pattern(gaps: np.ndarray, weights: np.ndarray, variance: np.ndarray) -> np.ndarray:
-    """How the error is spread over bins, (bins,) with signs, sizes summing to 1.
+def gap_patterns(
+    gaps: np.ndarray, weights: np.ndarray, variance: np.ndarray, n: int, *, seed: int
+) -> np.ndarray:
+    """How the error may be spread over bins, (n, bins) with signs, sizes of a row summing to 1.
 
-    Mean gaps of bins are taken as normal around one mean, with a spread between bins that is
-    averaged over its likelihood: bins that tell nothing take after the others.
+    Mean gaps of bins are taken as normal around one mean, with a spread between bins; mean, spread
+    and gaps are drawn given the gaps seen, so that bins that tell nothing take after the others.
+    The mean of such draws instead of each would have no gap where it is not known which sign a gap
+    has, and so an interval that is too short upwards.
     """
-    used = (weights > 0) & (variance > 0)
-    pattern = np.zeros(len(gaps))
-    if not used.any():
-        return pattern
-    share, noise = weights[used], variance[used] / weights[used] ** 2
-    mean_gaps = gaps[used] / share
-    likelihoods, shrunken = [], []
-    spreads = np.append(0.0, np.geomspace(0.003, 0.5, 25))
-    for spread in spreads:
-        precision = 1 / (noise + spread**2)
-        mean = (precision * mean_gaps).sum() / precision.sum()
-        residuals = mean_gaps - mean
-        likelihoods.append(
-            0.5 * np.log(precision).sum()
-            - 0.5 * math.log(precision.sum())
-            - 0.5 * (precision * residuals**2).sum()
-        )
-        shrunken.append(mean + spread**2 * precision * residuals)
-    # Half of the prior on no spread between bins, half evenly over the others.
-    prior = np.append(0.5, np.full(25, 0.02))
-    posterior = np.exp(np.array(likelihoods) - max(likelihoods)) * prior
-    pattern[used] = share * (posterior @ np.array(shrunken) / posterior.sum())
-    total = float(np.abs(pattern).sum())
-    return pattern / total if total > 0 else weights / weights.sum()
+    noise = np.maximum(variance, ROUNDING) / weights**2
+    mean_gaps = gaps / weights
+    spreads = np.append(0.0, np.geomspace(0.003, 0.5, 25))[:, None]
+    precision = 1 / (noise + spreads**2)
+    total = precision.sum(axis=1)
+    centre = (precision * mean_gaps).sum(axis=1) / total
+    likelihood = 0.5 * (
+        np.log(precision).sum(axis=1)
+        - np.log(total)
+        - (precision * (mean_gaps - centre[:, None]) ** 2).sum(axis=1)
+    )
+    # A quarter of the prior on no spread between bins, the rest evenly over the others.
+    prior = np.append(0.25, np.full(25, 0.03))
+    posterior = np.exp(likelihood - likelihood.max()) * prior
+    # The same numbers for every arm, so that an arm and itself have the same patterns.
+    rng = generator(seed, "calibration_patterns")
+    drawn = rng.choice(len(spreads), n, p=posterior / posterior.sum())
+    middle = centre[drawn] + rng.standard_normal(n) / np.sqrt(total[drawn])
+    square, kept = spreads[drawn] ** 2, precision[drawn]
+    known = middle[:, None] + square * kept * (mean_gaps - middle[:, None])
+    drawn_gaps = known + np.sqrt(square * noise * kept) * rng.standard_normal(known.shape)
+    patterns = weights * drawn_gaps
+    sizes = np.abs(patterns).sum(axis=1, keepdims=True)
+    nothing = sizes == 0
+    patterns[nothing[:, 0]], sizes[nothing] = weights, weights.sum()
+    return np.asarray(patterns / sizes)

@@ -23,7 +23,9 @@ from trustq.statistics.paired import (
 )
 
 REPLICATES = 9999  # random sign patterns beyond 20 networks
-COX = 0.25  # how much Cochran's and Cox's quantile counts beside Satterthwaite's
+# How much Cochran's and Cox's quantile counts beside Satterthwaite's.
+COX = 0.25
+COX_OF_TWO_DRAWS = 0.05  # a network, beyond the second: two draws hardly show their spread
 
 Unit = Literal["network", "draw"]
 
@@ -82,7 +84,7 @@ def compare_runs(
 
     The interval adds the variance of networks and that of shared draws; its quantile lies between
     Satterthwaite's and Cochran's and Cox's weighting of Student quantiles. Simulated with four
-    networks and 4 or 10 draws it covers 94 to 97 %, `tests/benchmarks/studies.md`. NaN bounds
+    networks and 2, 4 or 10 draws it covers 94 to 97 %, `tests/benchmarks/studies.md`. NaN bounds
     for a single unit. Errors: NaN, runs of unequal number, a run twice.
 
     >>> a, b = np.array([0.8, 0.7, 0.9, 0.8]), np.array([0.7, 0.7, 0.6, 0.7])
@@ -180,7 +182,8 @@ def half_width(
 
     Each part has the Student quantile of its own degrees of freedom. Cochran's and Cox's weighting
     of these quantiles covers 95 to 98 %, Satterthwaite's degrees of freedom 91 to 96 %: a quarter
-    of the one and three of the other keep 94 to 97 % with four networks.
+    of the one and three of the other keep 94 to 97 % with four networks. Two draws show their
+    spread so badly that the weight must grow with the networks, from a tenth with four of them.
     """
     variances = np.array([parts.of_networks, parts.of_draws, of_groups])
     freedom = np.maximum([parts.n_networks - 1, parts.n_draws - 1, group_freedom], 1.0)
@@ -192,7 +195,10 @@ def half_width(
     satterthwaite = scipy.special.stdtrit(
         total**2 / (variances**2 / freedom).sum(), tail
     ) * math.sqrt(total)
-    return float(COX * weighted + (1 - COX) * satterthwaite)
+    cox = COX
+    if parts.n_draws == 2 and parts.n_networks > 1:
+        cox = min(1.0, COX_OF_TWO_DRAWS * (parts.n_networks - 2))
+    return float(cox * weighted + (1 - cox) * satterthwaite)
 
 
 def _with_shared_draws(differences: np.ndarray, parts: Parts, seed: int) -> float:
@@ -200,9 +206,9 @@ def _with_shared_draws(differences: np.ndarray, parts: Parts, seed: int) -> floa
     if parts.n_networks == 1 or parts.of_draws <= 0:
         return 0.0
     n = len(differences)
-    normal = float(scipy.special.ndtri(0.975)) ** 2
     # Few draws show their spread badly, which Student's quantile makes up for; the flips, which are
-    # about 0 and not about the mean, make up for a part of it already.
+    # about 0 and not about the mean, make up for a part of it already. As in the view `paired`.
+    normal = float(scipy.special.ndtri(0.975)) ** 2
     freedom = max(parts.n_draws - 1, 1)
     widened = float(scipy.special.stdtrit(freedom, 0.975)) ** 2 / normal * (1 - normal / n)
     sd = math.sqrt(parts.of_draws * max(1.0, widened))
@@ -229,6 +235,10 @@ def over_runs(unit: str, n_networks: int, n_draws: int) -> str:
     """
     if unit == "network":
         of = f", each averaged over {n_draws} draws" if n_draws > 1 else ""
+        if n_draws == 2 and n_networks > 1:
+            of += (
+                ", which hardly show how draws vary: p may be too small and the interval too short"
+            )
         return f"{n_networks} networks{of}" if n_networks > 1 else "one network and one draw"
     return f"{n_draws} draws of one network: about other draws, not about other networks"
 
