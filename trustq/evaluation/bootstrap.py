@@ -420,14 +420,11 @@ class PredictionInfluence:
         if "ece" in names:
             n = len(labels)
             bins = (np.arange(1, ECE_BINS) / ECE_BINS).searchsorted(confidence, "left")
-            counts = np.bincount(bins, minlength=ECE_BINS)
             certain = np.bincount(bins, confidence * (1 - confidence), minlength=ECE_BINS)
             self.bins = BinSums(
                 calibration_residuals(predicted == labels, confidence, codes, n_groups),
                 np.bincount(codes, minlength=n_groups) / n,
-                counts / n,
-                np.bincount(bins, confidence, minlength=ECE_BINS) / np.maximum(counts, 1),
-                groups_of_classes(codes, bins, n_groups, ECE_BINS),
+                np.bincount(bins, minlength=ECE_BINS) / n,
                 # A quarter of what a calibrated model's rows would vary by.
                 certain / (4 * n * n_groups),
             )

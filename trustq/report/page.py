@@ -72,7 +72,7 @@ GROUP BY {", ".join(f"c.{name}" for name in SETTINGS)} ORDER BY ALL"""
 _PAIRED = f"""
 SELECT {", ".join(MATCHED)}, exposure, leaky, in_sample, arm_title AS arm,
     baseline_title AS against, {", ".join(PURCHASE)}, metric, unit, n,
-    round(mean_difference, 4) AS difference, round(sd, 4) AS sd, sign_flip_p AS p,
+    round(mean_difference, 4) AS difference, round(sd, 4) AS sd, round(sign_flip_p, 4) AS p,
     sign_flip_floor AS floor, array_to_string(differs, ', ') AS differs
 FROM paired
 WHERE baseline IN ('none', 'random') AND arm <> 'none' AND metric IN ('accuracy', 'macro_f1')

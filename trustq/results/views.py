@@ -372,8 +372,9 @@ def _p_with_shared_draws() -> str:
         for side in (1, -1)
     ]
     known = f"of_shared_draws > 0 AND {sd} > {TIE_TOLERANCE} * list_sum([abs(x) FOR x IN d]) / n"
-    return f"""CASE WHEN {known} THEN least(1.0, ({" + ".join(beyond)}) / pow(2.0, n - 1))
-                ELSE 0.0 END"""
+    # Rounded, so that no other machine's exp changes the text of an answer.
+    return f"""CASE WHEN {known}
+                THEN round(least(1.0, ({" + ".join(beyond)}) / pow(2.0, n - 1)), 10) ELSE 0.0 END"""
 
 
 def _normal_shares(values: str) -> str:

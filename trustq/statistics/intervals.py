@@ -16,7 +16,7 @@ from trustq.statistics.paired import Interval, share_interval
 NOISE_REPLICATES = 2000  # simulated calibration errors: ends move by a thirtieth of the width
 TRUTHS = 0.4  # how far from its median a value may lie among its estimates, as a quantile
 RESOLUTION = 1e-6  # of a true error that is sought
-NOTHING = 1e-8  # a difference below it is one of rounding
+NOTHING = 1e-9  # a difference below it is one of rounding
 ROUNDING = 1e-22  # a variance below it is what floats leave of none
 WIDEST = 1e4  # degrees of freedom that are as good as none
 
@@ -121,16 +121,13 @@ class BinSums(NamedTuple):
     """What a binned calibration error is made of.
 
     `of_groups` is (g, bins): sums of right - confidence over n by group and bin; `sizes` (g,) the
-    share of rows of each group, `weights` (bins,) of each bin; `confidence` (bins,) the mean of
-    each bin's rows, `groups` (bins,) how many groups these are of; `floor` (bins,) the least
-    variance of a bin's sum, for a bin whose rows are all right shows none.
+    share of rows of each group, `weights` (bins,) of each bin; `floor` (bins,) the least variance
+    of a bin's sum, for a bin whose rows are all right shows none.
     """
 
     of_groups: np.ndarray
     sizes: np.ndarray
     weights: np.ndarray
-    confidence: np.ndarray
-    groups: np.ndarray
     floor: np.ndarray
 
     @property
@@ -151,12 +148,11 @@ def calibration_bounds(
     The binned error of n rows is too large, for noise in a bin adds up and never cancels, so that
     percentile intervals lie above the truth. Here the truth that could have given the value is
     sought. Gaps of bins have patterns that are likely given the gaps seen (`gap_patterns`), scaled
-    to a true error; noise has the covariance of groups, and in each bin the size that the shares of
-    right rows behind that error would have. `upper` is the largest error whose 2.5 % quantile does
-    not exceed the value, and at least the value itself; `debiased` that whose median it is. `lower`
-    is 0 where the value is within 97.5 % of those of a calibrated model, else the smallest error
-    that could have given it: with a chance of 2.5 %, and of what `upper` does not miss because it
-    holds the value.
+    to a true error; noise has the covariance of groups. `upper` is the largest error whose 2.5 %
+    quantile does not exceed the value, and at least the value itself; `debiased` that whose median
+    it is. `lower` is 0 where the value is within 97.5 % of those of a calibrated model, else the
+    smallest error that could have given it: with a chance of 2.5 %, and of what `upper` does not
+    miss because it holds the value.
     """
     value = float(np.abs(bins.gaps).sum())
     if len(bins.of_groups) < 2:
@@ -211,19 +207,11 @@ class _SimulatedErrors(NamedTuple):
     """What binned errors may be behind a true one: (replicates, bins) of the bins with rows."""
 
     patterns: np.ndarray  # gaps over the true error, with signs; sizes of a row sum to 1
-    noise: np.ndarray  # as the shares of right rows that were seen would have it
-    weights: np.ndarray
-    confidence: np.ndarray
-    groups: np.ndarray
-    seen: np.ndarray  # variance of one row by the shares of right rows that were seen
+    noise: np.ndarray
 
     def estimates(self, error: float) -> np.ndarray:
         """Binned errors, (replicates,), of rows whose true error is `error`."""
-        gaps = error * self.patterns
-        # Noise by the shares of this error: those that were seen by chance would be taken as the
-        # variance of their own bin, too small exactly where few were wrong (Wilson 1927).
-        variance = _of_share(self.confidence + gaps / self.weights, self.groups)
-        found: np.ndarray = np.abs(gaps + self.noise * np.sqrt(variance / self.seen)).sum(axis=1)
+        found: np.ndarray = np.abs(error * self.patterns + self.noise).sum(axis=1)
         return found
 
     def behind(self, value: float, q: float) -> float:
@@ -260,27 +248,15 @@ def _reaching(figure: Callable[[float], float], value: float) -> float:
     )
 
 
-def _of_share(share: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Variance of a row that is right with this chance, never 0: half a group of each kind more."""
-    inside = (np.clip(share, 0, 1) * groups + 0.5) / (groups + 1)
-    variance: np.ndarray = inside * (1 - inside)
-    return variance
-
-
 def _simulated(arms: Sequence[BinSums], *, seed: int) -> list[_SimulatedErrors]:
     found = []
     for own, noise in zip(arms, gap_noise(arms, seed=seed), strict=True):
         used = own.weights > 0
-        weights, groups = own.weights[used], own.groups[used]
-        variance = noise[:, used].var(axis=0)
         drawn = len(noise) // len(arms)
-        patterns = gap_patterns(own.gaps[used], weights, variance, drawn, seed=seed)
+        variance = noise[:, used].var(axis=0)
+        patterns = gap_patterns(own.gaps[used], own.weights[used], variance, drawn, seed=seed)
         # As the noise of arms, whose first half is the other with the arms exchanged.
-        patterns = np.tile(patterns, (len(arms), 1))
-        seen = _of_share(own.confidence[used] + own.gaps[used] / weights, groups)
-        found.append(
-            _SimulatedErrors(patterns, noise[:, used], weights, own.confidence[used], groups, seen)
-        )
+        found.append(_SimulatedErrors(np.tile(patterns, (len(arms), 1)), noise[:, used]))
     return found
 
 
