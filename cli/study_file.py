@@ -17,6 +17,7 @@ outputs = ["table.md"]
 
 import difflib
 import importlib.util
+import itertools
 import json
 import platform
 import shutil
@@ -30,6 +31,7 @@ from trustq import __version__
 from trustq.core.atomic_files import replacing
 from trustq.errors import InputError, MissingExtra, NotFound, TrustqError
 from trustq.experiments.stage_runner import Stage
+from trustq.recipes import load_recipe
 
 CHAIN = ("environment", "prepare", "sample", "extract", "repair", "audit", "report", "package")
 LEAST_FREE = 1_000_000_000  # bytes; a cache of 10,000 images with views takes as much
@@ -96,6 +98,8 @@ def _chain(
 ) -> list[Stage]:
     """The stages from images to a page and a packaged model."""
     data, recipe = study["data"], study.get("recipe", "")
+    if recipe.endswith(".toml") and (path.parent / recipe).is_file():
+        recipe = str((path.parent / recipe).resolve())  # stages run in the study's folder
     seeds = [int(seed) for seed in study.get("seeds", [0])]
     further = {name: tuple(map(str, options.get(name, ()))) for name in CHAIN}
 
@@ -125,7 +129,8 @@ def _chain(
     caches = "cache/*/study/seed*.h5"
     words = ["repair", caches, "--results", "results"]
     stages.append(stage("repair", words, ["cache"], ["results"]))
-    words = ["audit", "labels", caches, "--out", "audit", "--results", "audit-results"]
+    words = ["audit", "labels", _audited(recipe, further["extract"], seeds)]
+    words += ["--out", "audit", "--results", "audit-results"]
     stages.append(stage("audit", words, ["cache"], ["audit"]))
     words = ["report", "results", "--out", "report.html"]
     stages.append(stage("report", words, ["results"], ["report.html"]))
@@ -133,6 +138,20 @@ def _chain(
     words += ["--out", "model"]
     stages.append(stage("package", words, ["cache", manifest], ["model"]))
     return stages
+
+
+def _audited(recipe: str, words: tuple[str, ...], seeds: list[int]) -> str:
+    """The caches that are audited: all seeds', or one's where each seed has labels of its own."""
+    if "--noise" in words[:-1]:
+        noise = words[words.index("--noise") + 1]
+    else:
+        settings = [word for flag, word in itertools.pairwise(words) if flag == "--set"]
+        try:
+            noise = load_recipe(recipe, settings=settings, part="extract").extract.noise
+        except TrustqError:
+            noise = "none"  # the stage that extracts says what is wrong with it
+    is_drawn = noise != "none" or any("{seed}" in word for word in words)
+    return f"cache/*/study/seed{seeds[0] if is_drawn else '*'}.h5"
 
 
 def _environment(study: dict[str, Any]) -> Stage:

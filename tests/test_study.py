@@ -135,6 +135,34 @@ def test_a_study_file_says_what_is_wrong_with_it(tmp_path: Path) -> None:
     assert [stage.name for stage in quick.stages][2] == "sample"
 
 
+def test_one_seed_is_audited_where_each_has_labels_of_its_own(tmp_path: Path) -> None:
+    def audited(recipe: str, options: str = "") -> str:
+        file = tmp_path / "study.toml"
+        text = (
+            f"[study]\ndata = 'digits'\nrecipe = '{recipe}'\nseeds = [3, 4]\n[options]\n{options}"
+        )
+        file.write_text(text)
+        (stage,) = (stage for stage in read_study(file).stages if stage.name == "audit")
+        return stage.command[2]
+
+    (tmp_path / "own.toml").write_text('[extract]\nnoise = "pair:0.3"\n')
+    each, one = "cache/*/study/seed*.h5", "cache/*/study/seed3.h5"
+    assert audited("lite0") == each
+    assert audited("digits") == audited("own.toml") == one
+    assert audited("digits", "extract = ['--noise', 'none']") == each
+    assert audited("lite0", "extract = ['--set', 'noise=symmetric:0.1']") == one
+    assert audited("lite0", "extract = ['--observed', 'labels{seed}.csv']") == one
+    assert audited("no such recipe") == each
+
+
+def test_a_recipe_is_found_beside_the_study(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text("[extract]\nepochs = 1\n")
+    file = tmp_path / "study.toml"
+    file.write_text("[study]\ndata = 'digits'\nrecipe = 'own.toml'\n")
+    (stage,) = (stage for stage in read_study(file).stages if stage.name == "extract")
+    assert str(tmp_path / "own.toml") in stage.command
+
+
 STUDY = """
 [study]
 data = "digits"
