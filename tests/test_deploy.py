@@ -360,6 +360,20 @@ def test_checks_see_blur_and_darkness_and_say_nothing_on_a_good_photo() -> None:
     assert check_look(look_at(Image.new("RGB", (300, 200), "white"))).band == "poor"
 
 
+@pytest.mark.parametrize("longer", [300, 600, 1000, 1100, 2400])
+def test_a_large_photo_is_measured_as_its_filtered_small_copy(longer: int) -> None:
+    for small in (photo(1), photo(2, dark=0.5), photo(3, blurred=True)):
+        large = small.resize((longer, round(longer * 0.75)), Image.Resampling.LANCZOS)
+        found = look_at(large)
+        # At its own size nothing is reduced.
+        expected = look_at(large.resize((256, 192), Image.Resampling.BILINEAR))
+        assert found.brightness == pytest.approx(expected.brightness, abs=0.5)
+        assert found.contrast == pytest.approx(expected.contrast, abs=0.5)
+        assert found.sharpness == pytest.approx(expected.sharpness, rel=0.1)
+        assert found.skin == pytest.approx(expected.skin, abs=0.05)
+        assert found.spot == pytest.approx(expected.spot, abs=0.01)
+
+
 def test_a_rule_that_fires_on_much_of_the_data_is_left_out() -> None:
     looks = [look_at(photo(seed)) for seed in range(4)]
     found = measured_rules(looks)

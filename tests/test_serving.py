@@ -415,6 +415,9 @@ def test_the_page_decides_and_checks_as_the_server() -> None:
             same = list(value) == there if isinstance(value, tuple) else value == there
             assert same or abs(value - there) < 1e-12, name
     images = [photo(0), photo(1, dark=0.3), photo(2, blurred=True)]
+    for width, height in ((257, 90), (383, 2), (601, 447), (1023, 41), (1301, 77), (35, 2050)):
+        smooth = photo(3, blurred=True).resize((width, height))
+        images += [smooth, Image.effect_noise((width, height), 90).convert("RGB")]
     given = [
         {"width": i.width, "height": i.height, "data": np.asarray(i).ravel().tolist()}
         for i in images

@@ -157,26 +157,45 @@ export function networkInput(square, { size, mean, std }) {
 export const RULES = ["too_far", "skin", "blur", "dark", "bright", "flat"];
 const SIDE = 256;
 
+// Means of blocks, as Pillow's reduce; blocks at the right and lower edge may be smaller. Planes are
+// `channels` bytes a pixel.
+export function reduce({ width, height, data }, factor, channels) {
+  const across = Math.ceil(width / factor), down = Math.ceil(height / factor);
+  const found = new Uint8Array(across * down * channels);
+  for (let y = 0; y < down; y++) {
+    const rows = Math.min(factor, height - y * factor);
+    for (let x = 0; x < across; x++) {
+      const columns = Math.min(factor, width - x * factor), n = rows * columns;
+      // Pillow divides by a rounded reciprocal, kept in single precision.
+      const multiplier = Math.trunc(Math.fround(2 ** 32 / (256 * n)));
+      for (let c = 0; c < channels; c++) {
+        let sum = Math.trunc(n / 2);
+        for (let i = 0; i < rows; i++) {
+          let at = ((y * factor + i) * width + x * factor) * channels + c;
+          for (let j = 0; j < columns; j++, at += channels) sum += data[at];
+        }
+        found[(y * across + x) * channels + c] = Math.floor((sum * multiplier) / 2 ** 24);
+      }
+    }
+  }
+  return { width: across, height: down, data: found };
+}
+
 export function lookAt(image) {
-  const longer = Math.max(image.width, image.height);
-  if (longer > SIDE) {
+  const { width: fullWidth, height: fullHeight } = image;
+  const longer = Math.max(fullWidth, fullHeight), isLarge = longer > SIDE;
+  let shades = { width: fullWidth, height: fullHeight, data: greyOf(image.data) };
+  let colours = image;
+  if (isLarge) {
     const scaled = (side) => Math.max(1, Math.floor((side * SIDE) / longer + 0.5));
-    image = resize(image, scaled(image.width), scaled(image.height), "bilinear");
+    if (longer >= 4 * SIDE) shades = reduce(shades, Math.floor(longer / (2 * SIDE)), 1);
+    shades = resizeGrey(shades, scaled(fullWidth), scaled(fullHeight));
+    colours = reduce(image, Math.floor(longer / (SIDE / 2)), 3);
   }
-  const { width, height, data } = image, n = width * height;
-  const grey = new Int32Array(n), counts = new Array(256).fill(0);
-  let skin = 0, looked = 0, sum = 0, squares = 0;
-  for (let i = 0; i < n; i++) {
-    const r = data[i * 3], g = data[i * 3 + 1], b = data[i * 3 + 2];
-    const v = (r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16;
-    grey[i] = v; counts[v]++; sum += v; squares += v * v;
-    const x = i % width, y = (i - x) / width;
-    if (x % 2 || y % 2) continue;
-    const cb = 128000000 - 168736 * r - 331264 * g + 500000 * b;
-    const cr = 128000000 + 500000 * r - 418688 * g - 81312 * b;
-    if (cb >= 77e6 && cb <= 127e6 && cr >= 133e6 && cr <= 173e6) skin++;
-    looked++;
-  }
+  const { width, height, data: grey } = shades, n = width * height;
+  const counts = new Array(256).fill(0);
+  let sum = 0, squares = 0;
+  for (const v of grey) { counts[v]++; sum += v; squares += v * v; }
   let total = 0, totalSquares = 0, inner = 0;
   for (let y = 1; y < height - 1; y++) {
     for (let x = 1; x < width - 1; x++) {
@@ -192,9 +211,40 @@ export function lookAt(image) {
     brightness: sum / n,
     contrast: Math.sqrt(Math.max(squares / n - (sum / n) ** 2, 0)),
     sharpness: inner ? totalSquares / inner - (total / inner) ** 2 : 0,
-    skin: skin / looked,
+    skin: skinShare(colours, isLarge ? 1 : 2),
     spot: dark / n,
   };
+}
+
+function greyOf(data) {
+  const grey = new Uint8Array(data.length / 3);
+  for (let i = 0, at = 0; i < grey.length; i++, at += 3) {
+    grey[i] = (data[at] * 19595 + data[at + 1] * 38470 + data[at + 2] * 7471 + 0x8000) >> 16;
+  }
+  return grey;
+}
+
+function resizeGrey({ width, height, data }, toWidth, toHeight) {
+  const colour = new Uint8Array(data.length * 3);
+  for (let i = 0; i < data.length; i++) colour.fill(data[i], 3 * i, 3 * i + 3);
+  const low = resize({ width, height, data: colour }, width, toHeight, "bilinear");
+  const small = resize(low, toWidth, toHeight, "bilinear");
+  const grey = new Uint8Array(toWidth * toHeight);
+  for (let i = 0; i < grey.length; i++) grey[i] = small.data[3 * i];
+  return { width: toWidth, height: toHeight, data: grey };
+}
+
+function skinShare({ width, height, data }, step) {
+  let skin = 0, looked = 0;
+  for (let y = 0; y < height; y += step) {
+    for (let x = 0; x < width; x += step, looked++) {
+      const at = (y * width + x) * 3, r = data[at], g = data[at + 1], b = data[at + 2];
+      const cb = 128000000 - 168736 * r - 331264 * g + 500000 * b;
+      const cr = 128000000 + 500000 * r - 418688 * g - 81312 * b;
+      if (cb >= 77e6 && cb <= 127e6 && cr >= 133e6 && cr <= 173e6) skin++;
+    }
+  }
+  return skin / looked;
 }
 
 function otsu(counts, total) {
