@@ -1,6 +1,7 @@
 """A review keeps every answer, gives nothing away, and says what may be said of the rest."""
 
 import http.client
+import io
 import json
 import os
 import re
@@ -323,6 +324,29 @@ def test_images_are_named_by_row_and_sent_small(server: ReviewServer) -> None:
     status, content = call(server, f"{base}/images/small/3")
     assert status == 200 and content[:2] == b"\xff\xd8"
     assert call(server, f"{base}/images/small/399")[0] == 404  # has no file
+
+
+def test_a_small_plain_jpeg_is_sent_as_it_is_and_no_other(tmp_path: Path) -> None:
+    folder, _ = make_audit(tmp_path, images=0)
+    audit = read_audit_folder(folder)
+    root = tmp_path / "jpeg"
+    root.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    saved: list[dict[str, Any]] = [{}, {"exif": exif}, {"icc_profile": b"x" * 200}]
+    files = [root / f"{audit.sample_ids[row]}.jpg" for row in range(5)]
+    for file, options in zip(files, saved, strict=False):
+        Image.fromarray(pixels).save(file, "JPEG", quality=60, **options)
+    files[3].write_bytes(files[0].read_bytes()[:-200])
+    Image.fromarray(pixels).resize((2500, 400)).save(files[4], "JPEG")
+    images = ReviewImages(audit, root=root)
+    found = [images.jpeg(row) for row in range(5)]
+    assert found[0] == files[0].read_bytes()
+    turned, plain, wide = (Image.open(io.BytesIO(found[row] or b"")) for row in (1, 2, 4))
+    assert turned.size == (40, 60) and "icc_profile" not in plain.info
+    assert wide.size == (1200, 192)
+    assert found[3] is None  # cut short
 
 
 # The page, in a real browser.

@@ -1,6 +1,8 @@
 """Bounds on a share of a finite set that hold at every look: stop whenever you like."""
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import scipy
@@ -66,13 +68,14 @@ def share_bound(wrong: np.ndarray, *, n_rows: int, alpha: float = 0.05) -> Share
     for t in looks:
         s = int(found[t - 1])
         low, high = max(low, s), min(high, n_rows - (t - s))
-        kept = _kept(low, high, n_rows=n_rows, n_sampled=t, n_wrong=s, most=-np.log(alpha))
+        kept = _kept(low, high, n_rows=n_rows, n_sampled=t, n_wrong=s, most=-math.log(alpha))
         if kept is None:  # the answers contradict one another's bounds: less than alpha of studies
             break
         low, high = kept
     return ShareBound(low, high, n_rows, len(wrong), int(wrong.sum()))
 
 
+@lru_cache(maxsize=1024)  # who answers on meets the same earlier looks after each answer
 def _kept(
     low: int, high: int, *, n_rows: int, n_sampled: int, n_wrong: int, most: float
 ) -> tuple[int, int] | None:
