@@ -56,6 +56,13 @@ def test_a_cache_gets_the_logits_of_its_classes_in_their_order(tmp_path: Path) -
         read_text_features(tmp_path / "bare.npz", classes=cache.classes)
 
 
+def test_a_head_without_a_file_says_where_texts_come_from() -> None:
+    with pytest.raises(InputError) as refused:
+        make_head("zero_shot", n_classes=3)
+    assert "an npz file of text_features, classes and logit_scale" in str(refused.value)
+    assert "text tower, whose weights a model hub has, does not run here" in str(refused.value)
+
+
 def texts_of(cache: Cache, path: Path, *, scale: float = 9.0, seed: int = 1) -> np.ndarray:
     """Write a file of text features near the classes of a cache; its probabilities, by numpy."""
     rng = np.random.default_rng(seed)

@@ -145,7 +145,8 @@ def text_file(head: str) -> Path | None:
         raise InputError(
             "The zero_shot head learns nothing from labels: it needs the text features of the "
             f"classes, an npz file of text_features, classes and logit_scale: `head={ZERO_SHOT}:"
-            "FILE.npz`.",
+            "FILE.npz`. The backbone's own text tower, whose weights a model hub has, does not run "
+            "here: write the file where it does, e.g. by open_clip's encode_text.",
             where="head",
             found=head,
         )
