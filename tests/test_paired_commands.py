@@ -107,7 +107,8 @@ def test_every_command_gives_one_answer_where_runs_are_missing(tmp_path: Path, s
     found = answers(tmp_path)
     assert found[0][0] == 6
     for other in found[1:]:
-        assert other == pytest.approx(found[0], rel=1e-12)
+        # The p of the view is rounded to ten digits, whatever the machine.
+        assert other == pytest.approx(found[0], rel=1e-12, abs=1e-10)
 
 
 @pytest.mark.parametrize("n_draws", [2, 3, 7, 45])
