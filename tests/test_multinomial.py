@@ -16,14 +16,14 @@ from trustq.errors import TrustqError
 from trustq.heads import (
     LinearHead,
     SharedFeatures,
-    evaluation,
     fit_multinomial,
     fit_penalty_path,
     multinomial,
+    tiles,
 )
 from trustq.heads.feature_cache import one_blas_thread
 from trustq.heads.multinomial import MultinomialFits
-from trustq.heads.preconditioner import Coordinates
+from trustq.heads.preconditioner import Preconditioner
 
 
 def problem(
@@ -118,7 +118,8 @@ def test_half_precision_features_are_fitted_and_predicted_as_float32() -> None:
 
 @pytest.mark.bits
 @pytest.mark.parametrize(
-    ("n", "d", "k"), [(60, 5, 3), (2500, 40, 4), (1000, 67, 9), (700, 96, 33), (5003, 97, 7)]
+    ("n", "d", "k"),
+    [(60, 5, 3), (2500, 40, 4), (1000, 67, 9), (700, 96, 33), (5003, 97, 7), (1501, 203, 7)],
 )
 def test_company_threads_and_place_change_no_bit(n: int, d: int, k: int) -> None:
     features, labels, rng = problem(n, d, k)
@@ -150,9 +151,9 @@ def test_where_tiles_do_not_hold_every_problem_is_evaluated_alone(
 
     together = fit()
     asked: list[int] = []
-    monkeypatch.setattr(evaluation, "_tiles_hold", lambda *size: asked.append(size[-1]))
+    monkeypatch.setattr(tiles, "tiles_hold", lambda *size: asked.append(size[-1]))
     alone = fit()
-    assert max(asked) == 5 * evaluation.TILE
+    assert max(asked) >= 3 * tiles.TILE
     np.testing.assert_array_equal(together.coef, alone.coef)
     np.testing.assert_array_equal(together.intercept, alone.intercept)
 
@@ -308,32 +309,91 @@ def test_a_tighter_fit_does_not_take_a_loose_one_for_its_answer() -> None:
     assert tight.n_evaluations[0] > 0
 
 
-def test_the_block_is_the_hessian_of_the_longest_axes() -> None:
-    features, labels, rng = problem(n=3000, d=40)
-    shared = SharedFeatures(features.astype(np.float32))
-    share, mass = np.bincount(labels) / 3000, rng.integers(3, size=3000).astype(float)
-    weights = rng.standard_normal((4, 41)) / 10
-    coordinates = Coordinates.of_shares(shared, share, total=mass.sum(), ridge=2.0)
-    weights -= weights.mean(axis=0)
-    refined = coordinates.with_block(shared, weights, mass=mass, ridge=2.0)
-    assert refined.block is not None
-    rows = np.hstack([np.vstack(shared.by_row).astype(float), np.ones((3000, 1))])
+def hessian_of(rows: np.ndarray, weights: np.ndarray, mass: np.ndarray, ridge: float) -> np.ndarray:
+    """The Hessian by (k, d + 1) weights, as (k, d + 1, k, d + 1)."""
+    k, d = len(weights), rows.shape[1]
+    rows = np.hstack([rows, np.ones((len(rows), 1))])
     logits = rows @ weights.T
     probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    spread = np.einsum("na,ab->nab", probs, np.eye(4)) - np.einsum("na,nb->nab", probs, probs)
+    spread = np.einsum("na,ab->nab", probs, np.eye(k)) - np.einsum("na,nb->nab", probs, probs)
     hessian = np.einsum("n,nab,ni,nj->aibj", mass, spread, rows, rows, optimize=True)
-    hessian += np.einsum("ab,ij->aibj", np.eye(4), np.diag([2.0] * 40 + [0]))
-    inner = np.zeros((4, 41), bool)
-    inner[1:, -(len(refined.block) // 3) :] = True
-    columns = [refined.to_weights(one) for one in np.eye(164)[inner.ravel()]]
-    round_one = np.einsum("pai,aibj,qbj->pq", columns, hessian, columns, optimize=True)
-    np.testing.assert_allclose(round_one, np.eye(len(columns)), atol=5e-3)
-    gradient = rng.standard_normal((4, 41))
-    np.testing.assert_allclose(
-        refined.to_slope(gradient)[inner.ravel()],
-        [(column * gradient).sum() for column in columns],
-        rtol=1e-9,
+    hessian += np.einsum("ab,ij->aibj", np.eye(k), np.diag([ridge] * d + [0]))
+    return np.asarray(hessian)
+
+
+@pytest.mark.parametrize("d", [40, 203])
+def test_the_block_is_the_hessian_of_the_longest_axes(d: int) -> None:
+    features, labels, rng = problem(n=3000, d=d)
+    features[:, :64] *= 10  # where axes differ little in length, the longest are not one by one
+    shared = SharedFeatures(features.astype(np.float32))
+    share, mass = np.bincount(labels) / 3000, rng.integers(3, size=3000).astype(float)
+    weights = rng.standard_normal((4, d + 1)) / 100
+    weights -= weights.mean(axis=0)
+    plain = Preconditioner.of_shares(shared, share, total=mass.sum(), ridge=2.0)
+    refined = plain.with_block(shared, weights, mass=mass, ridge=2.0)
+    assert refined.block is not None
+    hessian = hessian_of(np.vstack(shared.by_row).astype(float), weights, mass, 2.0)
+    width = len(refined.block) // 3 - 1
+    longest = np.eye(d)[:, -width:] if shared.longest[1] is None else shared.longest[1][:, -width:]
+    for _ in range(5):
+        inner = rng.standard_normal((4, width + 1))
+        inner -= inner.mean(axis=0)
+        point = np.column_stack([inner[:, :-1] @ longest.T, inner[:, -1]])
+        gradient = np.einsum("aibj,bj->ai", hessian, point)
+        # Of the gradient, what lies along the block alone.
+        along = np.column_stack([gradient[:, :-1] @ longest @ longest.T, gradient[:, -1]])
+        np.testing.assert_allclose(refined.step(along), point, atol=0.02 * np.abs(point).max())
+
+
+def test_a_step_is_the_inverse_of_what_shares_say_on_long_axes_and_definite() -> None:
+    features, labels, rng = problem(n=1500, d=203)
+    features[:, :3] *= 30
+    shared = SharedFeatures(features.astype(np.float32))
+    share = np.bincount(labels) / 1500
+    own = Preconditioner.of_shares(shared, share, total=1200, ridge=2.0)
+    assert shared.longest[1] is not None
+    centred = features - features.mean(axis=0)
+    spread = np.diag(share) - np.outer(share, share)
+    direction = shared.longest[1][:, -1].astype(float)  # one of the three long ones
+    by_class = rng.standard_normal(4)
+    by_class -= by_class.mean()
+    point = np.column_stack([np.outer(by_class, direction), np.zeros(4)])
+    gradient = 0.8 * np.outer(spread @ by_class, centred.T @ (centred @ direction))
+    gradient = np.column_stack([gradient + 2.0 * point[:, :-1], np.zeros(4)])
+    np.testing.assert_allclose(own.step(gradient), point, atol=2e-3 * np.abs(point).max())
+    for _ in range(20):
+        gradient = rng.standard_normal((4, 204))
+        gradient -= gradient.mean(axis=0)
+        assert np.vdot(gradient, own.step(gradient)) > 0
+        np.testing.assert_allclose(own.step(gradient).sum(axis=0), 0, atol=1e-6)
+
+
+@pytest.mark.bits
+@pytest.mark.parametrize("d", [40, 203])
+def test_folds_in_order_are_the_same_fits_and_no_company_changes_their_bits(d: int) -> None:
+    features, labels, rng = problem(n=2500, d=d, k=7)
+    folds = rng.integers(5, size=2500)
+    used = (folds != np.arange(5)[:, None]).astype(float)
+    used = np.vstack([used, np.ones(2500)])
+    label_sets = np.array([labels] * 6)
+    shared = SharedFeatures(features.astype(np.float32), folds=folds)
+    together = fit_multinomial(shared, label_sets, n_classes=7, weights=used, threads=1)
+    plain = fit_multinomial(
+        features.astype(np.float32), label_sets, n_classes=7, weights=used, threads=1
     )
+    np.testing.assert_allclose(together.objective, plain.objective, rtol=5e-8)
+    for i in range(6):
+        alone = fit_multinomial(shared, labels[None], n_classes=7, weights=used[[i]])
+        np.testing.assert_array_equal(alone.coef[0], together.coef[i])
+        other = np.where(used[i] > 0, labels, rng.integers(7, size=2500))
+        told = fit_multinomial(shared, other[None], n_classes=7, weights=used[[i]])
+        np.testing.assert_array_equal(told.coef[0], together.coef[i])
+    changed = np.where(rng.random(2500) < 0.01, 0, labels)
+    warm = fit_multinomial(
+        shared, np.array([changed] * 6), n_classes=7, weights=used, start=together
+    )
+    cold = fit_multinomial(shared, np.array([changed] * 6), n_classes=7, weights=used)
+    np.testing.assert_allclose(warm.objective, cold.objective, rtol=1e-7)
 
 
 def test_a_large_problem_keeps_no_memory_and_still_starts_another(

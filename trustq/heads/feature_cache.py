@@ -19,6 +19,13 @@ from trustq.heads.standardise import Standardised, column_sums
 ROWS_PER_BLOCK = 4096  # float32 sums run over so many rows, float64 ones over the blocks
 KEPT_BINS = 1 << 27  # entries of binned rows that are kept for later fits, a byte each
 EXACT_SIZE = 1 << 16  # features with fewer entries are solved in float64, which costs nothing there
+LONGEST = 64  # axes of the Gram matrix that are known one by one
+TURNED = 2 * LONGEST  # up to so many columns rows are turned to the axes, which costs little there
+OVERSAMPLED = 16  # directions beside the longest, and
+ROUNDS = 4  # products with the Gram matrix that find them: what they lack costs steps, not truth
+KEPT_INVERSES = 1 << 28  # bytes of inverses of the Gram matrix that are kept
+# Float32 factors matrices of up to this condition: more leaves less than two digits of the inverse.
+SINGLE_CONDITION = 1e4
 
 
 class SharedFeatures:
@@ -26,15 +33,19 @@ class SharedFeatures:
 
     `features` is (n, d) of finite numbers, best standardised, for penalties are on their units: an
     array, or rows that are standardised when they are asked for (`Standardised`). It is kept, not
-    copied; what fits need of it is made when first asked for: for linear heads the
-    rows turned to the axes of their Gram matrix, float32 (float64 below 65,536 entries), for
-    boosted ones their bins. Raises `TrustqError` for features that are no finite matrix.
+    copied; what fits need of it is made when first asked for: for linear heads the centred rows,
+    float32 (float64 below 65,536 entries), and their Gram matrix, for boosted ones their bins.
+    `folds`, (n,), says which rows are left out together: a fit without them then does not touch
+    them; it changes the order of sums, so last bits. Raises `TrustqError` for features that are no
+    finite matrix.
 
     >>> SharedFeatures(np.arange(6.0).reshape(3, 2)).shape
     (3, 2)
     """
 
-    def __init__(self, features: np.ndarray | Standardised) -> None:
+    def __init__(
+        self, features: np.ndarray | Standardised, *, folds: np.ndarray | None = None
+    ) -> None:
         if not isinstance(features, Standardised):
             features = np.asarray(features)
         if features.ndim != 2 or 0 in features.shape:
@@ -57,37 +68,118 @@ class SharedFeatures:
         self._lending = threading.Lock()
         self._edges: dict[int, Any] = {}  # matrices of one row, by the number of bins
         self._idle_bins: list[tuple[tuple[int, bytes], Any]] = []  # the latest last
-        n_blocks = -(-len(features) // ROWS_PER_BLOCK)
-        edges = np.linspace(0, len(features), n_blocks + 1).astype(int).tolist()
-        self.blocks = [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+        self._inverses: dict[float, np.ndarray] = {}  # of the Gram matrix, by what is added to it
+        self._inverting = threading.Lock()
+        self._order = None if folds is None else np.argsort(folds, kind="stable")
+        self.blocks = _blocks_of(len(features), None if folds is None else np.sort(folds))
 
     def prepare(self) -> None:
-        """Make the turned rows now, before threads could make them twice."""
-        self.by_row  # noqa: B018
+        """Make the rows and the axes now, before threads could make them twice."""
+        self.by_row, self.longest  # noqa: B018
 
     @property
-    def sizes(self) -> np.ndarray:
-        """Squared lengths of the axes, ascending, (axes,)."""
-        return self._spectrum[0]
+    def n_axes(self) -> int:
+        """Columns of `by_row`."""
+        return min(self.shape)
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether rows lie on the axes of their Gram matrix, which is then diagonal."""
+        return self.shape[1] <= TURNED or self.shape[1] > self.shape[0]
 
     @property
     def axes(self) -> np.ndarray:
-        """Directions in feature space, (d, axes)."""
+        """Directions of the axes of the Gram matrix by length, ascending, (d, axes)."""
         return self._spectrum[1]
+
+    def to_axes(self, coef: np.ndarray) -> np.ndarray:
+        """Coefficients of the rows' columns from those of the features, (..., d)."""
+        return coef @ self.axes if self.is_turned else coef
+
+    def from_axes(self, coef: np.ndarray) -> np.ndarray:
+        """Coefficients of the features from those of the rows' columns, (..., axes)."""
+        return coef @ self.axes.T if self.is_turned else coef
+
+    def placed(self, by_row: np.ndarray) -> np.ndarray:
+        """What belongs to rows, (..., n), in the order in which `blocks` hold them."""
+        return by_row if self._order is None else by_row[..., self._order]
 
     @cached_property
     def by_row(self) -> list[np.ndarray]:
-        """Centred rows on the axes, a (rows, axes) array a block."""
+        """Centred rows, turned to their axes where `is_turned`, a (rows, axes) array a block."""
         with one_blas_thread():
-            turn = self.axes.astype(self.dtype)
-            whole = room_for((self.shape[0], turn.shape[1]), self.dtype)
+            whole = room_for((self.shape[0], self.n_axes), self.dtype)
             found = [whole[rows] for rows in self.blocks]
+            turn = self.axes.astype(self.dtype) if self.is_turned else None
             for rows, block in zip(self.blocks, found, strict=True):
-                np.matmul(self._centred(rows), turn, out=block)
+                if turn is None:
+                    block[:] = self._centred(rows)
+                else:
+                    np.matmul(self._centred(rows), turn, out=block)
             return found
 
+    @cached_property
+    def longest(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Squared lengths of the longest axes, ascending, (m,), and their directions, (axes, m).
+
+        Where rows are turned these are all axes, and directions are None.
+        """
+        if self.is_turned:
+            return self._spectrum[0], None
+        gram = self._gram.astype(self.dtype)
+        with one_blas_thread():
+            rng = np.random.default_rng(0)
+            basis = rng.standard_normal((len(gram), LONGEST + OVERSAMPLED), dtype=self.dtype)
+            for _ in range(ROUNDS):
+                basis = np.linalg.qr(gram @ basis)[0]
+            inner = (basis.T @ (gram @ basis)).astype(np.float64)
+            sizes, turn = np.linalg.eigh(inner)
+            directions = basis @ turn[:, -LONGEST:].astype(self.dtype)
+        return np.maximum(sizes[-LONGEST:], 0), directions
+
+    @cached_property
+    def long_rows(self) -> list[np.ndarray]:
+        """Centred rows on the longest axes, a (rows, m) array a block."""
+        directions = self.longest[1]
+        if directions is None:
+            return self.by_row
+        with one_blas_thread():
+            return [block @ directions for block in self.by_row]
+
+    def inverse(self, added: float) -> np.ndarray | None:
+        """Inverse of the Gram matrix with `added` on its diagonal, less what it is on `longest`.
+
+        What that leaves is semidefinite whatever these axes lack; None where they are all.
+        """
+        if self.is_turned:
+            return None
+        with self._inverting:
+            if added not in self._inverses:
+                with one_blas_thread():
+                    self._inverses[added] = self._invert(added)
+                n_kept = max(1, KEPT_INVERSES // self._inverses[added].nbytes)
+                for old in list(self._inverses)[:-n_kept]:
+                    del self._inverses[old]
+            return self._inverses[added]
+
+    def _invert(self, added: float) -> np.ndarray:
+        sizes, directions = self.longest
+        assert directions is not None
+        exact = self.dtype == np.float64 or sizes[-1] > SINGLE_CONDITION * added
+        matrix = self._gram.astype(np.float64 if exact else np.float32)
+        matrix.ravel()[:: len(matrix) + 1] += added
+        lapack = scipy.linalg.lapack
+        factor, invert = (lapack.dpotrf, lapack.dpotri) if exact else (lapack.spotrf, lapack.spotri)
+        root, failed = factor(matrix.T, lower=1, overwrite_a=1)
+        assert not failed, "what is added to a Gram matrix makes it definite"
+        half, _ = invert(root, lower=1, overwrite_c=1)
+        inverse = np.tril(half)
+        inverse += np.tril(half, -1).T
+        inverse -= (directions / (sizes + added).astype(matrix.dtype)) @ directions.T
+        return np.ascontiguousarray(inverse, dtype=self.dtype)
+
     def rows(self, positions: np.ndarray) -> np.ndarray:
-        """Some rows on the axes, (positions, axes), positions ascending."""
+        """Some rows on the axes, (positions, axes), positions ascending among `placed` ones."""
         found = []
         for rows, block in zip(self.blocks, self.by_row, strict=True):
             first, last = np.searchsorted(positions, [rows.start, rows.stop])
@@ -129,23 +221,41 @@ class SharedFeatures:
             del self._idle_bins[:-n_kept]
 
     @cached_property
-    def _spectrum(self) -> tuple[np.ndarray, np.ndarray]:
-        n, d = self.shape
+    def _gram(self) -> np.ndarray:
+        d = self.shape[1]
         gram = np.zeros((d, d))
         with one_blas_thread():
-            for rows in self.blocks:
-                centred = self._centred(rows)
-                gram += centred.T @ centred
+            # Rows that are not turned are at hand, and would be made twice.
+            blocks = map(self._centred, self.blocks) if self.is_turned else self.by_row
+            for block in blocks:
+                gram += block.T @ block
+        return gram
+
+    @cached_property
+    def _spectrum(self) -> tuple[np.ndarray, np.ndarray]:
+        with one_blas_thread():
             # As exact as the products that are made with them; float64 takes twice the time. What
             # the axes lack in being orthogonal, 1e-6, is met squared at the minimum.
-            found = scipy.linalg.eigh(gram.astype(self.dtype), driver="evd", check_finite=False)
+            gram = self._gram.astype(self.dtype)
+            found = scipy.linalg.eigh(gram, driver="evd", check_finite=False)
         sizes, axes = (each.astype(np.float64) for each in found)
         # n rows span at most n directions; along the others nothing can be learned.
-        rank = min(d, n)
-        return np.maximum(sizes[-rank:], 0), axes[:, -rank:]
+        return np.maximum(sizes[-self.n_axes :], 0), axes[:, -self.n_axes :]
 
     def _centred(self, rows: slice) -> np.ndarray:
-        return np.asarray((self.features[rows] - self.center).astype(self.dtype))
+        own = self.features[rows if self._order is None else self._order[rows]]
+        return np.asarray((own - self.center).astype(self.dtype))
+
+
+def _blocks_of(n: int, folds: np.ndarray | None) -> list[slice]:
+    """Slices of at most `ROWS_PER_BLOCK` rows that lie in one of the sorted folds."""
+    edges = [0, n] if folds is None else [0, *(np.flatnonzero(folds[1:] != folds[:-1]) + 1), n]
+    found = []
+    for first, last in zip(edges, edges[1:], strict=False):
+        inner = np.linspace(first, last, -(-(last - first) // ROWS_PER_BLOCK) + 1)
+        ends = inner.astype(int).tolist()
+        found += [slice(a, b) for a, b in zip(ends, ends[1:], strict=False)]
+    return found
 
 
 def products(features: np.ndarray, columns: np.ndarray) -> np.ndarray:

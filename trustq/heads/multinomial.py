@@ -1,9 +1,9 @@
 """Multinomial logistic regression for many label sets, folds and penalties on one feature matrix.
 
 The unit of work is not one fit but many that share their features. What depends on features alone
-is done once: centring, Gram matrix, its axes, on which every problem is nearly round. Problems of a
-thread are then evaluated side by side, so that features are read once for all of them, each in bits
-that no company changes (`evaluation`).
+is done once: centring, Gram matrix, its inverse, which says how every problem is nearly bent.
+Problems of a thread are then evaluated side by side, so that features are read once for all of
+them, each in bits that no company changes (`evaluation`).
 """
 
 import threading
@@ -18,7 +18,7 @@ import numpy as np
 from trustq.errors import InputError
 from trustq.heads.evaluation import Evaluator, Task
 from trustq.heads.feature_cache import SharedFeatures, cores, one_blas_thread, products
-from trustq.heads.preconditioner import Coordinates
+from trustq.heads.preconditioner import Preconditioner, steps
 from trustq.heads.quasi_newton import Minimiser
 from trustq.metrics.probabilities import log_softmax
 
@@ -29,6 +29,7 @@ KEPT_SIZE = 1 << 20  # a problem with more targets leaves no memory: it would ta
 # takes one less, and those that start beside it on clean labels two more.
 BLOCK_AFTER = 8
 BLOCK_WORTH = 5  # evaluations left below which it costs more than it saves
+BLOCK_LEFT = 25  # above, the point is too far from the minimum to know how it is bent there
 # The gradient at a start is taken for 0 before labels changed; what was left of it must not matter.
 LEFT_OF_CHANGE = 1e-2
 
@@ -36,7 +37,7 @@ LEFT_OF_CHANGE = 1e-2
 class Memory(NamedTuple):
     """What quickens a fit that starts from this one, on labels or weights that differ little."""
 
-    coordinates: Coordinates
+    preconditioner: Preconditioner
     ridge: float
     targets: np.ndarray  # (k, n) weight of every class in every row
     value: float
@@ -223,7 +224,7 @@ class _Problem:
     def begin(self, dtype: type[np.floating]) -> np.ndarray | None:
         """Set coordinates and start; targets of the present classes, or None where it is solved."""
         self.is_done = False
-        self._targets = targets = self._make_targets()
+        self._targets = targets = self._shared.placed(self._make_targets())
         of_class = targets.sum(axis=1)
         total = float(of_class.sum())
         self.present = of_class > 0
@@ -231,7 +232,7 @@ class _Problem:
         if k == 0:
             raise InputError("All weights of a problem are 0: it has no rows to fit.")
         if k == 1:
-            self.solution = np.zeros((1, len(self._shared.sizes) + 1))
+            self.solution = np.zeros((1, self._shared.n_axes + 1))
             self.converged, self.memory = True, None
             return None
         # scikit-learn fits one column for two classes, which halves |coef|^2 at equal logits.
@@ -242,39 +243,39 @@ class _Problem:
         self._is_refined = False
         if not self._remembers():
             self.memory = None
-            self._coordinates = Coordinates.of_shares(
+            self.preconditioner = Preconditioner.of_shares(
                 self._shared, share, total=total, ridge=self._ridge
             )
             self._restart()
             return targets[self.present]
         assert self.memory is not None
-        self._coordinates = self.memory.coordinates
-        self._is_refined = self._coordinates.block is not None
+        self.preconditioner = self.memory.preconditioner
+        self._is_refined = self.preconditioner.block is not None
         self._restart()
         return None if self._foresee(self.memory) else targets[self.present]
-
-    def _weights_at(self, point: np.ndarray) -> np.ndarray:
-        """Coefficients and intercepts, (present classes, axes + 1), of a minimiser's point."""
-        return np.asarray(self._base + self._coordinates.to_weights(point))
 
     @property
     def trial(self) -> np.ndarray:
         """Coefficients and intercepts, (present classes, axes + 1), to be evaluated next."""
-        return self._weights_at(self._minimiser.trial)
+        return np.asarray(self._minimiser.trial.reshape(self._base.shape))
 
-    def tell(self, loss: float, gradient: np.ndarray) -> None:
-        """Add the penalty and take the evaluation of `trial`."""
-        weights, minimiser = self.trial, self._minimiser
+    def penalise(self, loss: float, gradient: np.ndarray) -> tuple[float, np.ndarray]:
+        """Value and gradient of the objective at `trial`, from those of the losses."""
+        weights = self.trial
         gradient[:, :-1] += self._ridge * weights[:, :-1]
-        value = loss + self._penalised(weights)
-        is_new = minimiser.tell(value, self._coordinates.to_slope(gradient))
+        return loss + self._penalised(weights), gradient
+
+    def tell(self, value: float, gradient: np.ndarray, step: np.ndarray) -> None:
+        """Take what was found at `trial`, and the step that `preconditioner` makes of it."""
+        weights, minimiser = self.trial, self._minimiser
+        is_new = minimiser.tell(value, gradient.ravel(), step.ravel())
         if minimiser.done:
             self._finish()
         elif (
             is_new
             and not self._is_refined
             and minimiser.n_evaluations >= BLOCK_AFTER
-            and minimiser.evaluations_left > BLOCK_WORTH
+            and BLOCK_WORTH < minimiser.evaluations_left <= BLOCK_LEFT
         ):
             self._refine(weights, value, gradient)
 
@@ -305,14 +306,14 @@ class _Problem:
 
     def _first_point(self, log_share: np.ndarray) -> np.ndarray:
         log_share = log_share - log_share.mean()
-        point = np.zeros((len(log_share), len(self._shared.sizes) + 1))
+        point = np.zeros((len(log_share), self._shared.n_axes + 1))
         point[:, -1] = log_share
         if self._start is not None:
             coef, intercept = (each[self.present] for each in self._start)
             known = np.isfinite(intercept)
             if known.any():
                 coef, intercept = coef[known], intercept[known]
-                point[known, :-1] = coef @ self._shared.axes
+                point[known, :-1] = self._shared.to_axes(coef)
                 point[known, -1] = intercept + coef @ self._shared.center
                 # A class that is new stands to the others as its share does.
                 point[~known, -1] += (point[known, -1] - log_share[known]).mean()
@@ -349,9 +350,10 @@ class _Problem:
         value = memory.value - float(np.vdot(change, probs))
         residuals = mass * np.exp(probs) - change
         gradient = np.column_stack([residuals @ features, residuals.sum(axis=1)])
-        slope = self._coordinates.to_slope(gradient)
-        if memory.decrease <= LEFT_OF_CHANGE * 0.5 * float(slope @ slope):
-            self._minimiser.begin(value, slope)
+        gradient -= gradient.mean(axis=0)  # what rounding left of a sum of zero
+        step = self.preconditioner.step(gradient)
+        if memory.decrease <= LEFT_OF_CHANGE * 0.5 * float(np.vdot(gradient, step)):
+            self._minimiser.begin(value, gradient.ravel(), step.ravel())
             if self._minimiser.done:
                 self._finish()
                 return True
@@ -362,7 +364,7 @@ class _Problem:
 
     def _restart(self) -> None:
         self._minimiser = Minimiser(
-            np.zeros(self._base.size),
+            self._base.ravel(),
             tolerance=self._tolerance,
             max_evaluations=self._max_evaluations - self.n_evaluations,
             dtype=self._dtype,
@@ -374,23 +376,24 @@ class _Problem:
         self._base = weights
         self.n_evaluations += self._minimiser.n_evaluations
         mass = self._targets.sum(axis=0)
-        self._coordinates = self._coordinates.with_block(
+        self.preconditioner = self.preconditioner.with_block(
             self._shared, weights, mass=mass, ridge=self._ridge
         )
         self._restart()
-        self._minimiser.begin(value, self._coordinates.to_slope(gradient))
+        step = self.preconditioner.step(gradient)
+        self._minimiser.begin(value, gradient.ravel(), step.ravel())
 
     def _finish(self) -> None:
         minimiser = self._minimiser
         self.is_done = True
-        self.solution = self._weights_at(minimiser.point)
+        self.solution = minimiser.point.reshape(self._base.shape)
         self.value, self.decrease = minimiser.value, minimiser.decrease
         self.n_evaluations += minimiser.n_evaluations
         self.converged = minimiser.converged
         self.memory = None
         if self.converged and self._targets.size <= KEPT_SIZE:
             self.memory = Memory(
-                self._coordinates, self._ridge, self._targets, self.value, self.decrease
+                self.preconditioner, self._ridge, self._targets, self.value, self.decrease
             )
         self._targets = np.empty((0, 0))
 
@@ -427,8 +430,16 @@ def _run(
                 found = evaluator.evaluate(
                     [task for _, task in active], [problem.trial for problem, _ in active]
                 )
-                for (problem, _), own in zip(active, found, strict=True):
-                    problem.tell(*own)
+                told = [
+                    problem.penalise(*own) for (problem, _), own in zip(active, found, strict=True)
+                ]
+                found_steps = steps(
+                    [problem.preconditioner for problem, _ in active],
+                    [gradient for _, gradient in told],
+                    [task.need for _, task in active],
+                )
+                for (problem, _), own, step in zip(active, told, found_steps, strict=True):
+                    problem.tell(*own, step)
                 active = [each for each in active if not each[0].is_done]
         except BaseException as failure:  # raised in the caller's thread
             failures.append(failure)
@@ -457,7 +468,7 @@ def _collected(shared: SharedFeatures, problems: list[_Problem]) -> MultinomialF
     intercept = np.full((p, k), -np.inf)
     for i, problem in enumerate(problems):
         assert problem.solution is not None
-        own = problem.solution[:, :-1] @ shared.axes.T
+        own = shared.from_axes(problem.solution[:, :-1])
         coef[i, problem.present] = own
         intercept[i, problem.present] = problem.solution[:, -1] - own @ shared.center
     return MultinomialFits(

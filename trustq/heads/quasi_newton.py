@@ -7,6 +7,7 @@ value and gradient; no state is shared, so that company changes no bits.
 import math
 
 import numpy as np
+import scipy
 
 MEMORY = 32  # pairs kept: a re-fit needs a fifth fewer evaluations than with 16, with 64 as many
 ACCEPTED_RISE = 1e-6  # relative; a full step that rises by less has met rounding, not a wall
@@ -16,9 +17,10 @@ UNFORESEEN = 10.0
 
 
 class Minimiser:
-    """Minimises a smooth convex function whose Hessian is nearly the identity at the scale given.
+    """Minimises a smooth convex function, with an approximate inverse of its Hessian where known.
 
-    Variables are (m,) float64 in coordinates that the caller preconditioned. It stops (`done`) when
+    Variables are (m,) float64. The caller tells with each gradient what that inverse times it is;
+    without it the Hessian should be nearly the identity. It stops (`done`) when
     the estimated distance to the minimum (`decrease`, half of gradient times quasi-Newton step) is
     at most `tolerance` times the value, after `max_evaluations`, or where no step descends any
     more; only the first sets `converged`. A last step whose result is foreseen is taken without an
@@ -49,32 +51,44 @@ class Minimiser:
         self._tolerance = tolerance
         self._first_decrease = math.inf
         self._max_evaluations = max_evaluations
-        self._gradient = np.empty(0)
+        self._gradient = self._conditioned = np.empty(0)
         self._direction = np.empty(0)
         self._slope = 0.0
         self._step = 1.0
         self._n_pairs = 0
         self._moves = np.zeros((MEMORY, len(start)), dtype)
-        self._changes = np.zeros((MEMORY, len(start)), dtype)  # of the gradient over each move
+        # What the gradient changed by over each move, times the approximate inverse.
+        self._changes = np.zeros((MEMORY, len(start)), dtype)
         self._moves_changes = np.zeros((MEMORY, MEMORY))
         self._changes_changes = np.zeros((MEMORY, MEMORY))
 
-    def begin(self, value: float, gradient: np.ndarray) -> None:
+    def begin(
+        self, value: float, gradient: np.ndarray, conditioned: np.ndarray | None = None
+    ) -> None:
         """Take value and gradient at the start, which were known without an evaluation."""
-        self._take(value, gradient)
+        self._take(value, gradient, gradient if conditioned is None else conditioned)
 
-    def tell(self, value: float, gradient: np.ndarray) -> bool:
+    def tell(
+        self, value: float, gradient: np.ndarray, conditioned: np.ndarray | None = None
+    ) -> bool:
         """Take value and gradient at `trial`, and set the next trial or `done`.
 
-        Returns whether `trial` has become `point`, which it has not where the step was too long.
+        `conditioned` is the gradient times the approximate inverse of the Hessian. Returns whether
+        `trial` has become `point`, which it has not where the step was too long.
         """
         self.n_evaluations += 1
+        if conditioned is None:
+            conditioned = gradient
         if len(self._gradient):
             if not (math.isfinite(value) and value <= self.value + ACCEPTED_RISE * abs(self.value)):
                 self._shorten(value)
                 return False
-            self._remember(self.trial - self.point, gradient - self._gradient)
-        self._take(value, gradient)
+            self._remember(
+                self.trial - self.point,
+                gradient - self._gradient,
+                conditioned - self._conditioned,
+            )
+        self._take(value, gradient, conditioned)
         return True
 
     @property
@@ -85,9 +99,10 @@ class Minimiser:
         shrunk = math.log(self._first_decrease / max(self.decrease, 1e-300))
         return left / shrunk * (self.n_evaluations - 1) if shrunk > 0 else math.inf
 
-    def _take(self, value: float, gradient: np.ndarray) -> None:
+    def _take(self, value: float, gradient: np.ndarray, conditioned: np.ndarray) -> None:
         before = self.decrease
-        self.point, self.value, self._gradient = self.trial, value, gradient
+        self.point, self.value = self.trial, value
+        self._gradient, self._conditioned = gradient, conditioned
         self._direction = self._quasi_newton_direction()
         self._slope = float(self._direction @ gradient)
         # What a whole step would gain, were the function the parabola that the pairs describe.
@@ -112,39 +127,37 @@ class Minimiser:
         self.done = self._step < SHORTEST_STEP or self.n_evaluations >= self._max_evaluations
         self.trial = self.point + self._step * self._direction
 
-    def _remember(self, move: np.ndarray, change: np.ndarray) -> None:
+    def _remember(self, move: np.ndarray, change: np.ndarray, conditioned: np.ndarray) -> None:
         product = float(move @ change)
         if product <= 1e-10 * math.sqrt(float(move @ move) * float(change @ change)):
             return  # rounding: a convex function has no such pair
-        if self._n_pairs == MEMORY:
-            # Only pairs of one problem move, and 32 rows of them.
-            for rows in (self._moves, self._changes):
-                rows[:-1] = rows[1:]
-            for square in (self._moves_changes, self._changes_changes):
-                square[:-1, :-1] = square[1:, 1:]
-            self._n_pairs -= 1
-        i = self._n_pairs
-        self._moves[i], self._changes[i] = move, change
-        self._n_pairs = n = i + 1
-        latest = self._changes[i]
+        i = self._n_pairs % MEMORY  # the place of the oldest, where all are taken
+        self._n_pairs += 1
+        self._moves[i], self._changes[i] = move, conditioned
+        n = min(self._n_pairs, MEMORY)
+        latest = change.astype(self._moves.dtype)
         self._moves_changes[:n, i] = self._moves[:n] @ latest
         self._changes_changes[:n, i] = self._changes_changes[i, :n] = self._changes[:n] @ latest
 
     def _quasi_newton_direction(self) -> np.ndarray:
         """Minus the inverse Hessian times the gradient: compact form of Byrd et al. (1994)."""
-        n = self._n_pairs
+        n = min(self._n_pairs, MEMORY)
         if n == 0:
-            return -self._gradient
+            return -self._conditioned
         gradient = self._gradient.astype(self._moves.dtype)
         moves, changes = self._moves[:n], self._changes[:n]
-        triangle = self._moves_changes[:n, :n]  # the lower half is never written
-        squares = self._changes_changes[:n, :n]
+        order = (np.arange(n) + (self._n_pairs if self._n_pairs > MEMORY else 0)) % MEMORY
+        triangle = self._moves_changes[np.ix_(order, order)]  # below the diagonal it is stale
+        squares = self._changes_changes[np.ix_(order, order)]
         scale = triangle[-1, -1] / squares[-1, -1]
-        inverse = np.linalg.inv(triangle)
-        along = inverse @ (moves @ gradient).astype(np.float64)
+        solve = scipy.linalg.lapack.dtrtrs
+        along, _ = solve(triangle, (moves @ gradient)[order].astype(np.float64))
         middle = triangle.diagonal() * along + scale * (squares @ along)
-        middle = inverse.T @ (middle - scale * (changes @ gradient).astype(np.float64))
-        direction = scale * self._gradient
-        direction += middle.astype(moves.dtype) @ moves
-        direction -= (scale * along).astype(moves.dtype) @ changes
+        middle -= scale * (changes @ gradient)[order].astype(np.float64)
+        middle, _ = solve(triangle, middle, trans=1)
+        of_moves, of_changes = np.empty(n), np.empty(n)
+        of_moves[order], of_changes[order] = middle, scale * along
+        direction = scale * self._conditioned
+        direction += of_moves.astype(moves.dtype) @ moves
+        direction -= of_changes.astype(moves.dtype) @ changes
         return np.asarray(-direction)
