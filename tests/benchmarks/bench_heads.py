@@ -112,7 +112,8 @@ def one_set(file: Path, options: argparse.Namespace) -> tuple[float, list[str]]:
     rows, ratios = [], []
 
     def ours(penalty: float) -> Solutions:
-        shared = SharedFeatures(features)  # what is made of the features is part of the time
+        # What is made of the features is part of the time.
+        shared = SharedFeatures(features, folds=folds)
         fits = fit_multinomial(shared, label_sets, n_classes=k, weights=used, penalties=penalty)
         return list(zip(fits.coef, fits.intercept, strict=True))
 

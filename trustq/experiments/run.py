@@ -50,7 +50,7 @@ from trustq.store.manifest_columns import manifest_columns
 
 # Part of every cell's key: raised when a change of code changes a number, so that cells of an older
 # numerics are run again rather than mixed with new ones.
-NUMERICS = 8
+NUMERICS = 9
 
 
 @dataclass

@@ -126,7 +126,7 @@ class SharedFeatures:
         """
         if self.is_turned:
             return self._spectrum[0], None
-        gram = self._gram.astype(self.dtype)
+        gram: Any = self._gram.astype(self.dtype)
         with one_blas_thread():
             rng = np.random.default_rng(0)
             basis = rng.standard_normal((len(gram), LONGEST + OVERSAMPLED), dtype=self.dtype)
@@ -166,14 +166,14 @@ class SharedFeatures:
         sizes, directions = self.longest
         assert directions is not None
         exact = self.dtype == np.float64 or sizes[-1] > SINGLE_CONDITION * added
-        matrix = self._gram.astype(np.float64 if exact else np.float32)
+        matrix: Any = self._gram.astype(np.float64 if exact else np.float32)
         matrix.ravel()[:: len(matrix) + 1] += added
         lapack = scipy.linalg.lapack
         factor, invert = (lapack.dpotrf, lapack.dpotri) if exact else (lapack.spotrf, lapack.spotri)
         root, failed = factor(matrix.T, lower=1, overwrite_a=1)
         assert not failed, "what is added to a Gram matrix makes it definite"
         half, _ = invert(root, lower=1, overwrite_c=1)
-        inverse = np.tril(half)
+        inverse: Any = np.tril(half)
         inverse += np.tril(half, -1).T
         inverse -= (directions / (sizes + added).astype(matrix.dtype)) @ directions.T
         return np.ascontiguousarray(inverse, dtype=self.dtype)
