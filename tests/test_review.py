@@ -214,6 +214,30 @@ def test_what_nobody_could_tell_counts_as_wrong_and_gaps_end_the_sample(tmp_path
     session.close()
 
 
+def test_counts_of_listed_rows_follow_answers_undone_and_given_anew(tmp_path: Path) -> None:
+    folder, _ = make_audit(tmp_path, images=0)
+    session = open_review(folder, random_share=0.3)
+    rng, ids = np.random.default_rng(0), session.audit.sample_ids[session.queue[:40]].tolist()
+    kinds = ["label", "label", "unsure", "off-topic", "undo", "skip"]
+    for event in range(300):
+        sample_id, kind = str(ids[rng.integers(40)]), kinds[rng.integers(6)]
+        labels = (CLASSES[rng.integers(len(CLASSES))],) if kind == "label" else ()
+        rater = "ab"[rng.integers(2)]
+        session.answer(Answer(f"e{event}", rater, sample_id, kind, labels))
+    verdicts = [
+        session.is_wrong(sample_id, found)
+        for sample_id, found in session.consensus().items()
+        if session.audit.listed[session.row_of(sample_id)]
+    ]
+    state = session.state("a")
+    assert 10 < state["n_listed_answered"] == len(verdicts) < 40
+    assert state["n_listed_wrong"] == verdicts.count(True) > 0
+    session.close()
+    again = open_review(folder)
+    assert again.state("a") == state
+    again.close()
+
+
 def test_the_sheet_of_a_review_is_what_apply_reads(tmp_path: Path) -> None:
     folder, truth = make_audit(tmp_path, images=0)
     session = open_review(folder)

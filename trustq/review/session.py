@@ -44,6 +44,7 @@ class ReviewSession:
         self._kept: dict[str, dict[str, Answer]] = {}  # by sample id and rater
         self._said: dict[str, Consensus] = {}
         self._verdicts: dict[int, bool | None] = {}  # by row
+        self._listed_said: Counter[bool | None] = Counter()  # listed rows that stand, by verdict
         self._own: Counter[str] = Counter()  # rows that stand, by rater
         self._outlook: tuple[int, Outlook] | None = None
         self._outlook_until = 0.0  # of the monotonic clock
@@ -85,13 +86,17 @@ class ReviewSession:
 
     def _decide(self, sample_id: str) -> None:
         row, own = self._row_of.get(sample_id), self._kept[sample_id]
-        if own:
-            self._said[sample_id] = said_of(own.values())
-            if row is not None:
-                self._verdicts[row] = self.is_wrong(sample_id, self._said[sample_id])
-        else:
+        if row is not None and row in self._verdicts:
+            before = self._verdicts.pop(row)
+            self._listed_said[before] -= bool(self.audit.listed[row])
+        if not own:
             self._said.pop(sample_id, None)
-            self._verdicts.pop(-1 if row is None else row, None)
+            return
+        self._said[sample_id] = said_of(own.values())
+        if row is not None:
+            found = self.is_wrong(sample_id, self._said[sample_id])
+            self._verdicts[row] = found
+            self._listed_said[found] += bool(self.audit.listed[row])
 
     def standing(self) -> dict[tuple[str, str], Answer]:
         """The answers that stand, by rater and sample id."""
@@ -183,13 +188,12 @@ class ReviewSession:
     def state(self, rater: str) -> dict[str, Any]:
         """Progress and what is known so far, JSON."""
         with self._guard:
-            listed = [w for row, w in self._verdicts.items() if self.audit.listed[row]]
             return {
                 "n_queue": len(self.queue),
                 "n_answered": self._own[rater],
-                "n_listed": int(self.audit.listed.sum()),
-                "n_listed_answered": len(listed),
-                "n_listed_wrong": listed.count(True),
+                "n_listed": len(self.audit.order),
+                "n_listed_answered": self._listed_said.total(),
+                "n_listed_wrong": self._listed_said[True],
                 "raters": sorted(name for name, n in self._own.items() if n),
                 "statement": self.statement(),
                 "estimate": self.outlook(fresh=False).text,
