@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -105,17 +106,35 @@ class LabelAudit:
 
     def flags(self, row: int) -> str:
         """Methods that flag a row; with several sources, by how many of them."""
-        of = f"={{}}/{self.n_sources}" if self.n_sources > 1 else ""
-        return " ".join(
-            name + of.format(votes[row]) for name, votes in self.votes.items() if votes[row]
-        )
+        return self._flag_texts[row]
 
     def neighbours_of(self, row: int) -> str:
         """Ids and labels of the nearest rows of other groups, as `id:label id:label`."""
         if self.neighbours is None:
             return ""
-        near = [r for r in self.neighbours[row].tolist() if r >= 0]
-        return " ".join(f"{self.sample_ids[r]}:{self.classes[self.given[r]]}" for r in near)
+        near = self.neighbours[row]
+        if near[0] < 0:
+            return ""
+        return " ".join([self._named[r] for r in near.tolist() if r >= 0])
+
+    @cached_property
+    def _flag_texts(self) -> list[str]:
+        """The flags of each row: few combinations, of which each is put into words once."""
+        of = f"={{}}/{self.n_sources}" if self.n_sources > 1 else ""
+        votes = np.stack(list(self.votes.values()))
+        code = np.ravel_multi_index(tuple(votes), (self.n_sources + 1,) * len(votes))
+        _, first, place = np.unique(code, return_index=True, return_inverse=True)
+        texts = [
+            " ".join(name + of.format(n) for name, n in zip(self.votes, found, strict=True) if n)
+            for found in votes[:, first].T.tolist()
+        ]
+        return [texts[i] for i in place.tolist()]
+
+    @cached_property
+    def _named(self) -> list[str]:
+        labels = self.given.tolist()
+        names = self.sample_ids.tolist()
+        return [f"{name}:{self.classes[c]}" for name, c in zip(names, labels, strict=True)]
 
 
 def default_score(sources: Sequence[AuditSource]) -> tuple[str, str]:

@@ -11,11 +11,11 @@ from trustq.scoring.neighbours import POINTS, TILE, Rows, largest_products
 
 K = 10  # neighbours that vote and whose mean distance says how far out a row lies
 REFERENCE_ROWS = 2000  # rows whose distances tell what is usual
-EXACT_ROWS = 30_000  # up to which every pair of rows is compared in all columns
+EXACT_ROWS = 15_000  # up to which every pair of rows is compared in all columns
 SHARES = (0.8, 0.9, 0.97)  # of the spread, on as few axes as hold it; the first that finds enough
 ENOUGH = 0.95  # of the K nearest
 MOST_AXES = 0.5  # of the columns: beyond, all columns cost little more
-_SPECTRUM_ROWS = 20_000  # random rows that the axes are of
+_SPECTRUM_ROWS = 10_000  # random rows that the axes are of
 _TRIED_ROWS = 200  # random rows whose neighbours are searched both ways
 _QUERIES = 16_384  # rows that are searched for at once
 _EVERY = 4  # one row in so many tells how large a product must be
@@ -68,7 +68,7 @@ def _squares(features: Rows) -> np.ndarray:
 class NeighbourSearch:
     """Neighbours in a set of any size: compared in all columns, or first on few axes.
 
-    Beyond 30,000 rows those are compared in all columns whose products on the axes of most spread
+    Beyond 15,000 rows those are compared in all columns whose products on the axes of most spread
     are among the largest, about forty of each row. `recall` says which share of the nearest that
     finds, measured on 200 random rows; `n_axes` is 0 where every pair is compared in all columns:
     in smaller sets, and in those whose spread lies on no few axes.

@@ -34,6 +34,8 @@ FAR = 4.0  # robust standard deviations beyond which a distance or a measure is 
 OVERLAP = 0.01  # of all labels: pairs of classes with a larger estimated share are listed
 CLUSTER_ROWS = 50  # rows of a cluster on average, at the least
 MOST_CLUSTERS = 20
+CLUSTERED_ROWS = 5000  # random rows whose clusters they are
+CLUSTER_ROUNDS = 20
 ALPHA = 0.05
 EFFECT = 0.1  # of a column on the label: less is not worth a look
 # Measure, what little of it is called and what much, and whether its logarithm is compared.
@@ -193,18 +195,40 @@ def _weak_clusters(audit: LabelAudit, features: Rows) -> list[SetIssue]:
 
 def _clusters(features: Rows, n_clusters: int) -> np.ndarray:
     """Cluster of each row: k-means on a sample of rows, then the nearest centre."""
-    from scipy.cluster.vq import kmeans2
-
     rng = generator(0, "clusters")
-    some = features[np.sort(rng.permutation(len(features))[:5000])].astype(np.float64)
-    centres, _ = kmeans2(some, n_clusters, minit="++", seed=rng, iter=20, missing="warn")
-    centres = centres[np.isfinite(centres).all(axis=1)].astype(np.float32)
-    nearest = np.empty(len(features), dtype=np.int64)
-    less = (centres**2).sum(axis=1) / 2
-    for start in range(0, len(features), 8192):
-        block = slice(start, start + 8192)
-        nearest[block] = (features[block] @ centres.T - less).argmax(axis=1)
-    return nearest
+    some = features[np.sort(rng.permutation(len(features))[:CLUSTERED_ROWS])]
+    centres = _first_centres(some, n_clusters, rng)
+    for _ in range(CLUSTER_ROUNDS):
+        own = _nearest_centre(some, centres)
+        held = np.bincount(own, minlength=len(centres))
+        sums = np.stack([some[own == c].sum(axis=0) for c in range(len(centres))])
+        moved = np.where(held[:, None] > 0, sums / np.maximum(held, 1)[:, None], centres)
+        if np.array_equal(moved, centres):
+            break
+        centres = moved.astype(np.float32)
+    parts = (features[start : start + 4096] for start in range(0, len(features), 4096))
+    return np.concatenate([_nearest_centre(part, centres) for part in parts])
+
+
+def _first_centres(rows: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Rows far from each other, each drawn by its squared distance to those before (k-means++)."""
+    chosen = [int(rng.integers(len(rows)))]
+    squares = np.einsum("nd,nd->n", rows, rows)
+    far = np.full(len(rows), np.inf)
+    while len(chosen) < n:
+        last = chosen[-1]
+        far = np.minimum(far, squares + squares[last] - 2 * (rows @ rows[last]))
+        far = np.maximum(far, 0)
+        if not far.sum():
+            break  # all rows are one of those chosen
+        reached = np.cumsum(far, dtype=np.float64)
+        chosen.append(int(np.searchsorted(reached, rng.random() * reached[-1], side="right")))
+    return rows[chosen]
+
+
+def _nearest_centre(rows: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    less = np.einsum("nd,nd->n", centres, centres) / 2
+    return np.asarray((rows @ centres.T - less).argmax(axis=1))
 
 
 def _overlaps(audit: LabelAudit) -> list[SetIssue]:

@@ -90,6 +90,13 @@ def _allot(
         members = order[stratum[order] == c]
         # Large groups first, while there is room to balance them; random among equals.
         members = members[np.argsort(-sizes[members], kind="stable")]
+        if len({*share}) == 1 and sizes[members[0]] == sizes[members[-1]]:
+            # Equal groups for equal parts go round in turn, as they do below one by one.
+            turn = np.argsort(overall, kind="stable")
+            part_of_group[members] = np.resize(turn, len(members))
+            given = np.bincount(part_of_group[members], minlength=n_parts) * sizes[members[0]]
+            overall = (overall + given).tolist()
+            continue
         want = (fractions * sizes[members].sum()).tolist()
         have = [0.0] * n_parts
         chosen = []

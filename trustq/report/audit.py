@@ -59,7 +59,7 @@ def audit_page(audit: LabelAudit, issues: Sequence[SetIssue] | None = None) -> s
                 f"{far} of the list lie further from their neighbours than {OUTLIER:.0%} of all "
                 "rows: rubbish perhaps, rather than another class."
             )
-        top = [_short(row) for row in issue_rows(audit)[:SHOWN]]
+        top = [_short(row) for row in issue_rows(audit, SHOWN)]
         lines += ["", f"The most suspicious {len(top)}:", _table(top)]
         lines += ["", "By class:", _table(class_rows(audit))]
         confusions = confusion_rows(audit)
@@ -110,10 +110,10 @@ def set_issue_rows(issues: Sequence[SetIssue]) -> list[Row]:
     ]
 
 
-def issue_rows(audit: LabelAudit) -> list[Row]:
-    """The list, most suspicious first, one dict a label."""
+def issue_rows(audit: LabelAudit, most: int | None = None) -> list[Row]:
+    """The list, or the first `most` of it, most suspicious first, one dict a label."""
     saw = _saw_rows(audit)  # once: it looks at every row
-    return [_issue(audit, row, saw) for row in audit.order.tolist()]
+    return [_issue(audit, row, saw) for row in audit.order[:most].tolist()]
 
 
 def issue_columns(audit: LabelAudit) -> list[str]:
