@@ -7,8 +7,8 @@ wrong, rows that lie nearly twice). The peer: StandardScaler and LogisticRegress
 cross_val_predict, then `Datalab.find_issues` with features and probabilities (label, outlier,
 near_duplicate). Ours: `trustq audit labels`, which chooses a penalty of four and says what else is
 wrong with the set. With `--plain` also the script that most people would write: the same four
-penalties in scikit-learn, and cleanlab's list. Prints a Markdown table: processor and wall seconds, peak
-memory in parts of the features', and the share wrong among as many of the first as are wrong.
+penalties in scikit-learn, and cleanlab's list. Prints a Markdown table: processor and wall seconds,
+peak memory in parts of the features', and the share wrong among as many of the first as are wrong.
 Run it with OMP_NUM_THREADS=1; `--peer` takes the minutes that it takes.
 """
 
