@@ -293,3 +293,82 @@ def test_a_recipe_object_keeps_what_is_not_set_anew(cache_path: Path, tmp_path: 
     folds = run.results.sql("SELECT DISTINCT n_folds FROM runs")["n_folds"].tolist()
     assert folds == [3]
     assert dataclasses.replace(base) == base
+
+
+def _shuffled(frame: "pandas.DataFrame | pandas.Series[int]") -> "pandas.DataFrame":
+    return frame.sample(frac=1, random_state=1)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("ids", ["counted", "texts", "pairs"])
+def test_series_and_frames_are_matched_by_their_index(ids: str) -> None:
+    n = len(WRONG)
+    index = {
+        "counted": pandas.RangeIndex(n),
+        "texts": pandas.Index([f"s{i:02d}.jpg" for i in range(n)]),
+        "pairs": pandas.MultiIndex.from_arrays([np.arange(n) // 2, np.arange(n) % 2]),
+    }[ids]
+    labels = pandas.Series(WRONG, index=index)
+    probs = pandas.DataFrame(PROBS, index=index)
+    groups = pandas.Series(np.arange(n) // 3, index=index)
+    whole = tq.label_quality(WRONG, PROBS, groups=np.arange(n) // 3)
+    assert (tq.label_quality(labels, _shuffled(probs), groups=groups[::-1]) == whole).all()
+    found = tq.find_label_issues(labels, _shuffled(probs), groups=groups)
+    expected = tq.find_label_issues(WRONG, PROBS, groups=np.arange(n) // 3)
+    for name in ("row", "quality", "group"):
+        assert (found[name] == expected[name]).all()
+    given = {"labels": labels, "probs": _shuffled(probs), "groups": groups.iloc[::-1]}
+    read = tq.read_predictions(given)
+    by_hand = tq.read_predictions({"labels": WRONG, "probs": PROBS, "groups": np.arange(n) // 3})
+    assert (read.of_rows() == by_hand.of_rows()).all()
+    assert (read.labels == by_hand.labels).all()
+    assert read.groups is not None and by_hand.groups is not None
+    assert (read.groups == by_hand.groups).all()
+    features = pandas.DataFrame(PROBS, index=index)
+    cache = tq.import_cache({"labels": labels, "features": _shuffled(features)}, exposure="frozen")
+    assert np.allclose(cache.features, PROBS, atol=1e-6)
+
+
+def test_rows_that_no_index_tells_apart_are_refused() -> None:
+    n = len(WRONG)
+    labels, probs = pandas.Series(WRONG), pandas.DataFrame(PROBS)
+    told = (
+        "give both the same index, or none where their rows are in the same order "
+        "(reset_index(drop=True))"
+    )
+    with refused(f"labels and probs have indexes of other rows, 0, ... and 1, ...: {told}."):
+        tq.label_quality(labels, probs.set_index(np.arange(n) + 1))
+    texts = probs.set_index(np.arange(n)[::-1].astype(str))  # the same numbers, as texts
+    with refused(
+        f"labels and probs have indexes of other rows, 0, ... and '{n - 1}', ...: {told}."
+    ):
+        tq.label_quality(labels, texts)
+    twice = probs.set_index(np.arange(n) // 2)
+    with refused(f"labels and probs have indexes of other rows, 0, ... and 0, ...: {told}."):
+        tq.read_predictions({"labels": labels, "probs": twice})
+    told = "labels has no index that says which is its own: give it one, or pass all in one order"
+    with refused(f"probs and groups have the same rows in two orders, and {told}."):
+        tq.label_quality(WRONG, probs, groups=labels[::-1])
+    # By position, as before: an index that only counts beside names, the same twice, and none.
+    whole = tq.label_quality(WRONG, PROBS)
+    named = probs.set_index(pandas.Index([f"s{i}" for i in range(n)]))
+    assert (tq.label_quality(labels, named) == whole).all()
+    assert (tq.label_quality(labels.set_axis(np.arange(n) // 2), twice) == whole).all()
+    assert (tq.label_quality(polars.Series(WRONG), probs[::-1].iloc[::-1]) == whole).all()
+
+
+class _Labelled:
+    """An array as xarray has it: named dimensions, an index of the first."""
+
+    def __init__(self, values: np.ndarray, index: pandas.Index) -> None:  # type: ignore[type-arg]
+        self.values, self.dims, self.indexes = values, ("row", "class"), {"row": index}
+        self.index = None
+
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
+        return self.values
+
+
+def test_arrays_with_named_dimensions_are_matched_by_their_first_index() -> None:
+    order = np.random.default_rng(0).permutation(len(WRONG))
+    labels = pandas.Series(WRONG)
+    probs = _Labelled(PROBS[order], pandas.Index(order))
+    assert (tq.label_quality(labels, probs) == tq.label_quality(WRONG, PROBS)).all()

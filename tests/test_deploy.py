@@ -198,6 +198,17 @@ def test_labels_that_were_bought_make_the_packaged_head(packaged: Packaged, tmp_
         "labels of 1 rows that are not training rows",
         lambda: fit_packaged_head(cache, "linear", labels=tmp_path / "leak.csv"),
     )
+    first, name = cache.sample_id[train[0]], names[0]
+    (tmp_path / "spelt.csv").write_text(table.replace(f"{first},", f" {first}.PNG ,"))
+    spelt = fit_packaged_head(cache, "linear", labels=tmp_path / "spelt.csv")
+    assert (spelt.logits == repaired.logits).all()
+    other = next(own for own in cache.classes if own != name)
+    (tmp_path / "two.csv").write_text(table + f"{first}.jpg,{other}\n")
+    refuses(
+        InputError,
+        f"{first}.jpg has two labels; a head is fitted on one each.",
+        lambda: fit_packaged_head(cache, "linear", labels=tmp_path / "two.csv"),
+    )
 
 
 def test_a_model_that_was_changed_is_refused(packaged: Packaged, tmp_path: Path) -> None:

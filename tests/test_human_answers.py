@@ -109,6 +109,30 @@ def test_ids_in_another_spelling_are_said(tmp_path: Path) -> None:
     )
 
 
+def test_answers_that_join_no_row_are_said(tmp_path: Path) -> None:
+    cache = make_cache()
+    first, second = str(cache.sample_id[0]), str(cache.sample_id[1])
+    sheet = tmp_path / "a.csv"
+    sheet.write_text(f"sample_id,label\n{first},a\n{second.upper()},a\nelsewhere,b\n")
+    notes = as_answered(cache, sweep=recipe(f"answers={sheet}").sweep)[1]
+    assert (
+        f"2 answered ids, first {second.upper()}, are none of {cache.name} (1 differ in spelling "
+        f"alone from ids that are there, e.g. '{second.upper()}' and '{second}'): their answers "
+        "are not used."
+    ) in notes
+
+
+@pytest.mark.parametrize("blank", ["", " ", "NA", "nan", "None", "unknown"])
+def test_words_for_a_blank_are_no_answer_but_where_a_class_is_called_so(
+    tmp_path: Path, blank: str
+) -> None:
+    sheet = tmp_path / "a.csv"
+    sheet.write_text(f"sample_id,label\ns0000,mel\ns0001,{blank}\n")
+    assert read_sheet(sheet, classes=("mel", "nv")) == {"s0000": [0]}
+    if blank.strip():
+        assert read_sheet(sheet, classes=("mel", blank)) == {"s0000": [0], "s0001": [1]}
+
+
 def test_every_sheet_is_joined_by_the_same_ids(tmp_path: Path) -> None:
     cache = make_cache()
     sheet = tmp_path / "a.csv"

@@ -1,19 +1,21 @@
 """How many labels are wrong: the estimate is right on average, its interval covers, it says what
 it does not know; what is known already is learned from and never asked again."""
 
+import csv
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import openpyxl
 import pytest
 import scipy
 from test_review import CLASSES, make_audit, said
 
 from trustq.audit import KnownLabels, audit_labels, known_labels, open_source
-from trustq.audit.apply import apply_answers, read_answers
+from trustq.audit.apply import apply_answers, read_answers, read_off_topic
 from trustq.audit.folder import read_audit_folder
-from trustq.errors import TrustqError
+from trustq.errors import InputError, TrustqError
 from trustq.report.audit import write_audit
 from trustq.review import open_review
 from trustq.review.estimate import outlook
@@ -287,3 +289,44 @@ def test_bounds_by_bisection_are_those_of_all_totals() -> None:
             kept = own[against < -np.log(0.05)]
             low, high = int(kept[0]), int(kept[-1])
         assert (found.low, found.high) == (low, high)
+
+
+@pytest.mark.parametrize("form", ["csv", "xlsx"])
+def test_answers_are_joined_by_ids_and_classes_in_any_usual_spelling(
+    tmp_path: Path, form: str
+) -> None:
+    _, truth = make_audit(tmp_path, images=0)
+    rows = [["image", "label", "off_topic"]]
+    rows += [[f" img_{i:05d}.JPG", f" {CLASSES[truth[i]].upper()}", ""] for i in range(20)]
+    rows += [["img_00030", "NA", "1"], ["img_00031", "", "TRUE"], ["IMG_40.png", CLASSES[0], "no"]]
+    sheet = tmp_path / f"answers.{form}"
+    if form == "csv":
+        with open(sheet, "w", newline="") as file:
+            csv.writer(file).writerows(rows)
+    else:
+        book = openpyxl.Workbook()
+        for row in rows:
+            book.active.append([1 if cell == "1" else cell or None for cell in row])
+        book.save(sheet)
+    known = known_labels(answers=sheet)
+    audit = audit_labels([open_source(tmp_path / "embeddings.npz", known=known)])
+    assert np.flatnonzero(audit.trusted).tolist() == list(range(20))
+    assert (audit.given[:20] == truth[:20]).all()
+    (note,) = (note for note in audit.notes if "are trusted by" in note)
+    assert note.endswith(
+        "; 1 other ids are no rows of it (1 differ in spelling alone from ids that are there, "
+        "e.g. 'IMG_40.png' and 'img_00040')"
+    )
+    assert read_off_topic(sheet) == {"img_00030", "img_00031"}
+    answers = {"img_00001": CLASSES[0], "img_00001.jpg": CLASSES[1]}
+    with pytest.raises(InputError, match="'img_00001' is answered in two ways"):
+        open_source(tmp_path / "embeddings.npz", known=known_labels(answers=answers))
+
+
+def test_trusted_values_and_ids_that_are_numbers_are_compared_as_numbers(tmp_path: Path) -> None:
+    book = openpyxl.Workbook()
+    for row in (["id", "tone"], [1, 3.0], [2, None], [3, 3]):
+        book.active.append(row)
+    book.save(tmp_path / "meta.xlsx")
+    known = known_labels(trust="tone=3", metadata=tmp_path / "meta.xlsx")
+    assert known is not None and known.labels == {"1": None, "3": None}

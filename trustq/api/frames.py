@@ -174,6 +174,68 @@ def array_of(values: Any, name: str) -> np.ndarray:
         raise InputError(f"{name} is not an array: {error}.") from error
 
 
+def arrays_of(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Arrays of the same rows, as `array_of` each: frames and series are matched by their index.
+
+    The order is that of the first value with an index (of pandas, or of xarray's first dimension);
+    others of the same rows in another order follow it. An index that only counts rows says nothing
+    beside one of other names. Raises `TrustqError` where indexes name other rows, where a name
+    stands twice, and where a value without an index leaves open whose order it has.
+
+    >>> import pandas
+    >>> labels = pandas.Series([0, 1], index=["a", "b"])
+    >>> arrays_of({"labels": labels, "score": labels.iloc[::-1]})["score"].tolist()
+    [0, 1]
+    """
+    arrays = {name: array_of(own, name) for name, own in values.items()}
+    indexes = {name: index_of(own) for name, own in values.items() if name != "classes"}
+    first = next((name for name, index in indexes.items() if index is not None), None)
+    for name, index in indexes.items():
+        if first is None or index is None or len(index) != len(indexes[first]):
+            continue  # of other lengths: whoever takes the arrays says so
+        place = _places(indexes[first], index, first, name)
+        if place is None:
+            continue
+        for other, none in indexes.items():
+            if none is None and arrays[other].shape[:1] == (len(index),):
+                raise InputError(
+                    f"{first} and {name} have the same rows in two orders, and {other} has no "
+                    "index that says which is its own: give it one, or pass all in one order."
+                )
+        arrays[name] = arrays[name][place]
+    return arrays
+
+
+def index_of(values: Any) -> Any:
+    """The pandas index of a frame, a series or an xarray array; None where there is none."""
+    dims, indexes = getattr(values, "dims", None), getattr(values, "indexes", None)
+    if dims and indexes is not None:
+        return indexes.get(dims[0])
+    index = getattr(values, "index", None)
+    return index if hasattr(index, "get_indexer") else None
+
+
+def _places(first: Any, index: Any, name: str, other: str) -> np.ndarray | None:
+    """Where the rows of an index stand in another; None where they are in the same order."""
+    if first.equals(index):
+        return None
+    if first.is_unique and index.is_unique:
+        place = np.asarray(index.get_indexer(first))
+        if (place >= 0).all():
+            return place
+    plain = _imported("pandas").RangeIndex(len(first))
+    counts = first.equals(plain) or index.equals(plain)
+    shared = not set(map(str, first)).isdisjoint(map(str, index))
+    if counts and not shared:
+        return None
+    raise InputError(
+        f"{name} and {other} have indexes of other rows, {first.tolist()[0]!r}, ... and "
+        f"{index.tolist()[0]!r}, ...: "
+        "give both the same index, or none where their rows are in the same order "
+        "(reset_index(drop=True))."
+    )
+
+
 @contextmanager
 def as_file(data: Source) -> Iterator[Path]:
     """A path to read the data from: itself where it is one, else a file that holds them.
@@ -192,7 +254,7 @@ def as_file(data: Source) -> Iterator[Path]:
     with TemporaryDirectory(prefix="trustq-") as folder:
         if isinstance(data, Mapping):
             path = Path(folder) / "arrays.npz"
-            arrays = {name: _plain(array_of(values, name)) for name, values in data.items()}
+            arrays = {name: _plain(values) for name, values in arrays_of(data).items()}
             _name_columns(arrays, data)
             np.savez(path, **arrays)  # type: ignore[arg-type]
         else:

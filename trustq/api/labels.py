@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from trustq.api.frames import Source, Table, array_of, as_file
+from trustq.api.frames import Source, Table, arrays_of, as_file
 from trustq.audit import LabelAudit, known_labels, open_source
 from trustq.audit import audit_labels as audit_sources
 from trustq.audit.labels import AUTO
@@ -45,8 +45,8 @@ def label_quality(
     columns, or a frame `probs` has them as its columns. `probs` is (n, k), rows that sum to 1, or
     (n,) of the second of two classes, of models that did not see the row, nor its group. With
     `groups`, (n,), a row has the lowest quality of its group, for who checks one image of a lesion
-    has the others at hand. `score` is self_confidence, normalized_margin, confident_learning,
-    entropy, ... or a plug-in's.
+    has the others at hand. Series and frames are matched by their index, in the order of `labels`.
+    `score` is self_confidence, normalized_margin, confident_learning, entropy, ... or a plug-in's.
     Raises `TrustqError` for shapes and values that do not fit and for an unknown score.
 
     >>> probs = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]])
@@ -102,7 +102,7 @@ def find_label_issues(
         "p_suggested": rows.probs[found, suggested[found]],
     }
     if rows.group is not None:
-        columns["group"] = array_of(groups, "groups")[found]
+        columns["group"] = rows.named[found]
     return Table(columns)
 
 
@@ -273,8 +273,9 @@ class _Rows:
     """Labels as class indices, probabilities and groups, checked against each other."""
 
     def __init__(self, labels: Any, probs: Any, groups: Any, classes: Sequence[str] | None) -> None:
-        given = array_of(labels, "labels")
-        scores = array_of(probs, "probs")
+        arrays = {"labels": labels, "probs": probs}
+        arrays = arrays_of(arrays if groups is None else arrays | {"groups": groups})
+        given, scores = arrays["labels"], arrays["probs"]
         if scores.ndim == 1 or (scores.ndim == 2 and scores.shape[1] == 1):
             second = scores.reshape(-1).astype(np.float64)  # of the second of two classes
             scores = np.stack([1 - second, second], axis=1)
@@ -293,11 +294,12 @@ class _Rows:
             )
         self.classes = tuple(range(k)) if classes is None else found.classes
         self.labels = checked_labels(found.indices, n, k, beside="probs")
-        self.group = None
+        self.group, self.named = None, np.empty(0)
         if groups is not None:
-            named = array_of(groups, "groups")
+            named = arrays["groups"]
             if named.shape != (n,):
                 raise InputError(f"groups has shape {named.shape}, labels ({n},).")
+            self.named = named
             self.group = np.unique(named.astype(str), return_inverse=True)[1]
 
 

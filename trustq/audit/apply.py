@@ -9,7 +9,8 @@ import numpy as np
 from trustq.audit.folder import StoredAudit
 from trustq.core.columns import Columns, read_table
 from trustq.core.label_sheets import read_sheet
-from trustq.core.sample_ids import find_ids, nearly
+from trustq.core.sample_ids import ID_COLUMNS, find_ids, nearly
+from trustq.core.words import plain_texts
 from trustq.errors import InputError
 from trustq.statistics.paired import Interval, share_interval
 
@@ -161,10 +162,11 @@ def apply_answers(
 def read_off_topic(path: Path) -> set[str]:
     """Ids of rows that a review's sheet calls off topic; none where it has no such column."""
     table = read_table(Path(path))
-    if "sample_id" not in table or "off_topic" not in table:
+    key = next((name for name in ID_COLUMNS if name in table), None)
+    if key is None or "off_topic" not in table:
         return set()
-    pairs = zip(table["sample_id"].tolist(), table["off_topic"].tolist(), strict=True)
-    return {str(sample_id) for sample_id, said in pairs if str(said or "").lower() in _YES}
+    pairs = zip(plain_texts(table[key]), plain_texts(table["off_topic"]), strict=True)
+    return {sample_id for sample_id, said in pairs if said.lower() in _YES}
 
 
 _YES = ("yes", "true", "1", "x")

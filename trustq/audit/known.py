@@ -7,6 +7,8 @@ import numpy as np
 
 from trustq.audit.source import KnownLabels
 from trustq.core.columns import read_table
+from trustq.core.sample_ids import ID_COLUMNS
+from trustq.core.words import plain_text, plain_texts
 from trustq.errors import InputError
 
 
@@ -30,22 +32,25 @@ def known_labels(
         where.append(trust)
     if answers is not None:
         given = answers if isinstance(answers, Mapping) else _answers_of(Path(answers))
-        labels |= {str(sample_id): str(label) for sample_id, label in given.items()}
+        said = {plain_text(sample_id): plain_text(label) for sample_id, label in given.items()}
+        labels |= {sample_id: label for sample_id, label in said.items() if label}
         where.append("answers" if isinstance(answers, Mapping) else str(answers))
     return KnownLabels(labels, " and ".join(where)) if where else None
 
 
 def _answers_of(path: Path) -> dict[str, str]:
     table = read_table(path)
-    if "sample_id" not in table or "label" not in table:
+    key = next((name for name in ID_COLUMNS if name in table), None)
+    if key is None or "label" not in table:
         raise InputError(
             f"{path} has the columns {', '.join(table)}; expected sample_id and label.", path=path
         )
     found: dict[str, str] = {}
-    for sample_id, label in zip(table["sample_id"].tolist(), table["label"].tolist(), strict=True):
-        if label is None or not str(label).strip():
+    texts = zip(plain_texts(table[key]), plain_texts(table["label"]), strict=True)
+    for sample_id, label in texts:
+        if not label or not sample_id:
             continue
-        if found.setdefault(str(sample_id), str(label)) != str(label):
+        if found.setdefault(sample_id, label) != label:
             raise InputError(f"{path}: {sample_id!r} is answered in two ways.", path=path)
     if not found:
         raise InputError(
@@ -66,16 +71,16 @@ def _trusted_ids(trust: str, metadata: Path | None) -> list[str]:
     if metadata is None:
         raise InputError(f"`trust={trust}` needs a table with that column: pass `metadata`.")
     table = read_table(Path(metadata))
-    key = next((name for name in ("sample_id", "image_id") if name in table), None)
+    key = next((name for name in ID_COLUMNS if name in table), None)
     if key is None or column not in table:
         raise InputError(
             f"{metadata} has the columns {', '.join(table)}; expected sample_id and {column}.",
             path=Path(metadata),
         )
-    texts = np.array([str(value) for value in table[column].tolist()])
+    texts = np.array(plain_texts(table[column]))
     if missing := [value for value in wanted if value not in set(texts.tolist())]:
         there = sorted(set(texts.tolist()))
         raise InputError(
             f"{metadata}: no row has {column} {missing[0]!r}; there are {', '.join(there[:10])}."
         )
-    return [str(i) for i in table[key][np.isin(texts, wanted)].tolist()]
+    return plain_texts(table[key][np.isin(texts, wanted)])

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from trustq.core.class_names import read_labels
+from trustq.core.class_names import ClassPosition, read_labels
 from trustq.core.digest import digest_bytes, digest_file, digest_json
 from trustq.core.foreign_files import read_foreign
 from trustq.core.foreign_rows import open_rows
 from trustq.core.leaks import in_sample_signs
+from trustq.core.sample_ids import find_ids, nearly
+from trustq.core.words import is_blank
 from trustq.data.splits import group_folds, thin_classes
 from trustq.errors import InputError
 from trustq.evaluation.predictions import Predictions, read_predictions
@@ -230,28 +232,35 @@ def open_source(
 def _with_known(own: _Rows, known: KnownLabels) -> _Rows:
     """The same rows with the known labels in their place, trusted."""
     cache, classes = own.cache, own.cache.classes
-    ids = cache.sample_id[own.rows].tolist()
+    ids = cache.sample_id[own.rows]
     observed, trusted = own.observed.copy(), cache.trusted.copy()
-    place = {str(sample_id): i for i, sample_id in enumerate(ids)}
-    for sample_id, label in known.labels.items():
-        i = place.get(sample_id)
+    find, strangers = ClassPosition(classes), []
+    answered: dict[int, int] = {}
+    places = find_ids(list(known.labels), ids, source=known.where)
+    for (sample_id, label), i in zip(known.labels.items(), places, strict=True):
         if i is None:
+            strangers.append(sample_id)
             continue
         if label is not None:
-            if label not in classes:
+            position = find(label)
+            if position is None and is_blank(label):
+                continue
+            if position is None:
                 raise InputError(
                     f"{known.where}: unknown class {label!r} of {sample_id!r}; expected one of "
                     f"{', '.join(classes)}.",
                     expected=classes,
                     found=label,
                 )
-            observed[i] = classes.index(label)
+            if answered.setdefault(i, position) != position:
+                raise InputError(f"{known.where}: {str(ids[i])!r} is answered in two ways.")
+            observed[i] = position
         trusted[own.rows[i]] = True
-    found = sum(sample_id in place for sample_id in known.labels)
+    found = len(known.labels) - len(strangers)
     if not found:
         raise InputError(
-            f"{known.where}: none of its {len(known.labels)} ids is a row of {cache.name}. Is it "
-            "of another data set?"
+            f"{known.where}: none of its {len(known.labels)} ids is a row of {cache.name}"
+            f"{nearly(strangers, ids)}. Is it of another data set?"
         )
     if bool(trusted[own.rows].all()):
         raise InputError(f"Every label of {cache.name} is trusted, so there is none to audit.")
@@ -260,6 +269,9 @@ def _with_known(own: _Rows, known: KnownLabels) -> _Rows:
     labels[own.rows] = observed
     note = f"{found} labels are trusted by {known.where}"
     note += f", {changed} of them in the place of the given ones" if changed else ""
+    # A table of everything has rows of other splits too; what is nearly spelt alike is a slip.
+    if near := nearly(strangers, ids):
+        note += f"; {len(strangers)} other ids are no rows of it{near}"
     # The digest says what these rows are now; crossfit logits were made from the labels as given.
     digest = digest_json([cache.content_digest, known.digest])
     return dataclasses.replace(

@@ -10,7 +10,7 @@ from trustq.core.atomic_files import replacing
 from trustq.core.class_names import ClassPosition, unknown_class
 from trustq.core.sample_ids import ID_COLUMNS
 from trustq.core.spreadsheets import csv_text
-from trustq.core.words import plain_texts
+from trustq.core.words import is_blank, plain_texts
 from trustq.errors import InputError
 
 
@@ -38,6 +38,8 @@ def read_sheet(
         if not sample or not text:
             continue
         place = find(text)
+        if place is None and is_blank(text):  # NA, nan, unknown: no class has that name
+            continue
         if place is None:
             raise InputError(
                 f"{path}, row {row}: {unknown_class(text, classes)}.",

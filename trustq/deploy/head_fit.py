@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from trustq.core.label_sheets import read_sheet
+from trustq.core.sample_ids import find_ids, nearly
 from trustq.deploy.graph import folded_head
 from trustq.errors import DishonestError, InputError
 from trustq.heads import LinearHead, choose_penalty, fit_heads, make_head
@@ -116,15 +117,20 @@ def _training_labels(cache: Cache, labels: Path | None) -> tuple[np.ndarray, np.
     else:
         sheet = read_sheet(labels, classes=cache.classes)
         known = np.full(len(cache), -1, dtype=np.int64)
-        position = {name: row for row, name in enumerate(cache.sample_id.tolist())}
-        unknown = [name for name in sheet if name not in position]
+        rows = find_ids(list(sheet), cache.sample_id, source=str(labels))
+        unknown = [name for name, row in zip(sheet, rows, strict=True) if row is None]
         if unknown:
             raise InputError(
-                f"{labels}: {len(unknown)} ids are not in {cache.name}, e.g. {unknown[0]}.",
+                f"{labels}: {len(unknown)} ids are not in {cache.name}, e.g. {unknown[0]}"
+                f"{nearly(unknown, cache.sample_id)}.",
                 path=labels,
             )
-        for name, found in sheet.items():
-            known[position[name]] = found[-1]
+        for (name, found), row in zip(sheet.items(), rows, strict=True):
+            if len({*found, *([int(known[row])] if known[row] >= 0 else [])}) > 1:
+                raise InputError(
+                    f"{labels}: {name} has two labels; a head is fitted on one each.", path=labels
+                )
+            known[row] = found[0]
         outside = (known >= 0) & ~train
         if outside.any():
             raise DishonestError(

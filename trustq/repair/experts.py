@@ -102,7 +102,8 @@ class FileExpert:
 
     def __init__(self, experiment: Experiment, path: Path) -> None:
         votes = read_votes(path, experiment.cache)
-        self._labels, self._votes = (array[experiment.rows] for array in votes)
+        self._labels = votes.labels[experiment.rows]
+        self._votes = votes.counts[experiment.rows]
         self.can_answer = self._labels >= 0
         if not self.can_answer.any():
             raise InputError(

@@ -22,6 +22,7 @@ class Votes(NamedTuple):
 
     labels: np.ndarray  # (n,)
     counts: np.ndarray  # (n,) answers
+    strangers: tuple[str, ...] = ()  # ids of the file that are no row's
 
 
 def read_votes(path: Path, cache: Cache) -> Votes:
@@ -42,7 +43,8 @@ def read_votes(path: Path, cache: Cache) -> Votes:
             path=path,
         )
     tied = (counts == counts.max(axis=1)[:, None]).sum(axis=1) > 1
-    return Votes(np.where(tied, -1, counts.argmax(axis=1)), counts.sum(axis=1))
+    strangers = tuple(text for text, row in zip(sheet, rows, strict=True) if row is None)
+    return Votes(np.where(tied, -1, counts.argmax(axis=1)), counts.sum(axis=1), strangers)
 
 
 def answers_are_truth(sweep: SweepRecipe) -> bool:
@@ -79,6 +81,11 @@ def as_answered(cache: Cache, *, sweep: SweepRecipe) -> tuple[Cache, list[str]]:
     elsewhere = int((answered & ~training).sum())
     if elsewhere:
         notes.append(f"{elsewhere} answers are the truth of validation, test or external rows.")
+    if votes.strangers:
+        notes.append(
+            f"{len(votes.strangers)} answered ids, first {votes.strangers[0]}, are none of "
+            f"{cache.name}{nearly(votes.strangers, cache.sample_id)}: their answers are not used."
+        )
     tied = int(((votes.counts > 0) & ~answered).sum())
     if tied:
         notes.append(f"{tied} rows have tied answers, which count as none.")
