@@ -2,7 +2,7 @@
 
 Parts: `inputs` (damaged files by every reader), `settings` (numbers out of every range), `sql`
 (statements that would write, or are broken), `bundles` (one changed bit), `disks` (writes that fail
-at some size), `kills` (kill -9 at random moments of writers).
+at some size), `kills` (kill -9 at random moments of writers), `interrupts` (Ctrl-C of `trustq sql`).
 
 Run: python tests/benchmarks/fault_study.py [PART ...] [--share 1.0] [--writer NAME]
 """
@@ -14,6 +14,7 @@ import os
 import random
 import resource
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -357,9 +358,50 @@ def kills(root: Path, share: float) -> Counter[str]:
     return seen
 
 
+ENDLESS = (
+    "SELECT count(*) FROM range(100000) a, range(100000) b, range(1000) c WHERE a.range % 7 = 3",
+    "SELECT sum(hash(a.range || 'x' || b.range)) FROM range(100000) a, range(1000000) b",
+    "SELECT a.range FROM range(30000) a, range(30000) b ORDER BY hash(a.range * b.range)",
+    "WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r) SELECT max(n) FROM r",
+    "SELECT count(DISTINCT md5(a.range::TEXT)) FROM range(1000000) a, range(1000) b",
+)
+
+
+def interrupts(root: Path, share: float) -> Counter[str]:
+    """Ctrl-C at a random moment of a statement without an end: over within a second, in silence."""
+    write_results(root / "results")
+    program = str(Path(sys.executable).parent / "trustq")
+    seen: Counter[str] = Counter()
+    rng, before = random.Random(2), tree(root)
+    for trial in range(round(40 * share)):
+        child = subprocess.Popen(
+            [program, "sql", ENDLESS[trial % len(ENDLESS)], "--results", str(root / "results")],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            # Whoever runs this in the background may have told it to ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        time.sleep(2 + 2 * rng.random())  # the start of the program is behind it
+        child.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        try:
+            said = child.communicate(timeout=30)[1].decode()
+        except subprocess.TimeoutExpired:
+            child.kill()
+            seen["endless"] += 1
+            continue
+        seconds = time.monotonic() - started
+        what = "within a second" if seconds <= 1 else f"after {seconds:.1f} s"
+        if "Traceback" in said or child.returncode in (0, -signal.SIGINT):
+            print(child.returncode, said, file=sys.stderr)
+            what = "traceback"
+        seen[what if tree(root) == before else "wrote"] += 1
+    return seen
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parts = {f.__name__: f for f in (inputs, settings, sql, bundles, disks, kills)}
+    parts = {f.__name__: f for f in (inputs, settings, sql, bundles, disks, kills, interrupts)}
     parser.add_argument("parts", nargs="*", default=list(parts))
     parser.add_argument("--share", type=float, default=1.0, help="Share of the tries to make.")
     parser.add_argument("--writer", default="", help="Of disks and kills: this one alone.")

@@ -117,15 +117,16 @@ def _training_labels(cache: Cache, labels: Path | None) -> tuple[np.ndarray, np.
     else:
         sheet = read_sheet(labels, classes=cache.classes)
         known = np.full(len(cache), -1, dtype=np.int64)
-        rows = find_ids(list(sheet), cache.sample_id, source=str(labels))
-        unknown = [name for name, row in zip(sheet, rows, strict=True) if row is None]
+        places = find_ids(list(sheet), cache.sample_id, source=str(labels))
+        unknown = [name for name, row in zip(sheet, places, strict=True) if row is None]
         if unknown:
             raise InputError(
                 f"{labels}: {len(unknown)} ids are not in {cache.name}, e.g. {unknown[0]}"
                 f"{nearly(unknown, cache.sample_id)}.",
                 path=labels,
             )
-        for (name, found), row in zip(sheet.items(), rows, strict=True):
+        for (name, found), row in zip(sheet.items(), places, strict=True):
+            assert row is not None
             if len({*found, *([int(known[row])] if known[row] >= 0 else [])}) > 1:
                 raise InputError(
                     f"{labels}: {name} has two labels; a head is fitted on one each.", path=labels
