@@ -2,8 +2,8 @@
 
 Parts: `inputs` (damaged files by every reader), `settings` (numbers out of every range), `sql`
 (statements that would write, or are broken), `bundles` (one changed bit), `disks` (writes that fail
-at some size), `kills` (kill -9 at random moments of writers), `interrupts` (Ctrl-C at random moments
-of `trustq sql`).
+at some size), `kills` (kill -9 at random moments of writers), `interrupts` (Ctrl-C at random
+moments of `trustq sql`).
 
 Run: python tests/benchmarks/fault_study.py [PART ...] [--share 1.0] [--writer NAME]
 """
