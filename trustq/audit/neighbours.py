@@ -102,9 +102,14 @@ class NeighbourSearch:
     def _choose_axes(self) -> None:
         n, d = self._features.shape
         order = generator(0, "neighbours").permutation(n)
-        some = self._features[np.sort(order[:_SPECTRUM_ROWS])]
-        some = some - some.mean(axis=0)
-        sizes, axes = scipy.linalg.eigh(some.T @ some, driver="evd", check_finite=False)
+        gram, total = np.zeros((d, d)), np.zeros(d)
+        drawn = np.sort(order[:_SPECTRUM_ROWS])
+        for start in range(0, len(drawn), 2048):
+            some = self._features[drawn[start : start + 2048]]
+            gram += some.T @ some
+            total += some.sum(axis=0)
+        spread = (gram - np.outer(total, total) / len(drawn)).astype(np.float32)
+        sizes, axes = scipy.linalg.eigh(spread, driver="evd", check_finite=False)
         held = np.cumsum(sizes[::-1].astype(np.float64))
         tried = np.sort(order[-_TRIED_ROWS:])
         exact = None

@@ -12,7 +12,7 @@ from trustq.scoring.acquisition import one_minus_entropy
 K = 10  # neighbours that vote
 POINTS = 4096  # compared at once, with so many rows:
 TILE = 256  # the products of both stay near the processor while they are looked through
-QUERIES = 1 << 25  # entries of the rows that are compared in one pass over the points, 128 MiB
+QUERIES = 1 << 24  # entries of the rows that are compared in one pass over the points, 64 MiB
 
 
 class Rows(Protocol):
