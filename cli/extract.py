@@ -149,6 +149,18 @@ class Place:
         str | None, typer.Option(help="Name for the caches' folder [default: the recipe's].")
     ] = None
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto"
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="What computes features on a CPU: torch [default], openvino (faster, other last "
+            "digits), or auto for openvino where it is installed."
+        ),
+    ] = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The recipe's keys that were given as options."""
+        return {"engine": self.engine} if self.engine else {}
 
 
 @dataclass
@@ -200,7 +212,9 @@ def extract(
     from trustq.extraction import extract as train_and_extract
     from trustq.recipes import load_recipe
 
-    values = dumped.given if again.with_ else training.given | dumped.given
+    values = dumped.given | place.given
+    if not again.with_:
+        values = training.given | values
     try:
         # What is dumped again is read as a recipe's settings are, with their types and refusals.
         asked = load_recipe(training.recipe, values=values, settings=settings, part="extract")
@@ -227,7 +241,7 @@ def extract(
 
 def _goes_with_networks(setting: str) -> bool:
     # What is of the dump alone, or changes no number, as how many processes load images.
-    return setting.removeprefix("extract.").startswith(("workers=", "map_precision="))
+    return setting.removeprefix("extract.").startswith(("workers=", "map_precision=", "engine="))
 
 
 def _require_alone(training: Recipe, reading: Reading, settings: list[str]) -> None:
@@ -236,8 +250,8 @@ def _require_alone(training: Recipe, reading: Reading, settings: list[str]) -> N
     copied = reading.stage or reading.skip_unreadable or reading.auto_batch
     if training.recipe or training.given or other or training.seeds != "0" or copied:
         raise typer.BadParameter(
-            "--with takes everything else from the caches; only --out, --name, --device, --root, "
-            "--only, --views, --passes, --pass-drop, --maps, --explain, --explain-class, "
+            "--with takes everything else from the caches; only --out, --name, --device, --engine, "
+            "--root, --only, --views, --passes, --pass-drop, --maps, --explain, --explain-class, "
             "--explain-checks, --set map_precision=float32 and --set workers=N go with it."
         )
 

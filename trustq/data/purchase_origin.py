@@ -52,7 +52,7 @@ _FORMERLY = {"errors_findable": "hits_possible"}
 # Keys of an extraction that are of labels, or of what is dumped, and not of how a network learns.
 _NOT_OF_TRAINING = (
     *("mode", "crossfit_folds", "noise", "trusted", "observed"),
-    *("workers", "compile", "views", "passes", "pass_drop", "epoch_logits"),
+    *("workers", "engine", "compile", "views", "passes", "pass_drop", "epoch_logits"),
     *("maps", "map_precision"),
     *("explain", "explain_class", "explain_checks"),
 )

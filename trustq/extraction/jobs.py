@@ -59,6 +59,7 @@ def recipe_attribute(recipe: Recipe) -> dict[str, Any]:
     values = resolved(recipe, "extract")
     # How many processes load images changes no number.
     del values["extract"]["workers"]
+    values["extract"] = without_torch(values["extract"])
     if recipe.extract.weights:
         values["weights_file"] = digest_weights_file(
             recipe.extract.weights, backbone=recipe.extract.backbone
@@ -67,6 +68,15 @@ def recipe_attribute(recipe: Recipe) -> dict[str, Any]:
         # The labels themselves are in the noise attribute's digest, whatever the file is called.
         values["extract"]["observed"] = Path(recipe.extract.observed).name
     return values
+
+
+def without_torch(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as caches keep them: the engine only where it is not torch, as all were once.
+
+    >>> without_torch({"engine": "torch", "epochs": 1})
+    {'epochs': 1}
+    """
+    return {k: v for k, v in settings.items() if (k, v) != ("engine", "torch")}
 
 
 def folder_name(name: str) -> str:
@@ -106,11 +116,12 @@ def already_there(target: Path, attributes: dict[str, Any], progress: Progress) 
     found = read_attributes(target)
     # An older trustq had fewer settings; what it did is what the defaults of the new ones do.
     settings = resolved(Recipe(), "extract")["extract"] | found["recipe"].get("extract", {})
-    settings = {name: settings.get(name) for name in attributes["recipe"]["extract"]}
-    theirs = found["recipe"] | {"extract": settings}
+    own = {"engine": ExtractRecipe.engine} | attributes["recipe"]["extract"]
+    theirs = found["recipe"] | {"extract": {name: settings.get(name) for name in own}}
     theirs.pop("fitted", None)  # what memory allowed, not what was asked
     theirs.pop("skipped_of", None)  # what is left is the manifest that is compared
-    ours = {name: value for name, value in attributes["recipe"].items() if name != "skipped_of"}
+    ours = attributes["recipe"] | {"extract": own}
+    ours.pop("skipped_of", None)
     if "sampling_columns" not in theirs:
         ours.pop("sampling_columns", None)  # an older trustq did not note them
     parts = {
@@ -200,9 +211,14 @@ def dump_job(
     import torch
 
     from trustq.extraction.dump.cache_dump import PRECISION, Further, dump
+    from trustq.extraction.dump.engines import OpenVinoNetwork, chosen_engine
     from trustq.extraction.train.memory import explained_dump
 
     started = time.monotonic()
+    name, why = chosen_engine(job.settings, feed.device)
+    if why:
+        feed.progress.say(f"engine=auto: {name}, since {why}")
+    engine = OpenVinoNetwork(network, feed.preprocessing) if name == "openvino" else None
     attributes = job.attributes | {
         "precision": PRECISION,
         "created": "",
@@ -213,6 +229,8 @@ def dump_job(
             "timm": timm.__version__,
             "python": platform.python_version(),
             "device": device_name(feed.device),
+            "engine": name,
+            **({"openvino": engine.version} if engine else {}),
         },
     }
 
@@ -228,6 +246,7 @@ def dump_job(
             feed=feed,
             attributes=finished,
             further=Further.of_recipe(job.settings, network, size=size),
+            engine=engine,
         )
 
 

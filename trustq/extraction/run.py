@@ -120,6 +120,7 @@ def extract(
     if not all(job.is_there for job in jobs):
         require_weights(recipe.extract)
         device = torch_device(execution.device, gpu)
+        _require_engine(recipe, device)
         manifest, skipped = _readable(manifest, execution, progress)
         if skipped is not None:
             require_trainable(manifest, recipe=recipe.extract)
@@ -133,6 +134,12 @@ def extract(
     for job in jobs:
         _clear_workings(job)
     return [extracted(job) for job in jobs]
+
+
+def _require_engine(recipe: Recipe, device: "torch.device") -> None:
+    from trustq.extraction.dump.engines import chosen_engine
+
+    chosen_engine(recipe.extract, device)
 
 
 def _readable(

@@ -325,6 +325,12 @@ class ExtractRecipe:
     aspect: str = setting(
         "squash", "to a square: squash, the central crop, or pad", "squash", "crop", "pad"
     )
+    engine: str = setting(
+        "torch",
+        "what computes the dump on a CPU; openvino is faster and differs by some 1e-6; auto = "
+        "openvino where it is installed and can",
+        *("torch", "openvino", "auto"),
+    )
     interpolation: str = setting(
         "auto",
         "of the resize; auto = the model's",

@@ -3,7 +3,7 @@
 A cache's further passes (views, dropout) are streamed in turn, so that memory holds one block.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from trustq.core.digest import canonical_json
 from trustq.core.generators import generator
 from trustq.data.manifest import Manifest
 from trustq.errors import InputError, TrustqError
+from trustq.extraction.dump.engines import OpenVinoNetwork, Outputs
 from trustq.extraction.dump.explanation_checks import faithfulness, randomised_maps
 from trustq.extraction.dump.explanations import Explained, Explainer, chosen_classes
 from trustq.extraction.dump.pooled_head import linear_classifier, norm_after_pooling
@@ -183,19 +184,21 @@ def dump(
     feed: Feed,
     attributes: Callable[[], dict[str, Any]],
     further: Further,
+    engine: OpenVinoNetwork | None = None,
 ) -> None:
     """Write a job's cache of every image in manifest order, block by block.
 
-    `attributes` is asked last for those of the format. Views are passes of their own over the
-    images; dropout and maps go along with the clean one. Raises `TrustqError` for an image that
-    cannot be decoded, for a value that is not finite, and for a view or dropout that changes
-    nothing; no file is left then.
+    `attributes` is asked last for those of the format; without an `engine` torch computes. Views
+    are passes of their own over the images; dropout and maps go along with the clean one. Raises
+    `TrustqError` for an image that cannot be decoded, for a value that is not finite, and for a
+    view or dropout that changes nothing; no file is left then.
     """
     n = len(manifest)
     if further.grid:
         feed.progress.say(_price(further, n))
     classes = _Classes(further.explain_class, job.rows.label, manifest.classes)
-    passes = _DumpPasses(network, manifest, feed, further, classes, f"features of seed {job.seed}")
+    what = f"features of seed {job.seed}"
+    passes = _DumpPasses(network, manifest, feed, further, classes, what, engine)
     with writing_cache(job.target, n, further.streams(network)) as writer:
         _put_rows(writer, job, manifest)
         for block in passes.of(None):
@@ -238,6 +241,7 @@ class _DumpPasses:
     further: Further
     classes: "_Classes"
     what: str
+    engine: OpenVinoNetwork | None
 
     def of(self, view: View | None) -> Iterator[_Block]:
         """The blocks of a pass, whose values are finite."""
@@ -248,20 +252,25 @@ class _DumpPasses:
         label = f"{self.what}, {view.name}" if view else self.what
         with self.feed.progress.images(label, n) as show:
             done = 0
-            for block in _passes(
-                self.network,
-                images,
-                self.feed,
-                view=view,
-                further=self.further,
-                explained=self.classes,
-            ):
+            for block in self._blocks(images, view):
                 _require_finite(self.manifest, block)
                 yield block
                 done += len(block.rows)
                 show(done, "")
         if view and corruption and n and not images.n_changed:
             raise _unchanging(view, "it changed no pixel of any image")
+
+    def _blocks(self, images: ImageLoader, view: View | None) -> Iterator[_Block]:
+        if self.engine is not None:
+            return _passes_by(self.engine, self.network, images, view=view)
+        return _passes(
+            self.network,
+            images,
+            self.feed,
+            view=view,
+            further=self.further,
+            explained=self.classes,
+        )
 
 
 def predict(
@@ -317,10 +326,7 @@ def _passes(
             for symmetry in symmetries:
                 last = model.forward_features(turned(inputs, symmetry))
                 outputs.append(forward_head(model, last, with_logits=network.n_logits > 0))
-            features, logits = averaged(outputs)
-            block = _Block(
-                rows, features.float().cpu(), None if logits is None else logits.float().cpu()
-            )
+        block = _block_of(rows, outputs)
         if further is not None:
             if not i and not view and block.logits is not None:
                 block.head = linear_classifier(network, block.features, block.logits)
@@ -335,19 +341,48 @@ def _passes(
         yield block
 
 
+def _passes_by(
+    engine: OpenVinoNetwork, network: Network, images: ImageLoader, *, view: View | None
+) -> Iterator[_Block]:
+    """As `_passes`, by an engine that gives features and logits alone."""
+    symmetries = view.symmetries if view else [(False, False, False)]
+    for i, (rows, outputs) in enumerate(engine.blocks(images, list(symmetries))):
+        block = _block_of(rows, outputs)
+        if not i and not view and block.logits is not None:
+            block.head = linear_classifier(network, block.features, block.logits)
+        if view and len(outputs) > 1:
+            _add_symmetries(block, view, outputs)
+        yield block
+
+
+def _block_of(rows: np.ndarray, outputs: Sequence[Outputs]) -> _Block:
+    """The mean of a block's passes."""
+    with torch.inference_mode():
+        features, logits = averaged(list(outputs))
+        return _Block(
+            rows, features.float().cpu(), None if logits is None else logits.float().cpu()
+        )
+
+
+def _add_symmetries(block: _Block, view: View, outputs: Sequence[Outputs]) -> None:
+    """The logits that a view's mean is of."""
+    members = [logits for _, logits in outputs if logits is not None]
+    if members:
+        block.further[f"passes/{view.name}/logits"] = torch.stack(members).float().cpu()
+
+
 def _add_members(
     block: _Block,
     further: Further,
     view: View,
-    outputs: list[tuple[torch.Tensor, torch.Tensor | None]],
+    outputs: list[Outputs],
     inputs: torch.Tensor,
     last: torch.Tensor,
     index: int,
 ) -> None:
     """What a view's mean is of: logits of each symmetry; of other views the dropout passes."""
     if len(outputs) > 1:
-        members = [logits for _, logits in outputs if logits is not None]
-        block.further[f"passes/{view.name}/logits"] = torch.stack(members).float().cpu()
+        _add_symmetries(block, view, outputs)
     elif isinstance(further.passes, DropoutPasses):
         # The masks of the clean passes, so that the two are paired.
         with torch.inference_mode():

@@ -23,6 +23,7 @@ from trustq.extraction.jobs import (
     folder_name,
     require_readable,
     torch_device,
+    without_torch,
 )
 from trustq.extraction.train.progress import Progress, StderrProgress
 from trustq.extraction.train.weights import load_checkpoint, make_network, place
@@ -44,6 +45,7 @@ DUMP_SETTINGS = (
     "explain",
     "explain_class",
     "explain_checks",
+    "engine",
     "workers",
 )
 
@@ -140,7 +142,7 @@ def _job_with(
         )
     recipe = theirs["recipe"] | {
         "with": theirs["content_digest"],
-        "extract": theirs["recipe"].get("extract", {}) | asked,
+        "extract": without_torch(theirs["recipe"].get("extract", {}) | asked),
     }
     kept = ("classes", "backbone", "backbone_seed", "weights", "weights_digest", "preprocessing")
     attributes = {key: theirs[key] for key in kept} | {
