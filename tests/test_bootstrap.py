@@ -238,7 +238,7 @@ def test_crossed_intervals_cover_the_truth_of_simulated_studies(n_seeds, seed_sd
         for seed in range(100)
     ]
     covered = {name: np.mean([study.holds[name] for study in studies]) for name in NAMES}
-    # tests/benchmarks/studies.md has 500 studies of each and of seven more: 94 to 97 %.
+    # tests/benchmarks/results_coverage.md has 500 studies of each and of seven more: 94 to 97 %.
     assert covered["crossed"] >= 0.90
     for name in ("nested", "naive", "seeds"):
         assert covered[name] < covered["crossed"]

@@ -80,8 +80,14 @@ def test_a_gap_that_grew_in_every_run_fell_and_one_run_alone_says_nothing(good: 
     runs = _read(good, Stored()).runs
     assert {run.gap for run in runs} == {None}
 
-    def pairs(now: list[float], before: list[float]) -> _Pairs:
-        sides = [[replace(runs[0], gap=gap) for gap in gaps] for gaps in (now, before)]
+    def pairs(now: list[float], before: list[float], draws: int = 1) -> _Pairs:
+        sides = [
+            [
+                replace(runs[0], gap=gap, backbone_seed=i // draws, draw_seed=i % draws)
+                for i, gap in enumerate(gaps)
+            ]
+            for gaps in (now, before)
+        ]
         return _Pairs(("a", "b"), *sides)
 
     grew = _gap_change(pairs([0.30, 0.32, 0.31], [0.10, 0.11, 0.10]))
@@ -89,6 +95,9 @@ def test_a_gap_that_grew_in_every_run_fell_and_one_run_alone_says_nothing(good: 
     assert grew.difference == pytest.approx(0.62 / 3) and grew.lower > 0.17
     shrank = _gap_change(pairs([0.10, 0.11, 0.10], [0.30, 0.32, 0.31]))
     assert shrank is not None and shrank.outcome == "held"
+    # Nine runs of two networks, whose gaps fell by .2 and by .1: two units, and not nine.
+    two = _gap_change(pairs([0.30, 0.31, 0.29] * 2 + [0.2, 0.21, 0.19], [0.1] * 9, draws=6))
+    assert two is not None and two.outcome == "held" and two.lower < 0
     alone = _gap_change(pairs([0.5], [0.1]))
     assert alone is not None and alone.outcome == "held" and np.isnan(alone.lower)
     assert _gap_change(_Pairs(("a", "b"), runs, runs)) is None

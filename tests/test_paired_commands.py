@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from trustq.analysis.compare_arms import compare_arms
+from trustq.analysis.main_table import main_table
 from trustq.analysis.significance import results_seed_tables, significance
 from trustq.errors import TrustqError
 from trustq.results import new_part, run_query, write_part
@@ -109,6 +110,21 @@ def test_every_command_gives_one_answer_where_runs_are_missing(tmp_path: Path, s
     for other in found[1:]:
         # The p of the view is rounded to ten digits, whatever the machine.
         assert other == pytest.approx(found[0], rel=1e-12, abs=1e-10)
+
+
+def test_tables_differ_by_what_the_comparison_says_where_draws_are_missing(tmp_path: Path) -> None:
+    kept = [(1, 0), (1, 1), (1, 2), (2, 0), (3, 0), (3, 2)]
+    runs = [(arm, *run) for arm in ("entropy", "random") for run in kept]
+    write_runs(tmp_path, [*runs, ("entropy", 3, 3), ("random", 9, 0)], seed=7)
+    arms = compare_arms(tmp_path, "entropy", "random", figures=("accuracy",))
+    query = "SELECT arm, mean, n FROM leaderboard WHERE metric = 'accuracy' ORDER BY arm"
+    (_, ours, n), (_, theirs, _) = run_query(tmp_path, query).rows
+    assert n == len(kept)
+    assert ours - theirs == pytest.approx(arms.figures["accuracy"].runs.mean, abs=1e-12)
+    where = "NOT (backbone_seed = 9 OR backbone_seed = 3 AND draw_seed = 3)"
+    table = main_table(tmp_path, metrics=("accuracy",), where=where)
+    means = {row.texts["arm"]: row.figures["accuracy"].mean for row in table.rows}
+    assert means["entropy"] - means["random"] == pytest.approx(ours - theirs, abs=1e-12)
 
 
 @pytest.mark.parametrize("n_draws", [2, 3, 7, 45])

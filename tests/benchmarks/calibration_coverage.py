@@ -108,7 +108,9 @@ def errors(studies: int, shapes: list[str]) -> None:
                 rows = np.array([_study(shape, truth, n, seed) for seed in range(studies)])
                 lines.append(f"| {shape} | {truth} | {n} | {_cells(rows, truth)} |")
                 print(lines[-1], flush=True)
-    write_section("ECE: shapes of miscalibration (calibration_coverage.py errors)", lines)
+    write_section(
+        "ECE: shapes of miscalibration (calibration_coverage.py errors)", lines, merged=True
+    )
 
 
 def calibrated(studies: int, shapes: list[str]) -> None:
@@ -130,7 +132,7 @@ def calibrated(studies: int, shapes: list[str]) -> None:
             name = "even" if shape == "equal" else shape
             lines.append(f"| {name} | {n} | {' | '.join(cells)} |")
             print(lines[-1], flush=True)
-    write_section("ECE: calibrated models (calibration_coverage.py calibrated)", lines)
+    write_section("ECE: calibrated models (calibration_coverage.py calibrated)", lines, merged=True)
 
 
 def differences(studies: int, shapes: list[str]) -> None:
@@ -154,7 +156,7 @@ def differences(studies: int, shapes: list[str]) -> None:
                 width = np.mean(rows[:, 1] - rows[:, 0])
                 lines.append(f"| {shape} | {second} | {n} | {shares} | {width:.4f} |")
                 print(lines[-1], flush=True)
-    write_section("ECE: differences (calibration_coverage.py differences)", lines)
+    write_section("ECE: differences (calibration_coverage.py differences)", lines, merged=True)
 
 
 def others(studies: int, shapes: list[str]) -> None:
@@ -179,7 +181,7 @@ def others(studies: int, shapes: list[str]) -> None:
             cells = [f"{x:.3f}" for x in np.nanmean(held, axis=0)]
             lines.append(f"| {shape} | {truth} | {' | '.join(cells)} |")
             print(lines[-1], flush=True)
-    write_section("ECE: other methods (calibration_coverage.py others)", lines)
+    write_section("ECE: other methods (calibration_coverage.py others)", lines, merged=True)
 
 
 def _cells(rows: np.ndarray, truth: float) -> str:

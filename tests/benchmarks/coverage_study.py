@@ -59,11 +59,18 @@ def main() -> None:
         write_section(f"{title} (coverage_study.py {name})", lines)
 
 
-def write_section(title: str, lines: Sequence[str]) -> None:
-    """Put a section into `results_coverage.md`, in place of one of the same title."""
+def write_section(title: str, lines: Sequence[str], *, merged: bool = False) -> None:
+    """Put a section into `results_coverage.md`, in place of one of the same title.
+
+    With `merged` the former section's rows of other cells stay: those that begin otherwise.
+    """
     text = RESULTS.read_text(encoding="utf-8") if RESULTS.is_file() else HEAD
     head, *sections = text.split("\n## ")
     kept = {section.split("\n", 1)[0]: section.rstrip() for section in sections}
+    if merged and title in kept:
+        former = [line for line in kept[title].split("\n") if line.startswith("| ")][1:]
+        new = {line.split(" | ")[0] for line in lines}
+        lines = [*lines, *(line for line in former if line.split(" | ")[0] not in new)]
     kept[title] = "\n".join([title, "", *lines])
     RESULTS.write_text("\n\n## ".join([head.rstrip(), *kept.values()]) + "\n", encoding="utf-8")
 

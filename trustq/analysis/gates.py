@@ -26,6 +26,7 @@ from trustq.results import connect
 from trustq.results.schema import LOWER_IS_BETTER, OF_ARM, RUNS
 from trustq.statistics.intervals import grouped_share_interval
 from trustq.statistics.paired import Interval
+from trustq.statistics.runs import compare_runs
 
 # What a study of this kind was held to: accuracy, macro-F1, and the largest gap between groups.
 PACKAGED = ("accuracy>=.85", "macro_f1>=.80", "gap<=.10")
@@ -491,22 +492,23 @@ def _class_change(gate: Gate, pairs: _Pairs) -> Change:
 
 
 def _gap_change(pairs: _Pairs) -> Change | None:
-    """The gap then and now, with Student's interval over paired runs; None without slices."""
+    """The gap then and now, with the interval of `compare_runs`; None without slices."""
     both = [
-        (run.gap, own.gap)
+        (run, run.gap, own.gap)
         for run, own in zip(pairs.now, pairs.before, strict=True)
         if run.gap is not None and own.gap is not None
     ]
     if not both:
         return None
-    now, before = np.array(both).T
-    differences = now - before
-    interval = Interval(math.nan, math.nan)
-    if (n := len(differences)) > 1:
-        half = float(scipy.special.stdtrit(n - 1, 0.975) * differences.std(ddof=1)) / math.sqrt(n)
-        interval = Interval(float(differences.mean()) - half, float(differences.mean()) + half)
-    difference = float(differences.mean())
-    return _change("gap", float(before.mean()), float(now.mean()), difference, interval)
+    runs, now, before = zip(*both, strict=True)
+    found = compare_runs(
+        np.array(now),
+        np.array(before),
+        networks=[run.backbone_seed for run in runs],
+        draws=[run.draw_seed for run in runs],
+    )
+    means = float(found.of_b.mean()), float(found.of_a.mean())
+    return _change("gap", *means, found.mean, Interval(found.lower, found.upper))
 
 
 def _change(name: str, before: float, now: float, difference: float, interval: Interval) -> Change:

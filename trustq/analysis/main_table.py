@@ -118,6 +118,8 @@ def main_table(
 ) -> MainTable:
     """Final figures of every setting, averaged over seeds, best means marked within one problem.
 
+    A mean is that of networks, each averaged over its draws.
+
     A column tells settings apart where they differ. Means of other runs (a network or draw more, a
     relabelled cache) are not marked, and the notes name them. `metrics` may hold
     `aurc:CONVENTION` and `ece:CONVENTION`, computed from the stored predictions. `keys` keeps to
@@ -313,12 +315,19 @@ def _is_purchase(name: str) -> bool:
     return name in PURCHASE
 
 
-def _figure(by_seed: dict[Any, list[float]]) -> Figure:
-    means = [float(np.mean(figures)) for figures in by_seed.values()]
+def _figure(by_run: dict[Run, list[float]]) -> Figure:
+    means = {run: float(np.mean(figures)) for run, figures in by_run.items()}
     if not means:
         return Figure(math.nan, math.nan, 0, False)
-    sd = float(np.std(means, ddof=1)) if len(means) > 1 else math.nan
-    return Figure(float(np.mean(means)), sd, len(means), False)
+    sd = float(np.std(list(means.values()), ddof=1)) if len(means) > 1 else math.nan
+    by_network: dict[int | None, list[float]] = {}
+    for run, mean in means.items():
+        by_network.setdefault(run.network, []).append(mean)
+    networks = list(by_network.values())
+    if len({len(of_draws) for of_draws in networks}) == 1:
+        return Figure(float(np.mean(list(means.values()))), sd, len(means), False)
+    # A network counts once, however many draws it has, as in every comparison of two arms.
+    return Figure(float(np.mean([np.mean(own) for own in networks])), sd, len(means), False)
 
 
 def _with_best(rows: list[Row], metrics: tuple[str, ...]) -> tuple[Row, ...]:

@@ -20,7 +20,7 @@ from trustq.extraction import Execution, Progress, extract
 from trustq.recipes import Recipe, SweepRecipe
 from trustq.repair.arms import Arm, budget_size, parse_arm, round_sizes
 from trustq.results import connect, save_repaired_labels
-from trustq.statistics.paired import paired_summary
+from trustq.statistics.runs import compare_runs
 from trustq.store import read_cache
 
 FIGURES = ("accuracy", "macro_f1", "macro_auroc", "nll", "ece", "aurc", "augrc")
@@ -339,7 +339,7 @@ def _difference(
     arm: str, against: str, name: str, stage: str, ours: np.ndarray, theirs: np.ndarray
 ) -> dict[str, Any]:
     row: dict[str, Any] = {"arm": arm, "against": against, "figure": name, "stage": stage}
-    told = paired_summary(ours, theirs, seed=0)
+    told = compare_runs(ours, theirs, networks=range(len(ours)), draws=[0] * len(ours))
     return row | {
         "n": told.n,
         "difference": told.mean,

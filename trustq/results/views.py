@@ -214,7 +214,8 @@ def _leaderboard() -> str:
 
     They are means over the networks and draws that every setting of the problem has, so that an
     extra bad network moves no place; `n_left_out` counts the others. Where no seeds are common to
-    all, each setting has its own and `n_common` is 0.
+    all, each setting has its own and `n_common` is 0. A network counts once, however many draws it
+    has, so that differences of means are those of `paired`.
     """
     lower = ", ".join(f"'{name}'" for name in LOWER_IS_BETTER)
     better = f"CASE WHEN metric IN ({lower}) THEN mean ELSE -mean END"
@@ -222,7 +223,8 @@ def _leaderboard() -> str:
     seed = "{'network': backbone_seed, 'draw': draw_seed}"
     return f"""
         WITH of_seeds AS (
-            SELECT {_listed(settings)}, {seed} AS seed, avg(value) AS value
+            SELECT {_listed(settings)}, {seed} AS seed, backbone_seed AS network,
+                avg(value) AS value
             FROM metric_values WHERE is_final AND value IS NOT NULL
             GROUP BY {_listed(settings)}, backbone_seed, draw_seed
         ), counted AS (
@@ -235,23 +237,31 @@ def _leaderboard() -> str:
         ), marked AS (
             SELECT c.*, n_with_seed = n_settings AS is_common
             FROM counted c JOIN sized s ON {_equal(problem, "c", "s")}
+        ), weighed AS (
+            SELECT *, count(*) OVER (PARTITION BY setting, {_listed(problem)}, network, is_common)
+                AS n_draws
+            FROM marked
         ), means AS (
             SELECT {_listed(settings)}, count_if(is_common) AS n_common,
                 CASE WHEN n_common > 0 THEN count(*) - n_common ELSE 0 END AS n_left_out,
                 count(*) - n_left_out AS n,
-                {_of_common("avg")} AS mean, {_of_common("stddev_samp")} AS sd,
+                CASE WHEN {_of_common("min", "n_draws")} = {_of_common("max", "n_draws")}
+                    THEN {_of_common("avg")}
+                    ELSE {_of_common("sum", "value / n_draws")}
+                        / {_of_common("sum", "1 / n_draws")} END AS mean,
+                {_of_common("stddev_samp")} AS sd,
                 {_of_common("min")} AS minimum, {_of_common("max")} AS maximum
-            FROM marked GROUP BY {_listed(settings)}
+            FROM weighed GROUP BY {_listed(settings)}
         )
         SELECT rank() OVER (PARTITION BY {_listed(problem)} ORDER BY {better} NULLS LAST) AS place,
             {_listed(settings)}, mean, sd, n, minimum, maximum, n_common, n_left_out
         FROM means"""
 
 
-def _of_common(function: str) -> str:
+def _of_common(function: str, figure: str = "value") -> str:
     return (
-        f"coalesce({function}(value) FILTER (is_common), "
-        f"CASE WHEN count_if(is_common) = 0 THEN {function}(value) END)"
+        f"coalesce({function}({figure}) FILTER (is_common), "
+        f"CASE WHEN count_if(is_common) = 0 THEN {function}({figure}) END)"
     )
 
 

@@ -1,6 +1,6 @@
 """Intervals of figures from their spread over groups: shares, positive figures, calibration errors.
 
-What each covers in simulations is in `tests/benchmarks/studies.md`.
+What each covers in simulations is in `tests/benchmarks/results_coverage.md`.
 """
 
 import math
@@ -16,7 +16,7 @@ from trustq.statistics.paired import Interval, share_interval
 NOISE_REPLICATES = 2000  # simulated calibration errors: ends move by a thirtieth of the width
 TRUTHS = 0.4  # how far from its median a value may lie among its estimates, as a quantile
 RESOLUTION = 1e-6  # of a true error that is sought
-NOTHING = 1e-9  # a difference below it is one of rounding
+NOTHING = 1e-8  # a difference below it is one of rounding
 ROUNDING = 1e-22  # a variance below it is what floats leave of none
 WIDEST = 1e4  # degrees of freedom that are as good as none
 
@@ -147,12 +147,12 @@ def calibration_bounds(
 
     The binned error of n rows is too large, for noise in a bin adds up and never cancels, so that
     percentile intervals lie above the truth. Here the truth that could have given the value is
-    sought. Gaps of bins have patterns that are likely given the gaps seen (`gap_patterns`), scaled
-    to a true error; noise has the covariance of groups. `upper` is the largest error whose 2.5 %
-    quantile does not exceed the value, and at least the value itself; `debiased` that whose median
-    it is. `lower` is 0 where the value is within 97.5 % of those of a calibrated model, else the
-    smallest error that could have given it: with a chance of 2.5 %, and of what `upper` does not
-    miss because it holds the value.
+    sought. Gaps of bins are drawn as likely given those seen (`likely_gaps`): a smaller error has
+    them in proportion, in a larger one they grow where they are least known. Noise has the
+    covariance of groups. `upper` is the largest error whose 2.5 % quantile does not exceed the
+    value, and at least the value itself; `debiased` that whose median it is. `lower` is 0 where the
+    value is within 97.5 % of those of a calibrated model, else the smallest error that could have
+    given it: with a chance of 2.5 %, and of what `upper` does not miss because it holds the value.
     """
     value = float(np.abs(bins.gaps).sum())
     if len(bins.of_groups) < 2:
@@ -206,12 +206,17 @@ def calibration_difference_bounds(
 class _SimulatedErrors(NamedTuple):
     """What binned errors may be behind a true one: (replicates, bins) of the bins with rows."""
 
-    patterns: np.ndarray  # gaps over the true error, with signs; sizes of a row sum to 1
+    gaps: np.ndarray  # likely given the gaps seen, with signs
+    sizes: np.ndarray  # (replicates, 1): their true errors
+    growing: np.ndarray  # (bins,): what of a larger error lies in which bin
     noise: np.ndarray
 
     def estimates(self, error: float) -> np.ndarray:
         """Binned errors, (replicates,), of rows whose true error is `error`."""
-        found: np.ndarray = np.abs(error * self.patterns + self.noise).sum(axis=1)
+        less = np.where(self.sizes > error, error / np.maximum(self.sizes, error), 1.0)
+        more = np.maximum(error - self.sizes, 0.0)
+        gaps = self.gaps * less + np.copysign(more * self.growing, self.gaps)
+        found: np.ndarray = np.abs(gaps + self.noise).sum(axis=1)
         return found
 
     def behind(self, value: float, q: float) -> float:
@@ -254,9 +259,12 @@ def _simulated(arms: Sequence[BinSums], *, seed: int) -> list[_SimulatedErrors]:
         used = own.weights > 0
         drawn = len(noise) // len(arms)
         variance = noise[:, used].var(axis=0)
-        patterns = gap_patterns(own.gaps[used], own.weights[used], variance, drawn, seed=seed)
+        gaps = likely_gaps(own.gaps[used], own.weights[used], variance, drawn, seed=seed)
         # As the noise of arms, whose first half is the other with the arms exchanged.
-        found.append(_SimulatedErrors(np.tile(patterns, (len(arms), 1)), noise[:, used]))
+        gaps = np.tile(gaps, (len(arms), 1))
+        sizes = np.abs(gaps).sum(axis=1, keepdims=True)
+        growing = variance / max(float(variance.sum()), ROUNDING)
+        found.append(_SimulatedErrors(gaps, sizes, growing, noise[:, used]))
     return found
 
 
@@ -293,10 +301,10 @@ def gap_noise(arms: Sequence[BinSums], *, seed: int) -> list[np.ndarray]:
     return np.split(drawn @ root, len(arms), axis=1)
 
 
-def gap_patterns(
+def likely_gaps(
     gaps: np.ndarray, weights: np.ndarray, variance: np.ndarray, n: int, *, seed: int
 ) -> np.ndarray:
-    """How the error may be spread over bins, (n, bins) with signs, sizes of a row summing to 1.
+    """Gaps of bins, times the bins' shares of rows, that may be behind those seen: (n, bins).
 
     Mean gaps of bins are taken as normal around one mean, with a spread between bins; mean, spread
     and gaps are drawn given the gaps seen, so that bins that tell nothing take after the others.
@@ -317,15 +325,11 @@ def gap_patterns(
     # A quarter of the prior on no spread between bins, the rest evenly over the others.
     prior = np.append(0.25, np.full(25, 0.03))
     posterior = np.exp(likelihood - likelihood.max()) * prior
-    # The same numbers for every arm, so that an arm and itself have the same patterns.
-    rng = generator(seed, "calibration_patterns")
+    # The same numbers for every arm, so that an arm and itself have the same gaps.
+    rng = generator(seed, "calibration_gaps")
     drawn = rng.choice(len(spreads), n, p=posterior / posterior.sum())
     middle = centre[drawn] + rng.standard_normal(n) / np.sqrt(total[drawn])
     square, kept = spreads[drawn] ** 2, precision[drawn]
     known = middle[:, None] + square * kept * (mean_gaps - middle[:, None])
     drawn_gaps = known + np.sqrt(square * noise * kept) * rng.standard_normal(known.shape)
-    patterns = weights * drawn_gaps
-    sizes = np.abs(patterns).sum(axis=1, keepdims=True)
-    nothing = sizes == 0
-    patterns[nothing[:, 0]], sizes[nothing] = weights, weights.sum()
-    return np.asarray(patterns / sizes)
+    return np.asarray(weights * drawn_gaps)

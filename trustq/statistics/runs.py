@@ -84,7 +84,7 @@ def compare_runs(
 
     The interval adds the variance of networks and that of shared draws; its quantile lies between
     Satterthwaite's and Cochran's and Cox's weighting of Student quantiles. Simulated with four
-    networks and 2, 4 or 10 draws it covers 94 to 97 %, `tests/benchmarks/studies.md`. NaN bounds
+    networks and 2, 4 or 10 draws it covers 94 to 97 %, `benchmarks/results_coverage.md`. NaN bounds
     for a single unit. Errors: NaN, runs of unequal number, a run twice.
 
     >>> a, b = np.array([0.8, 0.7, 0.9, 0.8]), np.array([0.7, 0.7, 0.6, 0.7])
