@@ -150,7 +150,7 @@ def labels(
     mislabel_candidates.png to OUT, and the table label_issues to RESULTS. Labels are changed by
     trustq audit apply alone.
 
-    Example: trustq audit labels embeddings.npz --review 200 --out audit
+    Example: trustq audit labels demo/cache/digits/digits/seed0.h5 --review 50 --out audit
     """
     from trustq.audit import audit_labels, known_labels, open_source
     from trustq.audit.set_issues import columns_of_rows, find_set_issues
@@ -241,7 +241,7 @@ def apply(
 
     Train on it with trustq extract --observed. The answers are also an oracle for trustq repair.
 
-    Example: trustq audit apply audit --answers audit/answers.csv --action relabel --out cleaned.csv
+    Example: trustq audit apply demo/audit --answers demo/answers.csv --out cleaned.csv
     """
     from trustq.audit.apply import apply_answers, read_answers, read_off_topic
     from trustq.audit.folder import read_audit_folder
@@ -281,7 +281,7 @@ def effect(
 
     Beside it stands the mean of random drops of as many labels of each class.
 
-    Example: trustq audit effect audit --max-per-class 20%
+    Example: trustq audit effect demo/audit --max-per-class 20%
     """
     from trustq.audit.effect import drop_effect
     from trustq.audit.folder import read_audit_folder

@@ -79,7 +79,7 @@ def board(
     precision at 5 and 10 %, and average precision and the precision of an audit's default list
     over self-confidence's, each with a paired interval.
 
-    Example: trustq audit board embeddings.npz --noise symmetric:0.2,pair:0.2 --seeds 3
+    Example: trustq audit board demo/cache/digits/frozen/seed0.h5 --noise symmetric:0.2 --seeds 1
     """
     from dataclasses import asdict
 

@@ -38,7 +38,7 @@ def consensus(
     the label of each answered row with the probability that it is right; trustq audit apply and
     trustq repair read it as --answers.
 
-    Example: trustq audit consensus audit
+    Example: trustq audit consensus demo/raters.csv demo/cache/digits/digits/seed0.h5
     """
     from trustq.core.label_sheets import write_sheet
     from trustq.report.text import to_json

@@ -65,7 +65,7 @@ def duplicates(
     Fill the column `confirmed` of pairs.csv with yes or no, then join the groups with trustq data
     prepare --merge-duplicates pairs.csv, or those of two data sets with trustq data combine.
 
-    Example: trustq audit duplicates digits.parquet --out duplicates/
+    Example: trustq audit duplicates demo/digits.parquet --out duplicates/
     """
     from trustq.audit.duplicates.find import audit_duplicates, refuse_answers, write_audit
     from trustq.data.manifest import read_manifest

@@ -26,7 +26,7 @@ def list_caches(
 ) -> None:
     """Show caches: data set, backbone, seed, exposure and size.
 
-    Example: trustq cache list cache/
+    Example: trustq cache list demo/cache
     """
     from trustq.errors import TrustqError
     from trustq.store import find_caches, read_attributes
@@ -67,7 +67,7 @@ def info(
 
     Recipe, preprocessing, exposure, noise, digests and datasets.
 
-    Example: trustq cache info cache/digits/digits/seed0.h5
+    Example: trustq cache info demo/cache/digits/digits/seed0.h5
     """
     from trustq.store import EXPOSURES, read_attributes
 
@@ -87,7 +87,7 @@ def verify(
 ) -> None:
     """Check every byte of caches; exits 1 if any is damaged.
 
-    Example: trustq cache verify cache/
+    Example: trustq cache verify demo/cache
     """
     from trustq.errors import TrustqError
     from trustq.store import find_caches, verify_cache
@@ -114,7 +114,8 @@ def concat(
     The rows are joined by sample id and must be the same, with their labels, splits and groups.
     Logits are left out, for there are no common ones.
 
-    Example: trustq cache concat cache/digits/a/seed0.h5 cache/digits/b/seed0.h5 --out both.h5
+    Example: trustq cache concat demo/cache/digits/frozen/seed0.h5 demo/cache/digits/digits/seed0.h5
+    --out both.h5
     """
     from trustq.store import find_caches, write_cache
     from trustq.store.concat import open_side_by_side
@@ -204,6 +205,8 @@ def import_file(
     Without ids rows are numbered, without groups each row is its own, without a split all rows are
     audited out of fold. What `trustq cache export` wrote comes back as the cache it was.
 
+    Example: trustq cache export demo/cache/digits/frozen/seed1.h5 --out embeddings.npz
+
     Example: trustq cache import embeddings.npz --out cache/mine/clip/seed0.h5 --exposure frozen
     """
     from trustq.store import crossfit_signs, import_cache, write_cache
@@ -232,7 +235,7 @@ def export_file(
     Arrays have the names that `trustq cache import` and `trustq evaluate` take. Exposure, recipe
     and a digest of each array come along, so that import gives the same cache back.
 
-    Example: trustq cache export cache/digits/digits/seed0.h5 --out seed0.npz
+    Example: trustq cache export demo/cache/digits/digits/seed0.h5 --out seed0.npz
     """
     from trustq.errors import InputError
     from trustq.store import export_cache, read_cache
@@ -261,7 +264,8 @@ def relabel(
     What the backbone was trained on stays on record: where a label changes, the old one is the
     observed label.
 
-    Example: trustq cache relabel cache/ham10000/ce/seed42.h5 --labels fixed.csv --out fixed.h5
+    Example: trustq cache relabel demo/cache/digits/digits/seed0.h5 --labels demo/answers.csv --out
+    fixed.h5
     """
     from trustq.store import read_cache, relabel_cache, write_cache
 
@@ -312,7 +316,10 @@ def zero_shot(
     No label is used, so the head is honest on every row. Then --head backbone takes these logits
     in repair and sweep, and trustq evaluate judges them.
 
-    Example: trustq cache zero-shot clip/seed0.h5 --texts names.npz --out zero-shot/seed0.h5
+    The demo's class means stand in for features of class names:
+
+    Example: trustq cache zero-shot demo/cache/digits/frozen/seed0.h5 --texts demo/class_means.npz
+    --out zero-shot/seed0.h5
     """
     import dataclasses
 

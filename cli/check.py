@@ -70,7 +70,8 @@ def check(
     A gate fails where the figure and its whole interval miss the bound; with --against, a figure
     fails that fell significantly, paired by group and seed.
 
-    Example: trustq check results --gate 'ece<.05' --gate 'recall[mel]>.6' --where "arm = 'none'"
+    Example: trustq check demo/results --gate 'accuracy>.8' --gate 'recall[3]>.6' --where
+    "exposure = 'frozen' AND arm = 'none'"
     """
     from trustq.analysis import gates
     from trustq.analysis.pairs import Stored

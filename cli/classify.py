@@ -29,7 +29,7 @@ def classify(
     Images that cannot be read are listed with the reason. Needs the serve extra and no torch.
     Research only, not a medical device.
 
-    Example: trustq classify model/ photos/ --out answers.csv
+    Example: trustq classify demo/model demo/images --out answers.csv
     """
     from trustq.deploy.classify import classify_folder, write_answers
     from trustq.deploy.model import load_model

@@ -73,9 +73,10 @@ def compare(
     With --arms, arms of a results folder: intervals for seeds and groups at once, sign-flip tests
     with their floor, and Holm over the table.
 
-    Example: trustq compare A=a.npz B=b.npz
+    Example: trustq compare A=demo/cache/digits/digits/seed0.h5 B=demo/cache/digits/digits/seed1.h5
 
-    Example: trustq compare --arms self_confidence,random --results results
+    Example: trustq compare --arms self_confidence,random --results demo/results --where
+    "exposure = 'frozen'"
     """
     from trustq.errors import InputError
 

@@ -175,7 +175,7 @@ def describe(
 ) -> None:
     """Show what is in a manifest: rows by class and split, groups, blanks, and its images.
 
-    Example: trustq data describe digits.parquet
+    Example: trustq data describe demo/digits.parquet
     """
     import json
 
@@ -197,7 +197,7 @@ def sample(
 ) -> None:
     """Draw a small manifest with the whole's splits and classes, in whole groups.
 
-    Example: trustq data sample ham10000.parquet --images 500 --out small.parquet
+    Example: trustq data sample demo/digits.parquet --images 500 --out small.parquet
     """
     from trustq.data.manifest import read_manifest, write_manifest
     from trustq.data.sampling import sample_groups
@@ -226,7 +226,9 @@ def combine(
 ) -> None:
     """Join manifests into one, split by group and stratified by label and domain together.
 
-    Example: trustq data combine ham10000.parquet pad.parquet --external pad-ufes-20 --out
+    Example: trustq data prepare csv --root demo/tilted --table demo/tilted.csv --out tilted.parquet
+
+    Example: trustq data combine demo/digits.parquet tilted.parquet --external tilted --out
     both.parquet
     """
     from trustq.data.manifest import read_manifest, require_parquet, write_manifest
@@ -254,7 +256,10 @@ def target(
 ) -> None:
     """Write a manifest with another of its columns as labels; splits and groups stay.
 
-    Example: trustq data target ham10000.parquet --column malignant --out malignant.parquet
+    Example: trustq data prepare csv --root demo/images --table demo/audit/label_issues.csv
+    --path-column sample_id --label-column given --out listed.parquet
+
+    Example: trustq data target listed.parquet --column suggested --out suggested.parquet
     """
     from trustq.data.manifest import read_manifest, write_manifest
     from trustq.datasets.target import retarget
@@ -280,7 +285,7 @@ def measure(
 ) -> None:
     """Add image measures as columns: size, grey, contrast, sharpness, edges and skin tone (ITA).
 
-    Example: trustq data measure digits.parquet
+    Example: trustq data measure demo/digits.parquet --out measured.parquet
     """
     from trustq.data.image_measures import measured
     from trustq.data.manifest import read_manifest, require_parquet, write_manifest

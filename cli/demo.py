@@ -14,8 +14,8 @@ def demo(
 ) -> None:
     """Run the whole flow on handwritten digits, on a CPU.
 
-    Images, two frozen and two noise-trained networks, repair with three arms, pictures and SQL;
-    nothing is downloaded. A minute or two on two cores.
+    Images, two frozen and two noise-trained networks, repair with three arms, an audit, a packaged
+    model, pictures and SQL; nothing is downloaded. A minute or two on two cores.
 
     Example: trustq demo
     """
@@ -35,5 +35,7 @@ def demo(
     for picture in made.pictures:
         typer.echo(f"  {picture}")
     typer.echo(
-        f"Done in {time.monotonic() - started:.0f} s. Next: trustq sql --results {made.results}"
+        f"Done in {time.monotonic() - started:.0f} s. Next: trustq sql --results {made.results}, "
+        f"trustq review {out / 'audit'}"
+        + ("" if made.model is None else f", trustq serve {made.model}")
     )

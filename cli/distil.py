@@ -60,7 +60,10 @@ def distil(
     224 pixels unless set otherwise. The cache is like any other: compare it with the teacher's by
     trustq compare, make a folder of it by trustq package.
 
-    Example: trustq distil cache/ham10000/ce/seed0.h5 --manifest ham10000.parquet --set epochs=10
+    Without a network no pretrained weights can be had; this student learns from scratch:
+
+    Example: trustq distil demo/cache/digits/digits/seed0.h5 --manifest demo/digits.parquet
+    --student test_convnext2 --set pretrained=false --set image_size=32 --set epochs=2
     """
     from trustq.data.manifest import read_manifest
     from trustq.extraction.distil import Distillation, distil, student_recipe

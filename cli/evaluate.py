@@ -86,7 +86,7 @@ def evaluate(
 ) -> None:
     """Evaluate predictions: calibration, selection, classes and slices on one page.
 
-    Example: trustq evaluate predictions.npz --calibrate cv:5 --out evaluation/
+    Example: trustq evaluate demo/cache/digits/digits/seed0.h5 --calibrate cv:5 --out evaluation/
     """
     from trustq.data.noise import parse_noise
     from trustq.evaluation.evaluate import evaluate as run

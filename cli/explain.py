@@ -49,7 +49,11 @@ def stability(
     mass and max-sensitivity (lower is more stable), means over rows of the first cache; the table
     stability of RESULTS has every row of every cache.
 
-    Example: trustq explain stability 'cache/ham10000/maps/seed*.h5' --results results
+    Example: trustq extract demo/digits.parquet --with 'demo/cache/digits/digits/seed*.h5' --name
+    maps --only val,test --maps --passes 5 --pass-drop path:0.1 --explain gradcam --explain-checks
+    16
+
+    Example: trustq explain stability 'cache/digits/maps/seed*.h5' --results results
     """
     import numpy as np
 
@@ -121,7 +125,11 @@ def trust(
     Cuts are chosen on validation rows, which the caches must hold with their maps. Confident and
     stable rows are compared with as many rows by calibrated confidence alone.
 
-    Example: trustq explain trust 'cache/ham10000/maps/seed*.h5' --over passes
+    Example: trustq extract demo/digits.parquet --with 'demo/cache/digits/digits/seed*.h5' --name
+    maps --only val,test --maps --passes 5 --pass-drop path:0.1 --explain gradcam --explain-checks
+    16
+
+    Example: trustq explain trust 'cache/digits/maps/seed*.h5' --over passes
     """
     from trustq.explain.summaries import trust_report
     from trustq.explain.tables import record_cells
@@ -212,7 +220,11 @@ def failures(
     Each case has its image, top 3, map, confidence, neighbors, measures, cause, mitigation and
     residual risk. Rules of causes are tested against shuffled marks of errors.
 
-    Example: trustq explain failures cache/ham10000/maps/seed42.h5 --manifest ham10000.parquet
+    Example: trustq extract demo/digits.parquet --with 'demo/cache/digits/digits/seed*.h5' --name
+    maps --only val,test --maps --passes 5 --pass-drop path:0.1 --explain gradcam --explain-checks
+    16
+
+    Example: trustq explain failures cache/digits/maps/seed0.h5 --manifest demo/digits.parquet
     """
     from trustq.explain.failure_audit import audit_failures
     from trustq.explain.summaries import failure_input
@@ -257,7 +269,11 @@ def sanity(
     The caches hold the tests: trustq extract --explain gradcam --explain-checks 64. A map that
     does not change with the network's weights is worthless, whatever it looks like.
 
-    Example: trustq explain sanity cache/ham10000/maps/seed42.h5 --out sanity.html
+    Example: trustq extract demo/digits.parquet --with 'demo/cache/digits/digits/seed*.h5' --name
+    maps --only val,test --maps --passes 5 --pass-drop path:0.1 --explain gradcam --explain-checks
+    16
+
+    Example: trustq explain sanity cache/digits/maps/seed0.h5 --out sanity.html
     """
     from trustq.explain.sanity import sanity_checks
     from trustq.report.text import to_json

@@ -73,11 +73,11 @@ def significance(
 ) -> None:
     """Compare arms over seeds: difference, interval, sign-flip p with its floor, Holm, effect.
 
-    Intervals are over seeds alone; trustq compare --arms crosses them with groups.
+    Intervals are over seeds alone; trustq compare --arms crosses them with groups. Tables of your
+    own are named NAME=FILE; --by head --arms xgboost,linear compares heads.
 
-    Example: trustq export significance Repair=repair.csv None=no-repair.csv
-
-    Example: trustq export significance --by head --arms xgboost,linear --where "budget = '64'"
+    Example: trustq export significance --results demo/results --arms self_confidence,random --where
+    "exposure = 'frozen'"
     """
     from dataclasses import asdict
 
@@ -172,7 +172,7 @@ def table(
 ) -> None:
     """Settings x metrics: mean and sd over seeds, the best of each problem marked.
 
-    Example: trustq export table --preset trustquerynet --format latex
+    Example: trustq export table --results demo/results --preset trustquerynet --format latex
     """
     from trustq.analysis.main_table import PRESETS, format_main_table, main_table, table_records
     from trustq.errors import NotFound
@@ -213,7 +213,8 @@ def labels(
     head-only one: trustq extract M.parquet --recipe R --name again-ARM --observed
     'labels/seed{seed}.parquet' --seeds 42,52, then trustq repair --head backbone --arms none.
 
-    Example: trustq export labels self_confidence --budget 5% --out labels
+    Example: trustq export labels self_confidence --results demo/results --where
+    "cache_recipe = 'digits' AND draw_seed = 0" --out labels
     """
     from trustq.core.sql_text import literal
     from trustq.report.text import to_json
@@ -241,7 +242,7 @@ def plots(
 ) -> None:
     """Draw repair curves, budget and gain, arms, risk-coverage and reliability: PNG and SVG.
 
-    Example: trustq export plots --out plots
+    Example: trustq export plots --results demo/results --out plots
     """
     from trustq.report.plot_set import draw_figures
 
@@ -256,7 +257,7 @@ def db(
 ) -> None:
     """Write all tables and views as one DuckDB file, for other tools.
 
-    Example: trustq export db results.duckdb
+    Example: trustq export db demo.duckdb --results demo/results
     """
     from trustq.results import save_database
 
@@ -271,7 +272,7 @@ def bundle(
 ) -> None:
     """Zip tables, plots and recipes with the queries, versions and digests to check them.
 
-    Example: trustq export bundle study.zip
+    Example: trustq export bundle study.zip --results demo/results
     """
     from trustq.report.bundle import write_bundle
 

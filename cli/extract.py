@@ -202,7 +202,7 @@ def extract(
     Recipe keys are tested on a CPU. Not tested is what needs a GPU: amp=auto there, channels-last
     and pinned memory, and the code that compile=true makes.
 
-    Example: trustq extract digits.parquet --recipe digits --seeds 0,1
+    Example: trustq extract demo/digits.parquet --recipe digits --seeds 0,1
     """
     settings = settings or []
     if again.with_:

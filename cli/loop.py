@@ -52,8 +52,13 @@ def loop(
     given again. Figures are those of the networks themselves; `trustq sql --results OUT/results`
     has the rest.
 
-    Example: trustq loop digits.parquet --recipe loop --seeds 0,1 --set backbone=test_convnext
-    --set pretrained=false --set image_size=32 --set epochs=2 --set extract.noise=symmetric:0.2
+    A small one, in a quarter of a minute:
+
+    Example: trustq data sample demo/digits.parquet --images 200 --out small.parquet
+
+    Example: trustq loop small.parquet --recipe loop-reference --seeds 0 --set
+    backbone=test_convnext --set pretrained=false --set image_size=32 --set epochs=2 --set
+    extract.noise=symmetric:0.2
     """
     from trustq.data.manifest import read_manifest
     from trustq.errors import InputError

@@ -106,7 +106,8 @@ def package(
     figures and the tiers' table are of test rows, with intervals. Logits on 100 real images must
     equal the cache's within 1e-4. Needs the gpu, export and serve extras; serving needs no torch.
 
-    Example: trustq package cache/ham10000/lite0/seed0.h5 --manifest ham10000.parquet --out model/
+    Example: trustq package demo/cache/digits/digits/seed0.h5 --manifest demo/digits.parquet
+    --positive 3,8 --out model/
     """
     from trustq.data.manifest import read_manifest
     from trustq.deploy.packaging import PackageSettings, package_model

@@ -48,7 +48,7 @@ def _repair(
     Noise is put on known labels, so that every purchase can be checked. The table goes to stdout,
     all rows of it to RESULTS for `trustq sql`.
 
-    Example: trustq repair cache/digits/frozen --arms none,random,self_confidence --budget 15%
+    Example: trustq repair demo/cache/digits/frozen --arms none,random,self_confidence --budget 15%
     --draws 10
     """
     from trustq.experiments import repair as run_repair

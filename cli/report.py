@@ -30,7 +30,7 @@ def report(
     With --checklist the page is that list, each item reported with the record that proves it,
     missing, or not applicable; --out may end in .html, .md or .json.
 
-    Example: trustq report results --checklist tripod-ai --out tripod.md
+    Example: trustq report demo/results --checklist tripod-ai --out tripod.md
     """
     if checklist is not None:
         from trustq.analysis.checklists import checklist as fill

@@ -18,7 +18,7 @@ def compact(results: _Folder = Path("results")) -> None:
 
     A sweep does it by itself when it ends.
 
-    Example: trustq results compact --results results
+    Example: trustq results compact --results demo/results
     """
     from trustq.results import compact as merge
 
@@ -35,7 +35,7 @@ def clean(
 ) -> None:
     """Delete parts that were merged, and what killed writers left behind ten minutes ago or more.
 
-    Example: trustq results clean --results results
+    Example: trustq results clean --results demo/results
     """
     from trustq.results import clean as delete
 
@@ -52,7 +52,7 @@ def verify(
 
     Queries check what they read by themselves; this checks all of it.
 
-    Example: trustq results verify --results results
+    Example: trustq results verify --results demo/results
     """
     import dataclasses
     import json

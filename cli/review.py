@@ -136,7 +136,7 @@ def review(
     before the next image shows; a stopped review goes on where it was. On leaving, answers.csv is
     written, which trustq audit apply and trustq repair read.
 
-    Example: trustq review audit
+    Example: trustq review demo/audit
     """
     from trustq.report.text import to_json
     from trustq.review import open_review

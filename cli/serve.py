@@ -61,7 +61,7 @@ def serve(
     GET /api/health, /openapi.json. Images have at most 10 MB and 4,000 pixels on a side; nothing of
     them is stored or logged. Research only, not a medical device.
 
-    Example: trustq serve model/ --port 8000
+    Example: trustq serve demo/model --port 8000
     """
     import signal
 

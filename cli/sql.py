@@ -67,7 +67,8 @@ def sql(
     Statements only read, and only the results folder and the files that are named. On a terminal
     a table that is too wide is split between its columns; --format lines has a line per column.
 
-    Example: trustq sql "SELECT arm, budget, metric, mean, sd, n FROM final_test_seeds"
+    Example: trustq sql --results demo/results
+    "SELECT arm, budget, metric, mean, sd, n FROM final_test_seeds"
     """
     from trustq.results import format_result, run_query, save_query
 

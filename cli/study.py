@@ -55,7 +55,7 @@ def study(
     file adds as [[stages]]. A stage runs again only where its command, inputs or outputs changed;
     a stopped study goes on where it was. A failed stage stops what depends on it and nothing else.
 
-    Example: trustq study study.toml --quick 200
+    Example: trustq study demo/study.toml --quick 200
     """
     import json
 

@@ -63,7 +63,8 @@ def sweep(
     sweep goes on where it stopped; a cell that fails is recorded in the table failures and the
     others go on.
 
-    Example: trustq sweep head-comparison --set 'caches=cache/digits/frozen/seed*.h5' --jobs 2
+    Example: trustq sweep score-comparison --set 'caches=demo/cache/digits/frozen/seed*.h5' --set
+    noise=symmetric:0.2 --set draws=1 --jobs 2
     """
     import json
 

@@ -5,7 +5,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
+from trustq.data.manifest import Manifest
 from trustq.datasets import prepare
+from trustq.errors import MissingExtra
 from trustq.experiments import repair
 from trustq.recipes import Recipe, load_recipe
 from trustq.report import (
@@ -28,6 +32,18 @@ WHERE exposure = 'frozen' AND metric = 'accuracy' AND split = 'test' AND is_fina
   AND stage = 'calibrated'
 ORDER BY mean"""
 
+# What `trustq study demo/study.toml --quick 200` runs.
+STUDY = """\
+[study]
+data = "digits"
+recipe = "digits"
+seeds = [0, 1]
+
+[options]
+repair = ["--noise", "stored", "--draws", "2"]
+package = ["--positive", "3,8"]
+"""
+
 Progress = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
 
 
@@ -38,6 +54,7 @@ class Demo:
     frozen: RepairTable
     trained: RepairTable
     sql: Result
+    model: Path | None  # None where the extras that package a network are not installed
     pictures: tuple[Path, ...]
     results: Path
 
@@ -70,7 +87,15 @@ def run_demo(out: Path, *, say: Callable[[str], None], progress: Progress) -> De
     say("5. Repair on the fine-tuned features, of the very labels that they were trained on.")
     trained_keys = _repair(base, caches, results, progress, draws=5, noise="stored")
 
-    say("6. Pictures and SQL.")
+    say(
+        "6. An audit of the labels that the first network was trained on, and the network packaged."
+    )
+    _audit(caches / "digits" / base.name / f"seed{SEEDS[0]}.h5", manifest, out)
+    _tilted(manifest, out)
+    (out / "study.toml").write_text(STUDY, "utf-8")
+    model = _package(caches / "digits" / base.name / f"seed{SEEDS[0]}.h5", manifest, out, say)
+
+    say("7. Pictures and SQL.")
     pictures = (out / "repair_curve.png", out / "risk_coverage.png")
     repair_curve_figure(results, frozen_keys, pictures[0])
     risk_coverage_figure(results, frozen_keys, pictures[1])
@@ -78,9 +103,78 @@ def run_demo(out: Path, *, say: Callable[[str], None], progress: Progress) -> De
         frozen=repair_table(results, frozen_keys),
         trained=repair_table(results, trained_keys),
         sql=run_query(results, TABLE_SQL),
+        model=model,
         pictures=pictures,
         results=results,
     )
+
+
+def _audit(cache: Path, manifest: Manifest, out: Path) -> None:
+    """Write the lists of `trustq audit labels`, and what further examples of the help start from.
+
+    `answers.csv` answers for the listed labels as an expert would who lets every tenth pass,
+    `raters.csv` as two people of unequal skill (the two networks' guesses); `class_means.npz`
+    stands for the text features of a vision-language network.
+    """
+    from trustq.audit import audit_labels, open_source
+    from trustq.audit.folder import read_audit_folder
+    from trustq.report.audit import write_audit
+
+    folder = out / "audit"
+    if not (folder / "audit.json").is_file():  # answers of an earlier look at the demo stay
+        found = audit_labels([open_source(cache.resolve())], review=50)
+        write_audit(found, folder, images={"manifest": str((out / "digits.parquet").resolve())})
+    audit = read_audit_folder(folder)
+    listed = audit.sample_ids[audit.order].tolist()
+    networks = [read_cache(cache.with_name(f"seed{seed}.h5")) for seed in SEEDS]
+    first = networks[0]
+    place = {sample_id: row for row, sample_id in enumerate(first.sample_id.tolist())}
+    rows = [place[sample_id] for sample_id in listed]
+    labels = np.where(np.arange(len(rows)) % 10 == 9, first.observed[rows], first.label[rows])
+    answers = [f"{one},{first.classes[k]}\n" for one, k in zip(listed, labels, strict=True)]
+    (out / "answers.csv").write_text("sample_id,label\n" + "".join(answers), "utf-8")
+    guesses = [
+        f"{sample_id},network {seed},{network.classes[network.logits[row].argmax()]}\n"
+        for seed, network in zip(SEEDS, networks, strict=True)
+        if network.logits is not None
+        for sample_id, row in zip(listed, rows, strict=True)
+    ]
+    (out / "raters.csv").write_text("sample_id,rater,label\n" + "".join(guesses), "utf-8")
+    train = first.split == "train"
+    every = range(len(first.classes))
+    means = np.stack([first.features[train & (first.label == k)].mean(axis=0) for k in every])
+    np.savez(out / "class_means.npz", text_features=means, classes=first.classes, logit_scale=20.0)
+
+
+def _tilted(manifest: Manifest, out: Path) -> None:
+    """Every twentieth digit turned by 20 degrees, with a table: a data set of a person's own."""
+    from PIL import Image
+
+    folder = out / "tilted"
+    folder.mkdir(exist_ok=True)
+    lines = ["sample_id,path,label\n"]
+    columns = manifest.columns
+    for path, label in list(zip(columns["path"], columns["label"], strict=True))[::20]:
+        with Image.open(out / "images" / path) as image:
+            image.rotate(20, resample=Image.Resampling.BILINEAR).save(folder / f"tilted_{path}")
+        lines.append(f"tilted_{Path(path).stem},tilted_{path},{label}\n")
+    (out / "tilted.csv").write_text("".join(lines), "utf-8")
+
+
+def _package(cache: Path, manifest: Manifest, out: Path, say: Callable[[str], None]) -> Path | None:
+    """The folder of the packaged network, made once."""
+    from trustq.deploy.packaging import PackageSettings, package_model
+
+    folder = out / "model"
+    if not (folder / "model.json").is_file():
+        try:
+            package_model(
+                cache, manifest, out=folder, settings=PackageSettings(positive=("3", "8"))
+            )
+        except MissingExtra as error:
+            say(f"The network is not packaged. {error}")
+            return None
+    return folder
 
 
 def _repair(
