@@ -22,9 +22,9 @@ def verify(
 ) -> None:
     """Check every file's digest, make every table again from the parts and compare.
 
-    Example: trustq export bundle demo.zip --results demo/results
+    Example: trustq export bundle study.zip --results demo/results
 
-    Example: trustq bundle verify demo.zip --results demo/results
+    Example: trustq bundle verify study.zip --results demo/results
     """
     from trustq.report.bundle import verify_bundle
 

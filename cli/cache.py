@@ -205,9 +205,9 @@ def import_file(
     Without ids rows are numbered, without groups each row is its own, without a split all rows are
     audited out of fold. What `trustq cache export` wrote comes back as the cache it was.
 
-    Example: trustq cache export demo/cache/digits/frozen/seed1.h5 --out embeddings.npz
+    Example: trustq cache export demo/cache/digits/frozen/seed1.h5 --out features.npz
 
-    Example: trustq cache import embeddings.npz --out cache/mine/clip/seed0.h5 --exposure frozen
+    Example: trustq cache import features.npz --out cache/mine/clip/seed0.h5 --exposure frozen
     """
     from trustq.store import crossfit_signs, import_cache, write_cache
 

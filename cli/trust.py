@@ -108,7 +108,7 @@ def trust(
     Networks are judged by their logits, frozen caches by heads that are fitted first. Every figure
     stands beside its paired difference to clean images.
 
-    Example: trustq trust demo/cache/digits/digits --positive 3 --out trust/
+    Example: trustq trust demo/cache/digits/digits --positive 3,8 --out trust/
     """
     from trustq.experiments.trust import judge
     from trustq.experiments.trust_inputs import open_judged, parse_folds

@@ -7,7 +7,8 @@ A page's ```console, ```python and ```sql blocks run in order in one folder that
 ```python or ```toml block that begins with a comment `# NAME.py` is written to that file instead. A
 comment before a block says what is particular about it:
 
-    <!-- needs a cluster -->    it is not run; the options of its trustq commands are checked
+    <!-- needs a cluster -->    it is not run here; the options of its trustq commands are checked.
+                                The tests make what it needs, on a small scale, and run it
     <!-- on results -->         SQL asks this folder, not demo/results
     <!-- fails -->              its last command exits 1, and the page shows the error
 
@@ -25,13 +26,14 @@ import sys
 import tempfile
 import textwrap
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 PAGES = Path(__file__).parent / "pages"
 RUN = ("console", "python", "sql")
+Makers = Mapping[str, Callable[[Path], Callable[[str], Sequence[str]]]]
 _FENCE = re.compile(
     r"(?P<notes>(?:^<!-- [^\n]* -->\n)*)^```(?P<kind>\w+)\n(?P<code>.*?)^```$"
     r"(?P<shown>\n\n(?:<!-- \d+ lines -->\n)?```text\n.*?^```$"
@@ -91,8 +93,9 @@ def _block(page: Path, text: str, match: re.Match[str]) -> Block:
 class Session:
     """One folder in which the blocks of a page run one after another."""
 
-    def __init__(self, folder: Path, *, width: int = 96) -> None:
+    def __init__(self, folder: Path, *, width: int = 96, makers: Makers | None = None) -> None:
         self.folder = folder
+        self.makers = makers or {}
         self.width = width
         self.names: dict[str, Any] = {"__name__": "__main__"}
         self.open = contextlib.ExitStack()
@@ -100,9 +103,14 @@ class Session:
 
     def run(self, block: Block) -> str:
         """What a block prints; raises `AssertionError` where a command fails."""
-        if block.needs:
+        if block.needs and block.needs not in self.makers:
             for command in commands(block):
                 check_options(command[1:])
+            return ""
+        if block.needs:
+            smaller = self.makers[block.needs](self.folder)
+            for words in commands(block):
+                self._trustq(block, [*map(os.path.expandvars, words[1:]), *smaller(words[1])])
             return ""
         if block.file:
             (self.folder / block.file).write_text(block.code, "utf-8")
@@ -225,15 +233,24 @@ def _inside(folder: Path) -> Iterator[None]:
         os.chdir(before)
 
 
-def run_page(page: Path, folder: Path, demo: Path, done: Callable[[Block, str], None]) -> None:
+def run_page(
+    page: Path,
+    folder: Path,
+    demo: Path,
+    done: Callable[[Block, str], None],
+    *,
+    makers: Makers | None = None,
+) -> None:
     """Run a page's blocks in `folder`, beside a link to the demo; tell `done` what each printed.
 
-    Raises `AssertionError` for the first block that fails.
+    `makers` make what a block needs, by its note, and return by a command's name further words that
+    keep it small; without one such a block is not run. Raises `AssertionError` for the first block
+    that fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "demo").exists():
         (folder / "demo").symlink_to(demo.resolve(), target_is_directory=True)
-    session = Session(folder)
+    session = Session(folder, makers=makers)
     try:
         for block in blocks(page):
             done(block, session.run(block))

@@ -1,16 +1,12 @@
 """The command line: light, documented, and the three journeys of a new user."""
 
 import json
-import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pytest
-import typer.main
 from sklearn.datasets import load_digits
 from support import make_cache
 from trustq.cli import app
@@ -18,8 +14,6 @@ from trustq.cli.reference import reference
 from typer.testing import CliRunner
 
 from trustq.data.splits import split_by_group
-from trustq.results import EXAMPLES
-from trustq.review.server import ReviewServer
 from trustq.store import read_cache, write_cache
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -163,130 +157,3 @@ def test_bad_input_is_a_paragraph_and_exit_1(
     assert shown.exit_code == 1, shown.output
     assert message in shown.stderr
     assert "Traceback" not in shown.output
-
-
-def readme_commands(start: str) -> list[list[str]]:
-    text = (ROOT / "README.md").read_text("utf-8")
-    blocks = re.findall(r"```console\n(.*?)```", text, re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines() if line.startswith(start)]
-    return [shlex.split(line, comments=True)[1:] for line in lines]
-
-
-# Commands of the README that need a network or its caches; their options are checked below.
-NEED_NETWORKS = (
-    ["data", "prepare", "ham10000"],
-    ["data", "describe"],
-    ["data", "prepare", "folder"],
-    ["extract"],
-    ["repair", "cache/"],
-    ["export", "labels"],
-    ["audit", "apply"],
-    ["repair", "embeddings.npz", "--answers"],
-    ["sweep", "head-comparison"],
-    ["cache", "import"],
-    ["explain"],
-    ["package"],
-    ["serve"],
-    ["study"],
-    ["loop"],
-    ["trust"],
-    ["check", "results", "--gate"],  # against an earlier folder
-)
-
-
-@pytest.fixture
-def pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that has what the examples name: predictions, embeddings, a cache, results."""
-    monkeypatch.chdir(tmp_path)
-    # `trustq review` serves until Ctrl-C: here it starts, opens no browser and stops at once.
-    monkeypatch.setattr("webbrowser.open", lambda address: True)
-    monkeypatch.setattr("trustq.review.server.ReviewServer.wait", ReviewServer.stop)
-    cache = make_cache()
-    write_cache(Path("c.h5"), cache)
-    rng = np.random.default_rng(0)
-    truth = rng.integers(0, 2, 200)
-    scores = truth[:, None] * np.array([-1.0, 1.0]) + rng.normal(size=(200, 2))
-    np.savez("embeddings.npz", features=rng.normal(size=(200, 4)) + truth[:, None], labels=truth)
-    for name in ("predictions", "inside", "outside", "a", "b"):
-        ids = np.array([f"{name if name in ('inside', 'outside') else ''}{i}" for i in range(200)])
-        noisy = scores + (rng.normal(size=(200, 2)) if name in ("b", "outside") else 0)
-        np.savez(f"{name}.npz", logits=noisy, labels=truth, sample_ids=ids)
-    rows = [f"('{name}', 'site {i // 2 % 3}')" for i, name in enumerate(cache.sample_id)]
-    table = f"(VALUES {', '.join(rows)}) t(sample_id, domain)"
-    duckdb.sql(f"COPY (FROM {table}) TO 'digits.parquet' (FORMAT parquet)")
-    sliced = ("--metadata", "digits.parquet", "--slices", "domain")
-    shown = run("repair", "c.h5", "--draws", "2", "--budget", "5%", *sliced)
-    assert shown.exit_code == 0, shown.output
-    return tmp_path
-
-
-def test_the_readme_s_commands_run_as_they_are_pasted(pasted: Path) -> None:
-    done = 0
-    for words in readme_commands("trustq "):
-        if any(" ".join(words).startswith(" ".join(start)) for start in NEED_NETWORKS):
-            continue
-        for part in " ".join(shlex.quote(word) for word in words).split("'&&' trustq "):
-            own = shlex.split(part)
-            answer = run(*own)
-            assert answer.exit_code == 0, (own, answer.output, answer.exception)
-            if own[0] == "sql" and "--out" not in own:
-                assert len(answer.stdout.splitlines()) > 2, own
-            done += 1
-    assert done >= 12
-    for title, query in EXAMPLES:
-        answer = run("sql", query)
-        assert answer.exit_code == 0, (title, answer.output)
-
-
-# Examples of the help that need networks, images or hours; their words are parsed all the same.
-LONG = (
-    *("demo", "extract", "sweep", "plan", "data ", "audit duplicates", "cache relabel"),
-    *("audit consensus", "export significance --by"),  # answers of two raters, two heads
-    *("audit apply", "check", "classify", "distil", "explain", "loop", "package", "serve"),
-    *("study", "trust", "cache concat", "cache zero-shot", "export labels"),
-)
-
-
-def test_the_help_s_examples_run_as_they_are_pasted(pasted: Path) -> None:
-    shown = re.sub(r" \\\n +", " ", (ROOT / "cli" / "README.md").read_text("utf-8"))
-    examples = re.findall(r"^  Example: trustq (.*)$", shown, re.MULTILINE)
-    assert len(examples) >= 38
-    write_cache(pasted / "cache" / "digits" / "frozen" / "seed0.h5", make_cache())
-    write_cache(pasted / "cache" / "digits" / "digits" / "seed0.h5", make_cache())
-    for arm in ("repair", "no-repair"):
-        rows = "".join(f"{seed},{seed / 100 + (arm == 'repair')}\n" for seed in range(5))
-        (pasted / f"{arm}.csv").write_text("seed,accuracy\n" + rows)
-    # What others of them read comes first, and what adds to the results after their bundle.
-    first = ("audit labels", "export bundle", "bundle verify")
-    failed: dict[str, str] = {}
-    examples.sort(key=lambda example: [not example.startswith(one) for one in first])
-    for example in examples:
-        words = shlex.split(example)
-        if example.startswith(LONG):
-            parse(words)
-            continue
-        answer = run(*words)
-        if answer.exit_code != 0:
-            failed[example] = answer.output or repr(answer.exception)
-    assert failed == {}
-
-
-def parse(words: list[str]) -> None:
-    """Read a command's words, and run nothing; raises for one that it does not have."""
-    command = typer.main.get_command(app)
-    while hasattr(command, "commands"):
-        command = command.commands[words[0]]
-        words = words[1:]
-    command.make_context("trustq", words)
-
-
-def test_every_command_of_the_readme_has_only_options_that_exist() -> None:
-    commands = readme_commands("trustq ")
-    assert len(commands) > 8
-    for words in commands:
-        flags = {word for word in words if word.startswith("--")}
-        own = [word for word in words if not word.startswith("-")]
-        group = typer.main.get_command(app).commands[own[0]]
-        depth = 2 if hasattr(group, "commands") else 1
-        page = run(*own[:depth], "--help").output
-        assert all(re.search(rf"{flag}\b", page) for flag in flags), words

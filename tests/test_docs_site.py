@@ -9,10 +9,9 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
+from support_docs import import_docs
 from trustq.cli.reference import reference
 
 from trustq.recipes.schema import ExtractRecipe, SweepRecipe, declared
@@ -22,21 +21,13 @@ from trustq.results.views import derived_views
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def _of_docs(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "docs" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @cache
 def _made() -> dict[str, str]:
     return dict(generate.pages())
 
 
-blocks = _of_docs("blocks")
-generate = _of_docs("generate")
+blocks = import_docs("blocks")
+generate = import_docs("generate")
 PAGES = sorted(blocks.PAGES.rglob("*.md"))
 READ = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
@@ -46,29 +37,6 @@ READ = [
     *sorted((ROOT / "tests" / "benchmarks").glob("*.md")),
     *PAGES,
 ]
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_code_block_runs_and_answers_as_the_page_shows(
-    page: Path, demo_folder: Path, tmp_path: Path
-) -> None:
-    def compare(block: Any, printed: str) -> None:
-        shown = block.shown.split("```text" if block.kind != "sql" else "<!-- answer -->")[-1]
-        if block.kind == "sql":
-            # Digits differ between processors; columns do not, nor that there is an answer.
-            table = [line for line in printed.splitlines() if line.startswith("|")]
-            assert shown.strip().splitlines()[0] == table[0], str(block)
-            assert len(table) > 2, str(block)
-        elif block.shown and not block.needs:
-            first = shown.strip().splitlines()[0]
-            assert _words(first) == _words(printed.strip().splitlines()[0]), str(block)
-
-    blocks.run_page(page, tmp_path, demo_folder, compare)
-
-
-def _words(line: str) -> list[str]:
-    """A line without its numbers, which another processor may round otherwise."""
-    return re.sub(r"[-+.\d%]+", "#", line).split()
 
 
 def test_a_block_that_cannot_run_here_says_why_and_its_options_exist() -> None:
