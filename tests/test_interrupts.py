@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 
+import duckdb
 import pytest
 
 from trustq.core.interrupts import heeded
@@ -81,3 +82,38 @@ def test_other_threads_leave_the_handler_alone() -> None:
     thread.start()
     thread.join()
     assert found == [True]
+
+
+def test_what_does_not_look_for_signals_is_told_by_another_thread_until_it_ends() -> None:
+    told: list[int] = []
+    twice = threading.Event()
+
+    def stop() -> None:
+        told.append(threading.get_ident())
+        if len(told) > 1:
+            twice.set()
+
+    before = signal.set_wakeup_fd(-1)
+    with pytest.raises(KeyboardInterrupt), heeded(stop):
+        with contextlib.suppress(KeyboardInterrupt):  # as a library does
+            interrupt()
+        assert twice.wait(60)
+    assert threading.get_ident() not in told
+    n = len(told)
+    with heeded(stop):
+        pass
+    assert len(told) == n
+    assert signal.set_wakeup_fd(before) == -1  # put back
+
+
+def test_a_statement_without_an_end_stops_wherever_it_is() -> None:
+    connection = duckdb.connect()
+    sql = (
+        "SELECT count(*) FROM range(100000) a, range(100000) b, range(1000) c WHERE a.range % 7 = 3"
+    )
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt), heeded(connection.interrupt):
+        connection.execute(sql)
+    timer.join()
+    assert connection.execute("SELECT 1").fetchone() == (1,)

@@ -160,7 +160,7 @@ def _answer(
     metadata: Sequence[Path],
 ) -> Result:
     opened = connect(folder, tables=tables, metadata=metadata, of=of)
-    with heeded(), opened as connection:
+    with opened as connection, heeded(connection.interrupt):
         statement = _readable(connection, sql, parameters)
         try:
             connection.execute(statement, dict(parameters or {}))
@@ -187,9 +187,9 @@ def save_query(
 
     Raises `TrustqError` as `run_query` does, and where the file cannot be written.
     """
-    with heeded(), replacing(Path(path)) as part:
+    with replacing(Path(path)) as part:
         opened = connect(folder, tables=tables, metadata=metadata)
-        with opened as connection:
+        with opened as connection, heeded(connection.interrupt):
             statement = _readable(connection, sql, parameters)
             if _EXPLAIN.match(statement):
                 raise InputError("A query plan is text, not a table: leave out the Parquet file.")
@@ -274,7 +274,7 @@ def save_database(folder: Path, path: Path) -> None:
     folder = Path(folder)
     check_folder(folder)
     opened = Opened(folder)
-    with replacing(Path(path)) as part, opened as connection:
+    with replacing(Path(path)) as part, opened as connection, heeded(connection.interrupt):
         try:
             _create_views(opened)
             connection.execute(f"ATTACH {literal(str(part))} AS target")
