@@ -22,6 +22,7 @@ bench: $(INSTALLED)
 	$(BIN)/python tests/benchmarks/run.py
 	$(BIN)/python tests/benchmarks/bench_stats.py --out tests/benchmarks/results_stats.md
 	$(BIN)/python tests/benchmarks/bench_heads.py --repeats 3 --peers newton --labels noisy
+	$(BIN)/python tests/benchmarks/bench_heads.py --only sets --penalties .001,.01 --peer-threads 1 --repeats 3
 	$(BIN)/python tests/benchmarks/bench_growth.py --small
 
 # Writes what is generated and kept, the command-line reference, and builds the site.

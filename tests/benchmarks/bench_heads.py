@@ -4,7 +4,8 @@
     TRUSTQ_BENCH_FEATURES=a.npz:b.npz python tests/benchmarks/bench_heads.py --only sets
 
 The second form compares five folds and the choice of the penalty on every file that is named (npz
-with features and labels, and split and groups where there are some), the worst set first.
+with features and labels, and split and groups where there are some; else two that the data sets
+hold), the worst set first.
 
 Every solution, ours and the peers', is scored by one float64 objective and gradient norm that
 neither wrote. A peer that warns of convergence voids its ratio. Rows are appended to
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from trustq.heads import (
     LinearHead,
@@ -35,10 +36,13 @@ from trustq.heads import (
     choose_penalty,
     fit_multinomial,
 )
+from trustq.heads.feature_cache import cores
 from trustq.heads.linear import fit_together
 from trustq.metrics.probabilities import log_softmax, softmax
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "ham10000_features"
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+ATTO = DATA / "ham10000_features" / "convnext_atto_64px.npz"
+CLIP = DATA / "food101_clip_embeddings" / "food101_10class_clip_vitb32.npz"
 RESULTS = Path(__file__).with_name("results_heads.md")
 N_FOLDS, N_CLASSES = 5, 7
 Solutions = list[tuple[np.ndarray, np.ndarray]]  # coefficients and intercepts of each problem
@@ -56,10 +60,9 @@ def main() -> None:
     if options.only == "sets":
         sets(options)
         return
-    file = DATA / "convnext_atto_64px.npz"
-    if not file.is_file():
-        sys.exit(f"skipped: the real features are not there ({file.name} in ../shared/data)")
-    features, clean, noisy, folds = load(file)
+    if not ATTO.is_file():
+        sys.exit(f"skipped: the real features are not there ({ATTO.name} in ../shared/data)")
+    features, clean, noisy, folds = load(ATTO)
     used = np.array([folds != f for f in range(N_FOLDS)])
     if options.only:
         part = {"grid": grid, "boosted": boosted}[options.only]
@@ -90,6 +93,7 @@ def load(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 def sets(options: argparse.Namespace) -> None:
     """Five folds and the choice of the penalty on several sets of features, the worst first."""
     files = [Path(p) for p in os.environ.get("TRUSTQ_BENCH_FEATURES", "").split(":") if p]
+    files = files or [file for file in (ATTO, CLIP) if file.is_file()]
     if not files:
         sys.exit("skipped: TRUSTQ_BENCH_FEATURES names no files of features")
     tables = sorted(one_set(file, options) for file in files)
@@ -98,8 +102,19 @@ def sets(options: argparse.Namespace) -> None:
     text = "\n".join([head, "|---" * 6 + "|", *rows])
     print(text)
     with RESULTS.open("a", encoding="utf-8") as out:
-        title = f"Several sets, BLAS threads of peers: {options.peer_threads}, worst set first"
-        out.write(f"\n## {title}\n\n{text}\n")
+        title = (
+            f"Several sets, worst first: threads of ours {cores()}, peers {options.peer_threads}"
+        )
+        out.write(f"\n## {title}, {machine()}\n\n{text}\n")
+
+
+def machine() -> str:
+    """The processor, and the kernels that numpy's BLAS took for it."""
+    kernels = {str(own.get("architecture")) for own in threadpool_info()}
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    wide = any("avx512f" in line for line in lines)
+    return f"{name}{' with AVX-512' if wide else ''}, kernels {', '.join(sorted(kernels))}"
 
 
 def one_set(file: Path, options: argparse.Namespace) -> tuple[float, list[str]]:
