@@ -31,9 +31,11 @@ def classify(
 
     Example: trustq classify demo/model demo/images --out answers.csv
     """
+    from trustq.core.freed_memory import keep_freed_memory
     from trustq.deploy.classify import classify_folder, write_answers
     from trustq.deploy.model import load_model
 
+    keep_freed_memory(most_bytes=1 << 26)
     opened = load_model(model, variant=variant)
     with progress("classify", "images") as report:
         rows = classify_folder(opened, folder, progress=report)

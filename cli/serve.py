@@ -46,6 +46,9 @@ class Load:
     ] = None
 
 
+KEPT_BYTES = 1 << 26  # of freed memory, so that each photo does not wait for new pages
+
+
 def serve(
     network: Network,
     load: Load,
@@ -65,12 +68,14 @@ def serve(
     """
     import signal
 
+    from trustq.core.freed_memory import keep_freed_memory
     from trustq.deploy.extras import load_extra
     from trustq.deploy.server import ServeSettings, Service, uvicorn_config
     from trustq.deploy.web_runtime import add_web_runtime, has_web_runtime
 
     if load.web_runtime is not None:
         print_note(add_web_runtime(model, load.web_runtime))
+    keep_freed_memory(most_bytes=KEPT_BYTES)
     settings = ServeSettings(
         variant=load.variant,
         per_minute=load.rate_limit,

@@ -638,6 +638,36 @@ def test_on_a_cpu_freed_tensors_stay_with_the_process() -> None:
     assert new_pages("asked", MALLOC_ARENA_MAX="2") > without / 2, "set by the person who starts it"
 
 
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"), reason="not glibc")
+def test_freed_memory_is_kept_up_to_what_is_asked() -> None:
+    code = (
+        "import resource, sys\n"
+        "import numpy as np\n"
+        "from trustq.core.freed_memory import keep_freed_memory\n"
+        "sys.argv[1] == 'asked' and keep_freed_memory(most_bytes=1 << 26)\n"
+        "resident = lambda: int(open('/proc/self/statm').read().split()[1]) * 4096\n"
+        "pages = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "first = resident()\n"
+        "np.ones(20_000_000, np.uint8)\n"
+        "before = pages()\n"
+        "for _ in range(5): np.ones(20_000_000, np.uint8)\n"
+        "print(pages() - before)\n"
+        "np.ones(200_000_000, np.uint8)\n"
+        "print(resident() - first)\n"
+    )
+
+    def seen(how: str) -> tuple[int, int]:
+        own = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+        told = subprocess.run([sys.executable, "-c", code, how], env=own, capture_output=True)
+        pages, kept = told.stdout.split()
+        return int(pages), int(kept)
+
+    without = seen("not asked")[0]
+    found = [seen("asked") for _ in range(8)]
+    assert any(pages < without / 3 for pages, _ in found)
+    assert all(kept < 70_000_000 for _, kept in found), "a large block is given back"
+
+
 def test_command_prints_a_line_a_cache_and_json(manifest: Manifest, tmp_path: Path) -> None:
     write_manifest(manifest, tmp_path / "m.parquet")
     settings = [f"--set={setting}" for setting in TINY]

@@ -24,18 +24,21 @@ from pathlib import Path
 import numpy as np
 
 SENDERS = 16
-MOST_BARE = 64  # images of a bare block
+MOST_BARE = 200  # images of a bare block
 BAD = ("oversized", "truncated", "wrong type", "cut short", "slow")
 
 
-def bare(folder: str, paths: list[str], threads: int, together: int) -> None:
+def bare(folder: str, paths: list[str], threads: int, together: int, *, keep: bool) -> None:
     """Answer lines `n` on stdin by the seconds that n images take, `together` in a run."""
     from concurrent.futures import ThreadPoolExecutor
 
+    from trustq.core.freed_memory import keep_freed_memory
     from trustq.data.pillow_rgb import decode_rgb
     from trustq.deploy.graph import INPUT, OUTPUTS
     from trustq.deploy.model import load_model
 
+    if keep:
+        keep_freed_memory(most_bytes=1 << 26)
     model = load_model(folder, threads=1)
     data = [Path(path).read_bytes() for path in paths]
 
@@ -222,11 +225,12 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=20)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--together", type=int, default=1, help="Images of a bare run.")
+    parser.add_argument("--keep", action="store_true", help="Bare keeps freed memory, too.")
     parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     paths = sorted(map(str, asked.images.glob("*.jpg")))[:200]
     if asked.bare:
-        bare(asked.model, paths, asked.threads, asked.together)
+        bare(asked.model, paths, asked.threads, asked.together, keep=asked.keep)
         return
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -235,7 +239,7 @@ def main() -> None:
     options = ["--rate-limit", "0", "--port", str(port), "--workers", str(asked.threads)]
     server = subprocess.Popen([sys.executable, "-c", program, "serve", asked.model, *options])
     own = [__file__, asked.model, str(asked.images), "--bare", "--threads", str(asked.threads)]
-    own += ["--together", str(asked.together)]
+    own += ["--together", str(asked.together), *(["--keep"] if asked.keep else [])]
     alone = subprocess.Popen(
         [sys.executable, *own], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -52,16 +52,16 @@ def look_at(image: Image.Image) -> Look:
     >>> look.brightness, look.contrast, look.sharpness
     (200.0, 0.0, 0.0)
     """
-    image = image if image.mode == "RGB" else image.convert("RGB")
-    grey = image.convert("L")
     longer = max(image.size)
+    width, height = (max(1, int(side * SIDE / longer + 0.5)) for side in image.size)
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    # Means of whole blocks, and grey, which has a quarter of the bytes, cost a fraction of a filter
+    # on colours, in which a server did most of its own work. A filter that halves comes last: where
+    # blocks left less to it, sharpness changed with the size.
+    if (factor := longer // (2 * SIDE)) > 1:
+        image = image.reduce(factor)
+    grey = image.convert("L")
     if longer > SIDE:
-        width, height = (max(1, int(side * SIDE / longer + 0.5)) for side in image.size)
-        # Grey has a quarter of the bytes of colour in Pillow's memory, and whole-number steps cost
-        # a fraction of a filter's: a server did most of its own work here. One filtered step of
-        # two and more is left, which keeps the sharpness that it had without the first.
-        if longer >= 4 * SIDE:
-            grey = grey.reduce(longer // (2 * SIDE))
         # In two steps, whose order Pillow 13 would choose by the shape; down first is faster.
         grey = grey.resize((grey.width, height), Image.Resampling.BILINEAR)
         grey = grey.resize((width, height), Image.Resampling.BILINEAR)

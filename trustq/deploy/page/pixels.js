@@ -157,24 +157,23 @@ export function networkInput(square, { size, mean, std }) {
 export const RULES = ["too_far", "skin", "blur", "dark", "bright", "flat"];
 const SIDE = 256;
 
-// Means of blocks, as Pillow's reduce; blocks at the right and lower edge may be smaller. Planes are
-// `channels` bytes a pixel.
-export function reduce({ width, height, data }, factor, channels) {
+// Means of blocks, as Pillow's reduce; blocks at the right and lower edge may be smaller.
+export function reduce({ width, height, data }, factor) {
   const across = Math.ceil(width / factor), down = Math.ceil(height / factor);
-  const found = new Uint8Array(across * down * channels);
+  const found = new Uint8Array(across * down * 3);
   for (let y = 0; y < down; y++) {
     const rows = Math.min(factor, height - y * factor);
     for (let x = 0; x < across; x++) {
       const columns = Math.min(factor, width - x * factor), n = rows * columns;
       // Pillow divides by a rounded reciprocal, kept in single precision.
       const multiplier = Math.trunc(Math.fround(2 ** 32 / (256 * n)));
-      for (let c = 0; c < channels; c++) {
+      for (let c = 0; c < 3; c++) {
         let sum = Math.trunc(n / 2);
         for (let i = 0; i < rows; i++) {
-          let at = ((y * factor + i) * width + x * factor) * channels + c;
-          for (let j = 0; j < columns; j++, at += channels) sum += data[at];
+          let at = ((y * factor + i) * width + x * factor) * 3 + c;
+          for (let j = 0; j < columns; j++, at += 3) sum += data[at];
         }
-        found[(y * across + x) * channels + c] = Math.floor((sum * multiplier) / 2 ** 24);
+        found[(y * across + x) * 3 + c] = Math.floor((sum * multiplier) / 2 ** 24);
       }
     }
   }
@@ -182,15 +181,16 @@ export function reduce({ width, height, data }, factor, channels) {
 }
 
 export function lookAt(image) {
-  const { width: fullWidth, height: fullHeight } = image;
-  const longer = Math.max(fullWidth, fullHeight), isLarge = longer > SIDE;
-  let shades = { width: fullWidth, height: fullHeight, data: greyOf(image.data) };
+  const longer = Math.max(image.width, image.height), isLarge = longer > SIDE;
+  const scaled = (side) => Math.max(1, Math.floor((side * SIDE) / longer + 0.5));
+  const toWidth = scaled(image.width), toHeight = scaled(image.height);
+  const factor = Math.floor(longer / (2 * SIDE));
+  if (factor > 1) image = reduce(image, factor);
+  let shades = { width: image.width, height: image.height, data: greyOf(image.data) };
   let colours = image;
   if (isLarge) {
-    const scaled = (side) => Math.max(1, Math.floor((side * SIDE) / longer + 0.5));
-    if (longer >= 4 * SIDE) shades = reduce(shades, Math.floor(longer / (2 * SIDE)), 1);
-    shades = resizeGrey(shades, scaled(fullWidth), scaled(fullHeight));
-    colours = reduce(image, Math.floor(longer / (SIDE / 2)), 3);
+    shades = resizeGrey(shades, toWidth, toHeight);
+    colours = reduce(image, Math.floor(Math.max(image.width, image.height) / (SIDE / 2)));
   }
   const { width, height, data: grey } = shades, n = width * height;
   const counts = new Array(256).fill(0);

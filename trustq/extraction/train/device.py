@@ -1,15 +1,13 @@
 """The device that a run computes on, and the number type it trains in."""
 
-import ctypes
-import os
 from dataclasses import dataclass
 
 import torch
 
+from trustq.core.freed_memory import keep_freed_memory
 from trustq.errors import InputError, TrustqError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # parameters of mallopt(3)
 
 
 def choose_device(name: str, *, index: int | None = None) -> torch.device:
@@ -53,23 +51,6 @@ def choose_device(name: str, *, index: int | None = None) -> torch.device:
     if name == "cpu":
         keep_freed_memory()
     return torch.device(name)
-
-
-def keep_freed_memory() -> bool:
-    """Keep what tensors on a CPU free within this process; whether its C library can.
-
-    glibc gives blocks of some MB back at once, and the next batch's activations are new pages that
-    the kernel fills with zeros first: a third of the processor time of a small network. Whoever set
-    `MALLOC_` variables has decided otherwise. Linux with glibc, mallopt(3).
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is None or any(name.startswith("MALLOC_") for name in os.environ):
-        return False
-    # Without maps of their own, large blocks come from the heap, whose end is kept as well.
-    return all(
-        mallopt(parameter, value) == 1
-        for parameter, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 1 << 26))
-    )
 
 
 @dataclass(frozen=True)
