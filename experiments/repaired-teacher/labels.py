@@ -16,7 +16,7 @@ from trustq.store import read_cache
 
 
 def draw(manifest_path: str, cache_path: str, seed: str) -> None:
-    """Three in ten training labels become the class's usual confusion, as extraction would draw."""
+    """Three in ten training labels become the next class, as extraction would draw them."""
     manifest, cache = read_manifest(Path(manifest_path)), read_cache(Path(cache_path))
     classes = np.array(manifest.classes)
     train = np.flatnonzero(manifest.columns["split"] == "train")

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 SIDE = 256  # pixels of the longer side at which images are looked at
+_HALVED_FROM = 600  # pixels of the longer side: common for dermatoscopic images
 GOOD, FAIR = 80, 60  # bands of the score
 LARGE_BYTES, LARGE_SIDE = 5_000_000, 4000  # above which a smaller photo is advised
 MOST_OFTEN = 0.25  # a rule that fires on a larger share of validation images is left out
@@ -57,8 +58,8 @@ def look_at(image: Image.Image) -> Look:
     image = image if image.mode == "RGB" else image.convert("RGB")
     # Means of whole blocks, and grey, which has a quarter of the bytes, cost a fraction of a filter
     # on colours, in which a server did most of its own work. A filter that halves comes last: where
-    # blocks left less to it, sharpness changed with the size.
-    if (factor := longer // (2 * SIDE)) > 1:
+    # blocks of four pixels and more left less to it, sharpness changed with the size.
+    if (factor := max(longer // (2 * SIDE), 2 * (longer >= _HALVED_FROM))) > 1:
         image = image.reduce(factor)
     grey = image.convert("L")
     if longer > SIDE:

@@ -155,7 +155,7 @@ export function networkInput(square, { size, mean, std }) {
 }
 
 export const RULES = ["too_far", "skin", "blur", "dark", "bright", "flat"];
-const SIDE = 256;
+const SIDE = 256, HALVED_FROM = 600;
 
 // Means of blocks, as Pillow's reduce; blocks at the right and lower edge may be smaller.
 export function reduce({ width, height, data }, factor) {
@@ -184,7 +184,7 @@ export function lookAt(image) {
   const longer = Math.max(image.width, image.height), isLarge = longer > SIDE;
   const scaled = (side) => Math.max(1, Math.floor((side * SIDE) / longer + 0.5));
   const toWidth = scaled(image.width), toHeight = scaled(image.height);
-  const factor = Math.floor(longer / (2 * SIDE));
+  const factor = Math.max(Math.floor(longer / (2 * SIDE)), longer >= HALVED_FROM ? 2 : 1);
   if (factor > 1) image = reduce(image, factor);
   let shades = { width: image.width, height: image.height, data: greyOf(image.data) };
   let colours = image;
