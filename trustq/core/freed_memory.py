@@ -19,6 +19,7 @@ def keep_freed_memory(*, most_bytes: int | None = None) -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is None or any(name.startswith("MALLOC_") for name in os.environ):
         return False
+    asked: tuple[tuple[int, int], ...]
     if most_bytes is None:
         # Without maps of their own, large blocks come from the heap, whose end is kept as well.
         asked = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1), (_TOP_PAD, 1 << 26))
