@@ -1,6 +1,7 @@
 """What a file means: each kind of label, class, id and format, by every command's own door."""
 
 import json
+import re
 import sys
 import tarfile
 import unicodedata
@@ -607,3 +608,14 @@ def test_frames_keep_columns_apart_that_differ_in_case(tmp_path: Path) -> None:
     write_table(tmp_path / "t.parquet", {"Age": labels, "age": labels + 1, "age_1": labels + 2})
     read = read_table(tmp_path / "t.parquet")
     assert {name: column[0] for name, column in read.items()} == {"Age": 0, "age": 1, "age_1": 2}
+
+
+@pytest.mark.parametrize("form", ["utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"])
+def test_the_advice_for_wide_letters_names_their_form(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "p.csv"
+    text = "sample_id,label,prob_nv,prob_mel\n1,nv,0.9,0.1\n"
+    path.write_bytes(text.encode(form))
+    with pytest.raises(InputError) as error:
+        read_predictions(path)
+    named = re.search(r"iconv -f (\S+) -t UTF-8", str(error.value))
+    assert named is not None and path.read_bytes().decode(named[1]) == text

@@ -52,9 +52,9 @@ def read_csv(path: Path) -> dict[str, np.ndarray]:
             is_utf16 = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
             if start.startswith(codecs.BOM_UTF32_LE) or (b"\0" in start and not is_utf16):
                 raise InputError(
-                    f"{path} has zero bytes, as UTF-16 without a mark and UTF-32 have, not "
-                    f"UTF-8: save it as UTF-8, for example: iconv -f UTF-16LE -t UTF-8 {path} > "
-                    "utf8.csv",
+                    f"{path} has zero bytes, as UTF-16 without a mark and UTF-32 have, not UTF-8: "
+                    f"save it as UTF-8, for example: iconv -f {_wide_form(start)} -t UTF-8 "
+                    f"{path} > utf8.csv",
                     path=path,
                 )
             file.seek(0)
@@ -228,3 +228,17 @@ def _require_utf8(path: Path, whole: bytes) -> None:
                 f"as UTF-8, for example: iconv -f CP1252 -t UTF-8 {path} > utf8.csv",
                 path=path,
             ) from error
+
+
+def _wide_form(start: bytes) -> str:
+    """Which form of wide letters a text starts with, by where its zero bytes are.
+
+    >>> [_wide_form("id,".encode(form)) for form in ("utf-16-le", "utf-16-be", "utf-32")]
+    ['UTF-16LE', 'UTF-16BE', 'UTF-32']
+    """
+    if start.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "UTF-32"
+    zeros = [place % 4 for place, byte in enumerate(start) if not byte]
+    if {0, 1} <= set(zeros) or {2, 3} <= set(zeros):
+        return "UTF-32BE" if 0 in zeros and 3 not in zeros else "UTF-32LE"
+    return "UTF-16BE" if sum(place % 2 == 0 for place in zeros) * 2 > len(zeros) else "UTF-16LE"
