@@ -1,5 +1,6 @@
 """The batched logistic regression: scikit-learn's answer, whatever the data and the company."""
 
+import pickle
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -405,6 +406,16 @@ def test_a_large_problem_keeps_no_memory_and_still_starts_another(
     assert first.memory == (None,)
     again = fit_multinomial(features, labels[None], n_classes=4, start=first)
     assert again.n_evaluations[0] == 1
+
+
+def test_a_stored_head_holds_neither_labels_nor_inverse_and_says_the_same() -> None:
+    features, labels, _ = problem(n=1500, d=203)
+    features = features.astype(np.float32)
+    head = LinearHead(n_classes=4).fit(features, labels)
+    stored = pickle.dumps(head)
+    assert len(stored) < 2 * head.n_bytes
+    again = pickle.loads(stored)
+    np.testing.assert_array_equal(again.predict_proba(features), head.predict_proba(features))
 
 
 def test_a_class_that_comes_or_goes_may_start_from_a_fit_without_it() -> None:

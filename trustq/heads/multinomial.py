@@ -43,6 +43,11 @@ class Memory(NamedTuple):
     value: float
     decrease: float
 
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        # A stored head is as good without: an inverse of 1,280 columns is 6.5 MB, and its labels
+        # are no one else's business.
+        return type(None), ()
+
 
 @dataclass(frozen=True)
 class MultinomialFits:
