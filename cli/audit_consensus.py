@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trustq.core.counts import counted
+
 from .output import print_note, print_table
 
 if TYPE_CHECKING:
@@ -78,7 +80,7 @@ def consensus(
         return
     shares = ("quality", "agreement")
     print_table([rater | {name: f"{rater[name]:.3f}" for name in shares} for rater in raters])
-    typer.echo(f"{len(rows)} rows with a label, of {len(raters)} raters, in {out}")
+    typer.echo(f"{counted(len(rows), 'row')} with a label, of {len(raters)} raters, in {out}")
 
 
 def _opened(answers: Path, source: Path | None, seed: int) -> "tuple[Path, AuditSource]":

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from trustq.core.counts import counted
+
 from .app import App
 
 app = App(help="Check what trustq export bundle wrote.", no_args_is_help=True)
@@ -31,5 +33,5 @@ def verify(
     found = verify_bundle(file, results)
     typer.echo(
         f"{file}: {found.n_files} files are as they were written; {found.n_tables} tables of "
-        f"{found.n_cells} runs come out the same from {results}"
+        f"{counted(found.n_cells, 'run')} come out the same from {results}"
     )

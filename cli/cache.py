@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from trustq.core.counts import counted
+
 from .app import App, print_error
 from .output import print_note, print_table
 
@@ -123,7 +125,8 @@ def concat(
     opened = open_side_by_side(find_caches(caches), at_least=2)
     written = write_cache(out, opened)
     typer.echo(
-        f"{out}: {len(written)} rows, {written.features.shape[1]} features of {opened.backbone}, "
+        f"{out}: {counted(len(written), 'row')}, "
+        f"{counted(written.features.shape[1], 'feature')} of {opened.backbone}, "
         f"{written.exposure}",
         err=True,
     )
@@ -274,7 +277,8 @@ def relabel(
     written = write_cache(out, found.cache)
     _describe(out, written)
     typer.echo(
-        f"{found.n_changed} labels changed; the backbone was trained on the old label of "
+        f"{counted(found.n_changed, 'label')} changed; the backbone was trained on the old "
+        "label of "
         f"{found.n_trained} of them, {found.n_trusted} had been trusted as clean."
     )
 
@@ -291,8 +295,9 @@ def _require_new(out: Path) -> None:
 def _describe(out: Path, cache: Any) -> None:
     n_groups = len(set(cache.group_id.tolist()))
     typer.echo(
-        f"{out}: {len(cache)} rows in {n_groups} groups, {cache.features.shape[1]} features, "
-        f"{len(cache.classes)} classes, exposure {cache.exposure}"
+        f"{out}: {counted(len(cache), 'row')} in {counted(n_groups, 'group')}, "
+        f"{counted(cache.features.shape[1], 'feature')}, "
+        f"{counted(len(cache.classes), 'class')}, exposure {cache.exposure}"
     )
 
 
@@ -339,4 +344,6 @@ def zero_shot(
         path=None,
     )
     written = write_cache(out, fresh)
-    typer.echo(f"{out}: {len(written):,} rows, zero-shot logits of {len(written.classes)} classes")
+    typer.echo(
+        f"{out}: {counted(len(written), 'row')}, zero-shot logits of {len(written.classes)} classes"
+    )

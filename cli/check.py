@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from trustq.core.counts import counted
+
 from .output import print_table
 
 
@@ -123,7 +125,7 @@ def check(
 
 def _print(found: Any) -> None:
     said = ", ".join(f"{name} {value}" for name, value in found.setup.items() if value is not None)
-    typer.echo(f"{found.n_runs} runs, {found.n_rows:,} rows: {said}")
+    typer.echo(f"{counted(found.n_runs, 'run')}, {counted(found.n_rows, 'row')}: {said}")
     for name in ("gates", "changes"):
         rows = [vars(one) for one in getattr(found, name)]
         print_table([{key: _short(value) for key, value in row.items()} for row in rows])

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from trustq.core.counts import counted
+
 from .options import NoProgress, Quiet
 from .output import print_table, print_text, progress
 
@@ -42,4 +44,4 @@ def classify(
     write_answers(out, rows)
     counts = Counter(row["urgency_tier"] or "could not be read" for row in rows)
     print_table([{"tier": tier, "images": n} for tier, n in counts.most_common()])
-    print_text(f"{out}: {len(rows)} images. {opened.about['texts']['disclaimer']}")
+    print_text(f"{out}: {counted(len(rows), 'image')}. {opened.about['texts']['disclaimer']}")

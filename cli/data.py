@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trustq.core.counts import counted
+
 from .app import App
 from .options import Progress
 from .output import print_note, print_table, progress
@@ -204,7 +206,7 @@ def sample(
 
     found = sample_groups(read_manifest(manifest), images, seed=seed)
     write_manifest(found, out)
-    typer.echo(f"{out}: {len(found):,} images")
+    typer.echo(f"{out}: {counted(len(found), 'image')}")
 
 
 @app.command()
@@ -366,7 +368,7 @@ def _print_description(manifest: "Manifest", path: Path) -> None:
     from trustq.data.manifest import describe as count
 
     counts = count(manifest)
-    typer.echo(f"{path}: {counts.n_rows:,} rows of {counts.dataset}\n")
+    typer.echo(f"{path}: {counted(counts.n_rows, 'row')} of {counts.dataset}\n")
     rows = {
         **counts.counts,
         "all": tuple(map(sum, zip(*counts.counts.values(), strict=True))),

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from trustq.core.counts import counted
+
 from .options import Progress
 from .output import print_text
 
@@ -83,4 +85,4 @@ def distil(
         accuracy = (
             "" if one.val_accuracy is None else f", validation accuracy {one.val_accuracy:.4f}"
         )
-        print_text(f"{one.path}: {one.n_rows:,} rows{accuracy}")
+        print_text(f"{one.path}: {counted(one.n_rows, 'row')}{accuracy}")

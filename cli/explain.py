@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from trustq.core.counts import counted
+
 from .app import App
 from .output import print_table
 
@@ -78,7 +80,7 @@ def stability(
     print_table([{name: _shown(value) for name, value in row.items()} for row in found.means])
     blank = int(np.isnan(found.per_row[0]["overlap"]).sum()) if found.per_row else 0
     typer.echo(
-        f"{len(found.rows):,} rows of {split}, maps by {found.method}"
+        f"{counted(len(found.rows), 'row')} of {split}, maps by {found.method}"
         + (f"; {blank:,} have a blank map, and no figure" if blank else "")
     )
     _safety()
@@ -288,7 +290,7 @@ def sanity(
         typer.echo(to_json([check.record for check in found]))
         return
     for check in found:
-        typer.echo(f"\n{check.cache}, {check.method}, {check.n} rows")
+        typer.echo(f"\n{check.cache}, {check.method}, {counted(check.n, 'row')}")
         print_table([{k: _shown(v) for k, v in row.items()} for row in check.stage_rows])
         print_table([{k: _shown(v) for k, v in row.items()} for row in check.curve_rows])
         typer.echo(check.verdict)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trustq.core.counts import counted
+
 from .options import named
 from .output import print_note
 
@@ -294,6 +296,7 @@ def _print(made: "list[Extracted]", *, as_json: bool) -> None:
         if cache.val_accuracy is not None:
             accuracy = f", validation accuracy {cache.val_accuracy:.4f}"
         typer.echo(
-            f"{cache.path}: {cache.n_rows:,} rows, {cache.n_features} features, "
+            f"{cache.path}: {counted(cache.n_rows, 'row')}, "
+            f"{counted(cache.n_features, 'feature')}, "
             f"exposure {cache.exposure}{accuracy}"
         )

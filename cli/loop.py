@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from trustq.core.counts import counted
+
 from .output import print_table, print_text
 
 
@@ -96,7 +98,7 @@ def loop(
         typer.echo(json.dumps({"means": means, "paired": paired}, indent=2))
         return
     print_text(
-        f"{len(wanted)} networks a row, {written.split} rows, their own softmax before "
+        f"{counted(len(wanted), 'network')} a row, {written.split} rows, their own softmax before "
         f"temperature. Every network: {written.out / 'networks.parquet'}"
     )
     print_table(means)
@@ -110,7 +112,8 @@ def _floor(paired: list[dict[str, Any]]) -> str:
     text = f"\nLast networks of each arm less those of {first['against']}, paired by seed."
     if first["smallest_p"] > 0.05:
         text += (
-            f" With {first['n']} seeds no p can be below {first['smallest_p']:g}: nothing here can "
+            f" With {counted(first['n'], 'seed')} no p can be below {first['smallest_p']:g}: "
+            "nothing here can "
             "be significant."
         )
     return text

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from trustq.core.counts import counted
+
 from .app import print_remark
 from .options import FeatureArrays, Progress
 from .output import print_note, print_repair_table, progress
@@ -74,7 +76,9 @@ def _repair(
     for note in run.notes:
         print_note(note)
     old = len(run.keys) - run.n_new
-    print_remark(f"{run.n_new} new runs, {old} were there already; results in {written.results}\n")
+    print_remark(
+        f"{counted(run.n_new, 'new run')}, {old} were there already; results in {written.results}\n"
+    )
     table = repair_table(written.results, run.keys)
     if written.as_json:
         typer.echo(json.dumps({"notes": run.notes, "arms": table.records}, indent=2))

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from trustq.core.counts import counted
+
 from .output import terminal_width, write_or_print
 
 _BY_SUFFIX = {".csv": "csv", ".json": "json", ".md": "markdown", ".parquet": "parquet"}
@@ -151,7 +153,7 @@ def _list_tables(results: Path, format: str, joined: dict[str, Any]) -> None:
         typer.echo(format_result(tables, format))
         return
     for name, n_rows, columns in tables.rows:
-        typer.echo(f"{name} ({'a view' if n_rows is None else f'{n_rows:,} rows'})")
+        typer.echo(f"{name} ({'a view' if n_rows is None else counted(n_rows, 'row')})")
         typer.echo(textwrap.fill(columns, 96, initial_indent="    ", subsequent_indent="    "))
     typer.echo('\nQueries to start from (trustq sql "..."):')
     for title, query in EXAMPLES:

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from trustq.core.counts import counted
+
 from .app import print_remark
 from .options import Progress
 from .output import print_note, print_table, progress, terminal_width
@@ -85,7 +87,7 @@ def sweep(
     plan = plan_sweep(
         load_sweep(recipe, values=values, settings=settings or []), results=told.results
     )
-    print_remark(f"{plan.n_cells} runs to do, {len(plan.there)} are there already")
+    print_remark(f"{counted(plan.n_cells, 'run')} to do, {len(plan.there)} are there already")
     if runs.dry_run:
         _show_plan(plan, told.results, runs.jobs, told.as_json)
         return
@@ -97,7 +99,7 @@ def sweep(
     if run.failures:
         shown = "\n".join(run.failures[:_SHOWN_FAILURES])
         raise InputError(
-            f"{len(run.failures)} runs failed; the others are committed.\n{shown}\n"
+            f"{counted(len(run.failures), 'run')} failed; the others are committed.\n{shown}\n"
             f'All of them: trustq sql "SELECT * FROM failures" --results {told.results}. '
             "The same command tries them again."
         )
@@ -162,7 +164,8 @@ def _show_plan(plan: Any, results: Path, jobs: int, as_json: bool) -> None:
     print_table(cells)
     workers = jobs or joblib.cpu_count()
     typer.echo(
-        f"{len(cells)} runs, about {seconds:.0f} s of one core, {seconds / workers:.0f} s on "
+        f"{counted(len(cells), 'run')}, about {seconds:.0f} s of one core, "
+        f"{seconds / workers:.0f} s on "
         f"{workers}",
         err=True,
     )
@@ -171,7 +174,7 @@ def _show_plan(plan: Any, results: Path, jobs: int, as_json: bool) -> None:
 def _report(run: Any, results: Path, as_json: bool) -> None:
     import json
 
-    print_remark(f"{run.n_new} new runs; results in {results}\n")
+    print_remark(f"{counted(run.n_new, 'new run')}; results in {results}\n")
     if as_json:
         answer = {"n_new": run.n_new, "n_runs": len(run.keys), "failures": run.failures}
         typer.echo(json.dumps(answer | {"notes": run.notes}, indent=2))

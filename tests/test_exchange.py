@@ -698,7 +698,7 @@ def test_the_commands_say_what_they_did(tmp_path: Path) -> None:
     )
     assert answer.exit_code == 0, answer.output
     assert answer.stdout == (
-        f"{tmp_path / 'c.h5'}: {line}1 labels changed; the backbone was trained on the old label "
+        f"{tmp_path / 'c.h5'}: {line}1 label changed; the backbone was trained on the old label "
         "of 1 of them, 0 had been trusted as clean.\n"
     )
     assert read_cache(tmp_path / "c.h5").label[0] != cache.label[0]

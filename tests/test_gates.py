@@ -221,6 +221,6 @@ def test_nothing_is_claimed_that_no_record_shows(good: Path, tmp_path: Path) -> 
 
 def test_the_claim_names_the_floor_and_the_labels_counted(good: Path) -> None:
     found = {item.number: item for item in checklist("claim", good).items}
-    assert found["5"].value.startswith("2 networks, 1 draws")
+    assert found["5"].value.startswith("2 networks, 1 draw")
     assert "clean validation labels" in found["6"].value
     assert found["10"].status == MISSING

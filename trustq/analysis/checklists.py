@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trustq.core.counts import counted
 from trustq.errors import InputError, NotFound, TrustqError
 from trustq.results import connect
 from trustq.store import read_attributes
@@ -424,7 +425,7 @@ def _units(records: Records) -> Proof | None:
         "SELECT count(DISTINCT backbone_seed), count(DISTINCT draw_seed) FROM runs"
     )
     floor = records.one("SELECT min(sign_flip_floor) FROM paired WHERE sign_flip_floor IS NOT NULL")
-    said = f"{networks} networks, {draws} draws"
+    said = f"{counted(networks, 'network')}, {counted(draws, 'draw')}"
     if floor and floor[0] is not None:
         said += f"; the smallest p that they can reach is {floor[0]:.3g}"
     return Proof(said, "SELECT count(DISTINCT backbone_seed) FROM runs; paired.sign_flip_floor")

@@ -9,6 +9,7 @@ import numpy as np
 
 from trustq.analysis.pairs import RUN_COLUMNS, Pairing, Stored, pair_runs, run_of
 from trustq.analysis.significance import Significance, format_significance, run_columns
+from trustq.core.counts import counted
 from trustq.errors import InputError, NotFound
 from trustq.evaluation.bootstrap import (
     FIGURES,
@@ -177,8 +178,8 @@ def format_arm_table(comparisons: Sequence[ArmComparison], format: str) -> str:
     """The comparisons as Markdown, CSV or LaTeX, as `format_significance` prints them."""
     first = comparisons[0]
     interval = (
-        f"95 %, networks and draws crossed with groups ({len(first.seeds)} runs, "
-        f"{first.n_groups} groups, {first.n} rows)"
+        f"95 %, networks and draws crossed with groups ({counted(len(first.seeds), 'run')}, "
+        f"{counted(first.n_groups, 'group')}, {counted(first.n, 'row')})"
     )
     notes = dict.fromkeys(note for comparison in comparisons for note in comparison.notes)
     sentences = [note[0].upper() + note[1:] + "." for note in notes]

@@ -15,6 +15,7 @@ from trustq.analysis.pairs import Run, run_of
 from trustq.analysis.refit_order import refit_order_warnings
 from trustq.analysis.repair_table import arm_order
 from trustq.analysis.significance import escaped_latex, escaped_markdown
+from trustq.core.counts import counted
 from trustq.core.safety import DISCLAIMER
 from trustq.core.spreadsheets import csv_text
 from trustq.errors import InputError, NotFound
@@ -398,10 +399,6 @@ def _cells(row: Row, table: MainTable, format: str) -> list[str]:
     return texts
 
 
-def _counted(n: int, what: str) -> str:
-    return f"{n} {what}{'s' * (n != 1)}"
-
-
 def _aligned(grid: list[list[str]], n_texts: int, notes: Sequence[str], width: int | None) -> str:
     """Rows of texts and figures in columns, below each other where they are wider than `width`."""
     widths = [max(len(line[j]) for line in grid) for j in range(len(grid[0]))]
@@ -432,7 +429,7 @@ def _notes(rows: list[dict[str, Any]], split: str, stage: str) -> tuple[str, ...
     )
     notes = [
         f"{stage.capitalize()} figures of {split.replace('_', ' ')} rows; mean ± sd over seeds "
-        f"({_counted(n_backbones, 'backbone')}, {_counted(n_draws, 'draw')}); the best mean of "
+        f"({counted(n_backbones, 'backbone')}, {counted(n_draws, 'draw')}); the best mean of "
         "each problem is marked, which is no test: see export significance.",
     ]
     if n_draws > 1 and n_backbones < n_draws:

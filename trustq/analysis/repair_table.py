@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from trustq.core.counts import counted
 from trustq.core.safety import DISCLAIMER
 from trustq.errors import InputError
 from trustq.evaluation.shift_stages import STAGES
@@ -293,7 +294,8 @@ def _caption(cells: list[Row], setting: tuple[Any, ...], *, several: bool) -> st
         f"{_from_to(cells, 'n_train')} training labels, {known} at the start; clean "
         f"labels besides those bought: {_from_to(cells, 'n_trusted')} trusted, "
         f"{_from_to(cells, 'n_clean_validation')} validation\n"
-        f"{n_draws} draws x {n_backbones} backbones; differences of accuracy with 95 % intervals "
+        f"{counted(n_draws, 'draw')} x {counted(n_backbones, 'backbone')}; differences of "
+        "accuracy with 95 % intervals "
         f"and sign-flip p over {unit}"
     )
 
@@ -396,7 +398,9 @@ def _footer(cells: list[Row], n_tests: int) -> str:
     n = n_draws if n_networks == 1 else n_networks
     lines = []
     if n_tests:
-        lines.append(f"holm_p: adjusted by Holm over the {n_tests} comparisons of this table.")
+        lines.append(
+            f"holm_p: adjusted by Holm over the {counted(n_tests, 'comparison')} of this table."
+        )
     if n > 1:
         floor = sign_flip_floor(n)
         reach = ": no difference can reach .05." if floor > 0.05 else ", before any adjustment."

@@ -481,7 +481,7 @@ def _cells(row: Significance) -> list[str]:
         f"{row.p_value:.3g}",
         f"{row.floor:.3g}",
         f"{row.p_holm:.3g}",
-        f"{row.effect:+.2f}",
+        "" if np.isnan(row.effect) else f"{row.effect:+.2f}",
         f"{row.superiority:.2f}",
     ]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from trustq.core.counts import counted
 from trustq.core.sample_ids import id_keys, nearly
 from trustq.errors import InputError
 from trustq.evaluation.bootstrap import FIGURES, REPLICATES, Comparison, compare_figures
@@ -144,7 +145,8 @@ def comparison_page(found: ModelComparison) -> str:
     """The comparison as text: one table per pair, conventions beside the figures."""
     groups = "" if found.n_groups == found.n else f" of {found.n_groups} groups"
     lines = [
-        f"{found.n} rows{groups}, {len(found.classes)} classes; differences with 95 % paired "
+        f"{counted(found.n, 'row')}{groups}, {counted(len(found.classes), 'class')}; "
+        "differences with 95 % paired "
         "intervals"
     ]
     for pair in found.pairs:
@@ -159,7 +161,8 @@ def comparison_page(found: ModelComparison) -> str:
             )
         test = pair.mcnemar
         lines.append(
-            f"  McNemar: {test.only_a_right} rows only {pair.a} has right, {test.only_b_right} "
+            f"  McNemar: {counted(test.only_a_right, 'row')} only {pair.a} has right, "
+            f"{test.only_b_right} "
             f"only {pair.b}; exact p = {test.p_value:.3g}, Holm {pair.p_holm:.3g}"
             + ("" if found.n_groups == found.n else " (takes rows for independent)")
         )

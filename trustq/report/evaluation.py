@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from trustq.core.atomic_files import replacing
+from trustq.core.counts import counted
 from trustq.core.safety import DISCLAIMER
 from trustq.core.spreadsheets import csv_text
 from trustq.evaluation.evaluate import Evaluation, curve_rows, error_rows
@@ -46,7 +47,8 @@ def evaluation_page(found: Evaluation, *, ece: Sequence[str] = ()) -> str:
     report = found.report
     n_groups = "" if report["n_groups"] == report["n"] else f" of {report['n_groups']} groups"
     lines = [
-        f"{report['source']}: {report['n']} rows{n_groups}, {len(report['classes'])} classes, "
+        f"{report['source']}: {counted(report['n'], 'row')}{n_groups}, "
+        f"{counted(len(report['classes']), 'class')}, "
         f"ranked by {report['ranking']}",
         _calibrator_line(report),
         "",
@@ -156,7 +158,7 @@ def _calibrator_line(report: dict[str, Any]) -> str:
     temperature = f", T = {fitted['temperature']:.4f}" if "temperature" in fitted else ""
     where = report["validation"] if report["n_validation"] else fitted["fitted_on"]
     return (
-        f"Calibrated by {fitted['name']} on {fitted['n']} rows ({where}), labels "
+        f"Calibrated by {fitted['name']} on {counted(fitted['n'], 'row')} ({where}), labels "
         f"{fitted['labels_used']}{temperature}; this changes the order of "
         "confidences, so AURC may move either way"
     )
@@ -222,7 +224,8 @@ def _guarantee_lines(report: dict[str, Any]) -> list[str]:
     promise = f"Guarantee ({found['method']}): P(risk of {found['unit']} > {found['risk']:g}) <= "
     if found["coverage"] == 0:
         return [
-            f"{promise}{found['delta']:g} holds for no threshold on {found['n']} rows: abstain."
+            f"{promise}{found['delta']:g} holds for no threshold on "
+            f"{counted(found['n'], 'row')}: abstain."
         ]
     return [
         f"{promise}{found['delta']:g} with uncalibrated confidence >= {found['threshold']:.6g}, "
@@ -342,7 +345,7 @@ def _external_lines(report: dict[str, Any]) -> list[str]:
     shown = ("accuracy", "macro_f1", "nll", "ece", "aurc", "augrc")
     lines = []
     for name, own in report["external"].items():
-        lines.append(f"External {name}: {own['n']} rows")
+        lines.append(f"External {name}: {counted(own['n'], 'row')}")
         lines.append(f"  {'':18}" + "".join(f"{figure:>10}" for figure in shown))
         for stage, figures in own["stages"].items():
             cells = [f"{figures[f]:.4f}" if f in figures else "" for f in shown]

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from trustq.analysis.study_design import UNIT_NAMES, Plan
+from trustq.core.counts import counted
 from trustq.results import Result, format_result
 
 Row = dict[str, Any]
@@ -14,8 +15,9 @@ def plan_page(plan: Plan) -> str:
     """One page of text; the verdict comes first."""
     unit = UNIT_NAMES[plan.unit]
     lines = [
-        f"{plan.recipe}: {plan.n_draws} draws x {plan.n_backbones} backbones, n = {plan.n} {unit}; "
-        f"{plan.n_cells} runs" + _time(plan.seconds),
+        f"{plan.recipe}: {counted(plan.n_draws, 'draw')} x "
+        f"{counted(plan.n_backbones, 'backbone')}, n = {plan.n} {unit}; "
+        f"{counted(plan.n_cells, 'run')}" + _time(plan.seconds),
         "",
         *_verdict(plan),
         "",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trustq.core.atomic_files import replacing
+from trustq.core.counts import counted
 from trustq.core.safety import DISCLAIMER
 from trustq.core.spreadsheets import csv_text
 from trustq.evaluation.conditions import CLEAN, KINDS
@@ -317,8 +318,9 @@ def _head(run: TrustRun) -> str:
     n_groups = len(judged.labels) if judged.groups is None else len(set(judged.groups.tolist()))
     members = len(judged.members)
     return (
-        f"{judged.dataset}: {len(judged.labels)} rows of {n_groups} groups, "
-        f"{len(run.table.conditions) - 1} conditions beside clean, {len(run.table.sources)} "
+        f"{judged.dataset}: {counted(len(judged.labels), 'row')} of {n_groups} groups, "
+        f"{counted(len(run.table.conditions) - 1, 'condition')} beside clean, "
+        f"{len(run.table.sources)} "
         f"sources, {members} network{'s or heads' if members > 1 else ' or head'}"
     )
 
