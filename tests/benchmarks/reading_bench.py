@@ -1,7 +1,7 @@
 """Processor seconds of `evaluate` and `cache import` on a million rows, of two builds in turn.
 
 Makes its files (predictions of 7 classes, features of 32 columns; npz, Parquet, CSV) and runs both
-programs on each in alternating order; medians of user and system seconds, and the peak memory.
+programs on each in alternating order; medians of user and system seconds.
 
 Run: python tests/benchmarks/reading_bench.py BEFORE NOW [--runs 5] [--rows 1000000], where BEFORE
 and NOW are the `trustq` programs of the two builds.
@@ -42,13 +42,13 @@ def write_files(folder: Path, n: int) -> None:
                 connection.execute(f"COPY rows_of_it TO '{folder / f'{name}.{form}'}'")
 
 
-def cost(command: list[str]) -> tuple[float, float]:
-    """Processor seconds and peak MB of a program that ends well."""
+def cost(command: list[str]) -> float:
+    """Processor seconds of a program that ends well."""
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, used = os.wait4(child.pid, 0)
     if status:
         raise SystemExit(f"{' '.join(command)} ended with {os.waitstatus_to_exitcode(status)}")
-    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+    return used.ru_utime + used.ru_stime
 
 
 def main() -> None:
@@ -60,13 +60,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_files(folder, asked.rows)
-        print("| command | file | before, s | now, s | now / before | before, MB | now, MB |")
-        print("|---" * 7 + "|")
+        print("| command | file | before, s | now, s | now / before |")
+        print("|---" * 5 + "|")
         # The bootstrap of the build before would take most of its time: one replicate of it.
         works = [("evaluate", "probs", ["--replicates", "1"])]
         for command, file, more in [*works, ("cache import", "features", ["--out"])]:
             for form in FORMS:
-                found: list[list[tuple[float, float]]] = [[], []]
+                found: list[list[float]] = [[], []]
                 for run in range(asked.runs):
                     for which in (0, 1) if run % 2 else (1, 0):
                         out = folder / "out.h5"
@@ -75,13 +75,9 @@ def main() -> None:
                         source = str(folder / f"{file}.{form}")
                         program = [asked.builds[which], *command.split(), source, *more, *last]
                         found[which].append(cost(program))
-                (before, mb), (now, now_mb) = (
-                    [statistics.median(column) for column in zip(*runs, strict=True)]
-                    for runs in found
-                )
+                before, now = map(statistics.median, found)
                 print(
-                    f"| {command} | {form} | {before:.2f} | {now:.2f} | {now / before:.2f} | "
-                    f"{mb:.0f} | {now_mb:.0f} |",
+                    f"| {command} | {form} | {before:.2f} | {now:.2f} | {now / before:.2f} |",
                     flush=True,
                 )
 

@@ -21,7 +21,7 @@ def heeded(stop: Callable[[], object] | None = None) -> Iterator[Callable[[], No
     where Ctrl-C is ignored, nothing changes.
 
     One long statement has no steps, and DuckDB 2.0 that waits for its own threads looks for no
-    signal: of 14 statements five did not stop within twelve processor seconds. `stop`, a
+    signal: on busy cores none of five statements had stopped after twelve seconds. `stop`, a
     connection's `interrupt`, is therefore called by another thread as soon as Ctrl-C comes, and
     again until the block ends.
 
