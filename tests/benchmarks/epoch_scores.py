@@ -125,12 +125,15 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", default="", help="Sets whose name holds this.")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     missed: dict[str, list[str]] = {}
     ranked: dict[str, list[str]] = {}
     titles = []
     for name, features, truth, groups in sets(asked.data):
+        if asked.only not in name:
+            continue
         k = int(truth.max()) + 1
         for kind in NOISE:
             titles.append(f"{name}, {kind}")
