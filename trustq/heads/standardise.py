@@ -10,7 +10,7 @@ from trustq.errors import InputError
 from trustq.store.mapped import give_back
 
 BLOCK_SIZE = 1 << 18  # entries in float64 at a time: 2 MiB stay near the processor
-GIVEN_BACK = 1 << 22  # entries after which the pages of a mapped file are given back
+GIVEN_BACK = 1 << 20  # entries after which the pages of a mapped file are given back
 
 
 class Scale(NamedTuple):
