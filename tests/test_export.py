@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import re
 import shutil
@@ -134,7 +135,15 @@ def test_formats_carry_the_same_numbers(results: Path) -> None:
     # Each block says of each row what it is.
     start = upper[0].index("accuracy")
     assert [line[:start] for line in upper] == [line[:start] for line in lower]
-    assert format_main_table(table, "table", width=20).startswith(whole.split("\n\n")[0])
+    # Where that leaves no room for a figure, a row's number stands for it.
+    blocks = [b.splitlines() for b in format_main_table(table, "table", width=50).split("\n\n")]
+    assert max(map(len, itertools.chain(*blocks))) <= 50
+    numbers = ["row", *map(str, range(1, len(table.rows) + 1))]
+    assert len(blocks) == 3
+    for block in blocks[:-1]:
+        assert [line.split()[0] for line in block] == numbers
+    cells = {cell for block in blocks[:-1] for line in block for cell in line.split()}
+    assert {*shown.split()} <= cells
     latex = format_main_table(table, "latex")
     assert latex.startswith("\\begin{tabular}{llllrr}\n\\toprule\nhead & budget & arm & n & acc")
     assert shown.replace("±", r"$\pm$") in latex and r"\textbf{" in latex

@@ -301,7 +301,15 @@ def _telling(settings: list[dict[str, Any]]) -> list[str]:
         differing.remove("head_settings")  # the head's name says it
     if "budget" not in differing and any(setting["score"] != "none" for setting in settings):
         differing.append("budget")
+    # A digest is read by nobody: it stays where nothing else tells two settings apart.
+    rest = [name for name in differing if name != "noise_process"]
+    if len({_values(s, rest) for s in settings}) == len({_values(s, differing) for s in settings}):
+        return rest
     return differing
+
+
+def _values(setting: dict[str, Any], names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(_text(setting[name]) for name in names)
 
 
 def _size(budget: str) -> tuple[float, str]:
@@ -401,22 +409,28 @@ def _cells(row: Row, table: MainTable, format: str) -> list[str]:
 
 def _aligned(grid: list[list[str]], n_texts: int, notes: Sequence[str], width: int | None) -> str:
     """Rows of texts and figures in columns, below each other where they are wider than `width`."""
-    widths = [max(len(line[j]) for line in grid) for j in range(len(grid[0]))]
-    texts, figures = list(range(n_texts)), list(range(n_texts, len(widths)))
+
+    def widths() -> list[int]:
+        return [max(len(line[j]) for line in grid) for j in range(len(grid[0]))]
+
     # Every block repeats all texts: without one of them, nobody knows which row a figure is of.
-    room = math.inf if width is None else width - sum(widths[j] + 2 for j in texts)
-    if any(widths[j] > room for j in figures):
-        room = math.inf  # too narrow for any layout
+    found, n_keys = widths(), n_texts
+    if width is not None and sum(w + 2 for w in found[:n_texts]) + max(found[n_texts:]) > width:
+        # They leave no room for a figure: a row's number is repeated in their place.
+        grid = [[str(number or "row"), *line] for number, line in enumerate(grid)]
+        found, n_keys = widths(), 1
+    keys, others = list(range(n_keys)), list(range(n_keys, len(found)))
+    room = math.inf if width is None else width - sum(found[j] + 2 for j in keys)
     blocks: list[list[int]] = []
     left = -math.inf
-    for j in figures:
-        if widths[j] > left:
-            blocks.append([*texts])
+    for j in others:
+        if not blocks or found[j] > left:
+            blocks.append([*keys])
             left = room
         blocks[-1].append(j)
-        left -= widths[j] + 2
+        left -= found[j] + 2
     parts = [
-        "\n".join("  ".join(line[j].ljust(widths[j]) for j in shown).rstrip() for line in grid)
+        "\n".join("  ".join(line[j].ljust(found[j]) for j in shown).rstrip() for line in grid)
         for shown in blocks
     ]
     told = [note if width is None else textwrap.fill(note, width) for note in notes]
