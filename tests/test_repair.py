@@ -630,7 +630,7 @@ def test_tables_and_pictures_of_a_run(finished: Path, tmp_path: Path) -> None:
         "oracle (wrong labels only)",
     ]
     assert {row["n"] for row in table.rows} == {3}
-    assert "3 draws x 1 backbones" in table.caption
+    assert "3 draws x 1 backbone;" in table.caption
     assert table.footer.endswith("Research only, not a medical device.")
     assert (
         "With n = 3 the smallest sign-flip p there can be is 0.25: no difference can"

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -31,18 +32,6 @@ FROM seeds
 WHERE exposure = 'frozen' AND metric = 'accuracy' AND split = 'test' AND is_final
   AND stage = 'calibrated'
 ORDER BY mean"""
-
-# What `trustq study demo/study.toml --quick 200` runs.
-STUDY = """\
-[study]
-data = "digits"
-recipe = "digits"
-seeds = [0, 1]
-
-[options]
-repair = ["--noise", "stored", "--draws", "2"]
-package = ["--positive", "3,8"]
-"""
 
 Progress = Callable[[str, str], AbstractContextManager[Callable[[int, int], None]]]
 
@@ -92,7 +81,8 @@ def run_demo(out: Path, *, say: Callable[[str], None], progress: Progress) -> De
     )
     _audit(caches / "digits" / base.name / f"seed{SEEDS[0]}.h5", manifest, out)
     _tilted(manifest, out)
-    (out / "study.toml").write_text(STUDY, "utf-8")
+    study = resources.files("trustq.api").joinpath("demo_study.toml")
+    (out / "study.toml").write_text(study.read_text("utf-8"), "utf-8")
     model = _package(caches / "digits" / base.name / f"seed{SEEDS[0]}.h5", manifest, out, say)
 
     say("7. Pictures and SQL.")
