@@ -7,6 +7,7 @@ import numpy as np
 
 from trustq.audit.neighbours import K, nearest
 from trustq.core.generators import generator
+from trustq.core.scratch import room_for
 from trustq.scoring.neighbours import Rows
 
 EXACT = 5000  # rows up to which every pair is compared
@@ -15,6 +16,7 @@ NEARLY = 0.13  # of the median distance to the nearest row: closer is the same (
 MOST_PAIRS = 1000
 _TABLES, _BITS, _WINDOW = 12, 32, 8
 _SHORT = 64
+_AT_ONCE = 1 << 14  # pairs
 _UNLIKE = 8  # signs of 32 in which near rows differ at most: at an angle of .1 one in a million do
 
 
@@ -127,7 +129,7 @@ def _neighbours_in_orders(features: Rows) -> Iterator[tuple[np.ndarray, np.ndarr
     columns = [rng.standard_normal((d, _SHORT)).astype(np.float32) / 8]
     columns += [rng.standard_normal((d, _BITS)).astype(np.float32) for _ in range(_TABLES)]
     planes = np.hstack(columns)
-    small = np.empty((n, _SHORT), dtype=np.float32)
+    small = room_for((n, _SHORT), np.float32)
     codes = np.empty((_TABLES, n), dtype=np.uint32)
     for start in range(0, n, 4096):
         span = slice(start, start + 4096)
@@ -143,6 +145,9 @@ def _neighbours_in_orders(features: Rows) -> Iterator[tuple[np.ndarray, np.ndarr
             alike = np.bitwise_count(own[a] ^ own[b]) <= _UNLIKE
             a, b = a[alike], b[alike]
             # By 64 projections first: pairs that are far by them are not near in all columns.
-            product = np.einsum("nd,nd->n", small[a], small[b])
-            near = size[a] + size[b] - 2 * product < 0.1 * np.minimum(size[a], size[b])
-            yield a[near], b[near]
+            for start in range(0, len(a), _AT_ONCE):
+                first, second = a[start : start + _AT_ONCE], b[start : start + _AT_ONCE]
+                product = np.einsum("nd,nd->n", small[first], small[second])
+                apart = size[first] + size[second] - 2 * product
+                near = apart < 0.1 * np.minimum(size[first], size[second])
+                yield first[near], second[near]

@@ -144,7 +144,11 @@ class SharedFeatures:
         if directions is None:
             return self.by_row
         with one_blas_thread():
-            return [block @ directions for block in self.by_row]
+            whole = room_for((self.shape[0], directions.shape[1]), self.dtype)
+            found = [whole[rows] for rows in self.blocks]
+            for block, long in zip(self.by_row, found, strict=True):
+                np.matmul(block, directions, out=long)
+            return found
 
     def inverse(self, added: float) -> np.ndarray | None:
         """Inverse of the Gram matrix with `added` on its diagonal, less what it is on `longest`.
