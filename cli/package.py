@@ -107,7 +107,7 @@ def package(
     equal the cache's within 1e-4. Needs the gpu, export and serve extras; serving needs no torch.
 
     Example: trustq package demo/cache/digits/digits/seed0.h5 --manifest demo/digits.parquet
-    --positive 3,8 --out model/
+    --positive 3,8 --out packaged/
     """
     from trustq.data.manifest import read_manifest
     from trustq.deploy.packaging import PackageSettings, package_model
