@@ -1,5 +1,6 @@
 """A small cache whose truth is known, for tests."""
 
+import logging
 import re
 from typing import Any, NamedTuple
 
@@ -13,6 +14,16 @@ from trustq.store import Cache
 def refused(message: str) -> Any:
     """A context that expects a `TrustqError` with exactly this message."""
     return pytest.raises(TrustqError, match=f"^{re.escape(message)}$")
+
+
+class ClosingHandler(logging.Handler):
+    """A log handler that knows whether it was closed, as absl's closes the stream it writes to."""
+
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+        super().close()
 
 
 def make_cache(

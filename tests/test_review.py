@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics import cohen_kappa_score
+from support import ClosingHandler
 
 from trustq.audit import audit_labels, open_source
 from trustq.audit.apply import apply_answers, read_answers
@@ -263,6 +264,16 @@ def _server(tmp_path: Path) -> Iterator[ReviewServer]:
     server.start()
     yield server
     server.stop()
+
+
+def test_a_server_leaves_the_log_handlers_of_its_process_open(tmp_path: Path) -> None:
+    handler = ClosingHandler()
+    folder, _ = make_audit(tmp_path)
+    session = open_review(folder)
+    server = ReviewServer(session, ReviewImages(session.audit))
+    server.start()
+    server.stop()
+    assert not handler.closed
 
 
 def call(

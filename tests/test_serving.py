@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support import ClosingHandler
 from support_deploy import Packaged, find_web_runtime
 
 pytest.importorskip("onnxruntime")
@@ -161,6 +162,12 @@ def test_a_failed_run_is_an_error_of_those_who_asked_and_of_no_later_one(
         assert found.status_code == 500 and "no memory" not in found.text
     found = httpx.post(f"{patient.address}/api/analyze", content=image_bytes(packaged))
     assert found.status_code == 200 and patient.service._inside == 0
+
+
+def test_a_server_leaves_the_log_handlers_of_its_process_open(packaged: Packaged) -> None:
+    handler = ClosingHandler()
+    Running(packaged.folder, ServeSettings()).stop()
+    assert not handler.closed
 
 
 def test_requests_that_are_refused_say_why(running: Running, packaged: Packaged) -> None:

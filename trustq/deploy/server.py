@@ -361,6 +361,7 @@ def uvicorn_config(
         port=port,
         http=impatient_protocol(service.settings.header_seconds, _SLACK),
         ws="none",
+        log_config=None,  # the former handlers of the process stay open
         log_level="error",
         access_log=False,
         server_header=False,

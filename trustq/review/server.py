@@ -207,6 +207,7 @@ class ReviewServer:
         config = uvicorn.Config(
             app,
             http="h11",
+            log_config=None,  # the former handlers of the process stay open
             log_level="error",
             access_log=False,
             timeout_keep_alive=30,
