@@ -20,9 +20,10 @@ it packages or distils.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from trustq.core.lazy import lazy_names
+
+TYPE_CHECKING = False  # true for type checkers by its name; typing alone would double the import
 
 __version__ = "0.1.0"
 

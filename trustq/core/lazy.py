@@ -1,10 +1,15 @@
 """Names of a package that are imported when they are first used (PEP 562)."""
 
+from __future__ import annotations
+
 import importlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
-from typing import Any
+
+TYPE_CHECKING = False  # true for type checkers by its name: typing would double the import
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
 
 
 def lazy_names(
