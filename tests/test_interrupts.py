@@ -3,7 +3,9 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
+import weakref
 from collections.abc import Iterator
 
 import duckdb
@@ -35,6 +37,23 @@ def test_a_swallowed_interrupt_is_raised_at_the_next_step() -> None:
                     interrupt()
             check()
     assert steps == [0, 1]
+
+
+def test_an_interrupt_within_a_callback_of_a_weak_reference_is_raised_and_not_printed() -> None:
+    class Held:
+        pass
+
+    printed: list[object] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "unraisablehook", printed.append)
+        with pytest.raises(KeyboardInterrupt), heeded() as check:
+            held = Held()
+            reference = weakref.ref(held, lambda _: interrupt())
+            del held  # nobody can catch what is raised here
+            assert reference() is None
+            check()
+            pytest.fail("the interrupt was lost")
+    assert printed == []
 
 
 def test_a_swallowed_interrupt_is_raised_at_the_end_of_the_block() -> None:

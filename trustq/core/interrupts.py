@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -44,7 +45,15 @@ def heeded(stop: Callable[[], object] | None = None) -> Iterator[Callable[[], No
         if noted:
             raise KeyboardInterrupt
 
+    usual_hook = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        # In a callback of the interpreter, a weak reference's, nobody could catch it: `check` does.
+        if not (noted and issubclass(unraisable.exc_type, KeyboardInterrupt)):
+            usual_hook(unraisable)
+
     signal.signal(signal.SIGINT, note)
+    sys.unraisablehook = hook
     try:
         with _told_at_once(stop):
             yield check
@@ -55,6 +64,7 @@ def heeded(stop: Callable[[], object] | None = None) -> Iterator[Callable[[], No
         raise
     finally:
         signal.signal(signal.SIGINT, before)
+        sys.unraisablehook = usual_hook
 
 
 @contextmanager
