@@ -10,7 +10,6 @@ blocks, so that a busy machine slows both; shares are of throughput within one b
 import argparse
 import json
 import random
-import re
 import selectors
 import socket
 import statistics
@@ -67,22 +66,24 @@ class _Sender:
         self.sent = 0.0
         self._found = b""
 
-    def send(self, image: bytes) -> None:
+    def send(self, request: bytes) -> None:
         self._found, self.sent = b"", time.monotonic()
-        self.connection.sendall(_head(image) + image)
+        self.connection.sendall(request)
 
     def receive(self) -> int | None:
         """Read what is there; the status once the answer is whole."""
         part = self.connection.recv(65536)
         if not part:
             raise ConnectionError("an answer was cut short")
-        self._found += part
+        self._found = self._found + part if self._found else part
         return _status(self._found)
 
 
-def _head(image: bytes) -> bytes:
+def request_of(image: bytes) -> bytes:
+    """A valid request, whole."""
     length = len(image)
-    return b"POST /api/analyze HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length
+    head = b"POST /api/analyze HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length
+    return head + image
 
 
 def _status(found: bytes) -> int | None:
@@ -90,9 +91,10 @@ def _status(found: bytes) -> int | None:
     end = found.find(b"\r\n\r\n")
     if end < 0:
         return None
-    length = re.search(rb"content-length: (\d+)", found[:end].lower())
-    assert length is not None
-    return int(found[9:12]) if len(found) >= end + 4 + int(length[1]) else None
+    at = found.find(b"content-length: ", 0, end) + 16
+    assert at > 16
+    length = int(found[at : found.index(b"\r\n", at)])
+    return int(found[9:12]) if len(found) >= end + 4 + length else None
 
 
 class Load:
@@ -101,6 +103,7 @@ class Load:
     def __init__(self, port: int, images: list[bytes]) -> None:
         self.port = port
         self.images = images
+        self.requests = [request_of(image) for image in images]
         self.valid: Counter[int] = Counter()
         self.bad: Counter[tuple[str, int]] = Counter()
         self.seconds: list[float] = []
@@ -117,7 +120,7 @@ class Load:
         with selectors.DefaultSelector() as waiting:
             for sender in connections:
                 waiting.register(sender.connection, selectors.EVENT_READ, sender)
-                sender.send(random.choice(self.images))
+                sender.send(random.choice(self.requests))
                 n_sent += 1
             while n_back < n:
                 for key, _ in waiting.select():
@@ -128,7 +131,7 @@ class Load:
                     self.seconds.append(time.monotonic() - sender.sent)
                     n_back += 1
                     if n_sent < n:
-                        sender.send(random.choice(self.images))
+                        sender.send(random.choice(self.requests))
                         n_sent += 1
         took = time.monotonic() - started
         for sender in connections:
@@ -166,7 +169,7 @@ class Load:
             started = time.monotonic()
             try:
                 sender = sender or _Sender(self.port)
-                sender.send(self.images[place])
+                sender.send(self.requests[place])
                 while (status := sender.receive()) is None:
                     pass
             except OSError:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from PIL.Image import Image
 
 from trustq.data.pillow_rgb import decode_rgb
 from trustq.deploy.image_checks import (
@@ -21,20 +22,19 @@ from trustq.deploy.triage import Decision, decide, triage_categories
 
 
 class Prepared:
-    """An image file that was decoded once: the pixels that the network sees, and its check."""
+    """An image that was decoded once: the pixels that the network sees, and its check."""
 
-    def __init__(self, data: bytes, model: Model) -> None:
-        """Decode at full size, as a browser does; raises whatever Pillow raises."""
-        image = decode_rgb(data)
+    def __init__(self, image: Image, n_bytes: int, model: Model) -> None:
+        """From upright RGB, decoded at full size as in a browser, and the bytes of its file."""
         self.pixels = np.asarray(model.preprocessing.fitted_in_steps(image))
         self.check = check_look(look_at(image), left_out=model.about["image_checks"]["left_out"])
         self.size = image.size
-        self.n_bytes = len(data)
+        self.n_bytes = n_bytes
 
 
 def answer_for(data: bytes, model: Model) -> dict[str, Any]:
     """The answer for the bytes of one image file; raises whatever Pillow raises."""
-    return answers_for([Prepared(data, model)], model)[0]
+    return answers_for([Prepared(decode_rgb(data), len(data), model)], model)[0]
 
 
 def answers_for(images: Sequence[Prepared], model: Model) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trustq.core.safe_headers import Send, with_safe_headers
-from trustq.data.pillow_rgb import reason_of
+from trustq.data.pillow_rgb import as_rgb, reason_of
 from trustq.deploy.answer import Prepared, answers_for
 from trustq.deploy.api_description import openapi
 from trustq.deploy.extras import load_extra
@@ -27,8 +27,8 @@ from trustq.deploy.uploads import (
     MOST_BYTES,
     MOST_IMAGES,
     Refused,
+    opened_image,
     parts_of,
-    require_image,
     too_large,
 )
 from trustq.errors import InputError
@@ -91,6 +91,7 @@ class Service:
         self._n_workers = n_workers
         self._pool = ThreadPoolExecutor(n_workers, thread_name_prefix="predict")
         self._waiting: deque[_Asked] = deque()
+        self._n_at_work = 0  # workers
         self._room = self.settings.waiting + n_workers
         self._inside = 0
         self._lock = threading.Lock()
@@ -115,22 +116,34 @@ class Service:
         """
         loop = asyncio.get_running_loop()
         asked = _Asked(data, loop.create_future())
-        self._waiting.append(asked)
-        self._pool.submit(self._answer_some, loop)
+        with self._lock:
+            self._waiting.append(asked)
+            is_idle = self._n_at_work < self._n_workers
+            self._n_at_work += is_idle
+        if is_idle:
+            self._pool.submit(self._work, loop)
         found: dict[str, Any] = await asked.answer
         return found
 
-    def _answer_some(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _work(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Answer images as long as some wait: waking a worker for each would take its time."""
+        while own := self._taken():
+            try:
+                found = self._judged([asked.data for asked in own])
+            except Exception as error:  # a bug, or ONNX Runtime's: theirs who asked
+                found = [error] * len(own)
+            try:
+                loop.call_soon_threadsafe(_deliver, own, found)
+            except RuntimeError:  # the loop was closed, and nobody waits any more
+                continue
+
+    def _taken(self) -> list[_Asked]:
+        """The images that a worker takes next; without any it counts as idle."""
         with self._lock:
             share = -(-len(self._waiting) // self._n_workers)  # none is left idle beside a batch
             own = [self._waiting.popleft() for _ in range(min(_TOGETHER, share))]
-        if not own:
-            return  # who came before took it along
-        try:
-            found = self._judged([asked.data for asked in own])
-        except Exception as error:  # a bug, or ONNX Runtime's: theirs who asked
-            found = [error] * len(own)
-        loop.call_soon_threadsafe(_deliver, own, found)
+            self._n_at_work -= not own
+            return own
 
     def _judged(self, uploads: Sequence[bytes]) -> list[Exception | dict[str, Any]]:
         prepared = [self._prepared(data) for data in uploads]
@@ -140,8 +153,8 @@ class Service:
 
     def _prepared(self, data: bytes) -> Prepared | Exception:
         try:
-            require_image(data)
-            return Prepared(data, self.model)
+            with opened_image(data) as image:
+                return Prepared(as_rgb(image), len(data), self.model)
         except Refused as error:
             return error
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged files

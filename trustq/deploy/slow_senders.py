@@ -7,6 +7,7 @@ requests.
 from typing import Any
 
 from trustq.deploy.extras import load_extra
+from trustq.deploy.whole_answers import WholeAnswer
 
 
 def impatient_protocol(seconds: float, most_bytes: int) -> Any:
@@ -46,6 +47,8 @@ def impatient_protocol(seconds: float, most_bytes: int) -> Any:
         def on_headers_complete(self) -> None:
             self._in_headers = False
             super().on_headers_complete()
+            if self.scope["method"] != "HEAD":
+                self.cycle.transport = WholeAnswer(self.transport, self.cycle)
 
         def on_response_complete(self) -> None:
             super().on_response_complete()

@@ -83,11 +83,12 @@ def decide(probs: np.ndarray, distance: float, rules: Rules) -> Decision:
     >>> decide(np.array([0.05, 0.95]), 10.0, rules).urgency_tier  # unlike the training data
     'routine'
     """
-    score = float(sum(probs[c] for c in rules.positive))
-    top = tuple(int(c) for c in np.argsort(-probs, kind="stable")[:3])
+    shares = probs.tolist()  # as numbers of Python: a few of them cost numpy more
+    score = float(sum(shares[c] for c in rules.positive))
+    top = tuple(sorted(range(len(shares)), key=lambda c: -shares[c])[:3])
     condition = rules.conditions[top[0]]
     inflammatory = condition in INFLAMMATORY
-    abstained = float(probs[top[0]]) < rules.least_confidence
+    abstained = shares[top[0]] < rules.least_confidence
     unlike = not distance <= rules.outlier_cut  # a distance that is no number is unlike, too
     risk = sum(score >= cut for cut in rules.risk_cuts)
     urgency = sum(score >= cut for cut in rules.urgency_cuts)

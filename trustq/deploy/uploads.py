@@ -7,13 +7,16 @@ small file that claims a billion pixels costs nothing.
 import io
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from trustq.data.pillow_rgb import reason_of
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 MOST_BYTES = 10_000_000  # of one image
 MOST_SIDE = 4000  # pixels
 MOST_IMAGES = 16  # of one batch
-KINDS = ("JPEG", "PNG", "WEBP")
 _MOST_HEADER = 16_384  # bytes of the headers of one part
 
 
@@ -38,11 +41,11 @@ def kind_of(data: bytes) -> str | None:
     return "WEBP" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
 
 
-def require_image(data: bytes) -> None:
-    """Raise `Refused` unless these bytes begin an image of a known kind within the limits.
+def opened_image(data: bytes) -> "Image":
+    """The image that these bytes begin, opened by its header and not decoded.
 
-    Only its header is read. 413 for too many bytes or pixels, 415 for another kind, 400 for a
-    header that cannot be read.
+    Raises `Refused` unless it is of a known kind within the limits: 413 for too many bytes or
+    pixels, 415 for another kind, 400 for a header that cannot be read.
     """
     from PIL import Image, WebPImagePlugin  # noqa: F401  (registers WEBP)
 
@@ -56,16 +59,16 @@ def require_image(data: bytes) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=KINDS) as image:
-                width, height = image.size
+            image = Image.open(io.BytesIO(data), formats=(kind,))
     except Image.DecompressionBombError:
         raise Refused(413, _too_wide()) from None
     except Exception as error:  # Pillow's parsers raise nearly anything on damaged files
         raise Refused(400, f"The image cannot be read: {reason_of(error)}.") from error
-    if max(width, height) > MOST_SIDE:
+    if max(image.size) > MOST_SIDE:
         raise Refused(413, _too_wide())
-    if min(width, height) < 1:
+    if min(image.size) < 1:
         raise Refused(400, "The image has no pixels.")
+    return image
 
 
 def too_large() -> str:
