@@ -93,11 +93,12 @@ def _sharpness(grey: Image.Image) -> float:
     inner += row[width + 2 : -width]
     inner -= row[width + 1 : -width - 1] << 2
     laplacian = found.reshape(height - 2, width)[:, :-2].astype(np.int32)
-    mean = int(laplacian.sum(dtype=np.int32)) / laplacian.size
+    n = laplacian.size
+    mean = int(laplacian.sum(dtype=np.int32)) / n
     laplacian *= laplacian
     # A row's squares fit 32 bits, at 256 pixels at most.
     squares = int(laplacian.sum(axis=1, dtype=np.int32).sum(dtype=np.int64))
-    return squares / laplacian.size - mean**2
+    return float(squares / n - mean**2)
 
 
 def _skin(image: Image.Image) -> float:
@@ -116,7 +117,7 @@ def _skin(image: Image.Image) -> float:
     cb = 5273 * over_red + 10_352 * over_green
     cr = 13_084 * (over_green - over_red) - 2541 * over_red
     is_skin = _within(cb, -1_593_750, -31_250) & _within(cr, 156_250, 1_406_250)
-    return int(np.count_nonzero(is_skin)) / is_skin.size
+    return float(np.count_nonzero(is_skin) / is_skin.size)
 
 
 def _within(values: np.ndarray, low: int, high: int) -> np.ndarray:
@@ -181,7 +182,7 @@ def _otsu(counts: np.ndarray) -> int:
     below, mass = counts.cumsum(), (counts * _LEVELS).cumsum()
     total, whole = below[-1], mass[-1]
     # Only from the first grey value that occurs to the one before the last have both sides pixels.
-    first, last = np.searchsorted(below, (1, total)).tolist()
+    first, last = (int(at) for at in np.searchsorted(below, (1, total)))
     if first == last:
         return -1
     below, mass = below[first:last], mass[first:last]
