@@ -8,7 +8,7 @@ import typer
 
 from trustq.core.counts import counted
 
-from .app import App
+from .app import App, print_remark
 from .options import Progress
 from .output import print_note, print_table, progress
 
@@ -163,7 +163,7 @@ def prepare(
             drop=_words(labelling.drop),
             merge_duplicates=splitting.merge_duplicates,
             progress=show,
-            say=lambda sentence: typer.echo(sentence, err=True),
+            say=print_remark,
             **adapting.given,
         )
     _print_description(manifest, place.out)
@@ -244,7 +244,7 @@ def combine(
         seed=seed,
         fractions=_numbers(fractions),
         merge_duplicates=merge_duplicates,
-        say=lambda sentence: typer.echo(sentence, err=True),
+        say=print_remark,
     )
     write_manifest(joined, out)
     _print_description(joined, out)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .hints import in_options
 from .options import AsJson, OfClass, Slicing, SplitArrays, listed
 
 if TYPE_CHECKING:
@@ -125,7 +126,10 @@ def evaluate(
     if output.out is not None:
         for path in write_evaluation(found, output.out, of_class=output.of_class, ece=ece):
             typer.echo(f"wrote {path}", err=True)
-    typer.echo(to_json(found.report) if output.json else evaluation_page(found, ece=ece))
+    if output.json:
+        typer.echo(to_json(found.report))
+    else:
+        typer.echo(in_options(evaluation_page(found, ece=ece)))
 
 
 def _folds(calibrate: str | None) -> int | None:

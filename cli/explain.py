@@ -9,6 +9,7 @@ import typer
 from trustq.core.counts import counted
 
 from .app import App
+from .options import listed
 from .output import print_table
 
 app = App(
@@ -239,8 +240,8 @@ def failures(
         root=pictures.root,
         training=pictures.training,
         audit=pictures.audit,
-        columns=_listed(panels.columns),
-        positive=_listed(panels.positive),
+        columns=listed(panels.columns),
+        positive=listed(panels.positive),
         over=maps.over,
         method=maps.method,
     )
@@ -310,11 +311,7 @@ def _columns(metadata: Path | None, by: str | None) -> dict[str, Any] | None:
         return None
     if metadata is None:
         raise InputError(f"`by={by}` is a column of a table: name it with `metadata=FILE`.")
-    return {"path": metadata, "names": _listed(by)}
-
-
-def _listed(text: str | None) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()] if text else []
+    return {"path": metadata, "names": listed(by)}
 
 
 def _shown(value: Any) -> Any:

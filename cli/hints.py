@@ -16,6 +16,8 @@ RUNNING: ContextVar[Any] = ContextVar("RUNNING", default=None)
 _SETTING = re.compile(r"`([a-z]\w*)(?:=([^`]*))?`")
 _NAMED_COMMAND = re.compile(r"`trustq ([a-z ]+)`")
 _FALSE = ("false", "no", "off")
+# Settings that some commands have under another name, with what stands for their value there.
+_OTHER_NAMES = {"folds": ("calibrate", "cv:{}")}
 
 
 def in_options(text: str) -> str:
@@ -55,6 +57,9 @@ def _option(name: str, value: str | None, commands: list[Any]) -> str | None:
         takes_any = any("--set" in option.opts for option in options)
         if takes_any and value is not None and _is_setting(name):
             return f"--set {_quoted(f'{name}={value}')}"
+    if name in _OTHER_NAMES and value is not None:
+        other, form = _OTHER_NAMES[name]
+        return _option(other, form.format(value), commands)
     return None
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import Progress
+from .options import Progress, listed
 from .output import print_note, print_table, print_text, stages
 
 
@@ -114,10 +114,10 @@ def package(
     from trustq.deploy.web_runtime import add_web_runtime
 
     named = {
-        "positive": _names(triage.positive),
+        "positive": tuple(listed(triage.positive)),
         "sensitivities": _numbers(triage.sensitivities),
-        "slices": _names(triage.slices),
-        "variants": _names(files.variants),
+        "slices": tuple(listed(triage.slices)),
+        "variants": tuple(listed(files.variants)),
     }
     given = vars(head) | vars(triage) | vars(files) | named
     settings = PackageSettings(
@@ -185,10 +185,6 @@ def _interval(line: dict[str, Any], column: str) -> str:
     bounds = [line[f"{column}_lower"], line[f"{column}_upper"]]
     inside = ", ".join("?" if bound is None else f"{bound:.3f}" for bound in bounds)
     return f"{line[column]:.3f} [{inside}]"
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _numbers(text: str) -> Any:

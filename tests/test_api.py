@@ -118,6 +118,14 @@ def test_label_quality_of_a_group_is_its_lowest() -> None:
     np.testing.assert_array_equal(grouped, np.repeat(alone.reshape(-1, 3).min(axis=1), 3))
 
 
+@pytest.mark.parametrize("blank", [None, np.nan, "NA", "-", -1])
+def test_rows_without_a_group_are_no_group(blank: Any) -> None:
+    groups = [blank if row % 4 == 0 else row // 3 for row in range(120)]
+    quality, alone = tq.label_quality(WRONG, PROBS, groups=groups), tq.label_quality(WRONG, PROBS)
+    assert np.array_equal(quality[::4], alone[::4])
+    assert (quality < alone).any()
+
+
 def test_label_issues_are_those_that_are_wrong_and_whole_groups_stand_together() -> None:
     names = np.array(["mel", "nv", "bcc"])
     by_hand = {"method": "predicted_neq_given"}
@@ -372,3 +380,88 @@ def test_arrays_with_named_dimensions_are_matched_by_their_first_index() -> None
     labels = pandas.Series(WRONG)
     probs = _Labelled(PROBS[order], pandas.Index(order))
     assert (tq.label_quality(labels, probs) == tq.label_quality(WRONG, PROBS)).all()
+
+
+NAMES = np.array(["nv", "mel", "bkl"])
+
+
+def accuracy_of(data: Any = None, **arrays: Any) -> float:
+    found = tq.evaluate(arrays if data is None else data, replicates=20).metrics
+    return float(found["value"][found["metric"].tolist().index("accuracy")])
+
+
+RIGHT = float((PROBS.argmax(axis=1) == WRONG).mean())
+BINARY = LABELS % 2
+SECOND = np.where(BINARY == 1, 0.8, 0.3)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"probs": pandas.DataFrame(PROBS, columns=["prob_" + name for name in NAMES])},
+        {"probs": pandas.DataFrame(PROBS[:, ::-1], columns=NAMES[::-1]), "classes": list(NAMES)},
+        {"probs": pandas.DataFrame(PROBS), "classes": list(NAMES)},
+        {"probs": polars.DataFrame(PROBS), "classes": tuple(NAMES)},
+        {"probs": pandas.Series(list(PROBS)), "classes": list(NAMES)},
+        {"probs": polars.Series(PROBS.tolist()), "classes": list(NAMES)},
+        {"probs": PROBS.astype(object), "classes": pandas.Index(NAMES)},
+    ],
+)
+def test_columns_of_scores_are_of_the_classes_they_are_called_by(data: dict[str, Any]) -> None:
+    assert accuracy_of(labels=NAMES[WRONG], **data) == RIGHT
+    one_hot = pandas.get_dummies(pandas.Series(NAMES[WRONG]))  # its columns are sorted
+    assert accuracy_of(labels=one_hot, **data) == RIGHT
+
+
+@pytest.mark.parametrize(
+    ("labels", "probs", "classes"),
+    [
+        (BINARY, pandas.DataFrame({"0": 1 - SECOND}), None),
+        (BINARY, pandas.DataFrame({0: 1 - SECOND, 1: SECOND})[1], None),
+        (BINARY, polars.Series(SECOND), None),
+        (NAMES[BINARY], pandas.Series(1 - SECOND, name="nv"), None),
+        (NAMES[BINARY], pandas.Series(SECOND, name="prob_MEL"), None),
+        (NAMES[BINARY], pandas.Series(1 - SECOND, name="nv"), ["nv", "mel"]),
+        (NAMES[BINARY], pandas.Series(SECOND, name="score"), ["nv", "mel"]),
+    ],
+)
+def test_one_series_is_of_the_class_it_is_called_by(labels: Any, probs: Any, classes: Any) -> None:
+    stated = {} if classes is None else {"classes": classes}
+    assert accuracy_of(labels=labels, probs=probs, **stated) == 1
+    quality = tq.label_quality(labels, probs, **stated)
+    assert np.allclose(quality, np.where(BINARY == 1, SECOND, 1 - SECOND))
+
+
+def test_a_series_called_0_may_be_of_either_class_and_is_refused() -> None:
+    for probs in (pandas.DataFrame(SECOND), pandas.DataFrame(PROBS[:, :2])[0]):
+        with pytest.raises(tq.TrustqError, match="one column called 0, which may be class 0 or no"):
+            tq.label_quality(BINARY, probs)
+
+
+def test_masked_rows_have_no_label() -> None:
+    kept = LABELS != 1
+    right = float((PROBS.argmax(axis=1) == WRONG)[kept].mean())
+    assert accuracy_of(labels=np.ma.array(WRONG, mask=~kept), probs=PROBS) == right != RIGHT
+    texts = np.ma.array(NAMES[WRONG], mask=~kept)
+    assert accuracy_of(labels=texts, probs=PROBS, classes=NAMES) == right
+    with pytest.raises(tq.TrustqError, match="NaN"):
+        accuracy_of(labels=LABELS, probs=np.ma.array(PROBS, mask=PROBS < 0.05))
+
+
+@pytest.mark.parametrize("frame", [pandas.DataFrame, polars.DataFrame])
+def test_a_column_of_lists_is_a_matrix_and_other_odd_columns_are_left_out(frame: Any) -> None:
+    images = [{"bytes": b"x", "path": f"{row}.jpg"} for row in range(120)]
+    ragged = [list(range(row % 3)) for row in range(120)]
+    data = frame({"label": WRONG, "probs": list(PROBS), "photo": images, "boxes": ragged})
+    assert accuracy_of(data) == RIGHT
+
+
+@pytest.mark.parametrize("labels", [3, None, {0: 1}, "abc"])
+def test_one_value_is_no_array(labels: Any) -> None:
+    with pytest.raises(tq.TrustqError, match="labels is one value"):
+        tq.evaluate({"labels": labels, "probs": PROBS})
+
+
+def test_a_frame_of_labels_is_one_hot_or_refused() -> None:
+    with pytest.raises(tq.TrustqError, match="one-hot columns with one 1 in a row"):
+        tq.label_quality(pandas.DataFrame(PROBS, columns=NAMES), PROBS, classes=list(NAMES))

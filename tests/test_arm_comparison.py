@@ -99,7 +99,7 @@ def test_draws_of_several_networks_are_no_units(tmp_path):
     runs = found.figures["accuracy"].runs
     assert (runs.unit, runs.n, runs.n_draws, runs.floor) == ("network", 2, 4, 0.5)
     assert runs.p_value >= 0.5
-    assert found.notes == ("tested over 2 networks, each averaged over 4 draws",)
+    assert found.notes == ("tested over 2 networks, each averaged over its draws, 4 in all",)
 
 
 def test_what_cannot_be_paired_is_refused(tmp_path):
@@ -134,7 +134,7 @@ def test_what_cannot_be_paired_is_refused(tmp_path):
         (
             ("seeds", "none"),
             "entropy and none share no run, so nothing is paired: entropy 7/1 and none 7/2 have no "
-            "partner (network/draw).",
+            "partner (network/draw). Compare arms that ran on the same networks and draws.",
         ),
     ]
     for (folder, other), message in bad:

@@ -18,6 +18,7 @@ from trustq.audit.apply import apply_answers, read_answers
 from trustq.audit.effect import drop_effect
 from trustq.audit.folder import read_audit_folder
 from trustq.audit.neighbours import NeighbourSearch, nearest, outlier_score
+from trustq.audit.set_issues import columns_of_rows
 from trustq.data.image_files import find_images
 from trustq.errors import TrustqError
 from trustq.heads.out_of_fold import TrainingRows, accept_out_of_fold
@@ -736,3 +737,28 @@ def test_the_commands_go_from_labels_to_a_cleaned_list(path, tmp_path):
     run = invoke("audit", ["effect", out, "--draws", 2, "--json"])
     assert run.exit_code == 0, run.output
     assert json.loads(run.stdout)["n_dropped"] == 20
+
+
+def test_images_are_found_by_path_or_name_with_or_without_their_ending(tmp_path):
+    for path in ("a/IMD1.jpg", "b/IMD2.png", "b/IMD3.jpg", "a/IMD3.jpg"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / path)
+    found = find_images(["IMD1.JPG", "IMD2", "b/IMD3", "a/IMD3.jpg", "IMD4"], root=tmp_path)
+    assert {own: path.relative_to(tmp_path).as_posix() for own, path in found.items()} == {
+        "IMD1.JPG": "a/IMD1.jpg",
+        "IMD2": "b/IMD2.png",
+        "b/IMD3": "b/IMD3.jpg",
+        "a/IMD3.jpg": "a/IMD3.jpg",
+    }
+    with pytest.raises(TrustqError, match="'IMD3' may be a/IMD3.jpg or b/IMD3.jpg: name the"):
+        find_images(["IMD3"], root=tmp_path)
+
+
+def test_columns_that_may_predict_labels_join_whatever_the_ending_of_ids(tmp_path):
+    (tmp_path / "t.csv").write_text("image,site\nIMD1.jpg,arm\nIMD2.jpg,leg\n")
+    found = columns_of_rows(tmp_path / "t.csv", np.array(["IMD2", "IMD9", "IMD1.png"]))
+    assert {name: column.tolist() for name, column in found.items()} == {
+        "site": ["leg", None, "arm"]
+    }
+    (tmp_path / "u.csv").write_text("site\narm\n")
+    assert columns_of_rows(tmp_path / "u.csv", np.array(["IMD2"])) == {}

@@ -264,7 +264,7 @@ def test_a_calibrator_that_is_none_is_told_even_where_nothing_is_calibrated(tmp_
 def test_folds_beyond_the_groups_say_what_to_pass(tmp_path: Path) -> None:
     groups = np.arange(30) % 3
     np.savez(tmp_path / "a.npz", labels=ARRAYS["labels"], probs=ARRAYS["probs"], groups=groups)
-    with pytest.raises(InputError, match=r"no more than groups\. Pass `calibrate=cv:3`\.$"):
+    with pytest.raises(InputError, match=r"no more than groups; use 3 folds \(`folds=3`\)\.$"):
         evaluate(read_predictions(tmp_path / "a.npz"), folds=5, replicates=20)
 
 

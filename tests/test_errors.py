@@ -76,6 +76,8 @@ def test_kinds_of_errors_are_caught_apart(tmp_path: Path) -> None:
             ["repair"],
             "Use `trustq extract` and --with a.h5.",
         ),
+        ("Use `folds=3`.", ["evaluate"], "Use --calibrate cv:3."),
+        ("Use `folds=3`.", ["audit", "labels"], "Use --folds 3."),
     ],
 )
 def test_the_command_line_says_settings_as_its_options(

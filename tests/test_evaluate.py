@@ -335,10 +335,9 @@ def test_bad_comparisons_are_refused(tmp_path):
             "the same.",
         ),
         (
-            {"A": a, "B": replace(a, classes=("a", "c", "b"))},
+            {"A": a, "B": replace(a, classes=("a", "b", "x"))},
             {},
-            "A has the classes a, b, c and B a, c, b: "
-            "give both the same classes in the same order.",
+            "A has the classes a, b, c and B a, b, x: give both the same classes.",
         ),
         (
             {"A": a, "B": a.take(np.arange(9))},

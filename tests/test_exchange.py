@@ -524,7 +524,7 @@ def test_files_that_are_none_are_one_clear_error(tmp_path: Path) -> None:
         (
             tmp_path / "a.mat",
             f"{tmp_path}/a.mat: expected a file that ends in .npz, .npy, .h5, .hdf5, .safetensors, "
-            ".pt, .pth, .tar, .parquet, .csv, .csv.gz, .tsv, .tab, .xlsx.",
+            ".pt, .pth, .tar, .parquet, .csv, .csv.gz, .tsv, .tab, .xlsx: save it as one of these.",
         ),
         (tmp_path / "b.npy", f"{tmp_path}/b.npy: no such file."),
     ):

@@ -5,6 +5,7 @@ import re
 import sys
 import tarfile
 import unicodedata
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,21 +16,23 @@ import numpy as np
 import pandas
 import polars
 import pytest
+from support import make_cache
 
 import trustq as tq
-from trustq.audit import open_source
+from trustq.audit import known_labels, open_source
 from trustq.core.class_names import read_labels
 from trustq.core.columns import read_table
 from trustq.core.columns import write_parquet as write_table
 from trustq.core.leaks import equal_rows, near_ids
 from trustq.core.sql_text import literal
 from trustq.core.words import rejoined, split_names, split_pairs
+from trustq.datasets import prepare
 from trustq.errors import DishonestError, InputError, TrustqError
 from trustq.evaluation.compare_models import compare_models
 from trustq.evaluation.evaluate import evaluate
 from trustq.evaluation.predictions import read_predictions
 from trustq.metrics.probabilities import softmax
-from trustq.store import import_cache, open_cache
+from trustq.store import import_cache, is_cache, open_cache, write_cache
 
 
 def simulated(k: int = 13, n: int = 260, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -331,6 +334,55 @@ def test_splits_and_blank_groups(tmp_path: Path) -> None:
     assert len(set(import_cache(tmp_path / "p.npz").group_id.tolist())) == 60
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"names": {"labels": "x"}}, "whose arrays have names of their own: leave out `labels`"),
+        ({"names": {"classes": "a,b"}}, "names of their own: leave out `classes`"),
+        ({"normalize": "l1"}, "leave out `normalize`"),
+        ({"exposure": "frozen"}, "which says what its backbone has seen: leave out `exposure`"),
+        ({"source": "file"}, "use `source=head` or `source=crossfit`"),
+    ],
+)
+def test_an_audit_of_a_cache_refuses_what_is_of_files(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    write_cache(tmp_path / "seed0.h5", make_cache(n=60))
+    with pytest.raises(InputError, match=message):
+        open_source(tmp_path / "seed0.h5", **options)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_lists_of_ids_are_read_in_the_encodings_of_tables(tmp_path: Path, encoding: str) -> None:
+    labels, logits = simulated(k=3, n=60)
+    np.savez(tmp_path / "f.npz", features=logits, labels=labels)
+    (tmp_path / "ids.txt").write_text("\r\n".join(f"ä{i}" for i in range(60)) + "\n\n", encoding)
+    cache = import_cache(tmp_path / "f.npz", ids=tmp_path / "ids.txt")
+    assert cache.sample_id[:2].tolist() == ["ä0", "ä1"]
+    (tmp_path / "ids.txt").write_text("\n".join(f"ä{i}" for i in range(60)), "cp1252")
+    with pytest.raises(InputError, match=r"ids.txt is not UTF-8 .*iconv -f CP1252"):
+        import_cache(tmp_path / "f.npz", ids=tmp_path / "ids.txt")
+
+
+def test_bytes_of_another_encoding_are_refused(tmp_path: Path) -> None:
+    labels, logits = simulated(k=3, n=60)
+    names = np.array(["Kopfläsion".encode("latin-1"), b"mel", b"nv"])
+    np.savez(tmp_path / "a.npz", logits=logits, labels=names[labels], classes=names)
+    with pytest.raises(InputError, match=r"is not UTF-8: decode the texts.*'latin-1'"):
+        read_predictions(tmp_path / "a.npz")
+
+
+def test_scores_that_are_both_named_are_said(tmp_path: Path) -> None:
+    labels, logits = simulated(k=3, n=60)
+    np.savez(tmp_path / "a.npz", z=logits, p=softmax(-logits), labels=labels)
+    asked = {"logits": "z", "probs": "p"}
+    with pytest.raises(InputError, match="x"):
+        read_predictions(tmp_path / "a.npz", names=asked | {"logits": "x"})
+    assert accuracy(tmp_path / "a.npz", names=asked)[0] == (logits.argmax(axis=1) == labels).mean()
+    notes = read_predictions(tmp_path / "a.npz", names=asked).notes
+    assert "the file has logits and probabilities: the logits are used" in notes
+
+
 def test_lists_of_names_hold_commas() -> None:
     known = ["Nevus, Reed", "Nevus", "SCC, Invasive"]
     assert split_names("SCC, Invasive", known=known) == ["SCC, Invasive"]
@@ -346,6 +398,26 @@ def predictions(folder: Path, name: str, ids: list[str], logits: np.ndarray, **m
     labels[::5] = (labels[::5] + 1) % 3
     np.savez(folder / name, logits=logits, labels=labels, sample_ids=np.array(ids), **more)
     return read_predictions(folder / name)
+
+
+def test_lists_of_a_table_s_values_hold_commas(tmp_path: Path) -> None:
+    rows = ["s1,Nevus", 's2,"Nevus, Reed"', 's3,"Nevus, Reed"', "s4,mel"]
+    (tmp_path / "t.csv").write_text("\n".join(["id,label", *rows]) + "\n")
+    for trust, ids in (
+        ("label=Nevus, Reed", {"s2", "s3"}),
+        ("label=mel,Nevus, Reed", {"s2", "s3", "s4"}),
+        ("label=Nevus", {"s1"}),
+    ):
+        found = known_labels(trust=trust, metadata=tmp_path / "t.csv")
+        assert found is not None and set(found.labels) == ids
+    with pytest.raises(InputError, match="no row has label 'x'; there are 'Nevus', 'Nevus, Reed'"):
+        known_labels(trust="label=x", metadata=tmp_path / "t.csv")
+    many = [f"{place}{row}" for place, row in enumerate(rows * 10)]
+    (tmp_path / "t.csv").write_text("\n".join(["id,label", *many]) + "\n")
+    options: dict[str, Any] = {"table": tmp_path / "t.csv", "metadata_only": True}
+    out = tmp_path / "m.parquet"
+    made = prepare("csv", out=out, root=tmp_path, drop=["Nevus", "Reed"], id_column="id", **options)
+    assert made.classes == ("Nevus", "mel")
 
 
 def test_leaks_by_ending_are_refused_and_by_spelling_said(tmp_path: Path) -> None:
@@ -619,3 +691,101 @@ def test_the_advice_for_wide_letters_names_their_form(tmp_path: Path, form: str)
         read_predictions(path)
     named = re.search(r"iconv -f (\S+) -t UTF-8", str(error.value))
     assert named is not None and path.read_bytes().decode(named[1]) == text
+
+
+def test_models_are_compared_and_calibrated_whatever_the_order_of_their_classes(
+    tmp_path: Path,
+) -> None:
+    labels, logits = simulated(k=3, n=90)
+    names, order = np.array(["nv", "mel", "bkl"]), [2, 0, 1]
+    ids = np.array([f"r{row}" for row in range(90)])
+    for name, own in (("a", [0, 1, 2]), ("b", order)):
+        arrays = {"logits": logits[:, own], "labels": names[labels], "classes": names[own]}
+        np.savez(tmp_path / f"{name}.npz", sample_ids=ids, **arrays)
+    a, b = (read_predictions(tmp_path / f"{name}.npz") for name in "ab")
+    (pair,) = compare_models({"A": a, "B": b}).pairs
+    assert pair.figures["accuracy"].difference == 0
+    assert pair.figures["nll"].difference == 0
+    other = replace(b, sample_ids=np.array([f"v{row}" for row in range(90)]))
+    shifted = replace(other, logits=other.logits + np.linspace(0, 1, 90)[:, None])
+    figures = [
+        evaluate(a, calibrate_on=rows, replicates=20).report["calibrated"]
+        for rows in (shifted, shifted.in_order_of(names))
+    ]
+    assert figures[0] == figures[1] is not None
+    assert a.in_order_of(("nv", "mel", "x")) is a
+
+
+def test_a_file_of_an_unknown_kind_says_which_kinds_are_read(tmp_path: Path) -> None:
+    for name in ("t.feather", "t.jsonl"):
+        (tmp_path / name).write_bytes(b"ARROW1 and more than a seal has bytes")
+        with pytest.raises(InputError, match=r"expected a file that ends in \.npz.*save it as one"):
+            read_predictions(tmp_path / name)
+        with pytest.raises(InputError, match=r"expected a file that ends in \.npz"):
+            open_source(tmp_path / name)
+    assert is_cache(tmp_path / "missing.feather")
+
+
+@pytest.mark.parametrize("title", ["prob_Malignant", "prob_BENIGN"])
+def test_one_column_is_of_the_class_that_it_is_called_by_in_any_case(
+    tmp_path: Path, title: str
+) -> None:
+    labels = np.arange(80) % 2
+    probs = np.where(labels == 1, 0.9, 0.2)
+    column = probs if title == "prob_Malignant" else 1 - probs
+    names = np.array(["benign", "malignant"])[labels]
+    write_parquet(tmp_path / "t.parquet", {"label": names, title: column})
+    found, classes = accuracy(tmp_path / "t.parquet")
+    assert found == 1 and set(classes) == {"benign", "malignant"}
+    write_parquet(
+        tmp_path / "one.parquet", {"label": names[labels == 1], "score": probs[labels == 1]}
+    )
+    with pytest.raises(InputError, match="name the two classes"):
+        read_predictions(tmp_path / "one.parquet", names={"probs": "score"})
+
+
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1), (-1, 1, 1)])
+def test_one_column_of_any_shape_is_one_column(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    labels = np.arange(80) % 2
+    probs = np.where(labels == 1, 0.9, 0.2)
+    np.savez(tmp_path / "a.npz", probs=probs.reshape(shape), labels=labels)
+    assert accuracy(tmp_path / "a.npz")[0] == 1
+
+
+@pytest.mark.parametrize("ending", ["npz", "parquet"])
+def test_contents_of_images_are_no_ids(tmp_path: Path, ending: str) -> None:
+    labels, logits = simulated(k=3, n=60)
+    encoded = np.array([f"{row:04d}" + "iVBORw0KGgo" * 120 for row in range(60)])
+    columns = {"image": encoded, "labels": labels}
+    if ending == "npz":
+        np.savez(tmp_path / "a.npz", probs=softmax(logits), **columns)
+    else:
+        scores = {f"prob_{j}": softmax(logits)[:, j] for j in range(3)}
+        write_parquet(tmp_path / "a.parquet", columns | scores)
+    assert not read_predictions(tmp_path / f"a.{ending}").has_ids
+
+
+def test_ids_that_cannot_be_read_are_said(tmp_path: Path) -> None:
+    labels, logits = simulated(k=3, n=60)
+    ids = np.array([*(f"r{row}" for row in range(59)), None], dtype=object)
+    np.savez(tmp_path / "a.npz", logits=logits, labels=labels, sample_ids=ids)
+    notes = read_predictions(tmp_path / "a.npz").notes
+    assert any(note.startswith("sample_ids is left out, for it holds Python") for note in notes)
+
+
+@pytest.mark.parametrize("name", ["labels", "split", "groups", "classes", "probs"])
+def test_one_value_for_all_rows_is_refused(tmp_path: Path, name: str) -> None:
+    labels, logits = simulated(k=3, n=60)
+    arrays = {"probs": softmax(logits), "labels": labels, name: np.array("test")}
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(InputError, match=f"a.npz: {name} is one value, test; expected one per"):
+        read_predictions(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("bad", [0.5, np.inf])
+def test_numbers_that_are_no_class_are_called_numbers(tmp_path: Path, bad: float) -> None:
+    labels, logits = simulated(k=3, n=60)
+    given = np.where(labels == 1, bad, labels)
+    np.savez(tmp_path / "a.npz", logits=logits, labels=given)
+    with pytest.raises(InputError, match=f"labels hold {bad}; expected whole numbers or names"):
+        read_predictions(tmp_path / "a.npz")

@@ -71,6 +71,38 @@ def test_a_stated_white_counts_more_than_the_largest_value():
     assert traits_of(stated).depth == "white 4095, as the file states, of 16 bits"
 
 
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_grey_whose_least_value_is_white_is_turned_at_any_depth(bits):
+    grey = np.asarray(photo(4).convert("L"))
+    deep = (grey.astype(np.float64) * (2**bits - 1) / 255).round()
+    deep[0, :2] = 0, 2**bits - 1
+    negative = (2**bits - 1 - deep).astype(np.uint8 if bits == 8 else np.uint16)
+    data = bytearray(encoded(Image.fromarray(negative), "TIFF"))
+    at = struct.unpack("<I", data[4:8])[0]
+    for entry in range(at + 2, at + 2 + 12 * struct.unpack("<H", data[at : at + 2])[0], 12):
+        if struct.unpack("<H", data[entry : entry + 2])[0] == 262:  # PhotometricInterpretation
+            data[entry + 8 : entry + 10] = struct.pack("<H", 0)
+    assert np.abs(levels(bytes(data)) - grey)[1:].max() <= 1
+
+
+@pytest.mark.parametrize("alpha", [4095, 65535])
+@pytest.mark.parametrize("n_colours", [1, 3])
+def test_deep_colour_beside_transparency_is_refused_too(alpha, n_colours):
+    def chunk(name, body):
+        return (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        )
+
+    pixels = np.full((6, 8, n_colours + 1), 4000, dtype=">u2")
+    pixels[..., -1] = alpha
+    kind = 4 if n_colours == 1 else 6
+    head = struct.pack(">IIBBBBB", 8, 6, 16, kind, 0, 0, 0)
+    body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in pixels))
+    parts = chunk(b"IHDR", head) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    with pytest.raises(ValueError, match="colour of 16 bits whose values fill 12 or fewer"):
+        decode_rgb(b"\x89PNG\r\n\x1a\n" + parts)
+
+
 def test_grey_that_no_scale_fits_is_refused(tmp_path):
     for value, told in ((-1.0, "grey values from -1 to -1"), (np.nan, "grey values from nan")):
         Image.fromarray(np.full((3, 3), value, dtype=np.float32)).save(tmp_path / "x.tif")

@@ -231,7 +231,7 @@ def test_observed_labels_are_trained_on_and_dropped_rows_are_not(
     # does not say; the others keep the manifest's label
     labels = write_labels(
         tmp_path / "labels.csv",
-        ["s00,discs,false", "s01,,false", "s02,noise,true", "s03,discs,1.0"],
+        ["s00,discs,false", "s01.jpg,,false", " s02.PNG ,Noise,true", "s03,discs,1.0"],
         "sample_id,label,trusted",
     )
     heard = Heard()

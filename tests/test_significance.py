@@ -233,7 +233,8 @@ def test_runs_on_another_cache_are_no_pair(tmp_path):
     assert str(error.value) == (
         "Entropy and None share no run of accuracy, so nothing is paired: Entropy and None ran "
         "5/1, 5/2, 5/3, 6/1, 6/2, 6/3 on different caches, which differ in labels, splits or "
-        "features, or with different settings before any purchase: these runs are no pair."
+        "features, or with different settings before any purchase: these runs are no pair. Compare "
+        "arms that ran on the same networks and draws."
     )
 
 

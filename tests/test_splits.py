@@ -119,12 +119,12 @@ def test_fractions_that_are_no_shares_are_refused(fractions):
 def test_more_folds_than_groups_are_refused():
     message = (
         "3 groups cannot make 5 folds: folds are whole groups, at least 2 folds, and no more than "
-        "groups; use 3 folds (`folds=3`, or cv:3)."
+        "groups; use 3 folds (`folds=3`)."
     )
     with pytest.raises(TrustqError, match=f"^{re.escape(message)}$"):
         group_folds(np.zeros(6, int), np.repeat([0, 1, 2], 2), n_folds=5, seed=0)
 
 
 def test_one_group_is_no_fold_and_the_way_out_is_said():
-    with pytest.raises(TrustqError, match="All rows are of one group, p, .*every row is its own"):
+    with pytest.raises(TrustqError, match="All rows are of one group, .*every row is its own"):
         group_folds(np.zeros(6, int), np.repeat("p", 6), n_folds=2, seed=0)

@@ -434,6 +434,19 @@ def test_slices_of_one_group_are_left_out_and_named(tmp_path: Path) -> None:
     assert row["value"] == pytest.approx(plain, abs=1e-12) and row["n"] == kept.sum()
 
 
+def test_rows_of_one_group_are_judged_without_a_test(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    np.savez(
+        tmp_path / "p.npz",
+        logits=2 * np.eye(3)[labels] + rng.normal(size=(60, 3)),
+        labels=labels,
+        groups=np.repeat("one", 60),
+    )
+    run = judge(open_judged([str(tmp_path / "p.npz")]), replicates=50)
+    assert {row["holm_p"] for row in run.table.wins if row["p"] is not None} == {1.0}
+
+
 def test_two_weak_networks_side_by_side_beat_each_alone() -> None:
     rng = np.random.default_rng(6)
     cache = make_cache(n=1200, d=8, separation=0.0)

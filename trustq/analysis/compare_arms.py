@@ -220,7 +220,8 @@ def _paired(cells: list[list[dict[str, Any]]], names: tuple[str, str]) -> Pairin
     if not pairing.pairs:
         raise InputError(
             f"{names[0]} and {names[1]} share no run, so nothing is paired: "
-            f"{'; '.join(pairing.left_out)}."
+            f"{'; '.join(pairing.left_out)}. Compare arms that ran on the same networks and "
+            "draws."
         )
     for i, j in pairing.pairs:
         pair = (cells[0][i], cells[1][j])

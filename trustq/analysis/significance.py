@@ -377,7 +377,8 @@ def _compared(a: SeedTable, b: SeedTable, metric: str, seed: int) -> dict[str, A
         if not pairing.pairs:
             raise InputError(
                 f"{a.arm} and {b.arm} share no run of {metric}, so nothing is paired: "
-                f"{'; '.join(pairing.left_out)}."
+                f"{'; '.join(pairing.left_out)}. Compare arms that ran on the same networks and "
+                "draws."
             )
         paired = [(runs_a[i], runs_b[j]) for i, j in pairing.pairs]
         found = compare_runs(

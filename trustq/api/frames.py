@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from trustq.core.class_names import by_number
+from trustq.core.class_names import ClassPosition, by_number, listed, two_classes
 from trustq.core.columns import write_parquet
+from trustq.core.foreign_rows import PREFIXES
+from trustq.core.words import flag, is_blank, plain_texts
 from trustq.errors import InputError, MissingExtra, TrustqError
 
 if TYPE_CHECKING:
@@ -167,11 +169,46 @@ def array_of(values: Any, name: str) -> np.ndarray:
     if isinstance(data, nw.Series):
         return _series(data)
     if isinstance(data, nw.DataFrame):
-        return np.asarray(data.to_numpy())
+        whole = np.asarray(data.to_numpy())
+        return _names_of_marks(data, whole, name) if name in ("labels", "observed") else whole
+    if isinstance(values, np.ma.MaskedArray):
+        return _without_mask(values)
     try:
+        array = np.asarray(values)
+    except (RuntimeError, TypeError, ValueError) as error:  # torch: gradients, other devices
+        raise InputError(f"{name} is not an array: {str(error).rstrip('.')}.") from error
+    if not array.ndim:
+        raise InputError(
+            f"{name} is one value ({type(values).__name__}), expected an array or a series of one "
+            "value per row."
+        )
+    return array
+
+
+def _names_of_marks(frame: Any, marks: np.ndarray, name: str) -> np.ndarray:
+    """Labels of a one-hot frame as the names of its columns; as they are where these only count."""
+    titles = [str(column) for column in frame.columns]
+    counted = (list(map(str, range(len(titles)))), [f"column_{j}" for j in range(len(titles))])
+    if len(titles) < 2 or titles in counted:
+        return marks
+    if not np.isin(marks, (0, 1)).all() or (marks.sum(axis=1) > 1).any():
+        raise InputError(
+            f"{name} is a frame of the columns {listed(titles)}: expected one column, or one-hot "
+            "columns with one 1 in a row."
+        )
+    marked = marks.astype(bool)
+    return np.where(marked.any(axis=1), np.array(titles, object)[marked.argmax(axis=1)], None)
+
+
+def _without_mask(values: Any) -> np.ndarray:
+    """A masked array with a blank for what is masked."""
+    if not np.ma.getmaskarray(values).any():
         return np.asarray(values)
-    except ValueError as error:
-        raise InputError(f"{name} is not an array: {error}.") from error
+    if values.dtype.kind in "iuf":
+        return np.ma.filled(values.astype(np.float64), np.nan)
+    texts = np.asarray(values).astype(object)
+    texts[np.ma.getmaskarray(values)] = None
+    return texts
 
 
 def arrays_of(values: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -255,7 +292,7 @@ def as_file(data: Source) -> Iterator[Path]:
         if isinstance(data, Mapping):
             path = Path(folder) / "arrays.npz"
             arrays = {name: _plain(values) for name, values in arrays_of(data).items()}
-            _name_columns(arrays, data)
+            _name_classes(arrays, data)
             np.savez(path, **arrays)  # type: ignore[arg-type]
         else:
             path = Path(folder) / "frame.parquet"
@@ -268,13 +305,81 @@ def as_file(data: Source) -> Iterator[Path]:
             raise
 
 
-def _name_columns(arrays: dict[str, np.ndarray], data: Mapping[str, Any]) -> None:
-    """Take the columns of a frame of scores for the classes, where these are not stated."""
-    scores = next((name for name in ("logits", "probs") if hasattr(data.get(name), "columns")), "")
-    if scores and "classes" not in arrays and arrays[scores].shape[1] > 1:
-        columns = [str(name) for name in data[scores].columns]
-        labels = [arrays[name] for name in ("labels", "observed") if name in arrays]
-        arrays["classes"] = np.array(by_number(columns, *labels))
+def _name_classes(arrays: dict[str, np.ndarray], data: Mapping[str, Any]) -> None:
+    """Take the columns of a frame of scores for their classes."""
+    kind = next((name for name in ("logits", "probs") if name in arrays), None)
+    if kind is None:
+        return
+    labels = [arrays[name] for name in ("labels", "observed") if name in arrays]
+    stated = plain_texts(arrays["classes"].reshape(-1)) if "classes" in arrays else None
+    classes = classes_of(data[kind], kind, labels, stated=stated)
+    if classes is not None:
+        arrays["classes"] = np.array(classes)
+
+
+def classes_of(
+    scores: Any, kind: str, labels: Sequence[np.ndarray], *, stated: Sequence[str] | None = None
+) -> list[str] | None:
+    """Classes in the order of the columns of a frame of scores, or of a series of the second.
+
+    `kind` is probs or logits, whose prefix in tables (`prob_`, `logit_`) is no part of a name.
+    What the columns are called counts, as in a file, before the order of the `stated` classes,
+    which are returned where the columns name none. Raises `TrustqError` where they name some.
+
+    >>> import pandas
+    >>> classes_of(pandas.DataFrame({"prob_nv": [0.2], "prob_mel": [0.8]}), "probs", [])
+    ['nv', 'mel']
+    """
+    titles = _titles(scores)
+    given = None if stated is None else plain_texts(np.asarray(stated))
+    if titles is None or (given is not None and titles == list(map(str, range(len(given))))):
+        return given  # columns that count themselves have no names
+    prefix = PREFIXES[kind]
+    if all(title.startswith(prefix) and title != prefix for title in titles):
+        titles = [title.removeprefix(prefix) for title in titles]
+    if len(titles) == 1:
+        return _second_of_two(titles[0], labels, given)
+    if given is None:
+        return by_number(titles, *labels)
+    if named := set(given) & set(titles):
+        if len(named) < len(titles):
+            raise InputError(
+                f"The columns of {kind} are of {listed(titles)}, and the classes are called "
+                f"{listed(given)}: name every column, or none."
+            )
+        return titles
+    return given
+
+
+def _titles(scores: Any) -> list[str] | None:
+    """The names of a frame's columns, or of a series.
+
+    Raises `TrustqError` for one column called 0: pandas calls so what has no name.
+    """
+    name = getattr(scores, "name", None)
+    names = list(scores.columns) if hasattr(scores, "columns") else [name]
+    if len(names) == 1 and isinstance(names[0], int) and names[0] == 0:
+        raise InputError(
+            "The scores are one column called 0, which may be class 0 or no name: call it by its "
+            'class as a text ("0"), or pass an array of the scores of the second class.'
+        )
+    return None if names == [None] or callable(names[0]) or names == [""] else list(map(str, names))
+
+
+def _second_of_two(
+    title: str, labels: Sequence[np.ndarray], stated: list[str] | None
+) -> list[str] | None:
+    """Two classes, second the one that a column is called by; what is stated for other titles."""
+    if stated is not None:
+        place = ClassPosition(stated)(title) if len(stated) == 2 else None
+        return stated if place is None else [stated[1 - place], stated[place]]
+    if not labels:
+        return None
+    known = {text for text in plain_texts(labels[0]) if not is_blank(text)}
+    if flag(title) is None and ClassPosition(sorted(known))(title) is None:
+        return None
+    classes = two_classes(title, labels[0], source="The input")[0]
+    return None if classes is None else list(classes)
 
 
 def _series(series: Any) -> np.ndarray:
@@ -290,13 +395,42 @@ def _series(series: Any) -> np.ndarray:
     ]
     if series.dtype.is_numeric():
         return np.array([np.nan if v is None else float(v) for v in values])
-    return np.array([None if v is None or v != v else v for v in values] or [], dtype=object)
+    return _objects(values)
+
+
+def _objects(values: list[Any]) -> np.ndarray:
+    """Texts and other values, None for a blank; (n, d) of numbers where each row is such a list."""
+    first = next((value for value in values if value is not None), None)
+    if isinstance(first, np.ndarray | list | tuple):
+        return _of_lists(values, len(first))
+    column = np.empty(len(values), dtype=object)
+    # A dict or an image may have no single truth of being equal to itself.
+    column[:] = [None if isinstance(v, float) and v != v else v for v in values]
+    return column
+
+
+def _of_lists(values: list[Any], d: int) -> np.ndarray:
+    blank = np.full(d, np.nan)  # of a row without a list
+    try:
+        rows = [blank if value is None else np.asarray(value, np.float64) for value in values]
+    except (TypeError, ValueError):
+        rows = []
+    if rows and {row.shape for row in rows} == {(d,)}:
+        return np.stack(rows)
+    column = np.empty(len(values), dtype=object)
+    column[:] = [value.tolist() if isinstance(value, np.ndarray) else value for value in values]
+    return column
 
 
 def _plain(array: np.ndarray) -> np.ndarray:
-    """Texts as numpy's own strings, which need no pickle."""
+    """Texts, and numbers among objects, as numpy's own, which need no pickle."""
     if array.dtype != object:
         return array
+    if array.ndim > 1:
+        try:
+            return array.astype(np.float64)
+        except (TypeError, ValueError):
+            return array.astype(str)
     return np.array(["" if value is None else str(value) for value in array.ravel().tolist()])
 
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from trustq.api.frames import Source, Table, arrays_of, as_file
+from trustq.api.frames import Source, Table, arrays_of, as_file, classes_of
 from trustq.audit import LabelAudit, known_labels, open_source
 from trustq.audit import audit_labels as audit_sources
 from trustq.audit.labels import AUTO
 from trustq.audit.set_issues import COLUMNS, SetIssue, columns_of_rows, find_set_issues
-from trustq.core.class_names import by_number, read_labels
+from trustq.core.class_names import read_labels
+from trustq.core.words import is_no_group, plain_texts
 from trustq.errors import InputError
 from trustq.metrics.probabilities import checked_labels, checked_probs
 from trustq.report.audit import (
@@ -45,8 +46,9 @@ def label_quality(
     columns, or a frame `probs` has them as its columns. `probs` is (n, k), rows that sum to 1, or
     (n,) of the second of two classes, of models that did not see the row, nor its group. With
     `groups`, (n,), a row has the lowest quality of its group, for who checks one image of a lesion
-    has the others at hand. Series and frames are matched by their index, in the order of `labels`.
-    `score` is self_confidence, normalized_margin, confident_learning, entropy, ... or a plug-in's.
+    has the others at hand; a row whose group is blank is its own. Series and frames are matched by
+    their index, in the order of `labels`. `score` is self_confidence, normalized_margin,
+    confident_learning, entropy, ... or a plug-in's.
     Raises `TrustqError` for shapes and values that do not fit and for an unknown score.
 
     >>> probs = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]])
@@ -276,11 +278,10 @@ class _Rows:
         arrays = {"labels": labels, "probs": probs}
         arrays = arrays_of(arrays if groups is None else arrays | {"groups": groups})
         given, scores = arrays["labels"], arrays["probs"]
+        classes = classes_of(probs, "probs", [given], stated=classes)
         if scores.ndim == 1 or (scores.ndim == 2 and scores.shape[1] == 1):
             second = scores.reshape(-1).astype(np.float64)  # of the second of two classes
             scores = np.stack([1 - second, second], axis=1)
-        elif classes is None and hasattr(probs, "columns"):
-            classes = by_number([str(name) for name in probs.columns], given)
         self.probs = checked_probs(scores)
         n, k = self.probs.shape
         found = read_labels(given, source="The input", classes=classes, width=k)
@@ -300,7 +301,9 @@ class _Rows:
             if named.shape != (n,):
                 raise InputError(f"groups has shape {named.shape}, labels ({n},).")
             self.named = named
-            self.group = np.unique(named.astype(str), return_inverse=True)[1]
+            # As in files: a row without a group is a group of its own.
+            own = [f"row {i}" if is_no_group(g) else g for i, g in enumerate(plain_texts(named))]
+            self.group = np.unique(own, return_inverse=True)[1]
 
 
 def _lowest(quality: np.ndarray, group: np.ndarray) -> np.ndarray:

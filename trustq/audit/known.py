@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from trustq.audit.source import KnownLabels
+from trustq.core.class_names import listed
 from trustq.core.columns import read_table
 from trustq.core.sample_ids import ID_COLUMNS
-from trustq.core.words import plain_text, plain_texts
+from trustq.core.words import plain_text, plain_texts, split_names
 from trustq.errors import InputError
 
 
@@ -61,8 +62,7 @@ def _answers_of(path: Path) -> dict[str, str]:
 
 def _trusted_ids(trust: str, metadata: Path | None) -> list[str]:
     column, _, values = trust.partition("=")
-    wanted = [value.strip() for value in values.split(",") if value.strip()]
-    if not column or not wanted:
+    if not column or not values.strip(" ,"):
         raise InputError(
             f"`trust={trust}`: expected COLUMN=VALUE,VALUE, e.g. dx_type=histo,consensus.",
             where="trust",
@@ -78,9 +78,10 @@ def _trusted_ids(trust: str, metadata: Path | None) -> list[str]:
             path=Path(metadata),
         )
     texts = np.array(plain_texts(table[column]))
-    if missing := [value for value in wanted if value not in set(texts.tolist())]:
-        there = sorted(set(texts.tolist()))
+    there = sorted(set(texts.tolist()))
+    wanted = split_names(values, known=there)
+    if missing := [value for value in wanted if value not in there]:
         raise InputError(
-            f"{metadata}: no row has {column} {missing[0]!r}; there are {', '.join(there[:10])}."
+            f"{metadata}: no row has {column} {missing[0]!r}; there are {listed(there, 10)}."
         )
     return plain_texts(table[key][np.isin(texts, wanted)])

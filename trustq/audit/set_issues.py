@@ -9,8 +9,9 @@ import numpy as np
 
 from trustq.audit.close_rows import close_rows, nearest_distances
 from trustq.audit.labels import LabelAudit
-from trustq.core.columns import read_table
 from trustq.core.generators import generator
+from trustq.core.sample_ids import find_rows, id_keys
+from trustq.errors import NotFound
 from trustq.heads.feature_cache import one_blas_thread
 from trustq.scoring.confident import estimated_joint
 from trustq.scoring.neighbours import Rows
@@ -92,12 +93,11 @@ def columns_of_rows(path: Path | None, sample_ids: np.ndarray) -> dict[str, np.n
     """
     if path is None:
         return {}
-    table = read_table(Path(path))
-    key = next((name for name in ("sample_id", "image_id") if name in table), None)
-    if key is None:
+    try:
+        table, places = find_rows(Path(path), id_keys(sample_ids))
+    except NotFound:  # a column of ids
         return {}
-    place = {str(value): row for row, value in enumerate(table[key].tolist())}
-    rows = [place.get(str(value), -1) for value in sample_ids.tolist()]
+    rows = [-1 if place is None else place for place in places]
     if max(rows, default=-1) < 0:
         return {}
     found = {}

@@ -32,7 +32,7 @@ from trustq.heads.out_of_fold import (
 )
 from trustq.heads.standardise import Standardised, require_finite, scale_of
 from trustq.metrics.probabilities import log_softmax
-from trustq.store import Cache, crossfit_signs, import_cache, is_foreign, read_cache
+from trustq.store import Cache, crossfit_signs, import_cache, is_foreign, open_cache
 
 SOURCES = ("auto", "head", "crossfit", "file")
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # of a linear head; the lowest out-of-fold log loss is taken
@@ -286,7 +286,16 @@ def _read(
     path: Path, source: str, names: dict[str, str], exposure: str | None, normalize: str | None
 ) -> _Rows:
     if not is_foreign(path):
-        return _of_cache(read_cache(path))
+        if source == "file":
+            raise InputError(
+                f"{path} is a cache, whose logits are of a network that saw these rows or none of "
+                "the labels: use `source=head` or `source=crossfit`."
+            )
+        if exposure is not None:
+            raise InputError(
+                f"{path} is a cache, which says what its backbone has seen: leave out `exposure`."
+            )
+        return _of_cache(open_cache(path, names=names, normalize=normalize))
     if source != "file" and _has_features(path, names):
         cache = import_cache(path, exposure=exposure, names=names, normalize=normalize)
         return _of_cache(cache)

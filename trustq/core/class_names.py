@@ -27,6 +27,8 @@ from trustq.core.words import (
 from trustq.errors import InputError
 
 NO_LABEL = -1
+# What a single column of scores is called that is not called by its class.
+_SCORE_WORDS = ("p", "prob", "proba", "probability", "score", "scores", "logit", "prediction")
 
 
 @dataclass(frozen=True)
@@ -166,6 +168,41 @@ def by_number(titles: Sequence[str], *labels: np.ndarray) -> list[str]:
     if not values or None in values or (counted and not values <= set(numbers)):
         return list(titles)
     return list(map(str, numbers))
+
+
+def two_classes(
+    title: str, labels: np.ndarray | None, *, source: str
+) -> tuple[tuple[str, str] | None, str]:
+    """The two classes of a single column of scores, second the one it is of, and that one.
+
+    By its title and the labels, (n,) or (n, 1); the classes are None where there are no labels.
+    Raises `TrustqError` where the labels are names and the title is none of them.
+
+    >>> two_classes("Malignant", np.array(["benign", "malignant"]), source="a.csv")
+    (('benign', 'malignant'), 'malignant')
+    >>> two_classes("score", np.array([0, 1]), source="a.csv")
+    (('0', '1'), '1')
+    """
+    if labels is None:
+        return None, title
+    known = {text for text in plain_texts(np.asarray(labels).reshape(-1)) if not is_blank(text)}
+    is_score = title.lower() in _SCORE_WORDS
+    flags = [flag(text) for text in known]
+    if known and None not in flags and len(set(flags)) == len(known):
+        one, other = ("True", "False") if not {"0", "1"} & known else ("1", "0")
+        if is_score or flag(title) == 1:
+            return (other, one), one
+        return ((one, other), other) if flag(title) == 0 else ((f"not {title}", title), title)
+    names = sorted(known)
+    place = ClassPosition(names)(title)
+    own = title if place is None else names[place]
+    rest = [name for name in names if name != own]
+    if len(rest) != 1 or is_score:
+        raise InputError(
+            f"{source} has one column of scores, {title}, and the labels are {listed(names)}: name "
+            "the two classes (`classes`), second the one that the scores are of."
+        )
+    return (rest[0], own), own
 
 
 def unknown_class(text: str, classes: Sequence[str]) -> str:
@@ -328,6 +365,10 @@ def _by_position(
         for text, number in zip(texts, numbers, strict=True)
         if number is None and text.lower() not in BLANK_WORDS
     ]
+    if strange and all(_is_number(text) for text in strange):
+        raise InputError(
+            f"{source}: {name} hold {listed(strange, 5)}; expected whole numbers or names."
+        )
     if strange:
         raise InputError(
             f"{source}: {name} are names ({listed(strange, 5)}), so the order of the {width} "

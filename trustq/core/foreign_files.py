@@ -4,6 +4,7 @@ npz, npy (with others beside it), HDF5, safetensors, torch tensors, webdataset s
 Parquet, CSV, tab-separated, Excel. What the arrays mean is decided in `class_names` and `words`.
 """
 
+import codecs
 import importlib
 import io
 import json
@@ -108,7 +109,11 @@ def read_foreign(
     path = Path(path)
     kind = kind_of(path)
     if kind is None:
-        raise InputError(f"{path}: expected a file that ends in {', '.join(FILES)}.")
+        raise InputError(
+            f"{path}: expected a file that ends in {', '.join(FILES)}: save it as one of these.",
+            path=path,
+            expected=FILES,
+        )
     if path.is_dir():
         raise InputError(f"{path} is a folder; name the file in it.", path=path)
     if not path.is_file():
@@ -156,11 +161,28 @@ def array_file(path: Path, name: str) -> Path:
 def read_array(path: Path) -> np.ndarray:
     """One array of a file of its own: .npy, or .txt of one value per line."""
     if path.suffix.lower() == ".txt":
-        try:
-            return np.array(path.read_text("utf-8-sig").splitlines(), dtype=object)
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path} is not UTF-8 ({error}).") from error
+        return read_lines(path)
     return next(iter(_numpy(path, ".npy", lambda _: True, siblings=False).arrays.values()))
+
+
+def read_lines(path: Path) -> np.ndarray:
+    """The lines of a text file, (n,), without blank ones at its end; UTF-8, or UTF-16 by its mark.
+
+    Raises `TrustqError` for another encoding.
+    """
+    whole = path.read_bytes()
+    is_utf16 = whole.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        lines = whole.decode("utf-16" if is_utf16 else "utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path} is not UTF-8 ({error}): save it as UTF-8, for example: iconv -f CP1252 -t "
+            f"UTF-8 {path} > utf8.txt",
+            path=path,
+        ) from error
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return np.array([*lines, None], dtype=object)[:-1]
 
 
 def matrix(array: np.ndarray, *, source: str, name: str) -> np.ndarray:
@@ -184,6 +206,8 @@ def matrix(array: np.ndarray, *, source: str, name: str) -> np.ndarray:
                 ) from error
     if array.ndim > 2:
         kept = tuple(axis for axis, size in enumerate(array.shape) if axis == 0 or size != 1)
+        if len(kept) == 1:
+            kept = (0, 1)
         if len(kept) == 2:
             array = array.reshape([array.shape[axis] for axis in kept])
     return array

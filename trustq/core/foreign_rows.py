@@ -17,6 +17,7 @@ from trustq.core.class_names import (
     listed,
     numbers_of,
     read_labels,
+    two_classes,
 )
 from trustq.core.columns import read_metadata, read_table
 from trustq.core.foreign_files import (
@@ -25,12 +26,11 @@ from trustq.core.foreign_files import (
     kind_of,
     matrix,
     read_foreign,
+    read_lines,
 )
 from trustq.core.sample_ids import ID_COLUMNS, find_rows, id_keys, nearly
 from trustq.core.words import (
     decimal_points,
-    flag,
-    is_blank,
     is_long,
     is_no_group,
     is_plain,
@@ -63,8 +63,7 @@ PREFIXES = {
     "probs": "prob_",
     "crossfit_logits": "crossfit_logit_",
 }
-# What a single column of scores is called that is not called by its class.
-_SCORE_WORDS = ("p", "prob", "proba", "probability", "score", "scores", "logit", "prediction")
+_LONGEST_ID = 1000  # letters; a longer text is the content of a file, such as an image in base64
 STATEMENT = "trustq_cache"  # beside the arrays of a file that trustq exported
 
 
@@ -106,7 +105,7 @@ class ForeignRows:
         """An array or column by its own name; raises `TrustqError` where it is not there."""
         for source in self.sources:
             if name in source:
-                return source[name]
+                return self._per_row(name, source[name])
         if name in self.file.unread:
             return self.file.require(name, what)
         wanted = f"{name} for {what}" if what else name
@@ -124,11 +123,20 @@ class ForeignRows:
         for source in self.sources:
             for name in ROLES[role]:
                 if name in source and (name == role or source[name].ndim == 1):
-                    return source[name]
+                    return self._per_row(name, source[name])
         for name in ROLES[role]:
             if name in self.file.unread:
                 return self.file.require(name, role)
         return None
+
+    def _per_row(self, name: str, array: np.ndarray) -> np.ndarray:
+        if not array.ndim:
+            unit = "class" if name in ROLES["classes"] else "row"
+            raise InputError(
+                f"{self.path}: {name} is one value, {array}; expected one per {unit}: leave it "
+                "out, or repeat it."
+            )
+        return array
 
     def matrix(self, role: str) -> np.ndarray | None:
         """Features, logits or probabilities as (n, d); of a table from its columns."""
@@ -170,7 +178,7 @@ class ForeignRows:
             array = self.matrix(kind)
             if array is None:
                 continue
-            if not kinds and kind == "logits" and self._has_matrix("probs"):
+            if kind == "logits" and len(kinds) != 1 and self._has_matrix("probs"):
                 self.note("the file has logits and probabilities: the logits are used")
             return self._scores(kind, array)
         is_table = self.file.is_table
@@ -261,6 +269,8 @@ class ForeignRows:
             for name in ROLES["sample_ids"]:
                 if name in source and _holds_ids(own := _flat(source[name])):
                     return own
+        for name in filter(self.file.unread.get, ROLES["sample_ids"]):
+            self.note(f"{name} is left out, for it {self.file.unread[name].partition(':')[0]}")
         return None
 
     def groups(self, n: int, ids: Sequence[str] | None) -> np.ndarray | None:
@@ -293,7 +303,7 @@ class ForeignRows:
     def _has_matrix(self, role: str) -> bool:
         if self.file.is_table:
             return bool(self.matrix_columns(role))
-        return self.has(role)
+        return self.has(str(self.names.get(role, role)))
 
     def _scores(self, kind: str, array: np.ndarray) -> Scores:
         titles = self._titles(kind)
@@ -349,34 +359,12 @@ class ForeignRows:
         positive = "1" if classes is None else classes[1]
         title = titles[0] if titles and self.file.is_table else None
         if title is not None and title not in ROLES and classes is None:
-            classes, positive = self._two_classes(title)
+            classes, positive = two_classes(title, self.find("labels"), source=self.source)
         elif title is not None and classes is not None and title in classes:
             positive = title
             classes = (classes[1 - classes.index(title)], title)
         self.note(f"{kind} is one column: it is taken for the class {positive}, the second of two")
         return Scores(kind, np.stack([other, scores], axis=1), classes)
-
-    def _two_classes(self, title: str) -> tuple[tuple[str, ...] | None, str]:
-        """The other class and the one that a single column is of, by its title and the labels."""
-        column = self.find("labels")
-        if column is None:
-            return None, title
-        known = {text for text in plain_texts(_flat(column)) if not is_blank(text)}
-        is_score = title.lower() in _SCORE_WORDS
-        flags = [flag(text) for text in known]
-        if known and None not in flags and len(set(flags)) == len(known):
-            one, other = ("True", "False") if not {"0", "1"} & known else ("1", "0")
-            if is_score or flag(title) == 1:
-                return (other, one), one
-            return ((one, other), other) if flag(title) == 0 else ((f"not {title}", title), title)
-        rest = sorted(known - {title})
-        if len(rest) != 1:
-            raise InputError(
-                f"{self.path} has one column of scores, {title}, and the labels are "
-                f"{listed(sorted(known))}: name the two classes (`classes`), second the one that "
-                "the scores are of."
-            )
-        return (rest[0], title), title
 
     def _titles(self, role: str) -> list[str] | None:
         if not self.file.is_table:
@@ -520,7 +508,7 @@ def _listed(rows: ForeignRows, ids: Path) -> dict[str, np.ndarray]:
     if not ids.is_file():
         raise InputError(f"{ids}: no such file.")
     if ids.suffix.lower() == ".txt":
-        lines = np.array(ids.read_text("utf-8").splitlines(), dtype=object)
+        lines = read_lines(ids)
         listed_columns = {"sample_ids": lines}
     else:
         listed_columns = dict(read_table(ids))
@@ -582,17 +570,27 @@ def _flat(array: np.ndarray) -> np.ndarray:
 
 
 def _holds_ids(array: np.ndarray) -> bool:
-    """Whether a column holds one text or whole number a row."""
+    """Whether a column holds one text or whole number a row, and no images written as text."""
     if array.ndim != 1:
         return False
+    if array.dtype.kind in "US" and array.size:
+        return int(np.char.str_len(array).max()) < _LONGEST_ID if _is_wide(array) else True
     if array.dtype.kind in "iuUSb":
         return True
     if array.dtype.kind == "f":
         return bool(np.isfinite(array).all() and (array == np.round(array)).all())
     values = array.tolist()
     return any(value is not None for value in values) and all(
-        value is None or isinstance(value, str | int | float | np.integer) for value in values
+        value is None
+        or (isinstance(value, str) and len(value) < _LONGEST_ID)
+        or isinstance(value, int | float | np.integer)
+        for value in values
     )
+
+
+def _is_wide(array: np.ndarray) -> bool:
+    letter = 4 if array.dtype.kind == "U" else 1
+    return array.dtype.itemsize // letter >= _LONGEST_ID
 
 
 def _numbers(column: np.ndarray, source: str, name: str) -> np.ndarray:

@@ -51,6 +51,8 @@ def is_no_group(value: object) -> bool:
 def plain_text(value: object) -> str:
     """A value as text without outer blanks: bytes are UTF-8, whole floats are integers.
 
+    Raises `TrustqError` for bytes of another encoding.
+
     >>> [plain_text(value) for value in (" a ", b"a", 3.0, 3, None)]
     ['a', 'a', '3', '3', '']
     """
@@ -59,7 +61,13 @@ def plain_text(value: object) -> str:
     if value is None or value != value:
         return ""
     if isinstance(value, bytes | bytearray):
-        return bytes(value).decode("utf-8").strip()
+        try:
+            return bytes(value).decode("utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{bytes(value)!r} is not UTF-8: decode the texts as they were written, e.g. "
+                "np.char.decode(labels, 'latin-1'), and save them again."
+            ) from error
     if isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))
     return str(value)

@@ -23,6 +23,7 @@ _DEPTHS = (8, 10, 12, 14, 16, 24, 32)  # bits that cameras and scanners give
 _ORIENTATION = 0x0112  # EXIF
 _TURNED = (5, 6, 7, 8)  # orientations that swap width and height
 _MOST_SAMPLE = (341, 281)  # TIFF: SMaxSampleValue, MaxSampleValue
+_PHOTOMETRIC = 262  # TIFF: 0 where the least value is white, as in X-rays
 
 
 class Traits(NamedTuple):
@@ -133,16 +134,18 @@ def as_rgb(image: "Image") -> "Image":
         values = np.asarray(image)
         levels = np.rint(values.astype(np.float64) * (255 / _scale(image, values)[0]))
         levels = np.clip(levels, 0, 255).astype(np.uint8)
+        if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == 0:  # Pillow turns 8 bits alone
+            levels = 255 - levels
         if isinstance(key := image.info.get("transparency"), int):
             levels[values == key] = 255
         return Image.fromarray(levels).convert("RGB")
+    colour = image.convert("RGB")
+    if is_deep_colour and 0 < np.asarray(colour).max() < 16:
+        raise ValueError("colour of 16 bits whose values fill 12 or fewer; save it as 8 bits")
     if image.has_transparency_data:
         drawn = image.convert("RGBA")
         white = Image.new("RGBA", drawn.size, "white")
         return Image.alpha_composite(white, drawn).convert("RGB")
-    colour = image.convert("RGB")
-    if is_deep_colour and 0 < np.asarray(colour).max() < 16:
-        raise ValueError("colour of 16 bits whose values fill 12 or fewer; save it as 8 bits")
     return colour
 
 
@@ -185,4 +188,9 @@ def _scale(image: "Image", values: np.ndarray) -> tuple[float, str]:
 def _is_deep_colour(image: "Image") -> bool:
     # Known before the pixels are read only: Pillow's raw mode is then `RGB;16B` or the like.
     tiles = getattr(image, "tile", None) or []
-    return any(";16" in str(tile[-1]) for tile in tiles) and image.mode in ("RGB", "RGBA", "RGBX")
+    return any(";16" in str(tile[-1]) for tile in tiles) and image.mode in (
+        "RGB",
+        "RGBA",
+        "RGBX",
+        "LA",
+    )

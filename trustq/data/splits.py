@@ -41,7 +41,7 @@ def group_folds(labels: np.ndarray, groups: np.ndarray, *, n_folds: int, seed: i
     n_groups = len(np.unique(groups))
     if n_groups < 2:
         raise InputError(
-            f"All rows are of one group, {groups[0]!s}, so no fold leaves it out, and no row can "
+            "All rows are of one group, so no fold leaves it out, and no row can "
             "be judged by a model that did not see its group: give groups that are several, or "
             "none, and every row is its own (`groups`).",
             where="groups",
@@ -50,7 +50,7 @@ def group_folds(labels: np.ndarray, groups: np.ndarray, *, n_folds: int, seed: i
         most = max(n_groups, 2) if n_folds > n_groups else 2
         raise InputError(
             f"{n_groups} groups cannot make {n_folds} folds: folds are whole groups, at least 2 "
-            f"folds, and no more than groups; use {most} folds (`folds={most}`, or cv:{most}).",
+            f"folds, and no more than groups; use {most} folds (`folds={most}`).",
             where="folds",
             found=n_folds,
         )

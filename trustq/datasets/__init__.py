@@ -351,12 +351,14 @@ def _split_of_file(path: Path, sample_ids: "np.ndarray") -> "np.ndarray":
     import numpy as np
 
     from trustq.core.columns import read_table
+    from trustq.core.sample_ids import ID_COLUMNS
     from trustq.core.words import read_splits
     from trustq.data.manifest import SPLITS
     from trustq.datasets.rows import column, image_names, named_rows, texts
 
     columns = read_table(path)
-    ids = image_names(column(columns, "sample_id", source=str(path)).tolist()).tolist()
+    by = next((name for name in ID_COLUMNS if name in columns), "sample_id")
+    ids = image_names(column(columns, by, source=str(path)).tolist()).tolist()
     splits = read_splits(texts(column(columns, "split", source=str(path)).tolist()))[0].tolist()
     names = image_names(sample_ids.tolist()).tolist()
     known = set(names)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from trustq.core.class_names import listed
+from trustq.core.words import rejoined
 from trustq.data.manifest import Manifest
 from trustq.data.taxonomy import TARGETS, map_labels, read_taxonomy
 from trustq.datasets.rows import Rows
@@ -105,11 +107,13 @@ def _without(rows: Rows, drop: Sequence[str]) -> Rows:
     if not drop:
         return rows
     labels = rows.columns["label"].tolist()
+    if not set(drop) <= set(rows.classes):
+        drop = rejoined(drop, rows.classes)  # labels that hold a comma
     absent = [name for name in drop if name not in rows.classes]
     if absent:
         raise InputError(
             f"`drop={','.join(absent)}`: {rows.source} has no such label; it has "
-            f"{', '.join(rows.classes)}.",
+            f"{listed(rows.classes)}.",
             expected=rows.classes,
         )
     keep = np.array([label not in drop for label in labels], dtype=bool)

@@ -84,7 +84,9 @@ def compare_models(
     """
     if len(models) < 2:
         raise InputError("One model cannot be compared: pass two, as A=a.npz B=b.npz.")
-    names, (first, *others) = tuple(models), list(models.values())
+    first = next(iter(models.values()))
+    models = {name: one.in_order_of(first.classes) for name, one in models.items()}
+    names, others = tuple(models), list(models.values())[1:]
     judged = {name: one.judged() for name, one in models.items()}
     rows = _common_rows(names, list(models.values()), list(judged.values()), same_rows)
     joined = [one.take(own) for one, own in zip(models.values(), rows, strict=True)]
@@ -240,7 +242,7 @@ def _check_same_truth(
     if whole_a.classes != whole_b.classes:
         raise InputError(
             f"{a} has the classes {', '.join(whole_a.classes)} and {b} "
-            f"{', '.join(whole_b.classes)}: give both the same classes in the same order."
+            f"{', '.join(whole_b.classes)}: give both the same classes."
         )
     differing = np.flatnonzero(own_a.labels != own_b.labels)
     if len(differing):

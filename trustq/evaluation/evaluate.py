@@ -59,7 +59,7 @@ from trustq.statistics.intervals import grouped_share_interval
 
 NO_CALIBRATION = (
     "there are no validation rows, and a calibrator is never fitted on the rows it is judged on: "
-    "add a split column, `calibrate_on=FILE` or `calibrate=cv:5`"
+    "add a split column, `calibrate_on=FILE` or `folds=5`"
 )
 RISK, DELTA = 0.05, 0.1  # of the selections and the guarantee that are shown
 COVERAGES = (0.9, 0.8, 0.7)
@@ -240,6 +240,7 @@ def _rows(
         if len(held) and folds is None and calibrate_on is None:
             validation, where = predictions.take(held), f"split val of {predictions.source}"
     if calibrate_on is not None:
+        calibrate_on = calibrate_on.in_order_of(test.classes)
         validation, where = calibrate_on, calibrate_on.source
         if calibrate_on.split is not None and (calibrate_on.split == "val").any():
             validation = calibrate_on.take(np.flatnonzero(calibrate_on.split == "val"))
@@ -296,14 +297,6 @@ def _stage(name: str, labels: np.ndarray, given: dict[str, Any]) -> Stage:
 
 def _folds(test: Predictions, folds: int, seed: int) -> np.ndarray:
     groups = np.arange(len(test)) if test.groups is None else test.groups
-    n_groups = len(np.unique(groups))
-    if folds > n_groups > 1:
-        raise InputError(
-            f"{n_groups} groups cannot make {folds} folds: folds are whole groups, and no more "
-            f"than groups. Pass `calibrate=cv:{n_groups}`.",
-            where="folds",
-            found=folds,
-        )
     return group_folds(test.labels, groups, n_folds=folds, seed=seed)
 
 

@@ -1,7 +1,6 @@
 """Predictions of other data by the same model, beside the evaluated ones: what shift does."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -92,16 +91,4 @@ def _in_order_of(rows: Predictions, other: Predictions) -> Predictions:
             f"{rows.source} has the classes {', '.join(rows.classes)} and {other.source} "
             f"{', '.join(other.classes)}: external rows go through the same model."
         )
-    order = np.array([rows.classes.index(name) for name in other.classes])
-    place = np.argsort(order)
-
-    def of(scores: np.ndarray | None) -> np.ndarray | None:
-        return None if scores is None else scores[:, order]
-
-    return replace(
-        rows,
-        classes=other.classes,
-        labels=place[rows.labels],
-        logits=of(rows.logits),
-        probs=of(rows.probs),
-    )
+    return rows.in_order_of(other.classes)

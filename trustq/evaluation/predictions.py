@@ -92,6 +92,27 @@ class Predictions:
             conditions={name: probs[rows] for name, probs in self.conditions.items()},
         )
 
+    def in_order_of(self, classes: Sequence[str]) -> "Predictions":
+        """The same predictions with their classes in another order; as they are for other classes.
+
+        Files of one model may list its classes in several orders: tables by their columns.
+        """
+        if self.classes == tuple(classes) or set(self.classes) != set(classes):
+            return self
+        order = np.array([self.classes.index(name) for name in classes])
+
+        def of(scores: np.ndarray | None) -> Any:
+            return None if scores is None else scores[:, order]
+
+        return replace(
+            self,
+            classes=tuple(classes),
+            labels=np.argsort(order)[self.labels],
+            logits=of(self.logits),
+            probs=of(self.probs),
+            conditions={name: of(probs) for name, probs in self.conditions.items()},
+        )
+
 
 def read_predictions(
     path: Path,
@@ -143,7 +164,7 @@ def read_predictions(
     groups = rows.groups(n, ids)
     split, unknown = rows.split(n)
     if unknown:
-        counts = ", ".join(f"{word} {np.count_nonzero(split == word)}" for word in unknown)
+        counts = ", ".join(f"{w or 'blank'} {np.count_nonzero(split == w)}" for w in unknown)
         rows.note(f"rows of no known split ({counts}) are neither judged nor calibrated on")
     more = {name: rows.column(name) for name in columns}
     others = _conditions(rows, conditions, scores, asked)

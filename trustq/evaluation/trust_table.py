@@ -339,7 +339,7 @@ class _Slice:
                 sd = float(drawn.std(ddof=1))
                 tail = (1 - self.level) / 2
                 p = 1.0
-                if sd > 0:
+                if sd > 0 and self.n_groups > 1:  # one group alone is drawn again and again
                     p = float(2 * scipy.special.stdtr(self.n_groups - 1, -abs(difference) / sd))
                 lower, upper = (float(x) for x in np.quantile(drawn, [tail, 1 - tail]))
                 row |= {"difference": difference, "lower": lower, "upper": upper, "p": p}

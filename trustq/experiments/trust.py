@@ -191,7 +191,7 @@ class _Fitted:
             self.origin = "the clean judged rows themselves"
             self.notes.append(
                 "there are no validation rows: no temperature is fitted, and thresholds are chosen "
-                "on the clean rows that they are shown on, which flatters these (`calibrate=cv:5` "
+                "on the clean rows that they are shown on, which flatters these (`folds=5` "
                 "cross-fits both)"
             )
 
@@ -352,6 +352,7 @@ def judged_predictions(
     held = validation
     if held is None and predictions.split is not None and (predictions.split == "val").any():
         held = predictions.take(np.flatnonzero(predictions.split == "val"))
+    held = None if held is None else held.in_order_of(test.classes)
     if held is not None and held.classes != test.classes:
         raise InputError(
             f"{held.source} has the classes {', '.join(held.classes)} and {test.source} "

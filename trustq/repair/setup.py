@@ -92,7 +92,7 @@ def draw_experiment(
     if (labels < 0).any():
         raise InputError(
             f"{cache.name}: {int((labels < 0).sum())} training rows have no reference label, so a "
-            "repair of them cannot be simulated."
+            "repair of them cannot be simulated: leave these rows out, or label them."
         )
     spec = _noise_spec(cache, rows, sweep, notes)
     require_finite(cache.features, where=cache.name)

@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 from trustq.audit.folder import StoredAudit
+from trustq.core.sample_ids import find_ids
 from trustq.data.image_files import find_images
 from trustq.data.manifest import read_manifest
 from trustq.data.pillow_rgb import read_rgb
@@ -32,7 +33,7 @@ class ReviewImages:
         if manifest is not None or root is not None:
             self._files = find_images(ids, manifest=manifest, root=root)
         if manifest is not None:
-            self._facts = _facts_of(manifest, root, set(ids))
+            self._facts = _facts_of(manifest, root, ids)
         self._ids = audit.sample_ids
 
     def __bool__(self) -> bool:
@@ -87,12 +88,14 @@ def _small_jpeg(path: Path, side: int) -> bytes | None:
     return data if plain and is_small and data.rstrip(b"\0").endswith(b"\xff\xd9") else None
 
 
-def _facts_of(manifest: Path, root: Path | None, ids: set[str]) -> dict[str, dict[str, str]]:
+def _facts_of(manifest: Path, root: Path | None, ids: list[str]) -> dict[str, dict[str, str]]:
     columns = read_manifest(manifest, root=root).columns
     shown = {name: values for name, values in columns.items() if name not in NOT_SHOWN}
     found = {}
-    for row, sample_id in enumerate(map(str, columns["sample_id"].tolist())):
-        if sample_id in ids:
+    for own, row in zip(
+        ids, find_ids(ids, columns["sample_id"], source=str(manifest)), strict=True
+    ):
+        if row is not None:
             texts = {name: values[row] for name, values in shown.items()}
-            found[sample_id] = {n: str(v) for n, v in texts.items() if v not in (None, "")}
+            found[own] = {n: str(v) for n, v in texts.items() if v not in (None, "")}
     return found

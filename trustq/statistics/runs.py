@@ -229,12 +229,12 @@ def over_runs(unit: str, n_networks: int, n_draws: int) -> str:
     """What a comparison over runs is about, in words for a note.
 
     >>> over_runs("network", 4, 10)
-    '4 networks, each averaged over 10 draws'
+    '4 networks, each averaged over its draws, 10 in all'
     >>> over_runs("draw", 1, 5)
     '5 draws of one network: about other draws, not about other networks'
     """
     if unit == "network":
-        of = f", each averaged over {n_draws} draws" if n_draws > 1 else ""
+        of = f", each averaged over its draws, {n_draws} in all" if n_draws > 1 else ""
         if n_draws == 2 and n_networks > 1:
             of += (
                 ", which hardly show how draws vary: p may be too small and the interval too short"

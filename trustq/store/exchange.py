@@ -149,8 +149,10 @@ def _imported(
     given, strange = rows.split(n)
     split = np.array(["train"] * n) if given is None else given
     if strange:
+        words = ", ".join(word or "blank" for word in strange)
         raise InputError(
-            f"{path}: split {', '.join(strange)}; expected {', '.join(SPLITS)}.",
+            f"{path}: split {words}; expected {', '.join(SPLITS)}: call the rows one of these, or "
+            "leave the column out.",
             path=path,
             expected=SPLITS,
         )

@@ -9,7 +9,7 @@ from trustq.core.foreign_rows import Names
 from trustq.errors import InputError, NotFound
 from trustq.store.arrays import has_statement
 from trustq.store.exchange import import_cache
-from trustq.store.format import Cache
+from trustq.store.format import SEAL, Cache
 from trustq.store.read import read_cache
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
@@ -67,9 +67,12 @@ def is_cache(path: Path) -> bool:
 
 def is_foreign(path: Path) -> bool:
     """Whether a file is read as one of another program, of features or predictions."""
-    if path.suffix.lower() not in (".h5", ".hdf5"):
-        return kind_of(path) is not None
+    is_hdf5 = path.suffix.lower() in (".h5", ".hdf5")
+    if not is_hdf5 and kind_of(path) is not None:
+        return True
     if not path.is_file():
         return False
     with open(path, "rb") as file:
-        return file.read(len(_HDF5)) == _HDF5  # before these a cache has its seal
+        start = file.read(len(SEAL))
+    # A cache has its seal before the start of HDF5; a file of no known ending is one by it alone.
+    return start.startswith(_HDF5) if is_hdf5 else start != SEAL

@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 
 from trustq.core import columns as tables
+from trustq.core.class_names import ClassPosition
 from trustq.core.digest import digest_array
+from trustq.core.sample_ids import find_ids
+from trustq.core.words import plain_texts
 from trustq.data.manifest import Manifest
 from trustq.data.purchase_origin import Origin, file_origin
 from trustq.errors import InputError, NotFound
@@ -82,19 +85,22 @@ def read_observed(
             path=path,
             expected=columns,
         )
-    passed = set(left_out)
-    lines = [str(value) not in passed for value in columns["sample_id"].tolist()]
-    columns = {name: column[lines] for name, column in columns.items()}
-    ids = [str(value) for value in columns["sample_id"].tolist()]
-    names = _names(path, columns)
     row_of = {name: row for row, name in enumerate(manifest.columns["sample_id"].tolist())}
+    ids = _as_in_manifest(plain_texts(columns["sample_id"]), manifest, path)
+    lines = [own not in set(left_out) for own in ids]
+    columns = {name: column[lines] for name, column in columns.items()}
+    ids = [own for own, is_kept in zip(ids, lines, strict=True) if is_kept]
+    names = _names(path, columns)
     _refuse(path, "are in it twice", [i for i, n_lines in Counter(ids).items() if n_lines > 1])
     _refuse(path, "are not in the manifest", [i for i in ids if i not in row_of])
     outside = [i for i in ids if not rows[row_of[i]]]
     _refuse(path, "are not rows to train on", outside)
-    position = {name: index for index, name in enumerate(manifest.classes)}
+    find = ClassPosition(manifest.classes)
+    position = {name: find(name) for name in set(names) if name}
     strange = [
-        f"{i} ({name})" for i, name in zip(ids, names, strict=True) if name and name not in position
+        f"{i} ({name})"
+        for i, name in zip(ids, names, strict=True)
+        if name and position[name] is None
     ]
     _refuse(path, f"have a label outside {', '.join(manifest.classes)}", strange)
     reference = manifest.label_indices
@@ -115,6 +121,13 @@ def read_observed(
         raise InputError(f"{path}: it drops every row, so nothing is left to train on.", path=path)
     rate = float((observed != reference)[trained].mean())
     return Observed(path, observed, trusted, listed, rate, origin)
+
+
+def _as_in_manifest(texts: list[str], manifest: Manifest, path: Path) -> list[str]:
+    """Ids as the manifest spells them, those that it lacks as they are."""
+    known = manifest.columns["sample_id"]
+    places = find_ids(texts, known, source=str(path))
+    return [own if row is None else str(known[row]) for own, row in zip(texts, places, strict=True)]
 
 
 def _require_own_seed(path: Path, origin: Origin | None, seed: int) -> None:
