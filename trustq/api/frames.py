@@ -197,7 +197,9 @@ def _names_of_marks(frame: Any, marks: np.ndarray, name: str) -> np.ndarray:
             "columns with one 1 in a row."
         )
     marked = marks.astype(bool)
-    return np.where(marked.any(axis=1), np.array(titles, object)[marked.argmax(axis=1)], None)
+    named = np.array(titles, dtype=object)[marked.argmax(axis=1)]
+    named[~marked.any(axis=1)] = None
+    return named
 
 
 def _without_mask(values: Any) -> np.ndarray:

@@ -96,11 +96,10 @@ def read_observed(
     outside = [i for i in ids if not rows[row_of[i]]]
     _refuse(path, "are not rows to train on", outside)
     find = ClassPosition(manifest.classes)
-    position = {name: find(name) for name in set(names) if name}
+    found = {name: find(name) for name in set(names) if name}
+    position = {name: place for name, place in found.items() if place is not None}
     strange = [
-        f"{i} ({name})"
-        for i, name in zip(ids, names, strict=True)
-        if name and position[name] is None
+        f"{i} ({name})" for i, name in zip(ids, names, strict=True) if name and name not in position
     ]
     _refuse(path, f"have a label outside {', '.join(manifest.classes)}", strange)
     reference = manifest.label_indices
