@@ -197,7 +197,7 @@ def _names_of_marks(frame: Any, marks: np.ndarray, name: str) -> np.ndarray:
             "columns with one 1 in a row."
         )
     marked = marks.astype(bool)
-    named = np.array(titles, dtype=object)[marked.argmax(axis=1)]
+    named: np.ndarray = np.array(titles, dtype=object)[marked.argmax(axis=1)]
     named[~marked.any(axis=1)] = None
     return named
 
