@@ -73,6 +73,14 @@ def test_a_fall_is_found_in_pairs_and_no_fall_is_not(good: Path, bad: Path) -> N
     assert {change.outcome for change in rose.changes} == {"held"} and rose.passed
 
 
+def test_runs_that_are_compared_with_none_are_said(good: Path, tmp_path: Path) -> None:
+    fewer = results_of(tmp_path, seeds=1)
+    assert check_results(good, [], against=good).notes == ()
+    for now, before, counts in ((good, fewer, (2, 1)), (fewer, good, (1, 2))):
+        (note,) = check_results(now, [], against=before).notes
+        assert note.startswith(f"1 runs of the {counts[0]} now and the {counts[1]} before have")
+
+
 def test_a_gap_that_grew_in_every_run_fell_and_one_run_alone_says_nothing(good: Path) -> None:
     """Slices of results are made by hand: the gap is that of the table, its change of the runs."""
     from trustq.analysis.gates import _gap_change, _Pairs, _read

@@ -238,6 +238,16 @@ def test_runs_on_another_cache_are_no_pair(tmp_path):
     )
 
 
+@pytest.mark.parametrize("by", ["head", "noise", "calibrator"])
+def test_settings_of_one_cache_are_pairs_though_they_share_no_start(tmp_path, by):
+    for value, gain in (("p", 0.1), ("q", 0.03)):
+        columns = {by: value, "cache_digest": "x", "shared_key": f"start of {value}"}
+        write_results(tmp_path, arms=(("none", gain),), **columns)
+    tables = results_seed_tables(tmp_path, arms=["p", "q"], by=by, metrics=["accuracy"])
+    (row,) = significance(tables, metrics=["accuracy"])
+    assert (row.n, row.left_out) == (2, "") and row.difference == pytest.approx(0.07)
+
+
 def test_a_table_marks_no_mean_of_other_runs(tmp_path):
     write_results(tmp_path / "same")
     alike = main_table(tmp_path / "same", metrics=("accuracy",))

@@ -168,6 +168,12 @@ def check_results(
     checked = tuple(_checked(gate, now, seed) for gate in gates)
     if before is not None:
         pairs = _paired(now, before, results, against)
+        n_pairs, counts = len(pairs.now), (len(now.runs), len(before.runs))
+        if n_pairs < max(counts):
+            notes.append(
+                f"{n_pairs} runs of the {counts[0]} now and the {counts[1]} before have the same "
+                "network and draw, and are compared"
+            )
         names = dict.fromkeys(("accuracy", "macro_f1", "ece", "nll"))
         overall = [n for n in (*names, *(g.figure for g in gates)) if n in (*FIGURES, *FURTHER)]
         changes += _changes(pairs, list(dict.fromkeys(overall)), seed)

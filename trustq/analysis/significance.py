@@ -222,7 +222,8 @@ def results_seed_tables(
         for arm in arms:
             if found := [row for row in own if row["compared"] == arm]:
                 title = found[0]["arm_title"] if by == "arm" else _title(arm, found[0], telling)
-                tables.append(SeedTable(title, place, _by_run(found), across_caches, notes))
+                figures = _by_run(found, share_start=by == "arm")
+                tables.append(SeedTable(title, place, figures, across_caches, notes))
     return tables
 
 
@@ -448,12 +449,17 @@ def _effects(of_a: np.ndarray, of_b: np.ndarray) -> dict[str, float]:
     }
 
 
-def _by_run(rows: Sequence[dict[str, Any]]) -> dict[str, dict[Run, float]]:
+def _by_run(rows: Sequence[dict[str, Any]], *, share_start: bool) -> dict[str, dict[Run, float]]:
+    """Figures by run; what arms share before they buy is part of a run where arms are compared.
+
+    Heads, noise and other settings that are compared differ from the start on.
+    """
     values: dict[str, dict[Run, float]] = {}
     for row in rows:
         if row["value"] is None:
             continue
         run, by_run = run_of(row), values.setdefault(row["metric"], {})
+        run = run if share_start else run._replace(shared_key=None)
         if run in by_run:
             raise InputError(
                 f"{row['compared']!r} has several runs of backbone seed {run.network} and draw "
