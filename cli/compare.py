@@ -86,9 +86,14 @@ def compare(
             "Name two models (A=a.npz B=b.npz), or arms of a results folder "
             "(--arms self_confidence,random --results results)" + (", not both." if arms else ".")
         )
+    of_files = {**arrays.names, "normalize": arrays.normalize, "same_rows": same_rows, "meta": meta}
     if arms:
+        _refuse([name for name, value in of_files.items() if value], "--arms")
         write_or_print(_arms(arms, of_results, drawing), out)
         return
+    usual = vars(OfResults())
+    given = [name for name, value in vars(of_results).items() if value != usual[name]]
+    _refuse([name for name in given if name != "results"], "files of predictions")
     from trustq.evaluation.compare_models import compare_models, comparison_page
     from trustq.report.text import to_json
 
@@ -100,6 +105,15 @@ def compare(
         intervals=drawing.intervals,
     )
     write_or_print(to_json(found.as_dict()) if drawing.json else comparison_page(found), out)
+
+
+def _refuse(given: list[str], beside: str) -> None:
+    """Raise `TrustqError` for options that say nothing beside the others that were given."""
+    from trustq.errors import InputError
+
+    if given:
+        named = ", ".join(f"`{name}`" for name in given)
+        raise InputError(f"{named}: not used beside {beside}, so leave it out.")
 
 
 def _read(models: list[str], arrays: Arrays, meta: list[Path]) -> "dict[str, Predictions]":

@@ -92,11 +92,14 @@ def evaluate(
     from trustq.data.noise import parse_noise
     from trustq.evaluation.evaluate import evaluate as run
     from trustq.metrics.ece_conventions import chosen_conventions
+    from trustq.metrics.per_class import class_positions
     from trustq.report.evaluation import evaluation_page, write_evaluation
     from trustq.report.text import to_json
 
     folds, ece = _folds(calibration.calibrate), chosen_conventions(listed(output.ece))
     predictions = _read(file, slicing, judged, arrays)
+    if output.of_class is not None:
+        class_positions(predictions.classes, [output.of_class])  # whether it is one
     noise, matrix = calibration.noise, None
     if noise is not None:
         matrix = parse_noise(noise, classes=predictions.classes).matrix

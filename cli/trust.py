@@ -113,6 +113,7 @@ def trust(
     from trustq.experiments.trust import judge
     from trustq.experiments.trust_inputs import open_judged, parse_folds
     from trustq.experiments.trust_tables import record_trust
+    from trustq.metrics.per_class import class_positions
     from trustq.report.text import to_json
     from trustq.report.trust import notebook_files, trust_text, write_trust
 
@@ -128,6 +129,8 @@ def trust(
         allow_leak=output.allow_leak,
         **vars(head),
     )
+    if output.of_class is not None:
+        class_positions(judged.classes, [output.of_class])  # whether it is one
     sources = listed(conditions.sources)
     more: dict[str, Any] = {"sources": sources} if sources else {}
     run = judge(

@@ -117,6 +117,27 @@ def test_calibration_on_noisy_labels_is_refused_or_corrected(tmp_path):
     assert json.loads(answer.stdout)["calibrator"]["labels_used"] == "noisy, corrected"
 
 
+@pytest.mark.parametrize(
+    ("command", "options", "message"),
+    [
+        ("evaluate", ["--noise", "symmetric:0.1"], "nothing is calibrated: leave out"),
+        ("evaluate", ["--of-class", "zzz"], "unknown class 'zzz'"),
+        ("trust", ["--noise", "symmetric:0.1"], "on which no head can be fitted: leave out"),
+        ("trust", ["--of-class", "zzz"], "unknown class 'zzz'"),
+        ("compare", ["--split", "val"], "`split`: not used beside files of predictions"),
+        ("compare", ["--budget", "5%", "--where", "x"], "`budget`, `where`: not used beside files"),
+        ("compare", ["--arms", "a,b", "--same-rows"], "`same_rows`: not used beside --arms"),
+        ("compare", ["--arms", "a,b", "--labels", "y"], "`labels`: not used beside --arms"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(tmp_path, command, options, message):
+    path, rows = tmp_path / "p.npz", simulated(split=None)
+    np.savez(path, logits=rows.logits, labels=rows.labels)
+    files = [path] if command != "compare" else [f"A={path}", f"B={path}"]
+    answer = invoke(command, [*([] if "--arms" in options else files), *options])
+    assert isinstance(answer.exception, TrustqError) and message in str(answer.exception)
+
+
 def test_slices_gaps_and_conditions_are_reported():
     rows = simulated(
         columns={

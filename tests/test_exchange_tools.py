@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openpyxl
 import pytest
 from PIL import Image
 from test_review import CLASSES, make_audit, said
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from trustq.audit.apply import apply_answers, read_off_topic
 from trustq.audit.folder import read_audit_folder
+from trustq.core.columns import write_parquet
 from trustq.core.excel import read_excel
 from trustq.errors import TrustqError
 from trustq.review import Answer, open_review
@@ -88,6 +90,35 @@ def test_500_answers_go_out_and_come_back_equal(
     assert said_of(found, *fields) == said_of(given, *fields)
     # The same file again is the same events.
     assert {a.event for a in read_answers_of(path, IDS)} == {a.event for a in found}
+
+
+@pytest.mark.parametrize("ending", [".csv", ".xlsx", ".parquet"])
+def test_sheets_of_other_programs_join_and_name_classes_as_every_table(
+    tmp_path: Path, ending: str
+) -> None:
+    ids = {"img_0001.jpg", "img_0002.jpg", "img_0003.jpg", "img_0003.png"}
+    rows = [("img_0001", "NEVUS"), ("img_0002.PNG", "NA"), ("img_0003.png", "?")]
+    columns = {
+        name: np.array([row[place] for row in rows], dtype=object)
+        for place, name in enumerate(("image_id", "label"))
+    }
+    path = tmp_path / f"a{ending}"
+    if ending == ".parquet":
+        write_parquet(path, columns)
+    elif ending == ".csv":
+        path.write_text("\n".join(["image_id;label", *map(";".join, rows)]) + "\n")
+    else:
+        book = openpyxl.Workbook()
+        for row in [("image_id", "label"), *rows]:
+            book.active.append(row)
+        book.save(path)
+    assert said_of(read_answers_of(path, ids, classes=NAMES)) == [
+        ("img_0001.jpg", "a", "label", ("nevus",)),
+        ("img_0003.png", "a", "unsure", ()),
+    ]
+    with pytest.raises(TrustqError, match="^.*a.csv: 'img_0003' is no row of this audit"):
+        (tmp_path / "a.csv").write_text("sample_id,label\nimg_0003,nevus\n")
+        read_answers_of(tmp_path / "a.csv", ids, classes=NAMES)
 
 
 def test_cvat_holds_one_raters_tags_and_fiftyone_one_label_a_sample(tmp_path: Path) -> None:
@@ -248,7 +279,6 @@ def test_a_review_goes_to_a_tool_and_its_answers_come_back(tmp_path: Path) -> No
 
 
 def test_a_vetting_packet_comes_back_as_answers(tmp_path: Path) -> None:
-    import openpyxl
 
     folder, truth = make_audit(tmp_path)
     session = open_review(folder)

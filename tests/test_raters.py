@@ -82,6 +82,21 @@ def test_what_cannot_be_combined_is_refused() -> None:
     assert rater_consensus(two, **ask).left_out == 1  # type: ignore[arg-type]
 
 
+def test_answers_join_and_name_classes_as_every_table(tmp_path: Path) -> None:
+    probs = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]])
+    rows = [
+        f"IMD{row},{rater},{label}" for row, label in ((0, "MEL"), (1, "nv")) for rater in (1, 2)
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(["image,rater,label", *rows, "IMD2,1,NA"]) + "\n")
+    found = rater_consensus(
+        read_ratings(tmp_path / "t.csv"),
+        sample_ids=["IMD0.jpg", "IMD1.jpg", "IMD2.jpg"],
+        probs=probs,
+        classes=["mel", "nv"],
+    )
+    assert found.labels.tolist() == ["mel", "nv"] and found.n_raters.tolist() == [2, 2]
+
+
 def test_a_review_and_a_table_hold_the_same_answers(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "answers.jsonl", classes=CLASSES)
     rows = [("ann", "a", "nv"), ("bob", "a", "mel"), ("bob", "b", "mel")]

@@ -118,6 +118,11 @@ def evaluate(
     rows, an unknown class or column, calibration rows among the test rows.
     """
     test, validation, where = _rows(predictions, calibrate_on, folds)
+    if labels_used == "noisy" and validation is None and folds is None:
+        raise InputError(
+            "Noise is that of calibration labels, and nothing is calibrated: leave out `noise`, or "
+            "calibrate (`calibrate_on=FILE`, `folds=5`)."
+        )
     chosen = class_positions(test.classes, positive)
     missing = [name for name in (*slices, *([ages] if ages else [])) if name not in test.columns]
     if missing:

@@ -46,10 +46,10 @@ def open_judged(
     paths = _paths(files)
     are_caches = [is_cache(path) for path in paths]
     if all(are_caches):
-        if calibrate_on is not None or names:
+        if calibrate_on is not None or names or normalize is not None:
             raise InputError(
                 "Caches say which rows are held out and what is what in them: leave out "
-                "`calibrate_on` and the names of columns."
+                "`calibrate_on`, `normalize` and the names of columns."
             )
         caches = [open_cache(path) for path in paths]
         companions = [open_cache(path) for path in find_caches(views)] if views else []
@@ -68,7 +68,8 @@ def open_judged(
             f"{len(paths)} files, {sum(are_caches)} of them caches: give caches alone, or one file "
             "of predictions whose further arrays are the conditions."
         )
-    if head not in (None, BACKBONE) or views or concat != "none" or draws != 1 or arm != "none":
+    of_heads = (noise, concat, arm) != ("none",) * 3 or draws != 1 or head not in (None, BACKBONE)
+    if of_heads or views:
         raise InputError(
             f"{paths[0]} holds predictions, on which no head can be fitted: leave out `head`, "
             "`noise`, `draws`, `arm`, `concat` and `views`, or give a cache."

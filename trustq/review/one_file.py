@@ -75,7 +75,7 @@ def merge_answers(session: ReviewSession, path: Path, *, rater: str = "") -> int
     All are checked before the first is kept: an answer that is none leaves the journal as it was.
     """
     ids = {str(sample_id) for sample_id in session.audit.sample_ids.tolist()}
-    answers = read_answers_of(Path(path), ids, rater=rater)
+    answers = read_answers_of(Path(path), ids, rater=rater, classes=session.audit.classes)
     for answer in answers:
         checked(answer, session.audit.classes)
         session.row_of(answer.sample_id)

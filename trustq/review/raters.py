@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trustq.core.class_names import ClassPosition
 from trustq.core.columns import read_table
-from trustq.core.sample_ids import id_key
+from trustq.core.sample_ids import ID_COLUMNS, id_key
+from trustq.core.words import is_blank, plain_texts
 from trustq.errors import InputError, NotFound
 from trustq.review.journal import read_journal, standing
 
@@ -57,6 +59,9 @@ def read_ratings(path: Path) -> Ratings:
         kept = standing(read_journal(path)).items()
         return {key: answer.labels[0] for key, answer in kept if len(answer.labels) == 1}
     table = read_table(path)
+    by = next((name for name in ID_COLUMNS if name in table), None)
+    if by is not None:
+        table = {**table, "sample_id": table[by]}
     if missing := [name for name in COLUMNS if name not in table]:
         raise NotFound(
             f"{path} has no column {missing[0]}; it has {', '.join(table)}. A table of answers has "
@@ -65,11 +70,11 @@ def read_ratings(path: Path) -> Ratings:
             expected=COLUMNS,
         )
     ratings: Ratings = {}
-    for sample_id, rater, label in zip(*(table[name] for name in COLUMNS), strict=True):
-        if label is None or not str(label).strip():
+    for sample_id, rater, label in zip(*(plain_texts(table[n]) for n in COLUMNS), strict=True):
+        if not label:
             continue
-        key = str(rater), str(sample_id)
-        if ratings.setdefault(key, str(label)) != str(label):
+        key = rater, sample_id
+        if ratings.setdefault(key, label) != label:
             raise InputError(
                 f"{path}: {rater} gives {sample_id} two labels, {ratings[key]} and {label}: keep "
                 "one.",
@@ -100,25 +105,19 @@ def rater_consensus(
     """
     from cleanlab.multiannotator import get_label_quality_multiannotator  # loads pandas
 
+    columns = _columns_of(ratings, classes)
     keys = [id_key(str(sample_id)) for sample_id in sample_ids]
-    rated = {id_key(sample_id) for _, sample_id in ratings}
+    rated = {id_key(sample_id) for _, sample_id in columns}
     rows = [row for row, key in enumerate(keys) if key in rated]
     place = {keys[row]: at for at, row in enumerate(rows)}
-    names = sorted({rater for rater, _ in ratings})
-    columns = {name: at for at, name in enumerate(classes)}
+    names = sorted({rater for rater, _ in columns})
     given = np.full((len(rows), len(names)), np.nan)
     left_out = 0
-    for (rater, sample_id), label in ratings.items():
-        if label not in columns:
-            raise InputError(
-                f"{rater} calls {sample_id} {label!r}; expected one of {', '.join(classes)}.",
-                expected=tuple(classes),
-                found=label,
-            )
+    for (rater, sample_id), column in columns.items():
         if (at := place.get(id_key(sample_id))) is None:
             left_out += 1
         else:
-            given[at, names.index(rater)] = columns[label]
+            given[at, names.index(rater)] = column
     answered = (~np.isnan(given)).sum(axis=1)
     if not (answered > 1).any():
         raise InputError(
@@ -150,6 +149,25 @@ def rater_consensus(
         ),
         left_out=left_out,
     )
+
+
+def _columns_of(
+    ratings: Mapping[tuple[str, str], str], classes: Sequence[str]
+) -> dict[tuple[str, str], int]:
+    """The class that each rating names; those that are words for none are left out."""
+    find = ClassPosition(classes)
+    found: dict[tuple[str, str], int] = {}
+    for (rater, sample_id), label in ratings.items():
+        column = find(label)
+        if column is not None:
+            found[rater, sample_id] = column
+        elif not is_blank(label):
+            raise InputError(
+                f"{rater} calls {sample_id} {label!r}; expected one of {', '.join(classes)}.",
+                expected=tuple(classes),
+                found=label,
+            )
+    return found
 
 
 def _majority(given: np.ndarray, labels: np.ndarray) -> str:

@@ -2,11 +2,11 @@
 
 import json
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from trustq.errors import InputError
-from trustq.review.exchange.task import Task, answer_of, known_id, said_by, texts
+from trustq.review.exchange.task import KnownIds, Task, answer_of, known_id, said_by, texts
 from trustq.review.journal import Answer
 
 LABEL, NOTE, RATERS = "label", "note", "raters"  # two questions, and metadata that names the users
@@ -55,7 +55,7 @@ def _suggestion(task: Task) -> dict[str, Any]:
     return {"value": [task.suggested], "score": None, "type": "model", "agent": "trustq"}
 
 
-def read(records: list[Any], ids: Collection[str], *, rater: str, where: str) -> list[Answer]:
+def read(records: list[Any], ids: KnownIds, *, rater: str, where: str) -> list[Answer]:
     """Responses to the question `label`, or to the only one but notes; suggestions are no answers.
 
     A record nobody responded to, and a response without a value (discarded), were not answered.

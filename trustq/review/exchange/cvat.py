@@ -4,11 +4,11 @@ Tried with datumaro 1.13.12, both ways. An image without a tag was not answered.
 say who tagged which image, only whom the task is assigned to, who is then the rater.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
 from trustq.errors import DamagedFile, InputError
-from trustq.review.exchange.task import BESIDE, Task, answer_of, known_id, said_by
+from trustq.review.exchange.task import BESIDE, KnownIds, Task, answer_of, known_id, said_by
 from trustq.review.journal import Answer
 
 
@@ -45,7 +45,7 @@ def write(tasks: Sequence[Task], classes: Sequence[str]) -> str:
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def read(text: str, ids: Collection[str], *, rater: str, where: str) -> list[Answer]:
+def read(text: str, ids: KnownIds, *, rater: str, where: str) -> list[Answer]:
     """Answers of images that were tagged by hand."""
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise DamagedFile(f"{where}: declares entities, which no CVAT export does.")

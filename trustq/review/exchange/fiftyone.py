@@ -6,7 +6,7 @@ raters, so several right labels do not fit and are refused. A dataset holds tags
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from trustq.errors import InputError
@@ -14,6 +14,7 @@ from trustq.review.exchange.task import (
     BESIDE,
     OFF_TOPIC,
     UNSURE,
+    KnownIds,
     Task,
     answer_of,
     known_id,
@@ -40,7 +41,7 @@ def write(tasks: Sequence[Task], classes: Sequence[str]) -> str:
     return json.dumps({"classes": names, "labels": labels}, ensure_ascii=False, indent=1) + "\n"
 
 
-def read(found: Any, ids: Collection[str], *, rater: str, where: str) -> list[Answer]:
+def read(found: Any, ids: KnownIds, *, rater: str, where: str) -> list[Answer]:
     """Labels by sample, as indices of the classes or as names; null was not labelled."""
     classes, answers = found["classes"], []
     for key, target in found["labels"].items():
@@ -54,7 +55,7 @@ def read(found: Any, ids: Collection[str], *, rater: str, where: str) -> list[An
     return answers
 
 
-def read_dataset(found: Any, ids: Collection[str], *, rater: str, where: str) -> list[Answer]:
+def read_dataset(found: Any, ids: KnownIds, *, rater: str, where: str) -> list[Answer]:
     """Classification labels and tags of a dataset's samples.
 
     The labels are of the field ground_truth, or of the only one that has any. Raises `TrustqError`

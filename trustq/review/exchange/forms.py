@@ -2,15 +2,18 @@
 
 import json
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from trustq.core.atomic_files import replacing
+from trustq.core.class_names import ClassPosition
 from trustq.core.columns import read_table
 from trustq.core.excel import read_excel
-from trustq.errors import DamagedFile, InputError
+from trustq.core.words import is_blank
+from trustq.errors import DamagedFile, InputError, TrustqError
 from trustq.review.exchange import argilla, cvat, fiftyone, label_studio, lines, sheet
-from trustq.review.exchange.task import Task
+from trustq.review.exchange.task import KnownIds, Task
 from trustq.review.journal import LONGEST_TEXT, Answer, read_journal
 
 FORMS = ("label-studio", "cvat", "prodigy", "doccano", "fiftyone", "argilla", "sheet", "journal")
@@ -57,12 +60,15 @@ def write_exchange(
     return [path, config]
 
 
-def read_answers_of(path: Path, ids: Collection[str], *, rater: str = "") -> list[Answer]:
+def read_answers_of(
+    path: Path, ids: Collection[str], *, rater: str = "", classes: Sequence[str] = ()
+) -> list[Answer]:
     """Answers of a file in any of the forms, which its content tells.
 
-    `rater` is who answered where the file does not say (default: the file's name). Tasks that were
-    skipped or not answered are left out. Raises `TrustqError` for another kind of file, and for
-    rows that are not among `ids`.
+    `rater` is who answered where the file does not say (default: the file's name). Ids and the
+    names of `classes` are found as everywhere: with or without the ending of an image file, in any
+    case. Tasks that were skipped or not answered are left out. Raises `TrustqError` for another
+    kind of file, and for rows that are not among `ids`.
     """
     path = Path(path)
     form, content = form_of(path)
@@ -81,15 +87,30 @@ def read_answers_of(path: Path, ids: Collection[str], *, rater: str = "") -> lis
         "sheet": sheet.read,
     }
     try:
-        answers: list[Answer] = readers[form](content, ids, rater=who, where=where)
+        answers: list[Answer] = readers[form](content, KnownIds(ids), rater=who, where=where)
+    except TrustqError:
+        raise
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise DamagedFile(f"{path}: not a whole {form} file ({error}).", path=path) from error
+    answers = [_in_classes(answer, ClassPosition(classes), classes) for answer in answers]
     found = [answer for answer in answers if answer.kind != "skip"]
     if not found:
         raise InputError(f"{path} ({form}) holds no answers: nothing in it is labelled.", path=path)
     if any(len(answer.note) > LONGEST_TEXT for answer in found):
         raise InputError(f"{path}: a note has more than {LONGEST_TEXT} characters.", path=path)
     return found
+
+
+def _in_classes(answer: Answer, find: ClassPosition, classes: Sequence[str]) -> Answer:
+    """An answer with its labels as the classes are spelt; without those that are words for none."""
+    if not answer.labels or not classes:
+        return answer
+    labels = []
+    for label in answer.labels:
+        place = find(label)
+        if place is not None or not is_blank(label):
+            labels.append(label if place is None else classes[place])
+    return replace(answer, labels=tuple(dict.fromkeys(labels)), kind="label" if labels else "skip")
 
 
 def form_of(path: Path) -> tuple[str, Any]:

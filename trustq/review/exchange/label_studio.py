@@ -6,10 +6,10 @@ right labels.
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from trustq.review.exchange.task import BESIDE, Task, answer_of, known_id, said_by, texts
+from trustq.review.exchange.task import BESIDE, KnownIds, Task, answer_of, known_id, said_by, texts
 from trustq.review.journal import Answer
 
 LABEL, NOTE = "label", "note"  # names of the controls in the labeling configuration
@@ -74,7 +74,7 @@ def _annotation(answer: Answer) -> dict[str, Any]:
     }
 
 
-def read_json(found: list[Any], ids: Collection[str], *, rater: str, where: str) -> list[Answer]:
+def read_json(found: list[Any], ids: KnownIds, *, rater: str, where: str) -> list[Answer]:
     """Answers of a JSON or JSON-MIN export."""
     answers = []
     for task in found:
@@ -85,7 +85,7 @@ def read_json(found: list[Any], ids: Collection[str], *, rater: str, where: str)
     return answers
 
 
-def _full(task: Any, ids: Collection[str], rater: str, where: str) -> list[Answer]:
+def _full(task: Any, ids: KnownIds, rater: str, where: str) -> list[Answer]:
     data = task["data"]
     sample_id = known_id(data.get("sample_id"), data.get("image"), ids, where=where)
     answers = []
@@ -113,7 +113,7 @@ def _full(task: Any, ids: Collection[str], rater: str, where: str) -> list[Answe
     return answers
 
 
-def _minimal(task: Any, ids: Collection[str], rater: str, where: str) -> list[Answer]:
+def _minimal(task: Any, ids: KnownIds, rater: str, where: str) -> list[Answer]:
     """A task of JSON-MIN, or a row of CSV: the controls by their names, an annotation each."""
     sample_id = known_id(task.get("sample_id"), task.get("image"), ids, where=where)
     value = task.get(LABEL, task.get("choice"))
@@ -139,9 +139,7 @@ def _minimal(task: Any, ids: Collection[str], rater: str, where: str) -> list[An
     ]
 
 
-def read_rows(
-    rows: list[dict[str, Any]], ids: Collection[str], *, rater: str, where: str
-) -> list[Answer]:
+def read_rows(rows: list[dict[str, Any]], ids: KnownIds, *, rater: str, where: str) -> list[Answer]:
     """Answers of a CSV export."""
     return [answer for row in rows for answer in _minimal(row, ids, rater, where)]
 

@@ -1,10 +1,19 @@
 """Prodigy and doccano: JSON, a line a task, by the forms that their manuals document."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from trustq.review.exchange.task import BESIDE, UNSURE, Task, answer_of, known_id, said_by, texts
+from trustq.review.exchange.task import (
+    BESIDE,
+    UNSURE,
+    KnownIds,
+    Task,
+    answer_of,
+    known_id,
+    said_by,
+    texts,
+)
 from trustq.review.journal import Answer
 
 
@@ -37,7 +46,7 @@ def _example(answer: Answer) -> dict[str, Any]:
     }
 
 
-def read_prodigy(lines: list[Any], ids: Collection[str], *, rater: str, where: str) -> list[Answer]:
+def read_prodigy(lines: list[Any], ids: KnownIds, *, rater: str, where: str) -> list[Answer]:
     """Accepted choices, or an accepted `label`; ignored tasks are no answers.
 
     A rejected `label` says that it is wrong and not what is right: cannot tell, with a note.
@@ -81,7 +90,7 @@ def write_doccano(tasks: Sequence[Task], classes: Sequence[str]) -> str:
     return _lines(lines)
 
 
-def read_doccano(lines: list[Any], ids: Collection[str], *, rater: str, where: str) -> list[Answer]:
+def read_doccano(lines: list[Any], ids: KnownIds, *, rater: str, where: str) -> list[Answer]:
     """Labelled images; one without a label was not answered."""
     answers = []
     for line in lines:

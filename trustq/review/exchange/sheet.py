@@ -1,7 +1,7 @@
 """A table of answers: CSV, Excel or Parquet, a row an answer."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,9 @@ import numpy as np
 from trustq.core.atomic_files import replacing
 from trustq.core.columns import write_parquet
 from trustq.core.label_sheets import write_sheet
+from trustq.core.sample_ids import ID_COLUMNS
 from trustq.errors import InputError
-from trustq.review.exchange.task import UNSURE, Task, answer_of, known_id, said_by
+from trustq.review.exchange.task import UNSURE, KnownIds, Task, answer_of, known_id, said_by
 from trustq.review.journal import Answer
 
 COLUMNS = ("sample_id", "given", "label", "labels", "rater", "note", "seconds", "time")
@@ -80,11 +81,10 @@ def _rows(task: Task) -> list[dict[str, Any]]:
     return rows or [blank]
 
 
-def read(
-    rows: list[dict[str, Any]], ids: Collection[str], *, rater: str, where: str
-) -> list[Answer]:
+def read(rows: list[dict[str, Any]], ids: KnownIds, *, rater: str, where: str) -> list[Answer]:
     """Answers of the rows whose `label` is filled in; a lone "?" there is: cannot tell."""
-    if not rows or "label" not in rows[0] or "sample_id" not in rows[0]:
+    by = next((name for name in ID_COLUMNS if rows and name in rows[0]), None)
+    if by is None or "label" not in rows[0]:
         raise InputError(
             f"{where} has the columns {', '.join(rows[0]) if rows else 'none'}; expected sample_id "
             "and label."
@@ -97,7 +97,7 @@ def read(
             continue
         several = row.get("labels")
         labels = json.loads(several) if several else [UNSURE if label == "?" else label]
-        sample_id = known_id(row["sample_id"], None, ids, where=where)
+        sample_id = known_id(row[by], None, ids, where=where)
         note = next((str(row[name]) for name in _NOTES if row.get(name)), "")
         answers.append(
             answer_of(

@@ -1,13 +1,15 @@
 """What all forms share: a task, an answer from elsewhere as one of ours, which row it is of."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from trustq.core.digest import digest_json
+from trustq.core.sample_ids import id_key
+from trustq.core.words import plain_text
 from trustq.errors import InputError
 from trustq.review.journal import Answer
 
@@ -66,21 +68,41 @@ def answer_of(
 _UPLOADED = re.compile(r"^[0-9a-f]{6,8}-")  # Label Studio puts this before uploaded files' names
 
 
-def known_id(named: Any, image: Any, ids: Collection[str], *, where: str) -> str:
+class KnownIds:
+    """The rows of an audit, found by id as it is spelt or with another ending of an image file.
+
+    >>> known = KnownIds(["IMD1.jpg", "IMD2.jpg", "IMD2.png"])
+    >>> [known.find(text) for text in ("IMD1", "IMD1.PNG", "IMD2.png", "IMD2", "x")]
+    ['IMD1.jpg', 'IMD1.jpg', 'IMD2.png', None, None]
+    """
+
+    def __init__(self, ids: Iterable[str]) -> None:
+        self._exact = set(map(str, ids))
+        by_key: dict[str, list[str]] = {}
+        for own in self._exact:
+            by_key.setdefault(id_key(own), []).append(own)
+        self._by_key = {key: same[0] for key, same in by_key.items() if len(same) == 1}
+
+    def find(self, text: str) -> str | None:
+        """The id of a row, or None."""
+        return text if text in self._exact else self._by_key.get(id_key(text))
+
+
+def known_id(named: Any, image: Any, ids: KnownIds, *, where: str) -> str:
     """The row that a task is of: by the id it carries, or else by its image's name.
 
     Raises `TrustqError` where that is no row of the audit.
     """
-    if named is not None and str(named) in ids:
-        return str(named)
+    if named is not None and (found := ids.find(plain_text(named))) is not None:
+        return found
     if image:
         parts = urlsplit(str(image))
         local = parse_qs(parts.query).get("d", [""])[0]  # /data/local-files/?d=PATH
         name = PurePath(unquote(local or parts.path)).name
         for text in (name, _UPLOADED.sub("", name)):
             for candidate in (text, PurePath(text).stem):
-                if candidate in ids:
-                    return candidate
+                if (found := ids.find(candidate)) is not None:
+                    return found
     raise InputError(
         f"{where}: {named if named is not None else image!r} is no row of this audit. Is the file "
         "of another one? Tasks that trustq wrote carry a sample_id."
