@@ -465,3 +465,31 @@ def test_one_value_is_no_array(labels: Any) -> None:
 def test_a_frame_of_labels_is_one_hot_or_refused() -> None:
     with pytest.raises(tq.TrustqError, match="one-hot columns with one 1 in a row"):
         tq.label_quality(pandas.DataFrame(PROBS, columns=NAMES), PROBS, classes=list(NAMES))
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"s0": "2"},
+        pandas.Series({"s0": 2}),
+        pandas.DataFrame({"sample_id": ["s0", "s1"], "label": [2, None]}),
+        polars.DataFrame({"image_id": ["s0.png"], "label": ["2"]}),
+    ],
+)
+def test_answers_come_as_a_mapping_a_series_or_a_frame(answers: Any) -> None:
+    ids = [f"s{row}" for row in range(120)]
+    data = {"features": PROBS, "labels": WRONG, "sample_ids": ids}
+    found = tq.audit_labels(data, answers=answers).audit
+    trusted = found.trusted if len(found.trusted) == 120 else None
+    assert trusted is None or trusted.tolist() == [True] + [False] * 119
+    assert any(note.startswith("1 labels are trusted by answers") for note in found.notes)
+
+
+def test_what_is_no_name_no_mapping_and_no_feature_is_refused() -> None:
+    data = {"labels": LABELS, "probs": PROBS}
+    with pytest.raises(tq.TrustqError, match="Unknown name 'label' of an array; did you mean 'lab"):
+        tq.read_predictions(data, names={"label": "y"})
+    with pytest.raises(tq.TrustqError, match="Pass the models by name"):
+        tq.compare([data, data])  # type: ignore[arg-type]
+    with pytest.raises(tq.TrustqError, match="has no column of features, so no head can be fitted"):
+        tq.audit_labels({"features": PROBS[:, :0], "labels": LABELS})

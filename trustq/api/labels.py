@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from trustq.api.frames import Source, Table, arrays_of, as_file, classes_of
+from trustq.api.frames import Source, Table, arrays_of, as_file, classes_of, index_of
 from trustq.audit import LabelAudit, known_labels, open_source
 from trustq.audit import audit_labels as audit_sources
+from trustq.audit.known import answers_of
 from trustq.audit.labels import AUTO
 from trustq.audit.set_issues import COLUMNS, SetIssue, columns_of_rows, find_set_issues
 from trustq.core.class_names import read_labels
@@ -218,7 +219,7 @@ def audit_labels(
     seed: int = 0,
     names: dict[str, str] | None = None,
     normalize: str | None = None,
-    answers: str | Path | Mapping[str, str] | None = None,
+    answers: Source | None = None,
     trust: str | None = None,
     metadata: str | Path | None = None,
     unit: str = "row",
@@ -230,10 +231,10 @@ def audit_labels(
     `classes`); several are of the same rows (seeds) and vote. Heads are fitted out of fold by group
     on features; with `source="file"` probabilities are taken for out of fold. The list is cut to
     the `review` most suspicious labels, or where its estimated `precision` falls below this share.
-    `names` maps arrays to other names. `answers` (a sheet, or labels by id) stand in the place of
-    given labels; like rows that `trust` names (`column=value,value` of the table `metadata`) they
-    are learned from and not listed. `unit="group"` lists one row of each group and label. Raises
-    `TrustqError` for what is missing or does not fit.
+    `names` maps arrays to other names. `answers` (a sheet, its frame, or labels by id) stand in the
+    place of given labels; like rows that `trust` names (`column=value,value` of the table
+    `metadata`) they are learned from and not listed. `unit="group"` lists one row of each group and
+    label. Raises `TrustqError` for what is missing or does not fit.
 
     >>> rng = np.random.default_rng(0)
     >>> labels = np.repeat([0, 1], 50)
@@ -244,7 +245,7 @@ def audit_labels(
     ['3']
     """
     known = known_labels(
-        answers=Path(answers) if isinstance(answers, str) else answers,
+        answers=_answers(answers),
         trust=trust,
         metadata=None if metadata is None else Path(metadata),
     )
@@ -269,6 +270,18 @@ def audit_labels(
         audit_sources(opened, score=score, review=review, precision=precision, unit=unit),
         metadata=None if metadata is None else Path(metadata),
     )
+
+
+def _answers(given: Any) -> Path | Mapping[str, str] | None:
+    """Answers as the path of a sheet, or as labels by id: of a mapping, a series or a frame."""
+    if given is None or isinstance(given, Mapping | Path):
+        return given
+    if isinstance(given, str):
+        return Path(given)
+    if index_of(given) is not None and not hasattr(given, "columns"):  # a series by id
+        return dict(given.items())
+    with as_file(given) as path:
+        return answers_of(path)
 
 
 class _Rows:

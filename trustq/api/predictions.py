@@ -6,6 +6,7 @@ from typing import Any
 
 from trustq.api.frames import Source, Table, as_file
 from trustq.data.noise import parse_noise
+from trustq.errors import InputError
 from trustq.evaluation.compare_models import ModelComparison, compare_models, comparison_page
 from trustq.evaluation.evaluate import Evaluation, curve_rows, error_rows
 from trustq.evaluation.evaluate import evaluate as evaluated
@@ -228,6 +229,8 @@ def compare(
     >>> found.differences["difference"][0].item()
     0.5
     """
+    if not isinstance(models, Mapping):
+        raise InputError("Pass the models by name: {'A': predictions, 'B': predictions}.")
     more: dict[str, Any] = {} if replicates is None else {"replicates": replicates}
     read = {name: _read(one) for name, one in models.items()}
     return ComparisonReport(compare_models(read, same_rows=same_rows, seed=seed, **more))

@@ -32,14 +32,15 @@ def known_labels(
         labels |= dict.fromkeys(_trusted_ids(trust, metadata))
         where.append(trust)
     if answers is not None:
-        given = answers if isinstance(answers, Mapping) else _answers_of(Path(answers))
+        given = answers if isinstance(answers, Mapping) else answers_of(Path(answers))
         said = {plain_text(sample_id): plain_text(label) for sample_id, label in given.items()}
         labels |= {sample_id: label for sample_id, label in said.items() if label}
         where.append("answers" if isinstance(answers, Mapping) else str(answers))
     return KnownLabels(labels, " and ".join(where)) if where else None
 
 
-def _answers_of(path: Path) -> dict[str, str]:
+def answers_of(path: Path) -> dict[str, str]:
+    """Labels by sample id of a sheet with `sample_id` and `label`; blanks are no answers."""
     table = read_table(path)
     key = next((name for name in ID_COLUMNS if name in table), None)
     if key is None or "label" not in table:

@@ -210,7 +210,8 @@ def open_source(
         training = TrainingRows(cache, rows, groups, fold)
         for c, n_groups in thin_classes(observed, groups, n_folds=folds).items():
             own.notes.append(f"class {cache.classes[c]} has {n_groups} groups for {folds} folds")
-        assert features is not None
+        if features is None:
+            raise InputError(f"{cache.name} has no column of features, so no head can be fitted.")
         made, fitted = fitted_out_of_fold(training, features, observed, head)
         title = ", ".join([f"{head} heads", *(f"{k} = {v:g}" for k, v in fitted.items())])
         title += f", {folds} folds by group"

@@ -3,6 +3,7 @@
 A file is opened once (`open_rows`); each question of its meaning is a method here and nowhere else.
 """
 
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -484,6 +485,13 @@ def rows_of(
     whole: bool = False,
 ) -> ForeignRows:
     """The rows of an opened file, see `open_rows`."""
+    for name in names:
+        if name not in ROLES:
+            near = difflib.get_close_matches(name, list(ROLES), n=1, cutoff=0.0)[0]
+            raise InputError(
+                f"Unknown name {name!r} of an array; did you mean {near!r}? Names are given as "
+                f"{{{near!r}: its name in the file}}, of {', '.join(ROLES)}."
+            )
     rows = ForeignRows(file, dict(names), [file.arrays])
     asked = names.get("features")
     if kind_of(file.path) == ".npy" and isinstance(asked, str) and asked not in file.arrays:
