@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trustq.core.counts import counted
+
 from .options import Progress
 from .output import print_note, print_table, stages
 
@@ -141,7 +143,7 @@ def _drawn(
         n_points = pairs["matched_points"][row]
         told = pairs["orientation"][row] or pairs["found_by"][row]
         told += f", {pairs['hash_distance'][row]} bits"
-        told += "" if n_points is None else f", {n_points} points"
+        told += "" if n_points is None else f", {counted(n_points, 'point')}"
         ends = [
             f"{pairs[f'sample_{end}'][row]} {pairs[f'label_{end}'][row]} "
             f"{pairs[f'split_{end}'][row]}"

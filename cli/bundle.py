@@ -32,6 +32,7 @@ def verify(
 
     found = verify_bundle(file, results)
     typer.echo(
-        f"{file}: {found.n_files} files are as they were written; {found.n_tables} tables of "
-        f"{counted(found.n_cells, 'run')} come out the same from {results}"
+        f"{file}: {counted(found.n_files, 'file')} as written; "
+        f"{counted(found.n_tables, 'table')} of {counted(found.n_cells, 'run')} come out the same "
+        f"from {results}"
     )

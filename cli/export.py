@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trustq.core.counts import counted
+
 from .app import App
 from .output import terminal_width, write_or_print
 
@@ -228,7 +230,7 @@ def labels(
         return
     for row in saved:
         typer.echo(
-            f"{row.path}: {row.n_rows:,} labels, {row.n_bought:,} of them bought, "
+            f"{row.path}: {counted(row.n_rows, 'label')}, {row.n_bought:,} of them bought, "
             f"{row.n_wrong:,} still wrong"
         )
 

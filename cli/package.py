@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from trustq.core.counts import counted
+
 from .options import Progress, listed
 from .output import print_note, print_table, print_text, stages
 
@@ -145,13 +147,14 @@ def _only_cache(pattern: str) -> Path:
     found = find_caches([pattern])
     if len(found) != 1:
         raise InputError(
-            f"{pattern} names {len(found)} caches, and a model is packaged from one; name it."
+            f"{pattern} names {counted(len(found), 'cache')}, and a model is packaged from one; "
+            "name it."
         )
     return Path(found[0])
 
 
 def _print(about: dict[str, Any], out: Path) -> None:
-    print_text(f"{out}: {about['name']}, {len(about['classes'])} classes")
+    print_text(f"{out}: {about['name']}, {counted(len(about['classes']), 'class')}")
     print_table([_row(name, variant) for name, variant in about["variants"].items()])
     print_text("")
     lines = about["variants"]["float32"]["tiers"]

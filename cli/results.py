@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from trustq.core.counts import counted, verb
+
 from .app import App
 
 app = App(help="Keep a results folder in order.", no_args_is_help=True)
@@ -71,11 +73,12 @@ def verify(
     if as_json:
         return
     typer.echo(
-        f"{results}: {found.n_parts} parts, {found.n_files} files, {found.n_bytes:,} bytes are as "
-        "they were written"
+        f"{results}: {counted(found.n_parts, 'part')}, {counted(found.n_files, 'file')}, "
+        f"{found.n_bytes:,} bytes are as they were written"
     )
     if found.n_unrecorded:
         typer.echo(
-            f"{found.n_unrecorded} parts are of a trustq before digests, so nothing is known of "
-            "them; `trustq results compact` writes what it merges with digests"
+            f"{counted(found.n_unrecorded, 'part')} {verb(found.n_unrecorded, 'is', 'are')} of a "
+            "trustq before digests, so nothing is known of them; `trustq results compact` writes "
+            "what it merges with digests"
         )

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trustq.core.counts import counted
+
 if TYPE_CHECKING:
     from trustq.review.images import ReviewImages
     from trustq.review.session import ReviewSession
@@ -163,7 +165,7 @@ def _merge(session: "ReviewSession", exchange: Exchange) -> bool:
 
     for path in exchange.merge or []:
         n = merge_answers(session, path, rater=exchange.rater)
-        typer.echo(f"{path}: {n} new answers", err=True)
+        typer.echo(f"{path}: {counted(n, 'new answer')}", err=True)
     return bool(exchange.merge)
 
 
@@ -220,7 +222,7 @@ def _serve(session: "ReviewSession", images: "ReviewImages", *, browser: bool) -
     server = ReviewServer(session, images)
     server.start()
     n = len(session.queue)
-    typer.echo(f"{n} labels to review at\n{server.address}\nStop with Ctrl-C.", err=True)
+    typer.echo(f"{counted(n, 'label')} to review at\n{server.address}\nStop with Ctrl-C.", err=True)
     if browser:
         webbrowser.open(server.address)
     server.wait()

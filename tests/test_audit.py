@@ -129,8 +129,8 @@ def test_a_class_absent_from_other_folds_has_no_score(tmp_path):
     found = audit_labels([open_source(tmp_path / "c.h5")])
     row = int(np.flatnonzero(found.given == 3)[0])
     assert np.isnan(found.quality[row]) and found.rank[row] == 0
-    assert "1 rows have no score: their class is absent from other folds" in found.notes
-    assert "class d has 1 groups for 5 folds" in found.notes
+    assert "1 row without a score: the class is absent from other folds" in found.notes
+    assert "class d has 1 group for 5 folds" in found.notes
 
 
 def test_seeds_vote(path, tmp_path):

@@ -215,7 +215,7 @@ def test_bad_input_is_refused():
         ),
         (
             lambda: slice_figures(both, np.array(["a"]), probs=probs[:3], seed=0),
-            "values has 1 rows and labels has 3: pass the same rows in the same order.",
+            "values has 1 row and labels has 3: pass the same rows in the same order.",
         ),
     ]
     for call, message in bad:

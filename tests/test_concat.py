@@ -235,7 +235,7 @@ def test_other_rows_labels_splits_and_groups_are_refused() -> None:
         values = getattr(two, name).copy()
         values[7] = values[np.flatnonzero(values != values[7])[0]]
         with refused(
-            f"{two.name} and {one.name} differ in {name} of 1 rows, e.g. s0007: extract them from "
+            f"{two.name} and {one.name} differ in {name} of 1 row, e.g. s0007: extract them from "
             "one manifest."
         ):
             concat_caches([one, dataclasses.replace(two, **{name: values})])
@@ -274,7 +274,7 @@ def test_what_any_network_has_seen_the_set_has_seen() -> None:
     other = observed.copy()
     other[np.flatnonzero(train)[0]] = (other[np.flatnonzero(train)[0]] + 1) % 3
     with refused(
-        f"{frozen.name} and {trained.name} were trained on other observed labels of 1 rows, e.g. "
+        f"{frozen.name} and {trained.name} were trained on other observed labels of 1 row, e.g. "
         f"{frozen.sample_id[np.flatnonzero(train)[0]]}, so no one noise is theirs. Put networks "
         "side by side that were trained on one draw of it."
     ):

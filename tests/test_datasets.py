@@ -157,7 +157,7 @@ def test_isic2019_keeps_or_drops_its_unknown_class(tmp_path):
     assert len(dropped) == 5 and set(column(dropped, "split")) == {"external"}
     source = root / "ISIC_2019_Training_GroundTruth.csv.gz"
     message = (
-        f"{source}: no ham10000 for UNK (1 rows). Leave them out (`drop=UNK`), or give your own "
+        f"{source}: no ham10000 for UNK (1 row). Leave them out (`drop=UNK`), or give your own "
         "table (`taxonomy=FILE`)."
     )
     with refused(message):

@@ -195,7 +195,7 @@ def test_labels_that_were_bought_make_the_packaged_head(packaged: Packaged, tmp_
     (tmp_path / "leak.csv").write_text(table + f"{held_out},bars\n")
     refuses(
         DishonestError,
-        "labels of 1 rows that are not training rows",
+        "labels of 1 row not of training",
         lambda: fit_packaged_head(cache, "linear", labels=tmp_path / "leak.csv"),
     )
     first, name = cache.sample_id[train[0]], names[0]

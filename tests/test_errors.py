@@ -3,6 +3,7 @@
 import ast
 import pickle
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,17 @@ def test_an_error_is_printed_in_options(tmp_path: Path) -> None:
         f"Error: {tmp_path}/a.csv has no columns prob_<class> or logit_<class>; it has "
         "sample_id, label. Name them (--probs, --logits).\n",
     )
+
+
+def test_a_count_that_a_message_states_is_in_the_singular_of_one() -> None:
+    verbs = "has|have|holds?|lacks|names?|given"
+    number = r"\{(len\([^{}]*\)|n|k|n_[a-z]+)(:,)?\}"
+    things = "rows|images|ids|runs|files|labels|networks|draws|classes|groups|answers|columns|units"
+    uncounted = re.compile(rf"\b({verbs}) {number} ({things})\b")
+    command_line = Path(sys.modules["trustq.cli"].__path__[0])
+    found = [
+        f"{path.name}: {match[0]}"
+        for path in (*Path(trustq.__file__).parent.rglob("*.py"), *command_line.glob("*.py"))
+        for match in uncounted.finditer(path.read_text(encoding="utf-8"))
+    ]
+    assert found == []  # `counted` knows the singular

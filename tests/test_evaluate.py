@@ -514,7 +514,7 @@ def test_a_target_is_a_column_whose_values_are_the_classes(tmp_path):
     plain = json.loads(invoke("evaluate", [*given, "--json"]).stdout)
     found = json.loads(invoke("evaluate", [*given, "--target", "checked", "--json"]).stdout)
     assert (plain["n"], found["n"]) == (200, 199)
-    assert "1 rows without checked were left out" in found["notes"]
+    assert "1 row without checked was left out" in found["notes"]
     # One label is another one now, of a row that counts.
     right = [report["uncalibrated"]["figures"]["accuracy"]["value"] for report in (plain, found)]
     assert 200 * right[0] != 199 * right[1]

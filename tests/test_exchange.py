@@ -360,13 +360,13 @@ def base() -> dict[str, object]:
             "e.npz",
             {"features": np.array([[1.0, np.nan], [1.0, 2.0]]), "labels": np.zeros(2, int)},
             {},
-            "{path}: features holds NaN or infinite values in 1 rows.",
+            "{path}: features holds NaN or infinite values in 1 row.",
         ),
         (
             "e.csv",
             {"feature_0": np.array([1, None], object), "labels": np.zeros(2, int)},
             {},
-            "{path}: features holds NaN or infinite values in 1 rows.",
+            "{path}: features holds NaN or infinite values in 1 row.",
         ),
         (
             "e.csv",
@@ -639,7 +639,7 @@ def test_a_relabelled_cache_fits_the_relabelled_manifest(tmp_path: Path) -> None
         ),
         (
             {"sample_id": ["s0000", "s0001"], "label": ["nv", None]},
-            "{file}: label is blank in 1 rows, e.g. 's0001'. Leave such rows out: they keep their "
+            "{file}: label is blank in 1 row, e.g. 's0001'. Leave such rows out: they keep their "
             "label.",
         ),
         (
@@ -654,7 +654,7 @@ def test_a_relabelled_cache_fits_the_relabelled_manifest(tmp_path: Path) -> None
             {"sample_id": ["s0000"], "label": ["torn"]},
             "cache of gauss: the backbone was trained on the reference label of row 's0000', whose "
             "observed label is another. A cache holds one label that a row was trained on, so 1 "
-            "rows cannot be relabelled.",
+            "row cannot be relabelled.",
         ),
     ],
 )

@@ -367,7 +367,7 @@ def test_one_class_absent_and_all_rows_right_are_notes(caches: list[Cache]) -> N
     right = replace(cache, label=cache.logits.argmax(axis=1).astype(np.int16))
     found = audit_failures([right], k=2)
     assert found.n_errors == 0 and not found.rules
-    assert any(note.endswith("are right: there is no error to explain") for note in found.notes)
+    assert any(note.endswith("none is wrong: there is no error to explain") for note in found.notes)
     assert {case.kind for case in found.cases} == {"uncertain correct", "random"}
     with pytest.raises(TrustqError, match="^All .* validation rows are right"):
         trust_report([right], over="passes")

@@ -257,7 +257,7 @@ def test_a_bundle_is_verified_against_the_parts(results: Path, bundle: Path) -> 
     assert done.exit_code == 0, done.output
     n_tables = len(QUERIES)
     assert done.stdout == (
-        f"{bundle}: {len(names)} files are as they were written; {n_tables} tables of 40 runs "
+        f"{bundle}: {len(names)} files as written; {n_tables} tables of 40 runs "
         f"come out the same from {results}\n"
     )
 

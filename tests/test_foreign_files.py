@@ -164,7 +164,7 @@ def test_odd_class_names_are_kept_as_they_are(tmp_path: Path, names: list[str]) 
         ([-1, 1], {"width": 2}, "labels are -1 and 1, which are two classes"),
         (["NA", "EU"], {}, "'NA', which may be a class or no label"),
         ([0.5, 1.0], {}, "labels hold 0.5; expected whole numbers or names"),
-        ([[1, 1], [0, 1]], {}, "marks several classes in 1 rows"),
+        ([[1, 1], [0, 1]], {}, "marks several classes in 1 row"),
         ([[0.3, 0.7], [0, 1]], {}, "is not one-hot"),
         (["aB"], {"classes": ["AB", "ab"]}, "unknown class 'aB'"),
     ],
@@ -601,7 +601,7 @@ def test_formulas_without_a_value_are_no_blanks(tmp_path: Path) -> None:
     ):
         book.active.append(row)
     book.save(tmp_path / "t.xlsx")
-    with pytest.raises(InputError, match=r"1 cells, first B3.*hold a formula without its value|D1"):
+    with pytest.raises(InputError, match=r"1 cell, first B3.*holds a formula without its value|D1"):
         read_predictions(tmp_path / "t.xlsx")
 
 

@@ -104,7 +104,7 @@ def test_ids_in_another_spelling_are_said(tmp_path: Path) -> None:
     sheet.write_text(f"sample_id,label\n{str(cache.sample_id[0]).upper()},a\n")
     with pytest.raises(InputError) as refused:
         read_votes(sheet, cache)
-    assert "(1 differ in spelling alone from ids that are there, e.g. 'S0000' and 's0000')" in str(
+    assert "(1 differs in spelling alone from ids that are there, e.g. 'S0000' and 's0000')" in str(
         refused.value
     )
 
@@ -116,7 +116,7 @@ def test_answers_that_join_no_row_are_said(tmp_path: Path) -> None:
     sheet.write_text(f"sample_id,label\n{first},a\n{second.upper()},a\nelsewhere,b\n")
     notes = as_answered(cache, sweep=recipe(f"answers={sheet}").sweep)[1]
     assert (
-        f"2 answered ids, first {second.upper()}, are none of {cache.name} (1 differ in spelling "
+        f"2 answered ids, first {second.upper()}, are none of {cache.name} (1 differs in spelling "
         f"alone from ids that are there, e.g. '{second.upper()}' and '{second}'): their answers "
         "are not used."
     ) in notes
@@ -195,8 +195,8 @@ def test_lesions_and_ids_of_two_splits_in_two_spellings_are_said() -> None:
     columns = {name: np.array(values, dtype=object) for name, values in rows.items()}
     manifest = make_manifest(columns, classes=["x"], root=Path(), source="m")
     ids, groups = split_suspicions(manifest)
-    assert "1 ids of test and other rows differ in spelling alone, e.g. 'img_01' and 'IMG_1'" in ids
-    assert "1 groups of test and other rows" in groups
+    assert "1 id of test and other rows differs in spelling alone, e.g. 'img_01' and 'IMG_1'" in ids
+    assert "1 group of test and other rows" in groups
 
 
 def test_a_file_of_images_alone_says_what_to_do(tmp_path: Path) -> None:

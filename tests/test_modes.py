@@ -249,7 +249,7 @@ def test_observed_labels_are_trained_on_and_dropped_rows_are_not(
     assert cache.noise["spec"] == "file:labels.csv"
     assert cache.noise["rate"] == pytest.approx(2 / 35)
     assert (
-        f"{labels}: labels of 4 rows, 1 of them dropped; 32 training rows are not in it and keep "
+        f"{labels}: labels of 4 rows, 1 of them dropped; 32 training rows not in it keep "
         "the manifest's label."
     ) in heard.lines
 
@@ -267,10 +267,10 @@ def test_the_table_of_an_audit_trains_again(manifest: Manifest, tmp_path: Path) 
     ("lines", "header", "message"),
     [
         (["s00,discs"], "id,label", "it has no column sample_id, only id, label."),
-        (["s00,discs", "s00,bars"], "", "1 ids are in it twice: s00."),
+        (["s00,discs", "s00,bars"], "", "1 id is in it twice: s00."),
         (["x1,discs", "x2,bars"], "", "2 ids are not in the manifest: x1, x2."),
-        (["s09,bars"], "", "1 ids are not rows to train on: s09."),
-        (["s00,cat"], "", "1 ids have a label outside bars, discs, noise: s00 (cat)."),
+        (["s09,bars"], "", "1 id is outside the rows to train on: s09."),
+        (["s00,cat"], "", "1 id has a label outside bars, discs, noise: s00 (cat)."),
         (
             ["s00,discs"],
             "sample_id,given",
@@ -380,7 +380,7 @@ def test_labels_of_images_that_were_left_out_are_passed_over_and_others_compared
     cache = read_cache(target)
     assert len(cache) == 59 and cache.observed[0] == 1 and cache.extra["fold"][0] >= 0
     assert run(skip_unreadable=False) == [
-        f"{target} is without 1 rows, whose images could not be decoded when it was made. Delete "
+        f"{target} is without 1 row, whose images could not be decoded when it was made. Delete "
         "it to try them again.",
         f"{target} is there already, from the same recipe and manifest.",
     ]
@@ -405,7 +405,7 @@ def test_staged_images_give_the_same_cache_and_are_copied_once(
     copied[0].write_bytes(b"cut")  # a copy that was stopped by a crash of the machine
     heard = Heard()
     extract_one(manifest, recipe, tmp_path / "third", stage_to=tmp_path / "disk", progress=heard)
-    assert heard.lines[0].endswith(": 1 images copied, 59 were there.")
+    assert heard.lines[0].endswith(": 1 image copied, 59 were there.")
     with Image.open(copied[0]) as image:
         image.load()
 
@@ -440,7 +440,7 @@ def test_an_image_made_anew_is_staged_again_whatever_its_size(tmp_path: Path) ->
     assert stage(rows, disk, progress=heard).image_path(1).read_bytes() == b"new"
     stage(rows, disk, progress=heard)
     assert [line.partition(": ")[2] for line in heard.lines] == [
-        "1 images copied, 0 were there.",
+        "1 image copied, 0 were there.",
         "0 images copied, 1 were there.",
     ]
 

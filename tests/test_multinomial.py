@@ -525,7 +525,7 @@ def test_input_that_is_no_problem_is_refused() -> None:
         with pytest.raises(TrustqError, match=message):
             fit_multinomial(features, **({"labels": labels[None], "n_classes": 4} | options))
     features[3, 2] = np.nan
-    with pytest.raises(TrustqError, match="features of 1 rows hold NaN or infinite values."):
+    with pytest.raises(TrustqError, match="features of 1 row hold NaN or infinite values."):
         fit_multinomial(features, labels[None], n_classes=4)
 
 

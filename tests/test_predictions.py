@@ -167,8 +167,8 @@ def save(tmp_path, **arrays):
             "sample_ids must be unique; 2 are repeated, e.g. 'a': name the column of ids "
             "(`sample_ids`), or leave it out, and rows are numbered.",
         ),
-        ({"sample_ids": np.array(["a"])}, "sample_ids has 1 rows, the file 12."),
-        ({"groups": np.array(["a"])}, "groups has 1 rows, the file 12."),
+        ({"sample_ids": np.array(["a"])}, "sample_ids has 1 row, the file 12."),
+        ({"groups": np.array(["a"])}, "groups has 1 row, the file 12."),
         (
             {"classes": np.array(["a", "b"])},
             "names 2 classes (a, b) for 3 columns of scores: give every column its class, in "

@@ -54,7 +54,7 @@ def test_rows_that_are_not_finite_are_counted() -> None:
     features[[3, 4999], 1] = np.nan, np.inf
     with pytest.raises(InputError, match="Features of 2 rows hold NaN or infinite values"):
         require_finite(features)
-    with pytest.raises(InputError, match="x.h5: features of 1 rows hold NaN"):
+    with pytest.raises(InputError, match="x.h5: features of 1 row hold NaN"):
         scale_of(features, np.arange(4000), where="x.h5")
 
 

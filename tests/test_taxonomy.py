@@ -135,7 +135,7 @@ def test_a_target_that_does_not_hold_is_refused():
     with refused("`target=dx`: these data have native, condition, malignant, ham10000."):
         with_target(rows_of(["nv"]), "dx", taxonomy="ham10000")
     with refused(
-        "t.csv: no condition for odd (2 rows), strange (1 rows). Leave them out ("
+        "t.csv: no condition for odd (2 rows), strange (1 row). Leave them out ("
         "`drop=odd,strange`), or give your own table (`taxonomy=FILE`)."
     ):
         with_target(rows_of(["odd", "nv", "odd", "strange"]), "condition", taxonomy="ham10000")

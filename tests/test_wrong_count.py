@@ -268,7 +268,7 @@ def test_what_cannot_be_known_is_told(tmp_path: Path, fields: Any, message: str)
 
 def test_known_labels_of_another_data_set_are_refused(tmp_path: Path) -> None:
     make_audit(tmp_path, images=0)
-    with pytest.raises(TrustqError, match="none of its 1 ids is a row"):
+    with pytest.raises(TrustqError, match="is among its 1 id"):
         open_source(tmp_path / "embeddings.npz", known=KnownLabels({"x": None}, "sheet"))
     with pytest.raises(TrustqError, match="unknown class 'nevi'"):
         open_source(tmp_path / "embeddings.npz", known=KnownLabels({"img_00001": "nevi"}, "sheet"))
@@ -314,7 +314,7 @@ def test_answers_are_joined_by_ids_and_classes_in_any_usual_spelling(
     assert (audit.given[:20] == truth[:20]).all()
     (note,) = (note for note in audit.notes if "are trusted by" in note)
     assert note.endswith(
-        "; 1 other ids are no rows of it (1 differ in spelling alone from ids that are there, "
+        "; 1 other id is no row of it (1 differs in spelling alone from ids that are there, "
         "e.g. 'IMG_40.png' and 'img_00040')"
     )
     assert read_off_topic(sheet) == {"img_00030", "img_00031"}

@@ -8,6 +8,7 @@ import numpy as np
 
 from trustq.audit.folder import StoredAudit
 from trustq.core.columns import Columns, read_table
+from trustq.core.counts import counted
 from trustq.core.label_sheets import read_sheet
 from trustq.core.sample_ids import ID_COLUMNS, find_ids, nearly
 from trustq.core.words import plain_texts
@@ -186,8 +187,8 @@ def _pruned(audit: StoredAudit, off_topic: Collection[str]) -> Cleaned:
     if strangers:
         raise InputError(
             f"The answers name {strangers[0]!r}, which {audit.folder} did not audit "
-            f"({len(strangers)} such ids){nearly(strangers, audit.sample_ids)}. Are they of "
-            "another audit?"
+            f"({counted(len(strangers), 'such id')}){nearly(strangers, audit.sample_ids)}. Are "
+            "they of another audit?"
         )
     gone = np.isin(np.arange(len(ids)), [row for row in rows if row is not None])
     label, acts = audit.given.copy(), np.full(len(ids), "keep", dtype=object)
@@ -224,8 +225,8 @@ def _as_audited(audit: StoredAudit, answers: dict[str, str]) -> dict[str, str]:
     if strangers:
         raise InputError(
             f"The answers name {strangers[0]!r}, which {audit.folder} did not audit "
-            f"({len(strangers)} such ids){nearly(strangers, audit.sample_ids)}. Are they of "
-            "another audit?"
+            f"({counted(len(strangers), 'such id')}){nearly(strangers, audit.sample_ids)}. Are "
+            "they of another audit?"
         )
     own: dict[str, str] = {}
     for answer, row in zip(answers.values(), rows, strict=True):

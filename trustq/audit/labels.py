@@ -8,6 +8,7 @@ import numpy as np
 
 from trustq.audit.neighbours import K, NeighbourSearch, outlier_score
 from trustq.audit.source import AuditSource
+from trustq.core.counts import counted
 from trustq.core.digest import digest_json
 from trustq.core.generators import generator
 from trustq.core.rounding import steady
@@ -334,8 +335,8 @@ def _places(first: AuditSource, other: AuditSource) -> np.ndarray:
     if len(ours) != len(theirs) or (theirs[place] != ours).any():
         shared = len(np.intersect1d(ours, theirs))
         raise InputError(
-            f"{other.cache.name} audits {len(theirs)} rows and {first.cache.name} {len(ours)}, "
-            f"{shared} of them shared: audit them apart."
+            f"{other.cache.name} audits {counted(len(theirs), 'row')} and {first.cache.name} "
+            f"{len(ours)}, {shared} of them shared: audit them apart."
         )
     differ = int((other.observed[place] != first.observed).sum())
     if differ:
@@ -472,7 +473,6 @@ def _notes(sources: Sequence[AuditSource], known: np.ndarray) -> list[str]:
             "may look right",
         )
     if not known.all():
-        notes.append(
-            f"{int((~known).sum())} rows have no score: their class is absent from other folds"
-        )
+        n = int((~known).sum())
+        notes.append(f"{counted(n, 'row')} without a score: the class is absent from other folds")
     return notes

@@ -9,6 +9,7 @@ import numpy as np
 
 from trustq.audit.close_rows import close_rows, nearest_distances
 from trustq.audit.labels import LabelAudit
+from trustq.core.counts import counted
 from trustq.core.generators import generator
 from trustq.core.sample_ids import find_rows, id_keys
 from trustq.errors import NotFound
@@ -182,7 +183,7 @@ def _weak_clusters(audit: LabelAudit, features: Rows) -> list[SetIssue]:
                 f"cluster {c}",
                 float(wrong[c] / n[c]),
                 rate,
-                f"{len(rows)} rows, {classes.max() / len(rows):.0%} of {most}; "
+                f"{counted(len(rows), 'row')}, {classes.max() / len(rows):.0%} of {most}; "
                 f"error [{low:.2f}, {high:.2f}]",
             )
         )

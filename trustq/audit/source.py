@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from trustq.core.class_names import ClassPosition, read_labels
+from trustq.core.counts import counted, verb
 from trustq.core.digest import digest_bytes, digest_file, digest_json
 from trustq.core.foreign_files import read_foreign
 from trustq.core.foreign_rows import open_rows
@@ -171,7 +172,7 @@ def open_source(
         raise InputError(f"{cache.name} has no labels to audit: neither observed nor others.")
     if (observed == observed[0]).all():
         raise InputError(
-            f"{cache.name}: all {len(rows)} labels to audit are of class "
+            f"{cache.name}: all {counted(len(rows), 'label')} to audit are of class "
             f"{cache.classes[observed[0]]}, so there is nothing to tell them from."
         )
     groups = np.unique(cache.group_id[rows], return_inverse=True)[1]
@@ -209,7 +210,9 @@ def open_source(
             own.notes.append("every row is its own group: a relative in another fold hides errors")
         training = TrainingRows(cache, rows, groups, fold)
         for c, n_groups in thin_classes(observed, groups, n_folds=folds).items():
-            own.notes.append(f"class {cache.classes[c]} has {n_groups} groups for {folds} folds")
+            own.notes.append(
+                f"class {cache.classes[c]} has {counted(n_groups, 'group')} for {folds} folds"
+            )
         if features is None:
             raise InputError(f"{cache.name} has no column of features, so no head can be fitted.")
         made, fitted = fitted_out_of_fold(training, features, observed, head)
@@ -260,8 +263,9 @@ def _with_known(own: _Rows, known: KnownLabels) -> _Rows:
     found = len(known.labels) - len(strangers)
     if not found:
         raise InputError(
-            f"{known.where}: none of its {len(known.labels)} ids is a row of {cache.name}"
-            f"{nearly(strangers, ids)}. Is it of another data set?"
+            f"{known.where}: no row of {cache.name} is among its "
+            f"{counted(len(known.labels), 'id')}{nearly(strangers, ids)}. Is it of another data "
+            "set?"
         )
     if bool(trusted[own.rows].all()):
         raise InputError(f"Every label of {cache.name} is trusted, so there is none to audit.")
@@ -272,7 +276,8 @@ def _with_known(own: _Rows, known: KnownLabels) -> _Rows:
     note += f", {changed} of them in the place of the given ones" if changed else ""
     # A table of everything has rows of other splits too; what is nearly spelt alike is a slip.
     if near := nearly(strangers, ids):
-        note += f"; {len(strangers)} other ids are no rows of it{near}"
+        n = len(strangers)
+        note += f"; {counted(n, 'other id')} {verb(n, 'is no row', 'are no rows')} of it{near}"
     # The digest says what these rows are now; crossfit logits were made from the labels as given.
     digest = digest_json([cache.content_digest, known.digest])
     return dataclasses.replace(

@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
+from trustq.core.counts import counted
 from trustq.core.estimator import Classifier, require_fitted
 from trustq.errors import DishonestError, InputError
 from trustq.metrics.confident_joint import confident_joint
@@ -107,8 +108,8 @@ class Calibrator(Classifier, ABC):
             self.classes_, labels = np.unique(labels, return_inverse=True)
             if len(self.classes_) != k:
                 raise InputError(
-                    f"labels name {len(self.classes_)} classes, and logits has {k} columns: pass "
-                    "the column of each label."
+                    f"labels name {counted(len(self.classes_), 'class')}, and logits has {k} "
+                    "columns: pass the column of each label."
                 )
         labels = checked_labels(labels, *logits.shape, beside="logits")
         self.n_features_in_ = logits.shape[1]
@@ -161,7 +162,7 @@ class TemperatureScaling(Calibrator):
         logits, labels = self._checked_fit(logits, labels, labels_used)
         self.temperature_, complaint = _solve(logits, labels)
         if complaint:
-            message = f"{complaint} (T = {self.temperature_:g}, {len(labels)} rows)"
+            message = f"{complaint} (T = {self.temperature_:g}, {counted(len(labels), 'row')})"
             warnings.warn(message, DegenerateCalibrationWarning, stacklevel=2)
         return self
 
@@ -199,7 +200,7 @@ class VectorScaling(Calibrator):
         logits, labels = self._checked_fit(logits, labels, labels_used)
         self.scale_, self.offset_, complaint = _solve_vector(logits, labels)
         if complaint:
-            message = f"{complaint} ({len(labels)} rows)"
+            message = f"{complaint} ({counted(len(labels), 'row')})"
             warnings.warn(message, DegenerateCalibrationWarning, stacklevel=2)
         return self
 
@@ -240,7 +241,7 @@ class NoiseAwareTemperature(Calibrator):
         self.labels_used_ = f"{labels_used}, corrected"
         self.temperature_, complaint = _solve_corrected(logits, labels, matrix)
         if complaint:
-            message = f"{complaint} (T = {self.temperature_:g}, {len(labels)} rows)"
+            message = f"{complaint} (T = {self.temperature_:g}, {counted(len(labels), 'row')})"
             warnings.warn(message, DegenerateCalibrationWarning, stacklevel=2)
         return self
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from trustq.core.counts import counted
 from trustq.core.words import (
     BLANK_WORDS,
     MISSING_WORDS,
@@ -102,8 +103,8 @@ def checked_classes(
         raise InputError(f"{source}: class {classes.index('')} has a blank name.")
     if width is not None and len(classes) != width:
         raise InputError(
-            f"{source} names {len(classes)} classes ({listed(classes)}) for {width} columns of "
-            "scores: give every column its class, in column order."
+            f"{source} names {counted(len(classes), 'class')} ({listed(classes)}) for {width} "
+            "columns of scores: give every column its class, in column order."
         )
     return classes
 
@@ -282,8 +283,9 @@ def _one_hot(
     per_row = column.sum(axis=1)
     if (per_row > 1).any():
         raise InputError(
-            f"{source}: {name} marks several classes in {int((per_row > 1).sum())} rows, first in "
-            f"row {int((per_row > 1).argmax()) + 1}: each row has one class here."
+            f"{source}: {name} marks several classes in "
+            f"{counted(int((per_row > 1).sum()), 'row')}, first in row "
+            f"{int((per_row > 1).argmax()) + 1}: each row has one class here."
         )
     indices = np.where(per_row > 0, column.argmax(axis=1), NO_LABEL).astype(np.int64)
     missing = int((indices < 0).sum())

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from trustq.core.counts import counted, verb
 from trustq.errors import DamagedFile, InputError
 
 
@@ -70,8 +71,9 @@ def _require_values(path: Path, book: Any) -> None:
     ]
     if lost:
         raise InputError(
-            f"{path}: {len(lost)} cells, first {lost[0]}, hold a formula without its value: open "
-            "it in a spreadsheet program and save it, or write texts that begin with = as texts.",
+            f"{path}: {counted(len(lost), 'cell')}, first {lost[0]}, "
+            f"{verb(len(lost), 'holds', 'hold')} a formula without its value: open it in a "
+            "spreadsheet program and save it, or write texts that begin with = as texts.",
             path=path,
         )
 

@@ -21,6 +21,7 @@ from trustq.core.class_names import (
     two_classes,
 )
 from trustq.core.columns import read_metadata, read_table
+from trustq.core.counts import counted
 from trustq.core.foreign_files import (
     ForeignFile,
     is_array_file,
@@ -245,7 +246,9 @@ class ForeignRows:
             return None
         texts = plain_texts(array)
         if len(texts) != n:
-            raise InputError(f"{self.path}: sample_ids has {len(texts)} rows, the file {n}.")
+            raise InputError(
+                f"{self.path}: sample_ids has {counted(len(texts), 'row')}, the file {n}."
+            )
         if "" in texts:
             raise InputError(f"{self.path}: sample_ids is blank in row {texts.index('') + 1}.")
         if len(set(texts)) != n:
@@ -281,7 +284,7 @@ class ForeignRows:
             return None
         texts = plain_texts(_flat(array))
         if len(texts) != n:
-            raise InputError(f"{self.path}: groups has {len(texts)} rows, the file {n}.")
+            raise InputError(f"{self.path}: groups has {counted(len(texts), 'row')}, the file {n}.")
         blank = set[str]()
         if not is_long(_flat(array), 8):  # longer than any word for a blank
             blank = {text for text in set(texts) if len(text) < 8 and is_no_group(text)}
@@ -298,7 +301,7 @@ class ForeignRows:
             return None, []
         found, unknown = read_splits(_flat(array))
         if len(found) != n:
-            raise InputError(f"{self.path}: split has {len(found)} rows, the file {n}.")
+            raise InputError(f"{self.path}: split has {counted(len(found), 'row')}, the file {n}.")
         return found, unknown
 
     def _has_matrix(self, role: str) -> bool:

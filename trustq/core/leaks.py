@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trustq.core.counts import counted, verb
 from trustq.core.sample_ids import id_keys, loose_keys
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, of the golden ratio: spreads bits over the word
@@ -135,14 +136,16 @@ def told(found: Overlap, a: str, b: str, ids_a: np.ndarray, ids_b: np.ndarray) -
     notes = []
     if found.near:
         notes.append(
-            f"suspicion of a leak: {len(found.near)} ids of {a} and {b} differ in spelling alone, "
-            f"e.g. {found.near[0][0]!r} and {found.near[0][1]!r}; they are taken for different rows"
+            f"suspicion of a leak: {counted(len(found.near), 'id')} of {a} and {b} "
+            f"{verb(len(found.near), 'differs', 'differ')} in spelling alone, e.g. "
+            f"{found.near[0][0]!r} and {found.near[0][1]!r}; they are taken for different rows"
         )
     if found.equal:
         i, j = found.equal[0]
         notes.append(
-            f"suspicion of a leak: {len(found.equal)} rows of {a} equal rows of {b} bit for bit, "
-            f"e.g. {str(ids_a[i])!r} and {str(ids_b[j])!r}"
+            f"suspicion of a leak: {counted(len(found.equal), 'row')} of {a} "
+            f"{verb(len(found.equal), 'equals one', 'equal rows')} of {b} bit for bit, e.g. "
+            f"{str(ids_a[i])!r} and {str(ids_b[j])!r}"
         )
     return notes
 

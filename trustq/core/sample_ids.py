@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from trustq.core.columns import Columns, read_table
+from trustq.core.counts import verb
 from trustq.core.words import plain_texts
 from trustq.errors import InputError, NotFound
 
@@ -114,15 +115,15 @@ def nearly(strangers: Sequence[str], ids: np.ndarray) -> str:
     """What a message adds of ids that were not found and are nearly spelt as some that are there.
 
     >>> nearly(["IMG_07"], np.array(["img_7"]))
-    " (1 differ in spelling alone from ids that are there, e.g. 'IMG_07' and 'img_7')"
+    " (1 differs in spelling alone from ids that are there, e.g. 'IMG_07' and 'img_7')"
     """
     known = dict(zip(loose_keys(ids), plain_texts(ids), strict=True))
     near = [(text, known[key]) for text in strangers if (key := loose_key(text)) in known]
     if not near:
         return ""
     return (
-        f" ({len(near)} differ in spelling alone from ids that are there, e.g. {near[0][0]!r} and "
-        f"{near[0][1]!r})"
+        f" ({len(near)} {verb(len(near), 'differs', 'differ')} in spelling alone from ids that are "
+        f"there, e.g. {near[0][0]!r} and {near[0][1]!r})"
     )
 
 

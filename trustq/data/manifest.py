@@ -14,6 +14,7 @@ import numpy as np
 
 from trustq.core import columns as tables
 from trustq.core.columns import Columns
+from trustq.core.counts import counted, verb
 from trustq.core.digest import digest_strings
 from trustq.core.leaks import near_names
 from trustq.core.sample_ids import id_keys
@@ -313,13 +314,13 @@ def split_suspicions(manifest: Manifest) -> list[str]:
     split, ids, groups = (manifest.columns[name] for name in ("split", "sample_id", "group_id"))
     held = np.isin(split, ("test", "external"))
     notes = []
-    for what, names in (("ids", ids), ("groups", groups)):
+    for what, names in (("id", ids), ("group", groups)):
         near = near_names(names[held].tolist(), names[~held].tolist())
         if near:
             notes.append(
-                f"suspicion of a leak: {len(near)} {what} of test and other rows differ in "
-                f"spelling alone, e.g. {near[0][0]!r} and {near[0][1]!r}; they are taken for "
-                "different ones"
+                f"suspicion of a leak: {counted(len(near), what)} of test and other rows "
+                f"{verb(len(near), 'differs', 'differ')} in spelling alone, e.g. {near[0][0]!r} "
+                f"and {near[0][1]!r}; they are taken for different ones"
             )
     return notes
 

@@ -114,6 +114,9 @@ def traits_of(data: bytes) -> Traits:
 def as_rgb(image: "Image") -> "Image":
     """The image upright, on white, as eight-bit RGB; grey of other depths is scaled to it.
 
+    It takes the image over: one that is RGB already is turned in place and returned, since a copy
+    of a phone's photo takes a third of the time of decoding it.
+
     The scale is the one that the file states or, since most state none, that of the fewest bits
     its largest value needs; float grey is from 0 to 1 where no value is above. Raises `ValueError`
     for values that fit no such scale: negative ones, NaN, or colour that fills 12 of 16 bits, of
@@ -139,7 +142,8 @@ def as_rgb(image: "Image") -> "Image":
         if isinstance(key := image.info.get("transparency"), int):
             levels[values == key] = 255
         return Image.fromarray(levels).convert("RGB")
-    colour = image.convert("RGB")
+    image.load()
+    colour = image if image.mode == "RGB" else image.convert("RGB")
     if is_deep_colour and 0 < np.asarray(colour).max() < 16:
         raise ValueError("colour of 16 bits whose values fill 12 or fewer; save it as 8 bits")
     if image.has_transparency_data:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from trustq.core.columns import Columns
+from trustq.core.counts import counted
 from trustq.core.words import is_blank
 from trustq.data.taxonomy import label_key
 from trustq.datasets.chexpert import CLASSES, require_finding
@@ -96,7 +97,7 @@ def read_rows(
         columns["published_split"] = _published_split(ids, lists)
     if len(ids) != N_PUBLISHED:
         notes.append(
-            f"{path.name} differs from what was published: {len(ids):,} rows instead of "
+            f"{path.name} differs from what was published: {counted(len(ids), 'row')} instead of "
             f"{N_PUBLISHED:,}."
         )
     if impossible:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from trustq.core.class_names import listed
+from trustq.core.counts import counted
 from trustq.core.words import rejoined
 from trustq.data.manifest import Manifest
 from trustq.data.taxonomy import TARGETS, map_labels, read_taxonomy
@@ -46,7 +47,7 @@ def with_target(
         if value is None
     )
     if blank:
-        named = ", ".join(f"{label} ({n:,} rows)" for label, n in blank.most_common(10))
+        named = ", ".join(f"{label} ({counted(n, 'row')})" for label, n in blank.most_common(10))
         raise InputError(
             f"{rows.source}: no {target} for {named}{' and others' if len(blank) > 10 else ''}. "
             f"Leave them out (`drop={','.join(label for label, _ in blank.most_common(3))}`), or "

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trustq.core.counts import counted
 from trustq.data.taxonomy import CONDITIONS, label_key, read_taxonomy
 from trustq.deploy.triage import MALIGNANT
 from trustq.errors import InputError
@@ -98,9 +99,9 @@ def cut_at_sensitivity(
     positive = np.asarray(positive, dtype=bool)
     if not positive.any() or positive.all():
         raise InputError(
-            f"Of {len(positive)} validation rows {int(positive.sum())} are of the classes that "
-            "must not be missed; cuts need rows of both kinds. Use a larger validation split, or "
-            "the field's own cuts: `cuts=field`."
+            f"Of {counted(len(positive), 'validation row')} {int(positive.sum())} are of the "
+            "classes that must not be missed; cuts need rows of both kinds. Use a larger "
+            "validation split, or the field's own cuts: `cuts=field`."
         )
     ranked = np.sort(scores[positive])[::-1]
     needed = int(np.ceil(asked * len(ranked) - 1e-9))

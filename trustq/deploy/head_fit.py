@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from trustq.core.counts import counted, verb
 from trustq.core.label_sheets import read_sheet
 from trustq.core.sample_ids import find_ids, nearly
 from trustq.deploy.graph import folded_head
@@ -121,8 +122,8 @@ def _training_labels(cache: Cache, labels: Path | None) -> tuple[np.ndarray, np.
         unknown = [name for name, row in zip(sheet, places, strict=True) if row is None]
         if unknown:
             raise InputError(
-                f"{labels}: {len(unknown)} ids are not in {cache.name}, e.g. {unknown[0]}"
-                f"{nearly(unknown, cache.sample_id)}.",
+                f"{labels}: {counted(len(unknown), 'id')} {verb(len(unknown), 'is', 'are')} not in "
+                f"{cache.name}, e.g. {unknown[0]}{nearly(unknown, cache.sample_id)}.",
                 path=labels,
             )
         for (name, found), row in zip(sheet.items(), places, strict=True):
@@ -135,7 +136,7 @@ def _training_labels(cache: Cache, labels: Path | None) -> tuple[np.ndarray, np.
         outside = (known >= 0) & ~train
         if outside.any():
             raise DishonestError(
-                f"{labels} has labels of {int(outside.sum())} rows that are not training rows; a "
+                f"{labels} has labels of {counted(int(outside.sum()), 'row')} not of training; a "
                 "head that learns from them cannot be judged on them. Leave them out.",
                 path=labels,
             )
@@ -143,8 +144,8 @@ def _training_labels(cache: Cache, labels: Path | None) -> tuple[np.ndarray, np.
     rows = np.flatnonzero(train & (known >= 0))
     if len(np.unique(known[rows])) < 2:
         raise InputError(
-            f"{cache.name} has {len(rows)} labelled training rows of fewer than two classes, so no "
-            "head can be fitted. Give labels, or choose `head=backbone`."
+            f"{cache.name} has {counted(len(rows), 'labelled training row')} of fewer than two "
+            "classes, so no head can be fitted. Give labels, or choose `head=backbone`."
         )
     return rows, known[rows].astype(np.int64), source
 

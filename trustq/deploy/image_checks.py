@@ -115,7 +115,7 @@ def _skin(image: Image.Image) -> float:
     # -.168736 red - .331264 green + .5 blue, and .5 red - .418688 green - .081312 blue.
     over_red, over_green = blue - red, blue - green
     cb = 5273 * over_red + 10_352 * over_green
-    cr = 13_084 * (over_green - over_red) - 2541 * over_red
+    cr = 13_084 * over_green - 15_625 * over_red
     is_skin = _within(cb, -1_593_750, -31_250) & _within(cr, 156_250, 1_406_250)
     return float(np.count_nonzero(is_skin) / is_skin.size)
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trustq.core.atomic_files import replacing
+from trustq.core.counts import counted
 from trustq.core.digest import digest_bytes
 from trustq.data.pillow_rgb import reason_of
 from trustq.data.preprocessing import Preprocessing
@@ -99,7 +100,9 @@ class Model:
         return Outputs(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
 
     def __repr__(self) -> str:
-        return f"Model({self.about['name']!r}, {len(self.classes)} classes, {self.variant})"
+        return (
+            f"Model({self.about['name']!r}, {counted(len(self.classes), 'class')}, {self.variant})"
+        )
 
 
 def load_model(path: str | Path, *, variant: str = "float32", threads: int = 0) -> Model:

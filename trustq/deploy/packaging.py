@@ -15,6 +15,7 @@ import numpy as np
 
 from trustq import __version__
 from trustq.calibration.temperature import DegenerateCalibrationWarning, TemperatureScaling
+from trustq.core.counts import counted
 from trustq.core.digest import digest_bytes
 from trustq.core.generators import generator
 from trustq.data.manifest import Manifest
@@ -244,7 +245,7 @@ def _float32(work: _Work, network: Any) -> dict[str, Any]:
     if not difference <= PARITY:
         path.unlink()
         raise TrustqError(
-            f"On {len(rows)} images the graph's logits differ from the cache's by up to "
+            f"On {counted(len(rows), 'image')} the graph's logits differ from the cache's by up to "
             f"{difference:.2g}, more than {PARITY:g}. Was the cache written on another device or "
             f"in another precision ({work.cache.precision})? Send the images through the network "
             "again with `trustq extract` and `with=CACHE`, and package that cache."

@@ -163,7 +163,9 @@ class Service:
             return Refused(400, f"The image is damaged: {reason_of(error)}.")
 
     def close(self) -> None:
-        """Let the workers go."""
+        """Let the workers go, whatever waits."""
+        with self._lock:
+            self._waiting.clear()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 

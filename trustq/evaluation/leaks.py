@@ -1,5 +1,6 @@
 """Rows of one set of predictions that may be rows of another: refused, or said as a suspicion."""
 
+from trustq.core.counts import counted, verb
 from trustq.core.leaks import Overlap, near_names, overlap, told
 from trustq.errors import DishonestError
 from trustq.evaluation.predictions import Predictions
@@ -32,8 +33,9 @@ def suspicions(rows: Predictions, other: Predictions, a: str, b: str) -> list[st
         near = near_names(rows.groups.tolist(), other.groups.tolist())
         if near:
             notes.append(
-                f"suspicion of a leak: {len(near)} groups of {a} and {b} differ in spelling alone, "
-                f"e.g. {near[0][0]!r} and {near[0][1]!r}; they are taken for different groups"
+                f"suspicion of a leak: {counted(len(near), 'group')} of {a} and {b} "
+                f"{verb(len(near), 'differs', 'differ')} in spelling alone, e.g. {near[0][0]!r} "
+                f"and {near[0][1]!r}; they are taken for different groups"
             )
     return notes
 

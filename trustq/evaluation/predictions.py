@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from trustq.core.class_names import ClassPosition, Labels, read_labels
+from trustq.core.counts import counted, verb
 from trustq.core.foreign_files import ForeignFile, matrix
 from trustq.core.foreign_rows import ForeignRows, Names, Scores, open_rows, rows_of
 from trustq.core.words import is_blank, plain_texts
@@ -170,7 +171,9 @@ def read_predictions(
     others = _conditions(rows, conditions, scores, asked)
     for name, own in {**more, **others}.items():
         if len(own) != n:
-            raise InputError(f"{path}: {name} has {len(own)} rows, labels {n}.", path=path)
+            raise InputError(
+                f"{path}: {name} has {counted(len(own), 'row')}, labels {n}.", path=path
+            )
     if groups is None:
         rows.note("no groups: every row counts as independent, so intervals may be too narrow")
     if ids is None:
@@ -278,7 +281,9 @@ def _labels(rows: ForeignRows, scores: Scores, target: str | None) -> Labels:
     found = read_labels(column, source=rows.source, classes=scores.classes, name=target)
     left_out = int((found.indices < 0).sum())
     if left_out:
-        rows.note(f"{left_out} rows without {target} were left out")
+        rows.note(
+            f"{counted(left_out, 'row')} without {target} {verb(left_out, 'was', 'were')} left out"
+        )
     return found
 
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from trustq.core.counts import counted
 from trustq.errors import InputError, TrustqError
 from trustq.evaluation.bootstrap import Estimate, figure_intervals
 from trustq.metrics.per_class import UNKNOWN, slice_name
@@ -50,7 +51,7 @@ def slice_figures(
     names, order = (age_bands if ages else slice_names)(values)
     if len(names) != len(labels):
         raise InputError(
-            f"values has {len(names)} rows and labels has {len(labels)}: "
+            f"values has {counted(len(names), 'row')} and labels has {len(labels)}: "
             "pass the same rows in the same order."
         )
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import scipy
 
+from trustq.core.counts import counted
 from trustq.errors import InputError
 from trustq.evaluation.bootstrap import drawn_group_counts, group_codes
 from trustq.evaluation.conditions import CLEAN, Condition
@@ -185,9 +186,9 @@ def trust_table(
     n_tests = sum(row["p"] is not None for row in wins)
     sources = tuple(dict.fromkeys(cell.source for cell in cells))
     family = (
-        f"{n_tests} tests: {JUDGED_BY.upper()} of each other source against {BASELINE}, under each "
-        f"condition, on all rows; paired over {n_groups} groups, Student's t with the standard "
-        "deviation of the replicates; Holm over all of them"
+        f"{counted(n_tests, 'test')}: {JUDGED_BY.upper()} of each other source against {BASELINE}, "
+        f"under each condition, on all rows; paired over {counted(n_groups, 'group')}, Student's t "
+        "with the standard deviation of the replicates; Holm over all of them"
     )
     return TrustTable(
         found,
@@ -213,7 +214,7 @@ def _places(rows: TrustRows, codes: np.ndarray) -> tuple[list[_Place], list[str]
         for value in order:
             own = np.flatnonzero(of_row == value)
             if len(np.unique(codes[own])) < FEW_GROUPS:
-                left_out.append(f"{name} = {value} ({len(own)} rows)")
+                left_out.append(f"{name} = {value} ({counted(len(own), 'row')})")
             else:
                 places.append(_Place(name, value, own))
     return places, left_out

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from trustq.calibration.temperature import DegenerateCalibrationWarning, TemperatureScaling
+from trustq.core.counts import counted
 from trustq.core.digest import digest_json
 from trustq.data.splits import group_folds
 from trustq.errors import DishonestError, InputError
@@ -186,7 +187,7 @@ class _Fitted:
         self.temperatures: dict[str, float] = {}
         self.origin = "held-out clean rows"
         if fold is not None:
-            self.origin = f"{int(fold.max()) + 1} folds by group, cross-fitted"
+            self.origin = f"{counted(int(fold.max()) + 1, 'fold')} by group, cross-fitted"
         elif not judged.held_out:
             self.origin = "the clean judged rows themselves"
             self.notes.append(
@@ -578,8 +579,9 @@ def _fitted_head(loop: Loop, sweep: SweepRecipe) -> Any:
     arms = [parse_arm(text) for text in sweep.arms]
     if len(arms) != 1 or len(sweep.budgets) != 1:
         raise InputError(
-            f"The table judges one arm and one budget, and the recipe names {len(arms)} arms and "
-            f"{len(sweep.budgets)} budgets: name one of each."
+            "The table judges one arm and one budget, and the recipe names "
+            f"{counted(len(arms), 'arm')} and {counted(len(sweep.budgets), 'budget')}: name one of "
+            "each."
         )
     arm = arms[0]
     with one_blas_thread():

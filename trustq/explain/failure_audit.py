@@ -8,6 +8,7 @@ import numpy as np
 
 from trustq.audit.neighbours import nearest
 from trustq.calibration.temperature import TemperatureScaling
+from trustq.core.counts import counted
 from trustq.core.generators import generator
 from trustq.errors import InputError
 from trustq.explain.causes import NAMES, RuleTest, Signs, causes_of, centred_share, rule_tests
@@ -144,7 +145,9 @@ def audit_failures(
     errors = found.predicted[rows] != first.label[rows]
     causes = causes_of(signs)
     if not errors.any():
-        notes.append(f"All {len(rows):,} rows of {split} are right: there is no error to explain")
+        notes.append(
+            f"Of {counted(len(rows), 'row')} of {split} none is wrong: there is no error to explain"
+        )
     if given.listed is None:
         notes.append("No label audit was given, so no error is called a suspected label error")
     if given.measures is None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trustq.core.class_names import unknown_class
+from trustq.core.counts import counted, verb
 from trustq.errors import InputError
 from trustq.explain.activation_maps import LinearHead, cache_maps
 from trustq.store import Cache
@@ -98,10 +99,10 @@ def explained_classes(cache: Cache, explain: str) -> np.ndarray:
             )
         return np.asarray(cache.logits.argmax(axis=1))
     if explain == "label":
-        if (cache.label < 0).any():
+        if n := int((cache.label < 0).sum()):
             raise InputError(
-                f"{int((cache.label < 0).sum())} rows of {cache.name} have no label to explain. "
-                "Explain what is predicted, or leave these rows out."
+                f"{counted(n, 'row')} of {cache.name} {verb(n, 'has', 'have')} no label to "
+                "explain. Explain what is predicted, or leave these rows out."
             )
         return cache.label.astype(np.int64)
     if explain not in cache.classes:
@@ -122,7 +123,7 @@ def pass_variants(cache: Cache, clean: RowMaps) -> list[Variants]:
         if others is None:
             continue
         numbered = tuple(f"{name} {i + 1}" for i in range(len(others)))
-        title = f"{len(others)} passes, {name}"
+        title = f"{counted(len(others), 'pass')}, {name}"
         found.append(
             Variants("passes", title, clean.method, numbered, clean.classes, clean.maps, others)
         )

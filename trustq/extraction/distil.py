@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from trustq.core.counts import counted
 from trustq.data.manifest import Manifest
 from trustq.errors import DishonestError, InputError
 from trustq.extraction.jobs import Extracted
@@ -78,8 +79,9 @@ def distil(
     held_out = (cache.split != "train") & ~cache.honest_for_any_noise
     if held_out.any():
         raise DishonestError(
-            f"{cache.name}: the teacher was trained on labels of {int(held_out.sum())} rows "
-            "outside the training split, which its student would inherit. Choose another teacher."
+            f"{cache.name}: the teacher was trained on labels of "
+            f"{counted(int(held_out.sum()), 'row')} outside the training split, which its student "
+            "would inherit. Choose another teacher."
         )
     return extract(
         manifest,

@@ -8,6 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from trustq.core.counts import counted
 from trustq.data.manifest import SPLITS, Manifest
 from trustq.data.noise import draw_start, parse_noise
 from trustq.data.splits import group_folds, split_by_group, thin_classes
@@ -154,14 +155,14 @@ def _folds(
     n_folds = recipe.crossfit_folds
     if (n_groups := len(np.unique(groups))) < n_folds:
         raise InputError(
-            f"{n_groups} groups to train on cannot make crossfit_folds={n_folds}: folds are "
-            "whole groups. Ask for fewer, e.g. `crossfit_folds=2`."
+            f"{counted(n_groups, 'group')} to train on cannot make crossfit_folds={n_folds}: folds "
+            "are whole groups. Ask for fewer, e.g. `crossfit_folds=2`."
         )
     # By observed labels, for true ones are not known before the training; drawn once.
     fold = group_folds(labels, groups, n_folds=n_folds, seed=seed)
     return fold, [
-        f"Class {manifest.classes[c]} has {n_groups} groups for {n_folds} folds: rows of it "
-        "may be scored by a network that never saw it."
+        f"Class {manifest.classes[c]} has {counted(n_groups, 'group')} for "
+        f"{counted(n_folds, 'fold')}: rows of it may be scored by a network that never saw it."
         for c, n_groups in thin_classes(labels, groups, n_folds=n_folds).items()
     ]
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 
+from trustq.core.counts import counted
 from trustq.core.digest import digest_json
 from trustq.data.manifest import Manifest
 from trustq.errors import InputError
@@ -173,8 +174,8 @@ def _training_jobs(
         if skipped is None and left_out:
             manifest = every.subset(~np.isin(every.columns["sample_id"].astype(str), left_out))
             progress.say(
-                f"{target} is without {len(left_out):,} rows, whose images could not be decoded "
-                "when it was made. Delete it to try them again."
+                f"{target} is without {counted(len(left_out), 'row')}, whose images could not be "
+                "decoded when it was made. Delete it to try them again."
             )
         else:
             manifest = every

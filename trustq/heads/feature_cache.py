@@ -12,6 +12,7 @@ import numpy as np
 import scipy
 from threadpoolctl import ThreadpoolController
 
+from trustq.core.counts import counted
 from trustq.core.scratch import room_for
 from trustq.errors import InputError
 from trustq.heads.standardise import Standardised, column_sums
@@ -64,7 +65,7 @@ class SharedFeatures:
         )
         if not np.isfinite(self.center).all():
             bad = int((~np.isfinite(np.asarray(features))).any(axis=1).sum())
-            raise InputError(f"features of {bad} rows hold NaN or infinite values.")
+            raise InputError(f"features of {counted(bad, 'row')} hold NaN or infinite values.")
         self._lending = threading.Lock()
         self._edges: dict[int, Any] = {}  # matrices of one row, by the number of bins
         self._idle_bins: list[tuple[tuple[int, bytes], Any]] = []  # the latest last

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from trustq.core.counts import counted
 from trustq.core.scratch import room_for
 from trustq.errors import InputError
 from trustq.store.mapped import give_back
@@ -101,9 +102,11 @@ def require_finite(
         if not np.isfinite(own).all():
             bad += int((~np.isfinite(own)).any(axis=1).sum())
     if bad and where:
-        raise InputError(f"{where}: features of {bad} rows hold NaN or infinite values.")
+        raise InputError(f"{where}: features of {counted(bad, 'row')} hold NaN or infinite values.")
     if bad:
-        raise InputError(f"Features of {bad} rows hold NaN or infinite values: leave them out.")
+        raise InputError(
+            f"Features of {counted(bad, 'row')} hold NaN or infinite values: leave them out."
+        )
 
 
 def column_sums(

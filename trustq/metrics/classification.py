@@ -4,6 +4,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from trustq.core.counts import counted
 from trustq.errors import InputError
 from trustq.metrics import selective
 from trustq.metrics.probabilities import (
@@ -225,7 +226,7 @@ def _checked_confusion(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     labels, predicted = checked_indices(labels, "labels"), checked_indices(predicted, "predicted")
     if len(labels) != len(predicted):
         raise InputError(
-            f"labels has {len(labels)} rows and predicted has {len(predicted)}: "
+            f"labels has {counted(len(labels), 'row')} and predicted has {len(predicted)}: "
             "pass the same rows in the same order."
         )
     # Only the classes that occur: an index of a million must not make a square of it.

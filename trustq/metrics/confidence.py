@@ -5,6 +5,7 @@ Every score is (n,), higher is surer, and serves as `confidence` in `trustq.metr
 
 import numpy as np
 
+from trustq.core.counts import counted
 from trustq.errors import InputError
 from trustq.metrics.probabilities import (
     checked_indices,
@@ -128,8 +129,8 @@ class MeanDistance:
         labels = checked_indices(reference_labels, "reference_labels")
         if len(labels) != len(reference):
             raise InputError(
-                f"reference_labels has {len(labels)} rows and reference has {len(reference)}: "
-                "pass the same rows in the same order."
+                f"reference_labels has {counted(len(labels), 'row')} and reference has "
+                f"{len(reference)}: pass the same rows in the same order."
             )
         classes, codes = np.unique(labels, return_inverse=True)
         means = np.stack([reference[codes == c].mean(axis=0) for c in range(len(classes))])

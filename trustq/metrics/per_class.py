@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trustq.core.class_names import ClassPosition, unknown_class
+from trustq.core.counts import counted
 from trustq.core.words import is_blank, rejoined
 from trustq.errors import InputError
 from trustq.metrics.classification import class_aurocs, confusion_counts
@@ -394,12 +395,12 @@ def _checked_binary(
             found=truth.shape,
         )
     if np.isnan(score).any():
-        raise InputError(f"The score of {name} is NaN in {np.isnan(score).sum()} rows.")
+        raise InputError(f"The score of {name} is NaN in {counted(np.isnan(score).sum(), 'row')}.")
     truth = truth.astype(bool)
     if truth.all() or not truth.any():
         raise InputError(
-            f"{name} is {'always' if truth.any() else 'never'} true in {len(truth)} rows: "
-            "sensitivity and specificity need both outcomes."
+            f"{name} is {'always' if truth.any() else 'never'} true in "
+            f"{counted(len(truth), 'row')}: sensitivity and specificity need both outcomes."
         )
     return truth, score
 

@@ -5,6 +5,7 @@ float32 softmax saturates: 2,469 of 10,000 confidences of one public file equal 
 
 import numpy as np
 
+from trustq.core.counts import counted
 from trustq.errors import InputError
 
 PROBABILITY_FLOOR = 1e-12  # below it a stored probability counts as this, so that logs are finite
@@ -94,7 +95,7 @@ def checked_labels(labels: np.ndarray, n: int, k: int, *, beside: str) -> np.nda
     labels = checked_indices(labels, "labels")
     if len(labels) != n:
         raise InputError(
-            f"labels has {len(labels)} rows and {beside} has {n}: "
+            f"labels has {counted(len(labels), 'row')} and {beside} has {n}: "
             "pass the same rows in the same order."
         )
     if labels.max() >= k:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from trustq.core.counts import counted, verb
 from trustq.core.leaks import equal_rows, near_ids, near_names, shared_ids
 from trustq.errors import DishonestError, InputError
 from trustq.store import Cache
@@ -24,14 +25,14 @@ def near_spellings(cache: Cache, externals: Sequence[Cache]) -> list[str]:
     notes = []
     for other in externals:
         for what, near in (
-            ("ids", near_ids(other.sample_id, cache.sample_id)),
-            ("groups", near_names(other.group_id.tolist(), cache.group_id.tolist())),
+            ("id", near_ids(other.sample_id, cache.sample_id)),
+            ("group", near_names(other.group_id.tolist(), cache.group_id.tolist())),
         ):
             if near:
                 notes.append(
-                    f"Suspicion of a leak: {len(near)} {what} of {other.name} and {cache.name} "
-                    f"differ in spelling alone, e.g. {near[0][0]!r} and {near[0][1]!r}; they are "
-                    "taken for different ones."
+                    f"Suspicion of a leak: {counted(len(near), what)} of {other.name} and "
+                    f"{cache.name} {verb(len(near), 'differs', 'differ')} in spelling alone, e.g. "
+                    f"{near[0][0]!r} and {near[0][1]!r}; they are taken for different ones."
                 )
     return notes
 
@@ -63,9 +64,9 @@ def _relabelled(other: Cache, cache: Cache) -> Cache:
     if other.seen_labels.any() or (is_same and shared):
         n_seen = int(other.seen_labels.sum())
         raise DishonestError(
-            f"{other.name} holds rows of {cache.name} ({len(shared)} ids or groups; {n_seen} rows "
-            "that the backbone was trained on), so it is no external test. Leave them out of its "
-            "manifest."
+            f"{other.name} holds rows of {cache.name} ({len(shared)} ids or groups; "
+            f"{counted(n_seen, 'row')} that the backbone was trained on), so it is no external "
+            "test. Leave them out of its manifest."
         )
     equal = equal_rows(other.features, cache.features)
     if equal:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from trustq.core.counts import counted, verb
 from trustq.core.label_sheets import read_sheet
 from trustq.core.sample_ids import find_ids, nearly
 from trustq.errors import InputError
@@ -83,7 +84,8 @@ def as_answered(cache: Cache, *, sweep: SweepRecipe) -> tuple[Cache, list[str]]:
         notes.append(f"{elsewhere} answers are the truth of validation, test or external rows.")
     if votes.strangers:
         notes.append(
-            f"{len(votes.strangers)} answered ids, first {votes.strangers[0]}, are none of "
+            f"{counted(len(votes.strangers), 'answered id')}, first {votes.strangers[0]}, "
+            f"{verb(len(votes.strangers), 'is', 'are')} none of "
             f"{cache.name}{nearly(votes.strangers, cache.sample_id)}: their answers are not used."
         )
     tied = int(((votes.counts > 0) & ~answered).sum())

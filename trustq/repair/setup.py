@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trustq.core.counts import counted, verb
 from trustq.core.generators import generator
 from trustq.data.noise import Start, observe_labels, parse_noise, trust_some
 from trustq.data.row_weights import DomainBalance
@@ -89,10 +90,10 @@ def draw_experiment(
     labels = cache.label[rows].astype(np.int64)
     if not len(rows):
         raise InputError(f"{cache.name} has no training rows to repair.")
-    if (labels < 0).any():
+    if n := int((labels < 0).sum()):
         raise InputError(
-            f"{cache.name}: {int((labels < 0).sum())} training rows have no reference label, so a "
-            "repair of them cannot be simulated: leave these rows out, or label them."
+            f"{cache.name}: {counted(n, 'training row')} {verb(n, 'has', 'have')} no reference "
+            "label, so a repair of them cannot be simulated: leave these rows out, or label them."
         )
     spec = _noise_spec(cache, rows, sweep, notes)
     require_finite(cache.features, where=cache.name)
@@ -109,7 +110,9 @@ def draw_experiment(
         notes.append("Every row is its own group: relatives of a row may be in other folds.")
     fold = group_folds(start.observed, groups, n_folds=sweep.folds, seed=draw_seed)
     for c, n_groups in thin_classes(start.observed, groups, n_folds=sweep.folds).items():
-        notes.append(f"Class {cache.classes[c]} has {n_groups} groups for {sweep.folds} folds.")
+        notes.append(
+            f"Class {cache.classes[c]} has {counted(n_groups, 'group')} for {sweep.folds} folds."
+        )
     validation = np.flatnonzero((split == "val") & (cache.label >= 0))
     evaluation = _evaluated_rows(cache, split, notes)
     return Experiment(
@@ -310,7 +313,7 @@ def _begin(
         return _Beginning(start, name, None, float(cache.noise.get("trusted", 0.0)))
     if stored.any():
         raise InputError(
-            f"{cache.name} was trained with {int(stored.sum())} trusted labels; with "
+            f"{cache.name} was trained with {counted(int(stored.sum()), 'trusted label')}; with "
             "`noise=stored` the trusted start is its own (`trusted=stored`)."
         )
     start = trust_some(labels, observed, trusted=share, seed=draw_seed, strata=strata)

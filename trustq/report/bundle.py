@@ -17,6 +17,7 @@ from typing import Any
 
 from trustq.analysis.main_table import format_main_table, main_table
 from trustq.core.atomic_files import replacing
+from trustq.core.counts import counted
 from trustq.core.digest import digest_bytes
 from trustq.errors import DamagedFile, InputError, NotFound
 from trustq.report.plot_set import draw_figures
@@ -273,8 +274,8 @@ def _compare(old: list[list[str]], new: list[list[str]], *, table: str, results:
         )
     if len(old) != len(new):
         raise InputError(
-            f"{table} has {len(old) - 1} rows, {results} now gives {len(new) - 1}: runs were run "
-            "or lost since the bundle was written.",
+            f"{table} has {counted(len(old) - 1, 'row')}, {results} now gives {len(new) - 1}: runs "
+            "were run or lost since the bundle was written.",
             path=table,
         )
     for number, (a, b) in enumerate(zip(old, new, strict=True)):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from trustq.core.atomic_files import replacing
+from trustq.core.counts import counted
 from trustq.core.safety import SAFETY
 from trustq.data.pillow_rgb import read_rgb
 from trustq.errors import TrustqError
@@ -263,9 +264,9 @@ def _facts_of(case: Case) -> list[tuple[str, str]]:
 
 def _facts(audit: FailureAudit) -> str:
     share = audit.n_errors / audit.n_rows
-    said = f"{audit.n_rows:,} rows, {audit.n_errors:,} wrong ({share:.1%}). "
+    said = f"{counted(audit.n_rows, 'row')}, {audit.n_errors:,} wrong ({share:.1%}). "
     if audit.n_validation:
-        said += f"Temperature fitted on {audit.n_validation:,} validation rows. "
+        said += f"Temperature fitted on {counted(audit.n_validation, 'validation row')}. "
     if audit.stability_of:
         said += f"Stability is the overlap of the top 20 % of maps over {audit.stability_of}. "
     return said + "Each section lists at most as many cases as were asked for."

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trustq.core.columns import write_parquet
+from trustq.core.counts import counted
 from trustq.data.purchase_origin import PURCHASE_COLUMNS, Origin
 from trustq.errors import InputError, NotFound
 from trustq.results.query import connect
@@ -80,8 +81,8 @@ def _require_single(cells: list[dict[str, Any]], arm: str) -> None:
                 if len(values := {str(cell[name]) for cell in own}) > 1
             ]
             raise InputError(
-                f"Arm {arm!r} has {len(own)} runs of backbone seed {seed}, which differ in "
-                f"{'; '.join(told) or 'nothing that was asked'}. Choose with, for "
+                f"Arm {arm!r} has {counted(len(own), 'run')} of backbone seed {seed}, which differ "
+                f"in {'; '.join(told) or 'nothing that was asked'}. Choose with, for "
                 "example, `where=budget = '64' AND head = 'linear' AND draw_seed = 0`."
             )
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trustq.audit.folder import StoredAudit
+from trustq.core.counts import counted
 from trustq.review.queue import Queue, unlisted_rows
 from trustq.statistics.wrong_count import Stratum, WrongCount, calibrated_wrong, wrong_count
 
@@ -46,7 +47,7 @@ class Outlook:
         about = "" if count.value is None else f"about {count.value:,.0f}, "
         text = (
             f"Wrong of all {n} labels: {about}with 95 % confidence {count.low:,} to "
-            f"{count.high:,}, by {count.n_answered:,} answers.{guess}"
+            f"{count.high:,}, by {counted(count.n_answered, 'answer')}.{guess}"
         )
         if self.n_next and not np.isnan(self.p_next):
             text += (

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from trustq.core.counts import counted
 from trustq.errors import InputError, TrustqError
 
 JOURNAL = "answers.jsonl"
@@ -114,13 +115,17 @@ def checked(answer: Answer, classes: tuple[str, ...]) -> None:
             f"unknown class {unknown[0]!r}; expected one of {', '.join(classes)}.", expected=classes
         )
     if (answer.kind == "label") != bool(answer.labels):
-        raise InputError(f"An answer of kind {answer.kind!r} with {len(answer.labels)} labels.")
+        raise InputError(
+            f"An answer of kind {answer.kind!r} with {counted(len(answer.labels), 'label')}."
+        )
     if len(set(answer.labels)) < len(answer.labels):
         raise InputError("An answer names one label twice.")
     for name in ("event", "rater", "sample_id", "note"):
         text = getattr(answer, name)
         if len(text) > LONGEST_TEXT or (name != "note" and not text.strip()):
-            raise InputError(f"{name} has {len(text)} characters; expected 1 to {LONGEST_TEXT}.")
+            raise InputError(
+                f"{name} has {counted(len(text), 'character')}; expected 1 to {LONGEST_TEXT}."
+            )
 
 
 def read_journal(path: Path) -> list[Answer]:

@@ -16,6 +16,7 @@ import numpy as np
 from trustq.audit.folder import ANSWERS, StoredAudit, read_audit_folder
 from trustq.core.atomic_files import replacing
 from trustq.core.columns import read_table
+from trustq.core.counts import counted
 from trustq.core.label_sheets import write_sheet
 from trustq.errors import InputError
 from trustq.review.agreement import Consensus, cohen_kappa, krippendorff_alpha, said_of
@@ -410,9 +411,9 @@ def _plan(
     share = random_share if random_share is not None else old.random_share if old else 0.1
     if old and journal.answers and share != old.random_share:
         raise InputError(
-            f"{folder} has {len(journal.answers)} answers to a review with a random share of "
-            f"{old.random_share:g}; another share ({share:g}) would change what is shown. Go on "
-            "with the same, or audit into another folder.",
+            f"{folder} has {counted(len(journal.answers), 'answer')} to a review with a random "
+            f"share of {old.random_share:g}; another share ({share:g}) would change what is shown. "
+            "Go on with the same, or audit into another folder.",
             path=folder,
         )
     plan = Plan(

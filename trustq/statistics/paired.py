@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy
 
+from trustq.core.counts import counted
 from trustq.core.generators import generator
 from trustq.errors import InputError
 
@@ -44,8 +45,8 @@ def sign_flip_test(
     check_replicates(replicates)
     if len(differences) > EXACT_UP_TO and seed is None:
         raise InputError(
-            f"sign_flip_test was given {len(differences)} differences and no seed: beyond "
-            f"{EXACT_UP_TO} patterns are drawn at random, so pass seed=."
+            f"sign_flip_test was given {counted(len(differences), 'difference')} and no seed: "
+            f"beyond {EXACT_UP_TO} patterns are drawn at random, so pass seed=."
         )
     return unchecked_sign_flip_test(differences, seed, replicates)
 
@@ -147,7 +148,7 @@ def mcnemar_test(wrong_a: np.ndarray, wrong_b: np.ndarray) -> McNemar:
     wrong_a, wrong_b = _checked_flags(wrong_a, "wrong_a"), _checked_flags(wrong_b, "wrong_b")
     if len(wrong_a) != len(wrong_b):
         raise InputError(
-            f"wrong_a has {len(wrong_a)} rows and wrong_b has {len(wrong_b)}: "
+            f"wrong_a has {counted(len(wrong_a), 'row')} and wrong_b has {len(wrong_b)}: "
             "pass the same rows in the same order."
         )
     only_a = int(np.count_nonzero(~wrong_a & wrong_b))
@@ -257,7 +258,8 @@ def checked_pair(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     a, b = _checked(a, "a"), _checked(b, "b")
     if len(a) != len(b):
         raise InputError(
-            f"a has {len(a)} units and b has {len(b)}: pass the same units in the same order."
+            f"a has {counted(len(a), 'unit')} and b has {len(b)}: pass the same units in the same "
+            "order."
         )
     return a, b
 

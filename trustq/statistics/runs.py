@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import scipy
 
+from trustq.core.counts import counted
 from trustq.errors import InputError
 from trustq.statistics.paired import (
     EXACT_UP_TO,
@@ -96,7 +97,7 @@ def compare_runs(
     check_level(level)
     if not len(a) == len(networks) == len(draws):
         raise InputError(
-            f"There are {len(a)} runs, {len(networks)} networks and {len(draws)} draws: "
+            f"There are {counted(len(a), 'run')}, {len(networks)} networks and {len(draws)} draws: "
             "name the network and the draw of every run."
         )
     of_network, of_draw = numbered_groups(networks), numbered_groups(draws)

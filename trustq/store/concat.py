@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from trustq.core.counts import counted
 from trustq.core.digest import digest_json, digest_strings
 from trustq.errors import InputError
 from trustq.store.format import MANIFEST_COLUMNS, Cache
@@ -203,14 +204,16 @@ def _places(first: Cache, cache: Cache) -> np.ndarray:
     if not np.array_equal(cache.sample_id[place], first.sample_id):
         missing = first.sample_id[cache.sample_id[place] != first.sample_id]
         raise InputError(
-            f"{cache.name} lacks {len(missing)} rows of {first.name}, e.g. {missing[0]}: caches "
-            "side by side need the same rows, so extract them from one manifest."
+            f"{cache.name} lacks {counted(len(missing), 'row')} of {first.name}, e.g. "
+            f"{missing[0]}: caches side by side need the same rows, so extract them from one "
+            "manifest."
         )
     if len(cache) > len(first):
         further = np.setdiff1d(cache.sample_id, first.sample_id)
         raise InputError(
-            f"{cache.name} holds {len(further)} rows that {first.name} lacks, e.g. {further[0]}: "
-            "caches side by side need the same rows, so extract them from one manifest."
+            f"{cache.name} holds {counted(len(further), 'row')} that {first.name} lacks, e.g. "
+            f"{further[0]}: caches side by side need the same rows, so extract them from one "
+            "manifest."
         )
     if cache.classes != first.classes:
         raise InputError(
@@ -221,8 +224,9 @@ def _places(first: Cache, cache: Cache) -> np.ndarray:
         differ = getattr(cache, name)[place] != getattr(first, name)
         if differ.any():
             raise InputError(
-                f"{cache.name} and {first.name} differ in {name} of {int(differ.sum())} rows, e.g. "
-                f"{first.sample_id[np.argmax(differ)]}: extract them from one manifest."
+                f"{cache.name} and {first.name} differ in {name} of "
+                f"{counted(int(differ.sum()), 'row')}, e.g. {first.sample_id[np.argmax(differ)]}: "
+                "extract them from one manifest."
             )
     return np.asarray(place)
 
@@ -240,8 +244,9 @@ def _trained_on(
         if differ.any():
             raise InputError(
                 f"{cache.name} and {first.name} were trained on other observed labels of "
-                f"{int(differ.sum())} rows, e.g. {first.sample_id[np.argmax(differ)]}, so no one "
-                "noise is theirs. Put networks side by side that were trained on one draw of it."
+                f"{counted(int(differ.sum()), 'row')}, e.g. {first.sample_id[np.argmax(differ)]}, "
+                "so no one noise is theirs. Put networks side by side that were trained on one "
+                "draw of it."
             )
         is_new = (observed < 0) & (own >= 0)
         observed[is_new], trusted[is_new] = own[is_new], own_trusted[is_new]

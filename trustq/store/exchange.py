@@ -9,6 +9,7 @@ import numpy as np
 
 from trustq import __version__
 from trustq.core.class_names import checked_classes
+from trustq.core.counts import counted, verb
 from trustq.core.digest import digest_file, digest_json
 from trustq.core.foreign_files import read_foreign
 from trustq.core.foreign_rows import ForeignRows, Names, images_among, open_rows
@@ -136,7 +137,9 @@ def _imported(
     arrays["labels"] = _required(rows, "labels")
     for name, array in arrays.items():
         if len(array) != n:
-            raise InputError(f"{path}: {name} has {len(array)} rows, features {n}.", path=path)
+            raise InputError(
+                f"{path}: {name} has {counted(len(array), 'row')}, features {n}.", path=path
+            )
     labels = rows.labels(classes=stated, width=None if logits is None else logits.shape[1])
     classes, label = labels.classes, labels.indices.astype(np.int16)
     if len(classes) >= 2**15:
@@ -232,7 +235,9 @@ def _floats(path: Path, array: np.ndarray, name: str) -> np.ndarray:
         bad += 0 if known.all() else int((~known).any(axis=1).sum())
     give_back(values)
     if bad:
-        raise InputError(f"{path}: {name} holds NaN or infinite values in {bad} rows.", path=path)
+        raise InputError(
+            f"{path}: {name} holds NaN or infinite values in {counted(bad, 'row')}.", path=path
+        )
     return values
 
 
@@ -256,8 +261,9 @@ def _suspect(
         near = near_names(groups[held], groups[~held])
     if near:
         notes.append(
-            f"suspicion of a leak: {len(near)} groups of {names[0]} and {names[1]} differ in "
-            f"spelling alone, e.g. {near[0][0]!r} and {near[0][1]!r}"
+            f"suspicion of a leak: {counted(len(near), 'group')} of {names[0]} and {names[1]} "
+            f"{verb(len(near), 'differs', 'differ')} in spelling alone, e.g. {near[0][0]!r} and "
+            f"{near[0][1]!r}"
         )
     for note in notes:
         rows.note(note)

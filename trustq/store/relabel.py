@@ -8,6 +8,7 @@ import numpy as np
 
 from trustq.core.class_names import ClassPosition
 from trustq.core.columns import read_table
+from trustq.core.counts import counted
 from trustq.core.digest import digest_bytes, digest_json, digest_strings
 from trustq.core.sample_ids import ID_COLUMNS, find_ids, nearly
 from trustq.core.words import plain_texts
@@ -80,7 +81,7 @@ def with_labels(cache: Cache, new: np.ndarray) -> Cache:
         raise InputError(
             f"{cache.name}: the backbone was trained on the reference label of row {first!r}, "
             "whose observed label is another. A cache holds one label that a row was trained on, "
-            f"so {int(torn.sum())} rows cannot be relabelled."
+            f"so {counted(int(torn.sum()), 'row')} cannot be relabelled."
         )
     exposure = cache.exposure
     trained = changed & cache.seen_labels
@@ -131,8 +132,8 @@ def _new_labels(cache: Cache, labels: Path) -> np.ndarray:
     blank = [name for name, label in zip(ids, names, strict=True) if label is None]
     if blank:
         raise InputError(
-            f"{labels}: {column} is blank in {len(blank)} rows, e.g. {blank[0]!r}. Leave such rows "
-            "out: they keep their label."
+            f"{labels}: {column} is blank in {counted(len(blank), 'row')}, e.g. {blank[0]!r}. "
+            "Leave such rows out: they keep their label."
         )
     find = ClassPosition(cache.classes)
     position = {str(label): find(str(label)) for label in set(names)}

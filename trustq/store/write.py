@@ -13,6 +13,7 @@ import numpy as np
 import xxhash
 
 from trustq.core.atomic_files import replacing
+from trustq.core.counts import counted
 from trustq.core.digest import canonical_json, digest_json
 from trustq.errors import InputError
 from trustq.store.extra import dataset_digest
@@ -187,7 +188,7 @@ class CacheWriter:
     def put(self, name: str, array: np.ndarray) -> None:
         """Add a whole dataset; strings become fixed-length UTF-8, booleans bytes."""
         if name in ROW_DATASETS + ("features", "logits") and len(array) != self._n_rows:
-            raise InputError(f"{name} has {len(array)} rows, the cache {self._n_rows}.")
+            raise InputError(f"{name} has {counted(len(array), 'row')}, the cache {self._n_rows}.")
         stored = storable_array(name, np.asarray(array))
         dataset = self._file.create_dataset(name, data=stored)
         self._sink.require_written()

@@ -15,6 +15,7 @@ from trustq.audit.duplicates.matched_points import SURE, MatchedPairs, matched_p
 from trustq.audit.duplicates.pair_list import PairList
 from trustq.core.atomic_files import replacing
 from trustq.core.columns import read_table
+from trustq.core.counts import counted
 from trustq.core.spreadsheets import csv_text
 from trustq.data.manifest import Manifest
 from trustq.errors import InputError
@@ -137,8 +138,8 @@ def refuse_answers(folder: Path) -> None:
     n_answers = 0 if answers is None else sum(answer is not None for answer in answers.tolist())
     if n_answers:
         raise InputError(
-            f"{path} holds {n_answers:,} answers in its column `confirmed`, which would be lost. "
-            "Move it elsewhere, or choose another folder (`out`).",
+            f"{path} holds {counted(n_answers, 'answer')} in its column `confirmed`, which would "
+            "be lost. Move it elsewhere, or choose another folder (`out`).",
             path=path,
         )
 

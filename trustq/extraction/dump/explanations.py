@@ -16,6 +16,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from trustq.core.class_names import unknown_class
+from trustq.core.counts import counted, verb
 from trustq.errors import InputError
 from trustq.extraction.train.weights import Network, grid_of
 
@@ -44,10 +45,10 @@ def chosen_classes(
     if which == "predicted":
         return logits.argmax(dim=1)
     if which == "label":
-        if (labels < 0).any():
+        if n := int((labels < 0).sum()):
             raise InputError(
-                f"explain_class=label: {int((labels < 0).sum())} rows have no label. Explain the "
-                "predicted class (`explain_class=predicted`) or leave these rows out."
+                f"explain_class=label: {counted(n, 'row')} {verb(n, 'has', 'have')} no label. "
+                "Explain the predicted class (`explain_class=predicted`) or leave these rows out."
             )
         return torch.from_numpy(labels.astype(np.int64)).to(logits.device)
     if which not in classes:

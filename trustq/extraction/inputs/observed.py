@@ -10,6 +10,7 @@ import numpy as np
 
 from trustq.core import columns as tables
 from trustq.core.class_names import ClassPosition
+from trustq.core.counts import counted, verb
 from trustq.core.digest import digest_array
 from trustq.core.sample_ids import find_ids
 from trustq.core.words import plain_texts
@@ -53,8 +54,9 @@ class Observed:
         n_dropped = int((self.listed & (self.observed < 0)).sum())
         n_kept = int((~self.listed & (self.observed >= 0)).sum())
         return (
-            f"{self.path}: labels of {int(self.listed.sum()):,} rows, {n_dropped:,} of them "
-            f"dropped; {n_kept:,} training rows are not in it and keep the manifest's label."
+            f"{self.path}: labels of {counted(int(self.listed.sum()), 'row')}, {n_dropped:,} of "
+            f"them dropped; {counted(n_kept, 'training row')} not in it "
+            f"{verb(n_kept, 'keeps', 'keep')} the manifest's label."
         )
 
 
@@ -91,17 +93,19 @@ def read_observed(
     columns = {name: column[lines] for name, column in columns.items()}
     ids = [own for own, is_kept in zip(ids, lines, strict=True) if is_kept]
     names = _names(path, columns)
-    _refuse(path, "are in it twice", [i for i, n_lines in Counter(ids).items() if n_lines > 1])
-    _refuse(path, "are not in the manifest", [i for i in ids if i not in row_of])
+    _refuse(
+        path, "is", "are", "in it twice", [i for i, n_lines in Counter(ids).items() if n_lines > 1]
+    )
+    _refuse(path, "is", "are", "not in the manifest", [i for i in ids if i not in row_of])
     outside = [i for i in ids if not rows[row_of[i]]]
-    _refuse(path, "are not rows to train on", outside)
+    _refuse(path, "is", "are", "outside the rows to train on", outside)
     find = ClassPosition(manifest.classes)
     found = {name: find(name) for name in set(names) if name}
     position = {name: place for name, place in found.items() if place is not None}
     strange = [
         f"{i} ({name})" for i, name in zip(ids, names, strict=True) if name and name not in position
     ]
-    _refuse(path, f"have a label outside {', '.join(manifest.classes)}", strange)
+    _refuse(path, "has", "have", f"a label outside {', '.join(manifest.classes)}", strange)
     reference = manifest.label_indices
     observed = np.where(rows, reference, -1).astype(np.int16)
     trusted = np.zeros(len(rows), dtype=bool)
@@ -111,7 +115,13 @@ def read_observed(
     listed[there] = True
     if origin is not None:
         absent = manifest.columns["sample_id"][rows & ~listed].tolist()
-        _refuse(path, "to train on are not in it, though a purchase is of all", absent)
+        _refuse(
+            path,
+            "to train on is",
+            "to train on are",
+            "not in it, though a purchase is of all",
+            absent,
+        )
     if "trusted" in columns:
         trusted[there] = _booleans(path, columns["trusted"])
         trusted &= observed >= 0
@@ -184,9 +194,11 @@ def _booleans(path: Path, column: np.ndarray) -> list[bool]:
     return [text in _TRUE for text in texts]
 
 
-def _refuse(path: Path, problem: str, ids: list[str]) -> None:
+def _refuse(path: Path, of_one: str, of_more: str, problem: str, ids: list[str]) -> None:
     if ids:
         more = f" and {len(ids) - _LISTED:,} more" if len(ids) > _LISTED else ""
         raise InputError(
-            f"{path}: {len(ids):,} ids {problem}: {', '.join(ids[:_LISTED])}{more}.", path=path
+            f"{path}: {counted(len(ids), 'id')} {verb(len(ids), of_one, of_more)} {problem}: "
+            f"{', '.join(ids[:_LISTED])}{more}.",
+            path=path,
         )

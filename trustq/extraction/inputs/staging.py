@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+from trustq.core.counts import counted
 from trustq.core.digest import digest_bytes
 from trustq.data.manifest import Manifest
 from trustq.errors import TrustqError
@@ -65,7 +66,9 @@ def stage(manifest: Manifest, folder: Path, *, progress: Progress) -> Manifest:
             n_bytes += size
             n_copied += size > 0
             show(done, f"{n_bytes / 1e6:,.0f} MB")
-    progress.say(f"{target}: {n_copied:,} images copied, {len(paths) - n_copied:,} were there.")
+    progress.say(
+        f"{target}: {counted(n_copied, 'image')} copied, {len(paths) - n_copied:,} were there."
+    )
     return replace(manifest, root=target)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from trustq.core.atomic_files import replacing
+from trustq.core.counts import counted
 from trustq.core.digest import digest_json
 from trustq.core.generators import generator
 from trustq.data.manifest import Manifest
@@ -50,7 +51,8 @@ def crossfit(
         done = _read(kept, mark, feed.progress)
         if done is None:
             feed.progress.say(
-                f"{job.target}: fold {fold + 1} of {n_folds}, {len(held_out):,} rows held out"
+                f"{job.target}: fold {fold + 1} of {n_folds}, {counted(len(held_out), 'row')} held "
+                "out"
             )
             # A seed of its own, for a network that starts and shuffles as the full one does would
             # be nearer to it than two trainings are.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trustq.core.counts import counted
 from trustq.errors import DamagedFile, InputError, MissingExtra, NotFound
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class PackagedWeights:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if len(state) != len(names):
             raise InputError(
-                f"{path} holds {len(state)} tensors and this timm's {self.backbone} "
+                f"{path} holds {counted(len(state), 'tensor')} and this timm's {self.backbone} "
                 f"{len(names)}. Install another version of timm.",
                 path=path,
             )
