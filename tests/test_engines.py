@@ -115,7 +115,7 @@ def test_a_network_that_openvino_computes_otherwise_is_refused(
         return convert(moved, *args, **options)
 
     monkeypatch.setattr(engines, "_converted", other)
-    message = r"OpenVINO 20.* computes other features than torch .* for the first 60 images: they "
+    message = r"OpenVINO 20.* computes other features than torch .* for the first 16 images: they "
     message += r"differ by .* of the largest, more than 5e-05\. Nothing was written\. Use "
     message += r"`engine=torch`\."
     with pytest.raises(TrustqError, match=f"^{message}$"):

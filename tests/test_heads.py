@@ -1,17 +1,20 @@
 """Heads and out-of-fold probabilities: right, complete in classes, impossible to fake."""
 
 import dataclasses
+import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from sklearn.model_selection import cross_val_predict
 from support import make_cache
 
 from trustq.data.splits import group_folds
-from trustq.errors import TrustqError
+from trustq.errors import MissingExtra, TrustqError
 from trustq.heads import BoostedHead, LinearHead, SharedFeatures, fit_heads, make_head
 from trustq.heads.out_of_fold import (
     OutOfFold,
@@ -38,7 +41,11 @@ def exact_peer() -> LogisticRegression:
 
 
 LEARNERS = ["linear", "balanced", "xgboost", "knn", "centroid", "lda", "ridge", "mlp"]
-HEADS = [*LEARNERS, "majority", "prior"]
+LIGHT = pytest.param(
+    "lightgbm",
+    marks=pytest.mark.skipif(find_spec("lightgbm") is None, reason="LightGBM is not installed"),
+)
+HEADS = [*LEARNERS, LIGHT, "majority", "prior"]
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -51,7 +58,7 @@ def test_class_missing_from_fit_keeps_its_column(name: str) -> None:
     assert logits.shape == (len(cache), 4)
     assert np.isfinite(logits).all()
     assert softmax(logits)[:, 2].max() < 0.2
-    if name in LEARNERS:
+    if name in (*LEARNERS, "lightgbm"):
         right = head.predict(cache.features[known]) == cache.label[known]
         assert right.mean() > 0.8
     assert 2 not in head.seen_classes_
@@ -252,11 +259,12 @@ def test_folds_read_from_a_cache_must_keep_groups_whole() -> None:
         read_crossfit(training_rows(cache), cache.label)
 
 
-def test_boosted_folds_on_shared_bins_are_those_from_scratch() -> None:
+@pytest.mark.parametrize("name", ["xgboost", LIGHT])
+def test_boosted_folds_on_shared_bins_are_those_from_scratch(name: str) -> None:
     cache = make_cache()
     training = training_rows(cache)
     other = np.roll(cache.label, 7).astype(np.int64)
-    make = lambda: make_head("xgboost", n_classes=3, trees=8)  # noqa: E731
+    make = lambda: make_head(name, n_classes=3, trees=8)  # noqa: E731
     fits = fit_folds(
         training, cache.features, np.array([cache.label, other]), make=[make, make], whole=True
     )
@@ -334,17 +342,55 @@ def test_the_study_preset_is_the_studys() -> None:
     assert (own["reg_alpha"], own["reg_lambda"]) == (0.1, 1)
 
 
-def test_boosted_heads_fitted_side_by_side_are_those_fitted_alone() -> None:
+@pytest.mark.parametrize("name", ["xgboost", LIGHT])
+def test_boosted_heads_fitted_side_by_side_are_those_fitted_alone(name: str) -> None:
     cache = make_cache()
     shared = SharedFeatures(cache.features)
     labels = np.array([np.roll(cache.label, i) for i in range(6)])
-    heads = [make_head("xgboost", n_classes=3, trees=4) for _ in labels]
+    heads = [make_head(name, n_classes=3, trees=4) for _ in labels]
     fit_heads(heads, shared, labels, used=np.ones(labels.shape, dtype=bool))
     for head, own in zip(heads, labels, strict=True):
-        alone = make_head("xgboost", n_classes=3, trees=4).fit(cache.features, own)
+        alone = make_head(name, n_classes=3, trees=4).fit(cache.features, own)
         np.testing.assert_array_equal(
             head.predict_logits(cache.features), alone.predict_logits(cache.features)
         )
+
+
+def test_validation_rows_stop_the_lightgbm_head() -> None:
+    pytest.importorskip("lightgbm")
+    cache = make_cache(n=480, separation=1)
+    rows, held_out = np.arange(480) < 320, np.arange(480) >= 320
+    validation = (cache.features[held_out], cache.label[held_out])
+    head = make_head("lightgbm", n_classes=3, trees=300)
+    head.fit(cache.features[rows], cache.label[rows], validation=validation)
+    losses = []
+    for n in (1, head.n_trees_, 300):  # type: ignore[attr-defined]
+        long = make_head("lightgbm", n_classes=3, trees=n).fit(
+            cache.features[rows], cache.label[rows]
+        )
+        losses.append(log_loss(validation[1], softmax(long.predict_logits(validation[0]))))
+    assert head.n_trees_ < 300  # type: ignore[attr-defined]
+    assert losses[1] < min(losses[0], losses[2])
+    stopped = softmax(head.predict_logits(validation[0]))
+    assert log_loss(validation[1], stopped) == pytest.approx(losses[1], abs=1e-9)
+
+
+def test_the_lightgbm_head_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    needs = r"The lightgbm head needs LightGBM: pip install 'trustq\[lightgbm\]', or take xgboost\."
+    with pytest.raises(MissingExtra, match=f"^{needs}$"):
+        make_head("lightgbm", n_classes=3)
+
+
+def test_who_asks_for_lightgbms_bins_while_they_are_lent_gets_others() -> None:
+    pytest.importorskip("lightgbm")
+    cache = make_cache()
+    shared = SharedFeatures(cache.features)
+    used = np.arange(240) % 3 > 0
+    with shared.light_bins(16, used) as some, shared.light_bins(16, used) as again:
+        assert some is not again and some.num_data() == again.num_data() == 160
+    with shared.light_bins(16, used) as lent_before, shared.bins(16, used) as of_xgboost:
+        assert lent_before in (some, again) and of_xgboost not in (some, again)
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -562,11 +562,13 @@ def test_weights_are_refused_where_nothing_takes_them(cache: Cache, table: Path)
     for head in ("knn", "centroid", "lda"):
         assert refused(cache, table, *weights, f"head={head}") == (
             f"row_weights=domain_balanced: the {head} head takes no weights of rows. Leave "
-            "row_weights out, or use a head that does (linear, balanced, xgboost, ridge, mlp)."
+            "row_weights out, or use a head that does (linear, balanced, xgboost, lightgbm, "
+            "ridge, mlp)."
         )
     assert refused(cache, table, *weights, "arms=entropy@heads") == (
         "row_weights=domain_balanced: the lda head takes no weights of rows. Leave "
-        "row_weights out, or use a head that does (linear, balanced, xgboost, ridge, mlp)."
+        "row_weights out, or use a head that does (linear, balanced, xgboost, lightgbm, "
+        "ridge, mlp)."
     )
     assert refused(cache, table, *weights, "head=backbone") == (
         "row_weights=domain_balanced is of heads that are fitted; `head=backbone` is the cached "

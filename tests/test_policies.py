@@ -586,7 +586,7 @@ def test_weights_that_a_head_does_not_take_are_refused_before_work(
         repair([make_cache()], recipe=recipe(*settings), results=tmp_path / "r")
     assert str(caught.value) == (
         f"Arm '{name} head takes no weights between 0 and 1. Use :drop, or a head that does "
-        "(linear, balanced, xgboost, ridge, mlp)."
+        "(linear, balanced, xgboost, lightgbm, ridge, mlp)."
     )
     assert not (tmp_path / "r").exists()
 

@@ -1,6 +1,7 @@
 """Repair: purchases, ledgers and exposure rules, on caches whose truth is known."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -336,6 +337,15 @@ def test_xgboost_head_and_open_penalty_run(tmp_path: Path) -> None:
 
 
 OTHER_HEADS = ["balanced", "knn", "centroid", "lda", "ridge", "mlp", "majority", "prior"]
+
+
+def test_lightgbm_head_repairs_and_says_its_version(tmp_path: Path) -> None:
+    lightgbm = pytest.importorskip("lightgbm")
+    settings = recipe("head=lightgbm", "trees=7", "arms=none,self_confidence")
+    repair([make_cache()], recipe=settings, results=tmp_path / "r")
+    ((head, versions),) = query(tmp_path / "r", "SELECT DISTINCT head, versions FROM runs")
+    assert head == "lightgbm"
+    assert json.loads(versions)["lightgbm"] == lightgbm.__version__
 
 
 @pytest.mark.parametrize("head", OTHER_HEADS)

@@ -4,7 +4,7 @@
 
 Every run is a process of its own, sides in turn. A run's seconds are of all after the imports:
 making the network, converting it, decoding, features; trustq's also write the cache, check digests
-of images, and compute the first block by both engines. The bare loops decode by Pillow in the same
+of images, and compute the first images by both engines. The bare loops decode by Pillow in the same
 process (no loading processes on any side) and run batches of 64 in torch, and of 8 in OpenVINO
 (faster there than 64), in float32. ConvNeXt-Atto is at random weights. Trainings take batches of
 32 and no augmentation, and an epoch's seconds are of its steps alone, from the second one on.

@@ -1,7 +1,7 @@
 """Linear heads against scikit-learn's solvers on the same folds, in one process, alternating.
 
     python tests/benchmarks/bench_heads.py [--repeats 5] [--peers newton,lbfgs] [--labels noisy]
-    TRUSTQ_BENCH_FEATURES=a.npz:b.npz python tests/benchmarks/bench_heads.py --only sets
+    TRUSTQ_BENCH_FEATURES=a.npz:b.npz python tests/benchmarks/bench_heads.py --only sets|lightgbm
 
 The second form compares five folds and the choice of the penalty on every file that is named (npz
 with features and labels, and split and groups where there are some; else two that the data sets
@@ -55,10 +55,14 @@ def main() -> None:
     parser.add_argument("--labels", default="noisy,clean")
     parser.add_argument("--penalties", default="1,0.01")
     parser.add_argument("--peer-threads", type=int, default=2)
-    parser.add_argument("--only", default="", help="grid, boosted or sets: that alone")
+    parser.add_argument("--only", default="", help="grid, boosted, lightgbm or sets: that alone")
     options = parser.parse_args()
     if options.only == "sets":
         sets(options)
+        return
+    if options.only == "lightgbm":
+        for file in bench_files():
+            lightgbm_head(file)
         return
     if not ATTO.is_file():
         sys.exit(f"skipped: the real features are not there ({ATTO.name} in ../shared/data)")
@@ -92,11 +96,7 @@ def load(file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 
 def sets(options: argparse.Namespace) -> None:
     """Five folds and the choice of the penalty on several sets of features, the worst first."""
-    files = [Path(p) for p in os.environ.get("TRUSTQ_BENCH_FEATURES", "").split(":") if p]
-    files = files or [file for file in (ATTO, CLIP) if file.is_file()]
-    if not files:
-        sys.exit("skipped: TRUSTQ_BENCH_FEATURES names no files of features")
-    tables = sorted(one_set(file, options) for file in files)
+    tables = sorted(one_set(file, options) for file in bench_files())
     rows = [row for _, table in tables for row in table]
     head = "| set, rows x columns x classes | what | solver | processor s | peer / trustq | gap |"
     text = "\n".join([head, "|---" * 6 + "|", *rows])
@@ -106,6 +106,15 @@ def sets(options: argparse.Namespace) -> None:
             f"Several sets, worst first: threads of ours {cores()}, peers {options.peer_threads}"
         )
         out.write(f"\n## {title}, {machine()}\n\n{text}\n")
+
+
+def bench_files() -> list[Path]:
+    """Files of features that are named, else two that the data sets hold."""
+    files = [Path(p) for p in os.environ.get("TRUSTQ_BENCH_FEATURES", "").split(":") if p]
+    files = files or [file for file in (ATTO, CLIP) if file.is_file()]
+    if not files:
+        sys.exit("skipped: TRUSTQ_BENCH_FEATURES names no files of features")
+    return files
 
 
 def machine() -> str:
@@ -510,6 +519,47 @@ def boosted(
     seconds = np.diff([*clocks, time.process_time()])
     text = "binning {:.2f}, 40 trees {:.2f}, a fold's prediction {:.3f}".format(*seconds)
     write("boosted, one fit", "trustq, processor s by part", "", "", "", text)
+
+
+def lightgbm_head(file: Path) -> None:
+    """The lightgbm head on five label sets x five folds against some of XGBClassifier's fits."""
+    import xgboost
+
+    from trustq.heads import LightBoostedHead, fit_heads
+
+    features, labels, held_out, truth, folds = read_set(file)
+    k, rng = int(max(labels.max(), truth.max())) + 1, np.random.default_rng(4)
+    used = np.array([folds != f for f in range(N_FOLDS)])
+    wrong = rng.random((5, len(labels))) < 0.05
+    sets = np.where(wrong, rng.integers(k, size=wrong.shape), labels)
+    rows, targets = np.tile(used, (5, 1)), np.repeat(sets, N_FOLDS, axis=0)
+    some = np.arange(0, len(rows), 6)  # of each fold and each label set one
+
+    def losses(models: list[Any]) -> str:
+        parts = []
+        for i, model in zip(some, models, strict=True):
+            for own, of in ((features[~rows[i]], labels[~rows[i]]), (held_out, truth)):
+                probs = model.predict_proba(own).astype(np.float64)
+                parts.append(-np.log(probs[np.arange(len(of)), of]).mean())
+        unseen, held = np.mean(parts[::2]), np.mean(parts[1::2])
+        return f"out of fold {unseen:.4f}, held out, true labels {held:.4f}"
+
+    for trees in (10, 40):
+        heads = [LightBoostedHead(n_classes=k, trees=trees) for _ in rows]
+        before = time.process_time()
+        fit_heads(heads, SharedFeatures(features), targets, used=rows)
+        ours = (time.process_time() - before) / len(rows)
+        before, peers = time.process_time(), []
+        for i in some:
+            model = xgboost.XGBClassifier(
+                n_estimators=trees, learning_rate=0.1, max_depth=4, tree_method="hist", max_bin=64,
+                subsample=0.8, colsample_bytree=0.8, n_jobs=1,
+            )  # fmt: skip
+            peers.append(model.fit(features[rows[i]], targets[i][rows[i]]))
+        peer = (time.process_time() - before) / len(some)
+        what = f"{file.stem}, {trees} trees, a fit of 25"
+        write(what, "lightgbm head", "", f"{ours:.3f}", "1.0", losses([heads[i] for i in some]))
+        write(what, "XGBClassifier", "", f"{peer:.3f}", f"{peer / ours:.1f}", losses(peers))
 
 
 def score(

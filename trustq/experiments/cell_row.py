@@ -52,7 +52,9 @@ def cell_row(
         "budget": cell.budget,
         "threads": os.cpu_count(),
         "created": datetime.now(UTC).isoformat("T", "seconds"),
-        "versions": json.dumps(_versions() | _plugin_versions(cell.arm, recipe.sweep)),
+        "versions": json.dumps(
+            _versions(recipe.sweep.head) | _plugin_versions(cell.arm, recipe.sweep)
+        ),
     }
     row |= _of_cache(loop) | _of_arm(cell.arm, recipe.sweep, loop)
     return row | _of_labels(loop, recipe.sweep) | _of_rounds(loop, rounds, cell.arm, allowed)
@@ -181,8 +183,9 @@ def _refit(arm: Arm, sweep: SweepRecipe) -> str:
 
 
 @remember  # reading the metadata of packages takes 20 ms
-def _versions() -> dict[str, str]:
-    names = ("trustq", "numpy", "scikit-learn", "xgboost")
+def _versions(head: str) -> dict[str, str]:
+    names = ["trustq", "numpy", "scikit-learn", "xgboost"]
+    names += ["lightgbm"] if head == "lightgbm" else []
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 

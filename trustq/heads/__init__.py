@@ -12,6 +12,7 @@ from trustq.errors import InputError
 from trustq.heads.boosted import PRESETS, BoostedHead
 from trustq.heads.classic import KINDS, ClassicHead, takes_weights
 from trustq.heads.feature_cache import SharedFeatures, cores
+from trustq.heads.light_boosted import LIGHT, LightBoostedHead, require_lightgbm
 from trustq.heads.linear import LinearHead, PenaltyPath, fit_penalty_path, fit_together
 from trustq.heads.multinomial import MultinomialFits, fit_multinomial
 from trustq.heads.penalty import choose_penalty
@@ -24,9 +25,11 @@ from trustq.heads.zero_shot import (
 )
 
 __all__ = [
+    "BOOSTED",
     "BoostedHead",
     "ClassicHead",
     "Head",
+    "LightBoostedHead",
     "LinearHead",
     "MultinomialFits",
     "PenaltyPath",
@@ -42,6 +45,9 @@ __all__ = [
     "text_file",
     "text_settings",
 ]
+
+
+BOOSTED = (*PRESETS, LIGHT)  # names of heads that validation rows stop
 
 
 class Head(Protocol):
@@ -70,10 +76,16 @@ def _zero_shot(*, n_classes: int, **settings: Any) -> ZeroShotHead:
     return ZeroShotHead(**settings)
 
 
+def _light(*, n_classes: int, **settings: Any) -> LightBoostedHead:
+    require_lightgbm()
+    return LightBoostedHead(n_classes=n_classes, **settings)
+
+
 _HEADS: dict[str, Any] = {
     "linear": LinearHead,
     "balanced": partial(LinearHead, class_weight="balanced"),
     **{name: partial(BoostedHead, **preset) for name, preset in PRESETS.items()},
+    LIGHT: _light,
     **{kind: partial(ClassicHead, kind=kind) for kind in KINDS},
     ZERO_SHOT: _zero_shot,
 }
@@ -134,7 +146,7 @@ def fit_heads(
     def fit(i: int) -> None:
         heads[i].fit(features, labels[i], sample_weight=used[i], validation=validation)
 
-    if not all(isinstance(head, BoostedHead) for head in heads):
+    if not all(isinstance(head, BoostedHead | LightBoostedHead) for head in heads):
         for i in range(len(heads)):
             fit(i)
         return

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from trustq.heads.feature_cache import SharedFeatures
-from trustq.heads.tiles import Need, Product, as_alone, side_by_side
+from trustq.heads.narrow import product, slopes
+from trustq.heads.tiles import Need, Product, as_alone, side_by_side, tiling_of
 
 PIECE_SIZE = 1 << 20  # entries of the features in one product: 4 MB stay near until the way back
 # Share of rows with weight below which a problem is solved alone on a copy of them: five folds at
@@ -51,6 +52,8 @@ class Evaluator:
             block = block.astype(dtype, copy=False)
             n_pieces = max(1, round(block.size / PIECE_SIZE))
             self._pieces += np.array_split(block, n_pieces)
+        self._tiling = tiling_of(self._n_axes)
+        self._parts: dict[int, np.ndarray] = {}  # of slopes, by the number of columns
         self._room = np.empty(0, dtype)
         self._spare = np.empty(0, dtype)
 
@@ -85,21 +88,22 @@ class Evaluator:
     ) -> list[tuple[float, np.ndarray]]:
         """The losses at (k, axes + 1) weights of each task, and gradients by them, in float64."""
         losses = [0.0] * len(tasks)
-        slopes = [np.zeros((task.need.n_columns, self._n_axes + 1)) for task in tasks]
+        totals = [np.zeros((task.need.n_columns, self._n_axes + 1)) for task in tasks]
         columns = [(own[:-1] - own[-1:]).astype(self._dtype) for own in weights]
         needs = [task.need for task in tasks]
         for together in self._groups(tasks):
             for i, piece in enumerate(tasks[together[0]].pieces):
                 # Rows without weight add nothing, and to add nothing changes no bit.
                 there = [j for j in together if tasks[j].weighs[i]]
-                for product in as_alone(side_by_side(needs, there), needs, piece):
-                    found = self._of_piece(tasks, i, columns, product)
-                    for j, (loss, slope) in zip(product.which, found, strict=True):
+                beside = side_by_side(needs, there, self._tiling)
+                for own in as_alone(beside, needs, piece, self._tiling):
+                    found = self._of_piece(tasks, i, columns, own)
+                    for j, (loss, slope) in zip(own.which, found, strict=True):
                         losses[j] += loss
-                        slopes[j] += slope
+                        totals[j] += slope
         return [
             (loss, np.vstack([slope, -slope.sum(axis=0)]))
-            for loss, slope in zip(losses, slopes, strict=True)
+            for loss, slope in zip(losses, totals, strict=True)
         ]
 
     def _groups(self, tasks: list[Task]) -> list[list[int]]:
@@ -109,25 +113,35 @@ class Evaluator:
         return [*groups, common] if common else groups
 
     def _of_piece(
-        self, tasks: list[Task], i: int, columns: list[np.ndarray], product: Product
+        self, tasks: list[Task], i: int, columns: list[np.ndarray], own: Product
     ) -> list[tuple[float, np.ndarray]]:
         """Losses of one piece of rows, and gradients by (columns, axes + 1) of each task."""
-        piece = tasks[product.which[0]].pieces[i]
-        places = product.places([task.need for task in tasks])
-        beside = np.zeros((product.n_columns, self._n_axes), self._dtype)
+        piece = tasks[own.which[0]].pieces[i]
+        places = own.places([task.need for task in tasks])
+        beside = np.zeros((own.n_columns, self._n_axes), self._dtype)
+        chunk = self._tiling.chunks(own.n_columns)
         logits = self._taken(len(beside), len(piece))
-        for j, place in zip(product.which, places, strict=True):
+        for j, place in zip(own.which, places, strict=True):
             beside[place] = columns[j][:, :-1]
-        np.matmul(beside, piece.T, out=logits)
+        product(beside, piece, chunk, out=logits)
         losses = []
-        for j, place in zip(product.which, places, strict=True):
-            own = logits[place]
-            own += columns[j][:, -1:]
-            losses.append(self._to_residuals(own, tasks[j].targets[i], tasks[j].mass[i]))
-        slopes = np.empty((len(beside), self._n_axes + 1), self._dtype)
-        slopes[:, :-1] = logits @ piece
-        slopes[:, -1] = logits.sum(axis=1)
-        return [(loss, slopes[place]) for loss, place in zip(losses, places, strict=True)]
+        for j, place in zip(own.which, places, strict=True):
+            of_task = logits[place]
+            of_task += columns[j][:, -1:]
+            losses.append(self._to_residuals(of_task, tasks[j].targets[i], tasks[j].mass[i]))
+        found = np.empty((len(beside), self._n_axes + 1), self._dtype)
+        found[:, :-1] = slopes(logits, piece, chunk, self._parts_of(len(beside), len(piece), chunk))
+        found[:, -1] = logits.sum(axis=1)
+        return [(loss, found[place]) for loss, place in zip(losses, places, strict=True)]
+
+    def _parts_of(self, n_columns: int, n_rows: int, chunk: int) -> np.ndarray | None:
+        if not chunk:
+            return None
+        room = self._parts.get(n_columns)
+        if room is None or len(room) <= n_rows // chunk:
+            room = np.empty((n_rows // chunk + 1, n_columns, self._n_axes), self._dtype)
+            self._parts[n_columns] = room
+        return room
 
     def _to_residuals(self, logits: np.ndarray, targets: np.ndarray, mass: np.ndarray) -> float:
         """The loss of (k - 1, m) logits, which become its derivatives by them."""

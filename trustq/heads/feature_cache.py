@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache, cached_property
 from typing import Any
@@ -68,6 +68,7 @@ class SharedFeatures:
             raise InputError(f"features of {counted(bad, 'row')} hold NaN or infinite values.")
         self._lending = threading.Lock()
         self._edges: dict[int, Any] = {}  # matrices of one row, by the number of bins
+        self._light: dict[int, Any] = {}  # all rows in LightGBM's bins, by their number
         self._idle_bins: list[tuple[tuple[int, bytes], Any]] = []  # the latest last
         self._inverses: dict[float, np.ndarray] = {}  # of the Gram matrix, by what is added to it
         self._inverting = threading.Lock()
@@ -201,7 +202,6 @@ class SharedFeatures:
         """
         import xgboost
 
-        key = (max_bin, np.packbits(used).tobytes())
         with self._lending:
             if max_bin not in self._edges:
                 whole = xgboost.QuantileDMatrix(
@@ -211,14 +211,52 @@ class SharedFeatures:
                 self._edges[max_bin] = xgboost.QuantileDMatrix(
                     self.features[:1], max_bin=max_bin, nthread=1, ref=whole
                 )
-                everything = np.packbits(np.ones(self.shape[0], dtype=bool)).tobytes()
-                self._idle_bins.append(((max_bin, everything), whole))
+                everything = np.ones(self.shape[0], dtype=bool)
+                self._idle_bins.append((_key_of(max_bin, everything), whole))
+
+        def make() -> Any:
+            return xgboost.QuantileDMatrix(
+                self.features[used], max_bin=max_bin, nthread=1, ref=self._edges[max_bin]
+            )
+
+        with self._lent(_key_of(max_bin, used), make) as lent:
+            yield lent
+
+    @contextmanager
+    def light_bins(self, max_bin: int, used: np.ndarray) -> Iterator[Any]:
+        """The same in LightGBM's bins: a `Dataset`, whose labels and weights may be replaced."""
+        import lightgbm
+
+        settings = {
+            "max_bin": max_bin,
+            "min_data_in_bin": 1,
+            "enable_bundle": False,  # features that are hardly ever 0 have nothing to bundle
+            "feature_pre_filter": False,
+            "num_threads": 1,
+            "verbosity": -1,
+        }
+        with self._lending:
+            if max_bin not in self._light:
+                rows: Any = np.asarray(self.features)
+                if rows.dtype == np.float16:  # which LightGBM does not read
+                    rows = rows.astype(np.float32)
+                whole = lightgbm.Dataset(rows, label=np.zeros(len(rows)), params=settings)
+                self._light[max_bin] = whole.construct()
+
+        def make() -> Any:
+            return self._light[max_bin].subset(np.flatnonzero(used)).construct()
+
+        with self._lent(_key_of(-max_bin, used), make) as lent:
+            yield lent
+
+    @contextmanager
+    def _lent(self, key: tuple[int, bytes], make: Callable[[], Any]) -> Iterator[Any]:
+        """Binned rows that nobody has now, made where there are none, and kept afterwards."""
+        with self._lending:
             place = next((i for i, (own, _) in enumerate(self._idle_bins) if own == key), None)
             lent = None if place is None else self._idle_bins.pop(place)[1]
         if lent is None:
-            lent = xgboost.QuantileDMatrix(
-                self.features[used], max_bin=max_bin, nthread=1, ref=self._edges[max_bin]
-            )
+            lent = make()
         yield lent
         with self._lending:
             self._idle_bins.append((key, lent))
@@ -250,6 +288,11 @@ class SharedFeatures:
     def _centred(self, rows: slice) -> np.ndarray:
         own = self.features[rows if self._order is None else self._order[rows]]
         return np.asarray((own - self.center).astype(self.dtype))
+
+
+def _key_of(max_bin: int, used: np.ndarray) -> tuple[int, bytes]:
+    """What says which rows are binned, and how: below 0 by LightGBM."""
+    return max_bin, np.packbits(used).tobytes()
 
 
 def _blocks_of(n: int, folds: np.ndarray | None) -> list[slice]:

@@ -8,7 +8,8 @@ import numpy as np
 import scipy.linalg
 
 from trustq.heads.feature_cache import SharedFeatures
-from trustq.heads.tiles import Need, as_alone, side_by_side
+from trustq.heads.narrow import product
+from trustq.heads.tiles import Need, as_alone, side_by_side, tiling_of
 
 # What the Hessian of the longest axes may cost, in products of one evaluation. On HAM10000 that is
 # 32 axes; 24 cost the half and 72 five times as much, and save two evaluations of ten at most.
@@ -122,13 +123,15 @@ def steps(
     inverses = {id(own.rest): own.rest for own in preconditioners if own.rest is not None}
     for key, inverse in inverses.items():
         which = [i for i, own in enumerate(preconditioners) if id(own.rest) == key]
-        for product in as_alone(side_by_side(needs, which), needs, inverse):
-            beside = np.zeros((product.n_columns, len(inverse)), inverse.dtype)
-            places = product.places(needs)
-            for i, place in zip(product.which, places, strict=True):
+        tiling = tiling_of(len(inverse))
+        for together in as_alone(side_by_side(needs, which, tiling), needs, inverse, tiling):
+            beside = np.zeros((together.n_columns, len(inverse)), inverse.dtype)
+            places = together.places(needs)
+            for i, place in zip(together.which, places, strict=True):
                 beside[place] = gradients[i][:-1, :-1]
-            found = beside @ inverse
-            for i, place in zip(product.which, places, strict=True):
+            # Symmetric, so that its rows are its columns.
+            found = product(beside, inverse, tiling.chunks(together.n_columns))
+            for i, place in zip(together.which, places, strict=True):
                 rests[i] = found[place]
     return [
         own._step(gradient, rest)

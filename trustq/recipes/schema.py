@@ -415,8 +415,8 @@ class SweepRecipe:
         "linear",
         "classifier on features; balanced: linear, class weights; backbone: cached logits; "
         "zero_shot: cosine with the file's text_features, which no label changes",
-        *("linear", "balanced", "xgboost", "xgboost_study", "knn", "centroid", "lda", "ridge"),
-        *("mlp", "majority", "prior", "backbone", "zero_shot:FILE"),
+        *("linear", "balanced", "xgboost", "xgboost_study", "lightgbm", "knn", "centroid", "lda"),
+        *("ridge", "mlp", "majority", "prior", "backbone", "zero_shot:FILE"),
         plugins="heads",
         role="setting matched",
         always_keyed=True,
@@ -430,9 +430,9 @@ class SweepRecipe:
     )
     trees: int = setting(
         200,
-        "xgboost: trees at most; validation stops them earlier",
+        "xgboost, lightgbm: trees at most; validation stops them earlier",
         scope="head",
-        heads=("xgboost",),
+        heads=("xgboost", "lightgbm"),
         least=1,
         always_keyed=True,
     )

@@ -17,8 +17,7 @@ from trustq.calibration.temperature import (
 from trustq.core.digest import digest_array, digest_json
 from trustq.core.generators import generator
 from trustq.errors import DishonestError, InputError
-from trustq.heads import Head, SharedFeatures, choose_penalty, make_head, text_settings
-from trustq.heads.boosted import PRESETS
+from trustq.heads import BOOSTED, Head, SharedFeatures, choose_penalty, make_head, text_settings
 from trustq.heads.out_of_fold import (
     FoldFit,
     OutOfFold,
@@ -316,8 +315,12 @@ class Loop:
         if name in ("linear", "balanced"):
             auto = self.sweep.regularisation == "auto"
             return {"C": ENSEMBLE_C if auto else _number(self.sweep.regularisation)}
-        own: dict[str, Any] = {"trees": self.sweep.trees} if name == "xgboost" else {}
-        if name in PRESETS and self.sweep.components:
+        if name not in BOOSTED:
+            return {}
+        own: dict[str, Any] = {}
+        if name != "xgboost_study":
+            own["trees"] = self.sweep.trees
+        if name != "lightgbm" and self.sweep.components:
             own["components"] = self.sweep.components
         return own
 
@@ -458,9 +461,8 @@ class Loop:
                 raise InputError(f"{experiment.cache.name} holds no logits for `head=backbone`.")
             if self._audits:
                 raise InputError(f"{experiment.cache.name} has no test rows for `head=backbone`.")
-        elif sweep.head in PRESETS:
-            self.settings = {"trees": sweep.trees} if sweep.head == "xgboost" else {}
-            self.settings |= {"components": sweep.components} if sweep.components else {}
+        elif sweep.head in BOOSTED:
+            self.settings = self._settings_of(sweep.head)
             self.chosen_on = "val" if len(experiment.validation) else ""
         elif sweep.head in ("linear", "balanced"):
             if sweep.regularisation == "auto":
@@ -561,7 +563,7 @@ class Loop:
 
     def _validation(self, head: str) -> tuple[np.ndarray, np.ndarray] | None:
         rows = self.experiment.validation
-        if head not in PRESETS or not len(rows):
+        if head not in BOOSTED or not len(rows):
             return None
         return self.experiment.features[rows], self.experiment.validation_labels
 

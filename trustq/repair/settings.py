@@ -106,7 +106,9 @@ def require_sound(sweep: SweepRecipe) -> None:
                 )
 
 
-_WEIGHED = "linear, balanced, xgboost, ridge, mlp"  # the rest of them has nothing to weigh
+_WEIGHED = (
+    "linear, balanced, xgboost, lightgbm, ridge, mlp"  # the rest of them has nothing to weigh
+)
 
 
 def _unweighed(sweep: SweepRecipe, *, ensemble: bool) -> str:
