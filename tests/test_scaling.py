@@ -66,6 +66,7 @@ def test_arrays_beyond_memory_lie_in_files_and_hold_the_same(
     labels = (features[:, 0] + rng.standard_normal(6000) > 0).astype(int)
     held = LinearHead(n_classes=2, C=0.1).fit(SharedFeatures(features), labels)
     monkeypatch.setattr(scratch, "free_memory", lambda: 1000.0)
+    monkeypatch.setattr(scratch, "SMALL", 0)
     array = scratch.room_for((10, 200), np.float32)
     assert isinstance(array.base, np.memmap)
     beyond = SharedFeatures(scale_of(features, np.arange(6000)).standardise(features))

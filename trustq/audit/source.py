@@ -21,7 +21,7 @@ from trustq.data.splits import group_folds, thin_classes
 from trustq.errors import InputError
 from trustq.evaluation.predictions import Predictions, read_predictions
 from trustq.heads import SharedFeatures, choose_penalty, make_head, text_file, text_settings
-from trustq.heads.feature_cache import one_blas_thread
+from trustq.heads.feature_cache import one_blas_thread, row_blocks
 from trustq.heads.linear import LinearHead
 from trustq.heads.out_of_fold import (
     FoldFit,
@@ -457,4 +457,8 @@ def _out_of_fold(fit: FoldFit) -> OutOfFold:
 
 def _log_loss(found: OutOfFold, observed: np.ndarray) -> float:
     rows = np.flatnonzero(found.scorable)
-    return float(-log_softmax(found.logits[rows])[np.arange(len(rows)), observed[rows]].mean())
+    of_label = np.empty(len(rows))
+    for block in row_blocks(len(rows)):
+        own = rows[block]
+        of_label[block] = log_softmax(found.logits[own])[np.arange(len(own)), observed[own]]
+    return float(-of_label.mean())

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import duckdb
 import numpy as np
 
+from trustq.core.database import open_database
 from trustq.core.spreadsheets import FORMULA_STARTS, MARK, as_written
 from trustq.core.sql_text import blanks_as_none, exact_path, first_line, literal
 from trustq.core.words import decimal_points
@@ -66,7 +67,7 @@ def read_csv(path: Path) -> dict[str, np.ndarray]:
     try:
         with opened(path, "rt", encoding="utf-8-sig", newline="") as lines:
             head = _head(lines, path)
-        with duckdb.connect() as connection:
+        with open_database() as connection:
             found = connection.sql(f"SELECT * FROM {_scan(path, head)}").fetchnumpy()
     except (UnicodeDecodeError, OSError, EOFError, zlib.error, duckdb.Error) as error:
         return _again(path, opened, error)

@@ -130,7 +130,7 @@ def observe_labels(
     *,
     classes: tuple[str, ...],
     seed: int,
-    features: np.ndarray,
+    features: Any,
     sample_ids: np.ndarray,
     groups: np.ndarray | None = None,
 ) -> ObservedLabels:
@@ -148,6 +148,7 @@ def observe_labels(
     """
     kind, _, argument = spec.partition(":")
     if kind == "instance":
+        features = np.asarray(features)
         rate = rate_of_noise(spec, len(classes))
         observed = _draw_by_instance(labels, features, rate, len(classes), seed, groups)
         return ObservedLabels(observed, digest_json(["instance", rate, digest_array(features)]))
@@ -199,7 +200,7 @@ def _of_plugin(
             labels.copy(),
             argument=argument,
             classes=classes,
-            features=features.copy(),
+            features=np.array(features),
             groups=None if groups is None else groups.copy(),
             rng=rng,
         )

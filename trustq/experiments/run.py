@@ -17,6 +17,7 @@ from trustq.experiments.retrained import as_arm
 from trustq.experiments.tables import Recorder
 from trustq.heads import SharedFeatures
 from trustq.heads.feature_cache import one_blas_thread
+from trustq.heads.standardise import Standardised, equal_features
 from trustq.recipes import Recipe, SweepRecipe
 from trustq.repair.arms import Arm
 from trustq.repair.external_caches import of_network
@@ -79,9 +80,9 @@ class SharedOnce:
     def __init__(self) -> None:
         self._kept: SharedFeatures | None = None
 
-    def of(self, features: np.ndarray) -> SharedFeatures:
+    def of(self, features: np.ndarray | Standardised) -> SharedFeatures:
         """Shared features of (n, d) training rows, made anew only for others than the last."""
-        if self._kept is None or not np.array_equal(self._kept.features, features):
+        if self._kept is None or not equal_features(self._kept.features, features):
             self._kept = SharedFeatures(features)
         return self._kept
 
@@ -228,7 +229,7 @@ def run_group(
     if not missing:
         return run
     shared = shared or SharedOnce()
-    of_rows = shared.of(experiment.features[experiment.rows])
+    of_rows = shared.of(experiment.training_features)
     loop = Loop(experiment, sweep, own, views, shared=of_rows)
     # One thread: the solver has its own, and small products gain nothing from two.
     with one_blas_thread():

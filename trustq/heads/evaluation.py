@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trustq.core.scratch import room_for
 from trustq.heads.feature_cache import SharedFeatures
 from trustq.heads.narrow import product, slopes
 from trustq.heads.tiles import Need, Product, as_alone, side_by_side, tiling_of
@@ -71,11 +72,15 @@ class Evaluator:
                 alone,
             )
         kept = [np.flatnonzero(mass[span]) for span in spans]
+        whole = room_for((sum(map(len, kept)), self._n_axes), self._dtype)
+        ends = np.cumsum(list(map(len, kept)))
         found = [
-            (piece[rows], targets[:, span][:, rows], mass[span][rows])
-            for piece, span, rows in zip(self._pieces, spans, kept, strict=True)
+            (whole[end - len(rows) : end], targets[:, span][:, rows], mass[span][rows])
+            for span, rows, end in zip(spans, kept, ends, strict=True)
             if len(rows)
         ]
+        for piece, rows, end in zip(self._pieces, kept, ends, strict=True):
+            whole[end - len(rows) : end] = piece[rows]
         return Task(
             [rows for rows, _, _ in found],
             [own.astype(self._dtype) for _, own, _ in found],

@@ -13,7 +13,7 @@ import scipy
 from threadpoolctl import ThreadpoolController
 
 from trustq.core.counts import counted
-from trustq.core.scratch import room_for
+from trustq.core.scratch import lies_in_file, room_for, room_left
 from trustq.errors import InputError
 from trustq.heads.standardise import Standardised, column_sums
 
@@ -120,6 +120,11 @@ class SharedFeatures:
                     np.matmul(self._centred(rows), turn, out=block)
             return found
 
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether `by_row` lies in a file, for it would not fit in memory."""
+        return lies_in_file(self.by_row[0])
+
     @cached_property
     def longest(self) -> tuple[np.ndarray, np.ndarray | None]:
         """Squared lengths of the longest axes, ascending, (m,), and their directions, (axes, m).
@@ -163,7 +168,8 @@ class SharedFeatures:
             if added not in self._inverses:
                 with one_blas_thread():
                     self._inverses[added] = self._invert(added)
-                n_kept = max(1, KEPT_INVERSES // self._inverses[added].nbytes)
+                most = min(KEPT_INVERSES, room_left())
+                n_kept = max(1, int(most // self._inverses[added].nbytes))
                 for old in list(self._inverses)[:-n_kept]:
                     del self._inverses[old]
             return self._inverses[added]
@@ -306,20 +312,31 @@ def _blocks_of(n: int, folds: np.ndarray | None) -> list[slice]:
     return found
 
 
+def row_blocks(n: int) -> list[slice]:
+    """Slices of `ROWS_PER_BLOCK` rows, the last of them of up to twice as many.
+
+    BLAS takes other kernels for a short rest of rows, with other last bits.
+
+    >>> [(rows.start, rows.stop) for rows in row_blocks(12_000)]
+    [(0, 4096), (4096, 12000)]
+    """
+    starts = [ROWS_PER_BLOCK * i for i in range(max(1, n // ROWS_PER_BLOCK))]
+    return [slice(a, b) for a, b in zip(starts, [*starts[1:], n], strict=True)]
+
+
 def products(features: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Rows times columns, (m, d) and (c, d) to (m, c) of float64, at the features' precision.
 
-    Half precision, for which BLAS has no product, is read as float32 in blocks.
+    In blocks, so that rows have the bits here that they have where only some are there at a time.
+    Half precision, for which BLAS has no product, is read as float32.
     """
+    dtype = np.float32 if features.dtype == np.float16 else features.dtype
+    turned = columns.T.astype(dtype)
+    found = np.empty((len(features), len(columns)))
     with one_blas_thread():
-        if features.dtype != np.float16:
-            return np.asarray((features @ columns.T.astype(features.dtype)).astype(np.float64))
-        turned = columns.T.astype(np.float32)
-        found = np.empty((len(features), len(columns)))
-        for first in range(0, len(features), ROWS_PER_BLOCK):
-            rows = slice(first, first + ROWS_PER_BLOCK)
-            found[rows] = features[rows].astype(np.float32) @ turned
-        return found
+        for rows in row_blocks(len(features)):
+            found[rows] = features[rows].astype(dtype, copy=False) @ turned
+    return found
 
 
 def cores() -> int:

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from trustq.core.scratch import room_left
 from trustq.errors import InputError
 from trustq.heads.evaluation import Evaluator, Task
 from trustq.heads.feature_cache import SharedFeatures, cores, one_blas_thread, products
@@ -24,7 +25,7 @@ from trustq.metrics.probabilities import log_softmax
 
 MAX_EVALUATIONS = 2000
 MOST_TARGETS = 1 << 21  # rows of all problems that a thread solves at once, their targets in memory
-KEPT_SIZE = 1 << 20  # a problem with more targets leaves no memory: it would take 8 MB
+KEPT_SIZE = 1 << 20  # a problem with more targets leaves no memory, nor keeps them: they take 8 MB
 # Evaluations after which a point is near enough for its Hessian to be of use: after 6 a cold fit
 # takes one less, and those that start beside it on clean labels two more.
 BLOCK_AFTER = 8
@@ -219,6 +220,7 @@ class _Problem:
         self._n_classes, self._penalty = n_classes, penalty
         self._tolerance, self._max_evaluations = tolerance, max_evaluations
         self._targets = np.empty((0, 0))
+        self._mass = np.empty(0)  # what rows weigh, where targets are too large to be kept
         self.present = np.zeros(n_classes, dtype=bool)
         self.solution: np.ndarray | None = None  # (present classes, axes + intercept)
         self.value = 0.0
@@ -252,12 +254,19 @@ class _Problem:
                 self._shared, share, total=total, ridge=self._ridge
             )
             self._restart()
-            return targets[self.present]
+            return self._handed_over(targets)
         assert self.memory is not None
         self.preconditioner = self.memory.preconditioner
         self._is_refined = self.preconditioner.block is not None
         self._restart()
-        return None if self._foresee(self.memory) else targets[self.present]
+        return None if self._foresee(self.memory) else self._handed_over(targets)
+
+    def _handed_over(self, targets: np.ndarray) -> np.ndarray:
+        """Targets of the present classes; of large ones only the rows' weights are kept here."""
+        if targets.size > KEPT_SIZE:
+            self._mass = targets.sum(axis=0)
+            self._targets = np.empty((0, 0))
+        return targets if self.present.all() else targets[self.present]
 
     @property
     def trial(self) -> np.ndarray:
@@ -380,7 +389,7 @@ class _Problem:
         self._is_refined = True
         self._base = weights
         self.n_evaluations += self._minimiser.n_evaluations
-        mass = self._targets.sum(axis=0)
+        mass = self._mass if len(self._mass) else self._targets.sum(axis=0)
         self.preconditioner = self.preconditioner.with_block(
             self._shared, weights, mass=mass, ridge=self._ridge
         )
@@ -396,11 +405,11 @@ class _Problem:
         self.n_evaluations += minimiser.n_evaluations
         self.converged = minimiser.converged
         self.memory = None
-        if self.converged and self._targets.size <= KEPT_SIZE:
+        if self.converged and self._targets.size:
             self.memory = Memory(
                 self.preconditioner, self._ridge, self._targets, self.value, self.decrease
             )
-        self._targets = np.empty((0, 0))
+        self._targets, self._mass = np.empty((0, 0)), np.empty(0)
 
 
 def _solve(shared: SharedFeatures, problems: list[_Problem], threads: int) -> None:
@@ -417,8 +426,7 @@ def _run(
 ) -> None:
     waiting = deque(problems)
     threads = max(1, min(threads, len(problems)))
-    # Problems that a thread solves side by side.
-    share = max(1, min(-(-len(problems) // threads), MOST_TARGETS // shared.shape[0]))
+    share = _at_once(shared, problems, threads)
     failures: list[BaseException] = []
 
     def work() -> None:
@@ -430,6 +438,7 @@ def _run(
                     targets = problem.begin(dtype)
                     if targets is not None:
                         active.append((problem, evaluator.task(targets)))
+                    del targets  # as large as all that is kept of them
                 if not active:
                     return
                 found = evaluator.evaluate(
@@ -458,6 +467,19 @@ def _run(
             thread.join()
     if failures:
         raise failures[0]
+
+
+def _at_once(shared: SharedFeatures, problems: list[_Problem], threads: int) -> int:
+    """Problems that a thread solves side by side, by the memory that their targets take.
+
+    Where rows lie on disk more of them are worth it: every problem less at once is another reading.
+    """
+    n_rows = shared.shape[0]
+    most = MOST_TARGETS // n_rows
+    if shared.is_on_disk:
+        n_bytes = n_rows * (problems[0]._n_classes + 1) * np.dtype(np.float64).itemsize
+        most = max(most, int(room_left() / (threads * n_bytes)))
+    return max(1, min(-(-len(problems) // threads), most))
 
 
 def _next(waiting: deque[_Problem]) -> _Problem | None:

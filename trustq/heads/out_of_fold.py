@@ -15,8 +15,8 @@ from trustq.core.digest import digest_array, digest_strings
 from trustq.data.row_weights import DomainBalance
 from trustq.errors import DishonestError, InputError
 from trustq.heads import Head, SharedFeatures, fit_heads
-from trustq.heads.feature_cache import ROWS_PER_BLOCK
-from trustq.heads.standardise import Standardised
+from trustq.heads.feature_cache import row_blocks
+from trustq.heads.standardise import Standardised, taken
 from trustq.metrics.probabilities import PROBABILITY_FLOOR, logits_from_probs, softmax
 from trustq.store import Cache
 
@@ -193,15 +193,21 @@ def _predicted(
 ) -> OutOfFold:
     logits = np.full((len(observed), len(training.cache.classes)), np.nan)
     scorable = np.zeros(len(observed), dtype=bool)
-    # Rows that are standardised when asked for are never all there.
-    height = ROWS_PER_BLOCK if isinstance(features, Standardised) else len(features)
     for rows, head in zip(held_out, heads, strict=False):  # a head of all rows may be the last
-        positions = np.flatnonzero(rows)
-        for start in range(0, len(positions), height):
-            some = positions[start : start + height]
-            logits[some] = head.predict_logits(features[some])
+        logits[rows] = predict_rows(head, taken(features, np.flatnonzero(rows)))
         scorable[rows] = np.isin(observed[rows], head.seen_classes_)
     return _build(training, logits, observed, training.fold, scorable, source="head")
+
+
+def predict_rows(head: Head, features: np.ndarray | Standardised) -> np.ndarray:
+    """Logits of (m, d) rows by a head, (m, k) of float64.
+
+    Rows that are standardised when asked for are never all there.
+    """
+    if not isinstance(features, Standardised):
+        return head.predict_logits(features)
+    blocks = row_blocks(len(features))
+    return np.concatenate([head.predict_logits(features[block]) for block in blocks])
 
 
 def read_crossfit(training: TrainingRows, observed: np.ndarray) -> OutOfFold:

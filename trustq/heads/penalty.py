@@ -41,7 +41,14 @@ def choose_penalty(
         if tried[-1][1] > (1 + RISE) * min(found for _, found in tried):
             break
     least = min(found for _, found in tried)
-    exact = [(c, fit(c, None, None)) for c, found in tried if found <= (1 + NEAR) * least]
-    if len(exact) == 1:
-        return exact[0]
-    return min(exact, key=lambda own: loss(own[1]))
+    del before  # a fit may hold probabilities of every row
+    near = [c for c, found in tried if found <= (1 + NEAR) * least]
+    best, lowest = (near[0], fit(near[0], None, None)), 0.0
+    if len(near) > 1:
+        lowest = loss(best[1])
+    for c in near[1:]:
+        own = fit(c, None, None)
+        if (found := loss(own)) < lowest:
+            best, lowest = (c, own), found
+        del own
+    return best

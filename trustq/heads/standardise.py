@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trustq.core.counts import counted
-from trustq.core.scratch import room_for
+from trustq.core.scratch import fits_memory, room_for
 from trustq.errors import InputError
 from trustq.store.mapped import give_back
 
@@ -69,9 +69,46 @@ class Standardised:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype=dtype)
 
+    def is_same(self, other: "Standardised") -> bool:
+        """Whether another gives the same rows of the same array on the same scale."""
+        return self._features is other._features and all(
+            np.array_equal(own, its)
+            for own, its in zip(
+                (self._rows, *self._scale), (other._rows, *other._scale), strict=True
+            )
+        )
+
     def take(self, rows: np.ndarray) -> "Standardised":
         """The same of some rows, (m,) of positions, in their order."""
         return Standardised(self._features, self._rows[rows], self._scale)
+
+
+def on_scale(
+    features: np.ndarray, scale: Scale, rows: np.ndarray | None = None
+) -> np.ndarray | Standardised:
+    """All rows or some on a scale, (m, d): made when asked for where memory is short.
+
+    >>> on_scale(np.array([[5.0]]), Scale(np.ones(1), np.ones(1))).tolist()
+    [[4.0]]
+    """
+    n = len(features) if rows is None else len(rows)
+    if fits_memory((n, features.shape[1]), np.float32):
+        return scale.standardise(features, rows)
+    return Standardised(features, np.arange(n) if rows is None else rows, scale)
+
+
+def taken(features: np.ndarray | Standardised, rows: np.ndarray) -> np.ndarray | Standardised:
+    """Some rows, (m,) of positions, made when asked for where the others are."""
+    return features.take(rows) if isinstance(features, Standardised) else features[rows]
+
+
+def equal_features(a: np.ndarray | Standardised, b: np.ndarray | Standardised) -> bool:
+    """Whether two are the same rows; of those that are made when asked for, the same source's."""
+    if isinstance(a, Standardised) and isinstance(b, Standardised):
+        return a.is_same(b)
+    if isinstance(a, Standardised) or isinstance(b, Standardised):
+        return False
+    return np.array_equal(a, b)
 
 
 def scale_of(features: np.ndarray, rows: np.ndarray, *, where: str = "") -> Scale:

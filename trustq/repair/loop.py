@@ -23,12 +23,13 @@ from trustq.heads.out_of_fold import (
     OutOfFold,
     accept_in_sample,
     fit_folds,
+    predict_rows,
     read_crossfit,
     read_epochs,
     read_passes,
 )
 from trustq.heads.penalty import LOOSE_TOLERANCE
-from trustq.heads.standardise import Scale
+from trustq.heads.standardise import taken
 from trustq.metrics.classification import summarise
 from trustq.metrics.per_class import (
     class_positions,
@@ -74,7 +75,7 @@ class Loop:
 
     def __post_init__(self) -> None:
         if self.shared is None:
-            self.shared = SharedFeatures(self.experiment.features[self.experiment.rows])
+            self.shared = SharedFeatures(self.experiment.training_features)
         self.policy = make_policy(self.experiment, self.sweep)
         self.expert = make_expert(self.experiment, self.sweep, unit=self.policy.unit)
 
@@ -541,7 +542,7 @@ class Loop:
         name = head or self.sweep.head
 
         classes = self.experiment.cache.classes
-        scale = Scale(self.experiment.center, self.experiment.scale)
+        scale = self.experiment.of_training
         texts = text_settings(name, classes=classes, feature_scale=scale)
 
         def maker(own: dict[str, Any]) -> Callable[[], Head]:
@@ -572,11 +573,11 @@ class Loop:
             assert cache.logits is not None
             return np.asarray(cache.logits[rows], dtype=np.float64)
         if cache is self.experiment.cache:
-            features = self.experiment.features[rows]
+            features = taken(self.experiment.features, rows)
         else:
-            features = self.experiment.standardise(cache.features[rows])
+            features = self.experiment.standardised(cache.features, rows)
         started = time.perf_counter()
-        logits = head.predict_logits(features)
+        logits = predict_rows(head, features)
         self.predict_seconds += time.perf_counter() - started
         self.n_predicted += len(rows)
         return logits

@@ -11,7 +11,14 @@ from trustq.data.row_weights import DomainBalance
 from trustq.data.splits import group_folds, split_by_group, thin_classes
 from trustq.errors import DishonestError, InputError
 from trustq.heads.out_of_fold import TrainingRows
-from trustq.heads.standardise import Scale, require_finite, scale_of
+from trustq.heads.standardise import (
+    Scale,
+    Standardised,
+    on_scale,
+    require_finite,
+    scale_of,
+    taken,
+)
 from trustq.recipes import SweepRecipe
 from trustq.repair.human_answers import AS_GIVEN, answers_are_truth, as_answered
 from trustq.repair.metadata import balance_of, fitted_rows
@@ -40,7 +47,7 @@ class Experiment:
     evaluation: dict[str, np.ndarray]  # split -> positions; empty when there is no held-out split
     center: np.ndarray  # (d,) of the training rows' features
     scale: np.ndarray  # (d,)
-    features: np.ndarray  # (all rows, d), standardised
+    features: np.ndarray | Standardised  # (all rows, d), standardised
     notes: tuple[str, ...]
     balance: DomainBalance | None = None  # of the training rows; None: they all weigh the same
     validation_observed: np.ndarray | None = None  # labels of validation rows; None: the clean ones
@@ -59,6 +66,16 @@ class Experiment:
         return np.asarray(self.cache.label[self.validation].astype(np.int64))
 
     @property
+    def of_training(self) -> Scale:
+        """The scale of the training rows."""
+        return Scale(self.center, self.scale)
+
+    @property
+    def training_features(self) -> np.ndarray | Standardised:
+        """Standardised features of the training rows, (n, d)."""
+        return taken(self.features, self.rows)
+
+    @property
     def sample_ids(self) -> np.ndarray:
         """Ids of the training rows."""
         return np.asarray(self.cache.sample_id[self.rows])
@@ -70,7 +87,11 @@ class Experiment:
 
     def standardise(self, features: np.ndarray) -> np.ndarray:
         """Other rows' features, (m, d), on the scale of the training rows, as float32."""
-        return Scale(self.center, self.scale).standardise(features)
+        return self.of_training.standardise(features)
+
+    def standardised(self, features: np.ndarray, rows: np.ndarray) -> np.ndarray | Standardised:
+        """Some of other rows, (m,) of positions; made when asked for where memory is short."""
+        return on_scale(features, self.of_training, rows)
 
 
 def draw_experiment(
@@ -129,7 +150,7 @@ def draw_experiment(
         evaluation=evaluation,
         center=scale.center,
         scale=scale.spread,
-        features=scale.standardise(cache.features),
+        features=on_scale(cache.features, scale),
         notes=tuple(notes),
         balance=balance_of(cache, rows, sweep=sweep),
         **_noisy_validation(cache, validation, begun.noise, sweep, draw_seed, scale),
@@ -198,7 +219,7 @@ def _noisy_validation(
         cache.label[validation].astype(np.int64),
         classes=cache.classes,
         seed=int(generator(draw_seed, "validation noise").integers(2**31)),
-        features=scale.standardise(cache.features, validation),
+        features=Standardised(cache.features, validation, scale),
         sample_ids=cache.sample_id[validation],
         groups=cache.group_id[validation] if sweep.noise_unit == "group" else None,
     )
@@ -287,7 +308,7 @@ def _begin(
             labels,
             classes=cache.classes,
             seed=draw_seed,
-            features=scale.standardise(cache.features, rows),
+            features=Standardised(cache.features, rows, scale),
             sample_ids=cache.sample_id[rows],
             groups=cache.group_id[rows] if sweep.noise_unit == "group" else None,
         )

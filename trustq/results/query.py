@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import duckdb
 
 from trustq.core.atomic_files import replacing
+from trustq.core.database import open_database
 from trustq.core.interrupts import heeded
 from trustq.core.sql_text import literal
 from trustq.errors import InputError, NotFound, TrustqError
@@ -55,7 +56,7 @@ class Opened:
 
     def __init__(self, folder: Path) -> None:
         self.files = PartFiles(folder.resolve(), unrecorded=has_unrecorded(folder))
-        self.connection = duckdb.connect()
+        self.connection = open_database()
         self.files.register(self.connection)
         self._folder = folder
 

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 
 from trustq.core.atomic_files import replacing
 from trustq.core.columns import Columns, copy_parquet
+from trustq.core.database import open_database
 from trustq.errors import InputError, NotFound
 from trustq.results.digests import record_path, sealed_json, write_record
 from trustq.results.parts import check_marker, part_files, part_path, records
@@ -45,7 +45,7 @@ def write_part(folder: Path, tables: dict[str, Columns], *, part: str) -> None:
                 f"{part_path(folder, table, part)} exists, and parts are never overwritten. "
                 "Write under another name, from new_part()."
             )
-    with duckdb.connect() as connection, ExitStack() as renames:
+    with open_database() as connection, ExitStack() as renames:
         written = {}
         # Files get their names in the reverse order, so that the runs come last.
         for table in sorted(tables, key=lambda name: name != "runs"):

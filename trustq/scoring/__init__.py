@@ -79,13 +79,16 @@ def label_quality(
         return quality
     if score in NO_PROBABILITIES:
         raise InputError(f"{score} is computed from features alone; call feature_quality.")
-    own = _given(features, score, len(observed))[known]
+    own = _given(features, score, len(observed))
     covered = np.zeros(len(observed), dtype=bool) if chosen is None else chosen
     # In the order of their ids, so that of equal rows the same one is taken however they lie.
     by_id = np.argsort(training.cache.sample_id[training.rows][known], kind="stable")
     found = np.empty(len(by_id))
     found[by_id] = neighbours.hybrid(
-        probs[by_id], own[by_id], covered[known][by_id], n_wanted=n_wanted
+        probs[by_id],
+        own[np.flatnonzero(known)[by_id]],
+        covered[known][by_id],
+        n_wanted=n_wanted,
     )
     quality[known] = found
     return quality
@@ -113,7 +116,7 @@ def feature_quality(
             f"{score} is no score of features alone; there are {', '.join(NO_PROBABILITIES)}.",
             expected=NO_PROBABILITIES,
         )
-    _given(features, score, len(training.rows))
+    features = _given(features, score, len(training.rows))
     if score == "knn_agreement":
         return neighbours.knn_agreement(labels, features, training.groups, voters=kept)
     covered = np.zeros(len(labels), dtype=bool) if chosen is None else chosen

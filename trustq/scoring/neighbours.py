@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from trustq.core.digest import digest_array
+from trustq.core.scratch import room_for
 from trustq.errors import InputError
 from trustq.scoring.acquisition import one_minus_entropy
 
@@ -68,7 +69,7 @@ def nearest_rows(
     >>> rows.ravel().tolist()
     [2, 2, 0]
     """
-    return _Neighbourhood(features, groups, k).found()
+    return _Neighbourhood(np.asarray(features), groups, k).found()
 
 
 class _Neighbourhood:
@@ -244,5 +245,9 @@ def _greedy(
 
 
 def _unit_length(rows: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.where(lengths > 0, lengths, 1.0), dtype=np.float32)
+    found = room_for(rows.shape, np.float32)
+    for first in range(0, len(rows), POINTS):
+        own = rows[first : first + POINTS]
+        lengths = np.linalg.norm(own, axis=1, keepdims=True)
+        found[first : first + POINTS] = own / np.where(lengths > 0, lengths, 1.0)
+    return found
