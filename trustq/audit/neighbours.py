@@ -6,6 +6,7 @@ import numpy as np
 import scipy
 
 from trustq.core.generators import generator
+from trustq.core.scratch import room_for
 from trustq.heads.feature_cache import one_blas_thread
 from trustq.scoring.neighbours import POINTS, TILE, Rows, largest_products
 
@@ -131,7 +132,8 @@ class NeighbourSearch:
 
     def _turn(self, axes: np.ndarray) -> None:
         n = len(self._features)
-        self._short = np.empty((n, axes.shape[1]), dtype=np.float32)
+        self._short = np.empty((0, 0), dtype=np.float32)  # that of fewer axes goes first
+        self._short = room_for((n, axes.shape[1]), np.float32)
         for start in range(0, n, POINTS):
             span = slice(start, start + POINTS)
             np.matmul(self._features[span], axes, out=self._short[span])
