@@ -672,7 +672,7 @@ def test_a_grid_over_domains_is_swept_once_on_any_number_of_processes(tmp_path: 
 def test_pages_say_what_was_fitted_and_show_the_slices(
     cache: Cache, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trustq.report.page._figures", lambda results: [])  # they take seconds
+    monkeypatch.setattr("trustq.report.page._figures", lambda *given: [])  # they take seconds
     settings = ("target=growth", "fit_on=site!=site 1", "row_weights=domain_balanced")
     more = ("sampling_domain=site", "slices=site,sex", "positive=malignant")
     done = run(cache, tmp_path / "r", table, *settings, *more)

@@ -252,3 +252,32 @@ def test_a_page_of_many_settings_draws_the_first_and_says_so(tmp_path: Path) -> 
     assert "2 further settings are not drawn here" in text
     captions = re.findall(r"<figcaption>Reliability[^:]*: (.*?)</figcaption>", text)
     assert len(captions) == MOST_SETS
+
+
+def test_a_long_table_shows_its_first_rows_and_is_searched_whole(
+    page: Path, browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trustq.report.page.SHOWN_AT_ONCE", 5)
+    monkeypatch.setattr("trustq.report.page.MOST_ROWS", 12)
+    write_report(page.parent / "r", tmp_path / "capped.html")
+    text = (tmp_path / "capped.html").read_text("utf-8")
+    classes = text[text.index("<h2>Classes</h2>") :].partition("</section>")[0]
+    assert classes.count("<tr>") == 1 + 5
+    said = "The page has the first 12 of 21 rows; <code>trustq sql</code> has all"
+    assert said in classes and EVIL not in text
+    browser.send("Page.navigate", url=(tmp_path / "capped.html").as_uri())
+    browser.wait_for("Page.loadEventFired")
+    assert browser.value("document.documentElement.scrollWidth") <= browser.value("innerWidth")
+    find = "[...document.querySelectorAll('h2')].find(h => h.innerText == 'Classes').parentNode"
+    browser.value(f"window.part = {find}; part.querySelector('details').open = true")
+    lines = "[...part.querySelectorAll('tbody tr')].map(r => r.innerText.split('\\t')[5])"
+    assert browser.value(lines) == ["a", "b", "c", "a", "b"]
+    browser.value("part.querySelector('button.more').click()")
+    assert len(browser.value(lines)) == 10
+    search = "{const i = part.querySelector('input'); i.value = WORDS; "
+    search += "i.dispatchEvent(new Event('input')); 1}"
+    browser.value(search.replace("WORDS", "'toy no'"))
+    assert browser.value("part.querySelector('[role=status]').innerText").endswith("of 12")
+    browser.value(search.replace("WORDS", "'nowhere'"))
+    assert browser.value(lines) == []
+    assert browser.value("window.evil") is None

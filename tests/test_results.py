@@ -842,3 +842,18 @@ def test_part_names_are_new_and_sort_by_time() -> None:
     assert len(set(names)) == 50
     assert [name[:28] for name in names] == sorted(name[:28] for name in names)
     assert re.fullmatch(r"sweep-\d{8}T\d{12}-[0-9a-f]{8}", names[0])
+
+
+def test_paired_of_some_figures_is_what_paired_says_of_them(tmp_path: Path) -> None:
+    from support_sweep import finish_sweep, trivial_recipe, write_caches
+
+    from trustq.results.views import paired_select
+
+    recipe = trivial_recipe(tmp_path, write_caches(tmp_path), draws="2", head='"lda"')
+    finish_sweep(recipe, tmp_path / "r", jobs=1)
+    where = "metric = 'accuracy' AND split = 'test'"
+    with connect(tmp_path / "r") as connection:
+        told = connection.execute(f"FROM paired WHERE {where} ORDER BY ALL").fetchall()
+        few = connection.execute(f"FROM ({paired_select(where)}) ORDER BY ALL").fetchall()
+    # Three pairs of arms, two ways round, two budgets, two units, two stages.
+    assert len(told) == 3 * 2 * 2 * 2 * 2 and few == told

@@ -96,7 +96,9 @@ def test_two_runs_that_differ_in_a_setting_share_no_row(changed: str, tmp_path: 
             assert len({tuple(row) for row in shown}) == len(rows), name
     rows = main_table(tmp_path, stage="uncalibrated").rows
     assert len({tuple(row.texts.items()) for row in rows}) == len(rows) == 2
-    assert plot_set.count_sets(tmp_path) == (1 if changed in ("budget", "exposure") else 2)
+    with connect(tmp_path) as connection:
+        n_sets = plot_set.count_sets(connection)
+    assert n_sets == (1 if changed in ("budget", "exposure") else 2)
     if changed not in ("calibration_labels", "refit"):
         table = repair_table(tmp_path, keys)
         own = [record for record in table.records if record["split"] == "test"]

@@ -46,15 +46,26 @@ PRESETS = {
 # What a reader must know before believing a row.
 _MARKS = {"leaky": "leaky", "in_sample": "in-sample", "backbone_saw_rows": "backbone saw rows"}
 
+_LISTED = 12  # runs that a note names
+
 # Settings that say nothing beside another one, or stand in the row already.
 _UNSAID = ("arm", "arm_title", "score", "source", "action", *_MARKS)
 
-_FIGURES = f"""
-SELECT {", ".join(SETTINGS)}, eval_dataset, key, backbone_seed, draw_seed,
-       coalesce(origin_digest, cache_digest) AS cache_digest, metric, value
-FROM metric_values
+_RUNS = f"""
+SELECT {", ".join(SETTINGS)}, key, backbone_seed, draw_seed,
+       coalesce(origin_digest, cache_digest) AS cache_digest
+FROM runs ORDER BY ALL
+"""
+_FINAL = """
+FROM metrics
 WHERE is_final AND split = ? AND stage = ? AND class_name IS NULL AND slice_name IS NULL
-  AND (? IS NULL OR key IN (SELECT unnest(?)))
+  AND (? IS NULL OR run IN (SELECT unnest(?)))
+"""
+_EVALUATED = f"SELECT run, eval_dataset, count(value) {_FINAL} GROUP BY run, eval_dataset"
+_KNOWN = f"SELECT DISTINCT metric {_FINAL}"
+_FIGURES = f"""
+SELECT run, eval_dataset, metric, value {_FINAL}
+  AND value IS NOT NULL AND metric IN (SELECT unnest(?))
 ORDER BY ALL
 """
 _RANKED = """
@@ -128,35 +139,48 @@ def main_table(
     figures are of out-of-fold predictions, and where nothing was calibrated, uncalibrated; the
     notes say which. Raises `TrustqError` where there are no such figures.
     """
-    chosen = None if keys is None else list(keys)
     with connect(results, where=where) as connection:
-        # Without validation rows nothing was calibrated, without test rows all is out of fold.
-        splits = (split, "out_of_fold") if split == "test" else (split,)
-        places = itertools.product(splits, dict.fromkeys((stage, "uncalibrated")))
-        for split, stage in places:
-            asked = [split, stage, chosen, chosen]
-            if rows := _dicts(connection.execute(_FIGURES, asked)):
-                break
-        found = _in_conventions(connection, metrics, asked) if rows else []
-        warnings = refit_order_warnings(connection)
-    if not rows:
+        return main_table_of(
+            connection, results, metrics=metrics, split=split, stage=stage, keys=keys
+        )
+
+
+def main_table_of(
+    connection: Any,
+    results: Path,
+    *,
+    metrics: Sequence[str] = METRICS,
+    split: str = "test",
+    stage: str = "calibrated",
+    keys: Sequence[str] | None = None,
+) -> MainTable:
+    """`main_table` over an open connection to `results`, for pages of several tables."""
+    chosen = None if keys is None else list(keys)
+    # Without validation rows nothing was calibrated, without test rows all is out of fold.
+    splits = (split, "out_of_fold") if split == "test" else (split,)
+    stages = dict.fromkeys((stage, "uncalibrated"))
+    for split, stage in itertools.product(splits, stages):
+        asked = [split, stage, chosen, chosen]
+        if evaluated := connection.execute(_EVALUATED, asked).fetchall():
+            break
+    else:
         raise NotFound(f"{results} has no final {stage} figures of {split} rows.", path=results)
-    rows += [
-        cells[0] | {"metric": name, "value": value}
-        for name, run, eval_dataset, value in found
-        if (cells := _of_cell(rows, run, eval_dataset))
-    ]
-    known = {row["metric"] for row in rows}
+    known = {metric for (metric,) in connection.execute(_KNOWN, asked).fetchall()}
+    figures = _in_conventions(connection, metrics, asked)
+    known |= {name for _, _, name, _ in figures}
     if unknown := [name for name in metrics if name not in known]:
         raise NotFound(
             f"{results} has no {unknown[0]} of {split} rows, only {', '.join(sorted(known))}.",
             path=results,
             expected=sorted(known),
         )
-    shown = _rows(rows, tuple(metrics))
-    return MainTable(
-        tuple(metrics), shown, (*warnings, *_other_runs(shown), *_notes(rows, split, stage))
-    )
+    figures += connection.execute(_FIGURES, [*asked, list(metrics)]).fetchall()
+    runs = _dicts(connection.execute(_RUNS))
+    shown = _rows(runs, evaluated, figures, tuple(metrics))
+    counted_in = {run for run, _, _ in evaluated}
+    notes = _notes([run for run in runs if run["key"] in counted_in], split, stage)
+    warnings = refit_order_warnings(connection)
+    return MainTable(tuple(metrics), shown, (*warnings, *_other_runs(shown), *notes))
 
 
 def format_main_table(
@@ -220,13 +244,13 @@ def table_records(table: MainTable) -> list[dict[str, Any]]:
 def _in_conventions(
     connection: Any, metrics: Sequence[str], asked: Sequence[Any]
 ) -> list[tuple[str, str, str, float]]:
-    """Metric, run, data set and value of every figure in a named convention."""
+    """Run, data set, metric and value of every figure in a named convention."""
     found = []
     for kind, query, figure in (("aurc:", _RANKED, _area), ("ece:", _STATED, _error)):
         names = [name for name in metrics if name.startswith(kind)]
         answers = _dicts(connection.execute(query, asked)) if names else []
         found += [
-            (name, answer["run"], answer["eval_dataset"], figure(name.removeprefix(kind), answer))
+            (answer["run"], answer["eval_dataset"], name, figure(name.removeprefix(kind), answer))
             for name in names
             for answer in answers
         ]
@@ -244,34 +268,51 @@ def _error(name: str, answer: dict[str, Any]) -> float:
     return ece_by(name, labels, np.array(answer["probs"]))
 
 
-def _of_cell(rows: list[dict[str, Any]], key: str, eval_dataset: str) -> list[dict[str, Any]]:
-    return [row for row in rows if row["key"] == key and row["eval_dataset"] == eval_dataset][:1]
+def _rows(
+    runs: list[dict[str, Any]],
+    evaluated: Sequence[tuple[str, str, int]],
+    figures: Sequence[tuple[str, str, str, float]],
+    metrics: tuple[str, ...],
+) -> tuple[Row, ...]:
+    """A row for each setting and data set of the runs that were evaluated there.
 
-
-def _rows(rows: list[dict[str, Any]], metrics: tuple[str, ...]) -> tuple[Row, ...]:
+    `evaluated` counts the figures of a run on a data set; `figures` has those that are shown.
+    """
     names = (*SETTINGS, "eval_dataset")
-    values: dict[tuple[Any, ...], dict[str, dict[Any, list[float]]]] = {}
-    for row in rows:
-        setting = tuple(row[name] for name in names)
-        by_seed = values.setdefault(setting, {}).setdefault(row["metric"], {})
-        if row["value"] is not None:
-            by_seed.setdefault(run_of(row), []).append(row["value"])
+    numbers: dict[tuple[Any, ...], int] = {}  # settings in the order of the runs
+    place_of = {
+        row["key"]: numbers.setdefault(tuple(row[name] for name in SETTINGS), len(numbers))
+        for row in runs
+    }
+    seeds_of = {row["key"]: run_of(row) for row in runs}
+    runs_at: dict[tuple[int, str], set[Run]] = {}
+    for key, eval_dataset, n in evaluated:
+        own = runs_at.setdefault((place_of[key], eval_dataset), set())
+        if n:
+            own.add(seeds_of[key])
+    found_at: dict[tuple[int, str], dict[str, dict[Run, list[float]]]] = {}
+    for key, eval_dataset, metric, value in figures:
+        place = place_of[key], eval_dataset
+        by_run = found_at.setdefault(place, {}).setdefault(metric, {})
+        by_run.setdefault(seeds_of[key], []).append(value)
+    by_number = list(numbers)
+    values = {(*by_number[place[0]], place[1]): place for place in sorted(runs_at)}
     settings = [dict(zip(names, setting, strict=True)) for setting in values]
     telling = _telling(settings)
     pairs = list(zip(settings, values.values(), strict=True))
     pairs.sort(key=lambda pair: _order(pair[0], telling))
     shown = []
-    for setting_of, found in pairs:
+    for setting_of, place in pairs:
+        found = found_at.get(place, {})
         texts = {name: _text(setting_of[name]) for name in telling}
-        figures = {name: _figure(found.get(name, {})) for name in metrics}
+        means = {name: _figure(found.get(name, {})) for name in metrics}
         marks = [mark for name, mark in _MARKS.items() if setting_of[name]]
         marks += ["exposure unknown"] if setting_of["exposure"] == "unknown" else []
         texts |= {"arm": setting_of["arm_title"]}
-        texts |= {"n": str(max(figure.n for figure in figures.values()))}
+        texts |= {"n": str(max(figure.n for figure in means.values()))}
         texts |= {"marks": ", ".join(marks)}
-        runs = frozenset(run for by_run in found.values() for run in by_run)
         bound = setting_of["score"] == "oracle"
-        shown.append(Row(texts, figures, _block(setting_of), runs, bound))
+        shown.append(Row(texts, means, _block(setting_of), frozenset(runs_at[place]), bound))
     if not any(row.texts["marks"] for row in shown):
         for row_shown in shown:
             del row_shown.texts["marks"]
@@ -325,7 +366,7 @@ def _is_purchase(name: str) -> bool:
 
 
 def _figure(by_run: dict[Run, list[float]]) -> Figure:
-    means = {run: float(np.mean(figures)) for run, figures in by_run.items()}
+    means = {run: one[0] if len(one) == 1 else float(np.mean(one)) for run, one in by_run.items()}
     if not means:
         return Figure(math.nan, math.nan, 0, False)
     sd = float(np.std(list(means.values()), ddof=1)) if len(means) > 1 else math.nan
@@ -348,8 +389,10 @@ def _with_best(rows: list[Row], metrics: tuple[str, ...]) -> tuple[Row, ...]:
                 better = min if _is_lower(name) else max
                 place = (row.block, name)
                 best[place] = better(best.get(place, mean), mean)
-    unmarked = {row.block for row in rows if [other.block for other in rows].count(row.block) == 1}
-    unmarked |= {row.block for row in rows if len(_runs_of(rows, row.block)) > 1}
+    runs_of: dict[Any, list[frozenset[Run]]] = {}
+    for row in rows:
+        runs_of.setdefault(row.block, []).append(row.runs)
+    unmarked = {block for block, own in runs_of.items() if len(own) == 1 or len(set(own)) > 1}
     marked = []
     for row in rows:
         figures = {
@@ -363,18 +406,16 @@ def _with_best(rows: list[Row], metrics: tuple[str, ...]) -> tuple[Row, ...]:
     return tuple(marked)
 
 
-def _runs_of(rows: Sequence[Row], block: tuple[Any, ...]) -> set[frozenset[Run]]:
-    return {row.runs for row in rows if row.block == block}
-
-
 def _other_runs(rows: Sequence[Row]) -> list[str]:
     """A sentence for each problem whose rows are means of other runs, and for caches mixed."""
     said = []
-    for block in dict.fromkeys(row.block for row in rows):
-        own = [row for row in rows if row.block == block]
+    blocks: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        blocks.setdefault(row.block, []).append(row)
+    for own in blocks.values():
         shared = frozenset.intersection(*(row.runs for row in own))
         further = [
-            f"{row.texts['arm']} {', '.join(sorted({run.title for run in row.runs - shared}))}"
+            f"{row.texts['arm']} {_listed(sorted({run.title for run in row.runs - shared}))}"
             for row in own
             if row.runs - shared
         ]
@@ -391,6 +432,11 @@ def _other_runs(rows: Sequence[Row]) -> list[str]:
             "relabelled or split otherwise."
         )
     return said
+
+
+def _listed(titles: Sequence[str]) -> str:
+    more = len(titles) - _LISTED
+    return ", ".join([*titles[:_LISTED], *([f"{more} more"] if more > 0 else [])])
 
 
 def _cells(row: Row, table: MainTable, format: str) -> list[str]:

@@ -1,7 +1,6 @@
 """The page of a repair: one row per arm, with what it bought, gained and left uncertain."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,18 +29,17 @@ SELECT {", ".join(f"c.{name}" for name in _SETTING)}, arm, arm_title, budget,
        n_clean_validation, selection_digest, calibration_digest,
        r.n_bought_total AS bought, r.n_flagged_total AS flagged,
        r.errors_found_total AS errors_found, c.n_votes AS votes, c.spent, c.errors_findable,
-       c.action, c.score
+       c.action, c.score, key
 FROM runs c JOIN rounds r ON r.run = c.key AND r.round = c.n_rounds_done
 WHERE key IN (SELECT unnest(?)) ORDER BY ALL
 """
-_FIGURES = f"""
-SELECT {", ".join(_SETTING)}, arm, score, budget, backbone_seed, draw_seed,
-       eval_dataset, split, stage,
-       metric, value
-FROM metric_values
+_FIGURES = """
+SELECT run, eval_dataset, split, stage, metric, value
+FROM metrics
 WHERE is_final AND split <> 'val' AND class_name IS NULL AND slice_name IS NULL
-  AND key IN (SELECT unnest(?)) ORDER BY ALL
+  AND metric IN (SELECT unnest(?)) AND run IN (SELECT unnest(?)) ORDER BY ALL
 """
+_AT_ONCE = 10_000  # figures fetched; all rows of a large folder as Python's objects take gigabytes
 _SHOWN = ("accuracy", "macro_f1", "nll", "ece", "aurc", "augrc")
 
 _BASELINES = ("random", "none", "oracle")
@@ -51,6 +49,8 @@ _MARKS = {"leaky": "leaky", "in_sample": "in-sample", "backbone_saw_rows": "back
 
 Row = dict[str, Any]
 Seeds = tuple[int, int]  # backbone, draw
+Found = dict[tuple[str, str], float]  # a run's figure by stage and metric
+Figures = dict[str, dict[tuple[str, str], Found]]  # by run, then data set and split
 
 
 @dataclass(frozen=True)
@@ -81,23 +81,39 @@ def repair_table(results: Path, keys: list[str]) -> RepairTable:
     Raises `TrustqError` when two cells would fall on one place of the table.
     """
     with connect(results) as connection:
-        cells = _rows(connection.execute(_CELLS, [keys]))
-        figures = _rows(connection.execute(_FIGURES, [keys]))
+        return repair_table_of(connection, keys)
+
+
+def repair_table_of(connection: Any, keys: list[str]) -> RepairTable:
+    """`repair_table` over an open connection, for pages of several tables."""
+    cells = _rows(connection.execute(_CELLS, [keys]))
+    figures = _figures(connection, keys)
     captions, records = [], []
-    ways = _with_ways(cells)
     n_networks = len({cell["backbone"] for cell in cells})
-    for setting in ways:
-        own = _of_setting(cells, setting)
-        found = _of_setting(figures, setting)
+    for setting, own in _by_way(cells).items():
         captions.append(_caption(own, setting, several=n_networks > 1))
-        for evaluation in _distinct(found, ("eval_dataset", "split")):
+        evaluations = [place for cell in own for place in figures.get(cell["key"], ())]
+        for evaluation in dict.fromkeys(evaluations):
             of = dict(zip(_SETTING, setting, strict=True))
             of |= dict(zip(("evaluated_on", "split"), evaluation, strict=True))
-            arms = _arm_records(own, _of(found, ("eval_dataset", "split"), evaluation))
-            records += [of | record for record in arms]
+            records += [of | record for record in _arm_records(own, figures, evaluation)]
     n_tests = _adjust(records)
     caption, footer = "\n\n".join(captions) + "\n", _footer(cells, n_tests)
     return RepairTable(caption, _shown(records), footer, records, _shift_rows(records))
+
+
+def _figures(connection: Any, keys: list[str]) -> Figures:
+    figures: Figures = {}
+    places: dict[tuple[str, str], tuple[str, str]] = {}  # each once, however many runs share it
+    answer = connection.execute(_FIGURES, [list(_SHOWN), keys])
+    while rows := answer.fetchmany(_AT_ONCE):
+        for run, eval_dataset, split, stage, metric, value in rows:
+            at, what = (
+                places.setdefault(pair, pair) for pair in ((eval_dataset, split), (stage, metric))
+            )
+            found = figures.setdefault(run, {}).setdefault(at, {})
+            found[what] = np.nan if value is None else value
+    return figures
 
 
 def _adjust(records: list[Row]) -> int:
@@ -116,23 +132,26 @@ def _adjust(records: list[Row]) -> int:
     return len(gains)
 
 
-def _arm_records(cells: list[Row], figures: list[Row]) -> list[Row]:
+def _arm_records(cells: list[Row], figures: Figures, evaluation: tuple[str, str]) -> list[Row]:
     # arm, budget -> seeds -> (stage, metric) -> figure
-    values: dict[Any, dict[Seeds, dict[tuple[str, str], float]]] = {}
-    for row in figures:
-        of_seeds = values.setdefault((row["arm"], row["budget"]), {}).setdefault(_seeds(row), {})
-        place = (row["stage"], row["metric"])
-        if place in of_seeds:
+    values: dict[Any, dict[Seeds, Found]] = {}
+    of_arm: dict[Any, list[Row]] = {}
+    for cell in cells:
+        of_arm.setdefault((cell["arm"], cell["budget"]), []).append(cell)
+        found = figures.get(cell["key"], {}).get(evaluation)
+        if found is None:
+            continue
+        by_seeds = values.setdefault((cell["arm"], cell["budget"]), {})
+        if by_seeds.setdefault(_seeds(cell), found) is not found:
             raise InputError(
-                f"Two runs of arm {row['arm']} have the same data set, recipe and seeds, though "
+                f"Two runs of arm {cell['arm']} have the same data set, recipe and seeds, though "
                 "they are of different caches; ask for one of them, or other `results`."
             )
-        of_seeds[place] = np.nan if row["value"] is None else row["value"]
     records = []
     taken = {(cell["arm"], cell["budget"]): cell["flagged"] for cell in cells}
     for arm, budget in sorted(values, key=lambda pair: (arm_order(pair[0]), taken[pair])):
         by_seed = values[arm, budget]
-        own = _of(cells, ("arm", "budget"), (arm, budget))
+        own = of_arm[arm, budget]
         record: Row = {
             "arm": arm,
             "arm_title": own[0]["arm_title"],
@@ -327,22 +346,27 @@ def _further(setting: Row) -> str:
     return "".join(f", {text}" for text in told)
 
 
-def _with_ways(cells: list[Row]) -> list[tuple[Any, ...]]:
-    """The settings of tables: of arms that buy nothing one of their own only if nothing else is."""
-    buying = _distinct([cell for cell in cells if cell["score"] != "none"], _SETTING)
-    n = len(EXPERIMENT)
-    alone = _distinct([cell for cell in cells if cell["score"] == "none"], _SETTING)
-    return buying + [one for one in alone if one[:n] not in [other[:n] for other in buying]]
+def _by_way(cells: list[Row]) -> dict[tuple[Any, ...], list[Row]]:
+    """Cells of each table by its setting, in their order.
 
-
-def _of_setting(rows: list[Row], setting: tuple[Any, ...]) -> list[Row]:
-    """Rows of a table: those of its setting, and those of its experiment that buy nothing."""
+    Those that buy nothing are in every table of their experiment, and have one of their own only
+    where nothing else is bought.
+    """
     n = len(EXPERIMENT)
-    return [
-        row
-        for row in _of(rows, EXPERIMENT, setting[:n])
-        if row["score"] == "none" or tuple(row[name] for name in _WAY) == setting[n:]
-    ]
+    settings = {cell["key"]: tuple(cell[name] for name in _SETTING) for cell in cells}
+    buying = [settings[cell["key"]] for cell in cells if cell["score"] != "none"]
+    alone = [settings[cell["key"]] for cell in cells if cell["score"] == "none"]
+    bought = {setting[:n] for setting in buying}
+    ways = [*buying, *(setting for setting in alone if setting[:n] not in bought)]
+    tables: dict[tuple[Any, ...], list[Row]] = {way: [] for way in ways}
+    of_experiment: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
+    for way in tables:
+        of_experiment.setdefault(way[:n], []).append(way)
+    for cell in cells:
+        own = settings[cell["key"]]
+        for way in of_experiment[own[:n]] if cell["score"] == "none" else [own]:
+            tables[way].append(cell)
+    return tables
 
 
 def answers(table: RepairTable) -> list[str]:
@@ -351,9 +375,11 @@ def answers(table: RepairTable) -> list[str]:
     It is of the arm that gained most over random purchases, of those that people can have.
     """
     said = []
-    places = (*_SETTING, "evaluated_on", "split")
-    for place in _distinct(table.records, places):
-        own = [row for row in _of(table.records, places, place)]
+    of_place: dict[tuple[Any, ...], list[Row]] = {}
+    for record in table.records:
+        place = tuple(record[name] for name in (*_SETTING, "evaluated_on", "split"))
+        of_place.setdefault(place, []).append(record)
+    for own in of_place.values():
         first = own[0]
         if first["evaluated_on"] != first["dataset"]:
             continue
@@ -422,11 +448,3 @@ def _seeds(row: Row) -> Seeds:
 def _rows(answer: Any) -> list[Row]:
     names = [column[0] for column in answer.description]
     return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
-
-
-def _distinct(rows: list[Row], names: Sequence[str]) -> list[tuple[Any, ...]]:
-    return list(dict.fromkeys(tuple(row[name] for name in names) for row in rows))
-
-
-def _of(rows: list[Row], names: Sequence[str], values: tuple[Any, ...]) -> list[Row]:
-    return [row for row in rows if tuple(row[name] for name in names) == values]

@@ -1,6 +1,7 @@
 """One self-contained page of a results folder: works offline, on a phone and in print."""
 
 import base64
+import json
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -8,9 +9,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from trustq.analysis.main_table import MainTable, Row, main_table
+from trustq.analysis.main_table import MainTable, Row, main_table_of
 from trustq.analysis.refit_order import refit_order_warnings
-from trustq.analysis.repair_table import answers, repair_table
+from trustq.analysis.repair_table import answers, repair_table_of
 from trustq.core.atomic_files import replacing
 from trustq.core.safety import DISCLAIMER, SAFETY
 from trustq.errors import InputError, TrustqError
@@ -20,9 +21,12 @@ from trustq.evaluation.shift_stages import STAGES
 from trustq.evaluation.slices import FIGURES as SLICE_FIGURES
 from trustq.metrics.per_class import UNKNOWN
 from trustq.repair.human_answers import AS_GIVEN
-from trustq.report.plot_set import count_sets, draw_figures
+from trustq.report.plot_set import count_sets, draw_figures_of
 from trustq.results import Result, connect
 from trustq.results.schema import EXPERIMENT, MATCHED, OF_ARM, PURCHASE, SETTINGS
+from trustq.results.views import paired_select
+
+Cell = str | list[str]  # a text; in a list of one: the best of its block
 
 _CAPTIONS = {
     "repair_curve": "What repair buys",
@@ -32,9 +36,19 @@ _CAPTIONS = {
     "reliability": "Reliability, before and after temperature",
 }
 
-MOST_SETS = 8  # of figures on a page; each takes a second or two
+MOST_SETS = 3  # of figures on a page; each takes a second or two
+SHOWN_AT_ONCE = 100  # rows of a table; its search and its headings go through all it has
+MOST_ROWS = 5000  # of a table on a page; a browser holds a few megabytes well
+FIRST_ANSWERS = 4  # before the others are folded away
 
-_OVERALL = "class_name IS NULL AND slice_name IS NULL"
+_TESTED = """metric IN ('accuracy', 'macro_f1') AND stage = 'uncalibrated'
+    AND split IN ('test', 'out_of_fold') AND class_name IS NULL AND slice_name IS NULL"""
+# Settings of which a network and draw were run more than once.
+_TWICE = f"""
+SELECT count(*) FROM (
+    SELECT count(*) AS n_runs, count(DISTINCT {{'b': backbone_seed, 'd': draw_seed}}) AS n
+    FROM runs GROUP BY {", ".join(SETTINGS)})
+WHERE n_runs > n"""
 _FACTS = """
 SELECT count(*) AS runs, count(DISTINCT cache_digest) AS caches,
     count(DISTINCT {'b': backbone_seed}) AS backbones, count(DISTINCT {'d': draw_seed}) AS draws,
@@ -74,24 +88,37 @@ SELECT {", ".join(MATCHED)}, exposure, leaky, in_sample, arm_title AS arm,
     baseline_title AS against, {", ".join(PURCHASE)}, metric, unit, n,
     round(mean_difference, 4) AS difference, round(sd, 4) AS sd, round(sign_flip_p, 4) AS p,
     sign_flip_floor AS floor, array_to_string(differs, ', ') AS differs
-FROM paired
-WHERE baseline IN ('none', 'random') AND arm <> 'none' AND metric IN ('accuracy', 'macro_f1')
-    AND split IN ('test', 'out_of_fold') AND stage = 'uncalibrated' AND n > 1
-    AND {_OVERALL}
+FROM ({paired_select(_TESTED)})
+WHERE baseline IN ('none', 'random') AND arm <> 'none' AND n > 1
 ORDER BY ALL"""
+# Settings and seeds as numbers: to group a million figures by forty texts takes gigabytes.
+_NUMBERED = f"""
+WITH numbered AS MATERIALIZED (
+    SELECT key AS run, dense_rank() OVER (ORDER BY {", ".join(SETTINGS)}) AS setting,
+        dense_rank() OVER (ORDER BY backbone_seed, draw_seed) AS seeds
+    FROM runs
+), settings AS MATERIALIZED (
+    SELECT setting, {", ".join(f"any_value({name}) AS {name}" for name in SETTINGS)}
+    FROM runs JOIN numbered ON run = key GROUP BY setting
+)"""
+_MEANS = """
+    SELECT setting, eval_dataset, split, stage, condition, severity, metric, class_name,
+        avg(value) AS mean, count(DISTINCT seeds) FILTER (value IS NOT NULL) AS n
+    FROM metrics JOIN numbered USING (run)
+    WHERE is_final AND slice_name IS NULL AND"""
 # A line is a class: one for each of its figures would be four times as long.
 _BY_CLASS = ", ".join(
     f"round(any_value(mean) FILTER (metric = '{name}'), 4) AS {name}"
     for name in ("recall", "precision", "f1", "auroc")
 )
-_CLASSES = f"""
-SELECT * EXCLUDE (setting) FROM (
-    SELECT {_SETTING}, class_name AS class, {_BY_CLASS}, max(n) AS n,
-        hash({", ".join(SETTINGS)}) AS setting
-    FROM seeds
-    WHERE is_final AND class_name IS NOT NULL AND slice_name IS NULL
+_CLASSES = f"""{_NUMBERED}, means AS ({_MEANS} class_name IS NOT NULL
         AND stage = 'uncalibrated' AND split IN ('test', 'out_of_fold')
-    GROUP BY ALL)
+    GROUP BY ALL
+), classes AS (
+    SELECT setting, class_name AS class, {_BY_CLASS}, max(n) AS n
+    FROM means GROUP BY setting, class_name
+)
+SELECT {_SETTING}, classes.* EXCLUDE (setting) FROM classes JOIN settings USING (setting)
 ORDER BY ALL"""
 _SHIFTED = ", ".join(
     f"round(any_value(mean) FILTER (metric = '{name}'), 4) AS {name}"
@@ -99,41 +126,46 @@ _SHIFTED = ", ".join(
 )
 # The plain figures first, then what `trustq.evaluation.shift_stages` adds to them.
 _STAGES = "['uncalibrated', 'calibrated', " + ", ".join(f"'{name}'" for name in STAGES) + "]"
-_SHIFT = f"""
-SELECT * EXCLUDE (setting) FROM (
-    SELECT {_SETTING}, eval_dataset AS external, stage, {_SHIFTED}, max(n) AS n,
-        hash({", ".join(SETTINGS)}) AS setting
-    FROM seeds
-    WHERE is_final AND split = 'external' AND {_OVERALL}
-    GROUP BY ALL)
+_SHIFT = f"""{_NUMBERED}, means AS ({_MEANS} class_name IS NULL AND split = 'external'
+    GROUP BY ALL
+), stages AS (
+    SELECT setting, eval_dataset AS external, stage, {_SHIFTED}, max(n) AS n
+    FROM means GROUP BY setting, eval_dataset, stage
+)
+SELECT {_SETTING}, stages.* EXCLUDE (setting) FROM stages JOIN settings USING (setting)
 ORDER BY external, {", ".join(_SAID)}, arm, {", ".join(PURCHASE)}, setting,
     list_position({_STAGES}, stage)"""
 # A line is a slice, as a class is above; a slice that enters no gap says why.
-_SLICED = f"""{_SETTING},
-        nullif(eval_dataset, dataset) AS evaluated_on, slice_name AS slice"""
-_OF_SLICES = f"""hash({", ".join(SETTINGS)}) AS setting
-    FROM metric_values
+_SLICED = f"""{_SETTING}, nullif(eval_dataset, dataset) AS evaluated_on, slice_name AS slice"""
+_OF_SLICES = """
+    FROM metrics JOIN numbered USING (run)
     WHERE is_final AND slice_name IS NOT NULL AND class_name IS NULL
         AND stage = 'uncalibrated' AND split IN ('test', 'out_of_fold', 'external')"""
 _BY_SLICE = ", ".join(
     f"round(avg(value) FILTER (metric = '{name}'), 4) AS {name}" for name in (*SLICE_FIGURES, *ODDS)
 )
-_SLICES = f"""
-SELECT * EXCLUDE (setting) FROM (
-    SELECT {_SLICED}, slice_value AS "of", round(avg(n) FILTER (metric = 'accuracy')) AS n_rows,
+_SLICES = f"""{_NUMBERED}, slices AS (
+    SELECT setting, eval_dataset, slice_name, slice_value AS "of",
+        round(avg(n) FILTER (metric = 'accuracy')) AS n_rows,
         {_BY_SLICE}, CASE WHEN max(slice_value) = '{UNKNOWN}' THEN 'unknown: in no gap'
             WHEN min(n) FILTER (metric IN ('sensitivity', 'specificity')) < {MIN_ROWS}
-            THEN 'under {MIN_ROWS} of an outcome: in no gap' END AS note, {_OF_SLICES}
-        AND slice_value IS NOT NULL
-    GROUP BY ALL)
+            THEN 'under {MIN_ROWS} of an outcome: in no gap' END AS note
+    {_OF_SLICES} AND slice_value IS NOT NULL
+    GROUP BY setting, eval_dataset, slice_name, slice_value
+)
+SELECT {_SLICED}, slices.* EXCLUDE (setting, eval_dataset, slice_name)
+FROM slices JOIN settings USING (setting)
 ORDER BY ALL"""
 _BY_GAP = ", ".join(
     f"round(avg(value) FILTER (metric = '{name}_gap'), 4) AS {name}_gap" for name in ODDS
 )
-_GAPS = f"""
-SELECT * EXCLUDE (setting) FROM (
-    SELECT {_SLICED}, round(avg(n)) AS n_rows, {_BY_GAP}, {_OF_SLICES} AND slice_value IS NULL
-    GROUP BY ALL)
+_GAPS = f"""{_NUMBERED}, gaps AS (
+    SELECT setting, eval_dataset, slice_name, round(avg(n)) AS n_rows, {_BY_GAP}
+    {_OF_SLICES} AND slice_value IS NULL
+    GROUP BY setting, eval_dataset, slice_name
+)
+SELECT {_SLICED}, gaps.* EXCLUDE (setting, eval_dataset, slice_name)
+FROM gaps JOIN settings USING (setting)
 ORDER BY ALL"""
 _FAILURES = """
 SELECT recipe, dataset, cache, backbone_seed, draw_seed, noise, head, arm, budget, n_rounds, error
@@ -183,6 +215,18 @@ _WARNINGS = (
 )
 
 
+_TABLES = (
+    ("What was run", _RUN),
+    ("Paired differences", _PAIRED),
+    ("Ledger: what was bought", _LEDGER),
+    ("Classes", _CLASSES),
+    ("External sets under shift", _SHIFT),
+    ("Slices", _SLICES),
+    ("Gaps between slices", _GAPS),
+    ("Failures", _FAILURES),
+)
+
+
 def write_report(results: Path, path: Path) -> None:
     """Write the page: warnings first, then what was run, tables, figures, slices, ledger.
 
@@ -196,30 +240,24 @@ def write_report(results: Path, path: Path) -> None:
         (facts,) = _dicts(_answer(connection, _FACTS))
         if not facts["runs"]:
             raise InputError(f"{results} holds no runs to report. Run a sweep first.", path=results)
-        warnings = _warnings(connection)
         keys = [key for (key,) in connection.execute("SELECT key FROM runs").fetchall()]
-        tables = [
-            ("What was run", _answer(connection, _RUN)),
-            ("Paired differences", _answer(connection, _PAIRED)),
-            ("Ledger: what was bought", _answer(connection, _LEDGER)),
-            ("Classes", _answer(connection, _CLASSES)),
-            ("External sets under shift", _answer(connection, _SHIFT)),
-            ("Slices", _answer(connection, _SLICES)),
-            ("Gaps between slices", _answer(connection, _GAPS)),
-            ("Failures", _answer(connection, _FAILURES)),
-        ]
+        content = {
+            "facts": facts,
+            "warnings": _warnings(connection),
+            "answers": answers(repair_table_of(connection, keys)),
+            "main": _main_tables(connection, results),
+            "tables": [_shown(name, _answer(connection, query)) for name, query in _TABLES],
+            "figures": _figures(connection, results),
+            "undrawn": max(0, count_sets(connection) - MOST_SETS),
+        }
     template = resources.files("trustq.report").joinpath("page.html").read_text("utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     page = environment.from_string(template).render(
         title=results.resolve().name,
         created=datetime.now(UTC).isoformat(" ", "minutes"),
-        facts=facts,
-        answers=answers(repair_table(results, keys)),
-        warnings=warnings,
-        main=_main_tables(results),
-        figures=_figures(results),
-        undrawn=max(0, count_sets(results) - MOST_SETS),
-        tables={name: _texts(_telling(found)) for name, found in tables if found.rows},
+        first_answers=FIRST_ANSWERS,
+        shown_at_once=SHOWN_AT_ONCE,
+        **content,
         disclaimer=DISCLAIMER,
         safety=" ".join(SAFETY),
     )
@@ -235,8 +273,8 @@ def _warnings(connection: Any) -> list[str]:
         if n:
             found.append(f"{said} ({n} of {n_all} runs)")
     floors = connection.execute(
-        "SELECT unit, n, max(sign_flip_floor) FROM paired WHERE sign_flip_floor > 0.05 "
-        f"AND {_OVERALL} GROUP BY unit, n ORDER BY unit, n"
+        f"SELECT unit, n, max(sign_flip_floor) FROM ({paired_select(_TESTED)}) "
+        "WHERE sign_flip_floor > 0.05 GROUP BY unit, n ORDER BY unit, n"
     ).fetchall()
     units = {"draw_seed": "draws", "backbone_seed": "backbones"}
     found += [
@@ -251,10 +289,7 @@ def _warnings(connection: Any) -> list[str]:
         found.append("Draws share their backbones: they are not independent trainings.")
     checks = (
         ("SELECT count(*) FROM failures", "runs failed; they are listed below."),
-        (
-            f"SELECT count(*) FROM seeds WHERE is_final AND n_runs > n AND {_OVERALL}",
-            "means hold the same seeds more than once, as after a cache was made anew.",
-        ),
+        (_TWICE, "settings hold the same seeds more than once, as after a cache was made anew."),
     )
     for query, said in checks:
         if n := connection.execute(query).fetchone()[0]:
@@ -265,38 +300,62 @@ def _warnings(connection: Any) -> list[str]:
     return found
 
 
-def _main_tables(results: Path) -> list[dict[str, Any]]:
+def _main_tables(connection: Any, results: Path) -> list[dict[str, Any]]:
     shown = []
     for split, name in (("test", "Main table"), ("external", "On external images")):
         try:
-            table = main_table(results, split=split)
+            table = main_table_of(connection, results, split=split)
         except TrustqError:
             continue  # nothing was evaluated there
         head = [*table.rows[0].texts, *table.metrics]
         rows = [_main_row(table, row) for row in table.rows]
-        shown.append({"name": name, "head": head, "rows": rows, "notes": table.notes})
+        shown.append(_on_page(name, head, rows) | {"notes": table.notes})
     return shown
 
 
-def _main_row(table: MainTable, row: Row) -> list[tuple[str, bool]]:
-    cells = [(text, False) for text in row.texts.values()]
+def _main_row(table: MainTable, row: Row) -> list[Cell]:
+    cells: list[Cell] = list(row.texts.values())
     for name in table.metrics:
         figure = row.figures[name]
         text = f"{figure.mean:.4f}" if figure.n else ""
         text += f" ± {figure.sd:.4f}" if figure.n > 1 else ""
-        cells.append((text, figure.best))
+        cells.append([text] if figure.best else text)
     return cells
 
 
-def _figures(results: Path) -> list[dict[str, str]]:
+def _on_page(name: str, head: Sequence[str], rows: Sequence[list[Cell]]) -> dict[str, Any]:
+    """A table of which the first rows are written as such, and others as data for its script.
+
+    Without scripts, and in print, the first ones are there; beyond `MOST_ROWS` SQL has the rest.
+    """
+    further = json.dumps(rows[SHOWN_AT_ONCE:MOST_ROWS], ensure_ascii=False)
+    return {
+        "name": name,
+        "head": head,
+        "rows": rows[:SHOWN_AT_ONCE],
+        # Nothing in a text may end the element that holds it.
+        "further": further.replace("<", "\\u003c") if len(rows) > SHOWN_AT_ONCE else "",
+        "n": len(rows),
+        "most": min(len(rows), MOST_ROWS),
+    }
+
+
+def _figures(connection: Any, results: Path) -> list[dict[str, str]]:
     with tempfile.TemporaryDirectory() as folder:
         shown = []
-        for path in draw_figures(results, Path(folder), suffixes=(".svg",), most=MOST_SETS):
+        for path in draw_figures_of(
+            connection, results, Path(folder), suffixes=(".svg",), most=MOST_SETS
+        ):
             problem, _, name = path.stem.rpartition("__")
             caption = _CAPTIONS[name] + (f": {problem}" if problem else "")
             data = base64.b64encode(path.read_bytes()).decode()
             shown.append({"caption": caption, "data": data})
         return shown
+
+
+def _shown(name: str, result: Result) -> dict[str, Any]:
+    found = _texts(_telling(result))
+    return _on_page(name, found["head"], found["rows"])
 
 
 def _answer(connection: Any, query: str) -> Result:

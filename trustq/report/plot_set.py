@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trustq.analysis.repair_table import arm_order
 from trustq.errors import InputError
 from trustq.metrics.classification import ECE_BINS
 from trustq.metrics.selective import risk_coverage_curve, thin_curve
@@ -16,7 +16,7 @@ from trustq.report.plots import (
     arms_of_plot,
     draw_legend,
     new_canvas,
-    repair_curve_figure,
+    repair_curve_of,
     save_plot,
 )
 from trustq.results import connect
@@ -25,6 +25,7 @@ from trustq.results.schema import PURCHASE, SETTINGS
 Styles = dict[str, dict[str, Any]]  # of lines, by arm
 
 SUFFIXES = (".png", ".svg")
+MOST_SHAPES = 500  # dots of a figure that are drawn as shapes
 MOST_ARMS = 4  # of figures with two lines an arm; the first in the order of tables
 
 # Cells of one figure differ in arm, budget and seeds alone; so does the exposure of a backbone that
@@ -35,14 +36,24 @@ _PURCHASED = (
 )
 _ONE_FIGURE = tuple(name for name in SETTINGS if name not in (*_PURCHASED, *PURCHASE))
 _WAY = tuple(name for name in PURCHASE if name != "budget")  # how it is bought
-_CELLS = f"""
-SELECT key, score = 'none', {", ".join(_WAY)}, {", ".join(_ONE_FIGURE)} FROM runs ORDER BY ALL"""
+_GROUPS = f"""
+SELECT list(key ORDER BY key), score = 'none' AS is_none, {", ".join(_WAY)},
+    {", ".join(_ONE_FIGURE)}
+FROM runs WHERE (? IS NULL OR key IN (SELECT unnest(?)))
+GROUP BY ALL ORDER BY min(key)
+"""
+# Texts as numbers: rows of a large set are millions.
 _PREDICTIONS = """
-SELECT c.arm, c.arm_title, p.stage, p.predicted <> p.label AS wrong, p.confidence
+SELECT list_position(?, c.arm) - 1 AS arm, p.stage = 'calibrated' AS calibrated,
+    p.predicted <> p.label AS wrong, p.confidence
 FROM predictions p JOIN runs c ON c.key = p.run
 WHERE p.split = ? AND c.key IN (SELECT unnest(?)) AND p.eval_dataset = c.dataset
-  AND (c.score = 'none' OR c.budget = ?) AND p.label IS NOT NULL
-ORDER BY c.arm, p.stage, c.key, p.sample_id
+  AND p.stage IN ('uncalibrated', 'calibrated') AND p.label IS NOT NULL
+  AND list_contains(?, c.arm)
+"""
+_OF_LARGEST = """
+SELECT key, arm, arm_title FROM runs
+WHERE key IN (SELECT unnest(?)) AND (score = 'none' OR budget = ?)
 """
 _GAINS = """
 SELECT c.arm, c.arm_title, c.score, c.budget, c.n_bought, c.backbone_seed, c.draw_seed, f.value
@@ -72,39 +83,54 @@ def draw_figures(
     purchase, two budgets, two arms, calibration) is left out. Raises `TrustqError` for a folder
     without cells.
     """
-    sets = _sets(results, keys, where)
+    with connect(results, where=where) as connection:
+        return draw_figures_of(
+            connection, results, folder, metric=metric, keys=keys, suffixes=suffixes, most=most
+        )
+
+
+def draw_figures_of(
+    connection: Any,
+    results: Path,
+    folder: Path,
+    *,
+    metric: str = "accuracy",
+    keys: Sequence[str] | None = None,
+    suffixes: Sequence[str] = SUFFIXES,
+    most: int | None = None,
+) -> list[Path]:
+    """`draw_figures` over an open connection to `results`, for pages with tables beside them."""
+    sets = _sets(connection, keys)
     if not sets:
         raise InputError(f"{results} holds no runs to draw.", path=results)
     drawn = []
     for prefix, own in list(zip(_prefixes(list(sets)), sets.values(), strict=True))[:most]:
-        drawn += _draw_set(results, own, Path(folder), prefix, metric, suffixes)
+        drawn += _draw_set(connection, own, Path(folder), prefix, metric, suffixes)
     return drawn
 
 
-def count_sets(results: Path) -> int:
+def count_sets(connection: Any) -> int:
     """How many sets of figures `draw_figures` draws."""
-    return len(_sets(results, None, ""))
+    return len(_sets(connection, None))
 
 
-def _sets(
-    results: Path, keys: Sequence[str] | None, where: str
-) -> dict[tuple[Any, ...], list[str]]:
+def _sets(connection: Any, keys: Sequence[str] | None) -> dict[tuple[Any, ...], list[str]]:
     """Keys of the cells of each set of figures, by what they have in common."""
-    with connect(results, where=where) as connection:
-        rows = connection.execute(_CELLS).fetchall()
-    wanted = None if keys is None else set(keys)
+    chosen = None if keys is None else list(keys)
+    groups = connection.execute(_GROUPS, [chosen, chosen]).fetchall()
     sets: dict[tuple[Any, ...], list[str]] = {}
-    chosen = [row for row in rows if wanted is None or row[0] in wanted]
-    n = 2 + len(_WAY)
-    for key, is_none, *setting in chosen:
+    n = len(_WAY)
+    for own, is_none, *setting in groups:
         if not is_none:
-            sets.setdefault(tuple(setting), []).append(key)
+            sets.setdefault(tuple(setting), []).extend(own)
+    by_experiment: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
+    for way in sets:
+        by_experiment.setdefault(way[n:], []).append(way)
     # What buys nothing is in the figures of every way to buy of the same experiment.
-    for key, is_none, *setting in chosen:
+    for own, is_none, *setting in groups:
         if is_none:
-            alike = [other for other in sets if other[n - 2 :] == tuple(setting[n - 2 :])]
-            for other in alike or [tuple(setting)]:
-                sets.setdefault(other, []).append(key)
+            for other in by_experiment.get(tuple(setting[n:]), [tuple(setting)]):
+                sets.setdefault(other, []).extend(own)
     return sets
 
 
@@ -132,38 +158,60 @@ def _word(name: str, value: Any) -> str:
     return f"no-{name}" if value is None else str(value)
 
 
+class _Judged:
+    """Stored predictions of some runs by arm and stage: whether wrong, and how confident.
+
+    Of the first arms alone: more lines than these, each twice, cannot be told apart.
+    """
+
+    def __init__(
+        self, connection: Any, keys: list[str], arms: list[tuple[str, str]], split: str
+    ) -> None:
+        chosen = [arm for arm, _ in arms[:MOST_ARMS]]
+        asked = [chosen, split, keys, chosen]
+        answer = connection.execute(_PREDICTIONS, asked).fetchnumpy()
+        self._of: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
+        for (number, arm), stage in product(enumerate(chosen), ("uncalibrated", "calibrated")):
+            own = (answer["arm"] == number) & (answer["calibrated"] == (stage == "calibrated"))
+            wrong, confidence = np.asarray(answer["wrong"][own]), answer["confidence"][own]
+            # Rows come in any order, and sums of equal figures shall have equal bits.
+            order = np.lexsort((wrong, confidence))
+            self._of[arm, stage] = wrong[order].astype(bool), np.asarray(confidence[order])
+        self.arms = [
+            (arm, title)
+            for arm, title in arms[:MOST_ARMS]
+            if any(len(self.of(arm, stage)[0]) for stage in ("uncalibrated", "calibrated"))
+        ]
+
+    def of(self, arm: str, stage: str) -> tuple[np.ndarray, np.ndarray]:
+        """Whether rows of an arm at a stage are wrong, (m,), and their confidences, (m,)."""
+        return self._of[arm, stage]
+
+
 def _draw_set(
-    results: Path,
+    connection: Any,
     keys: list[str],
     folder: Path,
     prefix: str,
     metric: str,
     suffixes: Sequence[str],
 ) -> list[Path]:
-    with connect(results) as connection:
-        asked = [metric, "test", keys]
-        gains = connection.execute(_GAINS, asked).fetchall()
-        split = "test" if gains else "out_of_fold"
-        gains = gains or connection.execute(_GAINS, [metric, split, keys]).fetchall()
-        budgets = sorted({(row[4], row[3]) for row in gains if row[2] != "none"}, reverse=True)
-        largest = budgets[0][1] if budgets else "0"
-        answer = connection.execute(_PREDICTIONS, [split, keys, largest]).fetchnumpy()
-        styles = arm_styles(connection)
-        of_largest = [
-            key
-            for (key,) in connection.execute(
-                "SELECT key FROM runs WHERE key IN (SELECT unnest(?)) AND "
-                "(score = 'none' OR budget = ?)",
-                [keys, largest],
-            ).fetchall()
-        ]
+    gains = connection.execute(_GAINS, [metric, "test", keys]).fetchall()
+    split = "test" if gains else "out_of_fold"
+    gains = gains or connection.execute(_GAINS, [metric, split, keys]).fetchall()
     if not gains:
         return []
+    budgets = sorted({(row[4], row[3]) for row in gains if row[2] != "none"}, reverse=True)
+    largest = budgets[0][1] if budgets else "0"
+    styles = arm_styles(connection)
+    cells = connection.execute(_OF_LARGEST, [keys, largest]).fetchall()
+    of_largest = [key for key, _, _ in cells]
+    judged = _Judged(connection, of_largest, arms_of_plot(cell[1:] for cell in cells), split)
     figures: list[tuple[str, Any]] = []
     drawn: list[Path] = []
     for suffix in suffixes if budgets else ():
         path = folder / f"{prefix}repair_curve{suffix}"
-        repair_curve_figure(results, of_largest, path, metric=metric, split=split)
+        repair_curve_of(connection, of_largest, path, metric=metric, split=split)
         drawn.append(path)
     if len({budget for _, budget in budgets}) > 1:
         figures.append(("budget_gain", _budget_gain(gains, metric, split, styles)))
@@ -171,9 +219,9 @@ def _draw_set(
         figures.append(
             ("score_comparison", _score_comparison(gains, largest, metric, split, styles))
         )
-    if len(answer["arm"]):
-        figures.append(("risk_coverage", _risk_coverage(answer, split, styles)))
-        figures.append(("reliability", _reliability(answer, split, styles)))
+    if judged.arms:
+        figures.append(("risk_coverage", _risk_coverage(judged, split, styles)))
+        figures.append(("reliability", _reliability(judged, split, styles)))
     for name, figure in figures:
         for suffix in suffixes:
             drawn.append(folder / f"{prefix}{name}{suffix}")
@@ -220,7 +268,9 @@ def _score_comparison(
     for position, (arm, _) in enumerate(reversed(arms)):
         values = np.array([row[7] for row in own if row[0] == arm])
         spread = position + np.linspace(-0.15, 0.15, len(values))
-        axes.scatter(values, spread, s=14, color=styles[arm]["color"], alpha=0.6, linewidths=0)
+        # Thousands of dots are a picture in the picture: as shapes they take a megabyte.
+        dots = {"color": styles[arm]["color"], "alpha": 0.6, "linewidths": 0}
+        axes.scatter(values, spread, s=14, rasterized=len(own) > MOST_SHAPES, **dots)
         axes.plot([values.mean()] * 2, [position - 0.3, position + 0.3], color="#000000")
     axes.set_yticks(range(len(arms)), [title for _, title in reversed(arms)])
     axes.set_xlabel(f"{metric.replace('_', ' ')}, {split.replace('_', ' ')} rows")
@@ -229,14 +279,14 @@ def _score_comparison(
     return figure
 
 
-def _risk_coverage(answer: dict[str, Any], split: str, styles: Styles) -> Any:
+def _risk_coverage(judged: _Judged, split: str, styles: Styles) -> Any:
     """Selective risk against coverage, pooled over cells: dashed before temperature."""
     figure, axes = new_canvas()
     highest = 0.0
-    for arm, title in _titles(answer):
+    for arm, title in judged.arms:
         axes.plot([], [], label=title, linewidth=1.3, **(styles[arm] | {"linestyle": "-"}))
         for stage, dashes in (("uncalibrated", "--"), ("calibrated", "-")):
-            wrong, confidence = _of(answer, arm, stage)
+            wrong, confidence = judged.of(arm, stage)
             if not len(wrong):
                 continue
             curve = risk_coverage_curve(wrong, confidence)
@@ -250,19 +300,19 @@ def _risk_coverage(answer: dict[str, Any], split: str, styles: Styles) -> Any:
     axes.set_xlabel("coverage: share of rows answered, most confident first")
     axes.set_ylabel("selective risk: share of answers that are wrong")
     axes.set_title(f"Risk and coverage, {split.replace('_', ' ')} rows, all seeds")
-    _explain_dashes(axes, answer)
+    _explain_dashes(axes, judged)
     draw_legend(axes)
     return figure
 
 
-def _reliability(answer: dict[str, Any], split: str, styles: Styles) -> Any:
+def _reliability(judged: _Judged, split: str, styles: Styles) -> Any:
     """Accuracy against confidence in bins, pooled over cells, before and after temperature."""
     figure, axes = new_canvas()
     axes.plot([0, 1], [0, 1], color="#777777", linewidth=0.8)
-    for arm, title in _titles(answer):
+    for arm, title in judged.arms:
         axes.plot([], [], label=title, linewidth=1.3, **(styles[arm] | {"linestyle": "-"}))
         for stage, dashes in (("uncalibrated", "--"), ("calibrated", "-")):
-            wrong, confidence = _of(answer, arm, stage)
+            wrong, confidence = judged.of(arm, stage)
             if not len(wrong):
                 continue
             bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
@@ -277,25 +327,13 @@ def _reliability(answer: dict[str, Any], split: str, styles: Styles) -> Any:
     axes.set_ylabel("share of answers that are right")
     name = split.replace("_", " ")
     axes.set_title(f"Reliability, {name} rows, all seeds, {ECE_BINS} bins")
-    _explain_dashes(axes, answer)
+    _explain_dashes(axes, judged)
     draw_legend(axes)
     return figure
 
 
-def _explain_dashes(axes: Any, answer: dict[str, Any]) -> None:
+def _explain_dashes(axes: Any, judged: _Judged) -> None:
     for stage, dashes in (("uncalibrated", "--"), ("calibrated", "-")):
-        if (answer["stage"] == stage).any():
+        if any(len(judged.of(arm, stage)[0]) for arm, _ in judged.arms):
             when = "before" if stage == "uncalibrated" else "after"
             axes.plot([], [], dashes, color="#777777", label=f"{when} temperature")
-
-
-def _titles(answer: dict[str, Any]) -> list[tuple[str, str]]:
-    # More lines than these, each twice, cannot be told apart.
-    pairs = zip(answer["arm"], answer["arm_title"], strict=True)
-    return sorted(set(pairs), key=lambda pair: arm_order(pair[0]))[:MOST_ARMS]
-
-
-def _of(answer: dict[str, Any], arm: str, stage: str) -> tuple[np.ndarray, np.ndarray]:
-    chosen = (answer["arm"] == arm) & (answer["stage"] == stage)
-    wrong = np.asarray(answer["wrong"][chosen], dtype=bool)
-    return wrong, np.asarray(answer["confidence"][chosen], dtype=np.float64)

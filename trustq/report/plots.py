@@ -49,11 +49,18 @@ def repair_curve_figure(
 
     `keys` names cells; raises `TrustqError` when they hold no such figures.
     """
-    from trustq.statistics.paired import bootstrap_interval
-
     with connect(results) as connection:
-        rows = connection.execute(_CURVES, [metric, split, keys]).fetchall()
-        styles = arm_styles(connection)
+        repair_curve_of(connection, keys, path, metric=metric, split=split)
+
+
+def repair_curve_of(
+    connection: Any, keys: list[str], path: Path, *, metric: str, split: str
+) -> None:
+    """`repair_curve_figure` over an open connection, for sets of figures."""
+    from trustq.statistics.paired import bootstrap_intervals
+
+    rows = connection.execute(_CURVES, [metric, split, keys]).fetchall()
+    styles = arm_styles(connection)
     if not rows:
         raise InputError(f"There are no {metric} figures on {split} rows to draw.")
     figure, axes = new_canvas()
@@ -81,8 +88,7 @@ def repair_curve_figure(
             axes.axhline(mean[0], color=style["color"], linestyle=":", linewidth=1)
         axes.plot(bought, mean, label=f"{title} (n = {n_units} {of})", linewidth=1.5, **style)
         if n_units > 1:
-            intervals = [bootstrap_interval(column, seed=0) for column in values.T]
-            lower, upper = zip(*intervals, strict=True)
+            lower, upper = bootstrap_intervals(values, seed=0)
             alpha = 0.12 if len(arms) <= _FEW else 0.05
             axes.fill_between(bought, lower, upper, color=style["color"], alpha=alpha, linewidth=0)
     axes.set_xlabel("labels bought")

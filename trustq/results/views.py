@@ -38,7 +38,7 @@ def derived_views() -> dict[str, str]:
         "metric_values": _figures(),
         "seeds": _seeds(),
         "curves": _curves(),
-        "paired": _paired(),
+        "paired": paired_select(),
         "leaderboard": _leaderboard(),
         "selective": _selective(),
         "final_test": _final_test("metric_values"),
@@ -116,8 +116,11 @@ def _over_seeds() -> str:
             count(value) AS n_runs"""
 
 
-def _paired() -> str:
+def paired_select(figures: str = "true") -> str:
     """Final figures of every ordered pair of arms, where all else is the same.
+
+    `figures` is a condition on rows of `metrics`: they are read once for all pairs, so a condition
+    on the answer comes too late to save anything.
 
     "All else" is MATCHED, the cache whose labels were repaired, both seeds and the purchase; an
     arm with score `none` buys nothing, so it pairs with every purchase and the row has the other
@@ -149,8 +152,12 @@ def _paired() -> str:
     flags = ("leaky", "in_sample", "backbone_saw_rows")
     either = ", ".join(f"a.{name} OR b.{name} AS {name}" for name in flags)
     titles = ("arm", "baseline", "arm_title", "baseline_title")
-    same_figure = " AND ".join(f"f.{name} IS NOT DISTINCT FROM g.{name}" for name in COORDINATES)
-    groups = _listed((*MATCHED, *PURCHASE, *titles, "exposure", *flags, *COORDINATES))
+    # Sixty columns tell rows apart, and as texts of a million rows take gigabytes: they are one
+    # number. A run and a place are one number too, so that no plan joins figures to figures by
+    # their place alone, which is every run with every other.
+    places = _listed(COORDINATES, "f")
+    setting = (*MATCHED, *PURCHASE, *titles, "exposure", *flags)
+    groups = f"setting, {_listed(COORDINATES)}"
     # Draws that change nothing (stored noise, cross-fitted scores) are copies, and no evidence.
     # Nor are draws beside several networks, which are the unit everywhere: they move together.
     untested = """n_twice > 0 OR unit = 'draw_seed' AND n > 1
@@ -164,14 +171,21 @@ def _paired() -> str:
             FROM runs a JOIN runs b ON {same}
             WHERE a.arm <> b.arm
                 AND (a.score = 'none' OR b.score = 'none' OR ({same_purchase}))
+        ), numbered AS MATERIALIZED (
+            SELECT hash({_listed(setting)}) AS setting, * FROM cell_pairs
+        ), settings AS (
+            SELECT setting, {", ".join(f"any_value({name}) AS {name}" for name in setting)}
+            FROM numbered GROUP BY setting
         ), final_figures AS MATERIALIZED (
-            SELECT run, {_listed(COORDINATES)}, value FROM metrics
-            WHERE is_final AND value IS NOT NULL
+            SELECT run, hash(run, {_listed(COORDINATES)}) AS place, {_listed(COORDINATES)}, value
+            FROM metrics
+            WHERE is_final AND value IS NOT NULL AND ({figures})
         ), differences AS (
-            SELECT p.*, {_listed(COORDINATES, "f")}, f.value - g.value AS difference
-            FROM cell_pairs p
+            SELECT p.setting, p.backbone_seed, p.draw_seed, p.differing, {places},
+                f.value - g.value AS difference
+            FROM numbered p
             JOIN final_figures f ON f.run = p.run
-            JOIN final_figures g ON g.run = p.baseline_run AND {same_figure}
+            JOIN final_figures g ON g.place = hash(p.baseline_run, {places})
         ), units AS (
             SELECT {groups}, 'draw_seed' AS unit, draw_seed AS unit_seed,
                 avg(difference) AS difference, list(differing) AS differing,
@@ -197,7 +211,7 @@ def _paired() -> str:
                 len(list_distinct(flatten(draws))) AS n_draws
             FROM tested
         )
-        SELECT {groups}, unit, n, n_twice,
+        SELECT {_listed(setting)}, {_listed(COORDINATES)}, unit, n, n_twice,
             CASE WHEN n_twice = 0 THEN mean_difference END AS mean_difference,
             CASE WHEN n_twice = 0 THEN sd END AS sd,
             CASE WHEN {untested} THEN NULL
@@ -206,7 +220,7 @@ def _paired() -> str:
             CASE WHEN n <= {EXACT_UP_TO} AND NOT ({untested})
                 THEN greatest({_sign_flip_p()}, {_p_with_shared_draws()}) END AS sign_flip_p,
             [x FOR x IN [{names}] IF list_contains(differing, x)] AS differs
-        FROM spread"""
+        FROM spread JOIN settings USING (setting)"""
 
 
 def _leaderboard() -> str:

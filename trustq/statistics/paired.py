@@ -75,6 +75,33 @@ def bootstrap_interval(
     return _bootstrap_interval(_checked(differences, "differences"), seed, level, replicates)
 
 
+def bootstrap_intervals(
+    columns: np.ndarray, *, seed: int, level: float = 0.95, replicates: int = 10_000
+) -> np.ndarray:
+    """`bootstrap_interval` of each column of (n, m), from the same resamples, as (2, m).
+
+    A line of a picture has many points and one set of units, and drawing resamples is what takes
+    time. Equal to the single intervals but for the order of sums.
+
+    >>> bootstrap_intervals(np.array([[0.1], [0.2], [0.3], [0.4]]), seed=0).round(3).tolist()
+    [[0.15], [0.35]]
+    """
+    check_level(level)
+    check_replicates(replicates)
+    columns = np.asarray(columns, dtype=np.float64)
+    n = len(columns)
+    if n < 2:
+        return np.full((2, columns.shape[1]), math.nan)
+    rng = generator(seed, "bootstrap")
+    means = []
+    for size in _blocks(replicates, n):
+        places = rng.integers(0, n, size=(size, n)) + n * np.arange(size)[:, None]
+        counts = np.bincount(places.ravel(), minlength=size * n).reshape(size, n)
+        means.append(counts @ columns / n)
+    tail = (1 - level) / 2
+    return np.asarray(np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0))
+
+
 class Paired(NamedTuple):
     """Paired comparison of two arms, a minus b."""
 
