@@ -303,7 +303,7 @@ def test_chunks_keep_to_one_cache_and_cover_every_group(caches: Path, tmp_path: 
         chunks = _chunks(plan, jobs)
         assert [group for chunk in chunks for group in chunk] == list(plan.groups)
         assert all(len({group.cache for group in chunk}) == 1 for chunk in chunks)
-        assert max(map(len, chunks)) <= LARGEST_CHUNK
+        assert jobs == 1 or max(map(len, chunks)) <= LARGEST_CHUNK
 
 
 @pytest.fixture(scope="module")

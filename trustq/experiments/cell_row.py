@@ -40,24 +40,31 @@ class Cell:
     request: str
 
 
-def cell_row(
-    loop: Loop, recipe: Recipe, rounds: list[Round], cell: Cell, *, allowed: int, shared_key: str
-) -> dict[str, Any]:
-    """The row of a cell in `runs`, from all its rounds; its budget allowed so much."""
+def group_row(loop: Loop, recipe: Recipe, shared_key: str) -> dict[str, Any]:
+    """What the rows of all cells of a cache and draw have in common, once round 0 is there."""
     row = setting_columns(recipe.sweep) | {
-        "key": cell.key,
-        "request": cell.request,
         "shared_key": shared_key,
         "recipe": recipe.name,
-        "budget": cell.budget,
         "threads": os.cpu_count(),
+    }
+    return row | _of_cache(loop) | _of_labels(loop, recipe.sweep)
+
+
+def cell_row(
+    loop: Loop, recipe: Recipe, rounds: list[Round], cell: Cell, *, allowed: int
+) -> dict[str, Any]:
+    """What the row of a cell in `runs` has besides `group_row`; its budget allowed so much."""
+    row = {
+        "key": cell.key,
+        "request": cell.request,
+        "budget": cell.budget,
         "created": datetime.now(UTC).isoformat("T", "seconds"),
         "versions": json.dumps(
             _versions(recipe.sweep.head) | _plugin_versions(cell.arm, recipe.sweep)
         ),
     }
-    row |= _of_cache(loop) | _of_arm(cell.arm, recipe.sweep, loop)
-    return row | _of_labels(loop, recipe.sweep) | _of_rounds(loop, rounds, cell.arm, allowed)
+    row |= _of_arm(cell.arm, recipe.sweep, loop)
+    return row | _of_rounds(loop, rounds, cell.arm, allowed)
 
 
 def _of_cache(loop: Loop) -> dict[str, Any]:

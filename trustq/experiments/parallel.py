@@ -24,7 +24,7 @@ from trustq.results import mark
 from trustq.results.schema import RECIPES
 
 CHUNKS_PER_JOB = 16  # so that workers end together and progress is seen
-LARGEST_CHUNK = 32  # groups; each costs at most this share of a sweep when a worker is killed
+LARGEST_CHUNK = 256  # groups; workers commit by the clock, and open a cache for each chunk
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def _chunks(plan: SweepPlan, jobs: int) -> list[list[Group]]:
     """
     size = min(LARGEST_CHUNK, math.ceil(len(plan.groups) / (jobs * CHUNKS_PER_JOB)) or 1)
     if jobs == 1:
-        size = LARGEST_CHUNK
+        size = len(plan.groups)
     chunks: list[list[Group]] = []
     for group in plan.groups:
         last: list[Group] = chunks[-1] if chunks else []

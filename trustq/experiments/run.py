@@ -12,7 +12,7 @@ from trustq.core.columns import Columns
 from trustq.core.digest import digest_array, digest_json, digest_strings
 from trustq.core.interrupts import heeded
 from trustq.errors import InputError
-from trustq.experiments.cell_row import Cell, cell_row
+from trustq.experiments.cell_row import Cell, cell_row, group_row
 from trustq.experiments.retrained import as_arm
 from trustq.experiments.tables import Recorder
 from trustq.heads import SharedFeatures
@@ -69,7 +69,7 @@ class GroupRun:
 
     keys: list[str]  # every cell of the group, old and new
     new: list[str]
-    tables: list[dict[str, Columns]]  # of each new cell
+    tables: list[dict[str, Columns]]  # of all new cells, where there are any
     notes: list[str]
     failures: list[tuple[Cell, Exception]]
 
@@ -236,19 +236,20 @@ def run_group(
         started = time.perf_counter()
         zero = loop.round_zero([cell.arm for cell in missing])
         shared_seconds = time.perf_counter() - started
+        common = group_row(loop, recipe, shared_key) | {"results_version": NUMERICS}
+        recorder = Recorder(experiment.cache.classes)
         for cell in missing:
             try:
-                tables, notes = _run_cell(
-                    cell, loop, recipe, zero, slices, shared_key, shared_seconds
-                )
+                added, notes = _run_cell(cell, loop, recipe, zero, slices, common, shared_seconds)
             except Exception as error:
                 if not keep_going:
                     raise
                 run.failures.append((cell, error))
                 continue
-            run.tables.append(tables)
+            recorder.add(added)  # whole: nothing is left of a cell that failed
             run.new.append(cell.key)
             run.notes += [note for note in notes if note not in run.notes]
+        run.tables += [recorder.tables()] if run.new else []
     return run
 
 
@@ -268,33 +269,23 @@ def _run_cell(
     recipe: Recipe,
     zero: Round,
     slices: Slices,
-    shared_key: str,
+    common: dict[str, Any],
     shared_seconds: float,
-) -> tuple[dict[str, Columns], list[str]]:
+) -> tuple[Recorder, list[str]]:
     experiment = loop.experiment
     started = time.perf_counter()
     budget = loop.budget(cell.arm, cell.budget)
     rounds = [zero, *loop.rounds(cell.arm, zero, budget=budget)]
     rounds[-1] = with_shift_figures(rounds[-1], experiment.cache.classes)
-    row = cell_row(
-        loop,
-        recipe,
-        rounds,
-        cell,
-        allowed=budget,
-        shared_key=shared_key,
-    )
-    row |= {
-        "results_version": NUMERICS,
-        "seconds": shared_seconds + time.perf_counter() - started,
-    }
+    row = common | cell_row(loop, recipe, rounds, cell, allowed=budget)
+    row["seconds"] = shared_seconds + time.perf_counter() - started
     row, note = as_arm(row, experiment.cache)
     recorder = Recorder(experiment.cache.classes)
     recorder.add_cell(row)
     recorder.add_rounds(cell.key, cell.arm, experiment, rounds, loop.settings)
     recorder.add_slices(cell.key, rounds[-1], slices)
     notes = [note for state in rounds for note in state.notes]
-    return recorder.tables(), notes + ([note] if note else [])
+    return recorder, notes + ([note] if note else [])
 
 
 def write_samples(cache: Cache, results: Path) -> None:

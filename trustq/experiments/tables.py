@@ -1,7 +1,7 @@
 """From rounds to result rows: what a cell leaves behind in the tables."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,8 +23,15 @@ class Recorder:
 
     def __init__(self, classes: tuple[str, ...]) -> None:
         self._names = np.array([*classes, None], dtype=object)  # -1 is no class
-        self._blocks: dict[str, list[Columns]] = {}
+        self._blocks: dict[str, list[_Block]] = {}
         self._rows: dict[str, list[dict[str, Any]]] = {"runs": [], "rounds": [], "metrics": []}
+
+    def add(self, other: "Recorder") -> None:
+        """Add all rows of another one."""
+        for table, rows in other._rows.items():
+            self._rows[table] += rows
+        for table, blocks in other._blocks.items():
+            self._blocks.setdefault(table, []).extend(blocks)
 
     def add_cell(self, row: dict[str, Any]) -> None:
         """Add the cell's own row."""
@@ -95,7 +102,7 @@ class Recorder:
             current_label=self._names[last.current],
             trusted=last.trusted,
             weight=last.weights,
-            bought_round=np.ma.masked_equal(bought_round, -1),
+            bought_round=_blank_where_negative(bought_round),
         )
 
     def add_slices(self, cell: str, state: Round, slices: Slices) -> None:
@@ -118,14 +125,7 @@ class Recorder:
     def tables(self) -> dict[str, Columns]:
         """All rows as columns, ready to be written."""
         tables = {name: _columns(name, rows) for name, rows in self._rows.items()}
-        for name, blocks in self._blocks.items():
-            tables[name] = {
-                column: np.ma.concatenate([block[column] for block in blocks])
-                if isinstance(blocks[0][column], np.ma.MaskedArray)
-                else np.concatenate([block[column] for block in blocks])
-                for column in blocks[0]
-            }
-        return tables
+        return tables | {name: _joined(blocks) for name, blocks in self._blocks.items()}
 
     def _add_transitions(self, cell: str, state: Round) -> np.ndarray | None:
         """Add the estimated joint of labels as they are and true ones, where folds were fitted.
@@ -140,7 +140,7 @@ class Recorder:
         self._add_block(
             "transitions",
             cell,
-            round=np.full(k * k, state.number),
+            round=state.number,
             given=self._names[np.repeat(np.arange(k), k)],
             true_class=self._names[np.tile(np.arange(k), k)],
             share=joint.ravel(),
@@ -153,11 +153,11 @@ class Recorder:
         self._add_block(
             "queries",
             cell,
-            round=np.full(len(purchase.rows), state.number),
+            round=state.number,
             rank=np.arange(1, len(purchase.rows) + 1),
             sample_id=experiment.sample_ids[purchase.rows],
             quality=steady(purchase.quality),
-            fold=np.ma.masked_equal(purchase.fold, -1),
+            fold=_blank_where_negative(purchase.fold),
             label_before=self._names[purchase.before],
             label_after=self._names[purchase.after],
             truth=self._names[experiment.labels[purchase.rows]],
@@ -214,18 +214,17 @@ class Recorder:
             ]
 
     def _add_predictions(self, cell: str, number: int, evaluated: Evaluated) -> None:
-        n = len(evaluated.labels)
         for stage, logits in evaluated.logits.items():
             probs = softmax(logits)
             self._add_block(
                 "predictions",
                 cell,
-                round=np.full(n, number),
-                eval_dataset=_repeated(evaluated.dataset, n),
-                split=_repeated(evaluated.split, n),
-                stage=_repeated(stage, n),
-                condition=_repeated(evaluated.condition, n),
-                severity=np.ma.masked_equal(np.full(n, _severity(evaluated)), 0),
+                round=number,
+                eval_dataset=evaluated.dataset,
+                split=evaluated.split,
+                stage=stage,
+                condition=evaluated.condition,
+                severity=_severity(evaluated) or np.nan,
                 sample_id=evaluated.sample_id,
                 group_id=evaluated.group_id,
                 label=self._names[evaluated.labels],
@@ -235,9 +234,33 @@ class Recorder:
                 logits=logits,
             )
 
-    def _add_block(self, table: str, cell: str, **columns: np.ndarray) -> None:
-        n = len(next(iter(columns.values())))
-        self._blocks.setdefault(table, []).append({"run": _repeated(cell, n)} | columns)
+    def _add_block(self, table: str, cell: str, **columns: Any) -> None:
+        """Add rows to a table: arrays of equal length, and what is the same in all of them."""
+        n = max(len(column) for column in columns.values() if isinstance(column, np.ndarray))
+        self._blocks.setdefault(table, []).append(_Block(n, {"run": cell} | columns))
+
+
+class _Block(NamedTuple):
+    n: int
+    columns: dict[str, Any]  # arrays of n, or a value that every row has
+
+
+def _joined(blocks: list[_Block]) -> Columns:
+    sizes = [block.n for block in blocks]
+    joined: Columns = {}
+    for name in blocks[0].columns:
+        values = [block.columns[name] for block in blocks]
+        if isinstance(values[0], np.ndarray):
+            joined[name] = np.concatenate(values)
+            continue
+        kind = object if values[0] is None or isinstance(values[0], str) else None
+        joined[name] = np.repeat(np.array(values, dtype=kind), sizes)
+    return joined
+
+
+def _blank_where_negative(numbers: np.ndarray) -> np.ndarray:
+    # NaN is a blank of every column, and takes a twentieth of the time of a mask.
+    return np.where(numbers < 0, np.nan, numbers)
 
 
 def _severity(evaluated: Evaluated) -> int:
@@ -247,10 +270,6 @@ def _severity(evaluated: Evaluated) -> int:
 
 def _condition(evaluated: Evaluated) -> dict[str, Any]:
     return {"condition": evaluated.condition, "severity": _severity(evaluated) or None}
-
-
-def _repeated(text: str | None, n: int) -> np.ndarray:
-    return np.full(n, text, dtype=object)
 
 
 def _columns(table: str, rows: list[dict[str, Any]]) -> Columns:
