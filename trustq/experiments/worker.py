@@ -19,7 +19,7 @@ from trustq.results import committed_keys, join_tables, new_part, write_part
 from trustq.store import Cache
 from trustq.store.concat import open_side_by_side
 
-SECONDS_PER_PART = 5.0  # runs are committed this often, so that small ones share a part
+SECONDS_PER_PART = 2.0  # runs are committed this often, so that small ones share a part
 MOST_SECONDS_PER_PART = 10.0  # where commits are slow, so that they take a tenth of the time
 
 
