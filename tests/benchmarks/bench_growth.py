@@ -288,9 +288,9 @@ def written(
         "# Growth",
         "",
         "`python tests/benchmarks/bench_growth.py --large`. One size is changed at a time, each in "
-        "a process of its own; one thread, processor seconds (user and system), medians of three "
-        f"runs up to {QUICK:g} s; numpy {version('numpy')}. Peak is of the whole process; beside "
-        f"data is without features, labels and an idle process. Of {n_columns:,} different real "
+        "a process of its own, beside other work; one thread, processor seconds (user and system), "
+        f"medians of three runs up to {QUICK:g} s; numpy {version('numpy')}. Peak is of the whole "
+        f"process; beside data is without features, labels and an idle process. Of {n_columns:,} different real "
         "columns (`wide_features.py`: EfficientNet-Lite0 at two sizes and its stages, "
         "ConvNeXt-Atto, thumbnails) each number is a random choice, so a mixture of all.",
         "",
@@ -328,7 +328,7 @@ def draw(found: dict[str, list[dict[str, Any]]], idle: float) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, panels = pyplot.subplots(
         2, len(found), figsize=(2.3 * len(found), 5), sharey="row", layout="constrained"
@@ -344,6 +344,9 @@ def draw(found: dict[str, list[dict[str, Any]]], idle: float) -> None:
             # In proportion to the size, through the last point.
             panel.loglog(sizes, [values[-1] * size / sizes[-1] for size in sizes], "k:", lw=0.8)
             panel.grid(which="both", alpha=0.2)
+            shown = sorted({sizes[0], sizes[len(sizes) // 2], sizes[-1]})
+            panel.set_xticks(shown, [f"{size:,}" for size in shown], fontsize=8)
+            panel.xaxis.set_minor_formatter(ticker.NullFormatter())
         panels[1, column].set_xlabel(NAMES[axis])
     panels[0, 0].set_ylabel("processor seconds")
     panels[1, 0].set_ylabel("peak memory beside data, MB")
