@@ -288,11 +288,12 @@ def written(
         "# Growth",
         "",
         "`python tests/benchmarks/bench_growth.py --large`. One size is changed at a time, each in "
-        "a process of its own, beside other work; one thread, processor seconds (user and system), "
-        f"medians of three runs up to {QUICK:g} s; numpy {version('numpy')}. Peak is of the whole "
-        f"process; beside data is without features, labels and an idle process. Of {n_columns:,} different real "
-        "columns (`wide_features.py`: EfficientNet-Lite0 at two sizes and its stages, "
-        "ConvNeXt-Atto, thumbnails) each number is a random choice, so a mixture of all.",
+        "a process of its own, beside other work; one thread, processor seconds (user and "
+        f"system), medians of three runs up to {QUICK:g} s; numpy {version('numpy')}. Peak is of "
+        "the whole process; beside data is without features, labels and an idle process. Of "
+        f"{n_columns:,} different real columns (`wide_features.py`: EfficientNet-Lite0 at two "
+        "sizes and its stages, ConvNeXt-Atto, thumbnails) each number is a random choice, so a "
+        "mixture of all.",
         "",
         f"Linear heads: {heads} columns of {HEADS['K']} classes. More rows than 6,542 are real "
         "ones with noise of their own in every copy. Two classes are nevi and others, seven the "
