@@ -98,6 +98,7 @@ def test_leaks_unknown_exposures_and_missing_calibration_are_said(tmp_path: Path
         "What the backbone has seen was not stated: every figure may be optimistic. (1 of 2 runs)",
         "NOISY CALIBRATION LABELS: the calibrator was not fitted on reference labels. (1 of 2",
         "Not calibrated: there were no validation rows to fit a calibrator on. (1 of 2 runs)",
+        "2 runs on 0 caches",
     ):
         assert said in text.replace("&#39;", "'")
 

@@ -13,6 +13,7 @@ from trustq.analysis.main_table import MainTable, Row, main_table_of
 from trustq.analysis.refit_order import refit_order_warnings
 from trustq.analysis.repair_table import answers, repair_table_of
 from trustq.core.atomic_files import replacing
+from trustq.core.counts import counted
 from trustq.core.safety import DISCLAIMER, SAFETY
 from trustq.errors import InputError, TrustqError
 from trustq.evaluation.fairness import FIGURES as ODDS
@@ -257,6 +258,7 @@ def write_report(results: Path, path: Path) -> None:
         created=datetime.now(UTC).isoformat(" ", "minutes"),
         first_answers=FIRST_ANSWERS,
         shown_at_once=SHOWN_AT_ONCE,
+        counted=counted,
         **content,
         disclaimer=DISCLAIMER,
         safety=" ".join(SAFETY),
