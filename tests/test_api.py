@@ -482,7 +482,7 @@ def test_answers_come_as_a_mapping_a_series_or_a_frame(answers: Any) -> None:
     found = tq.audit_labels(data, answers=answers).audit
     trusted = found.trusted if len(found.trusted) == 120 else None
     assert trusted is None or trusted.tolist() == [True] + [False] * 119
-    assert any(note.startswith("1 labels are trusted by answers") for note in found.notes)
+    assert any(note.startswith("1 label is trusted by answers") for note in found.notes)
 
 
 def test_what_is_no_name_no_mapping_and_no_feature_is_refused() -> None:

@@ -514,7 +514,7 @@ def test_filled_in_answers_are_never_overwritten(audit, folder):
     with pytest.raises(TrustqError) as caught:
         write(audit, folder)
     assert str(caught.value) == (
-        f"{sheet} holds 1 answers, which a new audit would overwrite. Keep them: choose another "
+        f"{sheet} holds 1 answer, which a new audit would overwrite. Keep them: choose another "
         "folder with `out`, or move the file."
     )
     assert sheet.read_text() == text

@@ -136,7 +136,7 @@ def test_many_rows_without_a_minimum_have_their_answer():
     assert scaler.temperature_ == 1000
     assert str(caught[0].message) == (
         "the NLL still falls at the largest temperature, as with chance predictions "
-        "(T = 1000, 20000 rows)"
+        "(T = 1000, 20,000 rows)"
     )
 
 

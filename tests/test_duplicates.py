@@ -638,7 +638,7 @@ def test_answers_are_not_written_over(tmp_path):
     header, row, *_ = path.read_text().splitlines()
     path.write_text(f"{header}\n{row}yes\n")
     message = (
-        f"{path} holds 1 answers in its column `confirmed`, which would be lost. Move it "
+        f"{path} holds 1 answer in its column `confirmed`, which would be lost. Move it "
         "elsewhere, or choose another folder (`out`)."
     )
     with refused(message):

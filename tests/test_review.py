@@ -94,7 +94,7 @@ def test_another_random_share_is_refused_once_there_are_answers(tmp_path: Path) 
     session = open_review(folder, random_share=0.1)
     session.answer(said("img_00001", "nevus"))
     session.close()
-    with pytest.raises(TrustqError, match="1 answers to a review with a random share of 0.1"):
+    with pytest.raises(TrustqError, match="1 answer to a review with a random share of 0.1"):
         open_review(folder, random_share=0.2)
     open_review(folder).close()  # the lock was let go
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from trustq.core.atomic_files import replacing
 from trustq.core.columns import read_table, write_parquet
+from trustq.core.counts import counted
 from trustq.errors import InputError, NotFound
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def require_no_answers(folder: Path) -> None:
         answered = sum(bool(label) for label in labels.tolist())
         if answered:
             raise InputError(
-                f"{path} holds {answered} answers, which a new audit would overwrite. Keep them: "
-                "choose another folder with `out`, or move the file.",
+                f"{path} holds {counted(answered, 'answer')}, which a new audit would overwrite. "
+                "Keep them: choose another folder with `out`, or move the file.",
                 path=path,
             )

@@ -272,7 +272,7 @@ def _with_known(own: _Rows, known: KnownLabels) -> _Rows:
     changed = int((observed != own.observed).sum())
     labels = cache.observed.copy()
     labels[own.rows] = observed
-    note = f"{found} labels are trusted by {known.where}"
+    note = f"{counted(found, 'label')} {verb(found, 'is', 'are')} trusted by {known.where}"
     note += f", {changed} of them in the place of the given ones" if changed else ""
     # A table of everything has rows of other splits too; what is nearly spelt alike is a slip.
     if near := nearly(strangers, ids):

@@ -81,7 +81,8 @@ def as_answered(cache: Cache, *, sweep: SweepRecipe) -> tuple[Cache, list[str]]:
     ]
     elsewhere = int((answered & ~training).sum())
     if elsewhere:
-        notes.append(f"{elsewhere} answers are the truth of validation, test or external rows.")
+        said = f"{counted(elsewhere, 'answer')} {verb(elsewhere, 'is', 'are')}"
+        notes.append(f"{said} the truth of validation, test or external rows.")
     if votes.strangers:
         notes.append(
             f"{counted(len(votes.strangers), 'answered id')}, first {votes.strangers[0]}, "
@@ -90,5 +91,6 @@ def as_answered(cache: Cache, *, sweep: SweepRecipe) -> tuple[Cache, list[str]]:
         )
     tied = int(((votes.counts > 0) & ~answered).sum())
     if tied:
-        notes.append(f"{tied} rows have tied answers, which count as none.")
+        said = f"{counted(tied, 'row')} {verb(tied, 'has', 'have')}"
+        notes.append(f"{said} tied answers, which count as none.")
     return own, notes
