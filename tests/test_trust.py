@@ -252,7 +252,7 @@ def test_a_source_that_ranks_at_random_loses_and_the_family_is_named() -> None:
     test = next(row for row in table.wins if row["source"] == "energy")
     assert test["difference"] > 0 and test["holm_p"] < 1e-3
     assert table.best()[0]["source"] == "softmax"
-    assert table.family.startswith("1 tests: AUGRC of each other source against softmax")
+    assert table.family.startswith("1 test: AUGRC of each other source against softmax")
 
 
 # --- what changes nothing -------------------------------------------------------------------------
