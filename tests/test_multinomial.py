@@ -1,6 +1,7 @@
 """The batched logistic regression: scikit-learn's answer, whatever the data and the company."""
 
 import pickle
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -139,6 +140,32 @@ def test_company_threads_and_place_change_no_bit(n: int, d: int, k: int) -> None
         alone = fit_multinomial(shared, label_sets[[i]], penalties=penalties[i], **options)
         np.testing.assert_array_equal(alone.coef[0], together.coef[i])
         np.testing.assert_array_equal(alone.intercept[0], together.intercept[i])
+
+
+@pytest.mark.bits
+@pytest.mark.parametrize(("left", "granted", "asked"), [(np.inf, 2, 3), (np.inf, 0, 1), (0, 2, 0)])
+def test_threads_that_memory_or_the_system_do_not_hold_are_done_without(
+    monkeypatch: pytest.MonkeyPatch, left: float, granted: int, asked: int
+) -> None:
+    tried = []
+
+    class Thread(threading.Thread):
+        def start(self) -> None:
+            tried.append(self)
+            if len(tried) > granted:
+                raise RuntimeError("can't start new thread")
+            super().start()
+
+    features, labels, rng = problem(2500, 40)
+    label_sets = np.array([labels] + [rng.integers(4, size=2500) for _ in range(6)])
+    shared = SharedFeatures(features.astype(np.float32))
+    alone = fit_multinomial(shared, label_sets, n_classes=4, threads=1)
+    monkeypatch.setattr(multinomial, "room_left", lambda: left)
+    monkeypatch.setattr(multinomial.threading, "Thread", Thread)
+    shared_out = fit_multinomial(shared, label_sets, n_classes=4, threads=4)
+    assert len(tried) == asked
+    np.testing.assert_array_equal(shared_out.coef, alone.coef)
+    np.testing.assert_array_equal(shared_out.intercept, alone.intercept)
 
 
 @pytest.mark.bits

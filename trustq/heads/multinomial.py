@@ -9,7 +9,7 @@ them, each in bits that no company changes (`evaluation`).
 import threading
 import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -26,6 +26,7 @@ from trustq.metrics.probabilities import log_softmax
 MAX_EVALUATIONS = 2000
 MOST_TARGETS = 1 << 21  # rows of all problems that a thread solves at once, their targets in memory
 KEPT_SIZE = 1 << 20  # a problem with more targets leaves no memory, nor keeps them: they take 8 MB
+THREAD_BYTES = 1 << 25  # of a thread's stack and arrays; one that memory cannot hold never starts
 # Evaluations after which a point is near enough for its Hessian to be of use: after 6 a cold fit
 # takes one less, and those that start beside it on clean labels two more.
 BLOCK_AFTER = 8
@@ -425,7 +426,7 @@ def _run(
     shared: SharedFeatures, problems: list[_Problem], threads: int, dtype: type[np.floating]
 ) -> None:
     waiting = deque(problems)
-    threads = max(1, min(threads, len(problems)))
+    threads = _threads(shared, problems, threads)
     share = _at_once(shared, problems, threads)
     failures: list[BaseException] = []
 
@@ -459,9 +460,7 @@ def _run(
             failures.append(failure)
 
     with one_blas_thread():
-        others = [threading.Thread(target=work) for _ in range(threads - 1)]
-        for thread in others:
-            thread.start()
+        others = _started(work, threads - 1)
         work()
         for thread in others:
             thread.join()
@@ -469,17 +468,45 @@ def _run(
         raise failures[0]
 
 
+def _started(work: Callable[[], None], n_threads: int) -> list[threading.Thread]:
+    """So many threads, or as many of them as the system grants: the others do their share."""
+    started = []
+    for _ in range(n_threads):
+        thread = threading.Thread(target=work)
+        try:
+            thread.start()
+        except RuntimeError:  # of the number of threads a user may have
+            break
+        started.append(thread)
+    return started
+
+
+def _threads(shared: SharedFeatures, problems: list[_Problem], threads: int) -> int:
+    """Threads that problems are worth and memory holds beside each other, the caller's included.
+
+    Python waits for ever for a thread that runs out of memory as it begins.
+    """
+    wanted = max(1, min(threads, len(problems)))
+    if wanted == 1:
+        return 1
+    most = room_left() / (THREAD_BYTES + _bytes_of_targets(shared, problems[0]))
+    return max(1, int(min(wanted, most)))
+
+
 def _at_once(shared: SharedFeatures, problems: list[_Problem], threads: int) -> int:
     """Problems that a thread solves side by side, by the memory that their targets take.
 
     Where rows lie on disk more of them are worth it: every problem less at once is another reading.
     """
-    n_rows = shared.shape[0]
-    most = MOST_TARGETS // n_rows
+    most = MOST_TARGETS // shared.shape[0]
     if shared.is_on_disk:
-        n_bytes = n_rows * (problems[0]._n_classes + 1) * np.dtype(np.float64).itemsize
+        n_bytes = _bytes_of_targets(shared, problems[0])
         most = max(most, int(room_left() / (threads * n_bytes)))
     return max(1, min(-(-len(problems) // threads), most))
+
+
+def _bytes_of_targets(shared: SharedFeatures, problem: _Problem) -> int:
+    return int(shared.shape[0] * (problem._n_classes + 1) * np.dtype(np.float64).itemsize)
 
 
 def _next(waiting: deque[_Problem]) -> _Problem | None:
