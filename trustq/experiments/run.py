@@ -11,6 +11,7 @@ import numpy as np
 from trustq.core.columns import Columns
 from trustq.core.digest import digest_array, digest_json, digest_strings
 from trustq.core.interrupts import heeded
+from trustq.core.scratch import room_left
 from trustq.errors import InputError
 from trustq.experiments.cell_row import Cell, cell_row, group_row
 from trustq.experiments.retrained import as_arm
@@ -86,6 +87,14 @@ class SharedOnce:
             self._kept = SharedFeatures(features)
         return self._kept
 
+    def make_room(self) -> None:
+        """Forget what fits made of the rows where memory is short, so that tables can be written.
+
+        The next draw makes it anew.
+        """
+        if not room_left():
+            self._kept = None
+
 
 def repair(
     caches: Sequence[Cache],
@@ -133,8 +142,10 @@ def repair(
                     shared=shared,
                     allow_leak=allow_leak,
                 )
+                shared.make_room()
                 if group.tables:
                     write_part(results, join_tables(group.tables), part=new_part("repair"))
+                    group.tables.clear()  # rows of samples are to be written beside nothing
                 there.update(group.new)
                 run.notes += [note for note in group.notes if note not in run.notes]
                 run.keys += group.keys

@@ -123,7 +123,7 @@ class Recorder:
             ]
 
     def tables(self) -> dict[str, Columns]:
-        """All rows as columns, ready to be written."""
+        """All rows as columns, ready to be written; blocks go as they are joined."""
         tables = {name: _columns(name, rows) for name, rows in self._rows.items()}
         return tables | {name: _joined(blocks) for name, blocks in self._blocks.items()}
 
@@ -248,8 +248,8 @@ class _Block(NamedTuple):
 def _joined(blocks: list[_Block]) -> Columns:
     sizes = [block.n for block in blocks]
     joined: Columns = {}
-    for name in blocks[0].columns:
-        values = [block.columns[name] for block in blocks]
+    for name in list(blocks[0].columns):
+        values = [block.columns.pop(name) for block in blocks]  # not held twice
         if isinstance(values[0], np.ndarray):
             joined[name] = np.concatenate(values)
             continue

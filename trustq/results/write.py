@@ -80,7 +80,8 @@ def table_columns(table: str, rows: Sequence[Mapping[str, Any]]) -> Columns:
 def join_tables(parts: Sequence[dict[str, Columns]]) -> dict[str, Columns]:
     """The rows of several cells or groups as one part, in their order.
 
-    A column that some of them lack is NULL there. Lists in one column are equally long.
+    A column that some of them lack is NULL there. Lists in one column are equally long. Columns of
+    a single part are not copied.
 
     >>> one, two = ({"runs": {"key": np.array([key])}} for key in "ab")
     >>> join_tables([one, two])["runs"]["key"].tolist()
@@ -175,6 +176,8 @@ def _of(block: Columns, name: str) -> np.ndarray:
 
 
 def _joined(arrays: list[np.ndarray]) -> np.ndarray:
+    if len(arrays) == 1:
+        return arrays[0]  # of a million rows a copy is as large as all else
     if any(isinstance(array, np.ma.MaskedArray) for array in arrays):
         merged: np.ndarray = np.ma.concatenate(arrays)  # an array of numpy's keeps no blanks
         return merged
