@@ -12,6 +12,8 @@ from support import make_cache
 
 import trustq as tq
 from trustq.core import columns, database, free_memory
+from trustq.experiments import run
+from trustq.results import join_tables
 from trustq.store import Cache, write_cache
 
 # Runs the commands on a small cache, so that all is loaded, and then on a large one, where the
@@ -139,6 +141,25 @@ def test_a_database_draws_no_bar_of_progress_into_what_a_command_prints(tmp_path
         assert setting(connection, "enable_progress_bar") is False
         with columns._own(connection) as own:
             assert setting(own, "enable_progress_bar") is False
+
+
+def test_what_fits_made_is_forgotten_before_tables_are_written_only_where_memory_is_short(
+    monkeypatch,
+):
+    features = np.arange(12.0).reshape(4, 3)
+    once = run.SharedOnce()
+    monkeypatch.setattr(run, "room_left", lambda: 1.0)
+    made = once.of(features)
+    once.make_room()
+    assert once.of(features) is made
+    monkeypatch.setattr(run, "room_left", lambda: 0.0)
+    once.make_room()
+    assert once.of(features) is not made
+
+
+def test_columns_of_a_single_part_are_not_copied_as_it_is_joined():
+    values = np.arange(3.0)
+    assert join_tables([{"metrics": {"value": values}}])["metrics"]["value"] is values
 
 
 def test_tables_written_where_memory_is_short_hold_the_same(monkeypatch, tmp_path):
