@@ -596,3 +596,17 @@ def test_folds_of_real_features_are_as_good_as_scikit_learns(shared_data: Path) 
     fits = fit_multinomial(features, labels[None], n_classes=7, penalties=0.01)
     weights = np.ones((1, len(rows)))
     assert_as_good_as_scikit_learn(fits, features, labels[None], weights, np.array([0.01]))
+
+
+@pytest.mark.parametrize("added", [1e-2, 1e4], ids=["factored in float64", "in float32"])
+@pytest.mark.parametrize("d", [256, 300])
+def test_the_inverse_of_a_gram_matrix_is_that_of_numpy_less_the_longest_axes(d, added):
+    rng = np.random.default_rng(0)
+    features = SharedFeatures(rng.standard_normal((700, d)).astype(np.float32))
+    found = features.inverse(added)
+    centred = features.features.astype(np.float64) - features.center
+    sizes, directions = (each.astype(np.float64) for each in features.longest)
+    expected = np.linalg.inv(centred.T @ centred + added * np.eye(d))
+    expected -= (directions / (sizes + added)) @ directions.T
+    assert found.flags.c_contiguous and found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-4 * np.abs(expected).max())

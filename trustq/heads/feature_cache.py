@@ -24,6 +24,7 @@ LONGEST = 64  # axes of the Gram matrix that are known one by one
 TURNED = 2 * LONGEST  # up to so many columns rows are turned to the axes, which costs little there
 OVERSAMPLED = 16  # directions beside the longest, and
 ROUNDS = 4  # products with the Gram matrix that find them: what they lack costs steps, not truth
+ROWS_AT_ONCE = 256  # of a matrix that is worked on in place
 KEPT_INVERSES = 1 << 28  # bytes of inverses of the Gram matrix that are kept
 # Float32 factors matrices of up to this condition: more leaves less than two digits of the inverse.
 SINGLE_CONDITION = 1e4
@@ -185,9 +186,12 @@ class SharedFeatures:
         root, failed = factor(matrix.T, lower=1, overwrite_a=1)
         assert not failed, "what is added to a Gram matrix makes it definite"
         half, _ = invert(root, lower=1, overwrite_c=1)
-        inverse: Any = np.tril(half)
-        inverse += np.tril(half, -1).T
-        inverse -= (directions / (sizes + added).astype(matrix.dtype)) @ directions.T
+        inverse: Any = half.T  # row by row, complete above the diagonal
+        _complete(inverse)
+        along = directions / (sizes + added).astype(matrix.dtype)
+        for first in range(0, len(inverse), ROWS_AT_ONCE):
+            band = slice(first, first + ROWS_AT_ONCE)
+            inverse[band] -= along[band] @ directions.T
         return np.ascontiguousarray(inverse, dtype=self.dtype)
 
     def rows(self, positions: np.ndarray) -> np.ndarray:
@@ -294,6 +298,15 @@ class SharedFeatures:
     def _centred(self, rows: slice) -> np.ndarray:
         own = self.features[rows if self._order is None else self._order[rows]]
         return np.asarray((own - self.center).astype(self.dtype))
+
+
+def _complete(symmetric: np.ndarray) -> None:
+    """Fill in what lies below the diagonal, (d, d), where a copy would be as large again."""
+    for first in range(0, len(symmetric), ROWS_AT_ONCE):
+        band = slice(first, first + ROWS_AT_ONCE)
+        symmetric[band, :first] = symmetric[:first, band].T
+        corner = symmetric[band, band]
+        corner[:] = np.triu(corner) + np.triu(corner, 1).T
 
 
 def _key_of(max_bin: int, used: np.ndarray) -> tuple[int, bytes]:
