@@ -87,12 +87,7 @@ class BoostedHead(HeadEstimator):
         """
         import xgboost
 
-        features, labels = self._taught(X, y)
-        shared = features if isinstance(features, SharedFeatures) else SharedFeatures(features)
-        given = self._weighed(sample_weight, len(labels))
-        weights = np.ones(len(labels)) if given is None else given
-        weights = weights.astype(np.float32)
-        self.seen_classes_ = np.unique(labels[weights > 0])
+        shared, labels, weights = self._given(X, y, sample_weight)
         self.axes_: np.ndarray | None = None
         if self.components:
             self._find_axes(shared.features[weights > 0])

@@ -67,6 +67,18 @@ class HeadEstimator(Classifier):
             )
         return features, columns
 
+    def _given(
+        self, features: Any, labels: Any, sample_weight: Any
+    ) -> tuple[SharedFeatures, np.ndarray, np.ndarray]:
+        """Shared features of a fit, its labels as columns, and what rows weigh, both (n,)."""
+        features, labels = self._taught(features, labels)
+        weights = self._weighed(sample_weight, len(labels))
+        if weights is None:
+            weights = np.ones(len(labels))
+        self.seen_classes_ = np.unique(labels[weights > 0])
+        shared = features if isinstance(features, SharedFeatures) else SharedFeatures(features)
+        return shared, labels, weights
+
     def _weighed(self, sample_weight: Any, n: int) -> np.ndarray | None:
         """Weights of a fit's rows, (n,), or None where every row counts 1."""
         if sample_weight is None:

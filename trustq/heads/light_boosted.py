@@ -7,7 +7,6 @@ import numpy as np
 
 from trustq.errors import MissingExtra
 from trustq.heads.estimator import HeadEstimator
-from trustq.heads.feature_cache import SharedFeatures
 
 LIGHT = "lightgbm"  # its name
 
@@ -67,12 +66,8 @@ class LightBoostedHead(HeadEstimator):
         require_lightgbm()
         import lightgbm
 
-        features, labels = self._taught(X, y)
-        shared = features if isinstance(features, SharedFeatures) else SharedFeatures(features)
-        given = self._weighed(sample_weight, len(labels))
-        weights = np.ones(len(labels)) if given is None else given
+        shared, labels, weights = self._given(X, y, sample_weight)
         used = weights > 0
-        self.seen_classes_ = np.unique(labels[used])
         with shared.light_bins(self.max_bin, used) as bins:
             bins.set_label(labels[used]).set_weight(weights[used])
             stop: dict[str, Any] = {}
