@@ -493,3 +493,17 @@ def test_what_is_no_name_no_mapping_and_no_feature_is_refused() -> None:
         tq.compare([data, data])  # type: ignore[arg-type]
     with pytest.raises(tq.TrustqError, match="has no column of features, so no head can be fitted"):
         tq.audit_labels({"features": PROBS[:, :0], "labels": LABELS})
+
+
+def test_integers_of_128_bits_are_read_where_64_hold_them():
+    columns = {"prob_0": [0.9, 0.2] * 5, "prob_1": [0.1, 0.8] * 5}
+    narrow = polars.DataFrame({"label": [0, 1] * 4 + [1, 0], **columns})
+    wide = narrow.with_columns(polars.col("label").cast(polars.Int128))
+    assert tq.evaluate(wide).metrics["value"].tolist()[0] == 0.8
+    np.testing.assert_array_equal(
+        tq.evaluate(wide).metrics["value"], tq.evaluate(narrow).metrics["value"]
+    )
+    beyond = narrow.with_columns(label=polars.Series([0, 2**70] * 5, dtype=polars.Int128))
+    message = "Column 'label' has integers beyond 64 bits: give them as texts."
+    with refused(message):
+        tq.evaluate(beyond)

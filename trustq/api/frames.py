@@ -387,6 +387,13 @@ def _second_of_two(
 def _series(series: Any) -> np.ndarray:
     import narwhals as nw
 
+    if series.dtype in (nw.Int128, nw.UInt128):  # which numpy does not know
+        values = series.to_list()
+        if any(v is not None and abs(v) >= 2**63 for v in values):
+            raise InputError(
+                f"Column {series.name!r} has integers beyond 64 bits: give them as texts."
+            )
+        series = series.cast(nw.Int64)
     if series.dtype.is_numeric() and not series.is_null().any():
         return np.asarray(series.to_numpy())
     if series.dtype == nw.Boolean and not series.is_null().any():
