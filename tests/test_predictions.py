@@ -253,3 +253,20 @@ def test_pickled_objects_are_not_loaded(tmp_path):
     # One that nobody asked for is no obstacle.
     path = save(tmp_path, unused=np.array([{}] * 12, dtype=object))
     assert len(read_predictions(path)) == 12
+
+
+@pytest.mark.parametrize("names", [["nv", "bcc", "mel"], ["bcc", "Mel", "nv"], ["2", "0", "1"]])
+def test_positions_of_classes_that_are_not_sorted_are_told(tmp_path, names):
+    rows = [f"{i % 3},{','.join('.8' if j == i % 3 else '.1' for j in range(3))}" for i in range(9)]
+    head = ",".join(["label", *(f"prob_{name}" for name in names)])
+    path = tmp_path / "p.csv"
+    path.write_text("\n".join([head, *rows]), encoding="utf-8")
+    read = read_predictions(path)
+    told = [note for note in read.notes if "positions" in note]
+    if names[0] == "nv":
+        assert told == [
+            "whole numbers of labels are positions of the classes as they stand (0 is nv, 1 is "
+            "bcc, 2 is mel): if they count names in sorted order, most labels are others"
+        ]
+    else:  # sorted whatever the case, or called by the numbers themselves
+        assert told == []

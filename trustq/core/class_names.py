@@ -349,7 +349,7 @@ def _by_name(
             f"{source}: {name} hold {text}, which may be {classes[named_by.index(text)]} or, "
             f"counted from 0, {classes[text]}: write {name} as names of classes."
         )
-    notes = _counted_from_one(positions, classes, name)
+    notes = _counted_from_one(positions, classes, name) or _not_sorted(positions, classes, name)
     return [NO_LABEL if _is_none(text) else int(whole_number(text) or 0) for text in texts], notes
 
 
@@ -394,6 +394,17 @@ def _counted_from_one(positions: Sequence[int], classes: Sequence[str], name: st
     return [
         f"whole numbers of {name} are positions counted from 0, and no row has 0, {classes[0]}: "
         "if they were counted from 1, every label is off by one"
+    ]
+
+
+def _not_sorted(positions: Sequence[int], classes: Sequence[str], name: str) -> list[str]:
+    """A note for positions of classes that do not stand in the order in which encoders count."""
+    if not positions or list(classes) in (sorted(classes), sorted(classes, key=str.casefold)):
+        return []
+    counted_so = [f"{place} is {own}" for place, own in enumerate(classes)]
+    return [
+        f"whole numbers of {name} are positions of the classes as they stand ({listed(counted_so)}"
+        "): if they count names in sorted order, most labels are others"
     ]
 
 
