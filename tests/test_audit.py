@@ -17,7 +17,7 @@ from trustq.audit import audit_labels, neighbours, open_source
 from trustq.audit.apply import apply_answers, read_answers
 from trustq.audit.effect import drop_effect
 from trustq.audit.folder import read_audit_folder
-from trustq.audit.neighbours import NeighbourSearch, nearest, outlier_score
+from trustq.audit.neighbours import NeighbourSearch, nearest, outlier_score, reference_rows
 from trustq.audit.set_issues import columns_of_rows
 from trustq.data.image_files import find_images
 from trustq.errors import TrustqError
@@ -473,7 +473,8 @@ def test_what_is_like_nothing_else_is_an_outlier():
     features[0] = 50
     groups = np.arange(200)
     found = nearest(features, groups, rows=np.array([0, 1]))
-    far, usual = outlier_score(NeighbourSearch(features, groups), found, rng=rng)
+    others = nearest(features, groups, rows=reference_rows(200, rng=rng))
+    far, usual = outlier_score(found, others)
     assert far > 0.99 and usual < 0.99
 
 

@@ -43,31 +43,39 @@ def nearest_distances(features: Rows, groups: np.ndarray) -> Distances:
         return Distances(found.mean(axis=1), float(np.median(found[:, 0])))
     order = generator(0, "reference rows").permutation(n)
     some = np.sort(order[:REFERENCE_ROWS])
-    mean = _mean_to(features, groups, some)
-    few = nearest(features, groups, rows=np.sort(order[: REFERENCE_ROWS // 4])).distances
-    return Distances(mean, float(np.median(few[:, 0])))
+    few = np.flatnonzero(np.isin(some, order[: REFERENCE_ROWS // 4]))
+    mean, to_nearest = _mean_to(features, groups, some, few)
+    return Distances(mean, float(np.median(to_nearest)))
 
 
-def _mean_to(features: Rows, groups: np.ndarray, some: np.ndarray) -> np.ndarray:
-    """Mean distance of each row to the nearest of some rows, of other groups than its own."""
+def _mean_to(
+    features: Rows, groups: np.ndarray, some: np.ndarray, few: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean distance of each row to the nearest of some, and of a few of these to the nearest row.
+
+    `some` is positions of rows and `few` of them; the nearest are rows of other groups.
+    """
     points = features[some]
     squares = np.einsum("nd,nd->n", points, points)
     points *= -2
     relatives = np.isin(groups, groups[some])
     mean = np.empty(len(features))
+    least = np.full(len(few), np.inf, dtype=points.dtype)
     for start in range(0, len(features), 1024):
         block = slice(start, start + 1024)
         own = features[block]
         squared = own @ points.T
-        squared += squares
         related = start + np.flatnonzero(relatives[block])
         squared[related - start] = np.where(
             groups[related, None] == groups[some], np.inf, squared[related - start]
         )
+        lengths = np.einsum("nd,nd->n", own, own)[:, None]
+        np.minimum(least, (squared[:, few] + lengths).min(axis=0), out=least)
+        squared += squares
         squared.partition(K - 1, axis=1)
-        few = squared[:, :K] + np.einsum("nd,nd->n", own, own)[:, None]
-        mean[block] = np.sqrt(np.maximum(few, 0)).mean(axis=1)
-    return mean
+        near = squared[:, :K] + lengths
+        mean[block] = np.sqrt(np.maximum(near, 0)).mean(axis=1)
+    return mean, np.sqrt(np.maximum((squares[few] + least).astype(np.float64), 0))
 
 
 def close_rows(features: Rows, groups: np.ndarray, *, usual: float) -> list[tuple[int, int, float]]:
@@ -138,11 +146,14 @@ def _neighbours_in_orders(features: Rows) -> Iterator[tuple[np.ndarray, np.ndarr
         signs = np.packbits(found[:, _SHORT:].reshape(len(found), _TABLES, _BITS) > 0, axis=2)
         codes[:, span] = signs.view(">u4")[:, :, 0].T
     size = np.einsum("nd,nd->n", small, small)
-    for own in codes:
+    for own, other in zip(codes, np.roll(codes, 1, axis=0), strict=True):
         order = np.argsort(own, kind="stable")
         for step in range(1, _WINDOW + 1):
             a, b = order[:-step], order[step:]
             alike = np.bitwise_count(own[a] ^ own[b]) <= _UNLIKE
+            a, b = a[alike], b[alike]
+            # Neighbours in an order share its first signs; those of another say more of them.
+            alike = np.bitwise_count(other[a] ^ other[b]) <= _UNLIKE
             a, b = a[alike], b[alike]
             # By 64 projections first: pairs that are far by them are not near in all columns.
             for start in range(0, len(a), _AT_ONCE):

@@ -6,14 +6,14 @@ from functools import cached_property
 
 import numpy as np
 
-from trustq.audit.neighbours import K, NeighbourSearch, outlier_score
+from trustq.audit.neighbours import K, NeighbourSearch, outlier_score, reference_rows
 from trustq.audit.source import AuditSource
 from trustq.core.counts import counted
 from trustq.core.digest import digest_json
 from trustq.core.generators import generator
 from trustq.core.rounding import steady
 from trustq.errors import InputError
-from trustq.heads.standardise import Standardised
+from trustq.heads.standardise import at_hand, taken
 from trustq.metrics.per_class import class_figures
 from trustq.scoring import (
     LABEL_BLIND,
@@ -384,26 +384,32 @@ def _neighbours(
     votes = np.zeros(n, dtype=np.int64)
     agree, out, notes = [], [], []
     for index, (source, place) in enumerate(zip(sources, places, strict=True)):
-        features = source.features
-        assert features is not None
-        groups = source.training.groups[place]
-        if (place != np.arange(n)).any():  # otherwise a copy would be as large as they are
-            in_order = isinstance(features, Standardised)
-            features = features.take(place) if in_order else features[place]
-        search = NeighbourSearch(features, groups)
+        search = _search(source, place)
         if search.n_axes:
             notes.append(_searched(search))
-        found = search.nearest(rows)
+        reference = reference_rows(n, rng=generator(0, "outlier"))
+        both = np.union1d(rows, reference)
+        every = search.nearest(both)
+        del search  # may hold all rows
+        found = every.take(np.searchsorted(both, rows))
         same = (given[found.rows] == given[rows, None]).mean(axis=1)
         votes[rows] += same < 0.5
         agree.append(same)
-        rng = generator(0, "outlier")
-        out.append(outlier_score(search, found, rng=rng))
+        out.append(outlier_score(found, every.take(np.searchsorted(both, reference))))
         if index == 0:
             k = min(SHOWN_NEIGHBOURS, found.rows.shape[1])
             shown[rows, :k] = found.rows[:, :k]
     agreement[rows], outlier[rows] = np.mean(agree, axis=0), np.mean(out, axis=0)
     return _Found(shown, agreement, outlier, votes, notes)
+
+
+def _search(source: AuditSource, place: np.ndarray) -> NeighbourSearch:
+    """A search among a source's rows in the order of the first source's."""
+    features = source.features
+    assert features is not None
+    if (place != np.arange(len(place))).any():  # otherwise a copy would be as large as they are
+        features = taken(features, place)
+    return NeighbourSearch(at_hand(features), source.training.groups[place])
 
 
 def _searched(search: NeighbourSearch) -> str:

@@ -1,6 +1,6 @@
 """Neighbours in feature space: what they are labelled, and how far a row lies from all others."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy
@@ -22,6 +22,8 @@ _QUERIES = 16_384  # rows that are searched for at once
 _EVERY = 4  # one row in so many tells how large a product must be
 _RANK = 10  # and it must be larger than the tenth of these: forty rows are compared in all columns
 _BUCKETS = 256
+_POINTS = 4096  # compared on few axes at once
+_PAIRS = 1024  # of rows that are multiplied at once
 
 
 class Neighbours(NamedTuple):
@@ -29,6 +31,10 @@ class Neighbours(NamedTuple):
 
     rows: np.ndarray
     distances: np.ndarray
+
+    def take(self, places: np.ndarray) -> "Neighbours":
+        """Those of some rows, (m,) of positions among the rows that were asked for."""
+        return Neighbours(self.rows[places], self.distances[places])
 
 
 def nearest(features: Rows, groups: np.ndarray, *, rows: np.ndarray, k: int = K) -> Neighbours:
@@ -141,12 +147,15 @@ class NeighbourSearch:
 
     def _on_axes(self, rows: np.ndarray, k: int) -> Neighbours:
         k = min(k, len(self._features) - int(np.bincount(self._groups).max()))
-        own, short = self._features[rows], self._short[rows]
+        short = self._short[rows]
+        # Of all rows at hand the pairs are taken, of others a block at a time.
+        at_hand = isinstance(self._features, np.ndarray)
+        own: Any = self._features if at_hand else self._features[rows]
         least = self._least(short)
         parts = []
-        room = np.empty((TILE, POINTS), dtype=np.float32)
-        for first in range(0, len(self._short), POINTS):
-            span = slice(first, first + POINTS)
+        room = np.empty((TILE, _POINTS), dtype=np.float32)
+        for first in range(0, len(self._short), _POINTS):
+            span = slice(first, first + _POINTS)
             points, less = self._short[span], self._less[span]
             near = [
                 start * len(points) + _above(short[start : start + TILE], points, less,
@@ -156,7 +165,8 @@ class NeighbourSearch:
             row, column = np.divmod(np.concatenate(near), len(points))
             other = self._groups[rows[row]] != self._groups[first + column]
             row, column = row[other], column[other]
-            product = _row_products(own, self._features[span], row, column) - less[column]
+            of_own = rows[row] if at_hand else row
+            product = _row_products(own, self._features[span], of_own, column) - less[column]
             parts.append((row, first + column, product))
         row, position, product = (np.concatenate(each) for each in zip(*parts, strict=True))
         order = np.lexsort((position, -product, row))
@@ -208,21 +218,27 @@ def _above(
 def _row_products(a: np.ndarray, b: np.ndarray, of_a: np.ndarray, of_b: np.ndarray) -> np.ndarray:
     """Products of pairs of rows, (pairs,)."""
     found = np.empty(len(of_a), dtype=np.float32)
-    for start in range(0, len(of_a), 1024):
-        span = slice(start, start + 1024)
+    for start in range(0, len(of_a), _PAIRS):
+        span = slice(start, start + _PAIRS)
         found[span] = np.einsum("nd,nd->n", a[of_a[span]], b[of_b[span]])
     return found
 
 
-def outlier_score(
-    search: NeighbourSearch, neighbours: Neighbours, *, rng: np.random.Generator
-) -> np.ndarray:
+def reference_rows(n: int, *, rng: np.random.Generator) -> np.ndarray:
+    """At most 2,000 random ones of n rows, whose neighbours tell what is usual.
+
+    >>> sorted(reference_rows(3, rng=np.random.default_rng(0)).tolist())
+    [0, 1, 2]
+    """
+    return rng.permutation(n)[:REFERENCE_ROWS]
+
+
+def outlier_score(neighbours: Neighbours, usual: Neighbours) -> np.ndarray:
     """Share of rows that lie closer to their neighbours, (m,) in [0, 1]; near 1 is like no other.
 
     A mislabelled image looks like the images of another class; rubbish looks like none. Mean
-    distance to the neighbours, ranked among those of at most 2,000 random rows.
+    distance to the neighbours, ranked among those of other rows (`reference_rows`).
     """
-    some = rng.permutation(len(search))[:REFERENCE_ROWS]
-    usual = np.sort(search.nearest(some).distances.mean(axis=1))
+    sizes = np.sort(usual.distances.mean(axis=1))
     mine = neighbours.distances.mean(axis=1)
-    return np.asarray(np.searchsorted(usual, mine, side="left") / len(usual))
+    return np.asarray(np.searchsorted(sizes, mine, side="left") / len(sizes))

@@ -14,6 +14,7 @@ from trustq.core.generators import generator
 from trustq.core.sample_ids import find_rows, id_keys
 from trustq.errors import NotFound
 from trustq.heads.feature_cache import one_blas_thread
+from trustq.heads.standardise import Standardised, at_hand
 from trustq.scoring.confident import estimated_joint
 from trustq.scoring.neighbours import Rows
 from trustq.statistics.paired import holm, share_interval
@@ -109,7 +110,8 @@ def columns_of_rows(path: Path | None, sample_ids: np.ndarray) -> dict[str, np.n
     return found
 
 
-def _of_features(audit: LabelAudit, features: Rows) -> list[SetIssue]:
+def _of_features(audit: LabelAudit, features: np.ndarray | Standardised) -> list[SetIssue]:
+    features = at_hand(features)
     groups = audit.sources[0].training.groups
     ids = audit.sample_ids
     near = nearest_distances(features, groups)

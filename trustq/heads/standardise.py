@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trustq.core.counts import counted
-from trustq.core.scratch import fits_memory, room_for
+from trustq.core.scratch import fits_memory, room_for, room_left
 from trustq.errors import InputError
 from trustq.store.mapped import give_back
 
-BLOCK_SIZE = 1 << 18  # entries in float64 at a time: 2 MiB stay near the processor
+BLOCK_SIZE = 1 << 16  # entries in float64 at a time: 512 KiB stay near the processor
 GIVEN_BACK = 1 << 20  # entries after which the pages of a mapped file are given back
 
 
@@ -47,7 +47,7 @@ class Standardised:
 
     def __init__(self, features: np.ndarray, rows: np.ndarray, scale: Scale) -> None:
         self._features, self._rows, self._scale = features, rows, scale
-        self._all = bool(len(rows) == len(features) and (rows == np.arange(len(rows))).all())
+        self._all = _are_all(features, rows)
         self.shape: tuple[int, int] = (len(rows), features.shape[1])
         self.size = len(rows) * features.shape[1]
         self._read = 0
@@ -97,6 +97,18 @@ def on_scale(
     return Standardised(features, np.arange(n) if rows is None else rows, scale)
 
 
+def at_hand(features: np.ndarray | Standardised) -> np.ndarray | Standardised:
+    """Rows that are to be read many times: all in memory where there is room, else as they are.
+
+    >>> scale = Scale(np.ones(1), np.ones(1))
+    >>> at_hand(Standardised(np.array([[5.0]]), np.arange(1), scale)).tolist()
+    [[4.0]]
+    """
+    if isinstance(features, np.ndarray) or features.size * features.dtype.itemsize > room_left():
+        return features
+    return features[:]
+
+
 def taken(features: np.ndarray | Standardised, rows: np.ndarray) -> np.ndarray | Standardised:
     """Some rows, (m,) of positions, made when asked for where the others are."""
     return features.take(rows) if isinstance(features, Standardised) else features[rows]
@@ -122,10 +134,11 @@ def scale_of(features: np.ndarray, rows: np.ndarray, *, where: str = "") -> Scal
     >>> scale.standardise(np.array([[5.0]])).tolist()
     [[3.0]]
     """
-    require_finite(features, rows, where=where)
     m = len(rows)
-    center = column_sums(features, rows) / m
-    spread = np.sqrt(column_sums(features, rows, about=center) / m)
+    some = None if _are_all(features, rows) else rows
+    require_finite(features, some, where=where)
+    center = column_sums(features, some) / m
+    spread = np.sqrt(column_sums(features, some, about=center) / m)
     spread[spread < 1e-12] = 1.0  # a constant column carries nothing
     return Scale(center, spread)
 
@@ -165,6 +178,11 @@ def column_sums(
         room[0] = total
         total = room[: len(own) + 1].sum(axis=0)
     return total
+
+
+def _are_all(features: Any, rows: np.ndarray) -> bool:
+    """Whether rows are all there are, in their order: then blocks of them are no copies."""
+    return bool(len(rows) == len(features) and (rows == np.arange(len(rows))).all())
 
 
 def _height(features: Any) -> int:
