@@ -23,7 +23,7 @@ _EVERY = 4  # one row in so many tells how large a product must be
 _RANK = 10  # and it must be larger than the tenth of these: forty rows are compared in all columns
 _BUCKETS = 256
 _POINTS = 4096  # compared on few axes at once
-_PAIRS = 1024  # of rows that are multiplied at once
+_PAIRS = 128  # of rows that are multiplied at once, near the processor
 
 
 class Neighbours(NamedTuple):
