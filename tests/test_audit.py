@@ -13,14 +13,15 @@ from PIL import Image
 from support import make_cache
 from support_cli import invoke
 
-from trustq.audit import audit_labels, neighbours, open_source
+from trustq.audit import audit_labels, neighbours, open_source, source
 from trustq.audit.apply import apply_answers, read_answers
 from trustq.audit.effect import drop_effect
 from trustq.audit.folder import read_audit_folder
 from trustq.audit.neighbours import NeighbourSearch, nearest, outlier_score, reference_rows
-from trustq.audit.set_issues import columns_of_rows
+from trustq.audit.set_issues import columns_of_rows, find_set_issues
 from trustq.data.image_files import find_images
 from trustq.errors import TrustqError
+from trustq.heads import fit_heads, standardise
 from trustq.heads.out_of_fold import TrainingRows, accept_out_of_fold
 from trustq.report.audit import audit_page, class_rows, confusion_rows, issue_rows, record_audit
 from trustq.report.audit import write_audit as write
@@ -367,6 +368,57 @@ def spread_on_few_axes() -> np.ndarray:
     mix = rng.standard_normal((12, 60)) * np.linspace(2, 0.5, 12)[:, None]
     noise = 0.3 * rng.standard_normal((6000, 60))
     return (rng.standard_normal((6000, 12)) @ mix + noise).astype(np.float32)
+
+
+def test_an_audit_finds_the_same_where_memory_has_no_room_for_its_rows(
+    monkeypatch, tmp_path, spread_on_few_axes
+):
+    labels = (spread_on_few_axes[:, 0] > 0).astype(int)
+    labels[::20] = 1 - labels[::20]
+    np.savez(tmp_path / "x.npz", features=spread_on_few_axes, labels=labels)
+    monkeypatch.setattr(neighbours, "EXACT_ROWS", 1000)
+    held, found = [], []
+    choose = NeighbourSearch._choose_axes
+    monkeypatch.setattr(
+        NeighbourSearch,
+        "_choose_axes",
+        lambda search: (held.append(isinstance(search._features, np.ndarray)), choose(search)),
+    )
+    for room in (1e9, 0.0):
+        monkeypatch.setattr(standardise, "room_left", lambda room=room: room)
+        one = audit_labels([open_source(tmp_path / "x.npz")])
+        found.append((issue_rows(one), find_set_issues(one)))
+    assert held == [True, False]
+    assert found[0] == found[1]
+    assert len(found[0][0]) > 100
+
+
+@pytest.mark.parametrize("enough", [1200, 10**9])
+def test_a_penalty_is_chosen_by_few_folds_and_fitted_on_all_rows(monkeypatch, tmp_path, enough):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 3000)
+    features = (rng.normal(size=(3000, 40)) + 2 * np.eye(40)[labels]).astype("f4")
+    np.savez(tmp_path / "x.npz", features=features, labels=labels)
+    exact = open_source(tmp_path / "x.npz")
+    fitted = []
+
+    def watched(heads, *args, **more):
+        fitted.append(len(heads))
+        return fit_heads(heads, *args, **more)
+
+    monkeypatch.setattr(source, "CHOSEN_BY", enough)
+    monkeypatch.setattr(source, "fit_heads", watched)
+    found = open_source(tmp_path / "x.npz")
+    assert set(fitted) == {2 if enough == 1200 else 5}
+    assert found.head_settings == exact.head_settings
+    np.testing.assert_array_equal(found.out_of_fold.logits, exact.out_of_fold.logits)
+    assert found.out_of_fold.scorable.all()
+
+
+def test_folds_whose_rows_no_other_knows_choose_no_penalty(monkeypatch):
+    monkeypatch.setattr(source, "CHOSEN_BY", 2)
+    fold, observed = np.array([0, 0, 1, 1, 2, 2, 3, 3]), np.array([2, 2, 0, 1, 0, 1, 0, 1])
+    assert len(source._left_out_to_choose(fold, observed)) == 2
 
 
 def test_a_search_on_few_axes_finds_the_nearest_and_says_how_many(monkeypatch, spread_on_few_axes):

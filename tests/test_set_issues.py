@@ -13,6 +13,7 @@ from trustq.audit import audit_labels, open_source
 from trustq.audit.close_rows import close_rows, nearest_distances
 from trustq.audit.set_issues import find_set_issues, issue_counts
 from trustq.core.columns import write_parquet
+from trustq.core.generators import generator
 
 N = 600
 
@@ -70,6 +71,20 @@ def test_many_rows_are_searched_in_parts_and_planted_copies_are_found() -> None:
         if b < 4000 and np.linalg.norm(features[a] - features[b]) < 0.13 * few.nearest
     }
     assert {(a, b) for a, b, _ in distances} == exact and len(exact) > 20
+
+
+def test_distances_of_many_rows_are_those_to_the_rows_of_other_groups() -> None:
+    rng = np.random.default_rng(2)
+    features = rng.normal(size=(5100, 6)).astype("f4")
+    groups = np.arange(5100) // 2
+    features[1::2] = features[::2]  # the nearest row of all is of the same group
+    near = nearest_distances(features, groups)
+    order = generator(0, "reference rows").permutation(5100)
+    apart = np.linalg.norm(features[:, None].astype(float) - features[order[:2000]], axis=2)
+    apart[groups[:, None] == groups[order[:2000]]] = np.inf
+    exact = np.sort(apart, axis=1)[:, :10].mean(axis=1)
+    np.testing.assert_allclose(near.mean, exact, rtol=1e-4)
+    assert near.nearest == pytest.approx(np.median(apart[:, :500].min(axis=0)), rel=1e-4)
 
 
 def test_classes_that_overlap_and_a_cluster_where_the_model_fails_are_named(
