@@ -7,6 +7,7 @@ from typing import Any
 # A spreadsheet takes a cell that begins so for a formula; behind an apostrophe it is text.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 MARK = "'"
+_MARKED = (*FORMULA_STARTS, MARK)
 
 
 def csv_text(header: Sequence[object], rows: Iterable[Iterable[object]]) -> str:
@@ -36,10 +37,10 @@ class _Lines:
 
 def harmless(value: Any) -> Any:
     """A text that would be a formula, behind an apostrophe; all else, and numbers, as they are."""
-    if not isinstance(value, str) or not value.startswith((*FORMULA_STARTS, MARK)):
+    if not isinstance(value, str) or not value.startswith(_MARKED):
         return value
     if value.startswith(MARK):  # marked too where taking the mark off would change it
-        return MARK + value if value[1:].startswith((*FORMULA_STARTS, MARK)) else value
+        return MARK + value if value[1:].startswith(_MARKED) else value
     try:
         float(value)
     except ValueError:
@@ -53,6 +54,6 @@ def as_written(value: Any) -> Any:
     >>> [as_written(harmless(text)) for text in ("=1", "'=1", "'a", "-2", "''")]
     ['=1', "'=1", "'a", '-2', "''"]
     """
-    if isinstance(value, str) and value[:1] == MARK and value[1:2] in {*FORMULA_STARTS, MARK}:
+    if isinstance(value, str) and value[:1] == MARK and value[1:2] in _MARKED:
         return value[1:]
     return value

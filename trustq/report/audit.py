@@ -1,5 +1,6 @@
 """The page, the lists and the result rows of a label audit."""
 
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -491,7 +492,8 @@ def _readable(value: Any) -> Any:
 
 
 def _rounded(value: float) -> float | None:
-    return None if np.isnan(value) else float(f"{value:.6g}")
+    value = float(value)  # numpy's take several times as long
+    return None if math.isnan(value) else float(f"{value:.6g}")
 
 
 def _or_null(values: np.ndarray) -> np.ndarray:

@@ -18,18 +18,7 @@ from fsspec import AbstractFileSystem
 from trustq.core.sql_text import literal
 from trustq.errors import TrustqError
 from trustq.results.digests import BLOCK, FileDigests, damaged, digest_block, read_record
-from trustq.results.parts import stored_part
-
-PROTOCOL = "trustq"
-
-
-def part_address(table: str, part: str) -> str:
-    """The name by which DuckDB knows a table's part.
-
-    >>> part_address("runs", "p1")
-    'trustq://runs/p1.parquet'
-    """
-    return f"{PROTOCOL}://{table}/{part}.parquet"
+from trustq.results.parts import PROTOCOL, stored_part
 
 
 class PartFiles(AbstractFileSystem):

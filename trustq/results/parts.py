@@ -7,6 +7,17 @@ from trustq.errors import DamagedFile, InputError
 from trustq.results.digests import open_sealed
 from trustq.results.schema import COMPACTIONS, FORMAT, FORMAT_VERSION, FORMER_TABLES, MARKER
 
+PROTOCOL = "trustq"  # by which DuckDB reaches parts
+
+
+def part_address(table: str, part: str) -> str:
+    """The name by which DuckDB knows a table's part.
+
+    >>> part_address("runs", "p1")
+    'trustq://runs/p1.parquet'
+    """
+    return f"{PROTOCOL}://{table}/{part}.parquet"
+
 
 def part_path(folder: Path, table: str, part: str) -> Path:
     """Where a table's part lies.

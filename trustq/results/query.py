@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import duckdb
 
@@ -14,8 +14,14 @@ from trustq.core.interrupts import heeded
 from trustq.core.sql_text import literal
 from trustq.errors import InputError, NotFound, TrustqError
 from trustq.results.digests import damaged
-from trustq.results.part_files import PartFiles, part_address
-from trustq.results.parts import check_marker, has_unrecorded, part_files, part_path, superseded
+from trustq.results.parts import (
+    check_marker,
+    has_unrecorded,
+    part_address,
+    part_files,
+    part_path,
+    superseded,
+)
 from trustq.results.sample_columns import lacks_columns, newest_known, with_manifest_columns
 from trustq.results.schema import FORMER_COLUMNS, FORMER_TABLES, MARKER, OF_CELLS, TABLES
 from trustq.results.views import derived_views, former_views
@@ -38,6 +44,9 @@ LAST_FAILURE = (
     "row_number() OVER (PARTITION BY r.request ORDER BY r.created DESC, r.filename DESC) = 1"
 )
 
+if TYPE_CHECKING:
+    from trustq.results.part_files import PartFiles
+
 Parameters = Mapping[str, str | int | float]
 
 
@@ -55,6 +64,8 @@ class Opened:
     """
 
     def __init__(self, folder: Path) -> None:
+        from trustq.results.part_files import PartFiles  # who only writes needs no file system
+
         self.files = PartFiles(folder.resolve(), unrecorded=has_unrecorded(folder))
         self.connection = open_database()
         self.files.register(self.connection)
@@ -402,7 +413,7 @@ def _named_in(text: str, views: Mapping[str, str]) -> set[str]:
     return found
 
 
-def _require_all_files(files: PartFiles, parts: Mapping[str, Sequence[str]]) -> None:
+def _require_all_files(files: "PartFiles", parts: Mapping[str, Sequence[str]]) -> None:
     listed = {table: set(names) for table, names in parts.items()}
     for part in parts["runs"]:
         for table in files.record(part) or {}:
