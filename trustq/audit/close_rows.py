@@ -14,6 +14,7 @@ EXACT = 5000  # rows up to which every pair is compared
 REFERENCE_ROWS = 2000  # of larger sets: random rows that distances are measured to
 NEARLY = 0.13  # of the median distance to the nearest row: closer is the same (cleanlab's share)
 MOST_PAIRS = 1000
+_BLOCK = 1024  # rows whose distances are looked through at once
 _TABLES, _BITS, _WINDOW = 12, 32, 8
 _SHORT = 64
 _AT_ONCE = 1 << 14  # pairs
@@ -61,10 +62,11 @@ def _mean_to(
     relatives = np.isin(groups, groups[some])
     mean = np.empty(len(features))
     least = np.full(len(few), np.inf, dtype=points.dtype)
-    for start in range(0, len(features), 1024):
-        block = slice(start, start + 1024)
+    room = np.empty((_BLOCK, len(some)), dtype=points.dtype)
+    for start in range(0, len(features), _BLOCK):
+        block = slice(start, start + _BLOCK)
         own = features[block]
-        squared = own @ points.T
+        squared = np.matmul(own, points.T, out=room[: len(own)])
         related = start + np.flatnonzero(relatives[block])
         squared[related - start] = np.where(
             groups[related, None] == groups[some], np.inf, squared[related - start]
@@ -134,16 +136,17 @@ def _neighbours_in_orders(features: Rows) -> Iterator[tuple[np.ndarray, np.ndarr
     """
     n, d = features.shape
     rng = generator(0, "projections")
-    columns = [rng.standard_normal((d, _SHORT)).astype(np.float32) / 8]
-    columns += [rng.standard_normal((d, _BITS)).astype(np.float32) for _ in range(_TABLES)]
-    planes = np.hstack(columns)
+    columns = rng.standard_normal((d, _SHORT)).astype(np.float32) / 8
+    # Signs of the 64 projections' projections, which tell near rows as well as those of all columns
+    # and take an eighth of the products.
+    planes = rng.standard_normal((_SHORT, _TABLES * _BITS)).astype(np.float32)
     small = room_for((n, _SHORT), np.float32)
     codes = np.empty((_TABLES, n), dtype=np.uint32)
     for start in range(0, n, 4096):
         span = slice(start, start + 4096)
-        found = features[span] @ planes
-        small[span] = found[:, :_SHORT]
-        signs = np.packbits(found[:, _SHORT:].reshape(len(found), _TABLES, _BITS) > 0, axis=2)
+        np.matmul(features[span], columns, out=small[span])
+        found = small[span] @ planes
+        signs = np.packbits(found.reshape(len(found), _TABLES, _BITS) > 0, axis=2)
         codes[:, span] = signs.view(">u4")[:, :, 0].T
     size = np.einsum("nd,nd->n", small, small)
     for own, other in zip(codes, np.roll(codes, 1, axis=0), strict=True):
