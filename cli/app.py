@@ -25,6 +25,7 @@ import trustq
 from trustq.errors import TrustqError
 
 from .hints import RUNNING, in_options
+from .plain_values import PlainValues
 
 # Whether the command that runs shows how far it is.
 PROGRESS: ContextVar[bool] = ContextVar("PROGRESS", default=True)
@@ -50,7 +51,7 @@ _BY_WORD = {"Folder": "FOLDER", "Column": "COLUMN", "Columns": "COLUMNS", "Seed"
 _BY_TYPE = {Path: "FILE", int: "N", float: "NUMBER", str: "TEXT"}
 
 
-class Command(TyperCommand):
+class Command(PlainValues, TyperCommand):
     """A command whose `TrustqError` is a paragraph in its own options; all else is a bug."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -123,10 +124,15 @@ def _write_example(text: str, formatter: Any) -> None:
     formatter.write(margin + f" \\\n{margin}".join(lines).replace("\0", " ") + "\n")
 
 
+class Group(PlainValues, TyperGroup):
+    """A group of commands."""
+
+
 class App(typer.Typer):
     """A group of such commands, or of none yet: `lazy_commands`."""
 
     def __init__(self, **options: Any) -> None:
+        options.setdefault("cls", Group)
         super().__init__(rich_markup_mode=None, **options)
 
     def command(self, name: str | None = None, **options: Any) -> Callable[[Any], Any]:
@@ -211,7 +217,7 @@ def lazy_commands(package: str, places: Mapping[str, tuple[str, str]]) -> type[T
     `places` has the `module.name` of each command, a function or an app, and its line in the list.
     """
 
-    class Lazy(TyperGroup):
+    class Lazy(Group):
         def __init__(self, **options: Any) -> None:
             super().__init__(**options)
             self.commands = _Commands(package, {name: place for name, (place, _) in places.items()})
