@@ -129,7 +129,7 @@ def connect(
             from trustq.results.joined_files import join_files
 
             joined = join_files(opened.connection, tables or {}, metadata)
-        _create_views(opened, samples_with=joined, of=of)
+        _create_views(opened, samples_with=joined, of=of, kept=bool(where))
         opened.files.lock(opened.connection)
         if where:
             _keep_to(opened.connection, where, folder)
@@ -340,8 +340,13 @@ def _keep_to(connection: duckdb.DuckDBPyConnection, where: str, folder: Path) ->
 
 
 def _create_views(
-    opened: Opened, *, samples_with: list[dict[str, str]] | None = None, of: str = ""
+    opened: Opened,
+    *,
+    samples_with: list[dict[str, str]] | None = None,
+    of: str = "",
+    kept: bool = False,
 ) -> None:
+    """Make the tables and views that `of` names; with `kept`, of cells that a condition keeps."""
     # Cells are listed first. A writer puts them last, so whatever cell is listed has all its other
     # rows in the listings that follow. Later parts are not seen: a query is of one moment.
     # Compactions are listed before that: a part is whole before a record says what it supersedes.
@@ -355,18 +360,26 @@ def _create_views(
         parts[table] = listed
     _require_all_files(opened.files, parts)
     former = has_former_names(folder)
-    connection.execute("CREATE SCHEMA trustq")
-    # Cells are few and every view joins them, so they are read once. Two racing writers may both
-    # have written a cell; its rows are then those of one part.
-    runs = typed_select("runs", parts["runs"], former=former)
-    connection.execute(f"""
-        CREATE TABLE trustq.committed AS
-        SELECT *, parse_filename(filename, true) AS part FROM ({runs})
-        QUALIFY row_number() OVER (PARTITION BY key ORDER BY filename) = 1""")
-    columns = ", ".join(TABLES["runs"])
-    connection.execute(f"CREATE VIEW runs AS SELECT {columns} FROM trustq.committed")
     views = derived_views() | former_views()
     wanted = _named_in(of, views) if of else {*TABLES, *views}
+    columns = ", ".join(TABLES["runs"])
+    # Two racing writers may both have written a cell; its rows are then those of one part.
+    runs = f"""FROM ({typed_select("runs", parts["runs"], former=former)})
+        QUALIFY row_number() OVER (PARTITION BY key ORDER BY filename) = 1"""
+    if wanted == {"runs"} and not kept and _is_read_once("runs", of):
+        # Of many small parts two thirds of the time are columns, of which a query names few.
+        connection.execute("SET parquet_metadata_cache = true")  # the view's, and the query's
+        connection.execute(f"CREATE VIEW runs AS SELECT {columns} {runs}")
+        return
+    # Cells are few and every view joins them, so they are read once.
+    named = "runs" in wanted or kept
+    connection.execute("CREATE SCHEMA trustq")
+    connection.execute(f"""
+        CREATE TABLE trustq.committed AS
+        SELECT {columns if named else "key, request"}, filename,
+            parse_filename(filename, true) AS part {runs}""")
+    if named:
+        connection.execute(f"CREATE VIEW runs AS SELECT {columns} FROM trustq.committed")
     for table in TABLES:
         if table == "runs" or table not in wanted:
             continue
@@ -398,6 +411,12 @@ def _create_views(
     for name, select in views.items():
         if name in wanted:
             connection.execute(f"CREATE VIEW {name} AS {select}")
+
+
+def _is_read_once(table: str, text: str) -> bool:
+    """Whether a statement has a table at one place, and in no part that it may use again."""
+    words = re.findall(r"\w+", text.lower())
+    return words.count(table) == 1 and "with" not in words
 
 
 def _named_in(text: str, views: Mapping[str, str]) -> set[str]:
