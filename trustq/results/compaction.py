@@ -12,12 +12,18 @@ from trustq.core.atomic_files import replacing
 from trustq.core.sql_text import literal
 from trustq.errors import InputError
 from trustq.results.digests import FOLDER, record_path, sealed_json, write_record
-from trustq.results.parts import check_marker, part_path, records, stored_part, superseded
+from trustq.results.parts import (
+    check_marker,
+    part_names,
+    part_path,
+    records,
+    stored_part,
+    superseded,
+)
 from trustq.results.query import (
     LAST_FAILURE,
     Opened,
     has_former_names,
-    part_names,
     typed_select,
 )
 from trustq.results.schema import COMPACTIONS, FORMER_TABLES, MARKER, OF_CELLS, TABLES

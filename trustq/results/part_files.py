@@ -7,10 +7,11 @@ against the digest that was recorded when the part was written.
 """
 
 import os
+import stat
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 from fsspec import AbstractFileSystem
@@ -18,7 +19,10 @@ from fsspec import AbstractFileSystem
 from trustq.core.sql_text import literal
 from trustq.errors import TrustqError
 from trustq.results.digests import BLOCK, FileDigests, damaged, digest_block, read_record
-from trustq.results.parts import PROTOCOL, stored_part
+from trustq.results.parts import PROTOCOL, part_path, stored_part
+from trustq.results.schema import FORMER_TABLES
+
+HELD = 1 << 24  # bytes of small parts that are kept, since DuckDB opens each of them four times
 
 
 class PartFiles(AbstractFileSystem):
@@ -39,7 +43,10 @@ class PartFiles(AbstractFileSystem):
         self.failure: TrustqError | None = None
         self.answer: Path | None = None
         self._records: dict[str, dict[str, FileDigests] | None] = {}
-        self._places: dict[str, tuple[Path, str, FileDigests | None]] = {}
+        self._places: dict[str, _Place] = {}
+        self._held: dict[str, bytes] = {}
+        self._left = HELD
+        self._has_former = any((folder / old).is_dir() for old in FORMER_TABLES.values())
 
     def register(self, connection: duckdb.DuckDBPyConnection) -> None:
         """Let a connection read the parts by their addresses."""
@@ -75,29 +82,45 @@ class PartFiles(AbstractFileSystem):
                 raise PermissionError("results are only read")
             return _Writing(answer, self)
         try:
-            return _Reading(*self._found(path), self)
+            held = self._held.get(path)
+            if held is not None:
+                return _Held(held)
+            place = self._found(path)
+            reading = _Reading(place, self)
+            if place.digests is None or place.digests.size > min(BLOCK, self._left):
+                return reading
+            held = reading.read(place.digests.size)
+            reading.close()
         except TrustqError as error:
             self.failure = self.failure or error
             raise
+        self._held[path] = held
+        self._left -= len(held)
+        return _Held(held)
 
-    def _found(self, path: str) -> tuple[Path, str, FileDigests | None]:
+    def _found(self, path: str) -> "_Place":
         # DuckDB asks for a part's size and times before it opens it; parts are immutable.
         if path not in self._places:
             self._places[path] = self._find(path)
         return self._places[path]
 
-    def _find(self, path: str) -> tuple[Path, str, FileDigests | None]:
+    def _find(self, path: str) -> "_Place":
         table, _, name = path.removeprefix(f"{PROTOCOL}://").partition("/")
         part = name.removesuffix(".parquet")
-        file = stored_part(self.folder, table, part)
-        if "/" in name or table in ("", ".", "..") or not file.is_file():
+        where = stored_part if self._has_former else part_path
+        file = where(self.folder, table, part)
+        try:
+            found = os.stat(file)
+        except (OSError, ValueError):
+            found = None
+        no_table = "/" in name or table in ("", ".", "..")
+        if no_table or found is None or not stat.S_ISREG(found.st_mode):
             raise TrustqError(f"{file}: no such part of {self.folder}.")
         record = self.record(part)
-        if record is None:
-            return file, part, None
-        if table not in record:
+        if record is not None and table not in record:
             raise damaged(self.folder, file, "the part's digests do not list it", part)
-        return file, part, record[table]
+        digests = None if record is None else record[table]
+        return _Place(file, part, digests, found.st_size, found.st_mtime)
 
     def glob(self, path: str, **_: Any) -> list[str]:
         """The very name that was asked for: there are no patterns."""
@@ -105,8 +128,7 @@ class PartFiles(AbstractFileSystem):
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:
         """Name, size and kind of a part."""
-        file, _part, _digests = self._found(path)
-        return {"name": path, "size": file.stat().st_size, "type": "file"}
+        return {"name": path, "size": self._found(path).size, "type": "file"}
 
     def exists(self, path: str, **_: Any) -> bool:
         """Whether there is such a part."""
@@ -123,20 +145,24 @@ class PartFiles(AbstractFileSystem):
 
     def modified(self, path: str) -> datetime:
         """When a part was written."""
-        return datetime.fromtimestamp(self._found(path)[0].stat().st_mtime, UTC)
+        return datetime.fromtimestamp(self._found(path).modified, UTC)
 
 
-class _Reading:
-    """A file of a part; each thread has its own place in it, for DuckDB seeks and then reads."""
+class _Place(NamedTuple):
+    """A file of a part, as it was found."""
 
-    def __init__(self, path: Path, part: str, digests: FileDigests | None, of: PartFiles) -> None:
-        self._path, self._part, self._digests, self._of = path, part, digests, of
+    path: Path
+    part: str
+    digests: FileDigests | None
+    size: int
+    modified: float  # seconds
+
+
+class _Placed:
+    """What is read where each thread left off, for DuckDB seeks and then reads."""
+
+    def __init__(self) -> None:
         self._place = threading.local()
-        self._file = os.open(path, os.O_RDONLY)
-        size = os.fstat(self._file).st_size
-        if digests is not None and size != digests.size:
-            self.close()
-            raise self._damaged(f"it has {size} bytes, and {digests.size} were written")
 
     def seek(self, place: int, whence: int = 0) -> int:
         self._place.at = place
@@ -151,12 +177,44 @@ class _Reading:
     def flush(self) -> None:
         """Nothing is written."""
 
+
+class _Held(_Placed):
+    """The bytes of a small part, which were read and checked once."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        self._data = data
+
+    def read(self, n: int) -> bytes:
+        start = self.tell()
+        self._place.at = start + n
+        return self._data[start : start + n]
+
+    def close(self) -> None:
+        """The bytes are kept for the next time."""
+
+
+class _Reading(_Placed):
+    """A file of a part, of which every block that is read is checked."""
+
+    def __init__(self, place: _Place, of: PartFiles) -> None:
+        super().__init__()
+        self._path, self._part, self._digests = place.path, place.part, place.digests
+        self._of = of
+        self._file = os.open(self._path, os.O_RDONLY)
+        size = os.fstat(self._file).st_size
+        if self._digests is not None and size != self._digests.size:
+            self.close()
+            raise self._damaged(f"it has {size} bytes, and {self._digests.size} were written")
+
     def read(self, n: int) -> bytes:
         start = self.tell()
         self._place.at = start + n
         first = start // BLOCK if self._digests else 0
         begin = first * BLOCK if self._digests else start
-        end = -(-(start + n) // BLOCK) * BLOCK if self._digests else start + n
+        end = start + n
+        if self._digests:
+            end = max(begin, min(-(-end // BLOCK) * BLOCK, self._digests.size))
         data = self._whole(begin, end - begin)
         if self._digests:
             view = memoryview(data)

@@ -1,6 +1,7 @@
 """Where the parts of a results folder lie, which of them count, and the folder's marker."""
 
 import json
+import os
 from pathlib import Path
 
 from trustq.errors import DamagedFile, InputError
@@ -36,10 +37,24 @@ def stored_part(folder: Path, table: str, part: str) -> Path:
 
 def part_files(folder: Path, table: str) -> list[Path]:
     """All whole parts of a table, of either format, sorted by name."""
-    folders = dict.fromkeys((table, FORMER_TABLES.get(table, table)))
-    paths = [path for name in folders for path in (folder / name).glob("*.parquet")]
-    # A hidden file is a part that somebody is writing.
-    return sorted((p for p in paths if not p.name.startswith(".")), key=lambda p: p.name)
+    return [place / name for name, place in _part_files(folder, table)]
+
+
+def part_names(folder: Path, table: str) -> list[str]:
+    """Names of the parts of a table, in their order."""
+    return [name.removesuffix(".parquet") for name, _ in _part_files(folder, table)]
+
+
+def _part_files(folder: Path, table: str) -> list[tuple[str, Path]]:
+    found = []
+    for place in dict.fromkeys((folder / table, folder / FORMER_TABLES.get(table, table))):
+        try:
+            names = os.listdir(place)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            continue
+        # A hidden file is a part that somebody is writing.
+        found += [(n, place) for n in names if n.endswith(".parquet") and not n.startswith(".")]
+    return sorted(found, key=lambda one: one[0])
 
 
 def superseded(folder: Path) -> set[str]:

@@ -19,6 +19,7 @@ from trustq.results.parts import (
     has_unrecorded,
     part_address,
     part_files,
+    part_names,
     part_path,
     superseded,
 )
@@ -439,11 +440,6 @@ def _require_all_files(files: "PartFiles", parts: Mapping[str, Sequence[str]]) -
             if part not in listed.get(table, ()):
                 path = part_path(files.folder, table, part)
                 raise damaged(files.folder, path, "it is missing", part)
-
-
-def part_names(folder: Path, table: str) -> list[str]:
-    """Names of the parts of a table, in their order."""
-    return [path.stem for path in part_files(folder, table)]
 
 
 def typed_select(table: str, parts: Sequence[str], *, former: bool) -> str:

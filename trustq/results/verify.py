@@ -5,8 +5,8 @@ from pathlib import Path
 
 from trustq.errors import TrustqError
 from trustq.results.digests import BLOCK, FOLDER, FileDigests, digest_file, read_record
-from trustq.results.parts import has_unrecorded, records, stored_part
-from trustq.results.query import check_folder, part_names
+from trustq.results.parts import has_unrecorded, part_names, records, stored_part
+from trustq.results.query import check_folder
 from trustq.results.schema import TABLES
 
 
