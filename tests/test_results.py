@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trustq.core.columns import Columns, write_parquet
-from trustq.errors import TrustqError
+from trustq.errors import DamagedFile, TrustqError
 from trustq.results import (
     EXAMPLES,
     TABLES,
@@ -32,7 +32,8 @@ from trustq.results import (
     save_query,
     write_part,
 )
-from trustq.results.digests import write_record
+from trustq.results.digests import open_sealed, sealed_json, write_record
+from trustq.results.part_files import PartFiles, part_address
 from trustq.results.sample_columns import sample_columns
 from trustq.results.schema import COMPARED, COORDINATES, MATCHED, PURCHASE, SETTINGS
 from trustq.results.views import EXACT_UP_TO, _flipped_sums, _sign_flip_p, derived_views
@@ -423,6 +424,65 @@ def test_a_truncated_part_is_named(tmp_path: Path, table: str) -> None:
         f"({tmp_path}/*/p1.*) and run the same command again; only the runs of that part are "
         "computed anew."
     )
+
+
+@pytest.mark.parametrize("held", [0, 1 << 24])
+@pytest.mark.parametrize("table", ["runs", "metrics"])
+@pytest.mark.parametrize("sql", ["SELECT count(*) FROM {}", "WITH a AS (FROM {}) FROM a"])
+def test_a_flipped_byte_anywhere_in_a_small_part_is_noticed(
+    tmp_path: Path, table: str, sql: str, held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trustq.results.part_files.HELD", held)
+    one_of_each(tmp_path)
+    path = tmp_path / table / "p1.parquet"
+    whole = path.read_bytes()
+    for place in range(0, len(whole), len(whole) // 10):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(DamagedFile) as error:
+            run_query(tmp_path, sql.format(table))
+        assert f"{path} is damaged: its bytes are not those that were written." in message(error)
+    path.write_bytes(whole)
+    assert run_query(tmp_path, sql.format(table)).rows
+
+
+def test_a_small_part_is_read_once(tmp_path: Path) -> None:
+    one_of_each(tmp_path)
+    files = PartFiles(tmp_path, unrecorded=False)
+    first = files.open(part_address("runs", "p1"))
+    path = tmp_path / "runs" / "p1.parquet"
+    whole = path.read_bytes()
+    path.unlink()
+    again = files.open(part_address("runs", "p1"))
+    again.seek(4)
+    assert (first.read(len(whole)), again.read(8)) == (whole, whole[4:12])
+
+
+def test_a_query_of_runs_alone_gives_the_rows_that_the_table_gives(tmp_path: Path) -> None:
+    one, other = cell("random"), cell("oracle")
+    for part, cells in (("p1", [one]), ("p2", [one, other])):  # two writers of one cell
+        write(tmp_path, cells, part=part, metrics=[metric(c, 0.5) for c in cells])
+    for sql in (
+        "SELECT * FROM runs ORDER BY ALL",
+        "SELECT r FROM Runs r ORDER BY ALL",
+        "SELECT count(*), count(DISTINCT key) FROM runs",
+        "SELECT arm FROM runs ORDER BY ALL",
+        "SUMMARIZE SELECT arm FROM runs",
+        "SELECT count(*) FROM metrics",
+    ):
+        with connect(tmp_path) as connection:
+            assert run_query(tmp_path, sql).rows == connection.execute(sql).fetchall()
+    assert run_query(tmp_path, "SELECT count(*) FROM runs").rows == [(2,)]
+
+
+def test_a_record_that_is_changed_in_any_byte_is_refused(tmp_path: Path) -> None:
+    one_of_each(tmp_path)
+    data = (tmp_path / "digests" / "p1.json").read_bytes()
+    assert sealed_json(open_sealed(data)).encode() == data
+    for place in range(len(data)):
+        changed = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+        for broken in (changed, data[:place], data[:place] + b" " + data[place:]):
+            with pytest.raises(ValueError):
+                open_sealed(broken)
 
 
 def test_a_truncated_part_without_digests_is_named(tmp_path: Path) -> None:

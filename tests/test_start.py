@@ -42,8 +42,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (("repair", "c.h5", "--arms", "none,random", "--budget", "8"), ("PIL",)),
         (("audit", "labels", "c.h5"), ("trustq.extraction", "trustq.review")),
-        (("sql", "SELECT count(*) FROM runs"), ("numpy", "scipy", "h5py")),
-        (("recipes", "list"), ("numpy", "scipy")),
+        (("sql", "SELECT count(*) FROM runs"), ("numpy", "scipy", "h5py", "pydantic_core")),
+        (("recipes", "list"), ("numpy", "scipy", "pydantic_core")),
         (("--help",), ("numpy", "duckdb", "pydantic_core", "trustq.experiments")),
     ],
     ids=lambda value: value[0] if value[0].isalpha() or value[0] == "--help" else "",
