@@ -33,7 +33,8 @@ from trustq.results import (
     write_part,
 )
 from trustq.results.digests import open_sealed, sealed_json, write_record
-from trustq.results.part_files import PartFiles, part_address
+from trustq.results.part_files import PartFiles
+from trustq.results.parts import part_address
 from trustq.results.sample_columns import sample_columns
 from trustq.results.schema import COMPARED, COORDINATES, MATCHED, PURCHASE, SETTINGS
 from trustq.results.views import EXACT_UP_TO, _flipped_sums, _sign_flip_p, derived_views
