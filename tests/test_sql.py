@@ -287,3 +287,11 @@ def test_a_file_that_cannot_be_joined_says_why(results: Path, tmp_path: Path) ->
         refused = run(results, "SELECT 1", *words).exception
         assert isinstance(refused, TrustqError) and said in str(refused), (words, refused)
     assert run(results, "SELECT 1", "--table", "x").exit_code == 2
+
+
+def test_a_misspelt_table_is_told_beside_all_there_are_where_the_answer_is_a_file(
+    results: Path, tmp_path: Path
+) -> None:
+    done = run(results, "SELECT * FROM metric_value", "--out", str(tmp_path / "a.parquet"))
+    assert 'Did you mean "metric_values"?' in str(done.exception)
+    assert list(tmp_path.iterdir()) == []

@@ -1,10 +1,10 @@
 """Ask a results folder in SQL: an in-memory DuckDB with one typed view per table."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import duckdb
 
@@ -155,12 +155,20 @@ def run_query(
     own message for one that fails.
     """
     given: dict[str, Any] = {"parameters": parameters, "tables": tables, "metadata": metadata}
+    return _opening_what_it_names(lambda of: _answer(folder, sql, of=of, **given), sql)
+
+
+_T = TypeVar("_T")
+
+
+def _opening_what_it_names(work: Callable[[str], _T], sql: str) -> _T:
+    """Do a work beside what a statement names; where that is not there, beside all there is."""
     try:
-        return _answer(folder, sql, of=sql, **given)
+        return work(sql)
     except InputError as error:
         if not isinstance(error.__cause__, duckdb.CatalogException):
             raise
-    return _answer(folder, sql, of="", **given)  # beside all there is, DuckDB names what is meant
+    return work("")  # beside all there is, DuckDB names what is meant
 
 
 def _answer(
@@ -200,22 +208,36 @@ def save_query(
 
     Raises `TrustqError` as `run_query` does, and where the file cannot be written.
     """
+    given: dict[str, Any] = {"parameters": parameters, "tables": tables, "metadata": metadata}
     with replacing(Path(path)) as part:
-        opened = connect(folder, tables=tables, metadata=metadata)
-        with opened as connection, heeded(connection.interrupt):
-            statement = _readable(connection, sql, parameters)
-            if _EXPLAIN.match(statement):
-                raise InputError("A query plan is text, not a table: leave out the Parquet file.")
-            # The file is opened for writing once, by this statement, under a name of no folder.
-            opened.files.answer = part
-            try:
-                connection.execute(
-                    f"COPY (FROM (\n{statement}\n)) TO {literal(part_address('answer', 'a'))} "
-                    "(FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false)",
-                    dict(parameters or {}),
-                )
-            except duckdb.Error as error:
-                raise opened.damage() or InputError(str(error)) from error
+        _opening_what_it_names(lambda of: _save(folder, sql, part, of=of, **given), sql)
+
+
+def _save(
+    folder: Path,
+    sql: str,
+    part: Path,
+    *,
+    of: str,
+    parameters: Parameters | None,
+    tables: Mapping[str, Path] | None,
+    metadata: Sequence[Path],
+) -> None:
+    opened = connect(folder, tables=tables, metadata=metadata, of=of)
+    with opened as connection, heeded(connection.interrupt):
+        statement = _readable(connection, sql, parameters)
+        if _EXPLAIN.match(statement):
+            raise InputError("A query plan is text, not a table: leave out the Parquet file.")
+        # The file is opened for writing once, by this statement, under a name of no folder.
+        opened.files.answer = part
+        try:
+            connection.execute(
+                f"COPY (FROM (\n{statement}\n)) TO {literal(part_address('answer', 'a'))} "
+                "(FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false)",
+                dict(parameters or {}),
+            )
+        except duckdb.Error as error:
+            raise opened.damage() or InputError(str(error)) from error
 
 
 def describe_results(
@@ -245,7 +267,7 @@ def has_key(folder: Path, table: str, key: str) -> bool:
     if not (Path(folder) / MARKER).is_file():
         return False
     column = next(iter(TABLES[table]))
-    with connect(folder) as connection:
+    with connect(folder, of=table) as connection:
         found = connection.execute(
             f"SELECT count(*) FROM {table} WHERE {column} = ?", [key]
         ).fetchone()
@@ -472,8 +494,9 @@ def _readable(
     connection: duckdb.DuckDBPyConnection, sql: str, parameters: Parameters | None = None
 ) -> str:
     """The one statement in `sql`, which cannot write, without its semicolon."""
+    # By this connection: DuckDB's own function opens a second database for it.
     try:
-        statements = duckdb.extract_statements(sql)
+        statements = connection.extract_statements(sql)
     except duckdb.Error as error:
         raise InputError(str(error)) from error
     if len(statements) != 1:
@@ -485,7 +508,7 @@ def _readable(
         # EXPLAIN ANALYZE runs its statement, even a COPY.
         inner = statement[explain.end() :]
         try:
-            kind = duckdb.extract_statements(inner)[0].type
+            kind = connection.extract_statements(inner)[0].type
         except duckdb.Error as error:
             raise InputError(str(error)) from error
     if kind != duckdb.StatementType.SELECT:
@@ -515,6 +538,8 @@ def _refuse_writes_in_with(
 
 def _without_end(sql: str) -> str:
     # Without the last semicolon, which may have comments after it. Tokens are counted in bytes.
+    if ";" not in sql:
+        return sql.strip()
     data = sql.encode()
     for offset, kind in reversed(duckdb.tokenize(sql)):
         if kind == duckdb.token_type.comment:
