@@ -22,7 +22,6 @@ _QUERIES = 16_384  # rows that are searched for at once
 _EVERY = 4  # one row in so many tells how large a product must be
 _RANK = 10  # and it must be larger than the tenth of these: forty rows are compared in all columns
 _BUCKETS = 256
-_POINTS = 4096  # compared on few axes at once
 _PAIRS = 128  # of rows that are multiplied at once, near the processor
 
 
@@ -139,29 +138,33 @@ class NeighbourSearch:
     def _turn(self, axes: np.ndarray) -> None:
         n = len(self._features)
         self._short = np.empty((0, 0), dtype=np.float32)  # that of fewer axes goes first
-        self._short = room_for((n, axes.shape[1]), np.float32)
+        self._short = room_for((n, axes.shape[1] + 2), np.float32)
+        self._less = self._squares / 2
         for start in range(0, n, POINTS):
             span = slice(start, start + POINTS)
-            np.matmul(self._features[span], axes, out=self._short[span])
-        self._less = self._squares / 2
+            self._short[span, :-2] = self._features[span] @ axes
+        # What is taken off a product, and what it must exceed, are two columns of it: to subtract
+        # and to compare took half as long as the products.
+        self._short[:, -2] = -self._less
+        self._short[:, -1] = -1
 
     def _on_axes(self, rows: np.ndarray, k: int) -> Neighbours:
         k = min(k, len(self._features) - int(np.bincount(self._groups).max()))
         short = self._short[rows]
+        short[:, -2:] = 1, 0
         # Of all rows at hand the pairs are taken, of others a block at a time.
         at_hand = isinstance(self._features, np.ndarray)
         own: Any = self._features if at_hand else self._features[rows]
-        least = self._least(short)
+        short[:, -1] = self._least(short)
         parts = []
-        room = np.empty((TILE, _POINTS), dtype=np.float32)
-        for first in range(0, len(self._short), _POINTS):
-            span = slice(first, first + _POINTS)
+        room = np.empty(TILE * POINTS, dtype=np.float32)
+        for first in range(0, len(self._short), POINTS):
+            span = slice(first, first + POINTS)
             points, less = self._short[span], self._less[span]
             near = [
-                start * len(points) + _above(short[start : start + TILE], points, less,
-                                             least[start : start + TILE], room)
+                start * len(points) + _above_0(short[start : start + TILE], points, room)
                 for start in range(0, len(rows), TILE)
-            ]  # fmt: skip
+            ]
             row, column = np.divmod(np.concatenate(near), len(points))
             other = self._groups[rows[row]] != self._groups[first + column]
             row, column = row[other], column[other]
@@ -189,15 +192,13 @@ class NeighbourSearch:
 
         The tenth largest of the largest of 256 buckets of a quarter of the rows.
         """
-        points, less = self._short[::_EVERY], self._less[::_EVERY]
+        points = self._short[::_EVERY]
         largest = np.full((len(short), _BUCKETS), -np.inf, dtype=np.float32)
         for first in range(0, len(points), POINTS):
-            span = slice(first, first + POINTS)
-            some, off = np.ascontiguousarray(points[span]), less[span]
+            some = np.ascontiguousarray(points[first : first + POINTS])
             for start in range(0, len(short), TILE):
                 tile = slice(start, start + TILE)
                 product = short[tile] @ some.T
-                product -= off
                 width = len(some) // _BUCKETS * _BUCKETS
                 of_bucket = product[:, :width].reshape(len(product), -1, _BUCKETS)
                 if width:
@@ -205,14 +206,10 @@ class NeighbourSearch:
         return np.asarray(np.partition(largest, -_RANK, axis=1)[:, -_RANK])
 
 
-def _above(
-    own: np.ndarray, points: np.ndarray, less: np.ndarray, least: np.ndarray, room: np.ndarray
-) -> np.ndarray:
-    """Where products less what is taken off lie above the least, flat."""
-    product = room[: len(own), : len(points)]
-    np.matmul(own, points.T, out=product)
-    product -= less
-    return np.flatnonzero(product > least[:, None])
+def _above_0(own: np.ndarray, points: np.ndarray, room: np.ndarray) -> np.ndarray:
+    """Where products of rows are above 0, flat."""
+    product = room[: len(own) * len(points)].reshape(len(own), -1)
+    return np.flatnonzero(np.matmul(own, points.T, out=product) > 0)
 
 
 def _row_products(a: np.ndarray, b: np.ndarray, of_a: np.ndarray, of_b: np.ndarray) -> np.ndarray:
