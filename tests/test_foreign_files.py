@@ -789,3 +789,94 @@ def test_numbers_that_are_no_class_are_called_numbers(tmp_path: Path, bad: float
     np.savez(tmp_path / "a.npz", logits=logits, labels=given)
     with pytest.raises(InputError, match=f"labels hold {bad}; expected whole numbers or names"):
         read_predictions(tmp_path / "a.npz")
+
+
+def _with_slips(n: int = 120) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Labels, those that were observed (ten are wrong), and further arrays of one file."""
+    labels, logits = simulated(k=3, n=n)
+    observed = np.where(np.arange(n) < 10, (labels + 1) % 3, labels)
+    return labels, observed, {"probs": softmax(logits), "classes": np.array(["nv", "mel", "bcc"])}
+
+
+@pytest.mark.parametrize("form", ["one", "split", "group", "nested tensors", "npy"])
+def test_observed_labels_are_audited_wherever_a_file_has_them(tmp_path: Path, form: str) -> None:
+    labels, observed, more = _with_slips()
+    arrays = {"probs": more["probs"], "labels": labels, "observed": observed}
+    if form in ("one", "split"):
+        before = "test_" if form == "split" else ""
+        path = tmp_path / "a.npz"
+        np.savez(path, classes=more["classes"], **{f"{before}{k}": v for k, v in arrays.items()})
+    elif form == "group":
+        path = tmp_path / "a.h5"
+        with h5py.File(path, "w") as file:
+            file.attrs["classes"] = more["classes"].tolist()
+            for name, own in arrays.items():
+                file[f"data/{name}"] = own
+    elif form == "nested tensors":
+        torch = pytest.importorskip("torch")
+        path = tmp_path / "a.pt"
+        tensors = {name: torch.tensor(own) for name, own in arrays.items()}
+        torch.save({"test": tensors, "classes": more["classes"].tolist()}, path)
+    else:
+        path = tmp_path / "probs.npy"
+        for name, own in (arrays | {"classes": more["classes"]}).items():
+            np.save(tmp_path / f"{name}.npy", own)
+    found = open_source(path)
+    assert found.observed.tolist() == observed.tolist()
+    assert found.reference.tolist() == labels.tolist()
+
+
+@pytest.mark.parametrize("name", ["labels", "label"])
+def test_reference_labels_of_an_audit_are_read_as_all_labels_are(tmp_path: Path, name: str) -> None:
+    labels, observed, more = _with_slips()
+    order = [2, 0, 1]  # columns of classes in another order than the file's own names
+    columns = {
+        name: labels,
+        "observed": observed,
+        **{f"prob_{more['classes'][j]}": more["probs"][:, j] for j in order},
+    }
+    stated = {"names": more["classes"].tolist(), "_type": "ClassLabel"}
+    features = {"info": {"features": {name: stated, "observed": stated}}}
+    write_table(tmp_path / "hf.parquet", columns, metadata={"huggingface": features})
+    found = open_source(tmp_path / "hf.parquet")
+    assert found.cache.classes == ("bcc", "nv", "mel")
+    assert [found.cache.classes[i] for i in found.reference] == more["classes"][labels].tolist()
+
+
+def test_lists_in_a_column_are_one_hot_labels_or_refused(tmp_path: Path) -> None:
+    labels, logits = simulated(k=3, n=60)
+    columns = {f"prob_{j}": own for j, own in enumerate(softmax(logits).T)}
+    write_table(tmp_path / "p.parquet", {"label": np.eye(3, dtype=int)[labels], **columns})
+    right = float((logits.argmax(axis=1) == labels).mean())
+    assert accuracy(tmp_path / "p.parquet") == (right, ("0", "1", "2"))
+    pairs = np.stack([labels, labels], axis=1)
+    for role in ("groups", "split"):
+        path = tmp_path / f"{role}.npz"
+        np.savez(path, logits=logits, labels=labels, **{role: pairs})
+        message = re.escape(f"{path}: {role} has shape (60, 2); expected one per row, (n,).")
+        with pytest.raises(InputError, match=message):
+            read_predictions(path)
+
+
+def test_a_row_at_fault_has_its_number_in_the_file(tmp_path: Path) -> None:
+    labels, logits = simulated(k=3, n=60)
+    probs = softmax(logits)
+    probs[6] = 0.5
+    path = tmp_path / "p.npz"
+    np.savez(path, probs=probs, labels=np.where(np.arange(60) < 4, -1, labels))
+    with pytest.raises(InputError, match=re.escape(f"{path}: probs row 7 sums to 1.5")):
+        read_predictions(path)
+    logits[6] = np.nan
+    np.savez(path, logits=logits, labels=np.where(np.arange(60) < 4, -1, labels))
+    with pytest.raises(InputError, match="1 of 56 rows, first in row 7: leave"):
+        read_predictions(path)
+
+
+def test_tensors_that_torch_has_not_worked_out_yet_are_read(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    labels, logits = simulated(k=3, n=60)
+    tensor = torch.imag(torch.complex(torch.zeros(60, 3), -torch.tensor(logits).float()).conj())
+    assert tensor.is_neg()
+    torch.save({"logits": tensor, "labels": torch.tensor(labels)}, tmp_path / "t.pt")
+    right = float((logits.argmax(axis=1) == labels).mean())
+    assert accuracy(tmp_path / "t.pt")[0] == right

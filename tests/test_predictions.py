@@ -153,12 +153,12 @@ def save(tmp_path, **arrays):
         ),
         (
             {"probs": np.full((12, 3), 0.3)},
-            "probs row 0 sums to 0.9, expected 1: normalize the rows, or pass logits. For scores "
+            "probs row 1 sums to 0.9, expected 1: normalize the rows, or pass logits. For scores "
             "of another kind: `normalize=l1`, `normalize=softmax`, or `logits=NAME`.",
         ),
         (
             {"probs": np.full((12, 3), np.nan)},
-            "probs has NaN or infinite values in 12 of 12 rows, first in row 0: leave these rows "
+            "probs has NaN or infinite values in 12 of 12 rows, first in row 1: leave these rows "
             "out, or clip log-probabilities of zero. For scores of another kind: `normalize=l1`, "
             "`normalize=softmax`, or `logits=NAME`.",
         ),

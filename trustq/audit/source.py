@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from trustq.core.class_names import ClassPosition, read_labels
+from trustq.core.class_names import ClassPosition
 from trustq.core.counts import counted, verb
 from trustq.core.digest import digest_bytes, digest_file, digest_json
-from trustq.core.foreign_files import read_foreign
-from trustq.core.foreign_rows import open_rows
+from trustq.core.foreign_files import ForeignFile, is_array_file, read_foreign
+from trustq.core.foreign_rows import open_rows, rows_of
 from trustq.core.leaks import in_sample_signs
 from trustq.core.sample_ids import find_ids, nearly
 from trustq.core.words import is_blank
@@ -314,7 +314,8 @@ def _read(
                 f"{path} is a cache, which says what its backbone has seen: leave out `exposure`."
             )
         return _of_cache(open_cache(path, names=names, normalize=normalize))
-    if source != "file" and _has_features(path, names):
+    file = read_foreign(path, wanted=lambda name: False)  # of a table every column all the same
+    if source != "file" and _has_features(file, names):
         cache = import_cache(path, exposure=exposure, names=names, normalize=normalize)
         return _of_cache(cache)
     if source in ("head", "crossfit"):
@@ -322,7 +323,7 @@ def _read(
         raise InputError(
             f"{path} holds no {what}; audit its probabilities with `source=file`.", path=path
         )
-    return _of_predictions(path, names, normalize)
+    return _of_predictions(file, names, normalize)
 
 
 def _of_cache(cache: Cache) -> _Rows:
@@ -335,33 +336,29 @@ def _of_cache(cache: Cache) -> _Rows:
     return _Rows(cache, rows, cache.label[rows].astype(np.int64), nothing)
 
 
-def _of_predictions(path: Path, names: dict[str, str], normalize: str | None) -> _Rows:
-    there = _names(path)
-    audited, true = names.get("observed", "observed"), names.get("labels", "labels")
+def _of_predictions(file: ForeignFile, names: dict[str, str], normalize: str | None) -> _Rows:
+    path = file.path
     known = {name: value for name, value in names.items() if name not in ("observed", "features")}
-    if "observed" not in names and audited not in there:
+    is_open = file.is_table and not any(map(is_array_file, names.values()))
+    rows = rows_of(file, names=names) if is_open else open_rows(path, names=names)
+    audited = rows.name_of("observed") if rows.find("observed") is not None else None
+    if audited is None:
         found = read_predictions(path, names=known, normalize=normalize)
         reference = np.full(len(found), -1)
     else:
-        given = known | {"labels": audited}
-        has_true = true in there
-        columns = [true] if has_true else []
-        found = read_predictions(path, names=given, normalize=normalize, columns=columns)
+        found = read_predictions(path, names=known | {"labels": audited}, normalize=normalize)
         reference = np.full(len(found), -1)
-        if has_true:
+        if rows.name_of("labels") is not None:
             # In the class order of the audited labels, which may name fewer or others.
-            reference = read_labels(
-                found.columns[true], source=str(path), classes=found.classes
-            ).indices
+            given = rows.labels("observed", classes=found.classes).indices
+            reference = rows.labels(classes=found.classes).indices[given >= 0]
     features = np.zeros((len(found), 0), dtype=np.float32)
     cache = _in_memory(path, found, features, reference, names)
-    rows = np.arange(len(found))
     notes = [note for note in found.notes if "group" not in note]
     labels = found.labels.astype(np.int64)
-    own = _Rows(cache, rows, labels, reference, found.of_rows(), notes)
-    if _has_features(path, names):
-        opened = open_rows(path, names={k: v for k, v in names.items() if k == "features"})
-        beside = opened.matrix("features")
+    own = _Rows(cache, np.arange(len(found)), labels, reference, found.of_rows(), notes)
+    if _has_features(file, names):
+        beside = rows.matrix("features")
         # Rows without a label have been left out; then which feature is whose is not known here.
         own.beside = beside if beside is not None and len(beside) == len(found) else None
     return own
@@ -392,20 +389,16 @@ def _in_memory(
     )
 
 
-def _has_features(path: Path, names: dict[str, str]) -> bool:
-    if path.name.lower().endswith((".npy", ".safetensors")):
-        return True  # files of features by their kind; whoever reads them says what is wrong
-    asked = names.get("features")
-    if asked is not None:
+def _has_features(file: ForeignFile, names: dict[str, str]) -> bool:
+    if names.get("features") is not None:
         return True
-    return any(
-        name.startswith("feature_") or re.split(r"[_/]", name)[-1] == "features"
-        for name in _names(path)
-    )
-
-
-def _names(path: Path) -> list[str]:
-    return read_foreign(path, wanted=lambda name: False).there
+    own = {re.split(r"[_/]", name)[-1] for name in file.there}
+    if "features" in own or any(name.startswith("feature_") for name in file.there):
+        return True
+    # Files of features by their kind, if not of scores; whoever reads them says what is wrong.
+    scores = {names.get(kind, kind) for kind in ("probs", "logits")}
+    of_features = file.path.name.lower().endswith((".npy", ".safetensors"))
+    return of_features and not scores & {*own, *file.there}
 
 
 def fitted_out_of_fold(

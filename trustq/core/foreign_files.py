@@ -196,7 +196,7 @@ def matrix(array: np.ndarray, *, source: str, name: str) -> np.ndarray:
     """
     if array.dtype == object and array.ndim == 1 and len(array):
         rows: list[Any] = [None if r is None else np.ma.filled(r, np.nan) for r in array.tolist()]
-        if isinstance(rows[0], np.ndarray):
+        if any(isinstance(row, np.ndarray) for row in rows):
             try:
                 array = np.stack([np.stack(r.tolist()) if r.dtype == object else r for r in rows])
             except (AttributeError, TypeError, ValueError) as error:

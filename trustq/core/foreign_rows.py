@@ -121,14 +121,28 @@ class ForeignRows:
         """The array of a role, by the name asked for or one of its usual names."""
         asked = self.names.get(role)
         if isinstance(asked, str):
-            return self.column(asked, role)
-        for source in self.sources:
-            for name in ROLES[role]:
-                if name in source and (name == role or source[name].ndim == 1):
-                    return self._per_row(name, source[name])
+            return _rows_of_lists(self.column(asked, role), self.source, asked)
+        found = self._usual(role)
+        if found is not None:
+            return _rows_of_lists(self._per_row(*found), self.source, found[0])
         for name in ROLES[role]:
             if name in self.file.unread:
                 return self.file.require(name, role)
+        return None
+
+    def name_of(self, role: str) -> str | None:
+        """What the array of a role is called here: as was asked, or by one of its usual names."""
+        asked = self.names.get(role)
+        if isinstance(asked, str):
+            return asked
+        found = self._usual(role)
+        return None if found is None else found[0]
+
+    def _usual(self, role: str) -> tuple[str, np.ndarray] | None:
+        for source in self.sources:
+            for name in ROLES[role]:
+                if name in source and (name == role or source[name].ndim == 1):
+                    return name, source[name]
         return None
 
     def _per_row(self, name: str, array: np.ndarray) -> np.ndarray:
@@ -282,14 +296,14 @@ class ForeignRows:
         array = self.find("groups")
         if array is None:
             return None
-        texts = plain_texts(_flat(array))
+        column = self._one_a_row(array, "groups")
+        texts = plain_texts(column)
         if len(texts) != n:
             raise InputError(f"{self.path}: groups has {counted(len(texts), 'row')}, the file {n}.")
         blank = set[str]()
-        if not is_long(_flat(array), 8):  # longer than any word for a blank
+        if not is_long(column, 8):  # longer than any word for a blank
             blank = {text for text in set(texts) if len(text) < 8 and is_no_group(text)}
         if not blank:
-            column = _flat(array)
             return column if is_plain(column) else np.array(texts)
         own = ids if ids is not None else [str(row) for row in range(n)]
         return np.array([f"row {i}" if g in blank else g for g, i in zip(texts, own, strict=True)])
@@ -299,10 +313,18 @@ class ForeignRows:
         array = self.find("split")
         if array is None:
             return None, []
-        found, unknown = read_splits(_flat(array))
+        found, unknown = read_splits(self._one_a_row(array, "split"))
         if len(found) != n:
             raise InputError(f"{self.path}: split has {counted(len(found), 'row')}, the file {n}.")
         return found, unknown
+
+    def _one_a_row(self, array: np.ndarray, role: str) -> np.ndarray:
+        column = _flat(array)
+        if column.ndim != 1:
+            raise InputError(
+                f"{self.path}: {role} has shape {array.shape}; expected one per row, (n,)."
+            )
+        return column
 
     def _has_matrix(self, role: str) -> bool:
         if self.file.is_table:
@@ -574,6 +596,14 @@ def _joined(rows: ForeignRows, table: Path, keys: list[str], whole: bool) -> dic
         for name, column in columns.items()
         if name not in ID_COLUMNS
     }
+
+
+def _rows_of_lists(column: np.ndarray, source: str, name: str) -> np.ndarray:
+    """A column of lists as (n, d), such as one-hot labels of a table; others as they are."""
+    if column.dtype != object or column.ndim != 1:
+        return column
+    first = next((value for value in column.tolist() if value is not None), None)
+    return matrix(column, source=source, name=name) if isinstance(first, np.ndarray) else column
 
 
 def _flat(array: np.ndarray) -> np.ndarray:

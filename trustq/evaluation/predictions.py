@@ -160,7 +160,8 @@ def read_predictions(
     if normalize is not None:
         array, kind = normalized(array, normalize), "probs"
         rows.note(f"rows were normalized ({normalize})")
-    array = checked_logits(array) if kind == "logits" else _checked_probs_of(path, array)
+    numbers = kept + 1  # rows of the file, of which those without a label are left out here
+    array = _checked(path, kind, array, numbers)
     ids = rows.sample_ids(n)
     groups = rows.groups(n, ids)
     split, unknown = rows.split(n)
@@ -193,7 +194,10 @@ def read_predictions(
         groups=None if groups is None else of(groups),
         split=None if split is None else of(split),
         columns={name: of(own) for name, own in more.items()},
-        conditions={name: _checked_probs_of(path, of(own)) for name, own in others.items()},
+        conditions={
+            name: _checked(path, "probs", of(own), numbers, called=name)
+            for name, own in others.items()
+        },
         notes=tuple(rows.notes),
     )
 
@@ -287,15 +291,21 @@ def _labels(rows: ForeignRows, scores: Scores, target: str | None) -> Labels:
     return found
 
 
-def _checked_probs_of(path: Path, scores: np.ndarray) -> np.ndarray:
+def _checked(
+    path: Path, kind: str, scores: np.ndarray, numbers: np.ndarray, *, called: str = ""
+) -> np.ndarray:
     try:
-        return checked_probs(scores)
+        if kind == "logits":
+            return checked_logits(scores, numbers=numbers)
+        return checked_probs(scores, numbers=numbers)
     except TrustqError as error:
-        raise InputError(
-            f"{path}: {error} For scores of another kind: `normalize=l1`, `normalize=softmax`, or "
-            "`logits=NAME`.",
-            path=path,
-        ) from error
+        said = str(error).replace(kind, called or kind, 1)
+        if kind == "probs":
+            said += (
+                " For scores of another kind: `normalize=l1`, `normalize=softmax`, or "
+                "`logits=NAME`."
+            )
+        raise InputError(f"{path}: {said}", path=path) from error
 
 
 def _conditions(

@@ -61,4 +61,4 @@ def _array(tensor: Any) -> np.ndarray:
         tensor = tensor.to_dense() if tensor.is_sparse else tensor.dequantize()
     if tensor.is_floating_point() and tensor.element_size() < 4:
         tensor = tensor.float()  # numpy has no bfloat16
-    return np.asarray(tensor.cpu().numpy())
+    return np.asarray(tensor.cpu().resolve_conj().resolve_neg().numpy())

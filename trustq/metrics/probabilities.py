@@ -66,14 +66,17 @@ def normalized(scores: np.ndarray, how: str) -> np.ndarray:
     return np.asarray(scores / sums)
 
 
-def checked_logits(logits: np.ndarray) -> np.ndarray:
-    """`logits` as a float64 array (n, k), or a TrustqError."""
-    return _checked_rows(logits, "logits")
+def checked_logits(logits: np.ndarray, *, numbers: np.ndarray | None = None) -> np.ndarray:
+    """`logits` as a float64 array (n, k), or a TrustqError, see `checked_probs`."""
+    return _checked_rows(logits, "logits", numbers)
 
 
-def checked_probs(probs: np.ndarray) -> np.ndarray:
-    """`probs` as a float64 array (n, k) in [0, 1] with rows that sum to 1, or a TrustqError."""
-    probs = _checked_rows(probs, "probs")
+def checked_probs(probs: np.ndarray, *, numbers: np.ndarray | None = None) -> np.ndarray:
+    """`probs` as a float64 array (n, k) in [0, 1] with rows that sum to 1, or a TrustqError.
+
+    It calls a row by its number, (n,), such as that in a file; without `numbers` by its position.
+    """
+    probs = _checked_rows(probs, "probs", numbers)
     low, high = probs.min(), probs.max()
     if low < 0 or high > 1 + ROW_SUM_TOLERANCE:
         raise InputError(
@@ -84,7 +87,7 @@ def checked_probs(probs: np.ndarray) -> np.ndarray:
     worst = int(np.argmax(np.abs(sums - 1)))
     if abs(sums[worst] - 1) > ROW_SUM_TOLERANCE:
         raise InputError(
-            f"probs row {worst} sums to {sums[worst]:g}, expected 1: "
+            f"probs row {_number(worst, numbers)} sums to {sums[worst]:g}, expected 1: "
             "normalize the rows, or pass logits."
         )
     return probs
@@ -129,7 +132,7 @@ def checked_indices(indices: np.ndarray, name: str) -> np.ndarray:
     return indices.astype(np.intp, copy=False)
 
 
-def _checked_rows(rows: np.ndarray, name: str) -> np.ndarray:
+def _checked_rows(rows: np.ndarray, name: str, numbers: np.ndarray | None) -> np.ndarray:
     rows = np.asarray(rows)
     if rows.ndim != 2 or rows.shape[1] < 2:
         raise InputError(
@@ -145,9 +148,13 @@ def _checked_rows(rows: np.ndarray, name: str) -> np.ndarray:
         bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         raise InputError(
             f"{name} has NaN or infinite values in {len(bad)} of {len(rows)} rows, first in row "
-            f"{bad[0]}: leave these rows out, or clip log-probabilities of zero."
+            f"{_number(bad[0], numbers)}: leave these rows out, or clip log-probabilities of zero."
         )
     return rows
+
+
+def _number(row: int, numbers: np.ndarray | None) -> int:
+    return int(row if numbers is None else numbers[row])
 
 
 def log_softmax_of_rows(logits: np.ndarray) -> np.ndarray:
