@@ -501,3 +501,39 @@ def test_fiftyones_own_exporter_writes_what_is_read(tmp_path: Path) -> None:
     )
     found = {Path(one.filepath).stem: one.ground_truth.label for one in read}
     assert found == {answer.sample_id: said_by(answer)[0] for answer in given}
+
+
+def test_places_of_classes_are_counted_from_the_first_one(tmp_path: Path) -> None:
+    path = tmp_path / "labels.json"
+    for target in (0, 0.0, NAMES[0]):
+        path.write_text(json.dumps({"classes": NAMES, "labels": {"img_0001": target}}))
+        assert said_of(read_answers_of(path, IDS))[0][3] == (NAMES[0],)
+    for target in (-1, len(NAMES)):
+        path.write_text(json.dumps({"classes": NAMES, "labels": {"img_0001": target}}))
+        with pytest.raises(TrustqError, match=f"a label is {target}, and the .* counted from 0"):
+            read_answers_of(path, IDS)
+
+
+def test_a_sheet_names_several_labels_in_any_form_of_a_list(tmp_path: Path) -> None:
+    path = tmp_path / "sheet.csv"
+    for cell in ('"[""nevus"", ""melanoma""]"', "\"['nevus', 'melanoma']\""):
+        path.write_text(f"sample_id,label,labels\nimg_0001,nevus,{cell}\n")
+        assert said_of(read_answers_of(path, IDS))[0][3] == ("melanoma", "nevus")
+    path.write_text("sample_id,label,labels\nimg_0001,nevus,nevus;melanoma\n")
+    with pytest.raises(TrustqError, match=r"labels is 'nevus;melanoma' beside the label 'nevus'"):
+        read_answers_of(path, IDS)
+    columns = {"sample_id": ["img_0001"], "label": ["nevus"], "labels": [["nevus", "melanoma"]]}
+    write_parquet(
+        tmp_path / "sheet.parquet",
+        {name: np.array(own, dtype=object) for name, own in columns.items()}
+        | {"rater": np.array([2.0])},
+    )
+    said = said_of(read_answers_of(tmp_path / "sheet.parquet", IDS))
+    assert said == [("img_0001", "2", "label", ("melanoma", "nevus"))]
+
+
+def test_a_line_of_json_ends_where_json_lets_it_end(tmp_path: Path) -> None:
+    line = {"image": "img_0001.jpg", "accept": ["nevus"], "answer": "accept", "note": "a\u2028b"}
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps(line, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert said_of(read_answers_of(path, IDS))[0][3] == ("nevus",)

@@ -880,3 +880,42 @@ def test_tensors_that_torch_has_not_worked_out_yet_are_read(tmp_path: Path) -> N
     torch.save({"logits": tensor, "labels": torch.tensor(labels)}, tmp_path / "t.pt")
     right = float((logits.argmax(axis=1) == labels).mean())
     assert accuracy(tmp_path / "t.pt")[0] == right
+
+
+def test_two_images_of_one_name_are_joined_by_their_endings(tmp_path: Path) -> None:
+    labels, logits = simulated(k=3, n=60)
+    ids = [f"a/{row // 2}.{'jpg' if row % 2 else 'png'}" for row in range(60)]
+    np.savez(tmp_path / "p.npz", logits=logits, sample_ids=ids)
+    right = logits.argmax(axis=1) == labels
+    for rows in (slice(0, 60), slice(1, 60, 2)):
+        columns = {"sample_id": np.array(ids[rows], dtype=object), "label": labels[rows]}
+        write_table(tmp_path / "m.parquet", columns)
+        found = read_predictions(tmp_path / "p.npz", meta=[tmp_path / "m.parquet"])
+        assert found.sample_ids.tolist() == ids[rows]
+        assert (found.of_rows().argmax(axis=1) == found.labels).tolist() == right[rows].tolist()
+    twice = ["b.jpg", "b", *ids[2:]]
+    columns = {"sample_id": np.array(twice, dtype=object), "label": labels}
+    write_table(tmp_path / "m.parquet", columns)
+    with pytest.raises(InputError, match="sample_id must be unique to be joined by"):
+        read_predictions(tmp_path / "p.npz", meta=[tmp_path / "m.parquet"])
+
+
+def test_blanks_of_a_joined_table_are_blanks_whether_or_not_it_has_every_row(
+    tmp_path: Path,
+) -> None:
+    labels, logits = simulated(k=3, n=60)
+    np.savez(tmp_path / "p.npz", logits=logits, sample_ids=[f"i{row}" for row in range(60)])
+    for n in (60, 50):
+        rows = [f"('i{i}', {'NULL' if i < 9 else labels[i]}, {i // 2})" for i in range(n)]
+        duckdb.sql(
+            f"COPY (SELECT * FROM (VALUES {', '.join(rows)}) t(sample_id, label, group_id)) "
+            f"TO '{tmp_path / 'm.parquet'}'"
+        )
+        found = read_predictions(tmp_path / "p.npz", meta=[tmp_path / "m.parquet"])
+        assert found.labels.tolist() == labels[9:n].tolist()
+
+
+def test_a_list_as_python_prints_it_is_a_list_of_names() -> None:
+    names = ["nv", "mel, in situ", "it's"]
+    assert split_names(str(names)) == names == split_names(json.dumps(names))
+    assert split_names("['a' 'b']") == ["['a' 'b']"]

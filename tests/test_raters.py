@@ -167,3 +167,16 @@ def test_cleanlab_is_loaded_for_a_consensus_alone() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_answers_on_two_images_of_one_name_stay_apart() -> None:
+    probs = np.array([[0.9, 0.1], [0.1, 0.9]])
+    ask = {"sample_ids": ["a.jpg", "a.png"], "probs": probs, "classes": ["mel", "nv"]}
+    labels = {"a.jpg": "mel", "a.png": "nv"}
+    ratings = {(rater, own): label for rater in ("ann", "bob") for own, label in labels.items()}
+    found = rater_consensus(ratings, **ask)  # type: ignore[arg-type]
+    assert dict(zip(found.sample_ids, found.labels, strict=True)) == labels
+    ask["sample_ids"] = ["a", "b"]
+    ratings = {("ann", "a"): "mel", ("bob", "a"): "mel", ("ann", "a.jpg"): "nv"}
+    with refused("ann gives a two labels, mel and nv, under two spellings of its id: keep one."):
+        rater_consensus(ratings, **ask)  # type: ignore[arg-type]

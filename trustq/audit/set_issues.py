@@ -11,7 +11,7 @@ from trustq.audit.close_rows import close_rows, nearest_distances
 from trustq.audit.labels import LabelAudit
 from trustq.core.counts import counted
 from trustq.core.generators import generator
-from trustq.core.sample_ids import find_rows, id_keys
+from trustq.core.sample_ids import find_rows
 from trustq.errors import NotFound
 from trustq.heads.feature_cache import one_blas_thread
 from trustq.heads.standardise import Standardised, at_hand
@@ -96,7 +96,7 @@ def columns_of_rows(path: Path | None, sample_ids: np.ndarray) -> dict[str, np.n
     if path is None:
         return {}
     try:
-        table, places = find_rows(Path(path), id_keys(sample_ids))
+        table, places = find_rows(Path(path), sample_ids)
     except NotFound:  # a column of ids
         return {}
     rows = [-1 if place is None else place for place in places]

@@ -529,9 +529,8 @@ def rows_of(
             raise InputError(
                 f"{file.path} has no ids to join {meta[0]} by: name them (`sample_ids`)."
             )
-        keys = id_keys(own)
         for table in map(Path, meta):
-            rows.sources.append(_joined(rows, table, keys, whole))
+            rows.sources.append(_joined(rows, table, own, whole))
     return rows
 
 
@@ -568,10 +567,11 @@ def _listed(rows: ForeignRows, ids: Path) -> dict[str, np.ndarray]:
     return listed_columns
 
 
-def _joined(rows: ForeignRows, table: Path, keys: list[str], whole: bool) -> dict[str, np.ndarray]:
-    """Columns of a table in the order of `keys`; None where it lacks the id."""
+def _joined(rows: ForeignRows, table: Path, ids: np.ndarray, whole: bool) -> dict[str, np.ndarray]:
+    """Columns of a table in the order of `ids`; None where it lacks the id."""
     by = rows.names.get("sample_ids")
-    columns, found = find_rows(table, keys, by=by if isinstance(by, str) else None)
+    columns, found = find_rows(table, ids, by=by if isinstance(by, str) else None)
+    keys = id_keys(ids)
     missing = [key for key, row in zip(keys, found, strict=True) if row is None]
     if whole and missing:
         raise InputError(
@@ -591,11 +591,14 @@ def _joined(rows: ForeignRows, table: Path, keys: list[str], whole: bool) -> dic
     if not missing:
         order = np.array(found, dtype=np.intp)
         return {name: column[order] for name, column in columns.items() if name not in ID_COLUMNS}
-    return {
-        name: np.array([None if r is None else column[r] for r in found], dtype=object)
-        for name, column in columns.items()
-        if name not in ID_COLUMNS
-    }
+    joined = {}
+    for name, column in columns.items():
+        if name not in ID_COLUMNS:
+            values = np.ma.asarray(column).tolist()  # None where masked
+            joined[name] = np.array(
+                [None, *(None if r is None else values[r] for r in found)], object
+            )[1:]
+    return joined
 
 
 def _rows_of_lists(column: np.ndarray, source: str, name: str) -> np.ndarray:

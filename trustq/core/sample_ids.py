@@ -87,10 +87,14 @@ def loose_key(text: str) -> str:
 def find_ids(wanted: Sequence[str], ids: np.ndarray, *, source: str) -> list[int | None]:
     """The row of `ids` that each text names: as it is spelt, else by `id_key`; None where none is.
 
-    Raises `TrustqError`, which names `source`, for a text that by `id_key` names several rows.
+    Several texts of one `id_key`, as `a.jpg` and `a.png`, are several images: each is found as it
+    is spelt alone. Raises `TrustqError`, which names `source`, for a text that by `id_key` names
+    several rows.
 
     >>> find_ids(["a.jpg", " b ", "c"], np.array(["a", "b.png"]), source="answers.csv")
     [0, 1, None]
+    >>> find_ids(["a.jpg", "a.png"], np.array(["a.jpg"]), source="answers.csv")
+    [0, None]
     """
     texts = plain_texts(ids)
     spelt = {text: row for row, text in enumerate(texts)}
@@ -99,9 +103,11 @@ def find_ids(wanted: Sequence[str], ids: np.ndarray, *, source: str) -> list[int
     rows_of: dict[str, list[int]] = {}
     for row, key in enumerate(id_keys(ids)):
         rows_of.setdefault(key, []).append(row)
+    keys = [id_key(text) for text in wanted]
+    twins = _twins(wanted, keys)
     found: list[int | None] = []
-    for text in wanted:
-        rows = [spelt[text]] if text in spelt else rows_of.get(id_key(text), [])
+    for text, key in zip(wanted, keys, strict=True):
+        rows = [spelt[text]] if text in spelt else [] if key in twins else rows_of.get(key, [])
         if len(rows) > 1:
             raise InputError(
                 f"{source}: {text!r} may be {texts[rows[0]]!r} or {texts[rows[1]]!r}: spell it as "
@@ -109,6 +115,17 @@ def find_ids(wanted: Sequence[str], ids: np.ndarray, *, source: str) -> list[int
             )
         found.append(rows[0] if rows else None)
     return found
+
+
+def _twins(texts: Sequence[str], keys: Sequence[str]) -> set[str]:
+    """Keys by which texts with endings of image files differ in the ending alone."""
+    if len(set(keys)) == len(keys):
+        return set()
+    spellings: dict[str, set[str]] = {}
+    for text, key in zip(texts, keys, strict=True):
+        if ending := text.strip()[len(key) :]:
+            spellings.setdefault(key, set()).add(ending.lower())
+    return {key for key, own in spellings.items() if len(own) > 1}
 
 
 def nearly(strangers: Sequence[str], ids: np.ndarray) -> str:
@@ -133,11 +150,11 @@ class Joinable:
 
     path: Path
     columns: Columns
-    position: dict[str, int]
+    ids: np.ndarray
 
-    def rows(self, keys: Sequence[str]) -> list[int | None]:
-        """The row of each of `keys`, as `id_keys` makes them; None where the table lacks it."""
-        return [self.position.get(key) for key in keys]
+    def rows(self, ids: np.ndarray) -> list[int | None]:
+        """The row of each of `ids`, see `find_ids`; None where the table lacks it."""
+        return find_ids(plain_texts(ids), self.ids, source=str(self.path))
 
 
 def read_joinable(table: Path, *, by: str | None = None) -> Joinable:
@@ -155,19 +172,22 @@ def read_joinable(table: Path, *, by: str | None = None) -> Joinable:
             path=table,
             expected=columns,
         )
-    theirs = id_keys(columns[name])
-    position = {key: row for row, key in enumerate(theirs)}
-    if len(position) < len(theirs):
-        raise InputError(f"{table}: {name} must be unique to be joined by.", path=table)
-    return Joinable(table, columns, position)
+    texts, keys = plain_texts(columns[name]), id_keys(columns[name])
+    if len(set(keys)) < len(keys):
+        twins = _twins(texts, keys)
+        # a.jpg and a.png are two images; a, or the same spelling again, is one row too many.
+        kept = [text if key in twins else key for text, key in zip(texts, keys, strict=True)]
+        if len(set(kept)) < len(kept) or twins & set(texts):
+            raise InputError(f"{table}: {name} must be unique to be joined by.", path=table)
+    return Joinable(table, columns, columns[name])
 
 
 def find_rows(
-    table: Path, keys: Sequence[str], *, by: str | None = None
+    table: Path, ids: np.ndarray, *, by: str | None = None
 ) -> tuple[Columns, list[int | None]]:
-    """Columns of a table, and the row of each of `keys` (None where the table lacks it).
+    """Columns of a table, and the row of each of `ids` (None where the table lacks it).
 
-    Raises `TrustqError` as `read_joinable` does.
+    Raises `TrustqError` as `read_joinable` and `find_ids` do.
     """
     found = read_joinable(table, by=by)
-    return found.columns, found.rows(keys)
+    return found.columns, found.rows(ids)

@@ -1,9 +1,11 @@
 """Words of foreign files: what is a blank, what a split is called, and lists in one text."""
 
+import ast
 import csv
 import json
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -197,8 +199,9 @@ def split_names(
     """The names in a list that is one text: separated by commas, quoted, or a JSON array.
 
     A name that holds a comma is quoted as in CSV (`"Nevus, Reed",Nevus`), or is found among the
-    `known` ones. A list is returned as it is. Raises `TrustqError` where two readings of the text
-    are known, or a JSON array holds no texts.
+    `known` ones. A list is returned as it is, and one as Python prints it (`['a', 'b']`) is read
+    too. Raises `TrustqError` where two readings of the text are known, or a JSON array holds no
+    texts.
 
     >>> split_names('mel, "Nevus, Reed"')
     ['mel', 'Nevus, Reed']
@@ -212,10 +215,7 @@ def split_names(
     if text in known:
         return [text]
     if text.lstrip().startswith("["):
-        try:
-            names = json.loads(text)
-        except (ValueError, RecursionError):
-            names = None
+        names = _listed_in(text)
         if isinstance(names, list):
             if not all(isinstance(name, str | int | float) for name in names):
                 raise InputError(f"{text}: expected a JSON array of names.")
@@ -225,6 +225,20 @@ def split_names(
     if '"' in text or not any(separator in name for name in known):
         return parts
     return rejoined(parts, known, separator=separator)
+
+
+def _listed_in(text: str) -> Any:
+    """The list that a text in square brackets is, by JSON or as Python prints it; None for none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        names = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+    # numpy prints no commas, and texts side by side are one to Python.
+    return names if isinstance(names, list) and text.count(",") >= len(names) - 1 > 0 else None
 
 
 def split_pairs(text: str) -> list[tuple[str, str]]:

@@ -198,7 +198,7 @@ def _joined(judged: Judged, columns: Sequence[str], meta: Sequence[Path]) -> dic
             "name the manifest, or another table with sample_id (`meta=FILE`)."
         )
     tables = [read_joinable(Path(path)) for path in meta]
-    keys = id_keys(judged.sample_ids)
+    ids = judged.sample_ids
     found = {}
     for name in columns:
         owners = [table for table in tables if name in table.columns]
@@ -209,18 +209,18 @@ def _joined(judged: Judged, columns: Sequence[str], meta: Sequence[Path]) -> dic
                 expected=known,
                 found=name,
             )
-        values = np.full(len(keys), None, dtype=object)
+        values = np.full(len(ids), None, dtype=object)
         n_found = 0
         for table in owners:
             column = np.ma.asarray(table.columns[name]).tolist()
-            for place, row in enumerate(table.rows(keys)):
+            for place, row in enumerate(table.rows(ids)):
                 if row is not None and values[place] is None:
                     values[place] = column[row]
                     n_found += 1
         if not n_found:
             raise InputError(
-                f"No table with {name!r} has any of the judged rows, e.g. {keys[0]!r}: name the "
-                "manifest that the cache was extracted from, or a table like it."
+                f"No table with {name!r} has any of the judged rows, e.g. {id_keys(ids)[0]!r}: "
+                "name the manifest that the cache was extracted from, or a table like it."
             )
         found[name] = values
     return found

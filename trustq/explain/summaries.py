@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from trustq.calibration.temperature import TemperatureScaling
-from trustq.core.sample_ids import find_rows, id_keys
+from trustq.core.sample_ids import find_rows
 from trustq.core.words import is_blank, plain_text
 from trustq.data.image_files import find_images
 from trustq.errors import InputError, TrustqError
@@ -428,7 +428,7 @@ def _read_columns(columns: Mapping[str, Any] | None, cache: Cache) -> dict[str, 
             f"The columns {', '.join(columns['names'])} are of a table: name it, e.g. "
             "`manifest=FILE`."
         )
-    found, places = find_rows(columns["path"], id_keys(cache.sample_id))
+    found, places = find_rows(columns["path"], cache.sample_id)
     read = {}
     for name in columns["names"]:
         if name not in found:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from trustq.core.digest import digest_array, digest_strings
-from trustq.core.sample_ids import Joinable, id_keys, read_joinable
+from trustq.core.sample_ids import Joinable, read_joinable
 from trustq.core.words import rejoined, split_names
 from trustq.data.row_weights import DomainBalance, make_balance
 from trustq.errors import InputError, NotFound
@@ -96,14 +96,13 @@ class _Ids:
 @lru_cache(maxsize=32)
 def _joined(metadata: Metadata, name: str, rows: _Ids) -> np.ndarray | None:
     """A column of rows; None where no table that has it has any of them."""
-    keys = id_keys(rows.ids)
-    values = np.full(len(keys), None, dtype=object)
+    values = np.full(len(rows.ids), None, dtype=object)
     found: set[int] = set()
     for table in metadata.tables:
         if name not in table.columns:
             continue
         column = np.ma.asarray(table.columns[name]).tolist()  # None where masked
-        for place, row in enumerate(table.rows(keys)):
+        for place, row in enumerate(table.rows(rows.ids)):
             if row is not None and place not in found:
                 values[place] = column[row]
                 found.add(place)

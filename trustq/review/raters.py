@@ -10,7 +10,7 @@ import numpy as np
 
 from trustq.core.class_names import ClassPosition
 from trustq.core.columns import read_table
-from trustq.core.sample_ids import ID_COLUMNS, id_key
+from trustq.core.sample_ids import ID_COLUMNS, find_ids
 from trustq.core.words import is_blank, plain_texts
 from trustq.errors import InputError, NotFound
 from trustq.review.journal import read_journal, standing
@@ -106,18 +106,25 @@ def rater_consensus(
     from cleanlab.multiannotator import get_label_quality_multiannotator  # loads pandas
 
     columns = _columns_of(ratings, classes)
-    keys = [id_key(str(sample_id)) for sample_id in sample_ids]
-    rated = {id_key(sample_id) for _, sample_id in columns}
-    rows = [row for row, key in enumerate(keys) if key in rated]
-    place = {keys[row]: at for at, row in enumerate(rows)}
+    spelt = list(dict.fromkeys(sample_id for _, sample_id in columns))
+    places = find_ids(spelt, np.asarray(sample_ids), source="The answers")
+    row_of = dict(zip(spelt, places, strict=True))
+    rows = sorted({row for row in places if row is not None})
+    place = {row: at for at, row in enumerate(rows)}
     names = sorted({rater for rater, _ in columns})
     given = np.full((len(rows), len(names)), np.nan)
     left_out = 0
     for (rater, sample_id), column in columns.items():
-        if (at := place.get(id_key(sample_id))) is None:
+        if (row := row_of[sample_id]) is None:
             left_out += 1
-        else:
-            given[at, names.index(rater)] = column
+            continue
+        at = place[row], names.index(rater)
+        if not np.isnan(given[at]) and given[at] != column:
+            raise InputError(
+                f"{rater} gives {sample_ids[row]} two labels, {classes[int(given[at])]} and "
+                f"{classes[column]}, under two spellings of its id: keep one."
+            )
+        given[at] = column
     answered = (~np.isnan(given)).sum(axis=1)
     if not (answered > 1).any():
         raise InputError(

@@ -9,6 +9,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from trustq.core.counts import counted
+from trustq.core.words import plain_text, whole_number
 from trustq.errors import InputError
 from trustq.review.exchange.task import (
     BESIDE,
@@ -49,10 +51,23 @@ def read(found: Any, ids: KnownIds, *, rater: str, where: str) -> list[Answer]:
             target = target.get("label")
         if target is None:
             continue
-        label = classes[target] if isinstance(target, int) else str(target)
+        label = _named(target, classes, where)
         sample_id = known_id(key, key, ids, where=where)
         answers.append(answer_of("fiftyone", sample_id, [label], rater=rater))
     return answers
+
+
+def _named(target: Any, classes: Sequence[str], where: str) -> str:
+    """A class by its name or its place; no place below 0, which Python counts from the end."""
+    place = None if target in classes else whole_number(plain_text(target))
+    if place is None:
+        return str(target)
+    if not 0 <= place < len(classes):
+        raise InputError(
+            f"{where}: a label is {place}, and the {counted(len(classes), 'class')} of the file "
+            f"are counted from 0 to {len(classes) - 1}."
+        )
+    return str(classes[place])
 
 
 def read_dataset(found: Any, ids: KnownIds, *, rater: str, where: str) -> list[Answer]:

@@ -137,7 +137,8 @@ def form_of(path: Path) -> tuple[str, Any]:
             form = _form_of_line(first)
             if form == "journal":
                 return form, None
-            return form, [json.loads(line) for line in text.splitlines() if line.strip()]
+            # Not by `splitlines`, for a note may hold other characters that end lines.
+            return form, [json.loads(line) for line in text.split("\n") if line.strip()]
         if ending == ".json":
             found = json.loads(text)
             if isinstance(found, dict) and {"classes", "labels"} <= set(found):

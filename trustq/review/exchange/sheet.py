@@ -11,6 +11,7 @@ from trustq.core.atomic_files import replacing
 from trustq.core.columns import write_parquet
 from trustq.core.label_sheets import write_sheet
 from trustq.core.sample_ids import ID_COLUMNS
+from trustq.core.words import plain_text, split_names
 from trustq.errors import InputError
 from trustq.review.exchange.task import UNSURE, KnownIds, Task, answer_of, known_id, said_by
 from trustq.review.journal import Answer
@@ -95,14 +96,28 @@ def read(rows: list[dict[str, Any]], ids: KnownIds, *, rater: str, where: str) -
         label = "" if row["label"] is None else str(row["label"]).strip()
         if not label:
             continue
-        several = row.get("labels")
-        labels = json.loads(several) if several else [UNSURE if label == "?" else label]
+        labels = _several(row.get("labels"), label, where)
         sample_id = known_id(row[by], None, ids, where=where)
         note = next((str(row[name]) for name in _NOTES if row.get(name)), "")
         answers.append(
             answer_of(
-                "sheet", sample_id, labels, rater=str(row.get("rater") or rater), note=note,
+                "sheet", sample_id, labels, rater=plain_text(row.get("rater")) or rater, note=note,
                 seconds=row.get("seconds"), time=row.get("time"),
             )
         )  # fmt: skip
     return answers
+
+
+def _several(value: Any, label: str, where: str) -> list[str]:
+    """All labels of a row: of its cell `labels`, a list or one as text, or else its `label`."""
+    if isinstance(value, np.ndarray | list | tuple):
+        return [plain_text(one) for one in value]
+    text = plain_text(value)
+    if text.startswith("["):
+        return split_names(text)
+    if text not in ("", label):
+        raise InputError(
+            f"{where}: labels is {text!r} beside the label {label!r}; expected several as a JSON "
+            'array, e.g. ["a", "b"], or nothing.'
+        )
+    return [UNSURE if label == "?" else label]
