@@ -116,7 +116,7 @@ class SharedFeatures:
             turn = self.axes.astype(self.dtype) if self.is_turned else None
             for rows, block in zip(self.blocks, found, strict=True):
                 if turn is None:
-                    block[:] = self._centred(rows)
+                    self._centred(rows, out=block)
                 else:
                     np.matmul(self._centred(rows), turn, out=block)
             return found
@@ -295,9 +295,12 @@ class SharedFeatures:
         # n rows span at most n directions; along the others nothing can be learned.
         return np.maximum(sizes[-self.n_axes :], 0), axes[:, -self.n_axes :]
 
-    def _centred(self, rows: slice) -> np.ndarray:
+    def _centred(self, rows: slice, out: np.ndarray | None = None) -> np.ndarray:
         own = self.features[rows if self._order is None else self._order[rows]]
-        return np.asarray((own - self.center).astype(self.dtype))
+        if out is None:
+            out = np.empty(own.shape, self.dtype)
+        # Subtracted in float64 and rounded in pieces, not in a copy of that type.
+        return np.subtract(own, self.center, out=out, casting="same_kind")
 
 
 def _complete(symmetric: np.ndarray) -> None:
