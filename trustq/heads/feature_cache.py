@@ -300,7 +300,8 @@ class SharedFeatures:
         if out is None:
             out = np.empty(own.shape, self.dtype)
         # Subtracted in float64 and rounded in pieces, not in a copy of that type.
-        return np.subtract(own, self.center, out=out, casting="same_kind")
+        np.subtract(own, self.center, out=out, casting="same_kind")
+        return out
 
 
 def _complete(symmetric: np.ndarray) -> None:
