@@ -507,3 +507,47 @@ def test_integers_of_128_bits_are_read_where_64_hold_them():
     message = "Column 'label' has integers beyond 64 bits: give them as texts."
     with refused(message):
         tq.evaluate(beyond)
+
+
+@pytest.mark.parametrize(
+    "classes", [{"b", "a"}, {"a": 0, "b": 1}, "a,b"], ids=["set", "dict", "text"]
+)
+def test_classes_without_an_order_are_refused(classes: Any) -> None:
+    probs = np.array([[0.9, 0.1], [0.2, 0.8]])
+    kind = type(classes).__name__
+    with pytest.raises(tq.TrustqError, match=f"classes is a {kind}, expected a list of names"):
+        tq.label_quality(["a", "b"], probs, classes=classes)
+    if kind != "str":
+        with pytest.raises(tq.TrustqError, match="has no order that is meant"):
+            data = {"labels": ["a", "b"], "probs": probs}
+            tq.read_predictions(data, names={"classes": classes})
+
+
+def test_tensors_of_networks_are_arrays() -> None:
+    torch = pytest.importorskip("torch")
+    probs = torch.tensor([[0.75, 0.25], [0.5, 0.5]], requires_grad=True)
+    for own in (probs, probs.bfloat16(), probs.half()):
+        assert tq.label_quality(torch.tensor([0, 1]), own).tolist() == [0.75, 0.5]
+        assert tq.read_predictions({"labels": [0, 1], "probs": own}).probs.tolist() == [  # type: ignore[union-attr]
+            [0.75, 0.25],
+            [0.5, 0.5],
+        ]
+
+
+def test_groups_may_be_one_column() -> None:
+    probs = np.array([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]])
+    for groups in (np.array([[1], [1], [2]]), pandas.DataFrame({"patient": [1, 1, 2]})):
+        assert tq.label_quality([0, 0, 1], probs, groups=groups).tolist() == [0.2, 0.2, 0.3]
+
+
+@pytest.mark.parametrize(
+    "probs",
+    [
+        pandas.DataFrame({"a": [0.9, 0.2], "b": [0.1, 0.8], "label": ["a", "b"]}),
+        [{"a": 0.9, "b": 0.1}, {"a": 0.2, "b": 0.8}],
+    ],
+    ids=["frame", "dicts"],
+)
+def test_probabilities_that_are_no_numbers_are_refused(probs: Any) -> None:
+    with pytest.raises(tq.TrustqError, match="probs holds what is no number"):
+        tq.label_quality(["a", "b"], probs)

@@ -174,7 +174,7 @@ def array_of(values: Any, name: str) -> np.ndarray:
     if isinstance(values, np.ma.MaskedArray):
         return _without_mask(values)
     try:
-        array = np.asarray(values)
+        array = np.asarray(_of_torch(values) if hasattr(values, "detach") else values)
     except (RuntimeError, TypeError, ValueError) as error:  # torch: gradients, other devices
         raise InputError(f"{name} is not an array: {str(error).rstrip('.')}.") from error
     if not array.ndim:
@@ -183,6 +183,13 @@ def array_of(values: Any, name: str) -> np.ndarray:
             "value per row."
         )
     return array
+
+
+def _of_torch(tensor: Any) -> Any:
+    """A tensor's values alone, off its device, in a type that numpy has."""
+    tensor = tensor.detach().cpu()
+    is_short = tensor.is_floating_point() and tensor.element_size() < 4
+    return tensor.float() if is_short else tensor
 
 
 def _names_of_marks(frame: Any, marks: np.ndarray, name: str) -> np.ndarray:
@@ -333,7 +340,7 @@ def classes_of(
     ['nv', 'mel']
     """
     titles = _titles(scores)
-    given = None if stated is None else plain_texts(np.asarray(stated))
+    given = None if stated is None else _stated(stated)
     if titles is None or (given is not None and titles == list(map(str, range(len(given))))):
         return given  # columns that count themselves have no names
     prefix = PREFIXES[kind]
@@ -351,6 +358,16 @@ def classes_of(
             )
         return titles
     return given
+
+
+def _stated(classes: Any) -> list[str]:
+    names = np.asarray(classes)
+    if not names.ndim:
+        raise InputError(
+            f"classes is a {type(classes).__name__}, expected a list of names in the order of the "
+            "columns of scores."
+        )
+    return plain_texts(names.reshape(-1))
 
 
 def _titles(scores: Any) -> list[str] | None:

@@ -293,7 +293,10 @@ class _Rows:
         given, scores = arrays["labels"], arrays["probs"]
         classes = classes_of(probs, "probs", [given], stated=classes)
         if scores.ndim == 1 or (scores.ndim == 2 and scores.shape[1] == 1):
-            second = scores.reshape(-1).astype(np.float64)  # of the second of two classes
+            try:
+                second = scores.reshape(-1).astype(np.float64)  # of the second of two classes
+            except (TypeError, ValueError) as error:
+                raise InputError(f"probs holds what is no number ({error}).") from error
             scores = np.stack([1 - second, second], axis=1)
         self.probs = checked_probs(scores)
         n, k = self.probs.shape
@@ -311,6 +314,7 @@ class _Rows:
         self.group, self.named = None, np.empty(0)
         if groups is not None:
             named = arrays["groups"]
+            named = named[:, 0] if named.ndim == 2 and named.shape[1] == 1 else named
             if named.shape != (n,):
                 raise InputError(f"groups has shape {named.shape}, labels ({n},).")
             self.named = named

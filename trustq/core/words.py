@@ -4,7 +4,7 @@ import ast
 import csv
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -210,6 +210,8 @@ def split_names(
     >>> split_names('["a,b", "c"]')
     ['a,b', 'c']
     """
+    if isinstance(text, Set | Mapping):
+        raise InputError(f"{text} has no order that is meant: pass a list of names.")
     if not isinstance(text, str):
         return [str(name) for name in text]
     if text in known:

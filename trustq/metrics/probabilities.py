@@ -143,7 +143,10 @@ def _checked_rows(rows: np.ndarray, name: str, numbers: np.ndarray | None) -> np
         )
     if len(rows) == 0:
         raise InputError(f"{name} is empty: pass at least one row.")
-    rows = rows.astype(np.float64, copy=False)
+    try:
+        rows = rows.astype(np.float64, copy=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} holds what is no number ({error}).") from error
     if not np.isfinite(rows).all():
         bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         raise InputError(
