@@ -382,3 +382,19 @@ def test_one_image_by_two_spellings_of_its_id_is_one_row(tmp_path):
     images(tmp_path / "t", "A1.png", "B2.png")
     with pytest.raises(TrustqError, match=r"repeated: 'A1' and 'A1.jpg' \(rows 1 and 2\)"):
         made("csv", tmp_path / "t", table=path)
+
+
+def test_one_image_in_two_groups_of_a_table_is_refused(tmp_path):
+    names = [f"{row}.png" for row in range(30)]
+    images(tmp_path / "im", *names)
+    rows = [(f"r{row}", name, "ab"[row % 2]) for row, name in enumerate([*names, "0.png"])]
+    listed = table(tmp_path / "t.csv", ["sample_id", "path", "label"], rows)
+    message = (
+        f"{listed}: 0.png is the image of rows 1 (r0) and 31 (r30), which are of two groups, so it "
+        "may be trained on and tested on. Give all rows of an image one group, e.g. "
+        "`group_column=path`, or keep one of them."
+    )
+    with refused(message):
+        made("csv", tmp_path / "im", table=listed)
+    groups = values(made("csv", tmp_path / "im", table=listed, group_column="path"), "group_id")
+    assert groups[0] == groups[30] and len(set(groups)) == 30

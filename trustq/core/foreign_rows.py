@@ -573,13 +573,13 @@ def _joined(rows: ForeignRows, table: Path, ids: np.ndarray, whole: bool) -> dic
     columns, found = find_rows(table, ids, by=by if isinstance(by, str) else None)
     keys = id_keys(ids)
     missing = [key for key, row in zip(keys, found, strict=True) if row is None]
+    own = next(columns[name] for name in (by, *ID_COLUMNS) if name in columns)
     if whole and missing:
         raise InputError(
             f"The ids of {rows.path} and {table} do not match: {len(missing)} of {len(keys)} rows "
-            f"are not in the table, e.g. {missing[0]!r}."
+            f"are not in the table, e.g. {missing[0]!r}{nearly(missing, own)}."
         )
     if len(missing) == len(keys):
-        own = next(columns[name] for name in (by, *ID_COLUMNS) if name in columns)
         near = nearly(keys, own)
         raise InputError(
             f"{table} shares no id with the predictions, e.g. {keys[0]!r}{near}: spell the ids "

@@ -96,6 +96,7 @@ def read_rows(
         skip_missing=skip_missing,
         metadata_only=metadata_only,
     )
+    _refuse_shared(rows, names["path"], source=source)
     n = len(rows["path"])
     rows["dataset"] = np.full(n, path.name.split(".")[0], dtype=object)
     rows.setdefault("domain", np.full(n, "unknown", dtype=object))
@@ -221,6 +222,23 @@ def _paths(
             path=root,
         )
     return texts([path or own for path, own in zip(paths, given.tolist(), strict=True)])
+
+
+def _refuse_shared(rows: Columns, name: str, *, source: str) -> None:
+    """Refuse one image in two groups, for it may be trained on and tested on."""
+    ids, paths = rows["sample_id"].tolist(), rows["path"].tolist()
+    first: dict[str, int] = {}
+    for row, (path, group) in enumerate(zip(paths, rows["group_id"].tolist(), strict=True)):
+        if path is None or rows["group_id"][one := first.setdefault(path, row)] == group:
+            continue
+        if id_key(str(ids[one])) == id_key(str(ids[row])):
+            continue  # one id twice, which the check of the manifest tells
+        raise InputError(
+            f"{source}: {path} is the image of {named_rows([one, row], ids)}, which are of two "
+            "groups, so it may be trained on and tested on. Give all rows of an image one group, "
+            f"e.g. `group_column={name}`, or keep one of them.",
+            path=source,
+        )
 
 
 def _name(path: str) -> str:

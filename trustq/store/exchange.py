@@ -228,7 +228,8 @@ def _floats(path: Path, array: np.ndarray, name: str) -> np.ndarray:
             path=path,
         )
     # What is mapped stays where it is; other types are few or small.
-    values = np.asarray(array, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is told below
+        values = np.asarray(array, dtype=np.float32)
     bad = 0
     for start in range(0, len(values), 4096):
         known = np.isfinite(values[start : start + 4096])
