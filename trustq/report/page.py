@@ -89,8 +89,8 @@ SELECT {", ".join(MATCHED)}, exposure, leaky, in_sample, arm_title AS arm,
     baseline_title AS against, {", ".join(PURCHASE)}, metric, unit, n,
     round(mean_difference, 4) AS difference, round(sd, 4) AS sd, round(sign_flip_p, 4) AS p,
     sign_flip_floor AS floor, array_to_string(differs, ', ') AS differs
-FROM ({paired_select(_TESTED)})
-WHERE baseline IN ('none', 'random') AND arm <> 'none' AND n > 1
+FROM ({paired_select(_TESTED, pairs="b.arm IN ('none', 'random') AND a.arm <> 'none'")})
+WHERE n > 1
 ORDER BY ALL"""
 # Settings and seeds as numbers: to group a million figures by forty texts takes gigabytes.
 _NUMBERED = f"""
@@ -274,8 +274,10 @@ def _warnings(connection: Any) -> list[str]:
         n = connection.execute(f"SELECT count(*) FROM runs WHERE {condition}").fetchone()[0]
         if n:
             found.append(f"{said} ({n} of {n_all} runs)")
+    # The floor of a pair is that of its mirror image.
+    either = paired_select(_TESTED, pairs="a.arm < b.arm")
     floors = connection.execute(
-        f"SELECT unit, n, max(sign_flip_floor) FROM ({paired_select(_TESTED)}) "
+        f"SELECT unit, n, max(sign_flip_floor) FROM ({either}) "
         "WHERE sign_flip_floor > 0.05 GROUP BY unit, n ORDER BY unit, n"
     ).fetchall()
     units = {"draw_seed": "draws", "backbone_seed": "backbones"}

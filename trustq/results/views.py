@@ -116,11 +116,12 @@ def _over_seeds() -> str:
             count(value) AS n_runs"""
 
 
-def paired_select(figures: str = "true") -> str:
+def paired_select(figures: str = "true", *, pairs: str = "true") -> str:
     """Final figures of every ordered pair of arms, where all else is the same.
 
-    `figures` is a condition on rows of `metrics`: they are read once for all pairs, so a condition
-    on the answer comes too late to save anything.
+    `figures` is a condition on rows of `metrics`, which are read once for all pairs, and `pairs`
+    one on the `runs` of a pair, `a` minus `b`: a condition on the answer comes too late to save
+    anything.
 
     "All else" is MATCHED, the cache whose labels were repaired, both seeds and the purchase; an
     arm with score `none` buys nothing, so it pairs with every purchase and the row has the other
@@ -169,7 +170,7 @@ def paired_select(figures: str = "true") -> str:
                 b.arm_title AS baseline_title, a.exposure, {either},
                 [x FOR x IN [{differing}] IF x IS NOT NULL] AS differing
             FROM runs a JOIN runs b ON {same}
-            WHERE a.arm <> b.arm
+            WHERE a.arm <> b.arm AND ({pairs})
                 AND (a.score = 'none' OR b.score = 'none' OR ({same_purchase}))
         ), numbered AS MATERIALIZED (
             SELECT hash({_listed(setting)}) AS setting, * FROM cell_pairs

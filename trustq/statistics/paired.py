@@ -5,6 +5,7 @@ What resamples examples or groups of them lives in `trustq.evaluation.bootstrap`
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,9 @@ from trustq.errors import InputError
 EXACT_UP_TO = 20  # differences; all 2^19 sign patterns up to symmetry take 5 ms
 TIE_TOLERANCE = 1e-9  # of the sum of sizes; metrics subtracted in floats tie to about 1e-12
 BLOCK = 1 << 22  # numbers drawn at once, so that memory does not grow with the replicates
+# Numbers drawn that are kept, for a table has hundreds of tests and lines of as many units each.
+KEPT_COUNTS = 1 << 24  # of one or two bytes
+KEPT_SIGNS = 1 << 20  # of eight bytes
 
 
 class SignFlip(NamedTuple):
@@ -92,14 +96,26 @@ def bootstrap_intervals(
     n = len(columns)
     if n < 2:
         return np.full((2, columns.shape[1]), math.nan)
-    rng = generator(seed, "bootstrap")
-    means = []
-    for size in _blocks(replicates, n):
-        places = rng.integers(0, n, size=(size, n)) + n * np.arange(size)[:, None]
-        counts = np.bincount(places.ravel(), minlength=size * n).reshape(size, n)
-        means.append(counts @ columns / n)
+    counts = _kept_counts if n * replicates <= KEPT_COUNTS else _drawn_counts
+    means = [count.astype(np.float64) @ columns / n for count in counts(n, seed, replicates)]
     tail = (1 - level) / 2
     return np.asarray(np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0))
+
+
+@lru_cache(maxsize=1)
+def _kept_counts(n: int, seed: int, replicates: int) -> list[np.ndarray]:
+    return list(_drawn_counts(n, seed, replicates))
+
+
+def _drawn_counts(n: int, seed: int, replicates: int) -> Iterator[np.ndarray]:
+    """How often resamples of n units hold each of them, in blocks of (b, n)."""
+    rng = generator(seed, "bootstrap")
+    for size in _blocks(replicates, n):
+        places = rng.integers(0, n, size=(size, n))
+        places += n * np.arange(size)[:, None]
+        counts = np.bincount(places.ravel(), minlength=size * n).reshape(size, n)
+        del places  # which is as large
+        yield counts.astype(np.min_scalar_type(n))
 
 
 class Paired(NamedTuple):
@@ -374,7 +390,21 @@ def sign_patterns(differences: np.ndarray) -> np.ndarray:
 
 
 def drawn_signs(n: int, seed: int, replicates: int) -> Iterator[np.ndarray]:
-    """Random signs in blocks of (b, n)."""
+    """Random signs in blocks of (b, n), which are only read."""
+    if n * replicates <= KEPT_SIGNS:
+        yield _kept_signs(n, seed, replicates)
+        return
+    yield from _drawn_signs(n, seed, replicates)
+
+
+@lru_cache(maxsize=1)
+def _kept_signs(n: int, seed: int, replicates: int) -> np.ndarray:
+    (signs,) = _drawn_signs(n, seed, replicates)
+    signs.flags.writeable = False
+    return signs
+
+
+def _drawn_signs(n: int, seed: int, replicates: int) -> Iterator[np.ndarray]:
     rng = generator(seed, "sign_flip")
     for size in _blocks(replicates, n):
         yield rng.integers(0, 2, size=(size, n), dtype=np.int8) * 2.0 - 1.0
