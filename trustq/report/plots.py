@@ -1,6 +1,7 @@
 """Figures: what a repair gains per label bought, and what confidence is worth."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -204,4 +205,25 @@ def save_plot(figure: Any, path: Path) -> None:
     # Without its date and random names an SVG of equal figures has equal bytes.
     metadata = {"Date": None} if path.suffix == ".svg" else None
     with replacing(Path(path)) as part, matplotlib.rc_context({"svg.hashsalt": "trustq"}):
-        figure.savefig(part, metadata=metadata)
+        with _laid_out(figure) if path.suffix == ".svg" else nullcontext():
+            figure.savefig(part, metadata=metadata)
+
+
+@contextmanager
+def _laid_out(figure: Any) -> Iterator[None]:
+    """A figure whose parts have their places in an SVG.
+
+    To find them, matplotlib would draw it whole, and throw that away.
+    """
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    canvas, engine, dpi = figure.canvas, figure.get_layout_engine(), figure.dpi
+    FigureCanvasSVG(figure)  # which measures texts as it draws them
+    try:
+        engine.execute(figure)
+        figure.dpi = dpi  # an SVG's own is 72; pictures in it have that of the figure
+        figure.set_layout_engine("none")
+        yield
+    finally:
+        figure.set_canvas(canvas)
+        figure.set_layout_engine(engine)
