@@ -11,8 +11,8 @@ LEAST = 1 << 25  # bytes without which it writes no table
 SHORT = 1 << 32  # bytes left below which it has one thread, for each holds up to 122,880 rows
 
 
-def open_database() -> duckdb.DuckDBPyConnection:
-    """A connection to a database of its own in memory.
+def open_database(*, threads: int | None = None) -> duckdb.DuckDBPyConnection:
+    """A connection to a database of its own in memory, with as many threads as cores or fewer.
 
     Where the process may hold so much memory and no more (`ulimit -d`, a control group), DuckDB,
     which knows of the machine's alone, is told.
@@ -22,7 +22,9 @@ def open_database() -> duckdb.DuckDBPyConnection:
     if math.isfinite(left):
         connection.execute(f"SET memory_limit = '{max(LEAST, int(SHARE * left))} bytes'")
     if left < SHORT:
-        connection.execute("SET threads = 1")
+        threads = 1
+    if threads is not None:
+        connection.execute(f"SET threads = {threads}")
     return connection
 
 

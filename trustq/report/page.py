@@ -237,7 +237,8 @@ def write_report(results: Path, path: Path) -> None:
     from jinja2 import Environment, StrictUndefined
 
     results = Path(results)
-    with connect(results) as connection:
+    # Beside Python, which reads the parts for it, a second thread gains little and takes memory.
+    with connect(results, threads=1) as connection:
         (facts,) = _dicts(_answer(connection, _FACTS))
         if not facts["runs"]:
             raise InputError(f"{results} holds no runs to report. Run a sweep first.", path=results)

@@ -64,11 +64,11 @@ class Opened:
     An error that leaves the block names the damaged part where there is one.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, threads: int | None = None) -> None:
         from trustq.results.part_files import PartFiles  # who only writes needs no file system
 
         self.files = PartFiles(folder.resolve(), unrecorded=has_unrecorded(folder))
-        self.connection = open_database()
+        self.connection = open_database(threads=threads)
         self.files.register(self.connection)
         self._folder = folder
 
@@ -105,6 +105,7 @@ def connect(
     tables: Mapping[str, Path] | None = None,
     metadata: Sequence[Path] = (),
     of: str = "",
+    threads: int | None = None,
 ) -> Opened:
     """Open a results folder: one typed view per table, and the derived views.
 
@@ -113,6 +114,8 @@ def connect(
     `metadata` are joined by sample id: `samples` has their columns, too, and where both have a
     column, the results come first. With `of`, SQL text, there are only the tables and views whose
     names are among its words, and those that they are made of: a view of many parts takes a while.
+    DuckDB has as many `threads` as cores unless told; with one, equal results give equal answers,
+    for means are summed in one order.
 
     The views hold the parts that were there when it was opened, keep to committed cells, and take
     a cell that two writers both wrote from the part whose name sorts first. A column that a part
@@ -123,7 +126,7 @@ def connect(
     """
     folder = Path(folder)
     check_folder(folder)
-    opened = Opened(folder)
+    opened = Opened(folder, threads=threads)
     try:
         joined: list[dict[str, str]] = []
         if tables or metadata:
