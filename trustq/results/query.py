@@ -69,6 +69,8 @@ class Opened:
 
         self.files = PartFiles(folder.resolve(), unrecorded=has_unrecorded(folder))
         self.connection = open_database(threads=threads)
+        # Parts never change, and a page of many queries opens each part for every one of them.
+        self.connection.execute("SET parquet_metadata_cache = true")
         self.files.register(self.connection)
         self._folder = folder
 
