@@ -11,8 +11,7 @@ from trustq.core.counts import counted
 from trustq.core.safety import DISCLAIMER
 from trustq.errors import InputError
 from trustq.evaluation.shift_stages import STAGES
-from trustq.recipes.schema import plain, sweep_settings
-from trustq.repair.human_answers import AS_GIVEN
+from trustq.recipes.schema import AS_GIVEN, plain, sweep_settings
 from trustq.results import connect
 from trustq.results.schema import EXPERIMENT, PURCHASE
 from trustq.statistics.paired import holm

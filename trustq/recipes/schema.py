@@ -23,6 +23,8 @@ Scope = Literal["run", "shared", "head", "policy", "arm", "metadata"]
 ROLES = ("setting", "matched", "problem", "purchase", "compared")
 _EVERYWHERE = "setting matched problem"
 
+AS_GIVEN = "as given"  # what tables say of the noise of labels that people's answers judge
+
 LAST_SEED = 2**31 - 1  # seeds are stored as 32-bit integers
 
 

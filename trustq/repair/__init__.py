@@ -6,12 +6,26 @@ The package can be called, for `trustq.repair(caches, recipe=...)` of the Python
 import importlib
 import sys
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from trustq.repair.arms import Arm, parse_arm
-from trustq.repair.setup import Experiment, draw_experiment
+from trustq.core.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from trustq.repair.arms import Arm, parse_arm
+    from trustq.repair.setup import Experiment, draw_experiment
 
 __all__ = ["Arm", "Experiment", "draw_experiment", "parse_arm"]
+
+# Pages of results need what repair calls its noise, and not the heads that it fits.
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Arm": "trustq.repair.arms",
+        "Experiment": "trustq.repair.setup",
+        "draw_experiment": "trustq.repair.setup",
+        "parse_arm": "trustq.repair.arms",
+    },
+)
 
 
 class _Callable(ModuleType):

@@ -14,7 +14,6 @@ from trustq.recipes import SweepRecipe
 from trustq.store import Cache
 from trustq.store.relabel import with_labels
 
-AS_GIVEN = "as given"  # what tables say of the noise of such labels
 _NO_NOISE = ("auto", "none", "stored")  # `noise` that puts none on the labels
 
 

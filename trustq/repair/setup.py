@@ -20,7 +20,8 @@ from trustq.heads.standardise import (
     taken,
 )
 from trustq.recipes import SweepRecipe
-from trustq.repair.human_answers import AS_GIVEN, answers_are_truth, as_answered
+from trustq.recipes.schema import AS_GIVEN
+from trustq.repair.human_answers import answers_are_truth, as_answered
 from trustq.repair.metadata import balance_of, fitted_rows
 from trustq.repair.relabelling import pose
 from trustq.repair.settings import trusted_share

@@ -21,7 +21,7 @@ from trustq.evaluation.fairness import MIN_ROWS
 from trustq.evaluation.shift_stages import STAGES
 from trustq.evaluation.slices import FIGURES as SLICE_FIGURES
 from trustq.metrics.per_class import UNKNOWN
-from trustq.repair.human_answers import AS_GIVEN
+from trustq.recipes.schema import AS_GIVEN
 from trustq.report.plot_set import count_sets, draw_figures_of
 from trustq.results import Result, connect
 from trustq.results.schema import EXPERIMENT, MATCHED, OF_ARM, PURCHASE, SETTINGS

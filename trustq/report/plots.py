@@ -1,7 +1,7 @@
 """Figures: what a repair gains per label bought, and what confidence is worth."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -204,17 +204,17 @@ def save_plot(figure: Any, path: Path) -> None:
 
     # Without its date and random names an SVG of equal figures has equal bytes.
     metadata = {"Date": None} if path.suffix == ".svg" else None
-    with replacing(Path(path)) as part, matplotlib.rc_context({"svg.hashsalt": "trustq"}):
-        with _laid_out(figure) if path.suffix == ".svg" else nullcontext():
-            figure.savefig(part, metadata=metadata)
+    plain = matplotlib.rc_context({"svg.hashsalt": "trustq"})
+    with replacing(Path(path)) as part, plain, _laid_out(figure, path.suffix):
+        figure.savefig(part, metadata=metadata)
 
 
 @contextmanager
-def _laid_out(figure: Any) -> Iterator[None]:
-    """A figure whose parts have their places in an SVG.
-
-    To find them, matplotlib would draw it whole, and throw that away.
-    """
+def _laid_out(figure: Any, suffix: str) -> Iterator[None]:
+    """A figure that is to be an SVG has its parts in their places, which would take a drawing."""
+    if suffix != ".svg":
+        yield
+        return
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     canvas, engine, dpi = figure.canvas, figure.get_layout_engine(), figure.dpi
