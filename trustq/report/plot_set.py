@@ -15,6 +15,7 @@ from trustq.report.plots import (
     arm_styles,
     arms_of_plot,
     draw_legend,
+    gather_figures,
     new_canvas,
     repair_curve_of,
     save_plot,
@@ -55,12 +56,11 @@ _OF_LARGEST = """
 SELECT key, arm, arm_title FROM runs
 WHERE key IN (SELECT unnest(?)) AND (score = 'none' OR budget = ?)
 """
+# In an order of their own, so that equal figures give equal bytes.
 _GAINS = """
-SELECT c.arm, c.arm_title, c.score, c.budget, c.n_bought, c.backbone_seed, c.draw_seed, f.value
-FROM metric_values f JOIN runs c USING (key)
-WHERE f.is_final AND f.metric = ? AND f.split = ? AND f.stage = 'uncalibrated'
-  AND f.class_name IS NULL AND f.slice_name IS NULL AND f.eval_dataset = c.dataset
-  AND f.value IS NOT NULL AND c.key IN (SELECT unnest(?))
+SELECT arm, arm_title, score, budget, n_bought, backbone_seed, draw_seed, value
+FROM drawn WHERE is_final AND split = ? AND value IS NOT NULL AND key IN (SELECT unnest(?))
+ORDER BY ALL
 """
 
 
@@ -104,7 +104,10 @@ def draw_figures_of(
     if not sets:
         raise InputError(f"{results} holds no runs to draw.", path=results)
     drawn = []
-    for prefix, own in list(zip(_prefixes(list(sets)), sets.values(), strict=True))[:most]:
+    chosen = list(zip(_prefixes(list(sets)), sets.values(), strict=True))[:most]
+    every = sorted({key for _, own in chosen for key in own})
+    gather_figures(connection, every, metric=metric, splits=("test", "out_of_fold"))
+    for prefix, own in chosen:
         drawn += _draw_set(connection, own, Path(folder), prefix, metric, suffixes)
     return drawn
 
@@ -196,9 +199,9 @@ def _draw_set(
     metric: str,
     suffixes: Sequence[str],
 ) -> list[Path]:
-    gains = connection.execute(_GAINS, [metric, "test", keys]).fetchall()
+    gains = connection.execute(_GAINS, ["test", keys]).fetchall()
     split = "test" if gains else "out_of_fold"
-    gains = gains or connection.execute(_GAINS, [metric, split, keys]).fetchall()
+    gains = gains or connection.execute(_GAINS, [split, keys]).fetchall()
     if not gains:
         return []
     budgets = sorted({(row[4], row[3]) for row in gains if row[2] != "none"}, reverse=True)

@@ -1,6 +1,6 @@
 """Figures: what a repair gains per label bought, and what confidence is worth."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,21 @@ _LONG = 26  # letters of a name beside which there is no room for another
 # The first few rows make a risk of anything from 0 to 1; the axis is scaled by what follows them.
 _STEADY = 0.05
 
-_CURVES = """
-SELECT arm, arm_title, CASE WHEN c.origin_digest <> c.cache_digest THEN c.n_bought
-    ELSE r.n_bought_total END AS bought, c.backbone_seed, c.draw_seed, m.value
-FROM metrics m JOIN rounds r USING (run, round) JOIN runs c ON c.key = m.run
-WHERE m.metric = ? AND m.split = ? AND m.stage = 'uncalibrated' AND c.key IN (SELECT unnest(?))
+# Figures of one metric, read once for all pictures of some runs: to look through millions of rows
+# takes longer than to draw.
+_GATHERED = """
+CREATE OR REPLACE TEMP TABLE drawn AS
+SELECT c.key, c.arm, c.arm_title, c.score, c.budget, c.n_bought, c.backbone_seed, c.draw_seed,
+    CASE WHEN c.origin_digest <> c.cache_digest THEN c.n_bought ELSE r.n_bought_total END AS bought,
+    r.run IS NOT NULL AS is_round, m.split, m.is_final, m.value
+FROM metrics m JOIN runs c ON c.key = m.run LEFT JOIN rounds r USING (run, round)
+WHERE m.metric = ? AND m.split IN (SELECT unnest(?)) AND m.stage = 'uncalibrated'
+  AND c.key IN (SELECT unnest(?))
   AND m.eval_dataset = c.dataset AND m.class_name IS NULL AND m.slice_name IS NULL
+"""
+_CURVES = """
+SELECT arm, arm_title, bought, backbone_seed, draw_seed, value
+FROM drawn WHERE is_round AND split = ? AND key IN (SELECT unnest(?))
 ORDER BY ALL
 """
 _PREDICTIONS = """
@@ -51,16 +60,24 @@ def repair_curve_figure(
     `keys` names cells; raises `TrustqError` when they hold no such figures.
     """
     with connect(results) as connection:
+        gather_figures(connection, keys, metric=metric, splits=(split,))
         repair_curve_of(connection, keys, path, metric=metric, split=split)
+
+
+def gather_figures(
+    connection: Any, keys: list[str], *, metric: str, splits: Sequence[str]
+) -> None:
+    """Put a metric of some cells into the table `drawn` of a connection."""
+    connection.execute(_GATHERED, [metric, list(splits), keys])
 
 
 def repair_curve_of(
     connection: Any, keys: list[str], path: Path, *, metric: str, split: str
 ) -> None:
-    """`repair_curve_figure` over an open connection, for sets of figures."""
+    """`repair_curve_figure` over an open connection with what `gather_figures` found, for sets."""
     from trustq.statistics.paired import bootstrap_intervals
 
-    rows = connection.execute(_CURVES, [metric, split, keys]).fetchall()
+    rows = connection.execute(_CURVES, [split, keys]).fetchall()
     styles = arm_styles(connection)
     if not rows:
         raise InputError(f"There are no {metric} figures on {split} rows to draw.")
