@@ -165,16 +165,17 @@ def main_table_of(
             break
     else:
         raise NotFound(f"{results} has no final {stage} figures of {split} rows.", path=results)
-    known = {metric for (metric,) in connection.execute(_KNOWN, asked).fetchall()}
     figures = _in_conventions(connection, metrics, asked)
-    known |= {name for _, _, name, _ in figures}
+    figures += connection.execute(_FIGURES, [*asked, list(metrics)]).fetchall()
+    known = {name for _, _, name, _ in figures}
+    if not known.issuperset(metrics):  # those without a value are known, too
+        known |= {metric for (metric,) in connection.execute(_KNOWN, asked).fetchall()}
     if unknown := [name for name in metrics if name not in known]:
         raise NotFound(
             f"{results} has no {unknown[0]} of {split} rows, only {', '.join(sorted(known))}.",
             path=results,
             expected=sorted(known),
         )
-    figures += connection.execute(_FIGURES, [*asked, list(metrics)]).fetchall()
     runs = _dicts(connection.execute(_RUNS))
     shown = _rows(runs, evaluated, figures, tuple(metrics))
     counted_in = {run for run, _, _ in evaluated}

@@ -32,13 +32,17 @@ SELECT {", ".join(f"c.{name}" for name in _SETTING)}, arm, arm_title, budget,
 FROM runs c JOIN rounds r ON r.run = c.key AND r.round = c.n_rounds_done
 WHERE key IN (SELECT unnest(?)) ORDER BY ALL
 """
+# A run's figures at a place are one row: most runs have the same ones, whose names are one text.
 _FIGURES = """
-SELECT run, eval_dataset, split, stage, metric, value
+SELECT run, eval_dataset, split,
+    string_agg(stage || '/' || metric, ' ' ORDER BY stage, metric, value) AS names,
+    list(value ORDER BY stage, metric, value) AS figures
 FROM metrics
 WHERE is_final AND split <> 'val' AND class_name IS NULL AND slice_name IS NULL
-  AND metric IN (SELECT unnest(?)) AND run IN (SELECT unnest(?)) ORDER BY ALL
+  AND metric IN (SELECT unnest(?)) AND run IN (SELECT unnest(?))
+GROUP BY run, eval_dataset, split ORDER BY run, eval_dataset, split
 """
-_AT_ONCE = 10_000  # figures fetched; all rows of a large folder as Python's objects take gigabytes
+_AT_ONCE = 1000  # rows fetched; all of a large folder as Python's objects take gigabytes
 _SHOWN = ("accuracy", "macro_f1", "nll", "ece", "aurc", "augrc")
 
 _BASELINES = ("random", "none", "oracle")
@@ -103,15 +107,17 @@ def repair_table_of(connection: Any, keys: list[str]) -> RepairTable:
 
 def _figures(connection: Any, keys: list[str]) -> Figures:
     figures: Figures = {}
-    places: dict[tuple[str, str], tuple[str, str]] = {}  # each once, however many runs share it
+    # Each once, however many runs share it.
+    places: dict[tuple[str, str], tuple[str, str]] = {}
+    pairs: dict[str, list[tuple[str, ...]]] = {}
     answer = connection.execute(_FIGURES, [list(_SHOWN), keys])
     while rows := answer.fetchmany(_AT_ONCE):
-        for run, eval_dataset, split, stage, metric, value in rows:
-            at, what = (
-                places.setdefault(pair, pair) for pair in ((eval_dataset, split), (stage, metric))
-            )
-            found = figures.setdefault(run, {}).setdefault(at, {})
-            found[what] = np.nan if value is None else value
+        for run, eval_dataset, split, names, values in rows:
+            at = places.setdefault((eval_dataset, split), (eval_dataset, split))
+            if names not in pairs:
+                pairs[names] = [tuple(name.split("/")) for name in names.split(" ")]
+            found = (np.nan if value is None else value for value in values)
+            figures.setdefault(run, {})[at] = dict(zip(pairs[names], found, strict=True))
     return figures
 
 

@@ -94,14 +94,13 @@ WHERE n > 1
 ORDER BY ALL"""
 # Settings and seeds as numbers: to group a million figures by forty texts takes gigabytes.
 _NUMBERED = f"""
-WITH numbered AS MATERIALIZED (
-    SELECT key AS run, dense_rank() OVER (ORDER BY {", ".join(SETTINGS)}) AS setting,
-        dense_rank() OVER (ORDER BY backbone_seed, draw_seed) AS seeds
-    FROM runs
-), settings AS MATERIALIZED (
-    SELECT setting, {", ".join(f"any_value({name}) AS {name}" for name in SETTINGS)}
-    FROM runs JOIN numbered ON run = key GROUP BY setting
-)"""
+CREATE OR REPLACE TEMP TABLE numbered AS
+SELECT key AS run, dense_rank() OVER (ORDER BY {", ".join(SETTINGS)}) AS setting,
+    dense_rank() OVER (ORDER BY backbone_seed, draw_seed) AS seeds
+FROM runs;
+CREATE OR REPLACE TEMP TABLE settings AS
+SELECT setting, {", ".join(f"any_value({name}) AS {name}" for name in SETTINGS)}
+FROM runs JOIN numbered ON run = key GROUP BY setting"""
 _MEANS = """
     SELECT setting, eval_dataset, split, stage, condition, severity, metric, class_name,
         avg(value) AS mean, count(DISTINCT seeds) FILTER (value IS NOT NULL) AS n
@@ -112,7 +111,7 @@ _BY_CLASS = ", ".join(
     f"round(any_value(mean) FILTER (metric = '{name}'), 4) AS {name}"
     for name in ("recall", "precision", "f1", "auroc")
 )
-_CLASSES = f"""{_NUMBERED}, means AS ({_MEANS} class_name IS NOT NULL
+_CLASSES = f"""WITH means AS ({_MEANS} class_name IS NOT NULL
         AND stage = 'uncalibrated' AND split IN ('test', 'out_of_fold')
     GROUP BY ALL
 ), classes AS (
@@ -127,7 +126,7 @@ _SHIFTED = ", ".join(
 )
 # The plain figures first, then what `trustq.evaluation.shift_stages` adds to them.
 _STAGES = "['uncalibrated', 'calibrated', " + ", ".join(f"'{name}'" for name in STAGES) + "]"
-_SHIFT = f"""{_NUMBERED}, means AS ({_MEANS} class_name IS NULL AND split = 'external'
+_SHIFT = f"""WITH means AS ({_MEANS} class_name IS NULL AND split = 'external'
     GROUP BY ALL
 ), stages AS (
     SELECT setting, eval_dataset AS external, stage, {_SHIFTED}, max(n) AS n
@@ -145,7 +144,7 @@ _OF_SLICES = """
 _BY_SLICE = ", ".join(
     f"round(avg(value) FILTER (metric = '{name}'), 4) AS {name}" for name in (*SLICE_FIGURES, *ODDS)
 )
-_SLICES = f"""{_NUMBERED}, slices AS (
+_SLICES = f"""WITH slices AS (
     SELECT setting, eval_dataset, slice_name, slice_value AS "of",
         round(avg(n) FILTER (metric = 'accuracy')) AS n_rows,
         {_BY_SLICE}, CASE WHEN max(slice_value) = '{UNKNOWN}' THEN 'unknown: in no gap'
@@ -160,7 +159,7 @@ ORDER BY ALL"""
 _BY_GAP = ", ".join(
     f"round(avg(value) FILTER (metric = '{name}_gap'), 4) AS {name}_gap" for name in ODDS
 )
-_GAPS = f"""{_NUMBERED}, gaps AS (
+_GAPS = f"""WITH gaps AS (
     SELECT setting, eval_dataset, slice_name, round(avg(n)) AS n_rows, {_BY_GAP}
     {_OF_SLICES} AND slice_value IS NULL
     GROUP BY setting, eval_dataset, slice_name
@@ -243,6 +242,7 @@ def write_report(results: Path, path: Path) -> None:
         if not facts["runs"]:
             raise InputError(f"{results} holds no runs to report. Run a sweep first.", path=results)
         keys = [key for (key,) in connection.execute("SELECT key FROM runs").fetchall()]
+        connection.execute(_NUMBERED)
         content = {
             "facts": facts,
             "warnings": _warnings(connection),
