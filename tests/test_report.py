@@ -24,6 +24,7 @@ from trustq.errors import TrustqError
 from trustq.experiments import plan_sweep, repair, run_sweep
 from trustq.recipes import load_recipe
 from trustq.report.page import MOST_SETS, write_report
+from trustq.report.plots import draw_legend, new_canvas, save_plot
 from trustq.results import write_part
 from trustq.store import write_cache
 
@@ -282,3 +283,35 @@ def test_a_long_table_shows_its_first_rows_and_is_searched_whole(
     browser.value(search.replace("WORDS", "'nowhere'"))
     assert browser.value(lines) == []
     assert browser.value("window.evil") is None
+
+
+def test_two_pages_of_the_same_results_differ_in_their_time_alone(
+    page: Path, tmp_path: Path
+) -> None:
+    write_report(page.parent / "r", tmp_path / "again.html")
+    first, second = (
+        re.sub(r"written [^.]*\.", "", path.read_text("utf-8"), count=1)
+        for path in (page, tmp_path / "again.html")
+    )
+    assert first == second
+
+
+def test_an_svg_is_what_matplotlib_lays_out_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(name: str) -> bytes:
+        figure, axes = new_canvas()
+        axes.plot([0, 1000], [0, 1e-3], label="a line")
+        axes.scatter(np.linspace(0, 1000, 9), np.zeros(9), rasterized=True)
+        axes.set_title("A title")
+        axes.set_ylabel("a label")
+        figure.suptitle("Over all")
+        draw_legend(axes)
+        engine = figure.get_layout_engine()
+        save_plot(figure, tmp_path / name)
+        assert figure.get_layout_engine() is engine and figure.dpi == 200
+        return (tmp_path / name).read_bytes()
+
+    ours = save("ours.svg")
+    monkeypatch.setattr("trustq.report.plots._laid_out", lambda *_: contextlib.nullcontext())
+    assert save("theirs.svg") == ours

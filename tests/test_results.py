@@ -916,5 +916,10 @@ def test_paired_of_some_figures_is_what_paired_says_of_them(tmp_path: Path) -> N
     with connect(tmp_path / "r") as connection:
         told = connection.execute(f"FROM paired WHERE {where} ORDER BY ALL").fetchall()
         few = connection.execute(f"FROM ({paired_select(where)}) ORDER BY ALL").fetchall()
+        of_arms = paired_select(where, pairs="b.arm = 'random' AND a.arm <> 'none'")
+        some = connection.execute(f"FROM ({of_arms}) ORDER BY ALL").fetchall()
+        arms = "baseline = 'random' AND arm <> 'none'"
+        wanted = connection.execute(f"FROM paired WHERE {where} AND {arms} ORDER BY ALL").fetchall()
     # Three pairs of arms, two ways round, two budgets, two units, two stages.
     assert len(told) == 3 * 2 * 2 * 2 * 2 and few == told
+    assert len(some) == 2 * 2 * 2 and some == wanted

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest, permutation_test
 
 from trustq.errors import TrustqError
+from trustq.statistics import paired
 from trustq.statistics.paired import (
     bootstrap_interval,
+    bootstrap_intervals,
     effect_size,
     holm,
     mcnemar_test,
@@ -268,3 +270,19 @@ def test_bad_families_and_flags_are_refused():
             call()
         assert str(error.value) == message
     assert np.isnan(share_interval(0, 0)).all()
+
+
+def test_draws_that_are_kept_are_those_that_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = np.random.default_rng(3).normal(0.2, 1.0, (30, 4))
+
+    def found(seed: int) -> tuple[list[list[float]], float]:
+        bounds = bootstrap_intervals(columns, seed=seed, replicates=500)
+        return bounds.tolist(), sign_flip_test(columns[:, 0], seed=seed, replicates=500).p_value
+
+    kept = [found(seed) for seed in (0, 1, 1, 0)]
+    assert kept[0] == kept[3] != kept[1] == kept[2]
+    monkeypatch.setattr(paired, "KEPT_COUNTS", 0)
+    monkeypatch.setattr(paired, "KEPT_SIGNS", 0)
+    assert [found(0), found(1)] == kept[:2]
+    monkeypatch.setattr(paired, "BLOCK", 1000)  # and in blocks, but for the order of sums
+    assert np.allclose(found(0)[0], kept[0][0], rtol=1e-12)

@@ -64,9 +64,7 @@ def repair_curve_figure(
         repair_curve_of(connection, keys, path, metric=metric, split=split)
 
 
-def gather_figures(
-    connection: Any, keys: list[str], *, metric: str, splits: Sequence[str]
-) -> None:
+def gather_figures(connection: Any, keys: list[str], *, metric: str, splits: Sequence[str]) -> None:
     """Put a metric of some cells into the table `drawn` of a connection."""
     connection.execute(_GATHERED, [metric, list(splits), keys])
 
