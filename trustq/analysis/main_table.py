@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -281,10 +282,8 @@ def _rows(
     """
     names = (*SETTINGS, "eval_dataset")
     numbers: dict[tuple[Any, ...], int] = {}  # settings in the order of the runs
-    place_of = {
-        row["key"]: numbers.setdefault(tuple(row[name] for name in SETTINGS), len(numbers))
-        for row in runs
-    }
+    setting_of_run = itemgetter(*SETTINGS)
+    place_of = {row["key"]: numbers.setdefault(setting_of_run(row), len(numbers)) for row in runs}
     seeds_of = {row["key"]: run_of(row) for row in runs}
     runs_at: dict[tuple[int, str], set[Run]] = {}
     for key, eval_dataset, n in evaluated:
@@ -370,13 +369,14 @@ def _figure(by_run: dict[Run, list[float]]) -> Figure:
     means = {run: one[0] if len(one) == 1 else float(np.mean(one)) for run, one in by_run.items()}
     if not means:
         return Figure(math.nan, math.nan, 0, False)
-    sd = float(np.std(list(means.values()), ddof=1)) if len(means) > 1 else math.nan
+    every = np.array(list(means.values()))
+    sd = float(every.std(ddof=1)) if len(every) > 1 else math.nan
     by_network: dict[int | None, list[float]] = {}
     for run, mean in means.items():
         by_network.setdefault(run.network, []).append(mean)
     networks = list(by_network.values())
     if len({len(of_draws) for of_draws in networks}) == 1:
-        return Figure(float(np.mean(list(means.values()))), sd, len(means), False)
+        return Figure(float(every.mean()), sd, len(means), False)
     # A network counts once, however many draws it has, as in every comparison of two arms.
     return Figure(float(np.mean([np.mean(own) for own in networks])), sd, len(means), False)
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -358,7 +359,8 @@ def _by_way(cells: list[Row]) -> dict[tuple[Any, ...], list[Row]]:
     where nothing else is bought.
     """
     n = len(EXPERIMENT)
-    settings = {cell["key"]: tuple(cell[name] for name in _SETTING) for cell in cells}
+    setting_of = itemgetter(*_SETTING)
+    settings = {cell["key"]: setting_of(cell) for cell in cells}
     buying = [settings[cell["key"]] for cell in cells if cell["score"] != "none"]
     alone = [settings[cell["key"]] for cell in cells if cell["score"] == "none"]
     bought = {setting[:n] for setting in buying}
