@@ -110,13 +110,14 @@ def _figures(connection: Any, keys: list[str]) -> Figures:
     figures: Figures = {}
     # Each once, however many runs share it.
     places: dict[tuple[str, str], tuple[str, str]] = {}
-    pairs: dict[str, list[tuple[str, ...]]] = {}
+    pairs: dict[str, list[tuple[str, str]]] = {}
     answer = connection.execute(_FIGURES, [list(_SHOWN), keys])
     while rows := answer.fetchmany(_AT_ONCE):
         for run, eval_dataset, split, names, values in rows:
             at = places.setdefault((eval_dataset, split), (eval_dataset, split))
             if names not in pairs:
-                pairs[names] = [tuple(name.split("/")) for name in names.split(" ")]
+                parted = (name.partition("/") for name in names.split(" "))
+                pairs[names] = [(stage, metric) for stage, _, metric in parted]
             found = (np.nan if value is None else value for value in values)
             figures.setdefault(run, {})[at] = dict(zip(pairs[names], found, strict=True))
     return figures
