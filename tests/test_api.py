@@ -551,3 +551,77 @@ def test_groups_may_be_one_column() -> None:
 def test_probabilities_that_are_no_numbers_are_refused(probs: Any) -> None:
     with pytest.raises(tq.TrustqError, match="probs holds what is no number"):
         tq.label_quality(["a", "b"], probs)
+
+
+def test_columns_are_named_as_a_list_or_as_a_text() -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 60)
+    probs = rng.dirichlet(np.ones(3), 60) / 2 + np.eye(3)[labels] / 2
+    frame = pandas.DataFrame(probs, columns=["x", "y", "z"]).assign(truth=labels)
+    named: list[Any] = [["x", "y", "z"], "x,y,z"]
+    found = [
+        tq.read_predictions(frame, names={"probs": own, "labels": "truth", "classes": own})
+        for own in named
+    ]
+    for one in found:
+        assert one.classes == ("x", "y", "z") and one.labels.tolist() == labels.tolist()
+        np.testing.assert_array_equal(one.of_rows(), probs)
+    reports = [
+        tq.audit_labels(
+            frame, source="file", review=9, names={"probs": own, "labels": "truth", "classes": own}
+        )
+        for own in named
+    ]
+    assert reports[0].page == reports[1].page
+
+
+def test_columns_of_a_frame_may_be_numbers_or_have_levels() -> None:
+    labels = np.arange(60) % 3
+    probs = np.full((60, 3), 0.1) + 0.7 * np.eye(3)[labels]
+    counted = pandas.DataFrame(probs).assign(label=labels)
+    found = tq.read_predictions(counted, names={"probs": "0,1,2"})
+    np.testing.assert_array_equal(found.of_rows(), probs)
+    levels = pandas.DataFrame(
+        probs, columns=pandas.MultiIndex.from_product([["prob"], list("abc")])
+    )
+    names = np.array(["a", "b", "c"])[labels]
+    with_labels = levels.copy()
+    with_labels["label", ""] = names
+    found = tq.read_predictions(with_labels)
+    assert found.classes == ("a", "b", "c") and found.labels.tolist() == labels.tolist()
+    expected = np.full(60, 0.8)
+    np.testing.assert_allclose(tq.label_quality(names, levels), expected)
+    twice = pandas.DataFrame({1: labels, "1": labels})
+    with refused("The frame has two columns of one name: give each its own."):
+        tq.read_predictions(twice)
+
+
+def test_texts_of_no_encoding_are_refused() -> None:
+    frame = pandas.DataFrame({"label": ["a\udc80"], "prob_x": [0.5], "prob_y": [0.5]}, dtype=object)
+    with pytest.raises(tq.TrustqError, match="The frame cannot be read: .*surrogate"):
+        tq.read_predictions(frame)
+
+
+def test_what_the_door_calls_a_function_can_be_called() -> None:
+    own = tq.__doc__ or ""
+    named = {name for name in tq.__all__ if name.islower() and f"`tq.{name}`" in own}
+    modules = {"metrics", "calibration", "heads"}
+    assert "trust" in named and {name for name in named if not callable(getattr(tq, name))} == (
+        modules & named
+    )
+
+
+def test_trust_takes_what_predictions_are_read_from(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 80)
+    clean = np.clip(0.7 * labels + 0.15 + rng.normal(0, 0.3, 80), 0.05, 0.95)
+    probs = np.stack([1 - clean, clean], axis=1)
+    data = {"labels": labels, "probs": probs, "fog": 0.5 * probs + 0.25}
+    np.savez(tmp_path / "p.npz", **data)  # type: ignore[arg-type]
+    ask: dict[str, Any] = {"sources": ["softmax"], "replicates": 50}
+    found = [tq.trust(own, **ask).metrics for own in (tmp_path / "p.npz", data)]
+    for name in found[0]:
+        np.testing.assert_array_equal(found[0][name], found[1][name])
+    assert (
+        found[0]["value"][found[0]["metric"] == "accuracy"][0] == ((clean > 0.5) == labels).mean()
+    )

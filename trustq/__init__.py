@@ -81,6 +81,6 @@ __getattr__, __dir__ = lazy_names(
         "read_predictions": "trustq.api.predictions",
         "repair": "trustq.repair",  # a package that can be called
         "sweep": "trustq.api.experiments",
-        "trust": "trustq.api.trust",
+        "trust": "trustq.api.trust:",  # what the module holds, not the module
     },
 )

@@ -7,11 +7,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import numpy as np
 
 from trustq.core.class_names import ClassPosition, by_number, listed, two_classes
 from trustq.core.columns import write_parquet
 from trustq.core.foreign_rows import PREFIXES
+from trustq.core.sql_text import first_line
 from trustq.core.words import flag, is_blank, plain_texts
 from trustq.errors import InputError, MissingExtra, TrustqError
 
@@ -137,8 +139,18 @@ def _opened(data: Any, **options: Any) -> Any:
         opened = nw.from_native(data, eager_only=True, **options)
         getattr(opened, "schema", None)
     except nw.exceptions.DuplicateError as error:
-        raise InputError("The frame has two columns of one name: give each its own.") from error
+        raise InputError(_TWO_OF_ONE_NAME) from error
     return opened
+
+
+_TWO_OF_ONE_NAME = "The frame has two columns of one name: give each its own."
+
+
+def _title(name: Any) -> str:
+    """What a column is called in a file; of several levels, as `("prob", "nv")`, `prob_nv`."""
+    if isinstance(name, tuple):
+        return "_".join(filter(None, map(str, name)))
+    return str(name)
 
 
 def columns_of(frame: Any) -> dict[str, np.ndarray]:
@@ -149,7 +161,11 @@ def columns_of(frame: Any) -> dict[str, np.ndarray]:
     ['mel', None]
     """
     data = _opened(frame)
-    columns = {str(name): _series(data[name]) for name in data.columns}
+    titles = list(map(_title, data.columns))
+    if len(set(titles)) < len(titles):  # 1 and "1", say
+        raise InputError(_TWO_OF_ONE_NAME)
+    own = map(_series, data.iter_columns())
+    columns = dict(zip(titles, own, strict=True))
     # A named index is a column of the file that pandas makes of the frame.
     index: Any = getattr(frame, "index", None)
     name = getattr(index, "name", None)
@@ -194,7 +210,7 @@ def _of_torch(tensor: Any) -> Any:
 
 def _names_of_marks(frame: Any, marks: np.ndarray, name: str) -> np.ndarray:
     """Labels of a one-hot frame as the names of its columns; as they are where these only count."""
-    titles = [str(column) for column in frame.columns]
+    titles = list(map(_title, frame.columns))
     counted = (list(map(str, range(len(titles)))), [f"column_{j}" for j in range(len(titles))])
     if len(titles) < 2 or titles in counted:
         return marks
@@ -300,12 +316,16 @@ def as_file(data: Source) -> Iterator[Path]:
     with TemporaryDirectory(prefix="trustq-") as folder:
         if isinstance(data, Mapping):
             path = Path(folder) / "arrays.npz"
-            arrays = {name: _plain(values) for name, values in arrays_of(data).items()}
+            arrays = {str(name): _plain(values) for name, values in arrays_of(data).items()}
             _name_classes(arrays, data)
             np.savez(path, **arrays)  # type: ignore[arg-type]
         else:
             path = Path(folder) / "frame.parquet"
-            write_parquet(path, columns_of(data))
+            columns = columns_of(data)
+            try:
+                write_parquet(path, columns)
+            except duckdb.InvalidInputException as error:  # texts of no encoding
+                raise InputError(f"The frame cannot be read: {first_line(error)}.") from error
         try:
             yield path
         except TrustqError as error:
@@ -382,7 +402,9 @@ def _titles(scores: Any) -> list[str] | None:
             "The scores are one column called 0, which may be class 0 or no name: call it by its "
             'class as a text ("0"), or pass an array of the scores of the second class.'
         )
-    return None if names == [None] or callable(names[0]) or names == [""] else list(map(str, names))
+    return (
+        None if names == [None] or callable(names[0]) or names == [""] else list(map(_title, names))
+    )
 
 
 def _second_of_two(

@@ -1,10 +1,11 @@
 """Whether confidence can be trusted: conditions x slices x sources of uncertainty."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from trustq.api.frames import Table
+from trustq.api.frames import Source, Table, as_file
 from trustq.evaluation.predictions import Predictions
 from trustq.evaluation.trust_sources import SOURCES
 from trustq.experiments.trust import TrustRun, judge, judged_predictions
@@ -68,7 +69,7 @@ class TrustReport:
 
 
 def trust(
-    source: Predictions | str | Path | Sequence[str | Path],
+    source: Predictions | Source | Sequence[str | Path],
     *,
     conditions: Sequence[str] = ("all",),
     sources: Sequence[str] = tuple(SOURCES),
@@ -83,12 +84,13 @@ def trust(
 ) -> TrustReport:
     """Judge the confidence of networks, heads or predictions under every stored condition.
 
-    `source` is one or several caches (a network each), a file of predictions, or read predictions
-    with their conditions. `sources` are those of uncertainty, `positive` the classes that are
-    pooled, `slices` and `ages` columns, of caches from the tables in `meta`. `folds` cross-fit
-    temperature and thresholds over the judged rows. Of caches also `views`, `head`, `noise`,
-    `draws`, `arm`, `budget`, `concat` and `allow_leak`, as of `trustq trust`. Raises `TrustqError`
-    for what is missing or does not fit, and for a condition that changes nothing.
+    `source` is one or several caches (a network each), a file, data frame or mapping of arrays of
+    predictions, or read predictions with their conditions. `sources` are those of uncertainty,
+    `positive` the classes that are pooled, `slices` and `ages` columns, of caches from the tables
+    in `meta`. `folds` cross-fit temperature and thresholds over the judged rows. Of caches also
+    `views`, `head`, `noise`, `draws`, `arm`, `budget`, `concat` and `allow_leak`, as of `trustq
+    trust`. Raises `TrustqError` for what is missing or does not fit, and for a condition that
+    changes nothing.
 
     >>> import numpy as np
     >>> labels = np.arange(40) % 2
@@ -106,14 +108,16 @@ def trust(
     if isinstance(source, Predictions):
         judged = judged_predictions(source)
     else:
-        files = [source] if isinstance(source, str | Path) else list(source)
-        judged = open_judged(
-            [str(file) for file in files],
-            columns=names,
-            meta=[Path(table) for table in meta],
-            conditions=conditions,
-            **of_caches,
-        )
+        one = source if isinstance(source, Sequence) and not isinstance(source, str) else [source]
+        with ExitStack() as opened:
+            files = [str(opened.enter_context(as_file(file))) for file in one]
+            judged = open_judged(
+                files,
+                columns=names,
+                meta=[Path(table) for table in meta],
+                conditions=conditions,
+                **of_caches,
+            )
     return TrustReport(
         judge(
             judged,

@@ -339,7 +339,7 @@ def _of_cache(cache: Cache) -> _Rows:
 def _of_predictions(file: ForeignFile, names: dict[str, str], normalize: str | None) -> _Rows:
     path = file.path
     known = {name: value for name, value in names.items() if name not in ("observed", "features")}
-    is_open = file.is_table and not any(map(is_array_file, names.values()))
+    is_open = file.is_table and not any(is_array_file(str(name)) for name in names.values())
     rows = rows_of(file, names=names) if is_open else open_rows(path, names=names)
     audited = rows.name_of("observed") if rows.find("observed") is not None else None
     if audited is None:
@@ -396,9 +396,9 @@ def _has_features(file: ForeignFile, names: dict[str, str]) -> bool:
     if "features" in own or any(name.startswith("feature_") for name in file.there):
         return True
     # Files of features by their kind, if not of scores; whoever reads them says what is wrong.
-    scores = {names.get(kind, kind) for kind in ("probs", "logits")}
+    scores = [names.get(kind, kind) for kind in ("probs", "logits")]
     of_features = file.path.name.lower().endswith((".npy", ".safetensors"))
-    return of_features and not scores & {*own, *file.there}
+    return of_features and not any(name in own or name in file.there for name in scores)
 
 
 def fitted_out_of_fold(

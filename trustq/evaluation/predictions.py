@@ -314,7 +314,7 @@ def _conditions(
     scores: Scores,
     names: dict[str, str | Sequence[str]],
 ) -> dict[str, np.ndarray]:
-    used = {names.get(name, name) for name in ("probs", "logits")}
+    used = [names.get(name, name) for name in ("probs", "logits")]
     shape = scores.array.shape
     if list(wanted) == ["all"]:
         arrays = rows.file.arrays
