@@ -280,7 +280,10 @@ def test_a_file_that_cannot_be_joined_says_why(results: Path, tmp_path: Path) ->
         (("--table", f"a b={good}"), "'a b' cannot name a table"),
         (("--table", "x=none.csv"), "none.csv: no such file."),
         (("--table", f"x={tmp_path}/c.parquet"), "c.parquet could not be read: "),
-        (("--table", f"x={tmp_path}/d.ods"), "expected a .parquet, .csv, .csv.gz, .tsv file."),
+        (
+            ("--table", f"x={tmp_path}/d.ods"),
+            "expected a .parquet, .csv, .csv.gz, .tsv, .tab or .xlsx file.",
+        ),
         (("--metadata", str(good)), "sample_id must be unique to be joined by; "),
         (("--metadata", f"{tmp_path}/b.csv"), "b.csv has no column of ids; it has x, y"),
     ]:
@@ -295,3 +298,57 @@ def test_a_misspelt_table_is_told_beside_all_there_are_where_the_answer_is_a_fil
     done = run(results, "SELECT * FROM metric_value", "--out", str(tmp_path / "a.parquet"))
     assert 'Did you mean "metric_values"?' in str(done.exception)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["R", "pandas", "title", "UTF-16", "mixed ends", "xlsx", "tab"])
+def test_files_of_one_s_own_are_read_as_every_command_reads_them(
+    results: Path, tmp_path: Path, form: str
+) -> None:
+    rows = [("a", "f", "007", "NA", 1), ("b", "m", "010", "2.5", 2)]
+    plain = "sample_id,sex,zip,age,n\n" + "".join(",".join(map(str, row)) + "\n" for row in rows)
+    path, encoding = tmp_path / "t.csv", "utf-8"
+    if form in ("R", "pandas"):  # a column of row numbers that has no name
+        header, *lines = plain.splitlines()
+        blank = '""' if form == "R" else ""
+        numbered = [f"{number},{line}" for number, line in enumerate(lines)]
+        plain = "\n".join([f"{blank},{header}", *numbered]) + "\n"
+    elif form == "title":
+        plain = f"Patients of 2026\n\n{plain}"
+    elif form == "UTF-16":
+        encoding = "utf-16"
+    elif form == "mixed ends":
+        plain = plain.replace("\n", "\r\n", 1)
+    elif form == "tab":
+        path, plain = tmp_path / "t.tab", plain.replace(",", "\t")
+    if form == "xlsx":
+        openpyxl = pytest.importorskip("openpyxl")
+        path = tmp_path / "t.xlsx"
+        book = openpyxl.Workbook()
+        for line in plain.splitlines():
+            book.active.append(line.split(","))
+        book.save(path)
+    else:
+        path.write_bytes(plain.encode(encoding))
+    query = "SELECT sample_id, sex, zip, age, n + 1 AS n FROM t ORDER BY 1"
+    mine = ["--table", f"t={path}", "--format", "csv"]
+    assert run(results, query, *mine).stdout == (
+        "sample_id,sex,zip,age,n\na,f,007,NA,2\nb,m,010,2.5,3\n"
+    )
+    query = "SELECT sample_id, sex FROM samples ORDER BY 1"
+    joined = ["--metadata", str(path), "--format", "csv"]
+    assert run(results, query, *joined).stdout == "sample_id,sex\na,f\nb,m\n"
+
+
+def test_a_column_is_a_number_or_a_day_where_every_cell_is(results: Path, tmp_path: Path) -> None:
+    lines = [
+        f"{i},{i}.5,2026-01-{i % 28 + 1:02d},{i % 28 + 1:02d}.01.2026,{i}" for i in range(25_000)
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(["a,b,c,d,e", *lines, "1,,,,85+"]) + "\n")
+    query = (
+        "SELECT DISTINCT " + ", ".join(f"typeof({name}) AS {name}" for name in "abcde") + " FROM t"
+    )
+    answer = run(results, query, "--table", f"t={tmp_path / 't.csv'}", "--format", "csv").stdout
+    assert answer == "a,b,c,d,e\nBIGINT,DOUBLE,DATE,DATE,VARCHAR\n"
+    (tmp_path / "t.csv").write_text("sex,Sex\nf,m\n")
+    refused = run(results, "SELECT 1", "--table", f"t={tmp_path / 't.csv'}").exception
+    assert "t.csv: the columns sex and Sex differ in case alone" in str(refused)

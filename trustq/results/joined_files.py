@@ -1,18 +1,17 @@
 """A user's own files beside the result tables: read as tables, or joined to the samples."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import duckdb
 
+from trustq.core.columns import read_table
 from trustq.core.sample_ids import ID_COLUMNS, IMAGE_ENDING
-from trustq.core.sql_text import exact_path, literal, quoted, scan_parquet
+from trustq.core.sql_text import first_line, literal, quoted, scan_parquet
 from trustq.errors import DamagedFile, InputError, NotFound
 from trustq.results.schema import TABLES
 from trustq.results.views import derived_views, former_views
-
-# Endings of the files that can be joined.
-JOINABLE = (".parquet", ".csv", ".csv.gz", ".tsv")
 
 
 def join_files(
@@ -81,26 +80,72 @@ def samples_with(select: str, held: dict[str, str], joined: list[dict[str, str]]
 
 
 def _read_file(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> None:
+    """Make a table of a file: Parquet by DuckDB, others as all commands read them, then typed."""
     if not path.is_file():
         raise NotFound(f"{path}: no such file.", path=path)
-    if not path.name.endswith(JOINABLE):
-        raise InputError(f"{path}: expected a {', '.join(JOINABLE)} file.", path=path)
-    exact = exact_path(path.resolve())
-    try:
-        if path.suffix == ".parquet":
+    if path.name.lower().endswith(".parquet"):
+        try:
             connection.execute(f"CREATE TABLE {name} AS FROM {scan_parquet(path.resolve())}")
-            return
-        # Not BOOLEAN: a column of sex that holds f alone would be read as false. Ids keep zeros.
-        kinds = "hive_partitioning = false, auto_type_candidates = "
-        kinds += "['BIGINT', 'DOUBLE', 'DATE', 'TIMESTAMP', 'VARCHAR']"
-        described = connection.execute(f"DESCRIBE FROM read_csv({exact}, {kinds})").fetchall()
-        ids = ", ".join(f"'{row[0]}': 'VARCHAR'" for row in described if row[0] in ID_COLUMNS)
-        types = f", types = {{{ids}}}" if ids else ""
-        connection.execute(f"CREATE TABLE {name} AS FROM read_csv({exact}, {kinds}{types})")
-    except duckdb.Error as error:
-        raise DamagedFile(
-            f"{path} could not be read: {str(error).splitlines()[0]}", path=path
-        ) from error
+        except duckdb.Error as error:
+            raise DamagedFile(
+                f"{path} could not be read: {first_line(error)}", path=path
+            ) from error
+        return
+    columns = read_table(path)
+    folded = Counter(title.lower() for title in columns)
+    if twins := [title for title in columns if folded[title.lower()] > 1]:
+        raise InputError(
+            f"{path}: the columns {' and '.join(twins)} differ in case alone, which SQL does not "
+            "tell apart: rename one.",
+            path=path,
+        )
+    texts = {f"c{place}": own.astype(object) for place, own in enumerate(columns.values())}
+    connection.register(_TEXTS, texts)
+    kinds = _kinds(connection, len(columns))
+    select = [
+        f"{_as_kind(f'c{place}', 'VARCHAR' if title in ID_COLUMNS else kind)} AS {quoted(title)}"
+        for place, (title, kind) in enumerate(zip(columns, kinds, strict=True))
+    ]
+    connection.execute(f"CREATE TABLE {name} AS SELECT {', '.join(select)} FROM {_TEXTS}")
+    connection.unregister(_TEXTS)
+
+
+_TEXTS = "trustq_texts"
+# Numbers without leading zeros, which are of names; no BOOLEAN, for sex may hold f alone.
+_KINDS = {
+    "BIGINT": r"[+-]?(0|[1-9]\d{0,17})",
+    "DOUBLE": r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?|[+-]?(?i:inf|infinity|nan)",
+    "DATE": r"\d{4}-\d{2}-\d{2}",
+    "DAY": r"\d{2}\.\d{2}\.\d{4}",
+    "TIMESTAMP": r"\d{4}-\d{2}-\d{2}[ T]\d{2}:\d{2}.*",
+}
+
+
+def _kinds(connection: duckdb.DuckDBPyConnection, n: int) -> list[str]:
+    """The first kind of `_KINDS` that every text of a column is, for each of the `n` columns."""
+    asked = [
+        f"bool_and({_as_kind(f'c{place}', kind, check=True)})"
+        for place in range(n)
+        for kind in _KINDS
+    ]
+    found = connection.execute(f"SELECT {', '.join(asked)} FROM {_TEXTS}").fetchone() or ()
+    kinds = []
+    for place in range(n):
+        own = found[place * len(_KINDS) : (place + 1) * len(_KINDS)]
+        kinds.append(next((k for k, is_one in zip(_KINDS, own, strict=True) if is_one), "VARCHAR"))
+    return kinds
+
+
+def _as_kind(column: str, kind: str, *, check: bool = False) -> str:
+    """SQL for a column of texts as of a kind; to `check`: whether a text is of it, NULL of none."""
+    text = f"CAST({column} AS VARCHAR)"
+    value = f"TRY_CAST({text} AS {kind})"
+    if kind == "DAY":  # as DD.MM.YYYY, which no other order is written with
+        value = f"CAST(try_strptime({text}, '%d.%m.%Y') AS DATE)"
+    if not check:
+        return text if kind == "VARCHAR" else value
+    is_one = f"regexp_full_match({text}, {literal(_KINDS[kind])}) AND {value} IS NOT NULL"
+    return f"CASE WHEN {text} IS NULL THEN NULL ELSE {is_one} END"
 
 
 def _key(column: str) -> str:
