@@ -919,3 +919,24 @@ def test_a_list_as_python_prints_it_is_a_list_of_names() -> None:
     names = ["nv", "mel, in situ", "it's"]
     assert split_names(str(names)) == names == split_names(json.dumps(names))
     assert split_names("['a' 'b']") == ["['a' 'b']"]
+
+
+def test_parts_of_a_file_that_are_left_out_are_said(tmp_path: Path) -> None:
+    labels, logits = simulated(k=3, n=60)
+    parts = {"train": slice(0, 40), "test": slice(40, 60)}
+    both = {f"{s}_features": logits[rows] for s, rows in parts.items()}
+    both |= {f"{s}_labels": labels[rows] for s, rows in parts.items()}
+    path = tmp_path / "a.npz"
+    np.savez(path, **both, test_logits=logits[40:], train_groups=np.arange(40))
+    cache = import_cache(path)
+    assert cache.label.tolist() == labels[40:].tolist()
+    assert "features of train is left out, for there is no logits of it" in cache.recipe["notes"]
+    assert "groups is left out, for there is none of test" in cache.recipe["notes"]
+    np.savez(path, **both)
+    assert "notes" not in import_cache(path).recipe
+    np.savez(path, **(both | {"test_labels": np.array(["a", "b"] * 10)}))
+    with pytest.raises(InputError, match="labels holds numbers in one of train, test and texts"):
+        import_cache(path)
+    np.savez(path, **both, train_groups=np.arange(39), test_groups=np.arange(20))
+    notes = import_cache(path).recipe["notes"]
+    assert "groups is left out, for features has other numbers of rows" in notes

@@ -72,6 +72,7 @@ class ForeignFile:
     metadata: dict[str, Any] = field(default_factory=dict)
     class_names: dict[str, list[str]] = field(default_factory=dict)
     beside: list[Path] = field(default_factory=list)  # further files that arrays were read from
+    notes: list[str] = field(default_factory=list)  # what of the file is left out, and why
 
     def require(self, name: str, what: str = "") -> np.ndarray:
         """An array by its own name; raises `TrustqError` with what there is."""
@@ -620,13 +621,28 @@ def _stack_splits(found: ForeignFile) -> None:
         return
     first = parts[matrices[0]]
     for base, own in parts.items():
-        if base in found.arrays or not set(splits) <= set(own):
+        if base in found.arrays:
             continue
-        if all(len(own[s]) == len(first[s]) for s in splits):
-            try:
-                found.arrays[base] = np.concatenate([own[s] for s in splits])
-            except ValueError:
-                continue  # of several widths
+        if lost := [s for s in own if s not in splits] if base in matrices else []:
+            other = next(name for name in matrices if not set(lost) <= set(parts[name]))
+            found.notes.append(
+                f"{base} of {', '.join(lost)} is left out, for there is no {other} of it"
+            )
+        if missing := [s for s in splits if s not in own]:
+            found.notes.append(f"{base} is left out, for there is none of {', '.join(missing)}")
+            continue
+        if any(len(own[s]) != len(first[s]) for s in splits):
+            found.notes.append(f"{base} is left out, for {matrices[0]} has other numbers of rows")
+            continue
+        if len({own[s].dtype.kind in "biuf" for s in splits}) > 1:
+            raise InputError(
+                f"{found.path}: {base} holds numbers in one of {', '.join(splits)} and texts in "
+                "another: write both alike."
+            )
+        try:
+            found.arrays[base] = np.concatenate([own[s] for s in splits])
+        except ValueError:
+            continue  # of several widths
     named = [SPLIT_WORDS[s] for s in splits]
     found.arrays["split"] = np.repeat(named, [len(first[s]) for s in splits])
 

@@ -517,7 +517,7 @@ def rows_of(
                 f"Unknown name {name!r} of an array; did you mean {near!r}? Names are given as "
                 f"{{{near!r}: its name in the file}}, of {', '.join(ROLES)}."
             )
-    rows = ForeignRows(file, dict(names), [file.arrays])
+    rows = ForeignRows(file, dict(names), [file.arrays], notes=list(file.notes))
     asked = names.get("features")
     if kind_of(file.path) == ".npy" and isinstance(asked, str) and asked not in file.arrays:
         file.arrays[asked] = file.arrays.get("features", next(iter(file.arrays.values())))
