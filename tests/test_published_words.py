@@ -398,3 +398,37 @@ def test_one_image_in_two_groups_of_a_table_is_refused(tmp_path):
         made("csv", tmp_path / "im", table=listed)
     groups = values(made("csv", tmp_path / "im", table=listed, group_column="path"), "group_id")
     assert groups[0] == groups[30] and len(set(groups)) == 30
+
+
+@pytest.mark.parametrize("form", ["csv", "xlsx", "xlsx with a title"])
+def test_columns_of_a_table_are_found_in_any_case(form, tmp_path):
+    images(tmp_path / "im", *(f"{row}.png" for row in range(30)))
+    header = ["Sample_ID", "PATH", "Label ", " Group_ID", "Split"]
+    splits = ["train", "val", "test"]
+    rows = [
+        [f"r{row}", f"{row}.png", "ab"[row % 2], f"g{row // 3}", splits[row // 3 % 3]]
+        for row in range(30)
+    ]
+    if form == "csv":
+        path = table(tmp_path / "t.csv", header, rows)
+    else:
+        openpyxl = pytest.importorskip("openpyxl")
+        book, path = openpyxl.Workbook(), tmp_path / "t.xlsx"
+        for row in [*([["Patients of 2026"], []] if "title" in form else []), header, *rows]:
+            book.active.append(row)
+        book.save(path)
+    found = made("csv", tmp_path / "im", table=path)
+    for name, place in (("sample_id", 0), ("label", 2), ("group_id", 3), ("split", 4)):
+        assert values(found, name) == [row[place] for row in rows], name
+    assert not any(name.startswith("table_") for name in found.columns)
+
+
+@pytest.mark.parametrize("words", [("yes", "no"), ("1.0", "0.0"), ("TRUE", "")])
+def test_pairs_are_confirmed_under_a_heading_in_any_case(words, tmp_path):
+    images(tmp_path / "im", *(f"{'ab'[row % 2]}/{row}.png" for row in range(30)))
+    pairs = [("a/0", "b/1", words[0]), ("a/2", "b/3", words[1])]
+    listed = table(tmp_path / "pairs.csv", ["Sample_A", "Sample_B", "Confirmed"], pairs)
+    found = made("folder", tmp_path / "im", merge_duplicates=listed)
+    group = dict(zip(values(found, "sample_id"), values(found, "group_id"), strict=True))
+    by_name = {name.split("/")[-1]: own for name, own in group.items()}
+    assert by_name["0"] == by_name["1"] and by_name["2"] != by_name["3"]

@@ -13,7 +13,8 @@ from trustq.errors import DamagedFile, InputError
 def read_excel(path: Path) -> dict[str, np.ndarray]:
     """Columns of the first sheet, whose first row holds the names; blanks are None.
 
-    Needs openpyxl. Raises `TrustqError` for a damaged or an empty file.
+    Empty rows before it, and a title that an empty row follows, are passed over. Needs openpyxl.
+    Raises `TrustqError` for a damaged or an empty file.
     """
     try:
         import openpyxl
@@ -37,9 +38,12 @@ def read_excel(path: Path) -> dict[str, np.ndarray]:
         rows.pop()
     if not rows:
         raise InputError(f"{path}: the first sheet is empty.", path=path)
+    below = next((row for row in range(1, len(rows)) if any(rows[row])), 0)
+    if below > 1 and _n_cells(rows[0]) == 1 < _n_cells(rows[below]):
+        rows = rows[below:]  # a title above the table, which an empty row sets apart, as in CSV
     names: list[str] = []
     for place, name in enumerate(rows[0]):
-        title = name or f"column{place}"
+        title = (name or "").strip() or f"column{place}"
         if title in names:
             raise InputError(
                 f"{path}: the first sheet names two columns {title!r}: give each its own name.",
@@ -52,6 +56,10 @@ def read_excel(path: Path) -> dict[str, np.ndarray]:
         if rows[0][place] is not None or any(value is not None for value in values):
             columns[name] = values
     return columns
+
+
+def _n_cells(row: list[str | None]) -> int:
+    return sum(cell is not None for cell in row)
 
 
 def _require_values(path: Path, book: Any) -> None:

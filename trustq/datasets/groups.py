@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from trustq.core.columns import Columns, read_table
-from trustq.core.words import is_blank
+from trustq.core.words import is_blank, plain_numbers
 from trustq.datasets.rows import (
     FALSE_WORDS,
     TRUE_WORDS,
+    called,
     column,
     image_names,
     named_rows,
@@ -38,9 +39,9 @@ def merged_groups(columns: Columns, pairs_file: Path) -> tuple[Columns, str]:
     named = next((names for names in PAIRS if set(names) <= there), PAIR)
     ends = [image_names(column(table, name, source=str(path)).tolist()).tolist() for name in named]
     pairs = list(zip(*ends, strict=True))
-    if "confirmed" in table:
-        said = texts(table["confirmed"].tolist()).tolist()
-        words = ["no" if is_blank(word) else word.lower() for word in said]  # not a yes
+    if (confirmed := called(table, "confirmed")) is not None:
+        said = texts(table[confirmed].tolist()).tolist()
+        words = ["no" if is_blank(word) else str(word).lower() for word in plain_numbers(said)]
         strange = [row for row, word in enumerate(words) if word not in CONFIRMED]
         if strange:
             raise InputError(

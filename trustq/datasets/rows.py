@@ -37,6 +37,18 @@ class Rows:
     notes: tuple[str, ...] = ()
 
 
+def called(columns: Collection[str], name: str) -> str | None:
+    """The column of that name, else the only one of it without case and outer blanks; or None.
+
+    >>> called([" DX", "Age"], "dx"), called(["DX", "dx "], "Dx")
+    (' DX', None)
+    """
+    if name in columns:
+        return name
+    alike = [there for there in columns if there.strip().casefold() == name.casefold()]
+    return alike[0] if len(alike) == 1 else None
+
+
 def column(columns: Columns, name: str, *, source: str) -> np.ndarray:
     """A column by its name, else by its name without case and outer blanks where one has it.
 
@@ -45,11 +57,8 @@ def column(columns: Columns, name: str, *, source: str) -> np.ndarray:
     >>> column({" DX": np.array(["nv"])}, "dx", source="a.csv").tolist()
     ['nv']
     """
-    if name in columns:
-        return columns[name]
-    alike = [there for there in columns if there.strip().casefold() == name.casefold()]
-    if len(alike) == 1:
-        return columns[alike[0]]
+    if (there := called(columns, name)) is not None:
+        return columns[there]
     close = difflib.get_close_matches(name, list(columns), n=1, cutoff=0.5)
     nearest = f" Did you mean {close[0]!r}?" if close else ""
     raise NotFound(

@@ -15,6 +15,7 @@ from trustq.datasets.rows import (
     IMAGE_SUFFIXES,
     ImagesByName,
     Rows,
+    called,
     column,
     images_by_name,
     metadata_texts,
@@ -102,7 +103,7 @@ def read_rows(
     rows.setdefault("domain", np.full(n, "unknown", dtype=object))
     others = {name: values for name, values in columns.items() if name not in names.values()}
     notes += _add_metadata(rows, others)
-    if group_column is None and "group_id" not in columns:
+    if group_column is None and called(columns, "group_id") is None:
         notes.append(
             "Every row is its own group. If several show one subject, say which: `group_column`."
         )
@@ -120,19 +121,24 @@ def read_rows(
 
 def _column_names(columns: Columns, asked: Mapping[str, str | None]) -> dict[str, str]:
     """Which column of the table each of the manifest's is."""
-    own_id = next((name for name in ("sample_id", *IMAGE_COLUMNS) if name in columns), "sample_id")
+
+    def there(name: str) -> str | None:
+        return called(columns, name)
+
+    own_id = next(filter(None, map(there, ("sample_id", *IMAGE_COLUMNS))), "sample_id")
     id_name = asked["sample_id"] or own_id
     names = {
         "sample_id": id_name,
-        "path": asked["path"] or ("path" if "path" in columns else id_name),
+        "path": asked["path"] or there("path") or id_name,
         "label": asked["label"] or "label",
-        "group_id": asked["group_id"] or ("group_id" if "group_id" in columns else id_name),
+        "group_id": asked["group_id"] or there("group_id") or id_name,
     }
-    if asked["split"] or "split" in columns:
-        names["split"] = asked["split"] or "split"
-    if "domain" in columns:
-        names["domain"] = "domain"
-    return names
+    if split := asked["split"] or there("split"):
+        names["split"] = split
+    if domain := there("domain"):
+        names["domain"] = domain
+    # As the table spells them, for what is used is not kept under its own name too.
+    return {role: there(name) or name for role, name in names.items()}
 
 
 def _add_metadata(rows: Columns, others: Columns) -> list[str]:
