@@ -432,3 +432,33 @@ def test_pairs_are_confirmed_under_a_heading_in_any_case(words, tmp_path):
     group = dict(zip(values(found, "sample_id"), values(found, "group_id"), strict=True))
     by_name = {name.split("/")[-1]: own for name, own in group.items()}
     assert by_name["0"] == by_name["1"] and by_name["2"] != by_name["3"]
+
+
+def test_folders_that_look_like_splits_are_told_and_a_root_too_high_is_refused(tmp_path):
+    names = [f"{kind}/{row}.png" for kind in "ab" for row in range(10)]
+    images(tmp_path / "high" / "im", *names)
+    message = (
+        f"{tmp_path / 'high'} holds one folder, im, and that holds a, b: pass "
+        f"{tmp_path / 'high' / 'im'} as the root, if these are the classes."
+    )
+    with refused(message):
+        made("folder", tmp_path / "high")
+    assert made("folder", tmp_path / "high" / "im").classes == ("a", "b")
+    inside = [
+        f"{kind}/{split}/{row}.png"
+        for kind in "ab"
+        for split in ("train", "test")
+        for row in range(5)
+    ]
+    images(tmp_path / "inside", *inside)
+    images(tmp_path / "beside", *names, *(f"test/{row}.png" for row in range(10)))
+    for folder, said in (
+        ("inside", "The folders test, train inside the classes are not taken for splits"),
+        (
+            "beside",
+            "Taken for a class and not for a split, for folders of other names stand beside: test.",
+        ),
+    ):
+        ask = ["data", "prepare", "folder", "--root", str(tmp_path / folder)]
+        done = CliRunner().invoke(app, [*ask, "--out", str(tmp_path / f"{folder}.parquet")])
+        assert done.exit_code == 0 and said in done.stderr

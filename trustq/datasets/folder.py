@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trustq.core.counts import verb
 from trustq.core.words import SPLIT_WORDS
 from trustq.datasets.rows import IMAGE_SUFFIXES, Rows, renamed, texts
 from trustq.errors import InputError
@@ -54,6 +55,8 @@ def read_rows(
     notes = [f"The folders {', '.join(sorted(splits))} are the splits."] if splits else []
     if group_regex is None:
         notes.insert(0, _ALONE)
+    if not splits:
+        notes += _layout(root, folders, paths)
     if n_ignored:
         notes.append(f"Files ignored, being no image of a class folder: {n_ignored}.")
     return Rows(
@@ -72,6 +75,33 @@ def read_rows(
         split_origin={"folders": sorted(splits)} if splits else {},
         notes=tuple(notes),
     )
+
+
+def _layout(root: Path, folders: list[str], paths: list[str]) -> list[str]:
+    """Notes on folders of classes that look like splits.
+
+    Raises `TrustqError` for one folder alone that holds folders of images: its own are the classes.
+    """
+    inner = {path.split("/")[1] if path.count("/") > 1 else "" for path in paths}
+    if len(folders) == 1 and len(inner) > 1 and "" not in inner:
+        raise InputError(
+            f"{root} holds one folder, {folders[0]}, and that holds {', '.join(sorted(inner)[:5])}:"
+            f" pass {root / folders[0]} as the root, if these are the classes.",
+            path=root,
+        )
+    notes = []
+    if named := [name for name in folders if name.lower() in SPLIT_WORDS]:
+        notes.append(
+            f"Taken for {verb(len(named), 'a class', 'classes')} and not for "
+            f"{verb(len(named), 'a split', 'splits')}, for folders of other names stand beside: "
+            f"{', '.join(named)}."
+        )
+    if len(inner) > 1 and all(name.lower() in SPLIT_WORDS for name in inner):
+        notes.append(
+            f"The folders {', '.join(sorted(inner))} inside the classes are not taken for splits: "
+            "list the splits in a table (`splits=FILE`), or put the folders of classes into them."
+        )
+    return notes
 
 
 def _images_of_classes(
