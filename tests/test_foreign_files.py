@@ -940,3 +940,27 @@ def test_parts_of_a_file_that_are_left_out_are_said(tmp_path: Path) -> None:
     np.savez(path, **both, train_groups=np.arange(39), test_groups=np.arange(20))
     notes = import_cache(path).recipe["notes"]
     assert "groups is left out, for features has other numbers of rows" in notes
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("classes", "nv,mel,bcc"),
+        ("classes", "['nv', 'mel', 'bcc']"),
+        ("class_names", '["nv", "mel", "bcc"]'),
+        ("id2label", '{"1": "mel", "0": "nv", "2": "bcc"}'),
+        ("class_to_idx", '{"bcc": 2, "mel": 1, "nv": 0}'),
+    ],
+)
+def test_class_names_in_the_metadata_of_a_file(tmp_path: Path, name: str, text: str) -> None:
+    from safetensors.numpy import save_file
+
+    labels, logits = simulated(k=3, n=60)
+    classes = ("nv", "mel", "bcc")
+    save_file({"logits": logits, "labels": labels}, tmp_path / "p.safetensors", {name: text})
+    right = float((logits.argmax(axis=1) == labels).mean())
+    assert accuracy(tmp_path / "p.safetensors") == (right, classes)
+    if name in ("classes", "class_names"):
+        with h5py.File(tmp_path / "p.h5", "w") as file:
+            file["logits"], file["labels"], file.attrs[name] = logits, labels, text
+        assert accuracy(tmp_path / "p.h5") == (right, classes)

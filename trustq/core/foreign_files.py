@@ -455,6 +455,8 @@ def _hdf5(path: Path, wanted: Callable[[str], bool]) -> ForeignFile:
             for name in ("classes", "class_names"):  # as attributes of the file
                 if name in file.attrs and np.ndim(file.attrs[name]) == 1:
                     found.metadata["classes"] = plain_texts(np.asarray(file.attrs[name]))
+                elif isinstance(file.attrs.get(name), str):
+                    found.metadata["classes"] = str(file.attrs[name])
     except UnicodeDecodeError as error:
         raise InputError(f"{path} holds texts that are not UTF-8 ({error}).", path=path) from error
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError) as error:

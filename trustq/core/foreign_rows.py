@@ -39,6 +39,7 @@ from trustq.core.words import (
     plain_texts,
     read_splits,
     split_names,
+    whole_number,
 )
 from trustq.errors import InputError
 
@@ -66,6 +67,8 @@ PREFIXES = {
     "crossfit_logits": "crossfit_logit_",
 }
 _LONGEST_ID = 1000  # letters; a longer text is the content of a file, such as an image in base64
+# What metadata call class names, or the places of classes.
+_STATED = ("classes", "class_names", "id2label", "class_to_idx")
 STATEMENT = "trustq_cache"  # beside the arrays of a file that trustq exported
 
 
@@ -223,14 +226,9 @@ class ForeignRows:
         array = self.find("classes")
         if array is not None and not self.file.is_table:
             return plain_texts(np.asarray(array).reshape(-1))
-        stated = self.file.metadata.get("classes")
-        if isinstance(stated, str):  # metadata of safetensors are texts
-            try:
-                stated = json.loads(stated)
-            except (ValueError, RecursionError):
-                stated = split_names(stated)
-        if isinstance(stated, list) and stated:
-            return [str(name) for name in stated]
+        stated = (_stated(self.file.metadata.get(name)) for name in _STATED)
+        if found := next(filter(None, stated), None):
+            return found
         return self.stated_classes
 
     def labels(
@@ -599,6 +597,27 @@ def _joined(rows: ForeignRows, table: Path, ids: np.ndarray, whole: bool) -> dic
                 [None, *(None if r is None else values[r] for r in found)], object
             )[1:]
     return joined
+
+
+def _stated(value: object) -> list[str] | None:
+    """Class names of a file's metadata in their order: a list, its text, or places by or of names.
+
+    >>> _stated('["a", "b"]'), _stated('{"1": "b", "0": "a"}'), _stated({"b": 1, "a": 0})
+    (['a', 'b'], ['a', 'b'], ['a', 'b'])
+    """
+    if isinstance(value, str):  # metadata of safetensors are texts
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            value = split_names(str(value))
+    if isinstance(value, dict):
+        by_place = {whole_number(str(key)): name for key, name in value.items()}
+        if None in by_place:
+            by_place = {whole_number(str(place)): name for name, place in value.items()}
+        if sorted(by_place, key=str) != sorted(range(len(value)), key=str):
+            return None  # it says something else
+        value = [by_place[place] for place in range(len(value))]
+    return [str(name) for name in value] if isinstance(value, list) and value else None
 
 
 def _rows_of_lists(column: np.ndarray, source: str, name: str) -> np.ndarray:
