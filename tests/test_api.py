@@ -43,9 +43,9 @@ def test_the_door_is_light_and_lists_what_it_has() -> None:
 def test_every_package_is_installed() -> None:
     root = Path(__file__).parent.parent
     project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))
-    found = {".".join(f.parent.relative_to(root).parts) for f in root.glob("trustq/**/__init__.py")}
-    data = {name for name in project["tool"]["setuptools"]["package-data"]}
-    assert found | {"trustq.cli"} | data == set(project["tool"]["setuptools"]["packages"])
+    files = [f for f in root.glob("trustq/**/*") if f.is_file() and f.suffix != ".pyc"]
+    found = {".".join(f.parent.relative_to(root).parts) for f in files}  # code or data
+    assert found | {"trustq.cli"} == set(project["tool"]["setuptools"]["packages"])
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

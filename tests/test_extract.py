@@ -138,6 +138,7 @@ def test_frozen_has_no_logits_and_has_seen_nothing(manifest: Manifest, tmp_path:
     assert cache.path.with_suffix(".safetensors").is_file()
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # of one core
 def test_same_seed_same_bytes_whatever_the_loading_processes(
     trained: Any, manifest: Manifest, tmp_path: Path
 ) -> None:

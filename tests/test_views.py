@@ -258,6 +258,7 @@ def test_maps_are_places_by_channels_whatever_the_backbone(
     np.testing.assert_array_equal(cache.extra.rows("maps", 3, 5), maps[3:5])  # type: ignore
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # of one core
 def test_the_same_recipe_gives_the_same_views_whatever_the_loading_processes(
     cache: Cache, manifest: Manifest, tmp_path: Path
 ) -> None:
