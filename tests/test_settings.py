@@ -89,6 +89,7 @@ def test_two_runs_that_differ_in_a_setting_share_no_row(changed: str, tmp_path: 
         queries |= {"slices": page._SLICES, "gaps": page._GAPS}
         if changed in EXPERIMENT or changed == "refit":
             queries["run"] = page._RUN
+        connection.execute(page._NUMBERED)
         for name, query in queries.items():
             rows = connection.execute(query).fetchall()
             assert len(rows) in (2, 4), name  # of one or of two evaluations
@@ -115,6 +116,7 @@ def test_what_is_known_of_an_arm_parts_rows_too(changed: str, tmp_path: Path) ->
     for view in ("seeds", "curves"):
         assert len(run_query(tmp_path, f"SELECT * FROM {view} WHERE {where}").rows) == 2, view
     with connect(tmp_path) as connection:
+        connection.execute(page._NUMBERED)
         for query in (page._LEDGER, page._CLASSES, page._SHIFT, page._SLICES, page._GAPS):
             assert len(connection.execute(query).fetchall()) in (2, 4)
     assert len(main_table(tmp_path, stage="uncalibrated").rows) == 2

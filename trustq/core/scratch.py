@@ -9,7 +9,7 @@ import numpy as np
 from trustq.core.free_memory import free_memory
 
 SHARE = 0.25  # of the memory that is free, what one array may take of it
-SMALL = 1 << 25  # bytes that are always in memory
+SMALL = 1 << 23  # bytes that are always in memory
 RESERVED = 3 << 26  # bytes that are left for tables to be written
 
 
