@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import time
 from importlib.util import find_spec
 
 import numpy as np
@@ -424,3 +425,17 @@ def test_few_bins_are_kept_of_many_rows(monkeypatch: pytest.MonkeyPatch) -> None
         with shared.bins(16, np.arange(240) % 5 != rest):
             pass
     assert len(shared._idle_bins) == 2
+
+
+def test_heads_leave_no_threads_of_blas_that_spin() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((6000, 256), dtype=np.float32)
+    head = LinearHead(n_classes=3, C=0.01)
+    waiting = []
+    for work in (lambda: head.fit(features, np.arange(6000) % 3), lambda: head.predict(features)):
+        time.sleep(0.3)  # until the threads of an earlier test's products are at rest
+        work()
+        before = time.process_time()
+        time.sleep(0.2)
+        waiting.append(time.process_time() - before)
+    assert max(waiting) < 0.05  # of .1 s by each thread that spins
