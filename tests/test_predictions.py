@@ -270,3 +270,14 @@ def test_positions_of_classes_that_are_not_sorted_are_told(tmp_path, names):
         ]
     else:  # sorted whatever the case, or called by the numbers themselves
         assert told == []
+
+
+@pytest.mark.parametrize("title", ["split", "Split", "SPLIT"])
+def test_a_split_is_found_in_any_case(tmp_path, title):
+    parts = ("train", "val", "test")
+    rows = [f"{parts[i % 3]},p{i // 2},a,.{i % 9 + 1},.{9 - i % 9}" for i in range(30)]
+    head = f"{title},{'Lesion_ID' if title == 'Split' else 'lesion_id'},label,prob_a,prob_b"
+    (tmp_path / "p.csv").write_text("\n".join([head, *rows]), encoding="utf-8")
+    read = read_predictions(tmp_path / "p.csv")
+    assert read.split.tolist() == [parts[i % 3] for i in range(30)]
+    assert len(set(read.groups.tolist())) == 15

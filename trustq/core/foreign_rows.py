@@ -146,7 +146,16 @@ class ForeignRows:
             for name in ROLES[role]:
                 if name in source and (name == role or source[name].ndim == 1):
                     return name, source[name]
-        return None
+        if role not in ("groups", "split"):
+            return None
+        # Without one of these a figure is of other rows, and nothing says so: `Split` is `split`.
+        found = [
+            (name, column)
+            for source in self.sources
+            for name, column in source.items()
+            if name.lower() in ROLES[role] and column.ndim == 1
+        ]
+        return found[0] if len(found) == 1 else None
 
     def _per_row(self, name: str, array: np.ndarray) -> np.ndarray:
         if not array.ndim:
