@@ -8,6 +8,8 @@ from support import make_cache
 from support_cli import invoke
 
 from trustq.analysis.repair_table import repair_table
+from trustq.audit.apply import read_off_topic
+from trustq.audit.known import answers_of, known_labels
 from trustq.core.label_sheets import read_sheet
 from trustq.core.sample_ids import find_ids, nearly
 from trustq.data.manifest import make_manifest, split_suspicions
@@ -20,6 +22,7 @@ from trustq.repair.human_answers import as_answered, read_votes
 from trustq.repair.setup import draw_experiment
 from trustq.report.page import write_report
 from trustq.results import run_query
+from trustq.review.raters import read_ratings
 from trustq.store import crossfit_signs, import_cache, relabel_cache
 from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE
 
@@ -205,3 +208,15 @@ def test_a_file_of_images_alone_says_what_to_do(tmp_path: Path) -> None:
     for reader in (import_cache, read_predictions):
         with pytest.raises(InputError, match=r"holds images \(train_images\) and no features or"):
             reader(tmp_path / "m.npz")
+
+
+@pytest.mark.parametrize("spelt", [str.lower, str.upper, str.title])
+def test_columns_of_a_sheet_are_found_in_any_case(tmp_path, spelt):
+    head = ",".join(map(spelt, ["image_id", "label", "rater", "off_topic"]))
+    path = tmp_path / "sheet.csv"
+    path.write_text(f"{head}\nr1,a,ann,\nr2,b,ann,yes\n", encoding="utf-8")
+    assert read_sheet(path, classes=["a", "b"]) == {"r1": [0], "r2": [1]}
+    assert answers_of(path) == {"r1": "a", "r2": "b"}
+    assert read_ratings(path) == {("ann", "r1"): "a", ("ann", "r2"): "b"}
+    assert read_off_topic(path) == {"r2"}
+    assert known_labels(trust="off_topic=yes", metadata=path).labels == {"r2": None}

@@ -1,9 +1,12 @@
 """Reading predictions: every form gives the same rows, and what is wrong is said in full."""
 
+import h5py
 import numpy as np
+import pandas
 import pytest
 from support import make_cache
 
+import trustq as tq
 from trustq.core.columns import write_parquet
 from trustq.errors import TrustqError
 from trustq.evaluation.predictions import read_predictions
@@ -272,12 +275,96 @@ def test_positions_of_classes_that_are_not_sorted_are_told(tmp_path, names):
         assert told == []
 
 
-@pytest.mark.parametrize("title", ["split", "Split", "SPLIT"])
-def test_a_split_is_found_in_any_case(tmp_path, title):
-    parts = ("train", "val", "test")
-    rows = [f"{parts[i % 3]},p{i // 2},a,.{i % 9 + 1},.{9 - i % 9}" for i in range(30)]
-    head = f"{title},{'Lesion_ID' if title == 'Split' else 'lesion_id'},label,prob_a,prob_b"
-    (tmp_path / "p.csv").write_text("\n".join([head, *rows]), encoding="utf-8")
-    read = read_predictions(tmp_path / "p.csv")
-    assert read.split.tolist() == [parts[i % 3] for i in range(30)]
-    assert len(set(read.groups.tolist())) == 15
+@pytest.mark.parametrize("spelt", [str.lower, str.upper, str.title])
+@pytest.mark.parametrize("ending", ["npz", "h5", "npy", "csv", "parquet", "xlsx", "frame", "dict"])
+def test_every_array_is_found_in_any_case(tmp_path, ending, spelt):
+    labels, probs, ids = simulated()
+    names, split = np.array(["c", "a", "b"]), np.repeat(["val", "test"], 6)
+    groups = np.array([f"g{i // 2}" for i in range(12)])
+    arrays = {"sample_ids": ids, "labels": names[labels], "groups": groups, "split": split}
+    arrays |= {"probs": probs, "classes": names}
+    arrays = {spelt(name): array for name, array in arrays.items()}
+    columns = {"image_id": ids, "label": names[labels], "lesion_id": groups, "split": split}
+    columns = {spelt(name): column for name, column in columns.items()}
+    columns |= {spelt("prob_") + name: probs[:, j] for j, name in enumerate(names)}
+    path = tmp_path / f"p.{ending}"
+    if ending in ("npz", "npy"):
+        np.savez(tmp_path / "p.npz", **arrays)
+        for name, array in arrays.items():  # beside each other
+            np.save(tmp_path / f"{name}.npy", array)
+        path = path if ending == "npz" else tmp_path / f"{spelt('probs')}.npy"
+    elif ending == "h5":
+        with h5py.File(path, "w") as file:
+            for name, array in arrays.items():
+                file[name] = array if array.dtype.kind == "f" else array.astype("S")
+    elif ending == "csv":
+        write_csv(path, columns, zip(*columns.values(), strict=True))
+    elif ending == "parquet":
+        write_parquet(path, columns)
+    elif ending == "xlsx":
+        pandas.DataFrame(columns).to_excel(path, index=False)
+    source = {"frame": pandas.DataFrame(columns), "dict": arrays}.get(ending, path)
+    found = tq.read_predictions(source)
+    assert found.classes == ("c", "a", "b") and found.notes == ()
+    assert np.array_equal(found.labels, labels)
+    assert found.of_rows() == pytest.approx(probs, abs=1e-12)
+    assert found.sample_ids.tolist() == ids.tolist() and found.groups.tolist() == groups.tolist()
+    assert found.split.tolist() == split.tolist()
+
+
+def test_a_name_as_it_is_spelt_goes_before_other_cases(tmp_path):
+    path = tmp_path / "p.csv"
+    head = ["ID", "image", "Label", "label", "PROB_a", "Logit_a", "Logit_b", "prob_a", "prob_b"]
+    write_csv(path, head, [[7, f"r{i}", "b", "a", 0, 0, 9, 0.9, 0.1] for i in range(4)])
+    found = read_predictions(path)
+    assert found.sample_ids.tolist() == ["r0", "r1", "r2", "r3"]
+    assert found.labels.tolist() == [0] * 4 and found.of_rows()[0].tolist() == [0.9, 0.1]
+    # What is asked for as one array is no other one by its usual name.
+    write_csv(path, ["Label", "Group_ID", "PROB_A", "PROB_B"], [["x", "b", 0.9, 0.1]] * 4)
+    found = read_predictions(path, names={"labels": "Group_ID"})
+    assert found.labels.tolist() == [1] * 4 and found.groups is None
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (
+            ["Label", "LABEL", "prob_a", "prob_b"],
+            "{path} has Label and LABEL, which differ in case alone: name the one of the labels "
+            "(`labels`).",
+        ),
+        (
+            ["label", "Prob_a", "PROB_b", "PROB_c"],
+            "{path} has columns PROB_..., Prob_..., which differ in case alone: name those of the "
+            "probs (`probs`).",
+        ),
+        (
+            ["truth", "prob_a", "prob_b"],
+            "{path} has no column labels; it has truth, prob_a, prob_b. Name it (`labels`).",
+        ),
+    ],
+)
+def test_columns_that_are_not_known_for_one_array_are_named(tmp_path, head, message):
+    path = tmp_path / "p.csv"
+    write_csv(path, head, [["a", *(["a"] * (len(head) - 3)), 0.4, 0.6]] * 4)
+    with pytest.raises(TrustqError) as error:
+        read_predictions(path)
+    assert str(error.value) == message.format(path=path)
+
+
+def test_a_frame_of_scores_under_another_name_is_read_by_its_columns():
+    labels, probs, _ = simulated()
+    order = [2, 0, 1]
+    frame = pandas.DataFrame(probs[:, order], columns=np.array(["a", "b", "c"])[order])
+    source = {"y": np.array(["a", "b", "c"])[labels], "p": frame}
+    asked = {"labels": "y", "probs": "p"}
+    for names in (asked, asked | {"classes": ["c", "a", "b"]}):
+        found = tq.read_predictions(source, names=names)
+        assert found.classes == ("c", "a", "b")
+        assert found.of_rows()[:, [1, 2, 0]] == pytest.approx(probs)
+    with pytest.raises(TrustqError) as error:
+        tq.read_predictions(source, names=asked | {"classes": ["a", "b", "c"]})
+    assert str(error.value) == (
+        "The columns of p are of c, a, b, and the classes are called a, b, c: leave out "
+        "`classes`, or give them in the order of the columns."
+    )

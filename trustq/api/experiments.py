@@ -55,7 +55,7 @@ def import_cache(
     >>> cache.dataset, cache.exposure, len(cache)
     ('mine', 'frozen', 4)
     """
-    with as_file(source) as path:
+    with as_file(source, names) as path:
         cache = import_file(
             path,
             exposure=exposure,

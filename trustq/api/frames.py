@@ -12,9 +12,9 @@ import numpy as np
 
 from trustq.core.class_names import ClassPosition, by_number, listed, two_classes
 from trustq.core.columns import write_parquet
-from trustq.core.foreign_rows import PREFIXES
+from trustq.core.foreign_rows import PREFIXES, Names
 from trustq.core.sql_text import first_line
-from trustq.core.words import flag, is_blank, plain_texts
+from trustq.core.words import called, flag, is_blank, plain_texts, split_names
 from trustq.errors import InputError, MissingExtra, TrustqError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Source = Any  # a path, a mapping of arrays, or a data frame
 
 SHOWN_ROWS = 20
+_LABELS = ("labels", "observed")
 
 
 class Table:
@@ -186,7 +187,7 @@ def array_of(values: Any, name: str) -> np.ndarray:
         return _series(data)
     if isinstance(data, nw.DataFrame):
         whole = np.asarray(data.to_numpy())
-        return _names_of_marks(data, whole, name) if name in ("labels", "observed") else whole
+        return _names_of_marks(data, whole, name) if name.lower() in _LABELS else whole
     if isinstance(values, np.ma.MaskedArray):
         return _without_mask(values)
     try:
@@ -299,9 +300,10 @@ def _places(first: Any, index: Any, name: str, other: str) -> np.ndarray | None:
 
 
 @contextmanager
-def as_file(data: Source) -> Iterator[Path]:
+def as_file(data: Source, names: Names | None = None) -> Iterator[Path]:
     """A path to read the data from: itself where it is one, else a file that holds them.
 
+    `names` gives other names of arrays, of which a frame of scores names its classes.
     What a frame or a mapping of arrays means is thus what the same file would mean. A message of a
     `TrustqError` names the data, not the file.
     """
@@ -317,7 +319,7 @@ def as_file(data: Source) -> Iterator[Path]:
         if isinstance(data, Mapping):
             path = Path(folder) / "arrays.npz"
             arrays = {str(name): _plain(values) for name, values in arrays_of(data).items()}
-            _name_classes(arrays, data)
+            _name_classes(arrays, data, names or {})
             np.savez(path, **arrays)  # type: ignore[arg-type]
         else:
             path = Path(folder) / "frame.parquet"
@@ -334,16 +336,31 @@ def as_file(data: Source) -> Iterator[Path]:
             raise
 
 
-def _name_classes(arrays: dict[str, np.ndarray], data: Mapping[str, Any]) -> None:
+def _name_classes(arrays: dict[str, np.ndarray], data: Mapping[str, Any], names: Names) -> None:
     """Take the columns of a frame of scores for their classes."""
-    kind = next((name for name in ("logits", "probs") if name in arrays), None)
-    if kind is None:
+
+    def there(role: str) -> str | None:
+        asked = names.get(role, role)
+        return called(arrays, asked) if isinstance(asked, str) else None
+
+    kinds = [kind for kind in ("logits", "probs") if kind in names] or ["logits", "probs"]
+    kind, name = next(((k, own) for k in kinds if (own := there(k)) is not None), ("", ""))
+    if not kind:
         return
-    labels = [arrays[name] for name in ("labels", "observed") if name in arrays]
-    stated = plain_texts(arrays["classes"].reshape(-1)) if "classes" in arrays else None
-    classes = classes_of(data[kind], kind, labels, stated=stated)
+    labels = [arrays[own] for role in _LABELS if (own := there(role)) is not None]
+    own, asked = there("classes"), names.get("classes")
+    if own is not None:
+        stated: list[str] | None = plain_texts(arrays[own].reshape(-1))
+    else:
+        stated = None if asked is None else split_names(asked)
+    classes = classes_of(data[name], kind, labels, stated=stated)
+    if own is None and stated is not None and classes not in (None, stated):
+        raise InputError(
+            f"The columns of {name} are of {listed(classes or [])}, and the classes are called "
+            f"{listed(stated)}: leave out `classes`, or give them in the order of the columns."
+        )
     if classes is not None:
-        arrays["classes"] = np.array(classes)
+        arrays[own or "classes"] = np.array(classes)
 
 
 def classes_of(

@@ -251,7 +251,7 @@ def audit_labels(
     )
     opened = []
     for one in sources:
-        with as_file(one) as path:
+        with as_file(one, names) as path:
             opened.append(
                 open_source(
                     path,

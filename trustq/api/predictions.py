@@ -38,7 +38,7 @@ def read_predictions(
     >>> len(read), read.classes
     (2, ('0', '1'))
     """
-    with as_file(source) as path:
+    with as_file(source, names) as path:
         return read_file(
             path,
             names=names,

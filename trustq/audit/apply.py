@@ -11,7 +11,7 @@ from trustq.core.columns import Columns, read_table
 from trustq.core.counts import counted
 from trustq.core.label_sheets import read_sheet
 from trustq.core.sample_ids import ID_COLUMNS, find_ids, nearly
-from trustq.core.words import plain_texts
+from trustq.core.words import called, first_called, plain_texts
 from trustq.errors import InputError
 from trustq.statistics.paired import Interval, share_interval
 
@@ -163,10 +163,10 @@ def apply_answers(
 def read_off_topic(path: Path) -> set[str]:
     """Ids of rows that a review's sheet calls off topic; none where it has no such column."""
     table = read_table(Path(path))
-    key = next((name for name in ID_COLUMNS if name in table), None)
-    if key is None or "off_topic" not in table:
+    key, name = first_called(table, ID_COLUMNS), called(table, "off_topic")
+    if key is None or name is None:
         return set()
-    pairs = zip(plain_texts(table[key]), plain_texts(table["off_topic"]), strict=True)
+    pairs = zip(plain_texts(table[key]), plain_texts(table[name]), strict=True)
     return {sample_id for sample_id, said in pairs if said.lower() in _YES}
 
 

@@ -9,7 +9,7 @@ from trustq.audit.source import KnownLabels
 from trustq.core.class_names import listed
 from trustq.core.columns import read_table
 from trustq.core.sample_ids import ID_COLUMNS
-from trustq.core.words import plain_text, plain_texts, split_names
+from trustq.core.words import called, first_called, plain_text, plain_texts, split_names
 from trustq.errors import InputError
 
 
@@ -42,13 +42,13 @@ def known_labels(
 def answers_of(path: Path) -> dict[str, str]:
     """Labels by sample id of a sheet with `sample_id` and `label`; blanks are no answers."""
     table = read_table(path)
-    key = next((name for name in ID_COLUMNS if name in table), None)
-    if key is None or "label" not in table:
+    key, name = first_called(table, ID_COLUMNS), called(table, "label")
+    if key is None or name is None:
         raise InputError(
             f"{path} has the columns {', '.join(table)}; expected sample_id and label.", path=path
         )
     found: dict[str, str] = {}
-    texts = zip(plain_texts(table[key]), plain_texts(table["label"]), strict=True)
+    texts = zip(plain_texts(table[key]), plain_texts(table[name]), strict=True)
     for sample_id, label in texts:
         if not label or not sample_id:
             continue
@@ -72,13 +72,13 @@ def _trusted_ids(trust: str, metadata: Path | None) -> list[str]:
     if metadata is None:
         raise InputError(f"`trust={trust}` needs a table with that column: pass `metadata`.")
     table = read_table(Path(metadata))
-    key = next((name for name in ID_COLUMNS if name in table), None)
-    if key is None or column not in table:
+    key, name = first_called(table, ID_COLUMNS), called(table, column)
+    if key is None or name is None:
         raise InputError(
             f"{metadata} has the columns {', '.join(table)}; expected sample_id and {column}.",
             path=Path(metadata),
         )
-    texts = np.array(plain_texts(table[column]))
+    texts = np.array(plain_texts(table[name]))
     there = sorted(set(texts.tolist()))
     wanted = split_names(values, known=there)
     if missing := [value for value in wanted if value not in there]:

@@ -392,8 +392,9 @@ def _in_memory(
 def _has_features(file: ForeignFile, names: dict[str, str]) -> bool:
     if names.get("features") is not None:
         return True
-    own = {re.split(r"[_/]", name)[-1] for name in file.there}
-    if "features" in own or any(name.startswith("feature_") for name in file.there):
+    there = [name.lower() for name in file.there]
+    own = {re.split(r"[_/]", name)[-1] for name in there}
+    if "features" in own or any(name.startswith("feature_") for name in there):
         return True
     # Files of features by their kind, if not of scores; whoever reads them says what is wrong.
     scores = [names.get(kind, kind) for kind in ("probs", "logits")]

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from trustq.core.columns import TABLES, read_metadata, read_table
-from trustq.core.words import SPLIT_WORDS, plain_texts
+from trustq.core.words import SPLIT_WORDS, first_called, plain_texts
 from trustq.errors import DamagedFile, InputError, NotFound, TrustqError
 
 ARRAYS = (".npz", ".npy", ".h5", ".hdf5", ".safetensors", ".pt", ".pth", ".tar")
@@ -401,10 +401,13 @@ def _beside(path: Path, array: np.ndarray) -> ForeignFile:
     if word is None:
         return found
     at = stem.lower().index(word)
+    before, written, after = stem[:at], stem[at : at + len(word)], stem[at + len(word) :]
+    spelt = next((form for form in (str.lower, str.upper) if form(written) == written), str.title)
     for other, words in {**_BESIDE, **{own: (own,) for own in ("logits", "probs")}}.items():
-        for own in words:
-            sibling = path.parent / f"{stem[:at]}{own}{stem[at + len(word) :]}"
-            for file in (sibling.with_name(f"{sibling.name}{end}") for end in (".npy", ".txt")):
+        # As it is written here, or as the word of the file is: Features.npy and Labels.npy.
+        for own in dict.fromkeys((*words, *map(spelt, words))):
+            for end in (".npy", ".txt"):
+                file = path.parent / f"{before}{own}{after}{end}"
                 if file.is_file() and other not in found.arrays:
                     found.arrays[other] = read_array(file)
                     found.there.append(other)
@@ -610,13 +613,16 @@ def _stack_splits(found: ForeignFile) -> None:
     """Add `labels` for `train_labels`, `val_labels`, `test_labels`, and `split` beside it."""
     if found.is_table:
         return
-    pattern = re.compile(rf"({'|'.join(_SPLIT_PREFIXES)})[_/](.+)")
+    pattern = re.compile(rf"({'|'.join(_SPLIT_PREFIXES)})[_/](.+)", re.IGNORECASE)
     parts: dict[str, dict[str, np.ndarray]] = {}
     for name, array in found.arrays.items():
         if (match := pattern.fullmatch(name)) and array.ndim:
-            parts.setdefault(match[2], {})[match[1]] = array
-    matrices = [base for base in parts if base in ("features", "logits", "probs")]
-    if not matrices or any(base in found.arrays for base in matrices) or "split" in found.arrays:
+            own = parts.setdefault(match[2], {})
+            if match[1] in _SPLIT_PREFIXES or match[1].lower() not in own:
+                own[match[1].lower()] = array
+    matrices = [base for base in parts if base.lower() in ("features", "logits", "probs")]
+    own_split = first_called(found.arrays, ["split"]) is not None
+    if not matrices or any(base in found.arrays for base in matrices) or own_split:
         return
     splits = [s for s in _SPLIT_PREFIXES if all(s in parts[base] for base in matrices)]
     if not splits:

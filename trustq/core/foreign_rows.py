@@ -5,7 +5,7 @@ A file is opened once (`open_rows`); each question of its meaning is a method he
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,9 +30,11 @@ from trustq.core.foreign_files import (
     read_foreign,
     read_lines,
 )
-from trustq.core.sample_ids import ID_COLUMNS, find_rows, id_keys, nearly
+from trustq.core.sample_ids import ID_COLUMNS, find_rows, id_column, id_keys, nearly
 from trustq.core.words import (
+    alike_names,
     decimal_points,
+    first_called,
     is_long,
     is_no_group,
     is_plain,
@@ -45,7 +47,8 @@ from trustq.errors import InputError
 
 Names = Mapping[str, str | Sequence[str]]
 
-# The arrays of a file by their names in the design, and what each may be called unasked.
+# The arrays of a file by their names in the design, and what each may be called unasked; where none
+# is spelt so, in any case.
 ROLES = {
     "features": ("features",),
     "labels": ("labels", "label"),
@@ -66,6 +69,7 @@ PREFIXES = {
     "probs": "prob_",
     "crossfit_logits": "crossfit_logit_",
 }
+_SCORES = {"logits": "logits", "probs": "probabilities"}  # the first goes before the second
 _LONGEST_ID = 1000  # letters; a longer text is the content of a file, such as an image in base64
 # What metadata call class names, or the places of classes.
 _STATED = ("classes", "class_names", "id2label", "class_to_idx")
@@ -128,10 +132,8 @@ class ForeignRows:
         found = self._usual(role)
         if found is not None:
             return _rows_of_lists(self._per_row(*found), self.source, found[0])
-        for name in ROLES[role]:
-            if name in self.file.unread:
-                return self.file.require(name, role)
-        return None
+        unread = first_called(self.file.unread, ROLES[role])
+        return None if unread is None else self.file.require(unread, role)
 
     def name_of(self, role: str) -> str | None:
         """What the array of a role is called here: as was asked, or by one of its usual names."""
@@ -142,19 +144,27 @@ class ForeignRows:
         return None if found is None else found[0]
 
     def _usual(self, role: str) -> tuple[str, np.ndarray] | None:
-        for source in self.sources:
-            for name in ROLES[role]:
-                if name in source and (name == role or source[name].ndim == 1):
-                    return name, source[name]
-        if role not in ("groups", "split"):
-            return None
-        # Without one of these a figure is of other rows, and nothing says so: `Split` is `split`.
-        found = [
-            (name, column)
-            for source in self.sources
-            for name, column in source.items()
-            if name.lower() in ROLES[role] and column.ndim == 1
-        ]
+        named = ((name, array) for name, array in self._named(role) if _may_be(role, name, array))
+        return next(named, None)
+
+    def _named(self, role: str) -> Iterator[tuple[str, np.ndarray]]:
+        """Arrays of a role's usual names: first what is spelt so in any table, then in any case."""
+        for spelt in (True, False):
+            for source in self.sources:
+                for name in ROLES[role]:
+                    there = name if spelt else self._in_any_case(source, name, role)
+                    if there is not None and there in source:
+                        yield there, source[there]
+
+    def _in_any_case(self, source: Mapping[str, np.ndarray], name: str, role: str) -> str | None:
+        """A usual name of a role in any case, that was not asked for as something else."""
+        others = [own for other, own in self.names.items() if other != role]
+        found = [there for there in alike_names(source, name) if there not in others]
+        if len(found) > 1 and name not in found:
+            raise InputError(
+                f"{self.path} has {' and '.join(found)}, which differ in case alone: name the one "
+                f"of the {role} (`{role}`)."
+            )
         return found[0] if len(found) == 1 else None
 
     def _per_row(self, name: str, array: np.ndarray) -> np.ndarray:
@@ -178,9 +188,18 @@ class ForeignRows:
         """Columns of a table that make up a matrix: one of lists, several by name, or a prefix."""
         asked, columns = self.names.get(role), self.sources[0]
         if asked is None:
-            if role in columns:
-                return [role]
-            return [name for name in columns if name.startswith(PREFIXES[role])]
+            prefix = PREFIXES[role]
+            if self._is_spelt(role):
+                return [role] if role in columns else [n for n in columns if n.startswith(prefix)]
+            if (there := self._in_any_case(columns, role, role)) is not None:
+                return [there]
+            found = [name for name in columns if _begins(name, prefix)]
+            if len(spelt := sorted({name[: len(prefix)] for name in found})) > 1:
+                raise InputError(
+                    f"{self.path} has columns {', '.join(f'{own}...' for own in spelt)}, which "
+                    f"differ in case alone: name those of the {role} (`{role}`)."
+                )
+            return found
         if isinstance(asked, str) and any(asked in source for source in self.sources):
             return [asked]
         chosen = split_names(asked, known=list(columns))
@@ -201,13 +220,15 @@ class ForeignRows:
         The kind that was asked for, else logits, which is said where both are there. One column of
         scores is of the second class. Raises `TrustqError` where there are none.
         """
-        kinds = [kind for kind in ("logits", "probs") if kind in self.names]
-        for kind in kinds or ("logits", "probs"):
+        kinds: list[str] = [kind for kind in _SCORES if kind in self.names]
+        # What is spelt as usual goes before what is so in another case.
+        for kind in kinds or sorted(_SCORES, key=self._is_spelt, reverse=True):
             array = self.matrix(kind)
             if array is None:
                 continue
-            if kind == "logits" and len(kinds) != 1 and self._has_matrix("probs"):
-                self.note("the file has logits and probabilities: the logits are used")
+            other = "probs" if kind == "logits" else "logits"
+            if len(kinds) != 1 and self._has_matrix(other):
+                self.note(f"the file has logits and probabilities: the {_SCORES[kind]} are used")
             return self._scores(kind, array)
         is_table = self.file.is_table
         if shown := images_among(self):
@@ -220,8 +241,9 @@ class ForeignRows:
     def has_scores(self) -> bool:
         """Whether the file has logits or probabilities, or the caller named some."""
         for kind in ("logits", "probs"):
-            if kind in self.file.unread and kind not in self.names:
-                self.note(f"{kind} is left out, for it {self.file.unread[kind].partition(':')[0]}")
+            there = first_called(self.file.unread, ROLES[kind])
+            if there is not None and kind not in self.names:
+                self.note(f"{there} is left out, for it {self._why_unread(there)}")
         return any(kind in self.names or self._has_matrix(kind) for kind in ("logits", "probs"))
 
     def classes(self) -> list[str] | None:
@@ -250,8 +272,10 @@ class ForeignRows:
         """Labels as class indices, -1 for none; see `read_labels`."""
         column = self.find(role)
         if column is None:
-            name = ROLES[role][0]
-            raise InputError(f"{self.path} has no {name} for {role}; it has {self.there()}.")
+            kind = "column" if self.file.is_table else "array"
+            raise InputError(
+                f"{self.path} has no {kind} {role}; it has {self.there()}. Name it (`{role}`)."
+            )
         column, own = self._by_feature(role, column)
         if classes is None and own is not None and width in (None, len(own)):
             classes = own
@@ -290,13 +314,15 @@ class ForeignRows:
             if not _holds_ids(array):
                 raise InputError(f"{self.path}: {asked} holds no ids, one text or number a row.")
             return array
-        for source in self.sources:
-            for name in ROLES["sample_ids"]:
-                if name in source and _holds_ids(own := _flat(source[name])):
-                    return own
-        for name in filter(self.file.unread.get, ROLES["sample_ids"]):
-            self.note(f"{name} is left out, for it {self.file.unread[name].partition(':')[0]}")
+        for _, array in self._named("sample_ids"):
+            if _holds_ids(own := _flat(array)):
+                return own
+        if (name := first_called(self.file.unread, ROLES["sample_ids"])) is not None:
+            self.note(f"{name} is left out, for it {self._why_unread(name)}")
         return None
+
+    def _why_unread(self, name: str) -> str:
+        return self.file.unread[name].partition(":")[0]
 
     def groups(self, n: int, ids: Sequence[str] | None) -> np.ndarray | None:
         """Names of groups, (n,); a row without one is a group of its own."""
@@ -336,7 +362,14 @@ class ForeignRows:
     def _has_matrix(self, role: str) -> bool:
         if self.file.is_table:
             return bool(self.matrix_columns(role))
-        return self.has(str(self.names.get(role, role)))
+        name = self.name_of(role)
+        return name is not None and self.has(name)
+
+    def _is_spelt(self, role: str) -> bool:
+        """Whether a matrix is there by its usual name as it is spelt."""
+        if not self.file.is_table:
+            return self.has(role)
+        return any(name == role or name.startswith(PREFIXES[role]) for name in self.sources[0])
 
     def _scores(self, kind: str, array: np.ndarray) -> Scores:
         titles = self._titles(kind)
@@ -391,7 +424,7 @@ class ForeignRows:
         classes = None if stated is None else checked_classes(stated, source=self.source, width=2)
         positive = "1" if classes is None else classes[1]
         title = titles[0] if titles and self.file.is_table else None
-        if title is not None and title not in ROLES and classes is None:
+        if title is not None and title.casefold() not in ROLES and classes is None:
             classes, positive = two_classes(title, self.find("labels"), source=self.source)
         elif title is not None and classes is not None and title in classes:
             positive = title
@@ -410,8 +443,8 @@ class ForeignRows:
         if isinstance(asked, str) and asked not in chosen:
             prefixes.append(asked)
         for prefix in prefixes:
-            if all(name.startswith(prefix) and name != prefix for name in chosen):
-                return [name.removeprefix(prefix) for name in chosen]
+            if all(_begins(name, prefix) and len(name) > len(prefix) for name in chosen):
+                return [name[len(prefix) :] for name in chosen]
         return chosen
 
     def _label_columns(self) -> list[np.ndarray]:
@@ -438,10 +471,7 @@ class ForeignRows:
 
     def _by_feature(self, role: str, column: np.ndarray) -> tuple[np.ndarray, Sequence[str] | None]:
         """Indices as the names that the file states for them: exports, Hugging Face's classes."""
-        asked = self.names.get(role)
-        name = (
-            asked if isinstance(asked, str) else next((n for n in ROLES[role] if self.has(n)), "")
-        )
+        name = self.name_of(role) or ""
         names: Sequence[str] | None = self.file.class_names.get(name)
         if STATEMENT in self.file.arrays and column.dtype.kind in "iu" and self.has("classes"):
             names = plain_texts(self.column("classes"))
@@ -499,10 +529,12 @@ def open_rows(
     path, names = Path(path), dict(names or {})
     asked = {name for name in names.values() if isinstance(name, str)}
     beside = sorted(name for name in asked if is_array_file(name))
-    known = {*asked, *columns, STATEMENT} | {own for usual in ROLES.values() for own in usual}
+    known = {*asked, *columns, STATEMENT}
+    usual = {own for names in ROLES.values() for own in names}
 
     def wanted(name: str) -> bool:
-        return everything or name in known or name.partition("_")[2] in known
+        parts = (name, name.partition("_")[2])  # train_labels are labels
+        return everything or any(n in known or n.strip().casefold() in usual for n in parts)
 
     file = read_foreign(path, wanted=wanted, beside=beside)
     return rows_of(file, names=names, ids=ids, meta=meta, whole=whole)
@@ -551,7 +583,7 @@ def _listed(rows: ForeignRows, ids: Path) -> dict[str, np.ndarray]:
         listed_columns = {"sample_ids": lines}
     else:
         listed_columns = dict(read_table(ids))
-        column = next((name for name in ID_COLUMNS if name in listed_columns), None)
+        column = first_called(listed_columns, ID_COLUMNS)
         if column is None:
             raise InputError(
                 f"{ids} has no column of ids; it has {', '.join(listed_columns)}: "
@@ -580,7 +612,9 @@ def _joined(rows: ForeignRows, table: Path, ids: np.ndarray, whole: bool) -> dic
     columns, found = find_rows(table, ids, by=by if isinstance(by, str) else None)
     keys = id_keys(ids)
     missing = [key for key, row in zip(keys, found, strict=True) if row is None]
-    own = next(columns[name] for name in (by, *ID_COLUMNS) if name in columns)
+    joined_by = id_column(columns, by if isinstance(by, str) else None)
+    assert joined_by is not None  # else there are no rows to find
+    own = columns[joined_by]
     if whole and missing:
         raise InputError(
             f"The ids of {rows.path} and {table} do not match: {len(missing)} of {len(keys)} rows "
@@ -595,16 +629,16 @@ def _joined(rows: ForeignRows, table: Path, ids: np.ndarray, whole: bool) -> dic
     # A manifest knows the order of its classes.
     if table.suffix.lower() == ".parquet" and "classes" in (known := read_metadata(table)):
         rows.stated_classes = [str(name) for name in known["classes"]]
+    others = {n: column for n, column in columns.items() if n not in (*ID_COLUMNS, joined_by)}
     if not missing:
         order = np.array(found, dtype=np.intp)
-        return {name: column[order] for name, column in columns.items() if name not in ID_COLUMNS}
+        return {name: column[order] for name, column in others.items()}
     joined = {}
-    for name, column in columns.items():
-        if name not in ID_COLUMNS:
-            values = np.ma.asarray(column).tolist()  # None where masked
-            joined[name] = np.array(
-                [None, *(None if r is None else values[r] for r in found)], object
-            )[1:]
+    for name, column in others.items():
+        values = np.ma.asarray(column).tolist()  # None where masked
+        joined[name] = np.array([None, *(None if r is None else values[r] for r in found)], object)[
+            1:
+        ]
     return joined
 
 
@@ -635,6 +669,15 @@ def _rows_of_lists(column: np.ndarray, source: str, name: str) -> np.ndarray:
         return column
     first = next((value for value in column.tolist() if value is not None), None)
     return matrix(column, source=source, name=name) if isinstance(first, np.ndarray) else column
+
+
+def _may_be(role: str, name: str, array: np.ndarray) -> bool:
+    """Whether an array of a usual name may be of a role: a matrix only by the role's own name."""
+    return array.ndim == 1 or name.strip().casefold() == role
+
+
+def _begins(name: str, prefix: str) -> bool:
+    return name[: len(prefix)].casefold() == prefix.casefold()
 
 
 def _flat(array: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from trustq.core.atomic_files import replacing
 from trustq.core.class_names import ClassPosition, unknown_class
 from trustq.core.sample_ids import ID_COLUMNS
 from trustq.core.spreadsheets import csv_text
-from trustq.core.words import is_blank, plain_texts
+from trustq.core.words import called, first_called, is_blank, plain_texts
 from trustq.errors import InputError
 
 
@@ -24,8 +24,7 @@ def read_sheet(
     is missing, no row holds a label, or a label is none of `classes`.
     """
     table = tables.read_table(path)
-    name = next((column for column in columns if column in table), None)
-    by = next((column for column in ID_COLUMNS if column in table), None)
+    name, by = first_called(table, columns), first_called(table, ID_COLUMNS)
     if by is None or name is None:
         wanted = f"sample_id and {' or '.join(columns)}"
         raise InputError(
@@ -66,15 +65,15 @@ def write_sheet(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 def read_numbers(path: Path, *, column: str) -> dict[str, float]:
     """A number above 0 by sample id; raises `TrustqError` where one is not, or an id has two."""
     table = tables.read_table(path)
-    by = next((name for name in ID_COLUMNS if name in table), None)
-    if by is None or column not in table:
+    by, name = first_called(table, ID_COLUMNS), called(table, column)
+    if by is None or name is None:
         raise InputError(
             f"{path} has the columns {', '.join(table)}; expected sample_id and {column}.",
             path=path,
         )
     numbers: dict[str, float] = {}
     ids = plain_texts(table[by])
-    for row, (sample, text) in enumerate(zip(ids, table[column].tolist(), strict=True), 2):
+    for row, (sample, text) in enumerate(zip(ids, table[name].tolist(), strict=True), 2):
         try:
             number = float(text)
         except (TypeError, ValueError):

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from trustq.core.columns import Columns, read_table
 from trustq.core.counts import verb
-from trustq.core.words import plain_texts
+from trustq.core.words import first_called, plain_texts
 from trustq.errors import InputError, NotFound
 
 # What a column of ids may be called, the first that is there.
@@ -144,6 +144,11 @@ def nearly(strangers: Sequence[str], ids: np.ndarray) -> str:
     )
 
 
+def id_column(columns: Collection[str], by: str | None = None) -> str | None:
+    """The column that a table is joined by: `by` where it is there, else one of `ID_COLUMNS`."""
+    return by if by is not None and by in columns else first_called(columns, ID_COLUMNS)
+
+
 @dataclass(frozen=True)
 class Joinable:
     """A table whose rows are found by id."""
@@ -164,7 +169,7 @@ def read_joinable(table: Path, *, by: str | None = None) -> Joinable:
     `TrustqError` for no such column, or ids twice.
     """
     columns = read_table(table)
-    name = next((name for name in (by, *ID_COLUMNS) if name in columns), None)
+    name = id_column(columns, by)
     if name is None:
         raise NotFound(
             f"{table} has no column of ids; it has {', '.join(columns)}: "

@@ -352,12 +352,12 @@ def _split_of_file(path: Path, sample_ids: "np.ndarray") -> "np.ndarray":
 
     from trustq.core.columns import read_table
     from trustq.core.sample_ids import ID_COLUMNS
-    from trustq.core.words import read_splits
+    from trustq.core.words import first_called, read_splits
     from trustq.data.manifest import SPLITS
     from trustq.datasets.rows import column, image_names, named_rows, texts
 
     columns = read_table(path)
-    by = next((name for name in ID_COLUMNS if name in columns), "sample_id")
+    by = first_called(columns, ID_COLUMNS) or "sample_id"
     ids = image_names(column(columns, by, source=str(path)).tolist()).tolist()
     splits = read_splits(texts(column(columns, "split", source=str(path)).tolist()))[0].tolist()
     names = image_names(sample_ids.tolist()).tolist()

@@ -12,7 +12,7 @@ import numpy as np
 
 from trustq.core.columns import TABLES, Columns
 from trustq.core.sample_ids import id_key
-from trustq.core.words import is_blank, plain_text, whole_number
+from trustq.core.words import called, is_blank, plain_text, whole_number
 from trustq.data.groups import own_where_blank
 from trustq.data.taxonomy import label_key
 from trustq.errors import InputError, NotFound
@@ -35,18 +35,6 @@ class Rows:
     source: str
     split_origin: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-
-def called(columns: Collection[str], name: str) -> str | None:
-    """The column of that name, else the only one of it without case and outer blanks; or None.
-
-    >>> called([" DX", "Age"], "dx"), called(["DX", "dx "], "Dx")
-    (' DX', None)
-    """
-    if name in columns:
-        return name
-    alike = [there for there in columns if there.strip().casefold() == name.casefold()]
-    return alike[0] if len(alike) == 1 else None
 
 
 def column(columns: Columns, name: str, *, source: str) -> np.ndarray:

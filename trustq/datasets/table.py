@@ -8,14 +8,21 @@ import numpy as np
 
 from trustq.core.columns import Columns, read_table
 from trustq.core.sample_ids import ID_COLUMNS, id_key
-from trustq.core.words import BLANK_WORDS, MISSING_WORDS, is_no_group, plain_numbers, read_splits
+from trustq.core.words import (
+    BLANK_WORDS,
+    MISSING_WORDS,
+    called,
+    first_called,
+    is_no_group,
+    plain_numbers,
+    read_splits,
+)
 from trustq.data.groups import own_where_blank
 from trustq.data.manifest import IMAGE_DIGEST, REQUIRED
 from trustq.datasets.rows import (
     IMAGE_SUFFIXES,
     ImagesByName,
     Rows,
-    called,
     column,
     images_by_name,
     metadata_texts,
@@ -125,7 +132,7 @@ def _column_names(columns: Columns, asked: Mapping[str, str | None]) -> dict[str
     def there(name: str) -> str | None:
         return called(columns, name)
 
-    own_id = next(filter(None, map(there, ("sample_id", *IMAGE_COLUMNS))), "sample_id")
+    own_id = first_called(columns, ("sample_id", *IMAGE_COLUMNS)) or "sample_id"
     id_name = asked["sample_id"] or own_id
     names = {
         "sample_id": id_name,

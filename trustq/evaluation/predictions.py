@@ -169,7 +169,7 @@ def read_predictions(
         counts = ", ".join(f"{w or 'blank'} {np.count_nonzero(split == w)}" for w in unknown)
         rows.note(f"rows of no known split ({counts}) are neither judged nor calibrated on")
     more = {name: rows.column(name) for name in columns}
-    others = _conditions(rows, conditions, scores, asked)
+    others = _conditions(rows, conditions, scores)
     for name, own in {**more, **others}.items():
         if len(own) != n:
             raise InputError(
@@ -312,9 +312,8 @@ def _conditions(
     rows: ForeignRows,
     wanted: Sequence[str],
     scores: Scores,
-    names: dict[str, str | Sequence[str]],
 ) -> dict[str, np.ndarray]:
-    used = [names.get(name, name) for name in ("probs", "logits")]
+    used = [rows.name_of(kind) for kind in ("probs", "logits")]
     shape = scores.array.shape
     if list(wanted) == ["all"]:
         arrays = rows.file.arrays

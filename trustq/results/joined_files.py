@@ -9,6 +9,7 @@ import duckdb
 from trustq.core.columns import read_table
 from trustq.core.sample_ids import ID_COLUMNS, IMAGE_ENDING
 from trustq.core.sql_text import first_line, literal, quoted, scan_parquet
+from trustq.core.words import first_called
 from trustq.errors import DamagedFile, InputError, NotFound
 from trustq.results.schema import TABLES
 from trustq.results.views import derived_views, former_views
@@ -34,7 +35,7 @@ def join_files(
         _read_file(connection, Path(path), name)
         described = connection.execute(f"DESCRIBE {name}").fetchall()
         columns = {str(row[0]): str(row[1]) for row in described}
-        by = next((one for one in ID_COLUMNS if one in columns), None)
+        by = first_called(columns, ID_COLUMNS)
         if by is None:
             raise NotFound(
                 f"{path} has no column of ids; it has {', '.join(columns)}: call it one of "

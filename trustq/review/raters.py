@@ -11,7 +11,7 @@ import numpy as np
 from trustq.core.class_names import ClassPosition
 from trustq.core.columns import read_table
 from trustq.core.sample_ids import ID_COLUMNS, find_ids
-from trustq.core.words import is_blank, plain_texts
+from trustq.core.words import called, first_called, is_blank, plain_texts
 from trustq.errors import InputError, NotFound
 from trustq.review.journal import read_journal, standing
 
@@ -59,9 +59,9 @@ def read_ratings(path: Path) -> Ratings:
         kept = standing(read_journal(path)).items()
         return {key: answer.labels[0] for key, answer in kept if len(answer.labels) == 1}
     table = read_table(path)
-    by = next((name for name in ID_COLUMNS if name in table), None)
-    if by is not None:
-        table = {**table, "sample_id": table[by]}
+    found = {"sample_id": first_called(table, ID_COLUMNS)}
+    found |= {name: called(table, name) for name in COLUMNS[1:]}
+    table |= {role: table[name] for role, name in found.items() if name is not None}
     if missing := [name for name in COLUMNS if name not in table]:
         raise NotFound(
             f"{path} has no column {missing[0]}; it has {', '.join(table)}. A table of answers has "

@@ -11,7 +11,7 @@ from trustq.core.columns import read_table
 from trustq.core.counts import counted
 from trustq.core.digest import digest_bytes, digest_json, digest_strings
 from trustq.core.sample_ids import ID_COLUMNS, find_ids, nearly
-from trustq.core.words import plain_texts
+from trustq.core.words import first_called, plain_texts
 from trustq.errors import InputError
 from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE, Cache
 
@@ -107,8 +107,7 @@ def with_labels(cache: Cache, new: np.ndarray) -> Cache:
 
 def _new_labels(cache: Cache, labels: Path) -> np.ndarray:
     columns = read_table(labels)
-    by = next((name for name in ID_COLUMNS if name in columns), None)
-    column = next((name for name in LABEL_COLUMNS if name in columns), None)
+    by, column = first_called(columns, ID_COLUMNS), first_called(columns, LABEL_COLUMNS)
     if by is None or column is None:
         raise InputError(
             f"{labels} needs the columns sample_id and label; it has {', '.join(columns)}.",

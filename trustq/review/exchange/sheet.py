@@ -11,7 +11,7 @@ from trustq.core.atomic_files import replacing
 from trustq.core.columns import write_parquet
 from trustq.core.label_sheets import write_sheet
 from trustq.core.sample_ids import ID_COLUMNS
-from trustq.core.words import plain_text, split_names
+from trustq.core.words import called, first_called, plain_text, split_names
 from trustq.errors import InputError
 from trustq.review.exchange.task import UNSURE, KnownIds, Task, answer_of, known_id, said_by
 from trustq.review.journal import Answer
@@ -84,8 +84,9 @@ def _rows(task: Task) -> list[dict[str, Any]]:
 
 def read(rows: list[dict[str, Any]], ids: KnownIds, *, rater: str, where: str) -> list[Answer]:
     """Answers of the rows whose `label` is filled in; a lone "?" there is: cannot tell."""
-    by = next((name for name in ID_COLUMNS if rows and name in rows[0]), None)
-    if by is None or "label" not in rows[0]:
+    titles = list(rows[0]) if rows else []
+    by, of_label = first_called(titles, ID_COLUMNS), called(titles, "label")
+    if by is None or of_label is None:
         raise InputError(
             f"{where} has the columns {', '.join(rows[0]) if rows else 'none'}; expected sample_id "
             "and label."
@@ -93,7 +94,7 @@ def read(rows: list[dict[str, Any]], ids: KnownIds, *, rater: str, where: str) -
     answers = []
     for row in rows:
         row = {name.lower(): value for name, value in row.items()} | row
-        label = "" if row["label"] is None else str(row["label"]).strip()
+        label = "" if row[of_label] is None else str(row[of_label]).strip()
         if not label:
             continue
         labels = _several(row.get("labels"), label, where)
