@@ -103,6 +103,9 @@ ROWS = "label,prob_0\n0,0.9\n1,0.2\n"
         ("sep=;\n" + ROWS.replace(",", ";"), ["0", "1"]),
         (ROWS.replace(",", "|"), ["0", "1"]),
         ("a title\n\n" + ROWS, ["0", "1"]),
+        ("a title\r\n\r\n" + ROWS, ["0", "1"]),  # of another line end than the rows
+        ("a title\n\n" + ROWS.replace("\n", "\r\n"), ["0", "1"]),
+        ("\r\n" + ROWS, ["0", "1"]),
         ("\n\n" + ROWS, ["0", "1"]),
         (ROWS.replace("\n", "\r\n") + "2,0.1\n", ["0", "1", "2"]),  # two kinds of line ends
         (ROWS.replace("\n", "\r"), ["0", "1"]),

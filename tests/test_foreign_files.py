@@ -964,3 +964,51 @@ def test_class_names_in_the_metadata_of_a_file(tmp_path: Path, name: str, text: 
         with h5py.File(tmp_path / "p.h5", "w") as file:
             file["logits"], file["labels"], file.attrs[name] = logits, labels, text
         assert accuracy(tmp_path / "p.h5") == (right, classes)
+
+
+_ROWS = "label,prob_a,prob_b\na,.9,.1\nb,.2,.8\na,.5,.5\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "mixed"])
+def test_comments_above_a_header_are_left_out_and_said(
+    tmp_path: Path, encoding: str, ends: str
+) -> None:
+    text = '# made by "a model, and\n# with, some, more, commas\n\n' + _ROWS
+    text = text.replace("\n", "\r\n", 1) if ends == "mixed" else text.replace("\n", ends)
+    path = tmp_path / "p.csv"
+    path.write_bytes(text.encode(encoding))
+    found = read_predictions(path)
+    assert found.labels.tolist() == [0, 1, 0]
+    assert found.notes[0] == "2 lines above the header of p.csv left out (#)"
+
+
+@pytest.mark.parametrize(
+    ("text", "columns"),
+    [
+        ("#id,p\nx,0.5\n", ["#id", "p"]),  # a header that begins so
+        ("#id,p\n#x,0.5\ny,0.5\n", ["#id", "p"]),  # and a row
+        ("id,p\n#x,0.5\n", ["id", "p"]),
+    ],
+)
+def test_a_line_that_may_be_a_header_or_a_row_is_no_comment(
+    tmp_path: Path, text: str, columns: list[str]
+) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    found = read_table(tmp_path / "t.csv")
+    assert list(found) == columns and len(found["p"]) == text.count("\n") - 1
+
+
+def test_lines_that_may_be_comments_or_a_header_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    for text in ("# of a model\n#id,p\nx,0.5\n", "# of a model\n#\n1,0.5\n"):
+        path.write_text(text)
+        with pytest.raises(TrustqError) as error:
+            read_table(path)
+        assert str(error.value) == (
+            f"{path}: lines 1 to 2 begin with #, and which are comments is not known: delete "
+            "those, and write the names of the columns in the line above the rows, without #."
+        )
+    path.write_text("#a,b\n1,x,0.5\n2,y,0.5\n")  # row names without a title of their own
+    with pytest.raises(TrustqError):
+        read_table(path)

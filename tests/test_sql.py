@@ -352,3 +352,34 @@ def test_a_column_is_a_number_or_a_day_where_every_cell_is(results: Path, tmp_pa
     (tmp_path / "t.csv").write_text("sex,Sex\nf,m\n")
     refused = run(results, "SELECT 1", "--table", f"t={tmp_path / 't.csv'}").exception
     assert "t.csv: the columns sex and Sex differ in case alone" in str(refused)
+
+
+def test_images_that_differ_in_their_ending_alone_are_joined_as_they_are_spelt(
+    results: Path, tmp_path: Path
+) -> None:
+    ids = np.array(["a.jpg", "a.png", "b.jpg", "7"])
+    folder = tmp_path / "results"
+    write_part(folder, {"samples": {"sample_id": ids, "label": np.array(list("nmnm"))}}, part="p")
+    query = "SELECT sample_id, sex FROM samples WHERE sex IS NOT NULL ORDER BY 1"
+
+    def asked(rows: str, *, of: Path = folder) -> Result:
+        (tmp_path / "m.csv").write_text(f"Image_ID,sex\n{rows}")
+        return run(of, query, "--metadata", str(tmp_path / "m.csv"), "--format", "csv")
+
+    assert asked("a.jpg,f\na.png,m\nb,f\n").stdout == "sample_id,sex\na.jpg,f\na.png,m\nb.jpg,f\n"
+    assert asked("a.jpg,f\nb.png,m\n").stdout == "sample_id,sex\na.jpg,f\nb.jpg,m\n"
+    # One of two rows for a sample that is neither, and one of two samples for a row.
+    refused = asked("a.jpg,f\na.png,m\n", of=results).exception
+    assert str(refused) == (
+        f"{tmp_path}/m.csv: 'a' may be 'a.jpg' or 'a.png': spell it as the one that is meant."
+    )
+    assert asked("a,f\n").stdout == "sample_id,sex\n"
+    for rows, again in (("a,f\na.png,m\n", "a"), ("b.jpg,f\nb.JPG,m\n", "b")):
+        refused = asked(rows).exception
+        assert str(refused) == (
+            f"{tmp_path}/m.csv: Image_ID must be unique to be joined by; {again!r} is repeated."
+        )
+    numbers = tmp_path / "m.parquet"
+    duckdb.sql(f"COPY (SELECT 7.0::DOUBLE AS id, 'x' AS sex) TO '{numbers}'")
+    answer = run(folder, query, "--metadata", str(numbers), "--format", "csv")
+    assert answer.stdout == "sample_id,sex\n7,x\n"

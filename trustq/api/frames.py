@@ -11,10 +11,11 @@ import duckdb
 import numpy as np
 
 from trustq.core.class_names import ClassPosition, by_number, listed, two_classes
+from trustq.core.column_names import called
 from trustq.core.columns import write_parquet
 from trustq.core.foreign_rows import PREFIXES, Names
 from trustq.core.sql_text import first_line
-from trustq.core.words import called, flag, is_blank, plain_texts, split_names
+from trustq.core.words import flag, is_blank, plain_texts, split_names
 from trustq.errors import InputError, MissingExtra, TrustqError
 
 if TYPE_CHECKING:

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from trustq.audit.folder import StoredAudit
+from trustq.core.column_names import ID_COLUMNS, called, first_called
 from trustq.core.columns import Columns, read_table
 from trustq.core.counts import counted
 from trustq.core.label_sheets import read_sheet
-from trustq.core.sample_ids import ID_COLUMNS, find_ids, nearly
-from trustq.core.words import called, first_called, plain_texts
+from trustq.core.sample_ids import find_ids, nearly
+from trustq.core.words import plain_texts
 from trustq.errors import InputError
 from trustq.statistics.paired import Interval, share_interval
 

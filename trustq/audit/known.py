@@ -7,9 +7,9 @@ import numpy as np
 
 from trustq.audit.source import KnownLabels
 from trustq.core.class_names import listed
+from trustq.core.column_names import ID_COLUMNS, called, first_called
 from trustq.core.columns import read_table
-from trustq.core.sample_ids import ID_COLUMNS
-from trustq.core.words import called, first_called, plain_text, plain_texts, split_names
+from trustq.core.words import plain_text, plain_texts, split_names
 from trustq.errors import InputError
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from trustq.core.atomic_files import replacing
 from trustq.core.csv_files import read_csv
+from trustq.core.csv_scan import is_csv
 from trustq.core.database import is_short, open_database, quiet
 from trustq.core.excel import read_excel
 from trustq.core.sql_text import (
@@ -32,7 +33,6 @@ Columns = dict[str, np.ndarray]
 
 NAMES = "trustq.columns"  # key of the footer: names of columns of which some differ in case alone
 FEW_ROWS = 8192  # of a group where memory is short: 3 MB of 25 columns in place of 97
-CSV_ENDINGS = (".csv", ".tsv", ".tab")
 TABLES = (".parquet", ".csv", ".csv.gz", ".tsv", ".tab", ".xlsx")  # what `read_table` takes
 
 
@@ -129,8 +129,7 @@ def read_table(path: Path) -> Columns:
         return _read_parquet(path)
     if name.endswith(".xlsx"):
         return read_excel(path)
-    # HAM10000_metadata has no ending.
-    if name.removesuffix(".gz").endswith(CSV_ENDINGS) or "." not in name:
+    if is_csv(path):
         return read_csv(path)
     raise InputError(
         f"{path}: expected a {', '.join(TABLES[:-1])} or {TABLES[-1]} file.", path=path

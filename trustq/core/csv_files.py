@@ -5,48 +5,34 @@ comments, rows to skip) is decided here, from the head of the file alone.
 """
 
 import codecs
-import csv
-import gzip
-import itertools
 import re
 import tempfile
 import zlib
-from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import duckdb
 import numpy as np
 
+from trustq.core.csv_scan import LONGEST, holds_marks, opener, read_head, scan_of
 from trustq.core.database import open_database
-from trustq.core.spreadsheets import FORMULA_STARTS, MARK, as_written
-from trustq.core.sql_text import blanks_as_none, exact_path, first_line, literal
+from trustq.core.spreadsheets import as_written
+from trustq.core.sql_text import blanks_as_none, first_line
 from trustq.core.words import decimal_points
 from trustq.errors import InputError, TrustqError
-
-DELIMITERS = (",", ";", "\t", "|")
-_HEAD = 100  # lines in which the header is looked for
-_LONGEST = 1 << 28  # bytes of one row
-
-
-class _Head(NamedTuple):
-    """Where the rows of a file begin, what separates cells, and the names of the columns."""
-
-    skipped: int  # lines before the header
-    delimiter: str
-    names: list[str]
 
 
 def read_csv(path: Path) -> dict[str, np.ndarray]:
     """Columns of a CSV or tab-separated file as object arrays of texts, with None for a blank.
 
     The separator is the one that makes most columns of the header: a comma, semicolon, tab or bar,
-    or what a first line `sep=;` says. Empty lines before the header, and a title that an empty line
-    follows, are passed over; every other line is a row, with as many cells as the header. Raises
-    `TrustqError` for a file that is empty, damaged, of another encoding, or with other rows.
+    or what a first line `sep=;` says. Empty lines and comments (`#`) before the header, and a title
+    that an empty line follows, are passed over; every other line is a row, with as many cells as
+    the header. Raises `TrustqError` for a file that is empty, damaged, of another encoding, or with
+    other rows.
     """
-    opened = gzip.open if path.name.lower().endswith(".gz") else open
+    opened = opener(path)
     try:
         with opened(path, "rb") as file:
             start = file.read(200)
@@ -66,81 +52,20 @@ def read_csv(path: Path) -> dict[str, np.ndarray]:
         return _read_utf16(path, whole)
     try:
         with opened(path, "rt", encoding="utf-8-sig", newline="") as lines:
-            head = _head(lines, path)
+            head = read_head(lines, path)
+        if head.is_mixed:
+            return _again(path, opened, ValueError("lines end in several ways"))
         with open_database() as connection:
-            found = connection.sql(f"SELECT * FROM {_scan(path, head)}").fetchnumpy()
+            found = connection.sql(f"SELECT * FROM {scan_of(path, head)}").fetchnumpy()
     except (UnicodeDecodeError, OSError, EOFError, zlib.error, duckdb.Error) as error:
         return _again(path, opened, error)
     texts = map(blanks_as_none, found.values())
     if head.delimiter != ",":  # as spreadsheets of many countries write numbers
         texts = map(_pointed, texts)
     # Cells that a list of ours marked as text for spreadsheets; no column is searched for none.
-    if _holds_marks(path, opened):
+    if holds_marks(path, opened):
         return dict(zip(head.names, map(_unmarked, texts), strict=True))
     return dict(zip(head.names, texts, strict=True))
-
-
-def _head(lines: Iterable[str], path: Path) -> _Head:
-    """The header, by the first lines of the file."""
-    head = list(itertools.islice(lines, _HEAD))
-    skipped = 0
-    while skipped < len(head) and not head[skipped].strip():
-        skipped += 1
-    if skipped == len(head):
-        raise InputError(f"{path} is empty: it has no row of column names.", path=path)
-    stated = re.fullmatch(r"sep=(.)[\r\n]*", head[skipped], re.IGNORECASE)  # as Excel writes it
-    if stated is not None and skipped + 1 < len(head):
-        return _Head(skipped + 1, stated[1], _names(path, _record(head[skipped + 1 :], stated[1])))
-    delimiter, cells = _most_cells(head[skipped:])
-    if len(cells) == 1:
-        # A title above the table, which an empty line sets apart.
-        below = skipped + 1
-        while below < len(head) and not head[below].strip():
-            below += 1
-        if skipped + 1 < below < len(head):
-            titled, under = _most_cells(head[below:])
-            if len(under) > 1:
-                skipped, delimiter, cells = below, titled, under
-    return _Head(skipped, delimiter, _names(path, cells))
-
-
-def _most_cells(head: Sequence[str]) -> tuple[str, list[str]]:
-    rows = {delimiter: _record(head, delimiter) for delimiter in DELIMITERS}
-    delimiter = max(rows, key=lambda own: len(rows[own]))  # the first of several
-    return delimiter, rows[delimiter]
-
-
-def _record(head: Sequence[str], delimiter: str) -> list[str]:
-    try:
-        return next(csv.reader(head, delimiter=delimiter), [])
-    except csv.Error:  # a cell of more than 128 kB
-        return [""]
-
-
-def _names(path: Path, cells: Sequence[str]) -> list[str]:
-    """Names of columns, all different: `column2` for a blank one."""
-    names: list[str] = []
-    for place, cell in enumerate(cells):
-        name = cell.strip()
-        if name and name in names:
-            raise InputError(
-                f"{path}: the header names two columns {name!r}: give each its own name.", path=path
-            )
-        names.append(name or f"column{place}")
-    return names
-
-
-def _scan(path: Path, head: _Head) -> str:
-    """The SQL that reads every row of this very file as text."""
-    columns = ", ".join(f"'c{place}': 'VARCHAR'" for place in range(len(head.names)))
-    compression = "gzip" if path.name.lower().endswith(".gz") else "none"
-    return (
-        f"read_csv({exact_path(path)}, auto_detect = false, columns = {{{columns}}}, "
-        f"compression = {literal(compression)}, "
-        f"header = true, skip = {head.skipped}, delim = {literal(head.delimiter)}, "
-        """quote = '"', escape = '"', comment = '', """
-        f"max_line_size = {_LONGEST}, hive_partitioning = false)"
-    )
 
 
 def _again(path: Path, opened: Any, error: Exception) -> dict[str, np.ndarray]:
@@ -171,19 +96,8 @@ def _sentence(path: Path, message: str) -> str:
     if "unterminated quote" in message or "quote should be followed" in message:
         return f'{where}: a quote (") is opened and not closed as CSV has it: mend that row.'
     if "Maximum line size" in message:
-        return f"{where}: a row of more than {_LONGEST >> 20} MB; is it a CSV file?"
+        return f"{where}: a row of more than {LONGEST >> 20} MB; is it a CSV file?"
     return f"{path} could not be read as CSV: {first_line(message)}"
-
-
-def _holds_marks(path: Path, opened: Any) -> bool:
-    """Whether any cell may have the mark that keeps spreadsheets from taking it for a formula."""
-    marked = [f"{MARK}{start}".encode() for start in (*FORMULA_STARTS, MARK)]
-    with opened(path, "rb") as file:
-        while block := file.read(1 << 24):
-            # One byte is found much faster than one of seven texts, and most files have none.
-            if MARK.encode() in block and any(text in block for text in marked):
-                return True
-    return False
 
 
 def _pointed(column: np.ndarray) -> np.ndarray:

@@ -25,8 +25,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from trustq.core.column_names import first_called
 from trustq.core.columns import TABLES, read_metadata, read_table
-from trustq.core.words import SPLIT_WORDS, first_called, plain_texts
+from trustq.core.csv_scan import csv_notes
+from trustq.core.words import SPLIT_WORDS, plain_texts
 from trustq.errors import DamagedFile, InputError, NotFound, TrustqError
 
 ARRAYS = (".npz", ".npy", ".h5", ".hdf5", ".safetensors", ".pt", ".pth", ".tar")
@@ -216,7 +218,7 @@ def matrix(array: np.ndarray, *, source: str, name: str) -> np.ndarray:
 
 def _table(path: Path, kind: str) -> ForeignFile:
     columns = read_table(path)
-    found = ForeignFile(path, columns, True, list(columns))
+    found = ForeignFile(path, columns, True, list(columns), notes=csv_notes(path))
     if kind == ".parquet":
         found.metadata = read_metadata(path)
         found.class_names = _hugging_face_classes(found.metadata.get("huggingface"))

@@ -20,8 +20,10 @@ from trustq.core.class_names import (
     read_labels,
     two_classes,
 )
+from trustq.core.column_names import ID_COLUMNS, alike_names, first_called
 from trustq.core.columns import read_metadata, read_table
 from trustq.core.counts import counted
+from trustq.core.csv_scan import csv_notes
 from trustq.core.foreign_files import (
     ForeignFile,
     is_array_file,
@@ -30,11 +32,9 @@ from trustq.core.foreign_files import (
     read_foreign,
     read_lines,
 )
-from trustq.core.sample_ids import ID_COLUMNS, find_rows, id_column, id_keys, nearly
+from trustq.core.sample_ids import find_rows, id_column, id_keys, nearly
 from trustq.core.words import (
-    alike_names,
     decimal_points,
-    first_called,
     is_long,
     is_no_group,
     is_plain,
@@ -583,6 +583,7 @@ def _listed(rows: ForeignRows, ids: Path) -> dict[str, np.ndarray]:
         listed_columns = {"sample_ids": lines}
     else:
         listed_columns = dict(read_table(ids))
+        rows.notes += csv_notes(ids)
         column = first_called(listed_columns, ID_COLUMNS)
         if column is None:
             raise InputError(
@@ -612,6 +613,7 @@ def _joined(rows: ForeignRows, table: Path, ids: np.ndarray, whole: bool) -> dic
     columns, found = find_rows(table, ids, by=by if isinstance(by, str) else None)
     keys = id_keys(ids)
     missing = [key for key, row in zip(keys, found, strict=True) if row is None]
+    rows.notes += csv_notes(table)
     joined_by = id_column(columns, by if isinstance(by, str) else None)
     assert joined_by is not None  # else there are no rows to find
     own = columns[joined_by]

@@ -8,9 +8,9 @@ import numpy as np
 from trustq.core import columns as tables
 from trustq.core.atomic_files import replacing
 from trustq.core.class_names import ClassPosition, unknown_class
-from trustq.core.sample_ids import ID_COLUMNS
+from trustq.core.column_names import ID_COLUMNS, called, first_called
 from trustq.core.spreadsheets import csv_text
-from trustq.core.words import called, first_called, is_blank, plain_texts
+from trustq.core.words import is_blank, plain_texts
 from trustq.errors import InputError
 
 

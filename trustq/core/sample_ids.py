@@ -8,13 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from trustq.core.column_names import ID_COLUMNS, first_called
 from trustq.core.columns import Columns, read_table
 from trustq.core.counts import verb
-from trustq.core.words import first_called, plain_texts
+from trustq.core.words import plain_texts
 from trustq.errors import InputError, NotFound
 
-# What a column of ids may be called, the first that is there.
-ID_COLUMNS = ("sample_ids", "sample_id", "image_id", "image", "isic_id", "id")
 IMAGE_ENDING = re.compile(
     r"\.(jpe?g|jpe|jfif|png|bmp|tiff?|webp|gif|jp2|ppm|pgm|dcm|heic)\Z", re.IGNORECASE
 )
@@ -177,14 +176,27 @@ def read_joinable(table: Path, *, by: str | None = None) -> Joinable:
             path=table,
             expected=columns,
         )
-    texts, keys = plain_texts(columns[name]), id_keys(columns[name])
-    if len(set(keys)) < len(keys):
-        twins = _twins(texts, keys)
-        # a.jpg and a.png are two images; a, or the same spelling again, is one row too many.
-        kept = [text if key in twins else key for text, key in zip(texts, keys, strict=True)]
-        if len(set(kept)) < len(kept) or twins & set(texts):
-            raise InputError(f"{table}: {name} must be unique to be joined by.", path=table)
+    require_joinable(columns[name], table=table, name=name)
     return Joinable(table, columns, columns[name])
+
+
+def require_joinable(ids: np.ndarray, *, table: Path, name: str) -> None:
+    """Raise `TrustqError` where ids are not unique; a.jpg and a.png alone are two images."""
+    texts, keys = plain_texts(ids), id_keys(ids)
+    if len(set(keys)) == len(keys):
+        return
+    twins = _twins(texts, keys)
+    # a, or the same spelling again, is one row too many.
+    kept = [text if key in twins else key for text, key in zip(texts, keys, strict=True)]
+    seen: set[str] = set()
+    again = next((text for text in kept if text in seen or seen.add(text)), None)  # type: ignore[func-returns-value]
+    again = again or next(iter(sorted(twins & set(texts))), None)
+    if again is not None:
+        raise InputError(
+            f"{table}: {name} must be unique to be joined by; {again!r} is repeated.",
+            path=table,
+            found=again,
+        )
 
 
 def find_rows(

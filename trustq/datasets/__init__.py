@@ -350,9 +350,9 @@ def _published(
 def _split_of_file(path: Path, sample_ids: "np.ndarray") -> "np.ndarray":
     import numpy as np
 
+    from trustq.core.column_names import ID_COLUMNS, first_called
     from trustq.core.columns import read_table
-    from trustq.core.sample_ids import ID_COLUMNS
-    from trustq.core.words import first_called, read_splits
+    from trustq.core.words import read_splits
     from trustq.data.manifest import SPLITS
     from trustq.datasets.rows import column, image_names, named_rows, texts
 

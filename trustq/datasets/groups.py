@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from trustq.core.column_names import called
 from trustq.core.columns import Columns, read_table
-from trustq.core.words import called, is_blank, plain_numbers
+from trustq.core.words import is_blank, plain_numbers
 from trustq.datasets.rows import (
     FALSE_WORDS,
     TRUE_WORDS,

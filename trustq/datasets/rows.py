@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from trustq.core.column_names import called
 from trustq.core.columns import TABLES, Columns
 from trustq.core.sample_ids import id_key
-from trustq.core.words import called, is_blank, plain_text, whole_number
+from trustq.core.words import is_blank, plain_text, whole_number
 from trustq.data.groups import own_where_blank
 from trustq.data.taxonomy import label_key
 from trustq.errors import InputError, NotFound

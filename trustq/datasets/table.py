@@ -6,17 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from trustq.core.column_names import ID_COLUMNS, called, first_called
 from trustq.core.columns import Columns, read_table
-from trustq.core.sample_ids import ID_COLUMNS, id_key
-from trustq.core.words import (
-    BLANK_WORDS,
-    MISSING_WORDS,
-    called,
-    first_called,
-    is_no_group,
-    plain_numbers,
-    read_splits,
-)
+from trustq.core.sample_ids import id_key
+from trustq.core.words import BLANK_WORDS, MISSING_WORDS, is_no_group, plain_numbers, read_splits
 from trustq.data.groups import own_where_blank
 from trustq.data.manifest import IMAGE_DIGEST, REQUIRED
 from trustq.datasets.rows import (

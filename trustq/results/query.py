@@ -1,7 +1,8 @@
 """Ask a results folder in SQL: an in-memory DuckDB with one typed view per table."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -46,6 +47,7 @@ LAST_FAILURE = (
 )
 
 if TYPE_CHECKING:
+    from trustq.results.joined_files import Joined
     from trustq.results.part_files import PartFiles
 
 Parameters = Mapping[str, str | int | float]
@@ -130,7 +132,7 @@ def connect(
     check_folder(folder)
     opened = Opened(folder, threads=threads)
     try:
-        joined: list[dict[str, str]] = []
+        joined: Sequence[Joined] = ()
         if tables or metadata:
             from trustq.results.joined_files import join_files
 
@@ -185,19 +187,34 @@ def _answer(
     tables: Mapping[str, Path] | None,
     metadata: Sequence[Path],
 ) -> Result:
+    with _asked(folder, sql, of, parameters, tables, metadata) as (opened, statement):
+        connection = opened.connection
+        connection.execute(statement, dict(parameters or {}))
+        rows = connection.fetchall()
+        names = [column[0] for column in connection.description or []]
+    return Result(_distinct(names), rows)
+
+
+@contextmanager
+def _asked(
+    folder: Path,
+    sql: str,
+    of: str,
+    parameters: Parameters | None,
+    tables: Mapping[str, Path] | None,
+    metadata: Sequence[Path],
+) -> Iterator[tuple[Opened, str]]:
+    """A folder opened for one statement that reads; what DuckDB says of it is a `TrustqError`."""
     opened = connect(folder, tables=tables, metadata=metadata, of=of)
     with opened as connection, heeded(connection.interrupt):
         statement = _readable(connection, sql, parameters)
         try:
-            connection.execute(statement, dict(parameters or {}))
-            rows = connection.fetchall()
+            yield opened, statement
         except duckdb.Error as error:
             said = str(error)
             if isinstance(error, duckdb.BinderException) and not metadata:
                 said += lacks_columns(connection)
             raise opened.damage() or InputError(said) from error
-        names = [column[0] for column in connection.description or []]
-    return Result(_distinct(names), rows)
 
 
 def save_query(
@@ -228,21 +245,16 @@ def _save(
     tables: Mapping[str, Path] | None,
     metadata: Sequence[Path],
 ) -> None:
-    opened = connect(folder, tables=tables, metadata=metadata, of=of)
-    with opened as connection, heeded(connection.interrupt):
-        statement = _readable(connection, sql, parameters)
+    with _asked(folder, sql, of, parameters, tables, metadata) as (opened, statement):
         if _EXPLAIN.match(statement):
             raise InputError("A query plan is text, not a table: leave out the Parquet file.")
         # The file is opened for writing once, by this statement, under a name of no folder.
         opened.files.answer = part
-        try:
-            connection.execute(
-                f"COPY (FROM (\n{statement}\n)) TO {literal(part_address('answer', 'a'))} "
-                "(FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false)",
-                dict(parameters or {}),
-            )
-        except duckdb.Error as error:
-            raise opened.damage() or InputError(str(error)) from error
+        opened.connection.execute(
+            f"COPY (FROM (\n{statement}\n)) TO {literal(part_address('answer', 'a'))} "
+            "(FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false)",
+            dict(parameters or {}),
+        )
 
 
 def describe_results(
@@ -370,7 +382,7 @@ def _keep_to(connection: duckdb.DuckDBPyConnection, where: str, folder: Path) ->
 def _create_views(
     opened: Opened,
     *,
-    samples_with: list[dict[str, str]] | None = None,
+    samples_with: Sequence["Joined"] = (),
     of: str = "",
     kept: bool = False,
 ) -> None:
@@ -428,7 +440,7 @@ def _create_views(
             if samples_with:
                 from trustq.results.joined_files import samples_with as joined
 
-                select = joined(select, held, samples_with)
+                select = joined(connection, select, held, samples_with)
         if table == "failures":  # the last error of what has not succeeded since
             select += (
                 """ ANTI JOIN trustq.committed c ON r.request = c.request

@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from trustq.core.class_names import ClassPosition
+from trustq.core.column_names import ID_COLUMNS, called, first_called
 from trustq.core.columns import read_table
-from trustq.core.sample_ids import ID_COLUMNS, find_ids
-from trustq.core.words import called, first_called, is_blank, plain_texts
+from trustq.core.sample_ids import find_ids
+from trustq.core.words import is_blank, plain_texts
 from trustq.errors import InputError, NotFound
 from trustq.review.journal import read_journal, standing
 

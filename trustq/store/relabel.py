@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trustq.core.class_names import ClassPosition
+from trustq.core.column_names import ID_COLUMNS, first_called
 from trustq.core.columns import read_table
 from trustq.core.counts import counted
 from trustq.core.digest import digest_bytes, digest_json, digest_strings
-from trustq.core.sample_ids import ID_COLUMNS, find_ids, nearly
-from trustq.core.words import first_called, plain_texts
+from trustq.core.sample_ids import find_ids, nearly
+from trustq.core.words import plain_texts
 from trustq.errors import InputError
 from trustq.store.format import SEEN_OBSERVED, SEEN_REFERENCE, Cache
 

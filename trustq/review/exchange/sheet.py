@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from trustq.core.atomic_files import replacing
+from trustq.core.column_names import ID_COLUMNS, called, first_called
 from trustq.core.columns import write_parquet
 from trustq.core.label_sheets import write_sheet
-from trustq.core.sample_ids import ID_COLUMNS
-from trustq.core.words import called, first_called, plain_text, split_names
+from trustq.core.words import plain_text, split_names
 from trustq.errors import InputError
 from trustq.review.exchange.task import UNSURE, KnownIds, Task, answer_of, known_id, said_by
 from trustq.review.journal import Answer
