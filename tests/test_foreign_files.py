@@ -27,6 +27,7 @@ from trustq.core.leaks import equal_rows, near_ids
 from trustq.core.sql_text import literal
 from trustq.core.words import rejoined, split_names, split_pairs
 from trustq.datasets import prepare
+from trustq.datasets.table import read_rows
 from trustq.errors import DishonestError, InputError, TrustqError
 from trustq.evaluation.compare_models import compare_models
 from trustq.evaluation.evaluate import evaluate
@@ -650,6 +651,24 @@ def test_a_word_for_no_group_is_no_group(tmp_path: Path, word: str) -> None:
     np.savez(tmp_path / "t.npz", logits=logits, labels=labels, groups=np.array(groups))
     found = read_predictions(tmp_path / "t.npz").groups
     assert found is not None and len(set(found.tolist())) == 15 + 30
+
+
+@pytest.mark.parametrize("groups", [["1.0", "2", "NA"], ["1", "2.0", ""], ["1.00", "2e0", "-1"]])
+def test_groups_that_are_whole_numbers_are_the_same_in_every_spelling(
+    tmp_path: Path, groups: list[str]
+) -> None:
+    labels, logits = simulated(k=2, n=6)
+    np.savez(tmp_path / "t.npz", logits=logits, labels=labels, groups=np.array(groups * 2))
+    found = read_predictions(tmp_path / "t.npz").groups
+    assert found is not None and found.tolist() == ["1", "2", "row 2", "1", "2", "row 5"]
+    np.savez(tmp_path / "t.npz", logits=logits, labels=labels, groups=["1.0", "01", "x"] * 2)
+    found = read_predictions(tmp_path / "t.npz").groups
+    assert found is not None and found.tolist() == ["1.0", "01", "x"] * 2
+    table = tmp_path / "t.csv"
+    rows = [f"i{n},c{n % 2},{group}" for n, group in enumerate(groups)]
+    table.write_text("\n".join(["id,label,group_id", *rows]))
+    made = read_rows(tmp_path, table=table, metadata_only=True)
+    assert made.columns["group_id"].tolist() == ["1", "2", "i2"]
 
 
 def test_names_composed_otherwise_are_the_same_class() -> None:

@@ -38,6 +38,7 @@ from trustq.core.words import (
     is_long,
     is_no_group,
     is_plain,
+    plain_numbers,
     plain_texts,
     read_splits,
     split_names,
@@ -336,10 +337,12 @@ class ForeignRows:
         blank = set[str]()
         if not is_long(column, 8):  # longer than any word for a blank
             blank = {text for text in set(texts) if len(text) < 8 and is_no_group(text)}
-        if not blank:
+        numbers = _as_numbers(texts, blank)
+        if not blank and numbers is texts:
             return column if is_plain(column) else np.array(texts)
         own = ids if ids is not None else [str(row) for row in range(n)]
-        return np.array([f"row {i}" if g in blank else g for g, i in zip(texts, own, strict=True)])
+        named = zip(texts, numbers, own, strict=True)
+        return np.array([f"row {i}" if text in blank else group for text, group, i in named])
 
     def split(self, n: int) -> tuple[np.ndarray | None, list[str]]:
         """Splits in the words of trustq, (n,), and the words that are no split."""
@@ -671,6 +674,14 @@ def _rows_of_lists(column: np.ndarray, source: str, name: str) -> np.ndarray:
         return column
     first = next((value for value in column.tolist() if value is not None), None)
     return matrix(column, source=source, name=name) if isinstance(first, np.ndarray) else column
+
+
+def _as_numbers(texts: list[str], blank: set[str]) -> list[str]:
+    """Groups of which each is a whole number as such, 1.0 as 1; the same list for others."""
+    first = next((text for text in texts if text not in blank), "")
+    if whole_number(first) is None or not any("." in text for text in texts):
+        return texts
+    return [text or "" for text in plain_numbers([None if t in blank else t for t in texts])]
 
 
 def _may_be(role: str, name: str, array: np.ndarray) -> bool:

@@ -84,7 +84,7 @@ def read_rows(
         notes.append(
             f"Rows without a {names['group_id']}, each its own group: {n_alone:,} of {len(ids):,}."
         )
-    rows["group_id"] = own_where_blank(rows["group_id"], rows["sample_id"])
+    rows["group_id"] = own_where_blank(_plain_groups(rows["group_id"]), rows["sample_id"])
     if "split" in rows:
         blank = [row for row, split in enumerate(rows["split"].tolist()) if split is None]
         rows["split"] = read_splits(rows["split"])[0].astype(object)
@@ -117,6 +117,12 @@ def read_rows(
         split_origin=origin,
         notes=(*notes, *left_out),
     )
+
+
+def _plain_groups(groups: np.ndarray) -> np.ndarray:
+    """Groups, (n,), of which each is a whole number or a blank, as such: 1.0 as 1."""
+    named = [None if is_no_group(group) else group for group in groups.tolist()]
+    return np.array([*plain_numbers(named), None], dtype=object)[:-1]
 
 
 def _column_names(columns: Columns, asked: Mapping[str, str | None]) -> dict[str, str]:
