@@ -21,8 +21,6 @@ from trustq.heads import (
     fit_multinomial,
     fit_penalty_path,
     multinomial,
-    narrow,
-    tiles,
 )
 from trustq.heads.feature_cache import one_blas_thread
 from trustq.heads.multinomial import MultinomialFits
@@ -166,54 +164,6 @@ def test_threads_that_memory_or_the_system_do_not_hold_are_done_without(
     assert len(tried) == asked
     np.testing.assert_array_equal(shared_out.coef, alone.coef)
     np.testing.assert_array_equal(shared_out.intercept, alone.intercept)
-
-
-@pytest.mark.bits
-@pytest.mark.parametrize("small", [True, False])
-def test_company_changes_no_bit_whatever_kernels_there_are(
-    monkeypatch: pytest.MonkeyPatch, small: bool
-) -> None:
-    monkeypatch.setattr(tiles, "has_small_kernels", lambda: small)
-    features, labels, rng = problem(n=2600, d=96, k=10)
-    sets = np.array([np.where(rng.random(2600) < 0.2, 0, labels) for _ in range(5)])
-    shared = SharedFeatures(features.astype(np.float32))
-    together = fit_multinomial(shared, sets, n_classes=10, threads=1, penalties=0.01)
-    alone = fit_multinomial(shared, sets[[3]], n_classes=10, penalties=0.01)
-    np.testing.assert_array_equal(together.coef[3], alone.coef[0])
-    assert_as_good_as_scikit_learn(together, features, sets, np.ones((5, 2600)), [0.01] * 5)
-
-
-@pytest.mark.parametrize("n", [20, 32, 64, 77, 640, 655])
-@pytest.mark.parametrize("chunk", [0, narrow.CHUNK])
-def test_products_by_chunks_of_rows_are_the_products(n: int, chunk: int) -> None:
-    rng = np.random.default_rng(n)
-    rows, columns, weights = (rng.standard_normal(size) for size in ((n, 40), (6, 40), (6, n)))
-    room = np.full((6, n), np.nan)
-    narrow.product(columns, rows, chunk, out=room)
-    np.testing.assert_allclose(room, columns @ rows.T, rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(narrow.slopes(weights, rows, chunk), weights @ rows, atol=1e-12)
-    parts = np.full((n // narrow.CHUNK + 1, 6, 40), np.nan)
-    found = narrow.slopes(weights, rows, chunk, parts)
-    np.testing.assert_allclose(found, weights @ rows, atol=1e-12)
-
-
-@pytest.mark.bits
-def test_where_tiles_do_not_hold_every_problem_is_evaluated_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    features, labels, rng = problem(n=2500, d=40)
-    label_sets = np.array([np.where(rng.random(2500) < 0.2, 0, labels) for _ in range(5)])
-
-    def fit() -> MultinomialFits:
-        return fit_multinomial(features, label_sets, n_classes=4, threads=1)
-
-    together = fit()
-    asked: list[int] = []
-    monkeypatch.setattr(tiles, "tiles_hold", lambda *size: asked.append(size[3]))
-    alone = fit()
-    assert max(asked) >= 3 * tiles.tiling_of(40).tile
-    np.testing.assert_array_equal(together.coef, alone.coef)
-    np.testing.assert_array_equal(together.intercept, alone.intercept)
 
 
 def test_few_rows_with_weight_are_the_fit_of_those_rows_alone() -> None:

@@ -191,7 +191,7 @@ def _refit(arm: Arm, sweep: SweepRecipe) -> str:
 
 @remember  # reading the metadata of packages takes 20 ms
 def _versions(head: str) -> dict[str, str]:
-    names = ["trustq", "numpy", "scikit-learn", "xgboost"]
+    names = ["trustq", "numpy", "llvmlite", "scikit-learn", "xgboost"]
     names += ["lightgbm"] if head == "lightgbm" else []
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 

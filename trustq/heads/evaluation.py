@@ -1,171 +1,122 @@
 """Loss and gradient of several multinomial regressions at once, each in bits of its own.
 
-Features are read and packed once for all problems of a thread, which is most of the work of a
-narrow product. Of k classes k - 1 have a column, their logits less that of the last: what the last
-adds is known of the others.
+Features are read once for all problems of a thread. Of k classes k - 1 have a column, their logits
+less that of the last: what the last adds is known of the others.
 """
 
-from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from trustq.core.scratch import room_for
 from trustq.heads.feature_cache import SharedFeatures
-from trustq.heads.narrow import product, slopes
-from trustq.heads.tiles import Need, Product, as_alone, side_by_side, tiling_of
+from trustq.heads.kernels import TASK, Kernel, kernel_of, padded, run
 
-PIECE_SIZE = 1 << 20  # entries of the features in one product: 4 MB stay near until the way back
 # Share of rows with weight below which a problem is solved alone on a copy of them: five folds at
 # once take half the time on all rows, one on four fifths of the rows saves a tenth.
 LEAST_SHARE = 0.6
 
 
-@dataclass
 class Task:
-    """One problem as it is evaluated: its targets and what rows weigh, a pair a piece of rows."""
+    """One problem as it is evaluated: what rows weigh, and arrays that are used over and over.
 
-    pieces: list[np.ndarray]  # rows on the axes
-    targets: list[np.ndarray]  # (k, m) of each piece
-    mass: list[np.ndarray]  # (m,)
-    alone: bool  # on rows of its own
+    `targets` are (k, m), the weight of every class in every row of each piece of rows.
+    """
 
-    def __post_init__(self) -> None:
-        self.weighs = [bool(own.any()) for own in self.mass]  # whether any row of a piece does
-        # What is a problem's own says which half of a tile it takes. Folds that leave out one piece
-        # after another fall on both; of others the number of rows decides.
-        n_rows = sum(int(np.count_nonzero(own)) for own in self.mass)
-        out = self.weighs.index(False) if False in self.weighs else n_rows
-        self.need = Need(len(self.targets[0]) - 1, out % 2)
+    def __init__(
+        self, pieces: list[np.ndarray], targets: list[np.ndarray], *, dtype: Any, alone: bool
+    ) -> None:
+        self.pieces = pieces  # rows on the axes
+        self.alone = alone  # on rows of its own
+        self.weighs = [bool(own.any()) for own in targets]  # whether any row of a piece does
+        self.n_columns = len(targets[0]) - 1
+        self.kernel: Kernel = kernel_of(dtype, self.n_columns)
+        n_passes, columns = self.kernel.passes(self.n_columns), self.kernel.columns
+        n_axes = pieces[0].shape[1]
+        self._weights = np.zeros((n_passes * columns, n_axes), dtype)
+        self._offsets = np.zeros(self.n_columns, dtype)
+        self._slopes = np.zeros_like(self._weights)
+        self._sums = np.zeros((self.n_columns + 1, self.kernel.lanes))
+        self._total = np.zeros((self.n_columns, n_axes))
+        self._kept = []  # the arrays whose addresses are told
+        self.entries = np.zeros(len(pieces), TASK)
+        for entry, own in zip(self.entries, targets, strict=True):
+            whole = -(-own.shape[1] // self.kernel.lanes) * self.kernel.lanes
+            of_piece = np.zeros((len(own) + 1, whole), dtype)
+            of_piece[:-1, : own.shape[1]] = own
+            of_piece[-1, : own.shape[1]] = own.sum(axis=0)
+            self._kept.append(of_piece)
+            entry["out"], entry["stride"] = of_piece.ctypes.data, whole
+            entry["mass"] = of_piece[-1].ctypes.data
+            entry["weights"], entry["slopes"] = self._weights.ctypes.data, self._slopes.ctypes.data
+            entry["offsets"], entry["sums"] = self._offsets.ctypes.data, self._sums.ctypes.data
+            entry["n_columns"], entry["n_passes"] = self.n_columns, n_passes
+
+    def begin(self, weights: np.ndarray) -> None:
+        """Take (k, axes + 1) weights to be evaluated at."""
+        n_axes = weights.shape[1] - 1
+        self._weights[: self.n_columns, :n_axes] = weights[:-1, :-1] - weights[-1, :-1]
+        self._offsets[:] = weights[:-1, -1] - weights[-1, -1]
+        self._slopes[:] = 0
+        self._sums[:] = 0
+        self._total[:] = 0
+
+    def add_up(self) -> None:
+        """Add what a piece of rows has given, in float64."""
+        self._total += self._slopes[: self.n_columns]
+        self._slopes[:] = 0
+
+    def found(self, n_axes: int) -> tuple[float, np.ndarray]:
+        """Loss and gradient by the weights."""
+        *residuals, loss = self._sums.sum(axis=1)
+        gradient = np.empty((self.n_columns + 1, n_axes + 1))
+        gradient[:-1, :-1] = self._total[:, :n_axes]
+        gradient[:-1, -1] = residuals
+        gradient[-1] = -gradient[:-1].sum(axis=0)
+        return float(loss), gradient
 
 
 class Evaluator:
-    """Evaluates tasks on the same features, in arrays that are used over and over.
-
-    Fresh arrays of this size are fresh pages, which cost more than the arithmetic. One is one
-    thread's.
-    """
+    """Evaluates tasks on the same features. One is one thread's."""
 
     def __init__(self, shared: SharedFeatures, dtype: type[np.floating]) -> None:
         self._dtype = dtype
         self._n_rows, self._n_axes = shared.shape[0], shared.n_axes
-        self._pieces: list[np.ndarray] = []
-        for block in shared.by_row:
-            block = block.astype(dtype, copy=False)
-            n_pieces = max(1, round(block.size / PIECE_SIZE))
-            self._pieces += np.array_split(block, n_pieces)
-        self._tiling = tiling_of(self._n_axes)
-        self._parts: dict[int, np.ndarray] = {}  # of slopes, by the number of columns
-        self._room = np.empty(0, dtype)
-        self._spare = np.empty(0, dtype)
+        self._pieces = [padded(block.astype(dtype, copy=False)) for block in shared.by_row]
 
     def task(self, targets: np.ndarray) -> Task:
         """What is evaluated for (k, n) targets, the weight of every class in every row."""
-        mass = targets.sum(axis=0)
-        edges = np.cumsum([0, *(len(piece) for piece in self._pieces)])
-        spans = [slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
-        alone = bool(np.count_nonzero(mass) < LEAST_SHARE * self._n_rows)
-        if not alone:
-            return Task(
-                self._pieces,
-                [targets[:, span].astype(self._dtype) for span in spans],
-                [mass[span].astype(self._dtype) for span in spans],
-                alone,
-            )
-        kept = [np.flatnonzero(mass[span]) for span in spans]
-        whole = room_for((sum(map(len, kept)), self._n_axes), self._dtype)
+        edges = np.cumsum([0, *map(len, self._pieces)])
+        parts = [targets[:, first:last] for first, last in pairwise(edges)]
+        weighs = [part.any(axis=0) for part in parts]
+        if sum(map(np.count_nonzero, weighs)) >= LEAST_SHARE * self._n_rows:
+            return Task(self._pieces, parts, dtype=self._dtype, alone=False)
+        kept = [np.flatnonzero(own) for own in weighs]
         ends = np.cumsum(list(map(len, kept)))
-        found = [
-            (whole[end - len(rows) : end], targets[:, span][:, rows], mass[span][rows])
-            for span, rows, end in zip(spans, kept, ends, strict=True)
-            if len(rows)
-        ]
+        whole = room_for((ends[-1], self._pieces[0].shape[1]), self._dtype)
         for piece, rows, end in zip(self._pieces, kept, ends, strict=True):
             whole[end - len(rows) : end] = piece[rows]
+        there = [i for i, rows in enumerate(kept) if len(rows)]
         return Task(
-            [rows for rows, _, _ in found],
-            [own.astype(self._dtype) for _, own, _ in found],
-            [own.astype(self._dtype) for _, _, own in found],
-            alone,
+            [whole[ends[i] - len(kept[i]) : ends[i]] for i in there],
+            [parts[i][:, kept[i]] for i in there],
+            dtype=self._dtype,
+            alone=True,
         )
 
     def evaluate(
         self, tasks: list[Task], weights: list[np.ndarray]
     ) -> list[tuple[float, np.ndarray]]:
         """The losses at (k, axes + 1) weights of each task, and gradients by them, in float64."""
-        losses = [0.0] * len(tasks)
-        totals = [np.zeros((task.need.n_columns, self._n_axes + 1)) for task in tasks]
-        columns = [(own[:-1] - own[-1:]).astype(self._dtype) for own in weights]
-        needs = [task.need for task in tasks]
-        for together in self._groups(tasks):
-            for i, piece in enumerate(tasks[together[0]].pieces):
+        for task, own in zip(tasks, weights, strict=True):
+            task.begin(own)
+        common = [task for task in tasks if not task.alone]
+        for together in [*([task] for task in tasks if task.alone), common]:
+            for i, piece in enumerate(together[0].pieces if together else []):
                 # Rows without weight add nothing, and to add nothing changes no bit.
-                there = [j for j in together if tasks[j].weighs[i]]
-                beside = side_by_side(needs, there, self._tiling)
-                for own in as_alone(beside, needs, piece, self._tiling):
-                    found = self._of_piece(tasks, i, columns, own)
-                    for j, (loss, slope) in zip(own.which, found, strict=True):
-                        losses[j] += loss
-                        totals[j] += slope
-        return [
-            (loss, np.vstack([slope, -slope.sum(axis=0)]))
-            for loss, slope in zip(losses, totals, strict=True)
-        ]
-
-    def _groups(self, tasks: list[Task]) -> list[list[int]]:
-        """Positions of tasks that have their rows in common."""
-        groups = [[i] for i, task in enumerate(tasks) if task.alone]
-        common = [i for i, task in enumerate(tasks) if not task.alone]
-        return [*groups, common] if common else groups
-
-    def _of_piece(
-        self, tasks: list[Task], i: int, columns: list[np.ndarray], own: Product
-    ) -> list[tuple[float, np.ndarray]]:
-        """Losses of one piece of rows, and gradients by (columns, axes + 1) of each task."""
-        piece = tasks[own.which[0]].pieces[i]
-        places = own.places([task.need for task in tasks])
-        beside = np.zeros((own.n_columns, self._n_axes), self._dtype)
-        chunk = self._tiling.chunks(own.n_columns)
-        logits = self._taken(len(beside), len(piece))
-        for j, place in zip(own.which, places, strict=True):
-            beside[place] = columns[j][:, :-1]
-        product(beside, piece, chunk, out=logits)
-        losses = []
-        for j, place in zip(own.which, places, strict=True):
-            of_task = logits[place]
-            of_task += columns[j][:, -1:]
-            losses.append(self._to_residuals(of_task, tasks[j].targets[i], tasks[j].mass[i]))
-        found = np.empty((len(beside), self._n_axes + 1), self._dtype)
-        found[:, :-1] = slopes(logits, piece, chunk, self._parts_of(len(beside), len(piece), chunk))
-        found[:, -1] = logits.sum(axis=1)
-        return [(loss, found[place]) for loss, place in zip(losses, places, strict=True)]
-
-    def _parts_of(self, n_columns: int, n_rows: int, chunk: int) -> np.ndarray | None:
-        if not chunk:
-            return None
-        room = self._parts.get(n_columns)
-        if room is None or len(room) <= n_rows // chunk:
-            room = np.empty((n_rows // chunk + 1, n_columns, self._n_axes), self._dtype)
-            self._parts[n_columns] = room
-        return room
-
-    def _to_residuals(self, logits: np.ndarray, targets: np.ndarray, mass: np.ndarray) -> float:
-        """The loss of (k - 1, m) logits, which become its derivatives by them."""
-        top = np.maximum(logits.max(axis=0), 0)
-        logits -= top
-        spare = self._spare[: logits.size].reshape(logits.shape)
-        of_label = np.multiply(logits, targets[:-1], out=spare).sum(axis=0)
-        of_label -= top * targets[-1]
-        sums = np.exp(logits, out=logits).sum(axis=0)
-        sums += np.exp(-top)
-        of_row = np.log(sums)
-        of_row *= mass
-        of_row -= of_label
-        logits *= mass / sums
-        logits -= targets[:-1]
-        return float(of_row.sum(dtype=np.float64))
-
-    def _taken(self, n_columns: int, n_rows: int) -> np.ndarray:
-        size = n_columns * n_rows
-        if len(self._room) < size:
-            self._room, self._spare = (np.empty(size, self._dtype) for _ in range(2))
-        return self._room[:size].reshape(n_columns, n_rows)
+                there = [task for task in together if task.weighs[i]]
+                run("evaluate", piece, [(task.kernel, task.entries[i]) for task in there])
+                for task in there:
+                    task.add_up()
+        return [task.found(self._n_axes) for task in tasks]

@@ -451,7 +451,6 @@ def _run(
                 found_steps = steps(
                     [problem.preconditioner for problem, _ in active],
                     [gradient for _, gradient in told],
-                    [task.need for _, task in active],
                 )
                 for (problem, _), own, step in zip(active, told, found_steps, strict=True):
                     problem.tell(*own, step)

@@ -8,13 +8,15 @@ import numpy as np
 import scipy.linalg
 
 from trustq.heads.feature_cache import SharedFeatures
-from trustq.heads.narrow import product
-from trustq.heads.tiles import Need, as_alone, side_by_side, tiling_of
+from trustq.heads.kernels import kernel_of, multiplied
 
-# What the Hessian of the longest axes may cost, in products of one evaluation. On HAM10000 that is
-# 32 axes; 24 cost the half and 72 five times as much, and save two evaluations of ten at most.
-BLOCK_COST = 6
-HESSIAN_ROWS = 512  # at a time: fresh pages for all rows took longer than the products
+# What the Hessian of the longest axes may cost, in products of one evaluation: 38 axes of 1,280 with
+# seven classes. A third of it costs as many evaluations as it saves, and three times as much no less.
+BLOCK_COST = 2
+LEAST_BLOCK = 128  # axes times classes, which cost nothing: all axes of few columns
+HESSIAN_ROWS = 2048  # at a time, for which products of all pairs of axes are made
+HESSIAN_PAIRS = 384  # of classes at a time
+LEAST_PROBABILITY = 1e-15  # products of smaller ones are no normal numbers, which are slow
 LEAST_CURVATURE = 1e-3  # of what the shares say; where classes are apart the true one may be 0
 # Axes beyond the block are taken to bend as intercepts do, unless by less than so much of what the
 # shares say: then few rows are not sure yet, and the mean over all says little. Evaluations without
@@ -66,7 +68,8 @@ class Preconditioner:
         evaluations in place of 51 with it, and one that starts beside it 6 in place of 27.
         """
         k, n = len(weights), features.shape[0]
-        width = min(self.scale.shape[1] - 1, math.isqrt(BLOCK_COST * 4 * features.n_axes // k)) + 1
+        wanted = max(math.isqrt(BLOCK_COST * 4 * features.n_axes // k), LEAST_BLOCK // k)
+        width = min(self.scale.shape[1] - 1, wanted) + 1
         hessian = _hessian(features, weights, mass, width)
         of_intercepts = hessian[:, -1, :, -1]
         turn, curvature = self.turn[:, 1:], 1 / self.scale[1:, -width:]
@@ -88,7 +91,7 @@ class Preconditioner:
 
     def step(self, gradient: np.ndarray) -> np.ndarray:
         """The approximate inverse times a gradient, both (k, axes + 1)."""
-        return steps([self], [gradient], [Need(len(gradient) - 1, 0)])[0]
+        return steps([self], [gradient])[0]
 
     def _step(self, gradient: np.ndarray, rest: np.ndarray | None) -> np.ndarray:
         """That, where `rest`, (k - 1, axes), is the gradient times what is along other axes."""
@@ -115,24 +118,16 @@ class Preconditioner:
         return result
 
 
-def steps(
-    preconditioners: list[Preconditioner], gradients: list[np.ndarray], needs: list[Need]
-) -> list[np.ndarray]:
+def steps(preconditioners: list[Preconditioner], gradients: list[np.ndarray]) -> list[np.ndarray]:
     """The step of each problem, in bits of its own; those that share an inverse read it once."""
     rests: list[np.ndarray | None] = [None] * len(gradients)
     inverses = {id(own.rest): own.rest for own in preconditioners if own.rest is not None}
     for key, inverse in inverses.items():
         which = [i for i, own in enumerate(preconditioners) if id(own.rest) == key]
-        tiling = tiling_of(len(inverse))
-        for together in as_alone(side_by_side(needs, which, tiling), needs, inverse, tiling):
-            beside = np.zeros((together.n_columns, len(inverse)), inverse.dtype)
-            places = together.places(needs)
-            for i, place in zip(together.which, places, strict=True):
-                beside[place] = gradients[i][:-1, :-1]
-            # Symmetric, so that its rows are its columns.
-            found = product(beside, inverse, tiling.chunks(together.n_columns))
-            for i, place in zip(together.which, places, strict=True):
-                rests[i] = found[place]
+        # Symmetric, so that its rows are its columns.
+        found = multiplied(inverse, [gradients[i][:-1, :-1] for i in which])
+        for i, own in zip(which, found, strict=True):
+            rests[i] = own
     return [
         own._step(gradient, rest)
         for own, gradient, rest in zip(preconditioners, gradients, rests, strict=True)
@@ -152,33 +147,42 @@ def _hessian(
 ) -> np.ndarray:
     """The Hessian of the losses on the longest `width` - 1 axes and intercepts, (k, w, k, w).
 
-    Between two classes it is minus the product of the rows times their probabilities; and since
-    probabilities sum to one, a class with itself makes the sum over all classes vanish.
+    Between two classes it is minus the sum over rows of both probabilities times the products of
+    all pairs of axes; and since probabilities sum to one, a class with itself makes the sum over
+    all classes vanish.
     """
     k = len(weights)
-    dtype = features.by_row[0].dtype
-    columns, intercepts = weights[:, :-1].T.astype(dtype), weights[:, -1].astype(dtype)
-    root_mass = np.sqrt(mass).astype(dtype)
-    room = np.empty((HESSIAN_ROWS, k, width), dtype)
-    flat_hessian = np.zeros((k * width, k * width))
+    kernel = kernel_of(features.dtype, k - 1)
+    columns, intercepts = weights[:, :-1] - weights[-1, :-1], weights[:, -1:] - weights[-1, -1]
+    root_mass = np.sqrt(mass)
+    one, other = np.triu_indices(k, 1)
+    first, second = np.tril_indices(width)
+    totals = np.zeros((len(one), len(first)))
+    longest = max(rows.stop - rows.start for rows in features.blocks)
+    room = np.empty(len(first) * min(HESSIAN_ROWS, longest), features.dtype)
     for rows, block, long in zip(features.blocks, features.by_row, features.long_rows, strict=True):
         if not mass[rows].any():
             continue
-        logits = block @ columns
-        logits += intercepts
-        logits -= logits.max(axis=1, keepdims=True)
-        probs = np.exp(logits, out=logits)
-        probs *= (root_mass[rows] / probs.sum(axis=1))[:, None]
-        for first in range(0, len(block), HESSIAN_ROWS):
-            own = probs[first : first + HESSIAN_ROWS, :, None]
-            longest = long[first : first + HESSIAN_ROWS, None, long.shape[1] - width + 1 :]
-            spread = room[: len(own)]
-            np.multiply(own, longest, out=spread[:, :, :-1])
-            spread[:, :, -1:] = own
-            flat = spread.reshape(len(own), -1)
-            flat_hessian -= flat.T @ flat
-    hessian = flat_hessian.reshape(k, width, k, width)
-    for a in range(k):
-        hessian[a, :, a] = 0
-        hessian[a, :, a] = -hessian[a].sum(axis=1)
-    return hessian
+        (logits,) = multiplied(block, [columns[:-1]], kernel)
+        probs = np.vstack([logits + intercepts[:-1], np.zeros(len(block))])
+        probs -= probs.max(axis=0)
+        probs = np.exp(probs)
+        probs *= root_mass[rows] / probs.sum(axis=0)
+        probs = np.maximum(probs, LEAST_PROBABILITY).astype(features.dtype)
+        for start in range(0, len(block), HESSIAN_ROWS):
+            own = slice(start, start + HESSIAN_ROWS)
+            axes = np.ones((width, len(long[own])), long.dtype)
+            axes[:-1] = long[own, long.shape[1] - width + 1 :].T
+            products = room[: len(first) * axes.shape[1]].reshape(len(first), -1)
+            for axis in range(width):  # with all before it and itself
+                at = axis * (axis + 1) // 2
+                np.multiply(axes[: axis + 1], axes[axis], out=products[at : at + axis + 1])
+            for pairs in np.array_split(np.arange(len(one)), -(-len(one) // HESSIAN_PAIRS)):
+                both = probs[one[pairs], own] * probs[other[pairs], own]
+                totals[pairs] -= multiplied(products, [both], kernel)[0]
+    between = np.zeros((k, k, width, width))
+    for i, j, i_axis, j_axis in ((one, other, first, second), (one, other, second, first)):
+        between[i[:, None], j[:, None], i_axis, j_axis] = totals
+        between[j[:, None], i[:, None], i_axis, j_axis] = totals
+    between[np.arange(k), np.arange(k)] = -between.sum(axis=1)
+    return between.transpose(0, 2, 1, 3)
