@@ -10,8 +10,8 @@ import scipy.linalg
 from trustq.heads.feature_cache import SharedFeatures
 from trustq.heads.kernels import kernel_of, multiplied
 
-# What the Hessian of the longest axes may cost, in products of one evaluation: 38 axes of 1,280 with
-# seven classes. A third of it costs as many evaluations as it saves, and three times as much no less.
+# What the Hessian of the longest axes may cost, in products of one evaluation: 38 axes of
+# 1,280 with seven classes. A third of it costs as many evaluations as it saves; more saves none.
 BLOCK_COST = 2
 LEAST_BLOCK = 128  # axes times classes, which cost nothing: all axes of few columns
 HESSIAN_ROWS = 2048  # at a time, for which products of all pairs of axes are made
