@@ -379,7 +379,7 @@ def base() -> dict[str, object]:
             "e.csv",
             {"feature_0": np.arange(2), "sample_id": np.array(["a", "a"]), "label": [0, 1]},
             {},
-            "{path}: sample_ids must be unique; 1 are repeated, e.g. 'a': name the column of ids "
+            "{path}: sample_id must be unique; 1 are repeated, e.g. 'a': name the column of ids "
             "(`sample_ids`), or leave it out, and rows are numbered.",
         ),
         (

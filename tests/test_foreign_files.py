@@ -1031,3 +1031,65 @@ def test_lines_that_may_be_comments_or_a_header_are_refused(tmp_path: Path) -> N
     path.write_text("#a,b\n1,x,0.5\n2,y,0.5\n")  # row names without a title of their own
     with pytest.raises(TrustqError):
         read_table(path)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "note"),
+    [
+        ("fold", ["Train", "test"], "fold is not used: if it says the splits of rows, name it as "),
+        ("Patient ID", ["7", "9"], "Patient ID is not used: if its rows belong together, name it"),
+        ("labels", ["a", "b"], "labels are read from labels; label differs in 2 rows"),
+        ("Labels", ["a", "b"], "labels are read from label; Labels differs in 2 rows"),
+        ("site", ["x", "y"], None),
+        ("words", ["train", "tracks"], None),
+    ],
+)
+def test_columns_that_may_be_meant_and_are_not_used_are_said(
+    tmp_path: Path, column: str, values: list[str], note: str | None
+) -> None:
+    rows = [f"b,.8,.2,{values[0]}", f"a,.8,.2,{values[1]}"] + [f",.8,.2,{values[0]}"] * 2
+    (tmp_path / "t.csv").write_text("\n".join([f"label,prob_a,prob_b,{column}", *rows]))
+    notes = read_predictions(tmp_path / "t.csv").notes
+    usual = ("2 of 4 rows have no label", "no groups", "no ids")
+    told = [one for one in notes if not one.startswith(usual)]
+    assert told == [] if note is None else (len(told) == 1 and told[0].startswith(note))
+
+
+def test_rows_that_a_joined_table_spells_otherwise_are_said(tmp_path: Path) -> None:
+    rows = [f"{i},.8,.2" for i in range(12)]
+    (tmp_path / "t.csv").write_text("\n".join(["id,prob_a,prob_b", *rows]))
+    rows = [f"{i:02d},{'ab'[i % 2]}" for i in range(12)]
+    (tmp_path / "m.csv").write_text("\n".join(["id,label", *rows]))
+    found = read_predictions(tmp_path / "t.csv", meta=[tmp_path / "m.csv"])
+    assert found.notes[0] == (
+        "10 rows are not in m.csv (10 differ in spelling alone from ids that are there, e.g. '0' "
+        "and '00')"
+    )
+    # A label of the file's own goes before that of the table.
+    rows = [f"{i:02d},b,.8,.2" for i in range(12)]
+    (tmp_path / "t.csv").write_text("\n".join(["id,label,prob_a,prob_b", *rows]))
+    found = read_predictions(tmp_path / "t.csv", meta=[tmp_path / "m.csv"])
+    assert found.labels.tolist() == [1] * 12
+    assert found.notes[0] == (
+        "labels are read from label; the label of a joined table differs in 6 rows"
+    )
+
+
+def test_logits_that_are_probabilities_are_said(tmp_path: Path) -> None:
+    labels, logits = simulated(k=3, n=300)
+    told = (
+        "the logits are at least 0 and sum to 1 in every row: if they are probabilities, name them "
+        "as probs, for otherwise confidence is far too low"
+    )
+    path = tmp_path / "t.npz"
+    for array, is_told in ((softmax(logits), True), (logits, False), (np.abs(logits), False)):
+        np.savez(path, labels=labels, logits=array, features=logits)
+        assert (told in read_predictions(path).notes) == is_told
+        assert (told in import_cache(path).recipe.get("notes", "")) == is_told
+
+
+def test_ids_that_are_no_whole_numbers_are_left_out_and_said(tmp_path: Path) -> None:
+    labels, logits = simulated(k=3, n=30)
+    np.savez(tmp_path / "t.npz", labels=labels, logits=logits, id=np.arange(30) / 2)
+    found = read_predictions(tmp_path / "t.npz")
+    assert not found.has_ids and "id holds no whole numbers, and is left out" in found.notes

@@ -5,6 +5,7 @@ A file is opened once (`open_rows`); each question of its meaning is a method he
 
 import difflib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from trustq.core.class_names import (
 )
 from trustq.core.column_names import ID_COLUMNS, alike_names, first_called
 from trustq.core.columns import read_metadata, read_table
-from trustq.core.counts import counted
+from trustq.core.counts import counted, verb
 from trustq.core.csv_scan import csv_notes
 from trustq.core.foreign_files import (
     ForeignFile,
@@ -34,6 +35,7 @@ from trustq.core.foreign_files import (
 )
 from trustq.core.sample_ids import find_rows, id_column, id_keys, nearly
 from trustq.core.words import (
+    SPLIT_WORDS,
     decimal_points,
     is_long,
     is_no_group,
@@ -70,6 +72,8 @@ PREFIXES = {
     "probs": "prob_",
     "crossfit_logits": "crossfit_logit_",
 }
+# Names that say who or what a row shows, without blanks: no group unasked, for it may be a number.
+_LIKE_GROUPS = ("group", "patient", "patientid", "subject", "subjectid", "caseid", "lesion")
 _SCORES = {"logits": "logits", "probs": "probabilities"}  # the first goes before the second
 _LONGEST_ID = 1000  # letters; a longer text is the content of a file, such as an image in base64
 # What metadata call class names, or the places of classes.
@@ -132,6 +136,7 @@ class ForeignRows:
             return _rows_of_lists(self.column(asked, role), self.source, asked)
         found = self._usual(role)
         if found is not None:
+            self._tell_others(role, *found)
             return _rows_of_lists(self._per_row(*found), self.source, found[0])
         unread = first_called(self.file.unread, ROLES[role])
         return None if unread is None else self.file.require(unread, role)
@@ -156,6 +161,21 @@ class ForeignRows:
                     there = name if spelt else self._in_any_case(source, name, role)
                     if there is not None and there in source:
                         yield there, source[there]
+
+    def _tell_others(self, role: str, name: str, array: np.ndarray) -> None:
+        """Note an array of the same role that holds other values, as a joined table may."""
+        if role not in ("labels", "split") or array.ndim != 1:
+            return
+        for other, values in self._named(role):
+            if values is array or values.shape != array.shape:
+                continue
+            texts, theirs = plain_texts(array), plain_texts(values)
+            if set(texts).isdisjoint(theirs):  # numbers, say, and names
+                continue
+            n = sum(a != b and "" not in (a, b) for a, b in zip(texts, theirs, strict=True))
+            if n:
+                where = f"the {other} of a joined table" if other == name else other
+                self.note(f"{role} are read from {name}; {where} differs in {counted(n, 'row')}")
 
     def _in_any_case(self, source: Mapping[str, np.ndarray], name: str, role: str) -> str | None:
         """A usual name of a role in any case, that was not asked for as something else."""
@@ -287,21 +307,19 @@ class ForeignRows:
 
     def sample_ids(self, n: int) -> list[str] | None:
         """Unique ids of the rows, or None where the file has none."""
-        array = self.id_column()
-        if array is None:
+        named = self._id_column()
+        if named is None:
             return None
-        texts = plain_texts(array)
+        name, texts = named[0], plain_texts(named[1])
         if len(texts) != n:
-            raise InputError(
-                f"{self.path}: sample_ids has {counted(len(texts), 'row')}, the file {n}."
-            )
+            raise InputError(f"{self.path}: {name} has {counted(len(texts), 'row')}, the file {n}.")
         if "" in texts:
-            raise InputError(f"{self.path}: sample_ids is blank in row {texts.index('') + 1}.")
+            raise InputError(f"{self.path}: {name} is blank in row {texts.index('') + 1}.")
         if len(set(texts)) != n:
             seen: set[str] = set()
             repeated = next(text for text in texts if text in seen or seen.add(text))  # type: ignore[func-returns-value]
             raise InputError(
-                f"{self.path}: sample_ids must be unique; {n - len(set(texts))} are repeated, "
+                f"{self.path}: {name} must be unique; {n - len(set(texts))} are repeated, "
                 f"e.g. {repeated!r}: name the column of ids (`sample_ids`), or leave it out, and "
                 "rows are numbered."
             )
@@ -309,17 +327,23 @@ class ForeignRows:
 
     def id_column(self) -> np.ndarray | None:
         """The column of ids: the one asked for, or the first of a usual name that holds ids."""
+        named = self._id_column()
+        return None if named is None else named[1]
+
+    def _id_column(self) -> tuple[str, np.ndarray] | None:
         asked = self.names.get("sample_ids")
         if isinstance(asked, str):
             array = _flat(self.column(asked, "sample_ids"))
             if not _holds_ids(array):
                 raise InputError(f"{self.path}: {asked} holds no ids, one text or number a row.")
-            return array
-        for _, array in self._named("sample_ids"):
+            return asked, array
+        for name, array in self._named("sample_ids"):
             if _holds_ids(own := _flat(array)):
-                return own
-        if (name := first_called(self.file.unread, ROLES["sample_ids"])) is not None:
-            self.note(f"{name} is left out, for it {self._why_unread(name)}")
+                return name, own
+            if own.ndim == 1 and own.dtype.kind == "f":
+                self.note(f"{name} holds no whole numbers, and is left out")
+        if (lost := first_called(self.file.unread, ROLES["sample_ids"])) is not None:
+            self.note(f"{lost} is left out, for it {self._why_unread(lost)}")
         return None
 
     def _why_unread(self, name: str) -> str:
@@ -329,6 +353,8 @@ class ForeignRows:
         """Names of groups, (n,); a row without one is a group of its own."""
         array = self.find("groups")
         if array is None:
+            if (like := self._like_groups()) is not None:
+                self.note(f"{like} is not used: if its rows belong together, name it as groups")
             return None
         column = self._one_a_row(array, "groups")
         texts = plain_texts(column)
@@ -348,11 +374,24 @@ class ForeignRows:
         """Splits in the words of trustq, (n,), and the words that are no split."""
         array = self.find("split")
         if array is None:
+            for like in self._like_splits():
+                self.note(f"{like} is not used: if it says the splits of rows, name it as split")
             return None, []
         found, unknown = read_splits(self._one_a_row(array, "split"))
         if len(found) != n:
             raise InputError(f"{self.path}: split has {counted(len(found), 'row')}, the file {n}.")
         return found, unknown
+
+    def _like_groups(self) -> str | None:
+        """A column whose name says that rows of one value are of one person or lesion."""
+        names = [name for source in self.sources for name in source]
+        return next((n for n in names if re.sub(r"[\s_-]", "", n).lower() in _LIKE_GROUPS), None)
+
+    def _like_splits(self) -> list[str]:
+        """Columns whose values are words for splits, two or more."""
+        asked = list(self.names.values())
+        columns = ((n, own) for source in self.sources for n, own in source.items())
+        return [name for name, own in columns if name not in asked and _holds_splits(own)]
 
     def _one_a_row(self, array: np.ndarray, role: str) -> np.ndarray:
         column = _flat(array)
@@ -375,6 +414,11 @@ class ForeignRows:
         return any(name == role or name.startswith(PREFIXES[role]) for name in self.sources[0])
 
     def _scores(self, kind: str, array: np.ndarray) -> Scores:
+        if kind == "logits" and _are_shares(array):
+            self.note(
+                "the logits are at least 0 and sum to 1 in every row: if they are probabilities, "
+                "name them as probs, for otherwise confidence is far too low"
+            )
         titles = self._titles(kind)
         stated = self.classes()
         if array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1):
@@ -631,6 +675,9 @@ def _joined(rows: ForeignRows, table: Path, ids: np.ndarray, whole: bool) -> dic
             f"{table} shares no id with the predictions, e.g. {keys[0]!r}{near}: spell the ids "
             "alike."
         )
+    if missing and (near := nearly(missing, own)):
+        n = counted(len(missing), "row")
+        rows.note(f"{n} {verb(len(missing), 'is', 'are')} not in {table.name}{near}")
     # A manifest knows the order of its classes.
     if table.suffix.lower() == ".parquet" and "classes" in (known := read_metadata(table)):
         rows.stated_classes = [str(name) for name in known["classes"]]
@@ -674,6 +721,29 @@ def _rows_of_lists(column: np.ndarray, source: str, name: str) -> np.ndarray:
         return column
     first = next((value for value in column.tolist() if value is not None), None)
     return matrix(column, source=source, name=name) if isinstance(first, np.ndarray) else column
+
+
+def _are_shares(scores: np.ndarray) -> bool:
+    """Whether rows of two or more scores are at least 0 and sum to 1, as probabilities do."""
+    if scores.ndim != 2 or scores.shape[1] < 2 or len(scores) < 2 or scores.dtype.kind not in "fiu":
+        return False
+    for part in (scores[:100], scores):  # of others a few rows say so
+        if not ((part >= 0).all() and (np.abs(part.sum(axis=1) - 1) < 1e-3).all()):
+            return False
+    return True
+
+
+def _holds_splits(column: np.ndarray) -> bool:
+    if column.ndim != 1 or column.dtype.kind not in "OUS" or not len(column):
+        return False
+    texts: set[str] = set()
+    for values in (column[:1], column[:100], column):
+        if not all(value is None or isinstance(value, str | bytes) for value in values.tolist()):
+            return False
+        texts = {text.lower() for text in plain_texts(values)} - {""}
+        if not texts <= SPLIT_WORDS.keys():
+            return False
+    return len(texts) > 1
 
 
 def _as_numbers(texts: list[str], blank: set[str]) -> list[str]:
