@@ -160,6 +160,21 @@ def test_class_gates_know_their_class_and_their_change(good: Path, bad: Path) ->
             "ece<.05 or recall[mel]>.6.",
         ),
         ("recall>.5", "gate 'recall>.5': recall needs a class in brackets, e.g. recall[mel]>.6."),
+        (
+            "ece<5",
+            "gate 'ece<5': ece lies from 0 to 1, so this gate says nothing; expected a bound such "
+            "as ece<.05.",
+        ),
+        (
+            "recall[mel]>=70",
+            "gate 'recall[mel]>=70': recall lies from 0 to 1, so this gate says nothing; expected "
+            "a bound such as recall[mel]>.6.",
+        ),
+        (
+            "accuracy>0.9.1",
+            "'accuracy>0.9.1' is not a gate. Write FIGURE, an optional [CLASS], a sign and a "
+            "number, e.g. ece<.05 or recall[mel]>.6.",
+        ),
         ("ece[mel]<.5", "gate 'ece[mel]<.5': ece is of all classes, e.g. ece<.05."),
     ],
 )

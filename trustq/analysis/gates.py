@@ -32,7 +32,10 @@ from trustq.statistics.runs import compare_runs
 PACKAGED = ("accuracy>=.85", "macro_f1>=.80", "gap<=.10")
 LARGEST_FALL = {"macro_f1": 0.01}  # a larger fall is an alert, whether significant or not
 OF_CLASS = ("recall", "specificity", "sensitivity_at_95_specificity")
-_GATE = re.compile(r"\s*([a-z]\w*)(?:\[([^\]]+)\])?\s*(<=|>=|<|>)\s*([-+]?[\d.]+(?:e-?\d+)?)\s*")
+_GATE = re.compile(
+    r"\s*([a-z]\w*)(?:\[([^\]]+)\])?\s*(<=|>=|<|>)\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:e-?\d+)?)\s*"
+)
+_LARGEST = {"nll": math.inf, "brier": 2.0}  # values of figures; of all others 1
 # Of a setup, what cannot be mixed in one figure.
 _SETUP = ("dataset", "arm_title", "budget", "head", "noise", "cache_recipe", "refit", "backbone")
 
@@ -139,6 +142,14 @@ def parse_gate(text: str) -> Gate:
     if (figure in OF_CLASS) != bool(class_name):
         way = "needs a class in brackets" if figure in OF_CLASS else "is of all classes"
         raise InputError(f"gate {text!r}: {figure} {way}, e.g. {_example(figure)}.", where="gate")
+    largest = _LARGEST.get(figure, 1.0)
+    if not 0 <= float(bound) <= largest:  # ece<5 of who means percent would always pass
+        raise InputError(
+            f"gate {text!r}: {figure} lies from 0 to {largest:g}, so this gate says nothing; "
+            f"expected a bound such as {_example(figure)}.",
+            where="gate",
+            found=bound,
+        )
     return Gate(text.strip(), figure, class_name or "", sign, float(bound))
 
 
@@ -530,4 +541,6 @@ def _change(name: str, before: float, now: float, difference: float, interval: I
 
 
 def _example(figure: str) -> str:
-    return f"{figure}[mel]>.6" if figure in OF_CLASS else f"{figure}<.05"
+    if figure in OF_CLASS:
+        return f"{figure}[mel]>.6"
+    return f"{figure}<.05" if figure in LOWER_IS_BETTER or figure == "gap" else f"{figure}>.8"
