@@ -967,6 +967,7 @@ def test_parts_of_a_file_that_are_left_out_are_said(tmp_path: Path) -> None:
         ("classes", "nv,mel,bcc"),
         ("classes", "['nv', 'mel', 'bcc']"),
         ("class_names", '["nv", "mel", "bcc"]'),
+        ("Classes", "nv,mel,bcc"),
         ("id2label", '{"1": "mel", "0": "nv", "2": "bcc"}'),
         ("class_to_idx", '{"bcc": 2, "mel": 1, "nv": 0}'),
     ],
@@ -979,7 +980,7 @@ def test_class_names_in_the_metadata_of_a_file(tmp_path: Path, name: str, text: 
     save_file({"logits": logits, "labels": labels}, tmp_path / "p.safetensors", {name: text})
     right = float((logits.argmax(axis=1) == labels).mean())
     assert accuracy(tmp_path / "p.safetensors") == (right, classes)
-    if name in ("classes", "class_names"):
+    if name.lower() in ("classes", "class_names"):
         with h5py.File(tmp_path / "p.h5", "w") as file:
             file["logits"], file["labels"], file.attrs[name] = logits, labels, text
         assert accuracy(tmp_path / "p.h5") == (right, classes)
@@ -1093,3 +1094,18 @@ def test_ids_that_are_no_whole_numbers_are_left_out_and_said(tmp_path: Path) -> 
     np.savez(tmp_path / "t.npz", labels=labels, logits=logits, id=np.arange(30) / 2)
     found = read_predictions(tmp_path / "t.npz")
     assert not found.has_ids and "id holds no whole numbers, and is left out" in found.notes
+
+
+def test_further_sheets_of_a_workbook_are_said(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for line in _ROWS.splitlines():
+        book.active.append(line.split(","))
+    other = book.create_sheet("validation")
+    path = tmp_path / "p.xlsx"
+    for rows in (0, 1):
+        for _ in range(rows):
+            other.append(["label", "prob_a", "prob_b"])
+        book.save(path)
+        notes = read_predictions(path).notes
+        assert ("of 2 sheets of p.xlsx the first is read" in notes) == bool(rows)

@@ -16,9 +16,9 @@ import numpy as np
 
 from trustq.core.atomic_files import replacing
 from trustq.core.csv_files import read_csv
-from trustq.core.csv_scan import is_csv
+from trustq.core.csv_scan import csv_notes, is_csv
 from trustq.core.database import is_short, open_database, quiet
-from trustq.core.excel import read_excel
+from trustq.core.excel import read_excel, sheet_notes
 from trustq.core.sql_text import (
     blanks_as_none,
     exact_path,
@@ -134,6 +134,13 @@ def read_table(path: Path) -> Columns:
     raise InputError(
         f"{path}: expected a {', '.join(TABLES[:-1])} or {TABLES[-1]} file.", path=path
     )
+
+
+def table_notes(path: Path) -> list[str]:
+    """Notes on what `read_table` left out of a file: comments of CSV, further sheets of Excel."""
+    if path.name.lower().endswith(".xlsx"):
+        return sheet_notes(path)
+    return csv_notes(path) if is_csv(path) else []
 
 
 def _may_be_renamed(names: Sequence[str]) -> bool:

@@ -63,8 +63,6 @@ def scan_csv(path: Path) -> tuple[str, list[str]] | None:
 
 def csv_notes(path: Path) -> list[str]:
     """A note on comments above the header of a CSV file that can be read."""
-    if not is_csv(path):
-        return []
     opened = opener(path)
     with opened(path, "rb") as file:
         is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

@@ -58,6 +58,14 @@ def read_excel(path: Path) -> dict[str, np.ndarray]:
     return columns
 
 
+def sheet_notes(path: Path) -> list[str]:
+    """A note on further sheets that hold rows, which are not read, of a file that can be read."""
+    with zipfile.ZipFile(path) as file:
+        sheets = [one for one in file.namelist() if one.startswith("xl/worksheets/sheet")]
+        filled = sum(b"<row" in file.read(one) for one in sheets) if len(sheets) > 1 else 1
+    return [f"of {filled} sheets of {path.name} the first is read"] if filled > 1 else []
+
+
 def _n_cells(row: list[str | None]) -> int:
     return sum(cell is not None for cell in row)
 

@@ -25,9 +25,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from trustq.core.column_names import first_called
-from trustq.core.columns import TABLES, read_metadata, read_table
-from trustq.core.csv_scan import csv_notes
+from trustq.core.column_names import called, first_called
+from trustq.core.columns import TABLES, read_metadata, read_table, table_notes
 from trustq.core.words import SPLIT_WORDS, plain_texts
 from trustq.errors import DamagedFile, InputError, NotFound, TrustqError
 
@@ -218,7 +217,7 @@ def matrix(array: np.ndarray, *, source: str, name: str) -> np.ndarray:
 
 def _table(path: Path, kind: str) -> ForeignFile:
     columns = read_table(path)
-    found = ForeignFile(path, columns, True, list(columns), notes=csv_notes(path))
+    found = ForeignFile(path, columns, True, list(columns), notes=table_notes(path))
     if kind == ".parquet":
         found.metadata = read_metadata(path)
         found.class_names = _hugging_face_classes(found.metadata.get("huggingface"))
@@ -457,11 +456,14 @@ def _hdf5(path: Path, wanted: Callable[[str], bool]) -> ForeignFile:
             file.visititems(take)
             for name, item in _linked(file, found).items():
                 take(name, item)
-            for name in ("classes", "class_names"):  # as attributes of the file
-                if name in file.attrs and np.ndim(file.attrs[name]) == 1:
-                    found.metadata["classes"] = plain_texts(np.asarray(file.attrs[name]))
-                elif isinstance(file.attrs.get(name), str):
-                    found.metadata["classes"] = str(file.attrs[name])
+            for usual in ("classes", "class_names"):  # as attributes of the file
+                if (own := called(list(file.attrs), usual)) is None:
+                    continue
+                stated = file.attrs[own]
+                if np.ndim(stated) == 1:
+                    found.metadata["classes"] = plain_texts(np.asarray(stated))
+                elif isinstance(stated, str):
+                    found.metadata["classes"] = str(stated)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} holds texts that are not UTF-8 ({error}).", path=path) from error
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError) as error:

@@ -21,10 +21,9 @@ from trustq.core.class_names import (
     read_labels,
     two_classes,
 )
-from trustq.core.column_names import ID_COLUMNS, alike_names, first_called
-from trustq.core.columns import read_metadata, read_table
+from trustq.core.column_names import ID_COLUMNS, alike_names, called, first_called
+from trustq.core.columns import read_metadata, read_table, table_notes
 from trustq.core.counts import counted, verb
-from trustq.core.csv_scan import csv_notes
 from trustq.core.foreign_files import (
     ForeignFile,
     is_array_file,
@@ -278,7 +277,8 @@ class ForeignRows:
         array = self.find("classes")
         if array is not None and not self.file.is_table:
             return plain_texts(np.asarray(array).reshape(-1))
-        stated = (_stated(self.file.metadata.get(name)) for name in _STATED)
+        known = self.file.metadata
+        stated = (_stated(known.get(called(known, name) or name)) for name in _STATED)
         if found := next(filter(None, stated), None):
             return found
         return self.stated_classes
@@ -630,7 +630,7 @@ def _listed(rows: ForeignRows, ids: Path) -> dict[str, np.ndarray]:
         listed_columns = {"sample_ids": lines}
     else:
         listed_columns = dict(read_table(ids))
-        rows.notes += csv_notes(ids)
+        rows.notes += table_notes(ids)
         column = first_called(listed_columns, ID_COLUMNS)
         if column is None:
             raise InputError(
@@ -660,7 +660,7 @@ def _joined(rows: ForeignRows, table: Path, ids: np.ndarray, whole: bool) -> dic
     columns, found = find_rows(table, ids, by=by if isinstance(by, str) else None)
     keys = id_keys(ids)
     missing = [key for key, row in zip(keys, found, strict=True) if row is None]
-    rows.notes += csv_notes(table)
+    rows.notes += table_notes(table)
     joined_by = id_column(columns, by if isinstance(by, str) else None)
     assert joined_by is not None  # else there are no rows to find
     own = columns[joined_by]
