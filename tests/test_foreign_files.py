@@ -1109,3 +1109,21 @@ def test_further_sheets_of_a_workbook_are_said(tmp_path: Path) -> None:
         book.save(path)
         notes = read_predictions(path).notes
         assert ("of 2 sheets of p.xlsx the first is read" in notes) == bool(rows)
+
+
+def test_a_prefix_takes_no_column_of_another_role(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("label,lesion_id,l0,l1\n0,a,9,0\n1,b,0,9\n")
+    found = read_predictions(path, names={"logits": "l"})
+    assert found.logits is not None and found.logits.tolist() == [[9, 0], [0, 9]]
+    path.write_text("label,p0,p1,patient\n0,.9,.1,1\n1,.2,.8,0\n")
+    with pytest.raises(TrustqError) as error:
+        read_predictions(path, names={"probs": "p"})
+    assert str(error.value) == (
+        f"{path}: some columns that begin with p end in a number and some do not (patient): list "
+        "those of the probs, `probs=a,b,c`."
+    )
+    path.write_text("label,f0,f1,fold\na,1,2,0\nb,3,4,1\n")
+    cache = import_cache(path, names={"features": "f"})
+    assert cache.features.tolist() == [[1, 2], [3, 4]]
+    assert cache.recipe["notes"] == "no features, for they do not end in a number: fold"

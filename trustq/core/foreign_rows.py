@@ -224,7 +224,7 @@ class ForeignRows:
             return [asked]
         chosen = split_names(asked, known=list(columns))
         if len(chosen) == 1 and chosen[0] not in columns:
-            chosen = [name for name in columns if name.startswith(chosen[0])]
+            chosen = self._beginning(chosen[0], role)
         if not chosen:
             self.column(str(asked), role)
         for name in chosen:
@@ -233,6 +233,22 @@ class ForeignRows:
                     f"{self.path} has no column {name!r} for {role}; it has {self.there()}."
                 )
         return chosen
+
+    def _beginning(self, prefix: str, role: str) -> list[str]:
+        """Columns that begin with a prefix and are of no other role: of p, p0 and not patient."""
+        others = {self.name_of(other) for other in ROLES if other not in PREFIXES}
+        found = [n for n in self.sources[0] if n.startswith(prefix) and n not in others]
+        numbered = [name for name in found if name[len(prefix) :].lstrip(" _.-").isdecimal()]
+        odd = [name for name in found if name not in numbered]
+        if len(numbered) < 2 or not odd:
+            return found
+        if role == "features":
+            self.note(f"no features, for they do not end in a number: {listed(odd, 5)}")
+            return numbered
+        raise InputError(
+            f"{self.path}: some columns that begin with {prefix} end in a number and some do not "
+            f"({listed(odd, 5)}): list those of the {role}, `{role}=a,b,c`."
+        )
 
     def scores(self) -> Scores:
         """Logits or probabilities with the classes of their columns.
