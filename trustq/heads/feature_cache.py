@@ -15,6 +15,7 @@ from threadpoolctl import ThreadpoolController
 from trustq.core.counts import counted
 from trustq.core.scratch import lies_in_file, room_for, room_left
 from trustq.errors import InputError
+from trustq.heads.kernels import kernel_of, multiplied
 from trustq.heads.standardise import Standardised, column_sums
 
 ROWS_PER_BLOCK = 4096  # float32 sums run over so many rows, float64 ones over the blocks
@@ -144,6 +145,12 @@ class SharedFeatures:
             sizes, turn = np.linalg.eigh(inner)
             directions = basis @ turn[:, -LONGEST:].astype(self.dtype)
         return np.maximum(sizes[-LONGEST:], 0), directions
+
+    @cached_property
+    def across(self) -> np.ndarray | None:
+        """The directions of `longest`, a row each, (m, axes)."""
+        directions = self.longest[1]
+        return None if directions is None else np.ascontiguousarray(directions.T)
 
     @cached_property
     def long_rows(self) -> list[np.ndarray]:
@@ -344,15 +351,15 @@ def row_blocks(n: int) -> list[slice]:
 def products(features: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Rows times columns, (m, d) and (c, d) to (m, c) of float64, at the features' precision.
 
-    In blocks, so that rows have the bits here that they have where only some are there at a time.
-    Half precision, for which BLAS has no product, is read as float32.
+    Rows have the bits here that they have where only some are there at a time. Half precision is
+    read as float32.
     """
-    dtype = np.float32 if features.dtype == np.float16 else features.dtype
-    turned = columns.T.astype(dtype)
+    dtype = np.float64 if features.dtype == np.float64 else np.float32
+    kernel = kernel_of(dtype, max(1, len(columns) - 1))  # which the fit of these columns has
     found = np.empty((len(features), len(columns)))
-    with one_blas_thread():
-        for rows in row_blocks(len(features)):
-            found[rows] = features[rows].astype(dtype, copy=False) @ turned
+    for rows in row_blocks(len(features)):
+        (own,) = multiplied(features[rows].astype(dtype, copy=False), [columns], kernel)
+        found[rows] = own.T
     return found
 
 

@@ -41,6 +41,7 @@ class Preconditioner:
     turn: np.ndarray  # (k, k); its first column is equal steps of all classes, which change nothing
     scale: np.ndarray  # (k, m + 1), inverse curvatures along the longest axes and intercepts
     directions: np.ndarray | None  # (axes, m), those axes; None where they are all
+    across: np.ndarray | None  # the same, (m, axes)
     rest: np.ndarray | None  # (axes, axes), the inverse along the others, but for
     rest_bend: float
     block: np.ndarray | None = None  # (b, b), the inverse of the block's triangular root
@@ -57,7 +58,8 @@ class Preconditioner:
         scale = 1 / np.hstack([of_rows * sizes + ridge, bends])
         scale[0] = 0  # equal steps of all classes change no probability
         bend = float(of_rows[-1, 0])
-        return cls(turn, scale, directions, _rest(features, bend, ridge), bend)
+        rest = _rest(features, bend, ridge)
+        return cls(turn, scale, directions, features.across, rest, bend)
 
     def with_block(
         self, features: SharedFeatures, weights: np.ndarray, *, mass: np.ndarray, ridge: float
@@ -93,45 +95,51 @@ class Preconditioner:
         """The approximate inverse times a gradient, both (k, axes + 1)."""
         return steps([self], [gradient])[0]
 
-    def _step(self, gradient: np.ndarray, rest: np.ndarray | None) -> np.ndarray:
-        """That, where `rest`, (k - 1, axes), is the gradient times what is along other axes."""
-        slopes = gradient[:, :-1]
-        along = slopes
-        if self.directions is not None:
-            along = slopes.astype(self.directions.dtype) @ self.directions
-        turned = self.turn.T @ np.column_stack([along, gradient[:, -1]])
+    def _along(self, along: np.ndarray, of_intercepts: np.ndarray) -> np.ndarray:
+        """The step along the longest axes and of intercepts, (k, m + 1).
+
+        `along` is (k - 1, m), the gradient along these axes without the last class.
+        """
+        whole = np.vstack([along, -along.sum(axis=0)])
+        turned = self.turn.T @ np.column_stack([whole, of_intercepts])
         found = turned * self.scale
         if self.block is not None:
             width = len(self.block) // (len(turned) - 1)
             inner = (self.block @ turned[1:, -width:].ravel()) @ self.block
             found[1:, -width:] = inner.reshape(-1, width)
-        found = self.turn @ found
-        if self.directions is None or rest is None:
-            return np.asarray(found)
-        result = np.empty_like(gradient)
-        result[:, -1] = found[:, -1]
-        result[:, :-1] = found[:, :-1].astype(rest.dtype) @ self.directions.T
-        # A gradient sums to zero over the classes, and so does a step.
-        rest = rest.astype(np.float64) / self.rest_bend
-        result[:-1, :-1] += rest
-        result[-1, :-1] -= rest.sum(axis=0)
-        return result
+        return np.asarray(self.turn @ found)
 
 
 def steps(preconditioners: list[Preconditioner], gradients: list[np.ndarray]) -> list[np.ndarray]:
-    """The step of each problem, in bits of its own; those that share an inverse read it once."""
-    rests: list[np.ndarray | None] = [None] * len(gradients)
+    """The step of each problem on the same features, in bits of its own.
+
+    What they share, directions and inverses, is read once. A gradient sums to zero over the
+    classes, and so does a step: of the last class nothing need be multiplied.
+    """
+    slopes = [gradient[:-1, :-1] for gradient in gradients]
+    directions, across = preconditioners[0].directions, preconditioners[0].across
+    along = slopes if across is None else multiplied(across, slopes)
+    found = [
+        own._along(longest, gradient[:, -1])
+        for own, longest, gradient in zip(preconditioners, along, gradients, strict=True)
+    ]
+    if directions is None:
+        return found
+    results = [np.empty_like(gradient) for gradient in gradients]
+    back = multiplied(directions, [own[:-1, :-1] for own in found])
+    for result, own, longest in zip(results, found, back, strict=True):
+        result[:-1, :-1] = longest
+        result[:, -1] = own[:, -1]
     inverses = {id(own.rest): own.rest for own in preconditioners if own.rest is not None}
     for key, inverse in inverses.items():
         which = [i for i, own in enumerate(preconditioners) if id(own.rest) == key]
         # Symmetric, so that its rows are its columns.
-        found = multiplied(inverse, [gradients[i][:-1, :-1] for i in which])
-        for i, own in zip(which, found, strict=True):
-            rests[i] = own
-    return [
-        own._step(gradient, rest)
-        for own, gradient, rest in zip(preconditioners, gradients, rests, strict=True)
-    ]
+        rests = multiplied(inverse, [slopes[i] for i in which])
+        for i, rest in zip(which, rests, strict=True):
+            results[i][:-1, :-1] += rest.astype(np.float64) / preconditioners[i].rest_bend
+    for result in results:
+        result[-1, :-1] = -result[:-1, :-1].sum(axis=0)
+    return results
 
 
 def _rest(features: SharedFeatures, bend: float, ridge: float) -> np.ndarray | None:
