@@ -1127,3 +1127,15 @@ def test_a_prefix_takes_no_column_of_another_role(tmp_path: Path) -> None:
     cache = import_cache(path, names={"features": "f"})
     assert cache.features.tolist() == [[1, 2], [3, 4]]
     assert cache.recipe["notes"] == "no features, for they do not end in a number: fold"
+
+
+@pytest.mark.parametrize("names", [["Yes", "No"], ["positive", "negative"]])
+def test_ones_beside_a_yes_that_comes_first_are_not_guessed(names: list[str]) -> None:
+    with pytest.raises(TrustqError) as error:
+        read_labels(np.array([1, 0]), source="a.csv", classes=names)
+    assert str(error.value) == (
+        f"a.csv: labels hold 1, 0, where 1 is {names[0]} by usage and {names[1]} counted from 0: "
+        "write labels as names of classes."
+    )
+    found = read_labels(np.array([1, 0]), source="a.csv", classes=names[::-1])
+    assert found.indices.tolist() == [1, 0] and found.notes == ()

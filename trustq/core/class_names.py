@@ -32,6 +32,10 @@ NO_LABEL = -1
 _SCORE_WORDS = ("p", "prob", "proba", "probability", "score", "scores", "logit", "prediction")
 
 
+# Two classes in the order in which 1 is the first by usage, and the second by its place.
+_YES_FIRST = (["yes", "no"], ["positive", "negative"], ["pos", "neg"], ["present", "absent"])
+
+
 @dataclass(frozen=True)
 class Labels:
     """Class indices of n rows, (n,) of int64 with -1 for none, and the classes they count.
@@ -342,6 +346,11 @@ def _by_name(
         raise InputError(f"{source}: {name}: {shown}{hint}.")
     positions = [number for number in numbers if number is not None]
     _require_positions(positions, len(classes), source, name)
+    if [own.casefold() for own in classes] in _YES_FIRST:
+        raise InputError(
+            f"{source}: {name} hold {listed(left, 5)}, where 1 is {classes[0]} by usage and "
+            f"{classes[1]} counted from 0: write {name} as names of classes."
+        )
     named_by = numbers_of(classes) or []
     if set(positions) <= set(named_by) and named_by != sorted(named_by):
         text = next((t for t in positions if named_by.index(t) != t), positions[0])
