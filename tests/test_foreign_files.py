@@ -1134,8 +1134,14 @@ def test_ones_beside_a_yes_that_comes_first_are_not_guessed(names: list[str]) ->
     with pytest.raises(TrustqError) as error:
         read_labels(np.array([1, 0]), source="a.csv", classes=names)
     assert str(error.value) == (
-        f"a.csv: labels hold 1, 0, where 1 is {names[0]} by usage and {names[1]} counted from 0: "
+        f"a.csv: labels hold 0, 1, where 1 is {names[0]} by usage and {names[1]} counted from 0: "
         "write labels as names of classes."
     )
     found = read_labels(np.array([1, 0]), source="a.csv", classes=names[::-1])
     assert found.indices.tolist() == [1, 0] and found.notes == ()
+
+
+def test_a_frame_of_scores_has_its_prefix_in_any_case() -> None:
+    probs = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]])
+    frame = pandas.DataFrame(probs, columns=["Prob_c", "Prob_a", "Prob_b"])
+    assert tq.label_quality(["c", "a", "b"], frame) == pytest.approx([0.7, 0.8, 0.6])

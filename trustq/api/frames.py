@@ -11,7 +11,7 @@ import duckdb
 import numpy as np
 
 from trustq.core.class_names import ClassPosition, by_number, listed, two_classes
-from trustq.core.column_names import called
+from trustq.core.column_names import begins, called
 from trustq.core.columns import write_parquet
 from trustq.core.foreign_rows import PREFIXES, Names
 from trustq.core.sql_text import first_line
@@ -382,8 +382,8 @@ def classes_of(
     if titles is None or (given is not None and titles == list(map(str, range(len(given))))):
         return given  # columns that count themselves have no names
     prefix = PREFIXES[kind]
-    if all(title.startswith(prefix) and title != prefix for title in titles):
-        titles = [title.removeprefix(prefix) for title in titles]
+    if all(begins(title, prefix) and len(title) > len(prefix) for title in titles):
+        titles = [title[len(prefix) :] for title in titles]
     if len(titles) == 1:
         return _second_of_two(titles[0], labels, given)
     if given is None:

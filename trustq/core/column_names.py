@@ -38,3 +38,12 @@ def first_called(columns: Collection[str], names: Sequence[str]) -> str | None:
     exact = next((name for name in names if name in columns), None)
     found = (called(columns, name) for name in names)
     return exact or next((name for name in found if name is not None), None)
+
+
+def begins(name: str, prefix: str) -> bool:
+    """Whether a name begins with a prefix in any case.
+
+    >>> begins("PROB_nv", "prob_"), begins("problem", "prob_")
+    (True, False)
+    """
+    return name[: len(prefix)].casefold() == prefix.casefold()

@@ -21,7 +21,7 @@ from trustq.core.class_names import (
     read_labels,
     two_classes,
 )
-from trustq.core.column_names import ID_COLUMNS, alike_names, called, first_called
+from trustq.core.column_names import ID_COLUMNS, alike_names, begins, called, first_called
 from trustq.core.columns import read_metadata, read_table, table_notes
 from trustq.core.counts import counted, verb
 from trustq.core.foreign_files import (
@@ -213,7 +213,7 @@ class ForeignRows:
                 return [role] if role in columns else [n for n in columns if n.startswith(prefix)]
             if (there := self._in_any_case(columns, role, role)) is not None:
                 return [there]
-            found = [name for name in columns if _begins(name, prefix)]
+            found = [name for name in columns if begins(name, prefix)]
             if len(spelt := sorted({name[: len(prefix)] for name in found})) > 1:
                 raise InputError(
                     f"{self.path} has columns {', '.join(f'{own}...' for own in spelt)}, which "
@@ -506,7 +506,7 @@ class ForeignRows:
         if isinstance(asked, str) and asked not in chosen:
             prefixes.append(asked)
         for prefix in prefixes:
-            if all(_begins(name, prefix) and len(name) > len(prefix) for name in chosen):
+            if all(begins(name, prefix) and len(name) > len(prefix) for name in chosen):
                 return [name[len(prefix) :] for name in chosen]
         return chosen
 
@@ -773,10 +773,6 @@ def _as_numbers(texts: list[str], blank: set[str]) -> list[str]:
 def _may_be(role: str, name: str, array: np.ndarray) -> bool:
     """Whether an array of a usual name may be of a role: a matrix only by the role's own name."""
     return array.ndim == 1 or name.strip().casefold() == role
-
-
-def _begins(name: str, prefix: str) -> bool:
-    return name[: len(prefix)].casefold() == prefix.casefold()
 
 
 def _flat(array: np.ndarray) -> np.ndarray:
