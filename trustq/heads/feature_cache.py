@@ -135,7 +135,7 @@ class SharedFeatures:
         """
         if self.is_turned:
             return self._spectrum[0], None
-        gram: Any = self._gram.astype(self.dtype)
+        gram: Any = self._gram
         with one_blas_thread():
             rng = np.random.default_rng(0)
             basis = rng.standard_normal((len(gram), LONGEST + OVERSAMPLED), dtype=self.dtype)
@@ -289,15 +289,15 @@ class SharedFeatures:
             blocks = map(self._centred, self.blocks) if self.is_turned else self.by_row
             for block in blocks:
                 gram += block.T @ block
-        return gram
+        # Kept as exact as the products are: of as many columns as rows it is as large as they are.
+        return gram.astype(self.dtype, copy=False)
 
     @cached_property
     def _spectrum(self) -> tuple[np.ndarray, np.ndarray]:
         with one_blas_thread():
             # As exact as the products that are made with them; float64 takes twice the time. What
             # the axes lack in being orthogonal, 1e-6, is met squared at the minimum.
-            gram = self._gram.astype(self.dtype)
-            found = scipy.linalg.eigh(gram, driver="evd", check_finite=False)
+            found = scipy.linalg.eigh(self._gram, driver="evd", check_finite=False)
         sizes, axes = (each.astype(np.float64) for each in found)
         # n rows span at most n directions; along the others nothing can be learned.
         return np.maximum(sizes[-self.n_axes :], 0), axes[:, -self.n_axes :]
