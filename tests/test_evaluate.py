@@ -239,7 +239,8 @@ def test_bad_evaluations_are_refused(tmp_path):
         ),
         (
             {"calibrate_on": replace(rows, classes=("x", "y", "z"))},
-            "p.npz has the classes x, y, z and p.npz a, b, c: calibrate on the same classes.",
+            "p.npz has the classes x, y, z and p.npz a, b, c: calibrate on the same classes, or "
+            "name them alike (`classes`) if they are the same in this order.",
         ),
     ]
     for options, message in bad:
@@ -358,7 +359,8 @@ def test_bad_comparisons_are_refused(tmp_path):
         (
             {"A": a, "B": replace(a, classes=("a", "b", "x"))},
             {},
-            "A has the classes a, b, c and B a, b, x: give both the same classes.",
+            "A has the classes a, b, c and B a, b, x: give both the same classes, or name them "
+            "alike (`classes`) if they are the same in this order.",
         ),
         (
             {"A": a, "B": a.take(np.arange(9))},
@@ -436,9 +438,9 @@ def outside(seed=7, **fields):
 
 def test_external_rows_are_judged_with_what_was_fitted_inside():
     rows, other = simulated(), outside()
-    # Another order of classes: they are matched by name.
+    # Another order of classes, in another case: they are matched by name.
     turned = replace(
-        other, classes=("c", "b", "a"), labels=2 - other.labels, logits=other.logits[:, ::-1]
+        other, classes=("C", "b", "A"), labels=2 - other.labels, logits=other.logits[:, ::-1]
     )
     found = evaluate(rows, externals=[turned], replicates=20)
     report = found.report["external"]["o.npz"]
@@ -482,7 +484,7 @@ def test_cross_fitted_rows_and_stored_probabilities_judge_external_rows_too():
         (
             {"classes": ("a", "b", "d")},
             "o.npz has the classes a, b, d and p.npz a, b, c: external rows go through the same "
-            "model.",
+            "model, or name them alike (`classes`) if they are the same in this order.",
         ),
         (
             {"sample_ids": np.array([f"s{i}" if i == 4 else f"o{i}" for i in range(300)])},

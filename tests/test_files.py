@@ -154,6 +154,8 @@ def test_csv_is_read_as_text_with_blanks(tmp_path: Path) -> None:
         ("a.mat", b"", "a.mat: expected a .parquet, .csv, .csv.gz, .tsv, .tab or .xlsx file."),
         ("a.xlsx", b"PK no", "a.xlsx could not be read as an Excel file: File is not a zip file."),
         ("a.csv", b"a,b\n1,K\xf6ln\n", r"line 2 \(in Windows-1252 it reads '1,Köln'\)"),
+        ("c.csv", b"PK\x03\x04 xl", "c.csv is no CSV file but a zip archive, as Excel files "),
+        ("d.csv", b"PAR1 no", "d.csv is no CSV file but a Parquet file: give it the ending of its"),
         ("b.csv", b"\xff\xfea\x00,", "b.csv begins as UTF-16 and is not"),
     ],
 )

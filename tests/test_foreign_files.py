@@ -980,10 +980,50 @@ def test_class_names_in_the_metadata_of_a_file(tmp_path: Path, name: str, text: 
     save_file({"logits": logits, "labels": labels}, tmp_path / "p.safetensors", {name: text})
     right = float((logits.argmax(axis=1) == labels).mean())
     assert accuracy(tmp_path / "p.safetensors") == (right, classes)
+    # Positions of an order that metadata state as such need no note.
+    notes = read_predictions(tmp_path / "p.safetensors").notes
+    assert any("positions" in note for note in notes) == (
+        name.lower() in ("classes", "class_names")
+    )
     if name.lower() in ("classes", "class_names"):
         with h5py.File(tmp_path / "p.h5", "w") as file:
             file["logits"], file["labels"], file.attrs[name] = logits, labels, text
         assert accuracy(tmp_path / "p.h5") == (right, classes)
+
+
+def test_numbers_of_labels_are_those_that_metadata_give_to_classes(tmp_path: Path) -> None:
+    """Columns of a table may stand in another order than the one that `id2label` counts."""
+    columns = {"label": np.array([0, 1, 0]), "prob_b": np.array([0.1, 0.9, 0.2])}
+    columns["prob_a"] = 1 - columns["prob_b"]
+    write_table(tmp_path / "p.parquet", columns, metadata={"id2label": {"0": "a", "1": "b"}})
+    found = read_predictions(tmp_path / "p.parquet")
+    assert [found.classes[label] for label in found.labels] == ["a", "b", "a"]
+    assert not any("positions" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("kind", ["STRUCT", "MAP", "list"])
+def test_named_values_in_one_column_are_refused_by_name(tmp_path: Path, kind: str) -> None:
+    made = {
+        "STRUCT": "{'nv': .2, 'mel': .8}",
+        "MAP": "MAP {'nv': .2, 'mel': .8}",
+        "list": "[{'label': 'nv', 'score': .2}, {'label': 'mel', 'score': .8}]",
+    }[kind]
+    path = tmp_path / "p.parquet"
+    duckdb.sql(f"COPY (SELECT 'nv' AS label, {made} AS probs) TO '{path}'")
+    why = (
+        "probs holds named values (structs or maps): write each as a column of its own, scores as "
+        "prob_<class> or logit_<class>."
+    )
+    with pytest.raises(TrustqError) as error:
+        read_predictions(path)
+    assert str(error.value) == f"{path}: {why}"
+    with pytest.raises(TrustqError) as error:
+        tq.read_predictions(polars.DataFrame({"label": ["nv"], "probs": [{"nv": 0.2, "mel": 0.8}]}))
+    assert str(error.value) == f"The frame: {why}"
+    with pytest.raises(
+        TrustqError, match="^The mapping has no array labels; it has probs. Name it"
+    ):
+        tq.read_predictions({"probs": np.ones((3, 1))})
 
 
 _ROWS = "label,prob_a,prob_b\na,.9,.1\nb,.2,.8\na,.5,.5\n"

@@ -516,8 +516,8 @@ def test_external_rows_are_predicted_by_the_internal_head(tmp_path: Path) -> Non
     other = make_cache(
         n=40, seed=9, dataset="other", weights_digest="w", split=np.array(["external"] * 40)
     )
-    # Another class order outside: labels are matched by name.
-    other = dataclasses.replace(other, classes=("c", "b", "a"), label=2 - other.label)
+    # Another class order and case outside: labels are matched by name.
+    other = dataclasses.replace(other, classes=("C", "b", "A"), label=2 - other.label)
     repair([cache], recipe=recipe(), results=tmp_path / "r", externals=[other])
     rows = query(
         tmp_path / "r",

@@ -318,7 +318,7 @@ def as_file(data: Source, names: Names | None = None) -> Iterator[Path]:
         )
     with TemporaryDirectory(prefix="trustq-") as folder:
         if isinstance(data, Mapping):
-            path = Path(folder) / "arrays.npz"
+            path = Path(folder) / "mapping.npz"
             arrays = {str(name): _plain(values) for name, values in arrays_of(data).items()}
             _name_classes(arrays, data, names or {})
             np.savez(path, **arrays)  # type: ignore[arg-type]

@@ -141,6 +141,20 @@ class ClassPosition:
         return found
 
 
+def same_classes(names: Sequence[str], classes: Sequence[str]) -> list[int] | None:
+    """The place among `classes` of every name, where each class has one name; None for others.
+
+    Names are matched as labels are: `NV` is nv where no other class is spelt so.
+
+    >>> same_classes(["NV", "mel"], ["mel", "nv"]), same_classes(["a", "A"], ["a", "b"])
+    ([1, 0], None)
+    """
+    find = ClassPosition(classes)
+    places = [place for name in names if (place := find(name)) is not None]
+    alike = len(names) == len(classes) and sorted(places) == list(range(len(classes)))
+    return places if alike else None
+
+
 def numbers_of(names: Sequence[str]) -> list[int] | None:
     """The numbers that several names of one stem end in, all different; None for other names.
 

@@ -136,6 +136,26 @@ def read_table(path: Path) -> Columns:
     )
 
 
+def unread_columns(path: Path) -> dict[str, str]:
+    """Columns that `read_table` left out, and why, as the end of a sentence on the column."""
+    if not path.name.lower().endswith(".parquet"):
+        return {}
+    source = scan_parquet(path)
+    with open_database() as connection:
+        described = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
+        return {
+            name: "holds bytes" if kind == "BLOB" else _HOLDS_NAMED
+            for name, kind in (row[:2] for row in described)
+            if _as_plain(connection, source, name, kind) is None
+        }
+
+
+_HOLDS_NAMED = (
+    "holds named values (structs or maps): write each as a column of its own, scores as "
+    "prob_<class> or logit_<class>"
+)
+
+
 def table_notes(path: Path) -> list[str]:
     """Notes on what `read_table` left out of a file: comments of CSV, further sheets of Excel."""
     if path.name.lower().endswith(".xlsx"):

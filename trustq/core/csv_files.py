@@ -36,6 +36,7 @@ def read_csv(path: Path) -> dict[str, np.ndarray]:
     try:
         with opened(path, "rb") as file:
             start = file.read(200)
+            _require_text(path, start)
             is_utf16 = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
             if start.startswith(codecs.BOM_UTF32_LE) or (b"\0" in start and not is_utf16):
                 raise InputError(
@@ -66,6 +67,29 @@ def read_csv(path: Path) -> dict[str, np.ndarray]:
     if holds_marks(path, opened):
         return dict(zip(head.names, map(_unmarked, texts), strict=True))
     return dict(zip(head.names, texts, strict=True))
+
+
+# How files of other kinds begin, which a name may hide.
+_KINDS = {
+    b"PK\x03\x04": "a zip archive, as Excel files (.xlsx) and npz files are",
+    b"\xd0\xcf\x11\xe0": "an Excel file of the old kind (.xls)",
+    b"PAR1": "a Parquet file",
+    b"\x1f\x8b": "compressed by gzip (.csv.gz)",
+    b"\x89HDF": "an HDF5 file",
+    b"\x93NUMPY": "an npy file of numpy",
+    b"\x89PNG": "an image",
+    b"\xff\xd8\xff": "an image",
+    b"%PDF": "a PDF",
+}
+
+
+def _require_text(path: Path, start: bytes) -> None:
+    kind = next((said for mark, said in _KINDS.items() if start.startswith(mark)), None)
+    if kind is not None:
+        raise InputError(
+            f"{path} is no CSV file but {kind}: give it the ending of its kind, or save it as CSV.",
+            path=path,
+        )
 
 
 def _again(path: Path, opened: Any, error: Exception) -> dict[str, np.ndarray]:

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from trustq.core.column_names import called, first_called
-from trustq.core.columns import TABLES, read_metadata, read_table, table_notes
+from trustq.core.columns import TABLES, read_metadata, read_table, table_notes, unread_columns
 from trustq.core.words import SPLIT_WORDS, plain_texts
 from trustq.errors import DamagedFile, InputError, NotFound, TrustqError
 
@@ -219,6 +219,7 @@ def _table(path: Path, kind: str) -> ForeignFile:
     columns = read_table(path)
     found = ForeignFile(path, columns, True, list(columns), notes=table_notes(path))
     if kind == ".parquet":
+        found.unread = unread_columns(path)
         found.metadata = read_metadata(path)
         found.class_names = _hugging_face_classes(found.metadata.get("huggingface"))
     return found

@@ -19,6 +19,7 @@ from trustq.core.class_names import (
     listed,
     numbers_of,
     read_labels,
+    same_classes,
     two_classes,
 )
 from trustq.core.column_names import ID_COLUMNS, alike_names, begins, called, first_called
@@ -76,7 +77,8 @@ _LIKE_GROUPS = ("group", "patient", "patientid", "subject", "subjectid", "caseid
 _SCORES = {"logits": "logits", "probs": "probabilities"}  # the first goes before the second
 _LONGEST_ID = 1000  # letters; a longer text is the content of a file, such as an image in base64
 # What metadata call class names, or the places of classes.
-_STATED = ("classes", "class_names", "id2label", "class_to_idx")
+_NUMBERED = ("id2label", "class_to_idx")
+_STATED = ("classes", "class_names", *_NUMBERED)
 STATEMENT = "trustq_cache"  # beside the arrays of a file that trustq exported
 
 
@@ -201,8 +203,10 @@ class ForeignRows:
         if not self.file.is_table:
             array = self.find(role)
             return None if array is None else matrix(array, source=self.source, name=role)
-        chosen = self.matrix_columns(role)
-        return self._of_columns(chosen, role) if chosen else None
+        if chosen := self.matrix_columns(role):
+            return self._of_columns(chosen, role)
+        unread = first_called(self.file.unread, (role,))
+        return None if unread is None else self.file.require(unread, role)
 
     def matrix_columns(self, role: str) -> list[str]:
         """Columns of a table that make up a matrix: one of lists, several by name, or a prefix."""
@@ -313,7 +317,7 @@ class ForeignRows:
             raise InputError(
                 f"{self.path} has no {kind} {role}; it has {self.there()}. Name it (`{role}`)."
             )
-        column, own = self._by_feature(role, column)
+        column, own = self._by_feature(role, column, classes)
         if classes is None and own is not None and width in (None, len(own)):
             classes = own
         found = read_labels(column, source=self.source, classes=classes, width=width, name=role)
@@ -532,10 +536,21 @@ class ForeignRows:
         parts = [_numbers(self.column(name), self.source, name) for name in chosen]
         return np.stack(parts, axis=1)
 
-    def _by_feature(self, role: str, column: np.ndarray) -> tuple[np.ndarray, Sequence[str] | None]:
+    def _counted(self, classes: Sequence[str] | None) -> list[str] | None:
+        """The names that the file's metadata give to numbers, where they are these classes."""
+        known = self.file.metadata
+        stated = (known.get(called(known, name) or name) for name in _NUMBERED)
+        names = next(filter(None, map(_stated, stated)), None)
+        if names is None or classes is None:
+            return names
+        return names if same_classes(names, classes) is not None else None
+
+    def _by_feature(
+        self, role: str, column: np.ndarray, classes: Sequence[str] | None
+    ) -> tuple[np.ndarray, Sequence[str] | None]:
         """Indices as the names that the file states for them: exports, Hugging Face's classes."""
         name = self.name_of(role) or ""
-        names: Sequence[str] | None = self.file.class_names.get(name)
+        names: Sequence[str] | None = self.file.class_names.get(name) or self._counted(classes)
         if STATEMENT in self.file.arrays and column.dtype.kind in "iu" and self.has("classes"):
             names = plain_texts(self.column("classes"))
         if names is None or column.dtype.kind not in "iuf":
@@ -551,7 +566,8 @@ class ForeignRows:
 
     def there(self) -> str:
         """The names of all arrays or columns, for a message."""
-        names = [*self.file.there, *(name for source in self.sources[1:] for name in source)]
+        joined = (name for source in self.sources[1:] for name in source)
+        names = list(dict.fromkeys([*self.file.there, *self.file.unread, *joined]))
         if not names:
             return "no columns" if self.file.is_table else "no arrays"
         more = f" and {len(names) - 20} more" if len(names) > 20 else ""

@@ -239,11 +239,7 @@ def _check_same_truth(
     own_a: Predictions,
     own_b: Predictions,
 ) -> None:
-    if whole_a.classes != whole_b.classes:
-        raise InputError(
-            f"{a} has the classes {', '.join(whole_a.classes)} and {b} "
-            f"{', '.join(whole_b.classes)}: give both the same classes."
-        )
+    whole_a.with_classes_of(whole_b, "give both the same classes", called=(a, b))
     differing = np.flatnonzero(own_a.labels != own_b.labels)
     if len(differing):
         at = int(differing[0])

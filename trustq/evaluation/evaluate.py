@@ -245,16 +245,11 @@ def _rows(
         if len(held) and folds is None and calibrate_on is None:
             validation, where = predictions.take(held), f"split val of {predictions.source}"
     if calibrate_on is not None:
-        calibrate_on = calibrate_on.in_order_of(test.classes)
+        calibrate_on = calibrate_on.with_classes_of(test, "calibrate on the same classes")
         validation, where = calibrate_on, calibrate_on.source
         if calibrate_on.split is not None and (calibrate_on.split == "val").any():
             validation = calibrate_on.take(np.flatnonzero(calibrate_on.split == "val"))
             where = f"split val of {calibrate_on.source}"
-        if validation.classes != test.classes:
-            raise InputError(
-                f"{calibrate_on.source} has the classes {', '.join(validation.classes)} and "
-                f"{test.source} {', '.join(test.classes)}: calibrate on the same classes."
-            )
         require_other_rows(validation, test, way_out=": calibrate on other rows.")
     return test, validation, where
 

@@ -33,7 +33,7 @@ def external_reports(
     for given in externals:
         if given.source in reports:
             raise InputError(f"Two external files are called {given.source}; rename one.")
-        rows = _in_order_of(given, beside[0])
+        rows = given.with_classes_of(beside[0], "external rows go through the same model")
         notes = []
         for other in beside:
             way_out = ", so they are no external test. Leave them out."
@@ -82,13 +82,3 @@ def _report(
         },
         "notes": list(found.notes),
     }
-
-
-def _in_order_of(rows: Predictions, other: Predictions) -> Predictions:
-    """The same predictions with their classes in the order of the other's."""
-    if set(rows.classes) != set(other.classes):
-        raise InputError(
-            f"{rows.source} has the classes {', '.join(rows.classes)} and {other.source} "
-            f"{', '.join(other.classes)}: external rows go through the same model."
-        )
-    return rows.in_order_of(other.classes)

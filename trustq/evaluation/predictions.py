@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from trustq.core.class_names import ClassPosition, Labels, read_labels
+from trustq.core.class_names import ClassPosition, Labels, read_labels, same_classes
 from trustq.core.counts import counted, verb
 from trustq.core.foreign_files import ForeignFile, matrix
 from trustq.core.foreign_rows import ForeignRows, Names, Scores, open_rows, rows_of
@@ -96,11 +96,13 @@ class Predictions:
     def in_order_of(self, classes: Sequence[str]) -> "Predictions":
         """The same predictions with their classes in another order; as they are for other classes.
 
-        Files of one model may list its classes in several orders: tables by their columns.
+        Files of one model may list its classes in several orders, tables by their columns, and in
+        another case, which is then that of `classes`.
         """
-        if self.classes == tuple(classes) or set(self.classes) != set(classes):
+        places = None if self.classes == tuple(classes) else same_classes(self.classes, classes)
+        if places is None:
             return self
-        order = np.array([self.classes.index(name) for name in classes])
+        order = np.argsort(places)
 
         def of(scores: np.ndarray | None) -> Any:
             return None if scores is None else scores[:, order]
@@ -108,10 +110,28 @@ class Predictions:
         return replace(
             self,
             classes=tuple(classes),
-            labels=np.argsort(order)[self.labels],
+            labels=np.array(places)[self.labels],
             logits=of(self.logits),
             probs=of(self.probs),
             conditions={name: of(probs) for name, probs in self.conditions.items()},
+        )
+
+    def with_classes_of(
+        self, other: "Predictions", way_out: str, *, called: Sequence[str] = ()
+    ) -> "Predictions":
+        """The same predictions with the classes of others; raises `TrustqError` where they differ.
+
+        The message ends in the way out; both are `called` by their sources unless names are given.
+        """
+        rows = self.in_order_of(other.classes)
+        if rows.classes == other.classes:
+            return rows
+        own, its = called or (self.source, other.source)
+        alike = len(self.classes) == len(other.classes)
+        hint = ", or name them alike (`classes`) if they are the same in this order"
+        raise InputError(
+            f"{own} has the classes {', '.join(self.classes)} and {its} "
+            f"{', '.join(other.classes)}: {way_out}{hint if alike else ''}."
         )
 
 

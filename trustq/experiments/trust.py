@@ -353,12 +353,8 @@ def judged_predictions(
     held = validation
     if held is None and predictions.split is not None and (predictions.split == "val").any():
         held = predictions.take(np.flatnonzero(predictions.split == "val"))
-    held = None if held is None else held.in_order_of(test.classes)
-    if held is not None and held.classes != test.classes:
-        raise InputError(
-            f"{held.source} has the classes {', '.join(held.classes)} and {test.source} "
-            f"{', '.join(test.classes)}: calibrate on the same classes."
-        )
+    if held is not None:
+        held = held.with_classes_of(test, "calibrate on the same classes")
     member = _of_predictions(test)
     return Judged(
         members=(member,),

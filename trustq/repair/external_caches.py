@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from trustq.core.class_names import ClassPosition
 from trustq.core.counts import counted, verb
 from trustq.core.leaks import equal_rows, near_ids, near_names, shared_ids
 from trustq.errors import DishonestError, InputError
@@ -78,10 +79,17 @@ def _relabelled(other: Cache, cache: Cache) -> Cache:
         )
     if not (other.label >= 0).any():
         raise InputError(f"{other.name} has no labelled row to evaluate.")
-    strange = set(other.classes) - set(cache.classes)
+    find = ClassPosition(cache.classes)
+    places = [find(name) for name in other.classes]
+    strange = {
+        name
+        for name, place in zip(other.classes, places, strict=True)
+        if place is None or places.count(place) > 1
+    }
     if strange:
         raise InputError(
-            f"{other.name} has classes that {cache.name} lacks: {', '.join(sorted(strange))}."
+            f"{other.name} has classes that {cache.name} lacks: {', '.join(sorted(strange))}. "
+            "Prepare its manifest with the same classes, or without these images."
         )
-    position = np.array([cache.classes.index(name) for name in other.classes] + [-1])
+    position = np.array([*places, -1])
     return dataclasses.replace(other, classes=cache.classes, label=position[other.label])
