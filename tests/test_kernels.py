@@ -1,16 +1,31 @@
 """Loops in machine code: numpy's answer, for every vector that processors have, to the last bit."""
 
 import ctypes
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
 
-from trustq.heads import SharedFeatures, fit_multinomial, kernels
+from trustq.core import scratch
+from trustq.errors import InputError
+from trustq.heads import LinearHead, SharedFeatures, fit_multinomial, kernels
 from trustq.heads.evaluation import Evaluator
-from trustq.heads.kernels import BEYOND, MOST_COLUMNS, multiplied, padded
-from trustq.heads.machine_code import INT, Code, Shape, shape_of
+from trustq.heads.feature_cache import products
+from trustq.heads.kernels import (
+    BEYOND,
+    MOST_COLUMNS,
+    TASK,
+    kernel_of,
+    multiplied,
+    padded,
+)
+from trustq.heads.machine_code import INT, Code
+from trustq.heads.processor import Shape, shape_of
 from trustq.metrics.probabilities import log_softmax
 
 # Vectors of AVX-512, AVX, SSE, and a processor of 64 bits, by bytes, and sums in registers.
@@ -90,9 +105,107 @@ def test_products_are_those_of_numpy(
     bound = 8 * np.finfo(dtype).eps * np.abs(columns) @ np.abs(rows).T
     assert (np.abs(found - columns.astype(float) @ rows.T.astype(float)) <= bound).all()
     # Beside another problem, and in loops for other numbers of columns, a column is the same.
-    alone = multiplied(rows, [columns[:1]], kernels.kernel_of(dtype, MOST_COLUMNS))[0]
-    np.testing.assert_allclose(alone, again, rtol=1e-3, atol=1e-3)
+    alone = multiplied(rows, [columns[:1]], kernel_of(dtype, MOST_COLUMNS))[0]
+    np.testing.assert_array_equal(alone, again)
+    np.testing.assert_array_equal(found[:1], again)
     np.testing.assert_array_equal(multiplied(rows, [columns])[0], found)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("n", "d", "c"), [(1, 1, 1), (17, 18, 2), (130, 33, 6), (515, 100, 13)])
+def test_nothing_is_written_beside_what_is_asked_for(
+    processor: tuple[int, int], dtype: str, n: int, d: int, c: int
+) -> None:
+    rng = np.random.default_rng(n)
+    kernel = kernel_of(dtype, c)
+    lines, whole = kernel.passes(c) * kernel.columns, -(-n // kernel.lanes) * kernel.lanes
+    rows = padded(rng.standard_normal((n, d)).astype(dtype))
+    guarded = []
+
+    def lent(shape: tuple[int, ...], kind: Any, fill: float) -> np.ndarray:
+        around = np.full(np.prod(shape) + 512, 77.0, kind)
+        guarded.append(around)
+        around[256:-256] = fill
+        return around[256:-256].reshape(shape)
+
+    own = {
+        "weights": lent((lines, rows.shape[1]), dtype, 0.5),
+        "offsets": lent((c,), dtype, 0.1),
+        "slopes": lent((lines, rows.shape[1]), dtype, 0.0),
+        "sums": lent((c + 1, kernel.lanes), float, 0.0),
+        "mass": lent((whole,), dtype, 1.0),
+    }
+    targets, out = lent((c + 1, whole), dtype, 0.2), lent((lines, n + BEYOND), dtype, 0.0)
+    entry = np.zeros((), TASK)
+    for name, array in own.items():
+        entry[name] = array.ctypes.data
+    entry["n_columns"], entry["n_passes"] = c, kernel.passes(c)
+    for loops, array in (("multiply", out), ("evaluate", targets)):
+        entry["out"], entry["stride"] = array.ctypes.data, array.shape[1]
+        kernels.run(loops, rows, [(kernel, entry)])
+    assert out[:c, :n].all() and own["slopes"][:c, :d].all() and own["sums"].any()
+    for around in guarded:
+        assert (around[:256] == 77).all() and (around[-256:] == 77).all()
+    assert (targets == np.array(0.2, dtype)).all() and (own["mass"] == 1).all()
+    assert not own["slopes"][:, d:].any()
+
+
+def test_features_have_the_same_products_however_they_lie_in_memory() -> None:
+    rng = np.random.default_rng(0)
+    rows, columns = rng.standard_normal((5000, 37)).astype(np.float32), rng.standard_normal((7, 37))
+    found = products(rows, columns)
+    unaligned = np.zeros(rows.nbytes + 1, np.uint8)[1:].view(np.float32).reshape(rows.shape)
+    unaligned[:] = rows
+    rows.flags.writeable = False
+    for own in (rows, unaligned, np.asfortranarray(rows), np.repeat(rows, 2, axis=1)[:, ::2]):
+        np.testing.assert_array_equal(products(own, columns), found)
+    np.testing.assert_array_equal(products(rows[::-1], columns)[::-1], found)
+    np.testing.assert_array_equal(products(rows[4321:4322], columns), found[4321:4322])
+    assert products(rows[:0], columns).shape == (0, 7)
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f8", "f2", "i2", "i8", "longdouble", "?"])
+def test_features_of_any_type_are_multiplied_as_exactly_as_they_are_written(dtype: str) -> None:
+    rng = np.random.default_rng(0)
+    rows = (1000 * rng.standard_normal((50, 20))).astype(dtype)
+    columns = rng.standard_normal((3, 20))
+    exact = rows.astype(float) @ columns.T
+    digits = 1e-5 if dtype in (">f4", "f2", "i2", "?") else 1e-13
+    np.testing.assert_allclose(products(rows, columns), exact, atol=digits * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 4), (4, 40), (5,)])
+def test_features_with_other_columns_than_the_fit_had_are_refused(shape: tuple[int, ...]) -> None:
+    features = np.random.default_rng(0).standard_normal((30, 5))
+    labels = np.arange(30) % 3
+    head = LinearHead(n_classes=3).fit(features, labels)
+    fits = fit_multinomial(features, labels[None], n_classes=3)
+    message = f"features has shape {shape}, expected (n, 5): pass the columns that the fit had."
+    for predict in (head.predict_logits, fits.logits):
+        with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+            predict(np.zeros(shape))
+
+
+def test_narrow_rows_lie_in_a_file_too_where_memory_is_short(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scratch, "fits_memory", lambda shape, dtype: False)
+    rows = np.ones((10, 1), np.float32)
+    assert scratch.lies_in_file(padded(rows)) and padded(rows).sum() == 10
+
+
+@pytest.mark.parametrize("triple", ["arm64-apple-darwin23.0.0", "aarch64-unknown-linux-gnu"])
+def test_processors_of_arm_have_32_registers_whatever_the_system_tells(
+    monkeypatch: pytest.MonkeyPatch, triple: str
+) -> None:
+    monkeypatch.setattr(llvm, "get_host_cpu_features", dict)
+    monkeypatch.setattr(llvm, "get_process_triple", lambda: triple)
+    assert shape_of.__wrapped__("float32") == Shape(4, 24)
+
+
+def test_the_compiler_is_loaded_by_who_fits_alone() -> None:
+    code = "import sys, trustq.heads; assert 'llvmlite' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def losses(

@@ -351,10 +351,18 @@ def row_blocks(n: int) -> list[slice]:
 def products(features: np.ndarray, columns: np.ndarray) -> np.ndarray:
     """Rows times columns, (m, d) and (c, d) to (m, c) of float64, at the features' precision.
 
-    Rows have the bits here that they have where only some are there at a time. Half precision is
-    read as float32.
+    Rows have the bits here that they have where only some are there at a time. What float32 holds
+    exactly is read so, half precision too, and all else as float64. Raises `TrustqError` for other
+    features than the columns are of.
     """
-    dtype = np.float64 if features.dtype == np.float64 else np.float32
+    if features.ndim != 2 or features.shape[1] != columns.shape[1]:
+        raise InputError(
+            f"features has shape {features.shape}, expected (n, {columns.shape[1]}): pass the "
+            "columns that the fit had.",
+            where="features",
+            found=features.shape,
+        )
+    dtype = np.float32 if np.can_cast(features.dtype, np.float32) else np.float64
     kernel = kernel_of(dtype, max(1, len(columns) - 1))  # which the fit of these columns has
     found = np.empty((len(features), len(columns)))
     for rows in row_blocks(len(features)):

@@ -1,17 +1,17 @@
 """Vectors of numbers in machine code: what loops, sums, exponentials and logarithms are made of.
 
 Written as LLVM's intermediate language by llvmlite, whose compiler makes of it what the processor
-has; it takes some hundredths of a second, once in a process.
+has; that takes .05 s for each number of columns, once in a process.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import llvmlite.binding as llvm
-import numpy as np
 from llvmlite import ir
+
+from trustq.heads.processor import Shape
 
 INT = ir.IntType(64)
 LANE = ir.IntType(32)  # what names a lane of a vector
@@ -32,27 +32,6 @@ llvm.initialize_native_target()
 llvm.initialize_native_asmprinter()
 
 
-class Shape(NamedTuple):
-    """How wide a vector is on a processor, and how many sums of vectors its registers hold."""
-
-    lanes: int
-    sums: int
-
-
-@cache
-def shape_of(dtype: str) -> Shape:
-    """That of the processor at hand."""
-    has = llvm.get_host_cpu_features()
-    n_bytes, sums = 16, 12
-    if has.get("avx512f"):
-        n_bytes, sums = 64, 24  # of 32 registers
-    elif has.get("avx"):
-        n_bytes = 32
-    elif has.get("neon"):
-        sums = 24
-    return Shape(n_bytes // np.dtype(dtype).itemsize, sums)
-
-
 class Code:
     """One module of machine code on vectors of a type."""
 
@@ -63,6 +42,7 @@ class Code:
         self.vector = ir.VectorType(self.number, self.lanes)
         self.wholes = ir.VectorType(self.whole, self.lanes)
         self.pointer = self.number.as_pointer()
+        self._constants: dict[tuple[ir.Type, tuple[float, ...]], ir.Constant] = {}
         self._module = ir.Module()
         self._module.triple = llvm.get_process_triple()
         suffix = f"v{self.lanes}f{32 if dtype == 'float32' else 64}"
@@ -97,25 +77,29 @@ class Code:
 
     def constant(self, value: float) -> ir.Constant:
         """A vector of one number."""
-        return ir.Constant(self.vector, [value] * self.lanes)
+        return self._constant(self.number, [value] * self.lanes)
 
     def whole_constant(self, value: int) -> ir.Constant:
         """A vector of one whole number, of as many bits as the numbers."""
-        return ir.Constant(self.wholes, [value] * self.lanes)
+        return self._constant(self.whole, [value] * self.lanes)
+
+    def _constant(self, number: ir.Type, values: Sequence[float]) -> ir.Constant:
+        # Kept, for each that is made is written out anew, which takes longer than to compile it.
+        key = number, tuple(values)
+        if key not in self._constants:
+            self._constants[key] = ir.Constant(ir.VectorType(number, self.lanes), values)
+        return self._constants[key]
 
     def spread(self, b: ir.IRBuilder, value: Any) -> Any:
         """A number in every lane."""
         vector = ir.VectorType(value.type, self.lanes)
         nothing = ir.Constant(vector, ir.Undefined)
         first = b.insert_element(nothing, value, ir.Constant(LANE, 0))
-        return b.shuffle_vector(
-            first, nothing, ir.Constant(ir.VectorType(LANE, self.lanes), [0] * self.lanes)
-        )
+        return b.shuffle_vector(first, nothing, self._constant(LANE, [0] * self.lanes))
 
     def last_lanes(self, b: ir.IRBuilder, n: Any) -> Any:
         """Which lanes are the last n."""
-        places = ir.VectorType(INT, self.lanes)
-        lanes = ir.Constant(places, [self.lanes - i for i in range(self.lanes)])
+        lanes = self._constant(INT, [self.lanes - i for i in range(self.lanes)])
         return b.icmp_signed("<=", lanes, self.spread(b, n))
 
     # Memory.
@@ -217,9 +201,8 @@ class Code:
     def _halved(self, b: ir.IRBuilder, a: Any, c: Any, width: int) -> Any:
         """First halves of runs of 2 `width` lanes of both, plus second halves."""
         starts = [i for i in range(2 * self.lanes) if i % (2 * width) < width]
-        places = ir.VectorType(LANE, self.lanes)
-        first = b.shuffle_vector(a, c, ir.Constant(places, starts))
-        second = b.shuffle_vector(a, c, ir.Constant(places, [i + width for i in starts]))
+        first = b.shuffle_vector(a, c, self._constant(LANE, starts))
+        second = b.shuffle_vector(a, c, self._constant(LANE, [i + width for i in starts]))
         return b.fadd(first, second)
 
     def power(self, b: ir.IRBuilder, x: Any) -> Any:
