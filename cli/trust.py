@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .hints import in_options
 from .options import AsJson, OfClass, Progress, Slicing, SplitArrays, listed
 from .output import print_note
 
@@ -149,4 +150,4 @@ def trust(
     if output.results is not None:
         added = record_trust(run, output.results)
         print_note(f"table {run.key[:8]} {'added to' if added else 'is in'} {output.results}")
-    typer.echo(to_json(notebook_files(run)) if output.json else trust_text(run))
+    typer.echo(to_json(notebook_files(run)) if output.json else in_options(trust_text(run)))

@@ -252,7 +252,7 @@ def test_probabilities_alone_are_enough(tmp_path, kind):
     assert f"By the reference labels {len(found.order)} of the {len(found.order)} are wrong" in (
         audit_page(found)
     )
-    assert "taken for out of fold, as was said" in " ".join(found.notes)
+    assert "taken for out of fold; in-sample ones" in " ".join(found.notes)
 
 
 def test_a_lone_labels_array_is_what_is_audited(tmp_path):

@@ -11,13 +11,14 @@ from support import make_cache
 from support_cli import invoke
 
 from trustq.errors import TrustqError
-from trustq.evaluation.compare_models import NO_SIGN_FLIP, compare_models
+from trustq.evaluation.compare_models import NO_SIGN_FLIP, compare_models, comparison_page
 from trustq.evaluation.evaluate import evaluate
 from trustq.evaluation.predictions import Predictions, read_predictions
 from trustq.evaluation.shift_stages import STAGES, shift_figures
 from trustq.metrics.classification import summarise
 from trustq.metrics.probabilities import softmax
 from trustq.report.evaluation import evaluation_page, write_evaluation
+from trustq.report.plots import new_canvas, save_plot
 from trustq.statistics.paired import mcnemar_test
 from trustq.store import write_cache
 
@@ -602,3 +603,56 @@ def test_a_head_on_a_frozen_cache_is_judged_on_its_test_rows_and_views(tmp_path)
     shifted = learned["conditions"]["noise-3"]["accuracy"]
     assert own_accuracy > 0.9 and shifted["value"] < 0.6
     assert shifted["difference"] == pytest.approx(shifted["value"] - own_accuracy)
+
+
+def test_tables_of_a_page_fit_a_terminal() -> None:
+    rows = simulated()
+    groups = np.array(["from a clinic far away" if i % 2 else "near" for i in range(300)])
+    rows = replace(rows, columns={"site": groups})
+    conditions = {name: rows.of_rows() for name in ("gaussian_noise_s1", "motion_blur_s2")}
+    found = evaluate(
+        replace(rows, conditions=conditions),
+        slices=["site"],
+        positive=["a"],
+        externals=[outside()],
+        replicates=20,
+    )
+    page = evaluation_page(found, ece=["all"])
+    tables = [line for line in page.splitlines() if line.count("  ") > 2]
+    assert len(tables) > 40 and max(map(len, tables)) <= 80
+    text = "\n".join(tables)
+    assert all(word in text for word in ("auroc", "augrc", "ece:netcal", "motion_blur_s2"))
+
+
+def test_labels_of_no_probability_are_said_to_be_floored_in_nll() -> None:
+    rows = simulated(split=None)
+    probs = rows.of_rows().copy()
+    probs[:2] = np.eye(3)[(rows.labels[:2] + 1) % 3]
+    stored = replace(rows, logits=None, probs=probs)
+    note = (
+        "the label has a probability below 1e-12 in 2 rows of p.npz, which count as 1e-12 in NLL: "
+        "logits would give a larger one"
+    )
+    assert note in evaluate(stored, replicates=20).report["notes"]
+    assert note in compare_models({"A": rows, "B": stored}, replicates=20).notes
+    assert not rows.floor_notes()
+
+
+def test_a_p_that_no_float_holds_is_not_0() -> None:
+    rows = simulated(split=None)
+    right = np.eye(3)[rows.labels] * 9
+    many = {
+        name: replace(rows, logits=logits).take(np.repeat(np.arange(300), 5))
+        for name, logits in {"A": right, "B": -right}.items()
+    }
+    many = {n: replace(m, sample_ids=np.arange(1500).astype(str)) for n, m in many.items()}
+    page = comparison_page(compare_models(many, replicates=20))
+    assert "1,500 rows only A has right, 0 only B; exact p < 1e-300, Holm < 1e-300" in page
+
+
+def test_a_title_with_a_long_name_is_within_its_picture(tmp_path: Path) -> None:
+    figure, axes = new_canvas()
+    axes.set_title("Reliability, 15 bins of equal width: " + "a_rather_long_name_of_a_file" * 2)
+    save_plot(figure, tmp_path / "a.png")
+    box = axes.title.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and axes.title.get_fontsize() > 4

@@ -1185,3 +1185,17 @@ def test_a_frame_of_scores_has_its_prefix_in_any_case() -> None:
     probs = np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.2, 0.2, 0.6]])
     frame = pandas.DataFrame(probs, columns=["Prob_c", "Prob_a", "Prob_b"])
     assert tq.label_quality(["c", "a", "b"], frame) == pytest.approx([0.7, 0.8, 0.6])
+
+
+def test_a_column_that_names_images_holds_none(tmp_path: Path) -> None:
+    """Scores that are called by their classes alone are asked for, and images are not."""
+    path = tmp_path / "p.csv"
+    path.write_text("image,lesion,MEL,NV\na.jpg,NV,.1,.9\nb.jpg,MEL,.7,.3\n")
+    with pytest.raises(TrustqError) as error:
+        read_predictions(path)
+    assert str(error.value) == (
+        f"{path} has no columns prob_<class> or logit_<class>; it has image, lesion, MEL, NV. Name "
+        "them (`probs`, `logits`)."
+    )
+    names = {"labels": "lesion", "probs": ["MEL", "NV"]}
+    assert not any("lesion" in note for note in read_predictions(path, names=names).notes)

@@ -197,7 +197,7 @@ def open_source(
         made = accept_out_of_fold(training, own.probs, observed)
         title = "probabilities of the file"
         own.notes.append(
-            "the probabilities are taken for out of fold, as was said; in-sample ones would hide "
+            "the probabilities are taken for out of fold; in-sample ones would hide "
             "the labels that the model memorised"
         )
         own.notes += in_sample_signs(

@@ -404,7 +404,8 @@ class ForeignRows:
 
     def _like_groups(self) -> str | None:
         """A column whose name says that rows of one value are of one person or lesion."""
-        names = [name for source in self.sources for name in source]
+        asked = list(self.names.values())
+        names = [name for source in self.sources for name in source if name not in asked]
         return next((n for n in names if re.sub(r"[\s_-]", "", n).lower() in _LIKE_GROUPS), None)
 
     def _like_splits(self) -> list[str]:
@@ -577,6 +578,9 @@ class ForeignRows:
 def images_among(rows: ForeignRows) -> str:
     """What a message says of a file that holds images and none of what a model made of them."""
     names = [n for n in rows.file.there if n.rpartition("_")[2].rpartition("/")[2] in IMAGE_ARRAYS]
+    # A column of texts or numbers names images, and holds none.
+    arrays = rows.file.arrays
+    names = [n for n in names if n not in arrays or arrays[n].ndim > 1 or not _holds_ids(arrays[n])]
     return _IMAGES.format(name=names[0]) if names else ""
 
 

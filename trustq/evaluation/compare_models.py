@@ -101,12 +101,13 @@ def compare_models(
             notes.append(
                 f"{', '.join(unknown)} has no split: which rows it was trained on is unknown"
             )
-    dropped = [f"{own.sum() - len(rows[0])} of {name}" for name, own in judged.items()]
+    dropped = [f"{own.sum() - len(rows[0]):,} of {name}" for name, own in judged.items()]
     if any(own.sum() != len(rows[0]) for own in judged.values()):
         notes.append(f"rows that not all models have were left out: {', '.join(dropped)}")
     groups = next((one.groups for one in joined if one.groups is not None), None)
     if groups is not None:
         notes = [note for note in notes if not note.startswith("no groups")]
+    notes += [note for one in joined for note in one.floor_notes()]
     by_logits = all(one.logits is not None for one in joined)
     scores = [one.logits if by_logits else one.of_rows() for one in joined]
     labels, wrong = joined[0].labels, []
@@ -143,9 +144,14 @@ def compare_models(
     )
 
 
+def _p(value: float, equals: str = "") -> str:
+    """A p for the page; one that a float cannot hold is below a bound, and not 0."""
+    return f"{equals}{value:.3g}" if value > 0 else "< 1e-300"
+
+
 def comparison_page(found: ModelComparison) -> str:
     """The comparison as text: one table per pair, conventions beside the figures."""
-    groups = "" if found.n_groups == found.n else f" of {found.n_groups} groups"
+    groups = "" if found.n_groups == found.n else f" of {counted(found.n_groups, 'group')}"
     lines = [
         f"{counted(found.n, 'row')}{groups}, {counted(len(found.classes), 'class')}; "
         "differences with 95 % paired "
@@ -164,8 +170,8 @@ def comparison_page(found: ModelComparison) -> str:
         test = pair.mcnemar
         lines.append(
             f"  McNemar: {counted(test.only_a_right, 'row')} only {pair.a} has right, "
-            f"{test.only_b_right} "
-            f"only {pair.b}; exact p = {test.p_value:.3g}, Holm {pair.p_holm:.3g}"
+            f"{test.only_b_right:,} only {pair.b}; exact p {_p(test.p_value, '= ')}, "
+            f"Holm {_p(pair.p_holm)}"
             + ("" if found.n_groups == found.n else " (takes rows for independent)")
         )
     lines += [

@@ -155,7 +155,7 @@ def evaluate(
             after.probs if validation is None else softmax(whole.transform(_logits(held_out)))
         )
         outside = (held_out.labels, calibrated)
-    notes = [*test.notes, *_shared_groups(test, validation), *_few_rows(test)]
+    notes = [*test.notes, *test.floor_notes(), *_shared_groups(test, validation), *_few_rows(test)]
     if validation is not None:
         notes += suspicions(validation, test, "the calibration rows", "the test rows")
     of_classes = class_figures(test.labels, before.probs, groups=test.groups)

@@ -15,6 +15,7 @@ from trustq.core.words import is_blank, plain_texts
 from trustq.errors import InputError, TrustqError
 from trustq.metrics.probabilities import (
     NORMALIZATIONS,
+    PROBABILITY_FLOOR,
     checked_labels,
     checked_logits,
     checked_probs,
@@ -58,6 +59,20 @@ class Predictions:
             return self.probs
         assert self.logits is not None
         return np.asarray(np.exp(log_softmax_of_rows(self.logits)))
+
+    def floor_notes(self) -> list[str]:
+        """A note where labels have a probability that NLL takes for a larger one."""
+        if self.probs is None:
+            return []
+        own = self.probs[np.arange(len(self)), self.labels]
+        n = int(np.count_nonzero(own < PROBABILITY_FLOOR))
+        if not n:
+            return []
+        return [
+            f"the label has a probability below {PROBABILITY_FLOOR:g} in {counted(n, 'row')} of "
+            f"{self.source}, which count as {PROBABILITY_FLOOR:g} in NLL: logits would give a "
+            "larger one"
+        ]
 
     def judged(self) -> np.ndarray:
         """Which rows a model is judged on, (n,): split `test` or `external`, all without a split.

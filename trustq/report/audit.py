@@ -14,6 +14,7 @@ from trustq.audit.folder import ANSWERS, require_no_answers, write_audit_folder
 from trustq.audit.labels import OUTLIER, LabelAudit
 from trustq.audit.set_issues import COLUMNS, KINDS, SetIssue, issue_counts
 from trustq.core.atomic_files import replacing
+from trustq.core.counts import counted
 from trustq.core.safety import DISCLAIMER
 from trustq.core.spreadsheets import csv_text
 from trustq.results import Result, connect, format_result, new_part, write_part
@@ -34,13 +35,14 @@ def audit_page(audit: LabelAudit, issues: Sequence[SetIssue] | None = None) -> s
     listed = audit.order
     n = int((audit.asked & ~audit.trusted).sum())
     what = "labels" if audit.unit == "row" else "groups by label"
+    n_groups = len(set(audit.groups.tolist()))
     names = ", ".join(dict.fromkeys(source.cache.name for source in audit.sources))
     lines = [
-        f"{names}: {n} {what} of {len(set(audit.groups.tolist()))} groups, {len(audit.classes)} "
+        f"{names}: {n:,} {what} of {counted(n_groups, 'group')}, {len(audit.classes)} "
         f"classes; score {audit.score}, {audit.sources[0].head}",
-        f"{int(audit.is_issue.sum())} are flagged by most of {len(audit.votes)} methods"
+        f"{int(audit.is_issue.sum()):,} are flagged by most of {len(audit.votes)} methods"
         + (f" and {audit.n_sources} sources" if audit.n_sources > 1 else "")
-        + f"; the list has {len(listed)} ({audit.cut})",
+        + f"; the list has {len(listed):,} ({audit.cut})",
     ]
     guess = float(np.nansum(audit.p_wrong[audit.asked & ~audit.trusted]))
     lines.append(

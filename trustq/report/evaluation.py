@@ -1,6 +1,7 @@
 """The page and the pictures of one evaluation."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from trustq.metrics.ece_conventions import ECE_CONVENTIONS, chosen_conventions
 from trustq.metrics.per_class import class_positions, positive_score
 from trustq.metrics.selective import risk_coverage_curve, thin_curve
 from trustq.report.plots import COLOURS, new_canvas, save_plot
-from trustq.report.text import to_json
+from trustq.report.text import WIDTH, aligned, to_json
 from trustq.statistics.paired import share_interval
 
 _SHOWN = {
@@ -45,20 +46,26 @@ def evaluation_page(found: Evaluation, *, ece: Sequence[str] = ()) -> str:
     `ece` names conventions of the calibration error that stand beside ours, with their spread.
     """
     report = found.report
-    n_groups = "" if report["n_groups"] == report["n"] else f" of {report['n_groups']} groups"
+    known = report["n_groups"] != report["n"]
+    n_groups = f" of {counted(report['n_groups'], 'group')}" if known else ""
     lines = [
         f"{report['source']}: {counted(report['n'], 'row')}{n_groups}, "
         f"{counted(len(report['classes']), 'class')}, "
         f"ranked by {report['ranking']}",
         _calibrator_line(report),
         "",
-        f"{'':18}{'uncalibrated':>30}  {'calibrated':>30}",
+        f"{'':24}{'uncalibrated':>26}  {'calibrated':>26}",
     ]
+    meanings = []
     for name, meaning in _SHOWN.items():
         cells = [_cell(report[s], name) for s in ("uncalibrated", "calibrated")]
-        lines.append(f"{name:18}{cells[0]:>30}  {cells[1]:>30}  {meaning}")
+        lines.append(f"{name:24}{cells[0]:>26}  {cells[1]:>26}")
+        meanings.append(f"{name}: {meaning}")
         if name == "ece":
-            lines += _ece_lines(report, chosen_conventions(ece))
+            chosen, explained = _ece_lines(report, chosen_conventions(ece))
+            lines += chosen
+            meanings += explained
+    lines += ["", *textwrap.wrap("; ".join(meanings) + ".", WIDTH, break_on_hyphens=False)]
     for stage in ("uncalibrated", "calibrated"):
         if report[stage] is None:
             continue
@@ -98,17 +105,18 @@ def evaluation_page(found: Evaluation, *, ece: Sequence[str] = ()) -> str:
     return "\n".join([*lines, DISCLAIMER])
 
 
-def _ece_lines(report: dict[str, Any], names: Sequence[str]) -> list[str]:
-    """A line for each convention; they reproduce published figures, which have no interval."""
-    lines = []
+def _ece_lines(report: dict[str, Any], names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """A line and a meaning for each convention; as published figures they have no interval."""
+    lines, meanings = [], []
     for name in (*names, *(["spread"] if names else [])):
         cells = [
             "" if report[stage] is None else f"{report[stage]['ece_conventions'][name]:.4f}"
             for stage in ("uncalibrated", "calibrated")
         ]
         meaning = ECE_CONVENTIONS.get(name, "largest less smallest of all six conventions")
-        lines.append(f"{f'ece:{name}':22}{cells[0]:>26}  {cells[1]:>30}  {meaning}")
-    return lines
+        lines.append(f"{f'ece:{name}':24}{cells[0]:>26}  {cells[1]:>26}")
+        meanings.append(f"ece:{name}: {meaning}")
+    return lines, meanings
 
 
 def write_evaluation(
@@ -203,7 +211,7 @@ def _selection(name: str, pick: dict[str, float]) -> str:
 
 
 def _class_lines(report: dict[str, Any]) -> list[str]:
-    lines = [f"{'class':14}{'n':>6}  {'recall':23}  {'precision':23}  {'f1':5}  {'auroc':5}  auprc"]
+    lines = [f"{'class':14}{'n':>6} {'recall':20} {'precision':20} {'f1':5} {'auroc':5} auprc"]
     for row in report["per_class"]:
         recall, precision = (
             f"{row[name]:.3f} [{row[name + '_interval'].lower:.3f}, "
@@ -211,8 +219,8 @@ def _class_lines(report: dict[str, Any]) -> list[str]:
             for name in ("recall", "precision")
         )
         lines.append(
-            f"{row['class'][:14]:14}{row['n']:6}  {recall:23}  {precision:23}  {row['f1']:.3f}  "
-            f"{row['auroc']:.3f}  {row['auprc']:.3f}"
+            f"{row['class'][:14]:14}{row['n']:6} {recall:20} {precision:20} {row['f1']:.3f} "
+            f"{row['auroc']:.3f} {row['auprc']:.3f}"
         )
     return lines
 
@@ -229,7 +237,7 @@ def _guarantee_lines(report: dict[str, Any]) -> list[str]:
         ]
     return [
         f"{promise}{found['delta']:g} with uncalibrated confidence >= {found['threshold']:.6g}, "
-        f"from {found['n']} {_guaranteed_by(found)}; on test "
+        f"from {found['n']:,} {_guaranteed_by(found)}; on test "
         f"rows coverage {found['test_coverage']:.3f}, risk {found['test_risk']:.4f}"
     ]
 
@@ -254,14 +262,13 @@ def _positive_lines(report: dict[str, Any]) -> list[str]:
         lines = [title + f", thresholds from {where}"]
         at = [("Sens@95Spec", found["sens_at_95_spec"])]
         at += [(f"sensitivity {p['target']:g}", p) for p in found["operating_points"]]
+        table = [["", "threshold", "sensitivity", "specificity"]]
         for name, point in at:
             low, high = point["sensitivity_interval"]
-            lines.append(
-                f"  {name:17} threshold {point['threshold']:.4f}: sensitivity "
-                f"{point['sensitivity']:.3f} [{low:.3f}, {high:.3f}], specificity "
-                f"{point['specificity']:.3f} ({point['n_positive']} positive, "
-                f"{point['n_negative']} negative)"
-            )
+            reached = f"{point['sensitivity']:.3f} [{low:.3f}, {high:.3f}]"
+            specificity = f"{point['specificity']:.3f}"
+            table.append([name, f"{point['threshold']:.4f}", reached, specificity])
+        lines += aligned(table, right=True)
     sweep = ", ".join(
         f"{p['threshold']:g}: {p['sensitivity']:.3f} / {p['specificity']:.3f}"
         for p in found["thresholds"]
@@ -274,21 +281,22 @@ def _positive_lines(report: dict[str, Any]) -> list[str]:
         for name in ("sensitivity", "specificity")
     ]
     lines.append(
-        f"  by the predicted class: {', '.join(shares)} ({own['n_positive']} positive, "
-        f"{own['n_negative']} negative)"
+        f"  by the predicted class: {', '.join(shares)} ({own['n_positive']:,} positive, "
+        f"{own['n_negative']:,} negative)"
     )
     for name, gaps in report["gaps"].items():
         out = f", without {', '.join(gaps['left_out'])}" if gaps["left_out"] else ""
         lines.append(
             f"  Equalised odds by {name}{out}: gaps of sensitivity {gaps['sensitivity']:.3f}, "
             f"specificity {gaps['specificity']:.3f}, F1 {gaps['f1']:.3f}; largest "
-            f"{gaps['largest']:.3f}"
+            f"{gaps['largest']:.3f}; by chance: what random groups of these sizes stay below in "
+            "95 %"
         )
+        table = [["", "gap", "by chance"]]
         for figure, gap in gaps["intervals"].items():
-            lines.append(
-                f"    {figure:12} {gap['value']:.3f} [{gap['lower']:.3f}, {gap['upper']:.3f}]; "
-                f"random groups of these sizes stay below {gap['by_chance']:.3f} in 95 %"
-            )
+            own_gap = f"{gap['value']:.3f} [{gap['lower']:.3f}, {gap['upper']:.3f}]"
+            table.append([figure, own_gap, f"{gap['by_chance']:.3f}"])
+        lines += aligned(table, right=True)
     return lines
 
 
@@ -296,13 +304,15 @@ def _slice_lines(report: dict[str, Any]) -> list[str]:
     lines = []
     for name, rows in report["slices"].items():
         lines.append(f"Slices of {name} (uncalibrated)")
-        for row in rows:
-            cells = []
-            for figure in ("accuracy", "ece", "augrc"):
-                own = row["figures"][figure]
-                cells.append(f"{figure} {own.value:.3f} [{own.lower:.3f}, {own.upper:.3f}]")
-            lines.append(f"  {row['value'][:22]:22} n = {row['n']:5}  " + "  ".join(cells))
+        shown = ("accuracy", "ece", "augrc")
+        cells = [[row["value"][:22], str(row["n"]), *_with_bounds(row, shown)] for row in rows]
+        lines += aligned([["", "n", *shown], *cells], right=True)
     return lines
+
+
+def _with_bounds(row: dict[str, Any], shown: Sequence[str]) -> list[str]:
+    every = [row["figures"][figure] for figure in shown]
+    return [f"{own.value:.3f} [{own.lower:.3f}, {own.upper:.3f}]" for own in every]
 
 
 def _group_lines(report: dict[str, Any]) -> list[str]:
@@ -313,32 +323,37 @@ def _group_lines(report: dict[str, Any]) -> list[str]:
             continue
         figures = [figure for figure in rows[0] if figure not in ("group", "n")]
         lines.append(f"Groups of {name} (uncalibrated; groups of one row are left out)")
-        lines.append(f"  {'':14}{'n':>6}" + "".join(f"{f.replace('_', ' '):>19}" for f in figures))
+        table = [["", "n", *(figure.replace("_", " ") for figure in figures)]]
         for row in rows:
             cells = [
-                f"{row[figure]:>19}" if figure == "n_positive" else f"{row[figure]:>19.3f}"
+                str(row[figure]) if figure == "n_positive" else f"{row[figure]:.3f}"
                 for figure in figures
             ]
-            lines.append(f"  {row['group'][:14]:14}{row['n']:>6}" + "".join(cells))
+            table.append([row["group"][:22], str(row["n"]), *cells])
+        lines += aligned(table, right=True)
     return lines
 
 
 def _condition_lines(report: dict[str, Any]) -> list[str]:
     if not report["conditions"]:
         return []
-    lines = ["Conditions on the same rows; difference to the evaluated predictions, paired"]
+    shown = ("accuracy", "ece", "augrc")
+    table = [["", *shown]]
     for name, figures in report["conditions"].items():
         cells = []
-        for figure in ("accuracy", "ece", "augrc"):
+        for figure in shown:
             own = figures[figure]
             cells.append(
-                f"{figure} {own['value']:.3f} ({own['difference']:+.3f} "
+                f"{own['value']:.3f} ({own['difference']:+.3f} "
                 f"[{own['lower']:+.3f}, {own['upper']:+.3f}])"
             )
         if "ece_calibrated" in figures:
-            cells.append(f"ece after the calibrator {figures['ece_calibrated']['value']:.3f}")
-        lines.append(f"  {name[:24]:24} " + "  ".join(cells))
-    return lines
+            cells.append(f"{figures['ece_calibrated']['value']:.3f}")
+        table.append([name[:24], *cells])
+    if len(table[-1]) > len(table[0]):
+        table[0].append("ece after the calibrator")
+    title = "Conditions on the same rows; difference to the evaluated predictions, paired"
+    return [title, *aligned(table)]
 
 
 def _external_lines(report: dict[str, Any]) -> list[str]:

@@ -215,7 +215,7 @@ def save_plot(figure: Any, path: Path) -> None:
     for axes in figure.axes:
         # At its place, which matplotlib would look for a dozen times, beside every label of a tick.
         axes.set_title(axes.get_title(), y=1.0)
-        axes.title.set_fontsize(_SIZES["title"])  # which set_title sets back
+        axes.title.set_fontsize(_fitting(axes, figure))  # which set_title sets back
     figure.supxlabel(DISCLAIMER, x=0.995, ha="right", fontsize=6, color="#777777")
     import matplotlib
 
@@ -224,6 +224,21 @@ def save_plot(figure: Any, path: Path) -> None:
     plain = matplotlib.rc_context({"svg.hashsalt": "trustq"})
     with replacing(Path(path)) as part, plain, _laid_out(figure, path.suffix):
         figure.savefig(part, metadata=metadata)
+
+
+def _fitting(axes: Any, figure: Any) -> float:
+    """The size at which a title fits the width of its panel, as one with a long file name does."""
+    size = _SIZES["title"]
+    lines = axes.get_title().replace("$", "S").split("\n")  # $ begins a formula
+    spec = axes.get_subplotspec()
+    share = 1.0 if spec is None else len(spec.colspan) / spec.get_gridspec().ncols
+    room = 0.8 * share * figure.get_figwidth() * 72  # points, beside ticks and labels
+    if max(map(len, lines)) * size * 0.7 < room:  # no letters are wider on average
+        return size
+    from matplotlib.textpath import TextPath
+
+    widths = [TextPath((0, 0), line, size=size).get_extents().width for line in lines if line]
+    return float(size * min(1.0, room / max(widths)))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from trustq.evaluation.trust_figures import LEVELS, LOWER, METRICS
 from trustq.evaluation.trust_sources import SOURCES
 from trustq.evaluation.trust_table import BASELINE, JUDGED_BY
 from trustq.experiments.trust import TrustRun
-from trustq.report.text import to_json
+from trustq.report.text import aligned, to_json
 from trustq.report.trust_plots import CAPTIONS, draw_trust
 
 SHOWN = ("accuracy", "balanced_accuracy", "macro_auroc", "ece", "augrc", "failure_auroc")
@@ -28,7 +28,7 @@ def trust_text(run: TrustRun) -> str:
     """The page as text: conditions by figures, sources by conditions, the worst, the best."""
     lines = [_head(run), *_how(run), ""]
     for title, head, rows in _tables(run):
-        lines += [title, *_aligned([head, *rows]), ""]
+        lines += [title, *aligned([head, *rows], keys=1 if head[0] else 2), ""]
     lines += [f"Note: {note}." for note in run.notes]
     return "\n".join([*lines, DISCLAIMER])
 
@@ -318,7 +318,7 @@ def _head(run: TrustRun) -> str:
     n_groups = len(judged.labels) if judged.groups is None else len(set(judged.groups.tolist()))
     members = len(judged.members)
     return (
-        f"{judged.dataset}: {counted(len(judged.labels), 'row')} of {n_groups} groups, "
+        f"{judged.dataset}: {counted(len(judged.labels), 'row')} of {counted(n_groups, 'group')}, "
         f"{counted(len(run.table.conditions) - 1, 'condition')} beside clean, "
         f"{len(run.table.sources)} "
         f"sources, {members} network{'s or heads' if members > 1 else ' or head'}"
@@ -339,7 +339,7 @@ def _how(run: TrustRun) -> list[str]:
             f"{run.thresholds_from}."
         )
     lines.append(
-        f"Intervals: 95 %, {run.replicates} paired replicates over groups (seed {run.seed}); of "
+        f"Intervals: 95 %, {run.replicates:,} paired replicates over groups (seed {run.seed}); of "
         "macro-AUROC, macro-AUPRC and shift detection from the influence of groups."
     )
     return lines
@@ -348,15 +348,6 @@ def _how(run: TrustRun) -> list[str]:
 def _said(metric: str) -> str:
     named = {"augrc": "AUGRC", "shift_auroc": "Detection of the shift (AUROC)"}
     return named.get(metric, metric.replace("_", " "))
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  "
-        + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
 
 
 def _csv(run: TrustRun) -> str:

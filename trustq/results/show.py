@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from trustq.core.spreadsheets import csv_text
+from trustq.core.text_tables import column_blocks
 from trustq.errors import NotFound
 from trustq.results.query import Result
 
@@ -71,27 +72,15 @@ def _table(result: Result, width: int | None) -> str:
 
 def _blocks(widths: list[int], right: list[bool], width: int | None) -> list[list[int]] | None:
     """Columns of each block of a table that fits; None where a column does not fit in any."""
-    every = list(range(len(widths)))
-    if width is None or sum(widths) + 2 * (len(widths) - 1) <= width:
-        return [every]
+    if width is None:
+        return [list(range(len(widths)))]
     # Texts in front say what a row is; they are repeated, the first of them in any case.
-    repeated = every[:1]
-    for j in every[1:]:
+    repeated = 1
+    for j in range(1, len(widths)):
         if right[j] or sum(widths[: j + 1]) + 2 * j > REPEATED * width:
             break
-        repeated.append(j)
-    room = width - sum(widths[j] + 2 for j in repeated)
-    blocks: list[list[int]] = []
-    left = 0
-    for j in every[len(repeated) :]:
-        if widths[j] > room:
-            return None
-        if not blocks or widths[j] > left:
-            blocks.append([*repeated])
-            left = room
-        blocks[-1].append(j)
-        left -= widths[j] + 2
-    return blocks or None
+        repeated += 1
+    return column_blocks(widths, repeated, width)
 
 
 def _lines(result: Result, width: int | None) -> str:
