@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from trustq.core.counts import counted
+from trustq.core.counts import counted, verb
 
 from .output import print_note, print_table
 
@@ -24,8 +24,8 @@ def consensus(
     source: Annotated[
         Path | None,
         typer.Argument(
-            help="Cache, embeddings or out-of-fold probabilities of the rows, as for audit labels "
-            "[default: what the folder's audit is of]."
+            help="Folder of an audit of the rows, or their cache, embeddings or out-of-fold "
+            "probabilities, as for audit labels [default: what the folder's audit is of]."
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Sheet of the consensus to write.")] = Path(
@@ -69,9 +69,10 @@ def consensus(
     ]
     write_sheet(out, rows)
     if found.left_out:
+        n = found.left_out
         print_note(
-            f"{found.left_out} answers are on rows of which {opened.cache.name} gives no "
-            "probabilities."
+            f"{counted(n, 'answer')} {verb(n, 'is', 'are')} on rows of which {opened.cache.name} "
+            "gives no probabilities."
         )
     raters = [rater._asdict() for rater in found.raters]
     if as_json:
@@ -80,7 +81,9 @@ def consensus(
         return
     shares = ("quality", "agreement")
     print_table([rater | {name: f"{rater[name]:.3f}" for name in shares} for rater in raters])
-    typer.echo(f"{counted(len(rows), 'row')} with a label, of {len(raters)} raters, in {out}")
+    typer.echo(
+        f"{counted(len(rows), 'row')} with a label, of {counted(len(raters), 'rater')}, in {out}"
+    )
 
 
 def _opened(answers: Path, source: Path | None, seed: int) -> "tuple[Path, AuditSource]":
@@ -91,12 +94,12 @@ def _opened(answers: Path, source: Path | None, seed: int) -> "tuple[Path, Audit
     from trustq.errors import InputError
     from trustq.review.journal import JOURNAL
 
-    if not answers.is_dir():
-        if source is None:
-            raise InputError(
-                f"{answers} does not say what its rows are of. Name the cache, embeddings or "
-                "probabilities too, or the folder of the audit in the place of both."
-            )
-        return answers, open_source(source, seed=seed)
-    audit = read_audit_folder(answers)
-    return answers / JOURNAL, reopen(audit) if source is None else open_source(source, seed=seed)
+    folder = answers if source is None else source
+    if not folder.is_dir() and source is None:
+        raise InputError(
+            f"{answers} does not say what its rows are of. Name the audit's folder too, or the "
+            "cache, embeddings or probabilities."
+        )
+    is_audit = folder.is_dir()
+    opened = reopen(read_audit_folder(folder)) if is_audit else open_source(folder, seed=seed)
+    return answers / JOURNAL if answers.is_dir() else answers, opened

@@ -1199,3 +1199,10 @@ def test_a_column_that_names_images_holds_none(tmp_path: Path) -> None:
     )
     names = {"labels": "lesion", "probs": ["MEL", "NV"]}
     assert not any("lesion" in note for note in read_predictions(path, names=names).notes)
+
+
+def test_labels_that_are_the_predictions_themselves_are_said(tmp_path: Path) -> None:
+    labels, logits = simulated(n=80)
+    np.savez(tmp_path / "p.npz", probs=softmax(logits), labels=logits.argmax(axis=1))
+    notes = tq.audit_labels(tmp_path / "p.npz").audit.notes
+    assert any("or the labels are its own predictions" in note for note in notes)

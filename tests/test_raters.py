@@ -128,6 +128,9 @@ def test_the_command_writes_a_sheet_that_audit_apply_reads(
     assert done.exit_code == 0, done.output
     assert "rows with a label, of 3 raters, in consensus.csv" in done.stdout
     assert run(app, ["audit", "labels", "e.npz", "--out", "audit"]).exit_code == 0
+    by_audit = ["audit", "consensus", "answers.csv", "audit", "--out", "same.csv"]
+    assert run(app, by_audit).exit_code == 0  # its folder says what the rows are of
+    assert Path("same.csv").read_text() == Path("consensus.csv").read_text()
     done = run(app, ["audit", "apply", "audit", "--answers", "consensus.csv"])
     assert done.exit_code == 0, done.output
 
@@ -154,7 +157,7 @@ def test_the_folder_of_a_review_is_enough_for_its_consensus(
     assert Path("consensus.csv").read_text() == Path("a.csv").read_text()
     done = run(app, ["audit", "consensus", "audit/answers.jsonl"])
     assert done.exit_code == 1
-    assert "does not say what its rows are of. Name the cache" in done.output
+    assert "does not say what its rows are of. Name the audit" in done.output
     np.savez("e.npz", features=-features, labels=labels, sample_ids=np.array(ids))
     done = run(app, ["audit", "consensus", "audit"])
     assert done.exit_code == 1 and "has changed since it was audited" in done.output

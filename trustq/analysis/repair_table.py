@@ -309,7 +309,7 @@ def _caption(cells: list[Row], setting: tuple[Any, ...], *, several: bool) -> st
     )
     unit = "draws of one network" if n_backbones == 1 and n_draws > 1 else "networks"
     network = f" of {first['backbone']}" if several else ""
-    noise, known = f"noise {first['noise']} ({rate:.1%} realised)", f"{wrong:.0f} wrong"
+    noise, known = f"noise {first['noise']} ({rate:.1%} realised)", f"{wrong:,.0f} wrong"
     if first["noise"] == AS_GIVEN:
         noise = "labels as given"
         known = f"{wrong:.0f} of those that people answered for wrong"
@@ -328,7 +328,7 @@ def _caption(cells: list[Row], setting: tuple[Any, ...], *, several: bool) -> st
 
 def _from_to(cells: list[Row], name: str) -> str:
     values = sorted({cell[name] for cell in cells})
-    return " to ".join(str(value) for value in dict.fromkeys((values[0], values[-1])))
+    return " to ".join(f"{value:,}" for value in dict.fromkeys((values[0], values[-1])))
 
 
 def _further(setting: Row) -> str:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy
 
+from trustq.core.counts import counted
 from trustq.errors import InputError
 from trustq.experiments import repair
 from trustq.recipes import Recipe, SweepRecipe
@@ -328,11 +329,11 @@ def _answers(detectable: _Detectable, target: float, what: str) -> tuple[bool | 
     """Whether a gain of `target` could be detected, and why."""
     n, sd, floor = detectable.n, detectable.sd, sign_flip_floor(detectable.n)
     if floor > detectable.question.alpha:
-        return False, f"no outcome of {n} units has p below {floor:.3g}"
+        return False, f"no outcome of {counted(n, 'unit')} has p below {floor:.3g}"
     if floor > detectable.alpha:
         return False, (
             f"Holm over {detectable.family} asks p <= {detectable.alpha:.2g} of the first, and no "
-            f"outcome of {n} units has p below {floor:.3g}"
+            f"outcome of {counted(n, 'unit')} has p below {floor:.3g}"
         )
     if math.isnan(target) or math.isnan(sd):
         return None, "without a pilot the variation and the oracle's gain are not known"

@@ -427,14 +427,14 @@ def _cut(
     precision: float | None,
 ) -> tuple[np.ndarray, str]:
     if review is not None:
-        return candidates[:review], f"the {min(review, len(candidates))} most suspicious"
+        return candidates[:review], f"the {min(review, len(candidates)):,} most suspicious"
     if precision is not None:
         running = np.cumsum(p_wrong[candidates]) / np.arange(1, len(candidates) + 1)
         enough = np.flatnonzero(running >= precision)
         n = int(enough[-1]) + 1 if len(enough) else 0
         return candidates[:n], f"as many as keep an estimated precision of {100 * precision:g}%"
     n = int(is_issue.sum())
-    return candidates[:n], f"the {n} most suspicious, as many as most methods flag"
+    return candidates[:n], f"the {n:,} most suspicious, as many as most methods flag"
 
 
 def _weak_classes(classes: tuple[str, ...], given: np.ndarray, f1: np.ndarray) -> list[str]:

@@ -190,9 +190,11 @@ def in_sample_signs(
         return []
     share = f"{100 * agrees.mean():.1f} % of the labels"
     if features is None:
+        predicted = ", or the labels are its own predictions" if agrees.all() else ""
         return [
             f"suspicion of in-sample {called}: they agree with {share}, as those of a model that "
-            "was trained on these labels do; with features in the file neighbours could tell"
+            f"was trained on these labels do{predicted}; with features in the file neighbours "
+            "could tell"
         ]
     voted = _neighbour_agreement(features, labels, groups)
     if agrees.mean() - voted < 0.05:

@@ -14,13 +14,13 @@ def require_other_rows(rows: Predictions, other: Predictions, *, way_out: str) -
     found = _overlap(rows, other)
     if found.shared:
         raise DishonestError(
-            f"{len(found.shared)} of {len(rows)} rows of {rows.source} are rows of {other.source} "
-            f"too, e.g. {found.shared[0]}{way_out}"
+            f"{len(found.shared):,} of {len(rows):,} rows of {rows.source} are rows of "
+            f"{other.source} too, e.g. {found.shared[0]}{way_out}"
         )
     if 2 * len(found.equal) > len(rows):
         i, j = found.equal[0]
         raise DishonestError(
-            f"{len(found.equal)} of {len(rows)} rows of {rows.source} equal rows of "
+            f"{len(found.equal):,} of {len(rows):,} rows of {rows.source} equal rows of "
             f"{other.source} bit for bit, e.g. {rows.sample_ids[i]} and {other.sample_ids[j]}"
             f"{way_out}"
         )

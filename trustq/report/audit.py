@@ -304,8 +304,8 @@ def cleaned_page(cleaned: Cleaned) -> str:
     """What was changed and held back, class by class, and how many suspects were wrong."""
     n = len(cleaned.columns["label"])
     lines = [
-        f"{cleaned.n_relabelled} of {n} labels were relabelled and {cleaned.n_dropped} dropped; "
-        f"{cleaned.n_held_back} were held back by the cap."
+        f"{cleaned.n_relabelled:,} of {n:,} labels were relabelled and {cleaned.n_dropped:,} "
+        f"dropped; {cleaned.n_held_back:,} were held back by the cap."
     ]
     if cleaned.n_answered:
         low, high = cleaned.precision
@@ -469,8 +469,8 @@ def _reference_lines(audit: LabelAudit, listed: np.ndarray) -> list[str]:
     found, n = int(wrong[listed].sum()), len(listed)
     low, high = share_interval(found, n)
     return [
-        f"By the reference labels {found} of the {n} are wrong, {found / n:.2f} [{low:.2f}, "
-        f"{high:.2f}], of {int(wrong.sum())} wrong in all."
+        f"By the reference labels {found:,} of the {n:,} are wrong, {found / n:.2f} [{low:.2f}, "
+        f"{high:.2f}], of {int(wrong.sum()):,} wrong in all."
     ]
 
 
