@@ -219,7 +219,7 @@ def losses(
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("n", "d", "k"), [(40, 3, 2), (700, 37, 7), (333, 70, 11)])
+@pytest.mark.parametrize(("n", "d", "k"), [(40, 3, 2), (1800, 37, 7), (333, 70, 11)])
 def test_losses_and_gradients_are_those_of_the_formula(
     processor: tuple[int, int], dtype: type, n: int, d: int, k: int
 ) -> None:
