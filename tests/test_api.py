@@ -625,3 +625,22 @@ def test_trust_takes_what_predictions_are_read_from(tmp_path: Path) -> None:
     assert (
         found[0]["value"][found[0]["metric"] == "accuracy"][0] == ((clean > 0.5) == labels).mean()
     )
+
+
+def test_one_name_stands_for_a_list_of_it(tmp_path: Path) -> None:
+    labels = np.arange(60) % 2
+    probs = np.where(np.eye(2)[labels] == 1, 0.8, 0.2)
+    probs[:5] = probs[:5, ::-1]
+    ids = [f"s{i}" for i in range(60)]
+    meta = tmp_path / "meta.csv"
+    meta.write_text("sample_id,sex\n" + "".join(f"s{i},{'mf'[i // 30]}\n" for i in range(60)))
+    data = {"labels": labels, "probs": probs, "sample_ids": ids}
+    read = tq.read_predictions(data, meta=str(meta), columns="sex")
+    more = {"slices": "sex", "positive": "1", "replicates": 20}
+    found = tq.evaluate(read, **more).report
+    assert [row["value"] for row in found["slices"]["sex"]] == ["f", "m"]
+    several = tq.evaluate(read, slices=["sex"], positive=["1"], replicates=20).report
+    assert repr(found) == repr(several)
+    other = data | {"sample_ids": [f"o{i}" for i in range(60)], "probs": probs[::-1, ::-1]}
+    assert len(tq.evaluate(read, external=other, replicates=20).report["external"]) == 1
+    assert len(tq.trust(read, slices="sex", sources="softmax", replicates=20).metrics) > 0

@@ -222,7 +222,10 @@ def test_degenerate_rows_have_a_page_and_pictures(tmp_path, rows):
 def test_bad_evaluations_are_refused(tmp_path):
     rows = simulated()
     bad = [
-        ({"slices": ["sex"]}, "There is no column sex to slice by."),
+        (
+            {"slices": ["sex"]},
+            "There is no column sex to slice by: read the predictions with it (`columns=sex`).",
+        ),
         ({"positive": ["d"]}, "unknown class 'd'; expected one of a, b, c."),
         (
             {"calibrator": "platt"},

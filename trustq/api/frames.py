@@ -126,6 +126,16 @@ class Table:
         return list(self._columns.items())
 
 
+def several(given: Any) -> list[Any]:
+    """What may be given alone or as several, as a list: a name is no sequence of letters.
+
+    >>> several("age"), several(("age", "sex"))
+    (['age'], ['age', 'sex'])
+    """
+    alone = isinstance(given, str | Path | Mapping) or not hasattr(given, "__iter__")
+    return [given] if alone or is_frame(given) else list(given)
+
+
 def is_frame(data: Any) -> bool:
     """Whether narwhals knows it as an eager data frame."""
     import narwhals as nw

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trustq.api.frames import Source, Table, as_file
+from trustq.api.frames import Source, Table, as_file, several
 from trustq.data.noise import parse_noise
 from trustq.errors import InputError
 from trustq.evaluation.compare_models import ModelComparison, compare_models, comparison_page
@@ -19,9 +19,9 @@ def read_predictions(
     source: Source,
     *,
     names: dict[str, str] | None = None,
-    columns: Sequence[str] = (),
-    meta: Sequence[str | Path] = (),
-    conditions: Sequence[str] = (),
+    columns: str | Sequence[str] = (),
+    meta: str | Path | Sequence[str | Path] = (),
+    conditions: str | Sequence[str] = (),
     normalize: str | None = None,
     target: str | None = None,
 ) -> Predictions:
@@ -42,9 +42,9 @@ def read_predictions(
         return read_file(
             path,
             names=names,
-            columns=columns,
-            meta=[Path(table) for table in meta],
-            conditions=conditions,
+            columns=several(columns),
+            meta=[Path(table) for table in several(meta)],
+            conditions=several(conditions),
             normalize=normalize,
             target=target,
         )
@@ -123,10 +123,10 @@ def evaluate(
     folds: int | None = None,
     calibrator: str = "temperature",
     noise: str | None = None,
-    positive: Sequence[str] = (),
-    slices: Sequence[str] = (),
+    positive: str | Sequence[str] = (),
+    slices: str | Sequence[str] = (),
     ages: str | None = None,
-    external: Sequence[Predictions | Source] = (),
+    external: Predictions | Source | Sequence[Predictions | Source] = (),
     seed: int = 0,
     replicates: int = 2000,
 ) -> EvaluationReport:
@@ -146,6 +146,7 @@ def evaluate(
     >>> report.report["uncalibrated"]["figures"]["accuracy"]["value"]
     0.9
     """
+    slices = several(slices)
     wanted = [*slices, *([ages] if ages else [])]
     rows = _read(predictions, columns=wanted)
     matrix = None if noise is None else parse_noise(noise, classes=rows.classes).matrix
@@ -157,10 +158,10 @@ def evaluate(
             calibrate_on=None if calibrate_on is None else _read(calibrate_on),
             folds=folds,
             calibrator=calibrator,
-            positive=positive,
+            positive=several(positive),
             slices=slices,
             ages=ages,
-            externals=[_read(one) for one in external],
+            externals=[_read(one) for one in several(external)],
             seed=seed,
             replicates=replicates,
         )

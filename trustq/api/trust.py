@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from trustq.api.frames import Source, Table, as_file
+from trustq.api.frames import Source, Table, as_file, several
 from trustq.evaluation.predictions import Predictions
 from trustq.evaluation.trust_sources import SOURCES
 from trustq.experiments.trust import TrustRun, judge, judged_predictions
@@ -71,12 +71,12 @@ class TrustReport:
 def trust(
     source: Predictions | Source | Sequence[str | Path],
     *,
-    conditions: Sequence[str] = ("all",),
-    sources: Sequence[str] = tuple(SOURCES),
-    positive: Sequence[str] = (),
-    slices: Sequence[str] = (),
+    conditions: str | Sequence[str] = ("all",),
+    sources: str | Sequence[str] = tuple(SOURCES),
+    positive: str | Sequence[str] = (),
+    slices: str | Sequence[str] = (),
     ages: str | None = None,
-    meta: Sequence[str | Path] = (),
+    meta: str | Path | Sequence[str | Path] = (),
     folds: int | None = None,
     replicates: int = 2000,
     seed: int = 0,
@@ -104,6 +104,7 @@ def trust(
     >>> [row["value"] for row in found.run.table.rows if row["metric"] == "accuracy"]
     [0.9, 0.1]
     """
+    slices = several(slices)
     names = list(dict.fromkeys((*slices, *([ages] if ages else []))))
     if isinstance(source, Predictions):
         judged = judged_predictions(source)
@@ -114,15 +115,15 @@ def trust(
             judged = open_judged(
                 files,
                 columns=names,
-                meta=[Path(table) for table in meta],
-                conditions=conditions,
+                meta=[Path(table) for table in several(meta)],
+                conditions=several(conditions),
                 **of_caches,
             )
     return TrustReport(
         judge(
             judged,
-            sources=sources,
-            positive=positive,
+            sources=several(sources),
+            positive=several(positive),
             slices=slices,
             ages=ages,
             folds=folds,

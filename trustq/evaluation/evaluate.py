@@ -126,7 +126,10 @@ def evaluate(
     chosen = class_positions(test.classes, positive)
     missing = [name for name in (*slices, *([ages] if ages else [])) if name not in test.columns]
     if missing:
-        raise NotFound(f"There is no column {', '.join(missing)} to slice by.")
+        raise NotFound(
+            f"There is no column {', '.join(missing)} to slice by: read the predictions with it "
+            f"(`columns={','.join(missing)}`)."
+        )
     before = _stage("uncalibrated", test.labels, test.given)
     make_calibrator(calibrator)  # a name that is none is told even where nothing is calibrated
     fold = None if folds is None else _folds(test, folds, seed)

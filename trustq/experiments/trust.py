@@ -136,7 +136,10 @@ def judge(
     names = tuple(dict.fromkeys((*slices, *([ages] if ages else []))))
     missing = [name for name in names if name not in judged.columns]
     if missing:
-        raise InputError(f"There is no column {', '.join(missing)} to slice by.")
+        raise InputError(
+            f"There is no column {', '.join(missing)} to slice by: read the predictions with it "
+            f"(`columns={','.join(missing)}`)."
+        )
     n = len(judged.labels)
     groups = np.arange(n) if judged.groups is None else judged.groups
     fold = None
