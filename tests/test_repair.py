@@ -738,3 +738,11 @@ def test_a_table_says_what_the_budget_could_find_and_what_the_oracle_would_win(
     assert by_arm["oracle"]["accuracy_gain_over_oracle"] is None
     assert {"errors_findable", "taken", "gain_over_oracle"} <= set(table.rows[0])
     assert "votes" not in table.rows[0] or any(r["votes"] != r["bought"] for r in table.rows)
+
+
+def test_a_curve_of_one_run_shows_no_interval_and_says_so(tmp_path: Path) -> None:
+    repair([make_cache()], recipe=recipe("sweep.draws=1"), results=tmp_path / "r")
+    keys = [key for (key,) in query(tmp_path / "r", "SELECT key FROM runs")]
+    repair_curve_figure(tmp_path / "r", keys, tmp_path / "curve.svg")
+    drawn = (tmp_path / "curve.svg").read_text()
+    assert "What repair buys: one run, so no interval" in drawn and "(1 draw)" in drawn

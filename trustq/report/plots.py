@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from trustq.core.atomic_files import replacing
+from trustq.core.counts import counted
 from trustq.core.safety import DISCLAIMER
 from trustq.errors import InputError
 from trustq.metrics.selective import max_probability, risk_coverage_curve
@@ -81,6 +82,7 @@ def repair_curve_of(
         raise InputError(f"There are no {metric} figures on {split} rows to draw.")
     figure, axes = new_canvas()
     arms = arms_of_plot(row[:2] for row in rows)
+    has_interval = False
     for arm, title in arms:
         own = [row[2:] for row in rows if row[0] == arm]
         n_backbones, n_draws = (len({row[i] for row in own}) for i in (1, 2))
@@ -98,18 +100,20 @@ def repair_curve_of(
         stacked = np.stack([np.mean(runs, axis=0) for runs in units.values()])
         bought, values = stacked[..., 0].mean(axis=0), stacked[..., 1]
         mean = values.mean(axis=0)
-        n_units, of = len(units), ("backbones", "draws")[position]
+        n_units, of = len(units), ("backbone", "draw")[position]
         style = styles[arm]
         if len(mean) == 1:
             axes.axhline(mean[0], color=style["color"], linestyle=":", linewidth=1)
-        axes.plot(bought, mean, label=f"{title} (n = {n_units} {of})", linewidth=1.5, **style)
+        axes.plot(bought, mean, label=f"{title} ({counted(n_units, of)})", linewidth=1.5, **style)
         if n_units > 1:
+            has_interval = True
             lower, upper = bootstrap_intervals(values, seed=0)
             alpha = 0.12 if len(arms) <= _FEW else 0.05
             axes.fill_between(bought, lower, upper, color=style["color"], alpha=alpha, linewidth=0)
     axes.set_xlabel("labels bought")
     axes.set_ylabel(f"{metric.replace('_', ' ')}, {split.replace('_', ' ')} rows")
-    axes.set_title("What repair buys: mean and 95 % bootstrap interval")
+    shown = "mean and 95 % bootstrap interval" if has_interval else "one run, so no interval"
+    axes.set_title(f"What repair buys: {shown}")
     draw_legend(axes)
     save_plot(figure, path)
 
