@@ -61,11 +61,10 @@ class Code:
 
     def compiled(self) -> Any:
         """An engine that holds the functions' addresses; they live as long as it does."""
-        features = llvm.get_host_cpu_features().flatten()
-        if self.lanes * (4 if self.dtype == "float32" else 8) == 64:
-            features += ",-prefer-256-bit"
         target = llvm.Target.from_default_triple().create_target_machine(
-            cpu=llvm.get_host_cpu_name(), features=features, opt=3
+            cpu=llvm.get_host_cpu_name(),
+            features=llvm.get_host_cpu_features().flatten(),
+            opt=3,
         )
         parsed = llvm.parse_assembly(str(self._module))
         parsed.verify()
