@@ -73,6 +73,7 @@ def csv_notes(path: Path) -> list[str]:
 
 
 def opener(path: Path) -> Any:
+    """What opens a file as it is named: `gzip.open` or `open`."""
     return gzip.open if path.name.lower().endswith(".gz") else open
 
 
