@@ -1,11 +1,16 @@
 """Features standardised block by block, in memory or beyond it."""
 
+import os
+import tempfile
+from pathlib import Path
+from typing import IO, Any
+
 import numpy as np
 import pytest
 from support import make_cache
 
 from trustq.core import scratch
-from trustq.errors import InputError
+from trustq.errors import InputError, TrustqError
 from trustq.heads import LinearHead, SharedFeatures
 from trustq.heads.standardise import Standardised, require_finite, scale_of
 from trustq.store import read_cache, write_cache
@@ -88,3 +93,26 @@ def test_pages_given_back_are_read_again(tmp_path) -> None:  # type: ignore[no-u
     give_back(read.features)
     np.testing.assert_array_equal(read.features, before)
     give_back(before)  # of no file: nothing happens
+
+
+def test_a_file_for_what_does_not_fit_in_memory_has_its_room_on_the_disk_before_it_is_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # One that is sparse ends the process by SIGBUS where the disk fills up later.
+    opened: list[int] = []
+    temporary = tempfile.TemporaryFile
+
+    def kept(**settings: Any) -> IO[bytes]:
+        file: IO[bytes] = temporary(dir=tmp_path, **settings)
+        opened.append(os.dup(file.fileno()))
+        return file
+
+    monkeypatch.setattr(scratch, "fits_memory", lambda *_: False)
+    monkeypatch.setattr(tempfile, "TemporaryFile", kept)
+    array = scratch.room_for((1 << 10, 1 << 10), np.float32)
+    assert scratch.lies_in_file(array)
+    assert os.fstat(opened[0]).st_blocks * 512 >= array.nbytes
+    with pytest.raises(TrustqError, match=r"70,368\.7 GB that do not fit .* Make room, or name a"):
+        scratch.room_for((1 << 23, 1 << 23), np.uint8)
+    for descriptor in opened:
+        os.close(descriptor)

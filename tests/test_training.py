@@ -1,5 +1,6 @@
 """Training does what its recipe says: losses, blends, sampling, rates, averages, kept epochs."""
 
+import errno
 import math
 import os
 from collections import Counter
@@ -738,6 +739,26 @@ def test_stages_that_cannot_be_stored_are_told_before_training(
     with pytest.raises(TrustqError, match=message):
         extract_one(manifest, tiny(*settings), tmp_path, progress=heard)
     assert not any(line.startswith("epoch") for line in heard.lines)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("trained_stages=1", "stored_draws=2"), "GB for stored_draws=2 cannot be had there"),
+        (("epoch_logits=true",), "GB for logits of all epochs cannot be had there"),
+    ],
+)
+def test_a_full_disk_is_told_before_the_first_step(
+    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Any, message: str
+) -> None:
+    def full(file: int, start: int, n_bytes: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(TrustqError, match=f"{message} .No space left on device.. .*[Mm]ake room"):
+        extract_one(manifest, tiny(*settings), tmp_path)
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    assert not left
 
 
 # Other backbones, and what cannot be.

@@ -1,12 +1,15 @@
 """Arrays that may be larger than memory: on disk where they would not fit beside all else."""
 
+import errno
 import math
+import os
 import tempfile
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from trustq.core.free_memory import free_memory
+from trustq.errors import TrustqError
 
 SHARE = 0.25  # of the memory that is free, what one array may take of it
 SMALL = 1 << 23  # bytes that are always in memory
@@ -17,15 +20,39 @@ def room_for(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """An array to fill: in memory, or in a file that is gone with it where memory is short.
 
     The file lies in the folder for temporary files (`TMPDIR`), and the system writes its pages back
-    and drops them as it needs memory; nothing else differs.
+    and drops them as it needs memory; nothing else differs. Raises `TrustqError` where the disk has
+    no room for it.
 
     >>> room_for((2, 3), np.float32).shape
     (2, 3)
     """
     if fits_memory(shape, dtype):
         return np.empty(shape, dtype)
-    with tempfile.TemporaryFile(prefix="trustq-") as file:
-        return np.memmap(file, dtype, "w+", shape=shape).view(np.ndarray)
+    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    try:
+        with tempfile.TemporaryFile(prefix="trustq-") as file:
+            claim(file, n_bytes)
+            return np.memmap(file, dtype, "w+", shape=shape).view(np.ndarray)
+    except OSError as error:
+        raise TrustqError(
+            f"{tempfile.gettempdir()}: {n_bytes / 1e9:,.1f} GB that do not fit in memory cannot be "
+            f"had there ({error.strerror}). Make room, or name a folder with more in TMPDIR."
+        ) from error
+
+
+def claim(file: IO[bytes], n_bytes: int) -> None:
+    """Have the disk set aside all bytes of a file that is to be mapped, or raise `OSError`.
+
+    A file without them is sparse, and a process that writes to its mapping once the disk is full
+    is ended by the system, with no word and nothing tidied.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(file.fileno(), 0, n_bytes)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:  # a file system that cannot set room aside
+            raise
 
 
 def lies_in_file(array: np.ndarray) -> bool:

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from trustq.core.scratch import claim
+from trustq.errors import TrustqError
 from trustq.recipes import ExtractRecipe
 
 
@@ -52,6 +54,18 @@ class EpochLogits:
             self._values = np.lib.format.open_memmap(
                 self.path, mode="w+", dtype=np.float32, shape=self._shape
             )
+            try:
+                with open(self.path, "r+b") as file:
+                    claim(file, self.path.stat().st_size)
+            except OSError as error:
+                size = self._values.nbytes / 1e9
+                self._values = None
+                self.path.unlink()
+                raise TrustqError(
+                    f"{self.path}: {size:,.1f} GB for logits of all epochs cannot be had there "
+                    f"({error.strerror}). Make room, or set `epoch_logits` to false.",
+                    path=self.path,
+                ) from error
         self._values[epoch] = np.nan
 
     def add(self, epoch: int, rows: np.ndarray, logits: torch.Tensor) -> None:

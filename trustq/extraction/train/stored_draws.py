@@ -6,6 +6,7 @@ see each form once. On a CPU the early stages, at high resolution, are most of a
 """
 
 import contextlib
+import math
 from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from trustq.core.scratch import claim
 from trustq.data.manifest import Manifest
 from trustq.errors import InputError, TrustqError
 from trustq.extraction.inputs.augment import Augmentation
@@ -110,13 +112,16 @@ class StoredDraws:
         self._n_draws = n_draws
         channels, height, width = stages.shape
         shape = (n_draws, len(rows), height, width, channels)
+        size = 2 * math.prod(shape)
         path.unlink(missing_ok=True)
         try:
-            self._values = np.memmap(path, dtype=np.float16, mode="w+", shape=shape)
+            with open(path, "wb") as file:
+                claim(file, size)
+            self._values = np.memmap(path, dtype=np.float16, mode="r+", shape=shape)
         except OSError as error:
-            size = 2 * int(np.prod(shape)) / 1e9
+            path.unlink(missing_ok=True)
             raise TrustqError(
-                f"{path}: {size:.1f} GB for stored_draws={n_draws} cannot be had there "
+                f"{path}: {size / 1e9:,.1f} GB for stored_draws={n_draws} cannot be had there "
                 f"({error.strerror}). Ask for fewer draws, or make room."
             ) from error
         self._batches = _Draw(rows)
