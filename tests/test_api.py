@@ -155,7 +155,9 @@ def test_label_quality_refuses_what_does_not_fit() -> None:
         "in column order."
     ):
         tq.label_quality([0, 1], [[0.2, 0.3, 0.5]] * 2, classes=["a", "b"])
-    with refused("groups has shape (1,), labels (2,)."):
+    with refused(
+        "groups has shape (1,) and labels (2,): pass one group per label, in the same order."
+    ):
         tq.label_quality([0, 1], [[0.5, 0.5]] * 2, groups=[1])
 
 

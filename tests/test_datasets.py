@@ -622,6 +622,20 @@ def test_what_cannot_be_combined_is_refused(three):
         combine([one, other])
 
 
+def test_classes_in_another_case_are_combined_under_the_names_of_the_first(three):
+    one, two, _ = three
+    labels = np.array([label.upper() for label in column(two, "label")], dtype=object)
+    capitals = type(two)({**two.columns, "label": labels}, ("B", "A"), two.root)
+    said = []
+    found = combine([one, capitals], say=said.append)
+    assert found.classes == ("a", "b")
+    assert column(found, "label")[60:] == column(two, "label")
+    assert said == ["Classes of two are called as in one: B as b, A as a."]
+    apart = type(two)({**two.columns}, ("a", "b", "B"), two.root)
+    with pytest.raises(TrustqError, match=r"^two has the classes a, b, B and one a, b\. Prepare"):
+        combine([one, apart])
+
+
 def test_a_group_that_is_external_and_not_is_refused(three):
     one, two, _ = three
     columns = {**two.columns, "group_id": two.columns["group_id"].copy()}

@@ -335,6 +335,27 @@ def test_splits_and_blank_groups(tmp_path: Path) -> None:
     assert len(set(import_cache(tmp_path / "p.npz").group_id.tolist())) == 60
 
 
+@pytest.mark.parametrize("form", [int, float, str])
+def test_splits_that_are_counted_0_1_2_are_train_val_test_with_a_note(
+    tmp_path: Path, form: type
+) -> None:
+    """As CelebA, Waterbirds and WILDS write them; fewer numbers may mean anything."""
+    labels, logits = simulated(k=3, n=60)
+    split = np.arange(60) % 3
+    arrays = {"logits": logits, "labels": labels, "features": logits}
+    np.savez(tmp_path / "p.npz", split=split.astype(form), **arrays)
+    found = read_predictions(tmp_path / "p.npz")
+    assert found.split is not None
+    assert found.split.tolist() == ["train", "val", "test"] * 20
+    note = "splits are numbers, which are read as usual: 0 is train, 1 is val, 2 is test"
+    assert note in found.notes
+    cache = import_cache(tmp_path / "p.npz")
+    assert cache.split.tolist() == ["train", "val", "test"] * 20
+    np.savez(tmp_path / "p.npz", split=(split % 2).astype(form), **arrays)
+    with pytest.raises(TrustqError, match="split 0, 1; expected train, val, test, external"):
+        import_cache(tmp_path / "p.npz")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -1001,25 +1022,57 @@ def test_numbers_of_labels_are_those_that_metadata_give_to_classes(tmp_path: Pat
     assert not any("positions" in note for note in found.notes)
 
 
+def test_fields_of_a_struct_and_keys_of_dicts_are_columns_by_name(tmp_path: Path) -> None:
+    """Also nested ones, of a path, a frame or a mapping; a blank is NaN and refused by its row."""
+    labels = np.array(["nv", "mel", "nv", "A"])
+    probs = np.array([[0.6, 0.3, 0.1], [0.5, 0.2, 0.3], [0.7, 0.2, 0.1], [0.1, 0.1, 0.8]])
+    rows = [dict(zip(("nv", "mel", "A"), row, strict=True)) for row in probs.tolist()]
+    rows[1] = dict(reversed(rows[1].items()))  # the order of keys says nothing
+    path = tmp_path / "p.parquet"
+    polars.DataFrame({"label": labels, "probs": rows, "model": [{"own": r} for r in rows]}).select(
+        "label", "probs", "model", image=polars.Series([{"bytes": b"\xff"}] * 4)
+    ).write_parquet(path)
+    frame = pandas.DataFrame({"label": labels, "probs": rows})
+    sources = (path, frame, polars.DataFrame({"label": labels, "probs": rows}))
+    mappings = [
+        {"labels": frame["label"], "probs": given}
+        for given in (rows, tuple(rows), frame["probs"], frame["probs"].iloc[::-1])
+    ]
+    mappings.append({"labels": labels, "probs": sources[2]["probs"]})
+    for source in (*sources, *mappings):
+        found = tq.read_predictions(source)
+        assert found.classes == ("nv", "mel", "A")
+        np.testing.assert_array_equal(found.probs, probs)
+        assert found.labels.tolist() == [0, 1, 0, 2]
+    nested = tq.read_predictions(path, names={"probs": "model.own"})
+    np.testing.assert_array_equal(nested.probs, probs)
+    quality = tq.label_quality(frame["label"], frame["probs"])
+    np.testing.assert_array_equal(quality, [0.6, 0.2, 0.7, 0.8])
+    with pytest.raises(TrustqError, match=r"The mapping: probs has NaN .* first in row 4"):
+        tq.read_predictions({"labels": labels, "probs": [*rows[:3], None]})
+
+
 @pytest.mark.parametrize("kind", ["STRUCT", "MAP", "list"])
-def test_named_values_in_one_column_are_refused_by_name(tmp_path: Path, kind: str) -> None:
+def test_named_values_of_unlike_rows_in_one_column_are_refused_by_name(
+    tmp_path: Path, kind: str
+) -> None:
     made = {
-        "STRUCT": "{'nv': .2, 'mel': .8}",
         "MAP": "MAP {'nv': .2, 'mel': .8}",
         "list": "[{'label': 'nv', 'score': .2}, {'label': 'mel', 'score': .8}]",
-    }[kind]
+    }
     path = tmp_path / "p.parquet"
-    duckdb.sql(f"COPY (SELECT 'nv' AS label, {made} AS probs) TO '{path}'")
-    why = (
-        "probs holds named values (structs or maps): write each as a column of its own, scores as "
-        "prob_<class> or logit_<class>."
-    )
+    if kind == "STRUCT":
+        polars.DataFrame({"label": ["nv"], "probs": [{"nv": 0.2, "NV": 0.8}]}).write_parquet(path)
+        why = "has fields whose names differ in case alone: write each as a column of its own."
+    else:
+        duckdb.sql(f"COPY (SELECT 'nv' AS label, {made[kind]} AS probs) TO '{path}'")
+        why = (
+            "holds named values (in maps or lists): write each as a column of its own, scores as "
+            "prob_<class> or logit_<class>."
+        )
     with pytest.raises(TrustqError) as error:
         read_predictions(path)
-    assert str(error.value) == f"{path}: {why}"
-    with pytest.raises(TrustqError) as error:
-        tq.read_predictions(polars.DataFrame({"label": ["nv"], "probs": [{"nv": 0.2, "mel": 0.8}]}))
-    assert str(error.value) == f"The frame: {why}"
+    assert str(error.value) == f"{path}: probs {why}"
     with pytest.raises(
         TrustqError, match="^The mapping has no array labels; it has probs. Name it"
     ):

@@ -211,6 +211,10 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path, arrays, message):
             {"labels": np.array([0, 1])},
             "labels has 2 rows and probs has 12: pass the same rows in the same order.",
         ),
+        (
+            {"labels": np.zeros(12_000, int), "probs": np.full((10_000, 3), 1 / 3)},
+            "labels has 12,000 rows and probs has 10,000: pass the same rows in the same order.",
+        ),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(tmp_path, arrays, message):

@@ -291,9 +291,9 @@ def test_lists_of_duplicates_as_they_are_published(header, tmp_path):
 SPLITS = {"train": "Training", "val": "validation", "test": "testing"}
 
 
-@pytest.mark.parametrize("val", ["validation", "valid", "dev", "VAL"])
+@pytest.mark.parametrize("val", ["validation", "valid", "dev", "VAL", "1"])
 def test_words_for_splits_in_tables_lists_and_manifests(val, tmp_path):
-    words = [*["Training"] * 4, val, "testing"]
+    words = [*["Training"] * 4, val, "testing"] if val != "1" else [*"000012"]
     expected = [*["train"] * 4, "val", "test"]
     root = ham(tmp_path / "h", ham_rows())
     listed = table(

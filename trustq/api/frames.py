@@ -3,6 +3,7 @@
 import html
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -176,14 +177,61 @@ def columns_of(frame: Any) -> dict[str, np.ndarray]:
     titles = list(map(_title, data.columns))
     if len(set(titles)) < len(titles):  # 1 and "1", say
         raise InputError(_TWO_OF_ONE_NAME)
-    own = map(_series, data.iter_columns())
-    columns = dict(zip(titles, own, strict=True))
+    columns: dict[str, np.ndarray] = {}
+    for title, own in zip(titles, map(_series, data.iter_columns()), strict=True):
+        if own.dtype == object and (keys := _keys_of(own.tolist())):  # as fields of a struct
+            rows = [{} if row is None else row for row in own.tolist()]
+            columns |= {f"{title}.{key}": _column([row.get(key) for row in rows]) for key in keys}
+        else:
+            columns[title] = own
     # A named index is a column of the file that pandas makes of the frame.
     index: Any = getattr(frame, "index", None)
     name = getattr(index, "name", None)
     if isinstance(name, str) and name not in columns:
         columns = {name: _column(index.tolist())} | columns
     return columns
+
+
+class NamedColumns:
+    """A matrix of numbers, (n, k), that is given as one dict per row, with its columns' names."""
+
+    def __init__(self, rows: Sequence[Mapping[Any, Any] | None], index: Any) -> None:
+        self.columns = _keys_of(rows)
+        self.index = index
+        self._values = [[(row or {}).get(key) for key in self.columns] for row in rows]
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return np.array(self._values, dtype=np.float64)  # a blank is NaN
+
+
+def spread(values: Any) -> Any:
+    """A list or series of dicts, such as scores by class, as named columns; others as they are.
+
+    >>> np.asarray(spread([{"a": 0.25, "b": 0.75}, {"b": 1.0, "a": 0.0}])).tolist()
+    [[0.25, 0.75], [0.0, 1.0]]
+    """
+    import narwhals as nw
+
+    data = nw.from_native(values, eager_only=True, allow_series=True, pass_through=True)
+    if isinstance(data, nw.Series):
+        rows = data.to_list() if data.dtype in (nw.Object, nw.Struct) else []
+    else:
+        rows = list(values) if isinstance(values, list | tuple) else []
+    numbers = (n for row in rows if isinstance(row, Mapping) for n in row.values())
+    if not _keys_of(rows) or not all(n is None or isinstance(n, Real) for n in numbers):
+        return values
+    return NamedColumns(rows, index_of(values))
+
+
+def _keys_of(rows: Sequence[Any]) -> list[Any]:
+    """The keys of rows that are all dicts, or blank, as they first come; none for other rows."""
+    keys: dict[Any, None] = {}
+    for row in rows:
+        if isinstance(row, Mapping):
+            keys |= dict.fromkeys(row)
+        elif row is not None:
+            return []
+    return list(keys)
 
 
 def array_of(values: Any, name: str) -> np.ndarray:
@@ -329,7 +377,8 @@ def as_file(data: Source, names: Names | None = None) -> Iterator[Path]:
     with TemporaryDirectory(prefix="trustq-") as folder:
         if isinstance(data, Mapping):
             path = Path(folder) / "mapping.npz"
-            arrays = {str(name): _plain(values) for name, values in arrays_of(data).items()}
+            data = {str(name): spread(values) for name, values in data.items()}
+            arrays = {name: _plain(values) for name, values in arrays_of(data).items()}
             _name_classes(arrays, data, names or {})
             np.savez(path, **arrays)  # type: ignore[arg-type]
         else:

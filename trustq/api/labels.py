@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from trustq.api.frames import Source, Table, arrays_of, as_file, classes_of, index_of
+from trustq.api.frames import Source, Table, arrays_of, as_file, classes_of, index_of, spread
 from trustq.audit import LabelAudit, known_labels, open_source
 from trustq.audit import audit_labels as audit_sources
 from trustq.audit.known import answers_of
@@ -288,6 +288,7 @@ class _Rows:
     """Labels as class indices, probabilities and groups, checked against each other."""
 
     def __init__(self, labels: Any, probs: Any, groups: Any, classes: Sequence[str] | None) -> None:
+        probs = spread(probs)
         arrays = {"labels": labels, "probs": probs}
         arrays = arrays_of(arrays if groups is None else arrays | {"groups": groups})
         given, scores = arrays["labels"], arrays["probs"]
@@ -316,7 +317,10 @@ class _Rows:
             named = arrays["groups"]
             named = named[:, 0] if named.ndim == 2 and named.shape[1] == 1 else named
             if named.shape != (n,):
-                raise InputError(f"groups has shape {named.shape}, labels ({n},).")
+                raise InputError(
+                    f"groups has shape {named.shape} and labels ({n},): pass one group per label, "
+                    "in the same order."
+                )
             self.named = named
             # As in files: a row without a group is a group of its own.
             own = [f"row {i}" if is_no_group(g) else g for i, g in enumerate(plain_texts(named))]

@@ -115,8 +115,9 @@ def read_table(path: Path) -> Columns:
 
     Strings are object arrays with None for a blank; numeric columns that hold blanks are masked
     arrays. Names that differ in case alone stay apart. Binary columns of Parquet that hold UTF-8
-    are text, structs with a text field `path` are that path, and other binary columns, structs and
-    maps are left out. CSV is UTF-8, or UTF-16 with its mark. An Excel file gives its first sheet.
+    are text, structs with a text field `path` are that path, the fields of other structs are
+    columns of their own (`probs.mel`), and other binary columns, maps and lists of structs are left
+    out. CSV is UTF-8, or UTF-16 with its mark. An Excel file gives its first sheet.
     Raises `TrustqError` where the file is missing, truncated, or of another kind or encoding.
     """
     path = Path(path)
@@ -144,16 +145,18 @@ def unread_columns(path: Path) -> dict[str, str]:
     with open_database() as connection:
         described = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
         return {
-            name: "holds bytes" if kind == "BLOB" else _HOLDS_NAMED
-            for name, kind in (row[:2] for row in described)
-            if _as_plain(connection, source, name, kind) is None
+            name: why
+            for top, kind in (row[:2] for row in described)
+            for name, (sql, why) in _as_plain(connection, source, top, quoted(top), kind).items()
+            if sql is None
         }
 
 
 _HOLDS_NAMED = (
-    "holds named values (structs or maps): write each as a column of its own, scores as "
+    "holds named values (in maps or lists): write each as a column of its own, scores as "
     "prob_<class> or logit_<class>"
 )
+_FIELDS_ALIKE = "has fields whose names differ in case alone: write each as a column of its own"
 
 
 def table_notes(path: Path) -> list[str]:
@@ -187,9 +190,11 @@ def _read_parquet(path: Path) -> Columns:
             names = [row[0] for row in described]
             chosen = {}
             for name, kind in (row[:2] for row in described):
-                expression = _as_plain(connection, source, name, kind)
-                if expression is not None:
-                    chosen[name] = expression
+                for own, (sql, _) in _as_plain(
+                    connection, source, name, quoted(name), kind
+                ).items():
+                    if sql is not None and (own == name or own not in names):
+                        chosen[own] = sql
             if not chosen:
                 return {}
             select = ", ".join(f"{sql} AS {quoted(name)}" for name, sql in chosen.items())
@@ -199,31 +204,44 @@ def _read_parquet(path: Path) -> Columns:
                 true = dict(zip(names, _parquet_names(connection, path, names), strict=True))
     except duckdb.Error as error:
         raise InputError(f"{path} could not be read: {first_line(error)}.", path=path) from error
-    return {true[key]: blanks_as_none(array) for key, array in columns.items()}
+    return {true.get(key, key): blanks_as_none(array) for key, array in columns.items()}
 
 
 def _as_plain(
-    connection: duckdb.DuckDBPyConnection, source: str, name: str, kind: str
-) -> str | None:
-    """SQL that gives a column as numbers, texts or lists of numbers; None where it is neither."""
-    column = quoted(name)
+    connection: duckdb.DuckDBPyConnection, source: str, name: str, column: str, kind: str
+) -> dict[str, tuple[str | None, str]]:
+    """SQL that gives a column, or the fields of a struct, as numbers, texts or lists of numbers.
+
+    By name; for what is none of these, None and why. `column` is the SQL of the column itself.
+    """
     if kind == "BLOB":
         sample = connection.execute(
             f"SELECT {column} FROM {source} WHERE {column} IS NOT NULL LIMIT 20"
         ).fetchall()
+        unread = {name: (None, "holds bytes")}
         if not all(_is_text(bytes(row[0])) for row in sample):
-            return None
+            return unread
         try:
             connection.execute(f"SELECT max(decode({column})) FROM {source}").fetchall()
         except duckdb.Error:
-            return None
-        return f"decode({column})"
-    if kind.startswith("STRUCT"):  # images of Hugging Face: bytes, and the path they are of
-        has_path = re.search(r"[(,] ?\"?path\"? VARCHAR", kind)
-        return f"{column}.path" if has_path else None
+            return unread
+        return {name: (f"decode({column})", "")}
+    if kind.startswith("STRUCT(") and not kind.endswith("]"):
+        if re.search(
+            r"[(,] ?\"?path\"? VARCHAR", kind
+        ):  # images of Hugging Face: bytes, and a path
+            return {name: (f"{column}.path", "")}
+        fields = connection.execute(f"DESCRIBE SELECT unnest({column}) FROM {source}").fetchall()
+        if _may_be_renamed([row[0] for row in fields]):
+            return {name: (None, _FIELDS_ALIKE)}
+        found: dict[str, tuple[str | None, str]] = {}
+        for place, (field, own) in enumerate((row[:2] for row in fields), start=1):
+            at = f"struct_extract_at({column}, {place})"
+            found |= _as_plain(connection, source, f"{name}.{field}", at, own)
+        return found
     if kind.startswith(("MAP", "UNION")) or "BLOB" in kind or "STRUCT" in kind:
-        return None
-    return f"CAST({column} AS VARCHAR)" if kind == "UUID" else column
+        return {name: (None, _HOLDS_NAMED)}
+    return {name: (f"CAST({column} AS VARCHAR)" if kind == "UUID" else column, "")}
 
 
 def _is_text(value: bytes) -> bool:

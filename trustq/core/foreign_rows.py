@@ -6,7 +6,7 @@ A file is opened once (`open_rows`); each question of its meaning is a method he
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +44,7 @@ from trustq.core.words import (
     plain_texts,
     read_splits,
     split_names,
+    splits_note,
     whole_number,
 )
 from trustq.errors import InputError
@@ -65,7 +66,8 @@ ROLES = {
     "crossfit_logits": ("crossfit_logits",),
     "classes": ("classes", "class_names", "classes_"),
 }
-# Matrices of a table are columns that begin like this, or one column of lists.
+# Matrices of a table are columns that begin like this, or one column of lists, or of a struct:
+# `probs.mel`.
 PREFIXES = {
     "features": "feature_",
     "logits": "logit_",
@@ -214,7 +216,10 @@ class ForeignRows:
         if asked is None:
             prefix = PREFIXES[role]
             if self._is_spelt(role):
-                return [role] if role in columns else [n for n in columns if n.startswith(prefix)]
+                if role in columns:
+                    return [role]
+                usual = [name for name in columns if name.startswith(prefix)]
+                return usual or _fields(columns, role)
             if (there := self._in_any_case(columns, role, role)) is not None:
                 return [there]
             found = [name for name in columns if begins(name, prefix)]
@@ -228,7 +233,7 @@ class ForeignRows:
             return [asked]
         chosen = split_names(asked, known=list(columns))
         if len(chosen) == 1 and chosen[0] not in columns:
-            chosen = self._beginning(chosen[0], role)
+            chosen = _fields(columns, chosen[0]) or self._beginning(chosen[0], role)
         if not chosen:
             self.column(str(asked), role)
         for name in chosen:
@@ -332,7 +337,9 @@ class ForeignRows:
             return None
         name, texts = named[0], plain_texts(named[1])
         if len(texts) != n:
-            raise InputError(f"{self.path}: {name} has {counted(len(texts), 'row')}, the file {n}.")
+            raise InputError(
+                f"{self.path}: {name} has {counted(len(texts), 'row')}, the file {n:,}."
+            )
         if "" in texts:
             raise InputError(f"{self.path}: {name} is blank in row {texts.index('') + 1}.")
         if len(set(texts)) != n:
@@ -379,7 +386,9 @@ class ForeignRows:
         column = self._one_a_row(array, "groups")
         texts = plain_texts(column)
         if len(texts) != n:
-            raise InputError(f"{self.path}: groups has {counted(len(texts), 'row')}, the file {n}.")
+            raise InputError(
+                f"{self.path}: groups has {counted(len(texts), 'row')}, the file {n:,}."
+            )
         blank = set[str]()
         if not is_long(column, 8):  # longer than any word for a blank
             blank = {text for text in set(texts) if len(text) < 8 and is_no_group(text)}
@@ -397,9 +406,14 @@ class ForeignRows:
             for like in self._like_splits():
                 self.note(f"{like} is not used: if it says the splits of rows, name it as split")
             return None, []
-        found, unknown = read_splits(self._one_a_row(array, "split"))
+        column = self._one_a_row(array, "split")
+        found, unknown = read_splits(column)
+        for note in splits_note(column):
+            self.note(note)
         if len(found) != n:
-            raise InputError(f"{self.path}: split has {counted(len(found), 'row')}, the file {n}.")
+            raise InputError(
+                f"{self.path}: split has {counted(len(found), 'row')}, the file {n:,}."
+            )
         return found, unknown
 
     def _like_groups(self) -> str | None:
@@ -432,7 +446,8 @@ class ForeignRows:
         """Whether a matrix is there by its usual name as it is spelt."""
         if not self.file.is_table:
             return self.has(role)
-        return any(name == role or name.startswith(PREFIXES[role]) for name in self.sources[0])
+        usual = (PREFIXES[role], f"{role}.")
+        return any(name == role or name.startswith(usual) for name in self.sources[0])
 
     def _scores(self, kind: str, array: np.ndarray) -> Scores:
         if kind == "logits" and _are_shares(array):
@@ -507,9 +522,9 @@ class ForeignRows:
         if len(chosen) == 1 and self._is_list(chosen[0]):
             return None
         asked = self.names.get(role)
-        prefixes = [PREFIXES[role]]
+        prefixes = [PREFIXES[role], f"{role}."]
         if isinstance(asked, str) and asked not in chosen:
-            prefixes.append(asked)
+            prefixes += [f"{asked}.", asked]
         for prefix in prefixes:
             if all(begins(name, prefix) and len(name) > len(prefix) for name in chosen):
                 return [name[len(prefix) :] for name in chosen]
@@ -757,6 +772,11 @@ def _rows_of_lists(column: np.ndarray, source: str, name: str) -> np.ndarray:
         return column
     first = next((value for value in column.tolist() if value is not None), None)
     return matrix(column, source=source, name=name) if isinstance(first, np.ndarray) else column
+
+
+def _fields(columns: Collection[str], name: str) -> list[str]:
+    """The columns that the fields of a struct are: of probs, probs.mel and probs.nv."""
+    return [column for column in columns if column.startswith(f"{name}.")]
 
 
 def _are_shares(scores: np.ndarray) -> bool:

@@ -30,6 +30,8 @@ SPLIT_WORDS = {
     "testing": "test",
     "external": "external",
 }
+# Splits as CelebA, Waterbirds and WILDS count them; fewer numbers may mean anything.
+_COUNTED_SPLITS = {0: "train", 1: "val", 2: "test"}
 
 
 def is_blank(value: object) -> bool:
@@ -182,15 +184,32 @@ def plain_numbers(texts: Sequence[str | None]) -> list[str | None]:
 def read_splits(column: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """Splits by their own words (`SPLIT_WORDS`), and the words that are none, as they are.
 
+    Where they are the numbers 0, 1 and 2, all three, these are train, val and test.
+
     >>> read_splits(np.array(["Training", "dev", "fold1"]))
     (array(['train', 'val', 'fold1'], dtype='<U5'), ['fold1'])
     """
     texts = plain_texts(column)
     known = {text: SPLIT_WORDS.get(text.lower()) for text in set(texts)}
-    unknown = sorted(text for text, split in known.items() if split is None)
+    if _count_splits(known):
+        known = {text: _COUNTED_SPLITS.get(whole_number(text) or 0) for text in known if text}
+        known[""] = None
+    unknown = sorted(text for text, split in known.items() if split is None and text in texts)
     if is_plain(column) and all(split in (None, text) for text, split in known.items()):
         return column, unknown
     return np.array([known[text] or text for text in texts]), unknown
+
+
+def splits_note(column: np.ndarray) -> list[str]:
+    """A note where splits are read that are numbers, see `read_splits`."""
+    if not _count_splits(set(plain_texts(column))):
+        return []
+    said = ", ".join(f"{n} is {split}" for n, split in _COUNTED_SPLITS.items())
+    return [f"splits are numbers, which are read as usual: {said}"]
+
+
+def _count_splits(texts: Iterable[str]) -> bool:
+    return {whole_number(text) for text in texts if text} == _COUNTED_SPLITS.keys()
 
 
 def split_names(

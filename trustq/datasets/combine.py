@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
+from trustq.core.class_names import same_classes
 from trustq.data.manifest import IMAGE_DIGEST, SPLITS, Manifest, make_manifest
 from trustq.data.splits import split_by_group
 from trustq.datasets import FRACTIONS
@@ -29,7 +31,8 @@ def combine(
     Rows are split by group, stratified by label and domain together; rows of the data sets named in
     `external`, and those that are external in their own manifest, stay so. With `keep_splits`
     every row keeps its split. The classes must be the same set. A group name in two manifests is
-    taken for one group. The data root is the folder that all images are under; a metadata column
+    taken for one group. Classes that differ from those of the first manifest in case alone are
+    called as there. The data root is the folder that all images are under; a metadata column
     that some lack is blank there. `merge_duplicates` is a table of pairs, of one data set or of
     two, whose groups become one. Raises `TrustqError` for other classes, an id or an image that is
     in two manifests, a group that is external and not, and an unknown data set.
@@ -39,6 +42,7 @@ def combine(
         raise InputError("Give two manifests or more to combine.")
     first = manifests[0]
     names = [name for m in manifests for name in dict.fromkeys(m.columns["dataset"].tolist())]
+    manifests = [first, *(_named_as(first, other, say) for other in manifests[1:])]
     _require_combinable(manifests, names, external)
     root = Path(os.path.commonpath([manifest.root.resolve() for manifest in manifests]))
     columns = _stacked(manifests, root)
@@ -69,6 +73,18 @@ def combine(
     return make_manifest(
         columns, classes=first.classes, root=root, split_origin=origin, source=source
     )
+
+
+def _named_as(first: Manifest, other: Manifest, say: Callable[[str], None]) -> Manifest:
+    """A manifest whose classes are spelt as those of the first, where they are the same."""
+    places = same_classes(other.classes, first.classes)
+    if places is None or set(other.classes) == set(first.classes):
+        return other
+    named = dict(zip(other.classes, (first.classes[place] for place in places), strict=True))
+    pairs = [f"{own} as {new}" for own, new in named.items() if own != new]
+    say(f"Classes of {other.dataset} are called as in {first.dataset}: {', '.join(pairs)}.")
+    labels = np.array([named[label] for label in other.columns["label"].tolist()], dtype=object)
+    return replace(other, columns={**other.columns, "label": labels}, classes=first.classes)
 
 
 def _require_combinable(

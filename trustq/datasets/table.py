@@ -9,7 +9,14 @@ import numpy as np
 from trustq.core.column_names import ID_COLUMNS, called, first_called
 from trustq.core.columns import Columns, read_table
 from trustq.core.sample_ids import id_key
-from trustq.core.words import BLANK_WORDS, MISSING_WORDS, is_no_group, plain_numbers, read_splits
+from trustq.core.words import (
+    BLANK_WORDS,
+    MISSING_WORDS,
+    is_no_group,
+    plain_numbers,
+    read_splits,
+    splits_note,
+)
 from trustq.data.groups import own_where_blank
 from trustq.data.manifest import IMAGE_DIGEST, REQUIRED
 from trustq.datasets.rows import (
@@ -87,6 +94,7 @@ def read_rows(
     rows["group_id"] = own_where_blank(_plain_groups(rows["group_id"]), rows["sample_id"])
     if "split" in rows:
         blank = [row for row, split in enumerate(rows["split"].tolist()) if split is None]
+        notes += splits_note(rows["split"])
         rows["split"] = read_splits(rows["split"])[0].astype(object)
         rows["split"][blank] = None  # named by the check of the manifest
     rows["path"] = _paths(

@@ -208,7 +208,7 @@ def read_predictions(
     for name, own in {**more, **others}.items():
         if len(own) != n:
             raise InputError(
-                f"{path}: {name} has {counted(len(own), 'row')}, labels {n}.", path=path
+                f"{path}: {name} has {counted(len(own), 'row')}, labels {n:,}.", path=path
             )
     if groups is None:
         rows.note("no groups: every row counts as independent, so intervals may be too narrow")

@@ -98,7 +98,7 @@ def checked_labels(labels: np.ndarray, n: int, k: int, *, beside: str) -> np.nda
     labels = checked_indices(labels, "labels")
     if len(labels) != n:
         raise InputError(
-            f"labels has {counted(len(labels), 'row')} and {beside} has {n}: "
+            f"labels has {counted(len(labels), 'row')} and {beside} has {n:,}: "
             "pass the same rows in the same order."
         )
     if labels.max() >= k:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -161,8 +162,8 @@ def run_query(
     join, as in `connect`. Raises `TrustqError` for a statement that could write, and with DuckDB's
     own message for one that fails.
     """
-    given: dict[str, Any] = {"parameters": parameters, "tables": tables, "metadata": metadata}
-    return _opening_what_it_names(lambda of: _answer(folder, sql, of=of, **given), sql)
+    asked = _Asked(folder, sql, dict(parameters or {}), tables, metadata)
+    return _opening_what_it_names(lambda of: _answer(asked, of), sql)
 
 
 _T = TypeVar("_T")
@@ -178,43 +179,38 @@ def _opening_what_it_names(work: Callable[[str], _T], sql: str) -> _T:
     return work("")  # beside all there is, DuckDB names what is meant
 
 
-def _answer(
-    folder: Path,
-    sql: str,
-    *,
-    of: str,
-    parameters: Parameters | None,
-    tables: Mapping[str, Path] | None,
-    metadata: Sequence[Path],
-) -> Result:
-    with _asked(folder, sql, of, parameters, tables, metadata) as (opened, statement):
+@dataclass(frozen=True)
+class _Asked:
+    """One statement over a results folder, its parameters and the files that are joined."""
+
+    folder: Path
+    sql: str
+    parameters: dict[str, Any]
+    tables: Mapping[str, Path] | None
+    metadata: Sequence[Path]
+
+    @contextmanager
+    def opened(self, of: str) -> Iterator[tuple[Opened, str]]:
+        """The folder opened for the statement; what DuckDB says of it is a `TrustqError`."""
+        opened = connect(self.folder, tables=self.tables, metadata=self.metadata, of=of)
+        with opened as connection, heeded(connection.interrupt):
+            statement = _readable(connection, self.sql, self.parameters)
+            try:
+                yield opened, statement
+            except duckdb.Error as error:
+                said = str(error)
+                if isinstance(error, duckdb.BinderException) and not self.metadata:
+                    said += lacks_columns(connection)
+                raise opened.damage() or InputError(said) from error
+
+
+def _answer(asked: _Asked, of: str) -> Result:
+    with asked.opened(of) as (opened, statement):
         connection = opened.connection
-        connection.execute(statement, dict(parameters or {}))
+        connection.execute(statement, asked.parameters)
         rows = connection.fetchall()
         names = [column[0] for column in connection.description or []]
     return Result(_distinct(names), rows)
-
-
-@contextmanager
-def _asked(
-    folder: Path,
-    sql: str,
-    of: str,
-    parameters: Parameters | None,
-    tables: Mapping[str, Path] | None,
-    metadata: Sequence[Path],
-) -> Iterator[tuple[Opened, str]]:
-    """A folder opened for one statement that reads; what DuckDB says of it is a `TrustqError`."""
-    opened = connect(folder, tables=tables, metadata=metadata, of=of)
-    with opened as connection, heeded(connection.interrupt):
-        statement = _readable(connection, sql, parameters)
-        try:
-            yield opened, statement
-        except duckdb.Error as error:
-            said = str(error)
-            if isinstance(error, duckdb.BinderException) and not metadata:
-                said += lacks_columns(connection)
-            raise opened.damage() or InputError(said) from error
 
 
 def save_query(
@@ -230,22 +226,13 @@ def save_query(
 
     Raises `TrustqError` as `run_query` does, and where the file cannot be written.
     """
-    given: dict[str, Any] = {"parameters": parameters, "tables": tables, "metadata": metadata}
+    asked = _Asked(folder, sql, dict(parameters or {}), tables, metadata)
     with replacing(Path(path)) as part:
-        _opening_what_it_names(lambda of: _save(folder, sql, part, of=of, **given), sql)
+        _opening_what_it_names(lambda of: _save(asked, of, part), sql)
 
 
-def _save(
-    folder: Path,
-    sql: str,
-    part: Path,
-    *,
-    of: str,
-    parameters: Parameters | None,
-    tables: Mapping[str, Path] | None,
-    metadata: Sequence[Path],
-) -> None:
-    with _asked(folder, sql, of, parameters, tables, metadata) as (opened, statement):
+def _save(asked: _Asked, of: str, part: Path) -> None:
+    with asked.opened(of) as (opened, statement):
         if _EXPLAIN.match(statement):
             raise InputError("A query plan is text, not a table: leave out the Parquet file.")
         # The file is opened for writing once, by this statement, under a name of no folder.
@@ -253,7 +240,7 @@ def _save(
         opened.connection.execute(
             f"COPY (FROM (\n{statement}\n)) TO {literal(part_address('answer', 'a'))} "
             "(FORMAT parquet, COMPRESSION zstd, USE_TMP_FILE false)",
-            dict(parameters or {}),
+            asked.parameters,
         )
 
 
