@@ -546,7 +546,7 @@ def test_groups_may_be_one_column() -> None:
     "probs",
     [
         pandas.DataFrame({"a": [0.9, 0.2], "b": [0.1, 0.8], "label": ["a", "b"]}),
-        [{"a": 0.9, "b": 0.1}, {"a": 0.2, "b": 0.8}],
+        [{"a": "high", "b": "low"}, {"a": "low", "b": "high"}],
     ],
     ids=["frame", "dicts"],
 )
