@@ -8,7 +8,7 @@ import typer
 
 from .hints import in_options
 from .options import AsJson, OfClass, Progress, Slicing, SplitArrays, listed
-from .output import print_note
+from .output import print_note, progress
 
 
 @dataclass
@@ -134,16 +134,18 @@ def trust(
         class_positions(judged.classes, [output.of_class])  # whether it is one
     sources = listed(conditions.sources)
     more: dict[str, Any] = {"sources": sources} if sources else {}
-    run = judge(
-        judged,
-        positive=listed(slicing.positive, judged.classes),
-        slices=listed(slicing.slices),
-        ages=slicing.ages,
-        folds=None if calibration.calibrate is None else parse_folds(calibration.calibrate),
-        replicates=output.replicates,
-        seed=output.seed,
-        **more,
-    )
+    with progress("trust", "rows of cells") as report:
+        run = judge(
+            judged,
+            positive=listed(slicing.positive, judged.classes),
+            slices=listed(slicing.slices),
+            ages=slicing.ages,
+            folds=None if calibration.calibrate is None else parse_folds(calibration.calibrate),
+            replicates=output.replicates,
+            seed=output.seed,
+            progress=report,
+            **more,
+        )
     if output.out is not None:
         for path in write_trust(run, output.out, of_class=output.of_class):
             print_note(f"wrote {path}")

@@ -197,13 +197,13 @@ def test_differences_are_of_the_same_draws_of_groups() -> None:
     assert again.table.value("blur-1", "softmax", "accuracy") == row
 
 
-@pytest.mark.parametrize("ties", [False, True])
-def test_drawn_areas_equal_those_of_the_other_bootstrap_and_of_rows_drawn_by_hand(ties) -> None:
+@pytest.mark.parametrize("decimals", [None, 1, 3])
+def test_drawn_areas_equal_those_of_the_other_bootstrap_and_of_rows_drawn_by_hand(decimals) -> None:
     rng = np.random.default_rng(3)
     n, n_groups = 300, 120
     wrong, confidence = rng.random(n) < 0.3, rng.random(n)
-    if ties:
-        confidence = confidence.round(1)
+    if decimals is not None:  # three leave most blocks of one row
+        confidence = confidence.round(decimals)
     codes = rng.permutation(np.arange(n) % n_groups)
     counts = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=40).T
     found = DrawnAreas(wrong, confidence, codes, n_groups).figures(counts)
@@ -217,6 +217,28 @@ def test_drawn_areas_equal_those_of_the_other_bootstrap_and_of_rows_drawn_by_han
     )
     drawn = source_figures(source, np.zeros(len(rows), dtype=int))
     np.testing.assert_allclose(found[:, 7], [drawn["aurc"], drawn["augrc"], 1 - drawn["accuracy"]])
+    narrow = DrawnAreas(wrong, confidence, codes, n_groups).figures(counts.astype(np.int32))
+    np.testing.assert_array_equal(narrow, found)
+
+
+def test_areas_of_many_rows_drawn_as_narrow_numbers_do_not_overflow() -> None:
+    n = 60_000  # twice its square does not fit 32 bits
+    wrong, confidence = np.arange(n) % 2 == 0, np.arange(n)[::-1] / n
+    counts = np.ones((n, 1), dtype=np.int32)
+    aurc, augrc, error = DrawnAreas(wrong, confidence, np.arange(n), n).figures(counts)[:, 0]
+    source = Source(
+        Outputs.of_probs(np.where(wrong[:, None], [[0.4, 0.6]], [[0.6, 0.4]])), confidence
+    )
+    plain = source_figures(source, np.zeros(n, dtype=int))
+    np.testing.assert_allclose([aurc, augrc, error], [plain["aurc"], plain["augrc"], 0.5])
+
+
+def test_trust_says_how_far_it_is(tmp_path: Path) -> None:
+    labels = np.arange(60) % 2
+    np.savez(tmp_path / "p.npz", labels=labels, probs=np.where(np.eye(2)[labels] == 1, 0.8, 0.2))
+    words = ("trust", tmp_path / "p.npz", "--sources", "softmax", "--replicates", 20)
+    assert "trust: 60 of 60 rows of cells" in run_cli(*words).stderr
+    assert "rows of cells" not in run_cli(*words, "--quiet").stderr
 
 
 def test_drawn_figures_are_those_of_the_rows_drawn() -> None:

@@ -1,6 +1,6 @@
 """Whether confidence can be trusted: conditions x slices x sources of uncertainty."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,7 @@ def trust(
     folds: int | None = None,
     replicates: int = 2000,
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
     **of_caches: Any,
 ) -> TrustReport:
     """Judge the confidence of networks, heads or predictions under every stored condition.
@@ -87,7 +88,8 @@ def trust(
     `source` is one or several caches (a network each), a file, data frame or mapping of arrays of
     predictions, or read predictions with their conditions. `sources` are those of uncertainty,
     `positive` the classes that are pooled, `slices` and `ages` columns, of caches from the tables
-    in `meta`. `folds` cross-fit temperature and thresholds over the judged rows. Of caches also
+    in `meta`. `folds` cross-fit temperature and thresholds over the judged rows. `progress` is
+    told how many rows of cells are judged, and of how many. Of caches also
     `views`, `head`, `noise`, `draws`, `arm`, `budget`, `concat` and `allow_leak`, as of `trustq
     trust`. Raises `TrustqError` for what is missing or does not fit, and for a condition that
     changes nothing.
@@ -129,5 +131,6 @@ def trust(
             folds=folds,
             replicates=replicates,
             seed=seed,
+            progress=progress,
         )
     )

@@ -30,6 +30,7 @@ LEVELS = (0.5, 0.7, 0.9)  # of the thresholds on probability, and of the coverag
 RISK = 0.05
 SPECIFICITY = 0.95
 BLOCK = 1 << 19  # rows times replicates at a time
+NARROWEST = 128  # replicates at a time: a loop over blocks of rows costs as much for fewer
 
 # Metric to what it is; of those in `LOWER` less is better, of the rest more, or neither is.
 METRICS = {
@@ -301,10 +302,10 @@ class DrawnRows:
     @functools.cached_property
     def blocks(self) -> list[np.ndarray]:
         """The counts as whole numbers in narrow blocks, which stay in a processor's cache."""
-        # Areas are sums of up to twice the square of the rows: half as wide where these fit.
-        narrow = 2 * float(self.n.max(initial=0)) ** 2 < 2**31
+        # Half as wide where twice the rows of a draw fit.
+        narrow = 2 * float(self.n.max(initial=0)) < 2**31
         whole = self.counts.astype(np.int32 if narrow else np.int64)
-        width = max(BLOCK // max(len(self.labels), 1), 64)
+        width = max(BLOCK // max(len(self.labels), 1), NARROWEST)
         return [
             np.ascontiguousarray(whole[:, start : start + width])
             for start in range(0, whole.shape[1], width)
@@ -325,21 +326,22 @@ class DrawnAreas:
         confidence, wrong, group = confidence[order], wrong[order], codes[order]
         block = np.append(0, np.cumsum(confidence[1:] != confidence[:-1]))
         has_wrong = np.bincount(block, weights=wrong) > 0
-        stretch: np.ndarray = (np.cumsum(has_wrong) - has_wrong)[
-            block
-        ]  # a block ends its own stretch
-        self.n_blocks = int(has_wrong.sum())
+        # A block ends its own stretch.
+        place = np.cumsum(has_wrong) - has_wrong
+        m = self.n_blocks = int(has_wrong.sum())
         inside = has_wrong[block]  # rows of blocks with a wrong row
-        self.has_ties = bool((inside & ~wrong).any())
-        row = [stretch, self.n_blocks + 1 + stretch[inside]]
-        column = [group, group[inside]]
-        if self.has_ties:
-            row.append(2 * self.n_blocks + 1 + stretch[wrong])
-            column.append(group[wrong])
-        shape = ((2 + self.has_ties) * self.n_blocks + 1, n_groups)
-        entries = np.ones(sum(len(part) for part in row), dtype=np.int32)
+        # Few blocks also hold a right row; the errors of all others are their rows.
+        is_mixed = has_wrong & (np.bincount(block, weights=~wrong) > 0)
+        self.mixed = place[is_mixed]
+        wrong_of_mixed = wrong & is_mixed[block]
+        place_of_mixed = np.cumsum(is_mixed) - is_mixed
+        stretch: np.ndarray = place[block]
+        of_mixed: np.ndarray = place_of_mixed[block[wrong_of_mixed]]
+        row = np.concatenate([stretch, m + 1 + stretch[inside], 2 * m + 1 + of_mixed])
+        column = np.concatenate([group, group[inside], group[wrong_of_mixed]])
         self.matrix = scipy.sparse.csr_matrix(
-            (entries, (np.concatenate(row), np.concatenate(column))), shape=shape
+            (np.ones(len(row), dtype=np.int32), (row, column)),
+            shape=(2 * m + 1 + len(self.mixed), n_groups),
         )
 
     def figures(self, counts: np.ndarray) -> np.ndarray:
@@ -349,16 +351,18 @@ class DrawnAreas:
         kept = sums[: m + 1]
         for i in range(1, m + 1):  # sums of what came before; numpy's cumsum takes twice as long
             kept[i] += kept[i - 1]
-        n, end, size = kept[-1], kept[:m], sums[m + 1 : 2 * m + 1]
-        errors = sums[2 * m + 1 :] if self.has_ties else size
+        n, end, size = kept[-1].astype(np.int64), kept[:m], sums[m + 1 : 2 * m + 1]
         harmonic, summed = _harmonic_tables(int(n.max(initial=0)))
         start = end - size
-        passed = summed.take(end) - summed.take(start)
-        if self.has_ties:
-            passed *= errors / np.maximum(size, 1)
+        passed = summed.take(end)
+        passed -= summed.take(start)
+        errors, of_mixed = size, sums[2 * m + 1 :]
+        passed[self.mixed] *= of_mixed / np.maximum(size[self.mixed], 1)
+        errors[self.mixed] = of_mixed
         total = errors.sum(axis=0)
         aurc = total * harmonic.take(n) - passed.sum(axis=0)
-        twice = 2 * total * n - np.einsum("ij,ij->j", errors, end + start)
+        start += end
+        twice = 2 * total * n - np.einsum("ij,ij->j", errors, start, dtype=np.int64)
         with np.errstate(invalid="ignore", divide="ignore"):  # nothing was drawn: NaN
             return np.stack([aurc / n, twice / (2 * n * n), total / n])
 

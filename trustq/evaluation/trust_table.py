@@ -6,7 +6,7 @@ are means over these; their intervals are over other groups, for these networks.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -132,13 +132,15 @@ def trust_table(
     replicates: int = 2000,
     seed: int = 0,
     level: float = 0.95,
+    progress: Callable[[int, int], None] | None = None,
 ) -> TrustTable:
     """Judge cells on rows and slices of rows, with intervals over groups.
 
     Replicates draw groups, the same for all cells; their percentiles bound figures and paired
     differences to the clean condition, and percentiles of ECE are left out for figures, for noise
     lifts them above the truth. Intervals of macro-AUROC, macro-AUPRC and shift_auroc are Student's,
-    from the influence of each group. Errors: no clean cells, cells of other rows.
+    from the influence of each group. `progress` is told rows of cells judged and all of these.
+    Errors: no clean cells, cells of other rows.
 
     >>> from trustq.evaluation.conditions import condition_of
     >>> labels, probs = np.array([0, 1, 0, 1]), np.array([[0.9, 0.1], [0.2, 0.8]] * 2)
@@ -174,11 +176,20 @@ def trust_table(
     members: list[dict[str, Any]] = []
     wins: list[dict[str, Any]] = []
     by_name = {one.name: one for one in conditions}
+    done, total = 0, sum(len(place.rows) for place in places) * len(cells)
+
+    def judged_one(n_rows: int) -> None:
+        nonlocal done
+        done += n_rows
+        if progress is not None:
+            progress(done, total)
+
+    judged_one(0)
     # Two threads: what takes long are products and sorts of large arrays, which free the lock.
     with ThreadPoolExecutor(2) as pool:
         for place in places:
             judged = _Slice(place, rows, labels, codes, counts, level)
-            judged.judge(cells, pool)
+            judged.judge(cells, pool, judged_one)
             found += judged.rows(by_name)
             members += judged.member_rows(by_name)
             if place.name is None:
@@ -246,7 +257,12 @@ class _Slice:
         self.influence: dict[tuple[str, str], dict[str, np.ndarray]] = {}
         self._of_outputs: dict[tuple[int, int], _OfOutputs] = {}
 
-    def judge(self, cells: Sequence[Cell], pool: ThreadPoolExecutor) -> None:
+    def judge(
+        self,
+        cells: Sequence[Cell],
+        pool: ThreadPoolExecutor,
+        judged_one: Callable[[int], None],
+    ) -> None:
         """Figures, replicates and influences of every cell, means over members taken at once."""
         taken = [self._taken(cell) for cell in cells]
         self._share_outputs(cells, taken, pool)
@@ -283,6 +299,7 @@ class _Slice:
                 for name, array in found.items():
                     part = array / numbers[key]
                     own[name] = own[name] + part if name in own else part
+            judged_one(len(self.labels))
 
     def rows(self, conditions: Mapping[str, Condition]) -> list[dict[str, Any]]:
         """Rows of the long table: figures of all members together."""

@@ -7,7 +7,7 @@ rows, or cross-fitted by group over the judged ones.
 
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,12 +121,14 @@ def judge(
     folds: int | None = None,
     replicates: int = 2000,
     seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> TrustRun:
     """Every source of every member under every condition, on all rows and on slices.
 
     Temperatures and the clean threshold of the `positive` classes come from held-out clean rows;
     with `folds` they are cross-fitted by group over the judged rows. Without either there is no
     temperature, and thresholds are those of the clean judged rows themselves, which a note says.
+    `progress` is told how many rows of cells are judged, and of how many.
     Errors: a condition, pass or member that changes nothing, an unknown class or column.
     """
     sources = checked_sources([BASELINE, *sources])
@@ -163,7 +165,14 @@ def judge(
         },
     )
     conditions = ordered_conditions(dict.fromkeys(cell.condition for cell in cells))
-    table = trust_table(rows, cells, conditions=conditions, replicates=replicates, seed=seed)
+    table = trust_table(
+        rows,
+        cells,
+        conditions=conditions,
+        replicates=replicates,
+        seed=seed,
+        progress=progress,
+    )
     notes = [*judged.notes, *fitted.notes, *_absent(judged, table, sources)]
     if table.left_out:
         notes.append(f"slices of a single group are left out: {', '.join(table.left_out)}")
