@@ -327,14 +327,14 @@ class DrawnAreas:
         block = np.append(0, np.cumsum(confidence[1:] != confidence[:-1]))
         has_wrong = np.bincount(block, weights=wrong) > 0
         # A block ends its own stretch.
-        place = np.cumsum(has_wrong) - has_wrong
+        place: np.ndarray = np.cumsum(has_wrong) - has_wrong
         m = self.n_blocks = int(has_wrong.sum())
         inside = has_wrong[block]  # rows of blocks with a wrong row
         # Few blocks also hold a right row; the errors of all others are their rows.
         is_mixed = has_wrong & (np.bincount(block, weights=~wrong) > 0)
-        self.mixed = place[is_mixed]
+        self.mixed: np.ndarray = place[is_mixed]
         wrong_of_mixed = wrong & is_mixed[block]
-        place_of_mixed = np.cumsum(is_mixed) - is_mixed
+        place_of_mixed: np.ndarray = np.cumsum(is_mixed) - is_mixed
         stretch: np.ndarray = place[block]
         of_mixed: np.ndarray = place_of_mixed[block[wrong_of_mixed]]
         row = np.concatenate([stretch, m + 1 + stretch[inside], 2 * m + 1 + of_mixed])
