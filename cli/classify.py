@@ -1,6 +1,5 @@
 """`trustq classify`: a table of answers for a folder of images."""
 
-from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +8,7 @@ import typer
 from trustq.core.counts import counted
 
 from .options import NoProgress, Quiet
-from .output import print_table, print_text, progress
+from .output import print_note, print_table, print_text, progress
 
 
 def classify(
@@ -34,14 +33,13 @@ def classify(
     Example: trustq classify demo/model demo/images --out answers.csv
     """
     from trustq.core.freed_memory import keep_freed_memory
-    from trustq.deploy.classify import classify_folder, write_answers
+    from trustq.deploy.classify import classify_folder, tier_counts, write_answers
     from trustq.deploy.model import load_model
 
     keep_freed_memory(most_bytes=1 << 26)
     opened = load_model(model, variant=variant)
     with progress("classify", "images") as report:
-        rows = classify_folder(opened, folder, progress=report)
+        rows = classify_folder(opened, folder, progress=report, note=print_note)
     write_answers(out, rows)
-    counts = Counter(row["urgency_tier"] or "could not be read" for row in rows)
-    print_table([{"tier": tier, "images": n} for tier, n in counts.most_common()])
+    print_table(tier_counts(rows))
     print_text(f"{out}: {counted(len(rows), 'image')}. {opened.about['texts']['disclaimer']}")

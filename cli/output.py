@@ -115,7 +115,7 @@ def progress(what: str, unit: str) -> Iterator[Callable[..., None]]:
                 seconds = time.monotonic() - started
                 left = f", {seconds * (total - done) / done:.0f} s left" if tenth else ""
                 left += f", {failed} failed" if failed else ""
-                typer.echo(f"{what}: {done} of {total} {unit}{left}", err=True)
+                typer.echo(f"{what}: {done:,} of {total:,} {unit}{left}", err=True)
 
         yield say
         return

@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import re
 import shutil
 import subprocess
@@ -21,12 +22,14 @@ runtime = pytest.importorskip("onnxruntime")
 
 import trustq as tq  # noqa: E402
 from trustq.core.digest import digest_bytes  # noqa: E402
+from trustq.deploy.classify import classify_folder, tier_counts  # noqa: E402
 from trustq.deploy.cuts import conditions_of, cut_at_sensitivity, positive_classes  # noqa: E402
 from trustq.deploy.graph import Tail, folded_head  # noqa: E402
 from trustq.deploy.head_fit import fit_packaged_head  # noqa: E402
 from trustq.deploy.image_checks import check_look, look_at, measured_rules  # noqa: E402
 from trustq.deploy.outliers import fit_outliers  # noqa: E402
 from trustq.deploy.packaging import PackageSettings, package_model  # noqa: E402
+from trustq.deploy.quantise import to_int8  # noqa: E402
 from trustq.deploy.tier_table import tier_table  # noqa: E402
 from trustq.deploy.triage import RISK_TIERS, URGENCY_TIERS, Rules, decide  # noqa: E402
 from trustq.errors import DamagedFile, DishonestError, InputError, NotFound  # noqa: E402
@@ -129,6 +132,58 @@ def test_smaller_variants_are_smaller_and_close(packaged: Packaged) -> None:
     assert np.abs(half - exact).max() < 0.01
     assert (small.argmax(axis=1) == exact.argmax(axis=1)).mean() > 0.9
     assert set(variants["int8"]["beside_float32"]) >= {"accuracy", "ece", "augrc"}
+
+
+def test_quantising_says_nothing_of_weights_of_one_axis(
+    packaged: Packaged, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    network = pytest.importorskip("onnx").load(packaged.folder / "model.onnx")
+    handlers = list(logging.getLogger().handlers)
+    size = packaged.about["preprocessing"]["size"]
+    to_int8(network, np.random.default_rng(0).random((4, 3, size, size), dtype=np.float32))
+    assert not caplog.records and capfd.readouterr() == ("", "")
+    assert logging.getLogger().handlers == handlers
+
+
+def test_a_folder_is_classified_with_what_was_left_out_and_how_many_are_left_to_people(
+    packaged: Packaged, tmp_path: Path
+) -> None:
+    shutil.copy(paths_of(packaged, 1)[0], tmp_path / "a.png")
+    Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
+    (tmp_path / "broken.jpg").write_bytes(b"nothing")
+    for name in ("b.HEIC", "c.heic", "d.gif", ".hidden", "e"):
+        (tmp_path / name).write_bytes(b"")
+    notes: list[str] = []
+    rows = classify_folder(tq.load_model(packaged.folder), tmp_path, note=notes.append)
+    assert [row["image"] for row in rows] == ["a.png", "black.png", "broken.jpg"]
+    (note,) = notes
+    assert note.startswith("4 files of other endings than .jpg,")
+    assert sorted(note.partition("left out: ")[2].split(", ")) == [
+        ".gif (1)",
+        ".heic (2)",
+        "none (1)",
+    ]
+    counts = tier_counts(rows)
+    assert sum(row["images"] for row in counts) == 3
+    assert sum(row["abstained"] for row in counts) == sum(row["abstained"] is True for row in rows)
+    assert {
+        "tier": "could not be read",
+        "images": 1,
+        "abstained": 0,
+        "unlike training": 0,
+    } in counts
+
+
+def test_a_folder_without_images_says_what_it_holds(packaged: Packaged, tmp_path: Path) -> None:
+    model = tq.load_model(packaged.folder)
+    (tmp_path / "a.heic").write_bytes(b"")
+    for folder, why in (
+        (tmp_path, r"it has 1 file: \.heic \(1\)\. Name the folder that does, or save"),
+        (tmp_path / "a.heic", "is not a folder"),
+        (tmp_path / "none", "no such folder"),
+    ):
+        with pytest.raises(NotFound, match=why):
+            classify_folder(model, folder)
 
 
 def test_distances_of_graph_and_formula_agree(packaged: Packaged) -> None:

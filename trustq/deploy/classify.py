@@ -1,9 +1,11 @@
 """A table of answers for a folder of images."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from trustq.core.counts import counted
 from trustq.core.label_sheets import write_sheet
 from trustq.data.image_files import ENDINGS
 from trustq.data.pillow_rgb import reason_of
@@ -11,27 +13,66 @@ from trustq.deploy.answer import answer_for
 from trustq.deploy.model import Model
 from trustq.errors import NotFound
 
+FEW = 5  # other endings that are named
+
 
 def classify_folder(
-    model: Model, folder: Path, *, progress: Callable[[int, int], None] = lambda *_: None
+    model: Model,
+    folder: Path,
+    *,
+    progress: Callable[[int, int], None] = lambda *_: None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """One row for each image file under a folder, by path: tiers, score, conditions, probabilities.
 
     Images are decoded at full size, so that answers are those of server and page. A file that
-    cannot be read has its reason in `error` and blanks elsewhere. Raises `TrustqError` where the
-    folder holds no image file.
+    cannot be read has its reason in `error` and blanks elsewhere; files with other endings are left
+    out, which `note` is told. Raises `TrustqError` where the folder holds no image file.
     """
-    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in ENDINGS)
+    folder = Path(folder)
+    if not folder.is_dir():
+        problem = "is not a folder" if folder.exists() else "no such folder"
+        raise NotFound(f"{folder}: {problem}. Name the folder that holds the images.", path=folder)
+    files, others = [], Counter[str]()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in ENDINGS:
+            files.append(path)
+        elif path.is_file() and not path.name.startswith("."):
+            others[path.suffix.lower() or "none"] += 1
+    left_out = ", ".join(f"{ending} ({n:,})" for ending, n in others.most_common(FEW))
     if not files:
+        has = f"has {counted(sum(others.values()), 'file')}: {left_out}" if others else "is empty"
         raise NotFound(
-            f"{folder} holds no image files ({', '.join(ENDINGS)}). Name the folder that does.",
+            f"{folder} holds no image files ({', '.join(ENDINGS)}); it {has}. Name the folder that "
+            "does, or save the images in one of these formats.",
             path=folder,
+        )
+    if others:
+        note(
+            f"{counted(sum(others.values()), 'file')} of other endings than "
+            f"{', '.join(ENDINGS)} left out: {left_out}"
         )
     rows = []
     for done, path in enumerate(files, start=1):
         rows.append(_row(model, path, path.relative_to(folder)))
         progress(done, len(files))
     return rows
+
+
+def tier_counts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each tier its images, and how many of these the model leaves to people, the most first."""
+    tiers: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        tiers.setdefault(row["urgency_tier"] or "could not be read", []).append(row)
+    return [
+        {
+            "tier": tier,
+            "images": len(own),
+            "abstained": sum(row["abstained"] is True for row in own),
+            "unlike training": sum(row["unlike_training"] is True for row in own),
+        }
+        for tier, own in sorted(tiers.items(), key=lambda item: -len(item[1]))
+    ]
 
 
 def write_answers(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -1,5 +1,8 @@
 """What packaging and serving need beyond the core, with one error that says what to install."""
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -34,3 +37,20 @@ def require_export() -> None:
     """Raise `TrustqError` where anything is missing that packaging needs."""
     for module in ("torch", "timm", "onnx", "onnxscript", "onnxruntime"):
         load_extra(module, "Packaging a model")
+
+
+@contextlib.contextmanager
+def errors_alone(logger: str | None = None) -> Iterator[None]:
+    """Inside, a logger (None: the root, which some libraries warn through) lets errors pass alone.
+
+    The root gets no handler by it: `logging.warning` gives it one where it has none.
+    """
+    loud, silent = logging.getLogger(logger), logging.NullHandler()
+    level = loud.level
+    loud.addHandler(silent)
+    loud.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        loud.setLevel(level)
+        loud.removeHandler(silent)

@@ -1,13 +1,12 @@
 """A cache's network as an ONNX graph that gives features and, with a classifier, logits."""
 
-import logging
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from trustq.deploy.extras import load_extra, require_export
+from trustq.deploy.extras import errors_alone, load_extra, require_export
 from trustq.deploy.graph import FEATURES, INPUT, NETWORK_LOGITS
 from trustq.errors import TrustqError
 from trustq.extraction.jobs import checkpoint_of
@@ -50,11 +49,8 @@ def export_network(model: Any, *, size: int, with_logits: bool) -> Any:
     example = torch.zeros(2, 3, size, size)
     names = [FEATURES, NETWORK_LOGITS] if with_logits else [FEATURES]
     wrapped = _wrapped(torch, model, with_logits).eval()
-    loud = logging.getLogger("torch.onnx")
-    level = loud.level
-    loud.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), errors_alone("torch.onnx"):
             warnings.simplefilter("ignore")  # deprecations inside torch's own exporter
             program = torch.onnx.export(
                 wrapped,
@@ -71,8 +67,6 @@ def export_network(model: Any, *, size: int, with_logits: bool) -> Any:
             f"torch cannot export this network to ONNX: {str(error).strip().splitlines()[0]}. "
             "Choose another backbone."
         ) from error
-    finally:
-        loud.setLevel(level)
     graph = program.model_proto
     _require_alike(torch, graph, wrapped, size, names)
     return graph
