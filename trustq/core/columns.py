@@ -218,7 +218,7 @@ def _as_plain(
         sample = connection.execute(
             f"SELECT {column} FROM {source} WHERE {column} IS NOT NULL LIMIT 20"
         ).fetchall()
-        unread = {name: (None, "holds bytes")}
+        unread: dict[str, tuple[str | None, str]] = {name: (None, "holds bytes")}
         if not all(_is_text(bytes(row[0])) for row in sample):
             return unread
         try:
