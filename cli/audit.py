@@ -9,6 +9,7 @@ import typer
 from . import audit_board, audit_consensus, audit_duplicates
 from .app import App
 from .options import FeatureArrays
+from .output import print_text
 
 if TYPE_CHECKING:
     from trustq.audit.labels import LabelAudit
@@ -184,7 +185,10 @@ def labels(
     record_audit(audit, listing.results)
     for path in written:
         typer.echo(f"wrote {path}", err=True)
-    typer.echo(to_json(audit_summary(audit, issues)) if listing.json else audit_page(audit, issues))
+    if listing.json:
+        typer.echo(to_json(audit_summary(audit, issues)))
+    else:
+        print_text(audit_page(audit, issues))
 
 
 def _write(
@@ -264,7 +268,10 @@ def apply(
     )
     write_cleaned(cleaned, out)
     typer.echo(f"wrote {out}", err=True)
-    typer.echo(to_json(cleaned_summary(cleaned)) if json else cleaned_page(cleaned))
+    if json:
+        typer.echo(to_json(cleaned_summary(cleaned)))
+    else:
+        print_text(cleaned_page(cleaned))
 
 
 @app.command()
@@ -291,7 +298,10 @@ def effect(
     found = drop_effect(
         read_audit_folder(folder), max_per_class=_share(max_per_class), draws=draws, seed=seed
     )
-    typer.echo(to_json(effect_summary(found)) if json else effect_page(found))
+    if json:
+        typer.echo(to_json(effect_summary(found)))
+    else:
+        print_text(effect_page(found))
 
 
 def _share(text: str) -> float:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from .output import print_text
+
 
 @dataclass
 class Noise:
@@ -100,4 +102,7 @@ def board(
     if out is not None:
         write_rows(out, [asdict(row) for row in rows])
         typer.echo(f"wrote {out}", err=True)
-    typer.echo(to_json([asdict(row) for row in rows]) if json else board_page(rows))
+    if json:
+        typer.echo(to_json([asdict(row) for row in rows]))
+    else:
+        print_text(board_page(rows))

@@ -95,7 +95,7 @@ def compare(
     given = [name for name, value in vars(of_results).items() if value != usual[name]]
     _refuse([name for name in given if name != "results"], "files of predictions")
     from trustq.evaluation.compare_models import compare_models, comparison_page
-    from trustq.report.text import to_json
+    from trustq.report.text import folded, to_json
 
     found = compare_models(
         _read(models or [], arrays, meta or []),
@@ -104,7 +104,8 @@ def compare(
         replicates=drawing.replicates,
         intervals=drawing.intervals,
     )
-    write_or_print(to_json(found.as_dict()) if drawing.json else comparison_page(found), out)
+    page = to_json(found.as_dict()) if drawing.json else folded(comparison_page(found))
+    write_or_print(page, out)
 
 
 def _refuse(given: list[str], beside: str) -> None:

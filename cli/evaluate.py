@@ -8,6 +8,7 @@ import typer
 
 from .hints import in_options
 from .options import AsJson, OfClass, Slicing, SplitArrays, listed
+from .output import print_text
 
 if TYPE_CHECKING:
     from trustq.evaluation.predictions import Predictions
@@ -132,7 +133,7 @@ def evaluate(
     if output.json:
         typer.echo(to_json(found.report))
     else:
-        typer.echo(in_options(evaluation_page(found, ece=ece)))
+        print_text(in_options(evaluation_page(found, ece=ece)))
 
 
 def _folds(calibrate: str | None) -> int | None:

@@ -115,7 +115,7 @@ def significance(
         )
     rows = significance(read, metrics=wanted, seed=seed)
     as_json = to_json([asdict(row) for row in rows]) if written.json else ""
-    write_or_print(as_json or format_significance(rows, written.format), written.out)
+    _write_or_show(as_json or format_significance(rows, written.format), written)
 
 
 def _seed_tables(given: list[str]) -> "list[SeedTable]":
@@ -197,7 +197,15 @@ def table(
     width = None if form.out else terminal_width()
     shape = form.format or ("markdown" if width is None else "table")
     shown = "" if form.json else format_main_table(found, shape, width=width)
-    write_or_print(shown or to_json(table_records(found)), form.out)
+    _write_or_show(shown or to_json(table_records(found)), form)
+
+
+def _write_or_show(text: str, form: Written | TableForm) -> None:
+    """Write or print a table; its notes are folded but in the formats that programs read."""
+    from trustq.report.text import folded
+
+    is_page = not form.json and form.format in (None, "markdown", "table")
+    write_or_print(folded(text) if is_page else text, form.out)
 
 
 @app.command()

@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,12 +13,10 @@ from .app import PROGRESS, QUIET, print_remark
 
 
 def print_text(text: str) -> None:
-    """Print lines of prose, broken between words where they are wider than the terminal."""
-    width = terminal_width()
-    for line in text.split("\n"):
-        if width is not None and len(line) > width:
-            line = textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
-        typer.echo(line)
+    """Print a page; prose is broken between words at 80 columns, or fewer of a narrow terminal."""
+    from trustq.report.text import WIDTH, folded
+
+    typer.echo(folded(text, min(WIDTH, terminal_width() or WIDTH)))
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
@@ -68,7 +65,7 @@ def write_or_print(text: str, out: Path | None) -> None:
     from trustq.core.atomic_files import replacing
 
     if out is None:
-        typer.echo(text)
+        typer.echo(text)  # not folded: tables, JSON and CSV have one row a line
         return
     with replacing(out) as part:
         part.write_text(text + "\n", encoding="utf-8")

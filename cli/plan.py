@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from .output import print_text
+
 
 @dataclass
 class Design:
@@ -79,4 +81,7 @@ def plan(
         minutes_per_label=math.nan if pilot.minutes_per_label is None else pilot.minutes_per_label,
         pilot_draws=pilot.pilot_draws,
     )
-    typer.echo(to_json(plan_summary(found)) if json else plan_page(found))
+    if json:
+        typer.echo(to_json(plan_summary(found)))
+    else:
+        print_text(plan_page(found))

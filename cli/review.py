@@ -8,6 +8,8 @@ import typer
 
 from trustq.core.counts import counted
 
+from .output import print_text
+
 if TYPE_CHECKING:
     from trustq.review.images import ReviewImages
     from trustq.review.session import ReviewSession
@@ -156,7 +158,10 @@ def review(
     finally:
         session.close()
     if not wrote or told:
-        typer.echo(to_json(review_summary(session)) if written.json else review_page(session))
+        if written.json:
+            typer.echo(to_json(review_summary(session)))
+        else:
+            print_text(review_page(session))
 
 
 def _merge(session: "ReviewSession", exchange: Exchange) -> bool:

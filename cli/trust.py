@@ -8,7 +8,7 @@ import typer
 
 from .hints import in_options
 from .options import AsJson, OfClass, Progress, Slicing, SplitArrays, listed
-from .output import print_note, progress
+from .output import print_note, print_text, progress
 
 
 @dataclass
@@ -152,4 +152,7 @@ def trust(
     if output.results is not None:
         added = record_trust(run, output.results)
         print_note(f"table {run.key[:8]} {'added to' if added else 'is in'} {output.results}")
-    typer.echo(to_json(notebook_files(run)) if output.json else in_options(trust_text(run)))
+    if output.json:
+        typer.echo(to_json(notebook_files(run)))
+    else:
+        print_text(in_options(trust_text(run)))

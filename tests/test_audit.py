@@ -26,6 +26,7 @@ from trustq.heads.out_of_fold import TrainingRows, accept_out_of_fold
 from trustq.report.audit import audit_page, class_rows, confusion_rows, issue_rows, record_audit
 from trustq.report.audit import write_audit as write
 from trustq.report.image_sheets import chosen_candidates, draw_candidates
+from trustq.report.text import folded
 from trustq.results import run_query
 from trustq.store import write_cache
 
@@ -546,7 +547,7 @@ def test_every_file_is_written_and_says_the_same(audit, folder):
     sheet = read_csv(folder / "answers.csv")
     assert [row["sample_id"] for row in sheet] == [row["sample_id"] for row in issues]
     assert {row["label"] for row in sheet} == {""}
-    assert (folder / "page.txt").read_text() == audit_page(audit) + "\n"
+    assert (folder / "page.txt").read_text() == folded(audit_page(audit)) + "\n"
 
 
 def test_result_rows_are_written_once(audit, tmp_path):

@@ -327,7 +327,8 @@ def test_the_compare_command_says_why_there_is_no_sign_flip_test(tmp_path):
     b = save(tmp_path / "b.npz", simulated(), blurred=softmax(simulated(seed=1).logits))
     page = invoke("compare", [f"A={a}", f"B={b}", "--replicates", 50])
     assert page.exit_code == 0, page.exception
-    assert NO_SIGN_FLIP in page.stdout
+    assert NO_SIGN_FLIP in page.stdout.replace("\n", " ")
+    assert max(map(len, page.stdout.splitlines())) <= 80
     assert "0 rows only A has right, 0 only B; exact p = 1" in page.stdout
     answer = invoke(
         "compare", [f"A={a}", f"B={b}", f"C={a}", "--replicates", 50, "--json", "--same-rows"]

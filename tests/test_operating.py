@@ -106,7 +106,8 @@ def test_chosen_conventions_stand_beside_ours_with_their_spread(tmp_path: Path) 
 
     done = shown("--ece", "guo,smooth", "--out", str(tmp_path / "e"))
     assert done.exit_code == 0, done.output
-    lines = {line.split()[0]: line.split()[1] for line in done.stdout.splitlines() if line.strip()}
+    rows = [words for line in done.stdout.splitlines() if len(words := line.split()) > 1]
+    lines = {words[0]: words[1] for words in rows}
     every = all_ece_conventions(labels, probs)
     for name in ("guo", "smooth"):
         assert lines[f"ece:{name}"] == f"{every[name]:.4f}"

@@ -16,6 +16,7 @@ from trustq.experiments import plan_sweep, run_sweep
 from trustq.experiments import repair as run_repair
 from trustq.recipes import Recipe, load_recipe, load_sweep
 from trustq.report.plan import plan_page, plan_summary
+from trustq.report.text import folded
 from trustq.store import Cache, find_caches
 from trustq.store import import_cache as import_file
 from trustq.store import open_cache as open_file
@@ -228,7 +229,7 @@ class PlanReport:
         return self.budgets.to_polars()
 
     def __repr__(self) -> str:
-        return self.page
+        return folded(self.page)
 
     def _repr_html_(self) -> str:
         return self.budgets._repr_html_()

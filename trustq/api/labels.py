@@ -29,6 +29,7 @@ from trustq.report.audit import (
     set_issue_rows,
     write_audit,
 )
+from trustq.report.text import folded
 from trustq.scoring import score_of
 from trustq.scoring.confident import find_label_issues as flagged_by
 
@@ -198,7 +199,7 @@ class LabelReport:
         return self.issues.to_polars()
 
     def __repr__(self) -> str:
-        return self.page
+        return folded(self.page)
 
     def _repr_html_(self) -> str:
         audit = self.audit

@@ -13,6 +13,7 @@ from trustq.evaluation.evaluate import evaluate as evaluated
 from trustq.evaluation.predictions import Predictions
 from trustq.evaluation.predictions import read_predictions as read_file
 from trustq.report.evaluation import evaluation_page, write_evaluation
+from trustq.report.text import folded
 
 
 def read_predictions(
@@ -110,7 +111,7 @@ class EvaluationReport:
         return self.metrics.to_polars()
 
     def __repr__(self) -> str:
-        return self.page
+        return folded(self.page)
 
     def _repr_html_(self) -> str:
         return self.metrics._repr_html_()
@@ -204,7 +205,7 @@ class ComparisonReport:
         return self.differences.to_polars()
 
     def __repr__(self) -> str:
-        return self.page
+        return folded(self.page)
 
     def _repr_html_(self) -> str:
         return self.differences._repr_html_()

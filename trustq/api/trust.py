@@ -11,6 +11,7 @@ from trustq.evaluation.trust_sources import SOURCES
 from trustq.experiments.trust import TrustRun, judge, judged_predictions
 from trustq.experiments.trust_inputs import open_judged
 from trustq.experiments.trust_tables import record_trust
+from trustq.report.text import folded
 from trustq.report.trust import notebook_files, trust_text, write_trust
 
 
@@ -62,7 +63,7 @@ class TrustReport:
         return self.metrics.to_polars()
 
     def __repr__(self) -> str:
-        return self.page
+        return folded(self.page)
 
     def _repr_html_(self) -> str:
         return self.metrics._repr_html_()

@@ -17,6 +17,7 @@ from trustq.core.atomic_files import replacing
 from trustq.core.counts import counted
 from trustq.core.safety import DISCLAIMER
 from trustq.core.spreadsheets import csv_text
+from trustq.report.text import folded
 from trustq.results import Result, connect, format_result, new_part, write_part
 from trustq.statistics.paired import share_interval
 
@@ -200,7 +201,7 @@ def write_audit(
         write_rows(paths[-1], rows, columns)
     paths.append(folder / "page.txt")
     with replacing(paths[-1]) as part:
-        part.write_text(audit_page(audit, set_issues) + "\n", encoding="utf-8")
+        part.write_text(folded(audit_page(audit, set_issues)) + "\n", encoding="utf-8")
     return paths + write_audit_folder(audit, folder, images=images)
 
 

@@ -20,7 +20,7 @@ from trustq.metrics.ece_conventions import ECE_CONVENTIONS, chosen_conventions
 from trustq.metrics.per_class import class_positions, positive_score
 from trustq.metrics.selective import risk_coverage_curve, thin_curve
 from trustq.report.plots import COLOURS, new_canvas, save_plot
-from trustq.report.text import WIDTH, aligned, to_json
+from trustq.report.text import WIDTH, aligned, folded, to_json
 from trustq.statistics.paired import share_interval
 
 _SHOWN = {
@@ -124,7 +124,7 @@ def write_evaluation(
 ) -> list[Path]:
     """Write page.txt, report.json, curves.csv, errors.csv and the pictures; returns their paths."""
     texts = {
-        "page.txt": evaluation_page(found, ece=ece),
+        "page.txt": folded(evaluation_page(found, ece=ece)),
         "report.json": to_json(found.report),
         "curves.csv": _csv(curve_rows(found)),
         "errors.csv": _csv(error_rows(found)),

@@ -16,7 +16,7 @@ from trustq.evaluation.trust_figures import LEVELS, LOWER, METRICS
 from trustq.evaluation.trust_sources import SOURCES
 from trustq.evaluation.trust_table import BASELINE, JUDGED_BY
 from trustq.experiments.trust import TrustRun
-from trustq.report.text import aligned, to_json
+from trustq.report.text import aligned, folded, to_json
 from trustq.report.trust_plots import CAPTIONS, draw_trust
 
 SHOWN = ("accuracy", "balanced_accuracy", "macro_auroc", "ece", "augrc", "failure_auroc")
@@ -77,7 +77,7 @@ def write_trust(run: TrustRun, folder: Path, *, of_class: str | None = None) -> 
     """
     pictures = draw_trust(run, folder, of_class=of_class)
     texts = {
-        "page.txt": trust_text(run),
+        "page.txt": folded(trust_text(run)),
         "trust.html": trust_html(run, pictures),
         "trust.csv": _csv(run),
         **{name: to_json(value) for name, value in notebook_files(run).items()},
