@@ -8,7 +8,7 @@ import typer
 
 from trustq.core.counts import counted
 
-from .output import print_text
+from .output import print_note, print_text
 
 if TYPE_CHECKING:
     from trustq.review.images import ReviewImages
@@ -44,7 +44,12 @@ class Session:
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the random rows.")] = 0
     port: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Port [default: that of last time, else any free one]."),
+        typer.Option(
+            metavar="N",
+            min=0,
+            max=65535,
+            help="Port [default: that of last time, else any free one].",
+        ),
     ] = None
     browser: Annotated[
         bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")
@@ -154,7 +159,7 @@ def review(
         wrote = _write(session, images, exchange, written, seed=shown.seed)
         told = written.summary or written.json
         if not (merged or wrote or told):
-            _serve(session, images, browser=shown.browser)
+            _serve(session, images, shown)
     finally:
         session.close()
     if not wrote or told:
@@ -219,7 +224,7 @@ def _export(
         typer.echo(f"wrote {written}", err=True)
 
 
-def _serve(session: "ReviewSession", images: "ReviewImages", *, browser: bool) -> None:
+def _serve(session: "ReviewSession", images: "ReviewImages", shown: Session) -> None:
     import webbrowser
 
     from trustq.review.server import ReviewServer
@@ -228,6 +233,8 @@ def _serve(session: "ReviewSession", images: "ReviewImages", *, browser: bool) -
     server.start()
     n = len(session.queue)
     typer.echo(f"{counted(n, 'label')} to review at\n{server.address}\nStop with Ctrl-C.", err=True)
-    if browser:
+    if shown.port not in (None, 0, server.port):
+        print_note(f"port {shown.port} is taken, so the page is on port {server.port}")
+    if shown.browser:
         webbrowser.open(server.address)
     server.wait()

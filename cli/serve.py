@@ -17,7 +17,9 @@ class Network:
     host: Annotated[
         str, typer.Option(metavar="ADDRESS", help="Address to listen on; 0.0.0.0 for a network.")
     ] = "127.0.0.1"
-    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")
+    ] = 8000
     hosts: Annotated[
         str,
         typer.Option(metavar="NAMES", help="Host names that it answers for [default: any]."),
@@ -36,9 +38,10 @@ class Load:
     variant: Annotated[
         str, typer.Option(metavar="float32|int8|float16", help="Network to serve.")
     ] = "float32"
-    workers: Annotated[int, typer.Option(help="Predictions at once; 0 for one a core.")] = 0
+    workers: Annotated[int, typer.Option(min=0, help="Predictions at once; 0 for one a core.")] = 0
     rate_limit: Annotated[
-        float, typer.Option(help="Images that one address may send a minute; 0 for any number.")
+        float,
+        typer.Option(min=0, help="Images that one address may send a minute; 0 for any number."),
     ] = 60.0
     web_runtime: Annotated[
         Path | None,
@@ -70,7 +73,7 @@ def serve(
 
     from trustq.core.freed_memory import keep_freed_memory
     from trustq.deploy.extras import load_extra
-    from trustq.deploy.server import ServeSettings, Service, uvicorn_config
+    from trustq.deploy.server import ServeSettings, Service, listening, uvicorn_config
     from trustq.deploy.web_runtime import add_web_runtime, has_web_runtime
 
     if load.web_runtime is not None:
@@ -85,20 +88,19 @@ def serve(
     service = Service(model, settings)
     config = uvicorn_config(
         service,
-        host=network.host,
-        port=network.port,
         certificate=network.certificate,
         key=network.key,
     )
+    socket = listening(network.host, network.port)
     scheme = "http" if network.certificate is None else "https"
     if not has_web_runtime(model):
         print_note("Photos are sent to this server: the model folder has no runtime for browsers.")
-    typer.echo(
-        f"{service.model.about['name']} at {scheme}://{network.host}:{network.port}/", err=True
-    )
+    port = socket.getsockname()[1]
+    host = f"[{network.host}]" if ":" in network.host else network.host
+    typer.echo(f"{service.model.about['name']} at {scheme}://{host}:{port}/", err=True)
     typer.echo("Research only, not a medical device. Stop with Ctrl-C.", err=True)
     server = load_extra("uvicorn", "trustq serve").Server(config)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
-    server.run()
+    server.run(sockets=[socket])
     service.close()

@@ -20,6 +20,8 @@ import pytest
 from PIL import Image
 from support import ClosingHandler
 from support_deploy import Packaged, find_web_runtime
+from trustq.cli import app
+from typer.testing import CliRunner
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("httpx")
@@ -30,11 +32,12 @@ import httpx  # noqa: E402
 import trustq as tq  # noqa: E402
 from trustq.deploy import server as serving  # noqa: E402
 from trustq.deploy.image_checks import check_look, look_at  # noqa: E402
-from trustq.deploy.server import ServeSettings, Service, uvicorn_config  # noqa: E402
+from trustq.deploy.server import ServeSettings, Service, listening, uvicorn_config  # noqa: E402
 from trustq.deploy.triage import Rules, decide  # noqa: E402
 from trustq.deploy.uploads import Refused, opened_image, parts_of  # noqa: E402
 from trustq.deploy.web_runtime import add_web_runtime  # noqa: E402
 from trustq.deploy.whole_answers import WholeAnswer  # noqa: E402
+from trustq.errors import InputError, NotFound  # noqa: E402
 
 PAGE = Path(serving.__file__).parent / "page"
 CHROMIUM = shutil.which("chromium")
@@ -49,7 +52,7 @@ class Running:
         self._socket.bind(("127.0.0.1", 0))
         self.port = int(self._socket.getsockname()[1])
         self.address = f"http://127.0.0.1:{self.port}"
-        self._server = uvicorn.Server(uvicorn_config(self.service, port=self.port))
+        self._server = uvicorn.Server(uvicorn_config(self.service))
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True
         )
@@ -164,6 +167,43 @@ def test_a_failed_run_is_an_error_of_those_who_asked_and_of_no_later_one(
         assert found.status_code == 500 and "no memory" not in found.text
     found = httpx.post(f"{patient.address}/api/analyze", content=image_bytes(packaged))
     assert found.status_code == 200 and patient.service._inside == 0
+
+
+def test_an_address_that_cannot_be_listened_on_is_refused_with_a_way_out(
+    running: Running, packaged: Packaged
+) -> None:
+    for host, port, why in (
+        ("127.0.0.1", running.port, r"address already in use\. Another program listens there"),
+        ("192.0.2.1", 0, r"cannot assign requested address\. Give 127\.0\.0\.1"),
+        ("no.such.host.invalid", 0, "is not an address of this machine"),
+    ):
+        with pytest.raises(InputError, match=why):
+            listening(host, port)
+    own = listening("127.0.0.1", 0)
+    assert own.getsockname()[1] > 0
+    own.close()
+    words = ("serve", str(packaged.folder), "--port", str(running.port))
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 1 and "Stop with" not in found.stderr
+    assert "choose another --port, or 0 for any free one" in found.stderr
+
+
+def test_files_that_are_no_certificate_are_refused(packaged: Packaged, tmp_path: Path) -> None:
+    service = Service(packaged.folder)
+    (tmp_path / "a.pem").write_text("nothing")
+    for name, why in (("a.pem", "are not a certificate and its key as PEM"), ("b", "no such file")):
+        with pytest.raises(InputError if name == "a.pem" else NotFound, match=why):
+            uvicorn_config(service, certificate=tmp_path / name, key=tmp_path / name)
+    service.close()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("serve", "--port", "99999"), ("serve", "--workers", "-1"), ("review", "--port", "-1")],
+)
+def test_ports_and_workers_out_of_range_are_usage_errors(words: tuple[str, ...]) -> None:
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 2 and "Input should be" in found.stderr
 
 
 def test_a_server_leaves_the_log_handlers_of_its_process_open(packaged: Packaged) -> None:

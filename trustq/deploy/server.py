@@ -5,8 +5,11 @@ kind and sides by content, and only then a decoder.
 """
 
 import asyncio
+import errno
 import json
 import os
+import socket
+import ssl
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -31,8 +34,9 @@ from trustq.deploy.uploads import (
     parts_of,
     too_large,
 )
-from trustq.errors import InputError
+from trustq.errors import InputError, NotFound
 
+BACKLOG = 256  # connections that wait to be taken
 _SLACK = 65_536  # bytes of a multipart body beside its image, and of headers
 _MOST_BATCH = 40_000_000  # bytes of a batch request
 _TOGETHER = 4  # images of one run; eight took no less time each, and the first waits for the last
@@ -359,8 +363,6 @@ class _Guard:
 def uvicorn_config(
     service: Service,
     *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
     certificate: Path | None = None,
     key: Path | None = None,
 ) -> Any:
@@ -368,12 +370,12 @@ def uvicorn_config(
     uvicorn = load_extra("uvicorn", "trustq serve")
     if (certificate is None) != (key is None):
         raise InputError("A certificate and its key go together: give `certificate` and `key`.")
+    if certificate is not None and key is not None:
+        _require_pair(certificate, key)
     from trustq.deploy.slow_senders import impatient_protocol
 
     return uvicorn.Config(
         make_app(service),
-        host=host,
-        port=port,
         http=impatient_protocol(service.settings.header_seconds, _SLACK),
         ws="none",
         log_config=None,  # the former handlers of the process stay open
@@ -382,10 +384,69 @@ def uvicorn_config(
         server_header=False,
         lifespan="off",
         timeout_keep_alive=15,
-        backlog=256,
+        backlog=BACKLOG,
         ssl_certfile=None if certificate is None else str(certificate),
         ssl_keyfile=None if key is None else str(key),
     )
 
 
-__all__ = ["MOST_IMAGES", "ServeSettings", "Service", "make_app", "uvicorn_config"]
+def _require_pair(certificate: Path, key: Path) -> None:
+    """Raise `TrustqError` where a certificate or its key cannot be used."""
+    for path, setting in ((certificate, "certificate"), (key, "key")):
+        if not path.is_file():
+            raise NotFound(f"`{setting}` {path}: no such file.", path=path)
+
+    def no_password() -> str:
+        raise InputError(
+            f"`key` {key} is encrypted with a password; give one without (`openssl pkey`).",
+            path=key,
+        )
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, no_password)
+    except (ssl.SSLError, OSError) as error:
+        raise InputError(
+            f"{certificate} and {key} are not a certificate and its key as PEM ({error}). Give a "
+            "file that begins with -----BEGIN CERTIFICATE----- as `certificate`, and its private "
+            "key as `key`.",
+            path=certificate,
+        ) from error
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens on an address, on any free port for 0; raises `TrustqError`."""
+    try:
+        family, kind, number, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        own = socket.socket(family, kind, number)
+    except OSError as error:
+        raise InputError(
+            f"`host` {host} is not an address of this machine ({error.strerror}). Give 127.0.0.1 "
+            "for this machine alone, or 0.0.0.0 for its network."
+        ) from error
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        own.bind(address)
+        own.listen(BACKLOG)
+    except OSError as error:
+        own.close()
+        if error.errno == errno.EADDRNOTAVAIL:
+            way_out = "Give 127.0.0.1 for this machine alone, or 0.0.0.0 for its network"
+        elif error.errno == errno.EADDRINUSE:
+            way_out = "Another program listens there; choose another `port`, or 0 for any free one"
+        else:
+            way_out = "Choose another `port` or `host`"
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"Cannot listen on {host}, port {port}: {reason}. {way_out}.") from error
+    return own
+
+
+__all__ = [
+    "MOST_IMAGES",
+    "ServeSettings",
+    "Service",
+    "listening",
+    "make_app",
+    "uvicorn_config",
+]
