@@ -1052,6 +1052,68 @@ def test_fields_of_a_struct_and_keys_of_dicts_are_columns_by_name(tmp_path: Path
         tq.read_predictions({"labels": labels, "probs": [*rows[:3], None]})
 
 
+def test_sorted_scores_are_of_no_class(tmp_path: Path) -> None:
+    """As tools write the top k, beside their indices; rows that are all alike say nothing."""
+    labels, logits = simulated(k=5, n=60)
+    falling = -np.sort(-softmax(logits.astype(float)))
+    path = tmp_path / "p.npz"
+    np.savez(path, probs=falling, labels=labels, indices=np.argsort(-logits))
+    with pytest.raises(TrustqError, match="probs fall from column to column in every row, as sort"):
+        read_predictions(path)
+    columns = {f"prob_{place}": falling[:, place] for place in range(5)}
+    pandas.DataFrame({"label": labels, **columns}).to_csv(tmp_path / "p.csv", index=False)
+    with pytest.raises(
+        TrustqError, match=r"sorted ones \(top-k\) do, so no column is of one class"
+    ):
+        read_predictions(tmp_path / "p.csv")
+    np.savez(path, probs=np.tile(falling[0], (60, 1)), labels=labels)
+    assert len(read_predictions(path)) == 60
+    two = -np.sort(-np.stack([falling[:, 0], 1 - falling[:, 0]], axis=1))
+    np.savez(path, probs=two, labels=labels % 2)
+    assert any("no column is of one class" in note for note in read_predictions(path).notes)
+
+
+def test_lists_that_are_texts_are_scores(tmp_path: Path) -> None:
+    """As CSV has a column of lists."""
+    labels, logits = simulated(k=3, n=30)
+    frame = pandas.DataFrame({"labels": labels, "logits": [str(row) for row in logits.tolist()]})
+    frame.to_csv(tmp_path / "p.csv", index=False)
+    np.testing.assert_allclose(read_predictions(tmp_path / "p.csv").logits, logits)
+    frame.loc[3, "logits"] = "[0.1, 0.2"
+    frame.to_csv(tmp_path / "p.csv", index=False)
+    with pytest.raises(TrustqError, match="logits holds something that is no number"):
+        read_predictions(tmp_path / "p.csv")
+
+
+def test_what_may_be_splits_or_one_group_is_said(tmp_path: Path) -> None:
+    labels, logits = simulated(k=3, n=30)
+    names = np.where(np.arange(30) % 2, "P1", "p1")
+    np.savez(tmp_path / "p.npz", logits=logits, labels=labels, groups=names)
+    notes = read_predictions(tmp_path / "p.npz").notes
+    assert notes == (
+        "groups 'P1' and 'p1' differ in case alone and are taken for two: spell them alike if they "
+        "are one",
+        "no ids: rows are named by their number",
+    )
+    frame = pandas.DataFrame({"label": labels, "is_test": labels == 0})
+    frame[["logit_0", "logit_1", "logit_2"]] = logits
+    notes = tq.read_predictions(frame).notes
+    assert (
+        "is_test is not used: if it says the splits of rows, write a column split of train, val "
+        "and test"
+    ) in notes
+    np.savez(tmp_path / "p.npz", logits=logits, labels=labels, split=np.where(labels, "train", ""))
+    with pytest.raises(TrustqError, match="has no rows of split test, only blank, train: call"):
+        read_predictions(tmp_path / "p.npz").judged()
+
+
+def test_stacks_of_models_are_refused_with_a_way_out(tmp_path: Path) -> None:
+    labels, logits = simulated(k=3, n=30)
+    np.savez(tmp_path / "p.npz", logits=np.stack([logits, logits]), labels=labels)
+    with pytest.raises(TrustqError, match="save one's, or the mean of their probabilities"):
+        read_predictions(tmp_path / "p.npz")
+
+
 @pytest.mark.parametrize("kind", ["STRUCT", "MAP", "list"])
 def test_named_values_of_unlike_rows_in_one_column_are_refused_by_name(
     tmp_path: Path, kind: str

@@ -37,6 +37,7 @@ from trustq.core.sample_ids import find_rows, id_column, id_keys, nearly
 from trustq.core.words import (
     SPLIT_WORDS,
     decimal_points,
+    flag,
     is_long,
     is_no_group,
     is_plain,
@@ -76,6 +77,7 @@ PREFIXES = {
 }
 # Names that say who or what a row shows, without blanks: no group unasked, for it may be a number.
 _LIKE_GROUPS = ("group", "patient", "patientid", "subject", "subjectid", "caseid", "lesion")
+_FLAG_OF_SPLIT = re.compile(r"is[_ ]?(train|val|valid|validation|test)(ing)?", re.IGNORECASE)
 _SCORES = {"logits": "logits", "probs": "probabilities"}  # the first goes before the second
 _LONGEST_ID = 1000  # letters; a longer text is the content of a file, such as an image in base64
 # What metadata call class names, or the places of classes.
@@ -392,6 +394,11 @@ class ForeignRows:
         blank = set[str]()
         if not is_long(column, 8):  # longer than any word for a blank
             blank = {text for text in set(texts) if len(text) < 8 and is_no_group(text)}
+        if two := _alike_but_in_case(texts):
+            self.note(
+                f"groups {two[0]!r} and {two[1]!r} differ in case alone and are taken for two: "
+                "spell them alike if they are one"
+            )
         numbers = _as_numbers(texts, blank)
         if not blank and numbers is texts:
             return column if is_plain(column) else np.array(texts)
@@ -404,7 +411,10 @@ class ForeignRows:
         array = self.find("split")
         if array is None:
             for like in self._like_splits():
-                self.note(f"{like} is not used: if it says the splits of rows, name it as split")
+                said = "write a column split of train, val and test"
+                if not _FLAG_OF_SPLIT.fullmatch(like):
+                    said = "name it as split"
+                self.note(f"{like} is not used: if it says the splits of rows, {said}")
             return None, []
         column = self._one_a_row(array, "split")
         found, unknown = read_splits(column)
@@ -423,10 +433,12 @@ class ForeignRows:
         return next((n for n in names if re.sub(r"[\s_-]", "", n).lower() in _LIKE_GROUPS), None)
 
     def _like_splits(self) -> list[str]:
-        """Columns whose values are words for splits, two or more."""
+        """Columns whose values are words for splits, two or more, or that flag a split's rows."""
         asked = list(self.names.values())
         columns = ((n, own) for source in self.sources for n, own in source.items())
-        return [name for name, own in columns if name not in asked and _holds_splits(own)]
+        return [
+            n for n, own in columns if n not in asked and (_holds_splits(own) or _flags(n, own))
+        ]
 
     def _one_a_row(self, array: np.ndarray, role: str) -> np.ndarray:
         column = _flat(array)
@@ -462,11 +474,23 @@ class ForeignRows:
         if array.ndim != 2:
             raise InputError(
                 f"{self.path}: {kind} has shape {array.shape}; expected one row per sample and one "
-                "column per class."
+                "column per class: of several models or passes, save one's, or the mean of their "
+                "probabilities."
             )
         if not array.shape[1]:
             raise InputError(f"{self.path}: {kind} has no columns, expected one per class.")
         width = array.shape[1]
+        if _are_sorted(array):
+            if width > 3:
+                raise InputError(
+                    f"{self.path}: {kind} fall from column to column in every row, as sorted ones "
+                    "(top-k) do, so no column is of one class: save them unsorted, one column a "
+                    "class."
+                )
+            self.note(
+                f"{kind} fall from column to column in every row: if they are sorted (top-k), no "
+                "column is of one class, and every figure is wrong"
+            )
         if titles is None:
             if stated is None:
                 return Scores(kind, array, None)
@@ -541,14 +565,15 @@ class ForeignRows:
         return found
 
     def _is_list(self, name: str) -> bool:
-        column = self.column(name)
+        column = of_text_lists(self.column(name))
         return column.dtype == object and isinstance(
             next((v for v in column.tolist() if v is not None), None), np.ndarray
         )
 
     def _of_columns(self, chosen: list[str], role: str) -> np.ndarray:
         if len(chosen) == 1 and self._is_list(chosen[0]):
-            return matrix(self.column(chosen[0]), source=self.source, name=chosen[0])
+            column = of_text_lists(self.column(chosen[0]))
+            return matrix(column, source=self.source, name=chosen[0])
         parts = [_numbers(self.column(name), self.source, name) for name in chosen]
         return np.stack(parts, axis=1)
 
@@ -774,6 +799,26 @@ def _rows_of_lists(column: np.ndarray, source: str, name: str) -> np.ndarray:
     return matrix(column, source=source, name=name) if isinstance(first, np.ndarray) else column
 
 
+def of_text_lists(column: np.ndarray) -> np.ndarray:
+    """A column of lists of numbers as texts, as CSV has them, as one of arrays; others as they are.
+
+    >>> of_text_lists(np.array(["[0.5, 0.5]", None], dtype=object)).tolist()
+    [array([0.5, 0.5]), None]
+    """
+    texts = column.tolist() if column.dtype == object and column.ndim == 1 else []
+    first = next((text for text in texts if text is not None), None)
+    if not isinstance(first, str) or not first.lstrip().startswith("["):
+        return column
+    found = np.empty(len(texts), dtype=object)
+    for row, text in enumerate(texts):
+        if text is not None:
+            try:
+                found[row] = np.asarray(json.loads(text), dtype=np.float64).reshape(-1)
+            except (RecursionError, TypeError, ValueError):
+                return column
+    return found
+
+
 def _fields(columns: Collection[str], name: str) -> list[str]:
     """The columns that the fields of a struct are: of probs, probs.mel and probs.nv."""
     return [column for column in columns if column.startswith(f"{name}.")]
@@ -789,6 +834,19 @@ def _are_shares(scores: np.ndarray) -> bool:
     return True
 
 
+def _are_sorted(scores: np.ndarray) -> bool:
+    """Whether all of 20 rows or more fall from the first column to the last, and differ.
+
+    A model whose rows are all alike may do so by its classes' frequencies.
+    """
+    if len(scores) < 20 or scores.dtype.kind not in "fiu":
+        return False
+    for part in (scores[:20], scores):  # of others a few rows say so
+        if not (part[:, 1:] <= part[:, :-1]).all():
+            return False
+    return bool((scores != scores[0]).any())
+
+
 def _holds_splits(column: np.ndarray) -> bool:
     if column.ndim != 1 or column.dtype.kind not in "OUS" or not len(column):
         return False
@@ -800,6 +858,22 @@ def _holds_splits(column: np.ndarray) -> bool:
         if not texts <= SPLIT_WORDS.keys():
             return False
     return len(texts) > 1
+
+
+def _flags(name: str, column: np.ndarray) -> bool:
+    """Whether a column such as `is_test` says of each row whether it is of a split."""
+    if not _FLAG_OF_SPLIT.fullmatch(name) or column.ndim != 1:
+        return False
+    return {flag(text) for text in set(plain_texts(column))} == {0, 1}
+
+
+def _alike_but_in_case(texts: Sequence[str]) -> tuple[str, str] | None:
+    """Two of the names that differ in case alone, where there are such."""
+    seen: dict[str, str] = {}
+    for name in sorted(set(texts)):
+        if seen.setdefault(name.casefold(), name) != name:
+            return seen[name.casefold()], name
+    return None
 
 
 def _as_numbers(texts: list[str], blank: set[str]) -> list[str]:

@@ -83,7 +83,7 @@ class Predictions:
             return np.ones(len(self), dtype=bool)
         tested: np.ndarray = np.isin(self.split, ("test", "external"))
         if not tested.any():
-            found = ", ".join(sorted(set(self.split.tolist())))
+            found = ", ".join(word or "blank" for word in sorted(set(self.split.tolist())))
             raise InputError(
                 f"{self.source} has no rows of split test, only {found}: call the "
                 "rows to judge test, or leave the column of splits out."
