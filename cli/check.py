@@ -86,6 +86,8 @@ def check(
         raise InputError(
             "Nothing to check: give a gate (`gate=ece<.05`), `packaged`, `parity`, or `against`."
         )
+    if demands.may_differ and not demands.parity:
+        raise InputError("`may_differ` is of `parity`, which is not checked: give it, too.")
     record: dict[str, Any] = {}
     passed = True
     if demands.parity:

@@ -283,6 +283,11 @@ def test_a_model_that_was_changed_is_refused(packaged: Packaged, tmp_path: Path)
     refuses(NotFound, "no variant 'int4'", lambda: tq.load_model(packaged.folder, variant="int4"))
 
 
+def test_a_variant_that_is_not_there_is_refused_with_those_that_are(packaged: Packaged) -> None:
+    with pytest.raises(NotFound, match="'x'; expected one of float32, int8, float16\\.$"):
+        tq.load_model(packaged.folder, variant="x")
+
+
 def test_a_second_package_never_replaces_the_first(packaged: Packaged) -> None:
     before = digest_bytes((packaged.folder / "model.json").read_bytes())
     refuses(

@@ -202,6 +202,10 @@ def test_several_setups_are_not_mixed_and_parity_names_what_differs(tmp_path: Pa
         app, ["check", str(folder), "--parity", "--may-differ", "budget,n_rounds"]
     )
     assert result.exit_code == 1 and "Parity: failed" in result.stdout
+    words = ["check", str(folder), "--gate", "accuracy>.1", "--may-differ", "budget"]
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 1
+    assert "--may-differ is of --parity, which is not checked" in found.stderr
 
 
 # --- checklists ----------------------------------------------------------------------------------

@@ -233,6 +233,13 @@ def test_areas_of_many_rows_drawn_as_narrow_numbers_do_not_overflow() -> None:
     np.testing.assert_allclose([aurc, augrc, error], [plain["aurc"], plain["augrc"], 0.5])
 
 
+def test_a_budget_without_an_arm_that_buys_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "p.npz", labels=[0, 1], probs=np.eye(2))
+    found = run_cli("trust", tmp_path / "p.npz", "--budget", "10%")
+    assert found.exit_code == 1
+    assert "--budget 10% is what an arm buys, and no arm is judged" in found.stderr
+
+
 def test_trust_says_how_far_it_is(tmp_path: Path) -> None:
     labels = np.arange(60) % 2
     np.savez(tmp_path / "p.npz", labels=labels, probs=np.where(np.eye(2)[labels] == 1, 0.8, 0.2))

@@ -115,9 +115,13 @@ def load_model(path: str | Path, *, variant: str = "float32", threads: int = 0) 
     about = read_about(folder)
     there = about["variants"]
     if variant not in there:
+        more = (
+            f" Package it again with `variants={','.join((*there, variant))}` of `trustq package`."
+            if variant in VARIANTS
+            else ""
+        )
         raise NotFound(
-            f"{folder} has no variant {variant!r}, only {', '.join(there)}. Package it again with "
-            f"`variants={','.join((*there, variant))}`.",
+            f"{folder} has no variant {variant!r}; expected one of {', '.join(there)}.{more}",
             path=folder,
             expected=tuple(there),
             found=variant,

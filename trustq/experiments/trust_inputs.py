@@ -18,6 +18,7 @@ from trustq.store import Cache, find_caches, is_cache, open_cache
 from trustq.store.concat import stand_side_by_side
 
 BACKBONE = "backbone"
+BUDGET = "5%"  # of an arm that is judged
 
 
 def open_judged(
@@ -32,7 +33,7 @@ def open_judged(
     noise: str = "none",
     draws: int = 1,
     arm: str = "none",
-    budget: str = "5%",
+    budget: str = BUDGET,
     concat: str = "none",
     calibrate_on: Path | None = None,
     normalize: str | None = None,
@@ -43,6 +44,11 @@ def open_judged(
     Raises `TrustqError` for files of both kinds, several files of predictions, options of the one
     kind beside files of the other, and all that the readers refuse.
     """
+    if arm == "none" and budget != BUDGET:
+        raise InputError(
+            f"`budget={budget}` is what an arm buys, and no arm is judged: name one, e.g. "
+            "`arm=self_confidence`, or leave `budget` out."
+        )
     paths = _paths(files)
     are_caches = [is_cache(path) for path in paths]
     if all(are_caches):
@@ -94,7 +100,7 @@ def head_predictions(
         raise InputError(f"{path} is no cache, so there are no features to fit `head={head}` on.")
     cache = open_cache(path)
     judged = judged_caches(
-        [cache], sweep=_sweep([cache], head, "none", 1, "none", "5%"), conditions=conditions
+        [cache], sweep=_sweep([cache], head, "none", 1, "none", BUDGET), conditions=conditions
     )
     if columns:
         judged = with_columns(judged, _joined(judged, columns, meta))

@@ -382,7 +382,7 @@ def open_review(
     audit = read_audit_folder(folder)
     if random_share is not None and not 0 <= random_share < 1:
         raise InputError(
-            f"random_share is {random_share:g}; expected a share from 0 to below 1.",
+            f"`random_share={random_share:g}`: expected a share from 0 to below 1.",
             where="random_share",
             found=random_share,
         )
