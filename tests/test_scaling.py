@@ -103,7 +103,7 @@ def test_a_file_for_what_does_not_fit_in_memory_has_its_room_on_the_disk_before_
     temporary = tempfile.TemporaryFile
 
     def kept(**settings: Any) -> IO[bytes]:
-        file: IO[bytes] = temporary(dir=tmp_path, **settings)
+        file: IO[bytes] = temporary(**settings | {"dir": tmp_path})
         opened.append(os.dup(file.fileno()))
         return file
 
@@ -116,3 +116,35 @@ def test_a_file_for_what_does_not_fit_in_memory_has_its_room_on_the_disk_before_
         scratch.room_for((1 << 23, 1 << 23), np.uint8)
     for descriptor in opened:
         os.close(descriptor)
+
+
+def test_what_does_not_fit_in_memory_goes_to_a_disk_where_temporary_files_lie_in_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(
+        "/dev/sda / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n/dev/sdb /tmp/disk xfs rw 0 0\n"
+        "/dev/sdc /over ext4 rw 0 0\ntmpfs /over tmpfs rw 0 0\n"
+    )
+    there = {
+        "/tmp": True,
+        "/tmp/disk/a": False,
+        "/tmp/other": True,
+        "/var/tmp": False,
+        "/over/a": True,
+    }
+    assert {folder: scratch.in_memory(folder, str(mounts)) for folder in there} == there
+    assert not scratch.in_memory("/tmp", str(tmp_path / "none"))
+    for name in ("TMPDIR", "TEMP", "TMP"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: "/tmp")
+    for in_memory, expected in (
+        ({"/tmp"}, "/var/tmp"),
+        (set(), "/tmp"),
+        ({"/tmp", "/var/tmp"}, "/tmp"),
+    ):
+        monkeypatch.setattr(scratch, "in_memory", in_memory.__contains__)
+        assert scratch.scratch_folder() == expected
+    monkeypatch.setenv("TMPDIR", "/tmp")
+    monkeypatch.setattr(scratch, "in_memory", {"/tmp"}.__contains__)
+    assert scratch.scratch_folder() == "/tmp"  # as was asked

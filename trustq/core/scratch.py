@@ -4,6 +4,7 @@ import errno
 import math
 import os
 import tempfile
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -13,15 +14,15 @@ from trustq.errors import TrustqError
 
 SHARE = 0.25  # of the memory that is free, what one array may take of it
 SMALL = 1 << 23  # bytes that are always in memory
+ON_DISK = "/var/tmp"  # for large files, by the standard of where files lie
 RESERVED = 3 << 26  # bytes that are left for tables to be written
 
 
 def room_for(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     """An array to fill: in memory, or in a file that is gone with it where memory is short.
 
-    The file lies in the folder for temporary files (`TMPDIR`), and the system writes its pages back
-    and drops them as it needs memory; nothing else differs. Raises `TrustqError` where the disk has
-    no room for it.
+    The file lies in `scratch_folder`, and the system writes its pages back and drops them as it
+    needs memory; nothing else differs. Raises `TrustqError` where the disk has no room for it.
 
     >>> room_for((2, 3), np.float32).shape
     (2, 3)
@@ -29,15 +30,41 @@ def room_for(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     if fits_memory(shape, dtype):
         return np.empty(shape, dtype)
     n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    folder = scratch_folder()
     try:
-        with tempfile.TemporaryFile(prefix="trustq-") as file:
+        with tempfile.TemporaryFile(prefix="trustq-", dir=folder) as file:
             claim(file, n_bytes)
             return np.memmap(file, dtype, "w+", shape=shape).view(np.ndarray)
     except OSError as error:
         raise TrustqError(
-            f"{tempfile.gettempdir()}: {n_bytes / 1e9:,.1f} GB that do not fit in memory cannot be "
+            f"{folder}: {n_bytes / 1e9:,.1f} GB that do not fit in memory cannot be "
             f"had there ({error.strerror}). Make room, or name a folder with more in TMPDIR."
         ) from error
+
+
+def scratch_folder() -> str:
+    """The folder for temporary files (`TMPDIR`), or /var/tmp where that lies in memory.
+
+    Many systems keep /tmp in memory, where a file takes what it is meant to spare; a folder that
+    is named in the environment is taken as it is.
+    """
+    folder = tempfile.gettempdir()
+    if any(os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")) or not in_memory(folder):
+        return folder
+    usable = os.access(ON_DISK, os.W_OK) and not in_memory(ON_DISK)
+    return ON_DISK if usable else folder
+
+
+def in_memory(folder: str, mounts: str = "/proc/mounts") -> bool:
+    """Whether a folder lies on a file system that is kept in memory, by the system's own list."""
+    try:
+        lines = [line.split() for line in Path(mounts).read_text().splitlines()]
+    except OSError:  # a system that has no such list
+        return False
+    above = [os.path.realpath(folder), *map(str, Path(os.path.realpath(folder)).parents)]
+    kinds = {place: kind for _, place, kind, *_ in lines}  # of one place the last holds
+    kind = next((kinds[place] for place in above if place in kinds), "")
+    return kind in ("tmpfs", "ramfs")
 
 
 def claim(file: IO[bytes], n_bytes: int) -> None:
