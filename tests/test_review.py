@@ -38,18 +38,20 @@ CHROMIUM = shutil.which("chromium")
 CLASSES = ("nevus", "melanoma", "keratosis", "</script><b>", 'a "quoted", name')
 
 
-def make_audit(folder: Path, *, n: int = 400, images: int = 60) -> tuple[Path, np.ndarray]:
+def make_audit(
+    folder: Path, *, n: int = 400, images: int = 60, classes: tuple[str, ...] = CLASSES
+) -> tuple[Path, np.ndarray]:
     """An audit of embeddings with a fifth of wrong labels; returns its folder and the truth."""
-    rng = np.random.default_rng(0)
-    truth = rng.integers(0, len(CLASSES), n)
-    features = rng.normal(size=(n, 8)) + 4 * np.eye(8)[truth]
+    rng, width = np.random.default_rng(0), max(8, len(classes))
+    truth = rng.integers(0, len(classes), n)
+    features = rng.normal(size=(n, width)) + 4 * np.eye(width)[truth]
     observed, wrong = truth.copy(), rng.random(n) < 0.2
-    observed[wrong] = (observed[wrong] + 1) % len(CLASSES)
+    observed[wrong] = (observed[wrong] + 1) % len(classes)
     ids = np.array([f"img_{i:05d}" for i in range(n)])
     source = folder / "embeddings.npz"
     np.savez(source, features=features.astype("f4"), labels=observed, sample_ids=ids)
     with np.load(source) as arrays:
-        np.savez(source, **dict(arrays), classes=np.array(CLASSES))
+        np.savez(source, **dict(arrays), classes=np.array(classes))
     (folder / "images").mkdir()
     for i in range(images):
         picture = np.full((40, 60, 3), 40 * truth[i], np.uint8)
@@ -593,6 +595,79 @@ def test_the_one_file_page_gives_answers_back(tmp_path: Path, browser: Any) -> N
     ids = [str(session.audit.sample_ids[row]) for row in session.queue[:4]]
     assert [session.standing()["cy", i].kind for i in ids] == ["label", "label", "label", "unsure"]
     session.close()
+
+
+def test_two_tabs_of_the_one_file_page_lose_no_answer(tmp_path: Path, browser: Any) -> None:
+    folder, _ = make_audit(tmp_path, images=0)
+    session = open_review(folder)
+    write_one_file(session, ReviewImages(session.audit), tmp_path / "review.html")
+    context = browser.new_context(accept_downloads=True, offline=True)
+    first, second = context.new_page(), context.new_page()
+    for page, name in ((first, "cy"), (second, "di")):
+        begin(page, f"file://{tmp_path / 'review.html'}", name)
+    press(first, "1")
+    press(second, "2")
+    press(first, "3")
+    with second.expect_download() as download:
+        second.click("#save")
+    download.value.save_as(tmp_path / "back.jsonl")
+    assert merge_answers(session, tmp_path / "back.jsonl") == 3
+    context.close()
+    session.close()
+
+
+def test_the_one_file_page_goes_on_where_the_browser_keeps_nothing(
+    tmp_path: Path, browser: Any
+) -> None:
+    folder, _ = make_audit(tmp_path, images=0)
+    session = open_review(folder)
+    write_one_file(session, ReviewImages(session.audit), tmp_path / "review.html")
+    page = browser.new_context(accept_downloads=True, offline=True).new_page()
+    page.add_init_script("Storage.prototype.setItem = () => { throw new Error('full'); }")
+    begin(page, f"file://{tmp_path / 'review.html'}", "cy")
+    press(page, "1")
+    press(page, "2")
+    assert "Save them before you close the page" in page.inner_text("#banner")
+    with page.expect_download() as download:
+        page.click("#save")
+    download.value.save_as(tmp_path / "back.jsonl")
+    page.close()
+    assert merge_answers(session, tmp_path / "back.jsonl") == 2
+    session.close()
+
+
+def test_many_labels_are_searched_and_undo_works_on_a_page_opened_anew(
+    tmp_path: Path, browser: Any
+) -> None:
+    names = ("Crème brûlée", "crème", "صورة", *(f"dish {i}" for i in range(60)))
+    folder, _ = make_audit(tmp_path, images=0, n=630, classes=names)
+    session = open_review(folder)
+    server = ReviewServer(session, ReviewImages(session.audit))
+    server.start()
+    try:
+        page = browser.new_context().new_page()
+        begin(page, server.address, "ada")
+        page.keyboard.press("/")
+        page.keyboard.type("creme")
+        assert page.locator("#classes button:visible").count() == 2
+        press(page, "Enter")  # the same name goes before one that holds it
+        ids = [str(session.audit.sample_ids[row]) for row in session.queue[:2]]
+        assert session.standing()["ada", ids[0]].labels == ("crème",)
+        assert page.locator("#classes button:visible").count() == len(names)
+        # A keyboard of another script: the key of "a" gives another letter.
+        press_as = "document.dispatchEvent(new KeyboardEvent('keydown', %s))"
+        page.evaluate(press_as % "{key: 'ش', code: 'KeyA', bubbles: true}")
+        until(page, "document.body.dataset.shown === '2'")
+        assert session.standing()["ada", ids[1]].labels == (names[9],)
+        page.evaluate(press_as % "{key: 'Enter', repeat: true, bubbles: true}")
+        page.reload()
+        until(page, "document.body.dataset.shown === '2'")
+        press(page, "z")
+        assert page.evaluate("document.body.dataset.shown") == "1"
+        assert list(session.standing()) == [("ada", ids[0])]
+        page.close()
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize("width", [390, 1400])
