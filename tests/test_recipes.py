@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from trustq.errors import TrustqError
@@ -257,3 +258,18 @@ def test_a_grid_for_a_single_run_says_what_runs_it(tmp_path: Path) -> None:
         f"{path}, line 2: head is ['linear', 'knn'], expected text. A list is a grid, which "
         "`trustq sweep` runs."
     )
+
+
+def test_numbers_and_arrays_of_numpy_are_settings_as_those_of_python_are() -> None:
+    found = load_recipe(
+        "",
+        values={"draws": np.int64(2), "budgets": np.array([20, 40]), "arms": np.array(["none"])},
+        part="sweep",
+    )
+    plain = load_recipe(
+        "", values={"draws": 2, "budgets": [20, 40], "arms": ["none"]}, part="sweep"
+    )
+    assert found == plain
+    within = load_recipe("", values={"budgets": [np.int64(20), 40]}, part="sweep")
+    assert within.sweep.budgets == plain.sweep.budgets
+    assert load_recipe("", values={"budgets": range(20, 60, 20)}, part="sweep") == within

@@ -265,9 +265,15 @@ def _setting(text: str, preferred: str | None) -> tuple[str, str, Any, str]:
 
 
 def _plain(part: str, key: str, value: Any) -> Any:
-    """A setting's Python value as a file would have it: text for a path, a list for `a,b`."""
-    if isinstance(value, list | tuple):
-        return [str(item) if isinstance(item, Path) else item for item in value]
+    """A setting's Python value as a file would have it: text for a path, a list for `a,b`.
+
+    Numbers, arrays and columns of numpy and pandas are Python's own by `tolist`.
+    """
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple | range):
+        bare = [item.tolist() if hasattr(item, "tolist") else item for item in value]
+        return [str(item) if isinstance(item, Path) else item for item in bare]
     if isinstance(value, Path):
         value = str(value)
     if not isinstance(value, str | bool | int | float):
