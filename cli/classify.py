@@ -32,10 +32,12 @@ def classify(
 
     Example: trustq classify demo/model demo/images --out answers.csv
     """
+    from trustq.core.atomic_files import require_file_place
     from trustq.core.freed_memory import keep_freed_memory
     from trustq.deploy.classify import classify_folder, tier_counts, write_answers
     from trustq.deploy.model import load_model
 
+    require_file_place(out)
     keep_freed_memory(most_bytes=1 << 26)
     opened = load_model(model, variant=variant)
     with progress("classify", "images") as report:

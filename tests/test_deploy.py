@@ -15,6 +15,8 @@ import pytest
 from PIL import Image
 from support_deploy import Packaged
 from support_extract import Heard, tiny
+from trustq.cli import app
+from typer.testing import CliRunner
 
 pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
@@ -172,6 +174,15 @@ def test_a_folder_is_classified_with_what_was_left_out_and_how_many_are_left_to_
         "abstained": 0,
         "unlike training": 0,
     } in counts
+
+
+def test_a_folder_in_the_place_of_the_answers_is_refused_before_images_are_read(
+    packaged: Packaged, tmp_path: Path
+) -> None:
+    words = ("classify", packaged.folder, tmp_path / "none", "--out", tmp_path)
+    found = CliRunner().invoke(app, [str(word) for word in words])
+    assert found.exit_code == 1
+    assert found.stderr == f"Error: {tmp_path} is a folder; name a file in it, or another place.\n"
 
 
 def test_a_folder_without_images_says_what_it_holds(packaged: Packaged, tmp_path: Path) -> None:

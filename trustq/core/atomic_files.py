@@ -20,6 +20,7 @@ def replacing(path: Path) -> Iterator[Path]:
     removes. Raises `TrustqError` where the folder cannot be written to or the disk is full.
     """
     path = Path(path)
+    require_file_place(path)
     with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
@@ -34,6 +35,12 @@ def replacing(path: Path) -> Iterator[Path]:
             _flush_folder(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def require_file_place(path: Path) -> None:
+    """Raise `TrustqError` where a folder stands in the place of a file, before work for it."""
+    if Path(path).is_dir():
+        raise TrustqError(f"{path} is a folder; name a file in it, or another place.", path=path)
 
 
 @contextlib.contextmanager
