@@ -1060,6 +1060,8 @@ def test_sorted_scores_are_of_no_class(tmp_path: Path) -> None:
     np.savez(path, probs=falling, labels=labels, indices=np.argsort(-logits))
     with pytest.raises(TrustqError, match="probs fall from column to column in every row, as sort"):
         read_predictions(path)
+    with pytest.raises(TrustqError, match="^The input: probs fall from column to column"):
+        tq.label_quality(labels, falling)
     columns = {f"prob_{place}": falling[:, place] for place in range(5)}
     pandas.DataFrame({"label": labels, **columns}).to_csv(tmp_path / "p.csv", index=False)
     with pytest.raises(

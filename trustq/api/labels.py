@@ -16,6 +16,7 @@ from trustq.audit.known import answers_of
 from trustq.audit.labels import AUTO
 from trustq.audit.set_issues import COLUMNS, SetIssue, columns_of_rows, find_set_issues
 from trustq.core.class_names import read_labels
+from trustq.core.foreign_rows import sorted_note
 from trustq.core.words import is_no_group, plain_texts
 from trustq.errors import InputError
 from trustq.metrics.probabilities import checked_labels, checked_probs
@@ -301,6 +302,8 @@ class _Rows:
                 raise InputError(f"probs holds what is no number ({error}).") from error
             scores = np.stack([1 - second, second], axis=1)
         self.probs = checked_probs(scores)
+        if note := sorted_note(self.probs, source="The input", name="probs"):
+            warnings.warn(note, stacklevel=3)
         n, k = self.probs.shape
         found = read_labels(given, source="The input", classes=classes, width=k)
         for note in found.notes:

@@ -480,17 +480,8 @@ class ForeignRows:
         if not array.shape[1]:
             raise InputError(f"{self.path}: {kind} has no columns, expected one per class.")
         width = array.shape[1]
-        if _are_sorted(array):
-            if width > 3:
-                raise InputError(
-                    f"{self.path}: {kind} fall from column to column in every row, as sorted ones "
-                    "(top-k) do, so no column is of one class: save them unsorted, one column a "
-                    "class."
-                )
-            self.note(
-                f"{kind} fall from column to column in every row: if they are sorted (top-k), no "
-                "column is of one class, and every figure is wrong"
-            )
+        if note := sorted_note(array, source=self.source, name=kind):
+            self.note(note)
         if titles is None:
             if stated is None:
                 return Scores(kind, array, None)
@@ -834,17 +825,28 @@ def _are_shares(scores: np.ndarray) -> bool:
     return True
 
 
-def _are_sorted(scores: np.ndarray) -> bool:
-    """Whether all of 20 rows or more fall from the first column to the last, and differ.
+def sorted_note(scores: np.ndarray, *, source: str, name: str) -> str:
+    """A note on scores, (n, k), that fall from the first column to the last in every row, or "".
 
-    A model whose rows are all alike may do so by its classes' frequencies.
+    Raises `TrustqError` from four columns on, where that is no chance of 20 rows that differ; rows
+    that are all alike may do so by the frequencies of classes.
     """
     if len(scores) < 20 or scores.dtype.kind not in "fiu":
-        return False
+        return ""
     for part in (scores[:20], scores):  # of others a few rows say so
         if not (part[:, 1:] <= part[:, :-1]).all():
-            return False
-    return bool((scores != scores[0]).any())
+            return ""
+    if not (scores != scores[0]).any():
+        return ""
+    said = f"{name} fall from column to column in every row"
+    if scores.shape[1] > 3:
+        raise InputError(
+            f"{source}: {said}, as sorted ones (top-k) do, so no column is of one class: save them "
+            "unsorted, one column a class."
+        )
+    return (
+        f"{said}: if they are sorted (top-k), no column is of one class, and every figure is wrong"
+    )
 
 
 def _holds_splits(column: np.ndarray) -> bool:
