@@ -372,7 +372,9 @@ def test_table_without_groups_makes_every_row_its_own_and_says_so(table):
     found = prepare_table(table, **NAMES, say=said.append)
     assert column(found, "group_id") == column(found, "sample_id")
     assert said == [
-        "Every row is its own group. If several show one subject, say which: `group_column`."
+        "Every row is its own group, and lesion is not used. If several show one subject, say "
+        "which: `group_column`.",
+        "part is not used. If it says the splits of rows, name it: `split_column`.",
     ]
     assert found.split_origin["seed"] == 0 and column(found, "part") == ["train", "train", "val"]
 

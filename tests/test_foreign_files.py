@@ -1109,6 +1109,16 @@ def test_what_may_be_splits_or_one_group_is_said(tmp_path: Path) -> None:
         read_predictions(tmp_path / "p.npz").judged()
 
 
+def test_tables_are_joined_by_whole_numbers_in_any_form(tmp_path: Path) -> None:
+    """7.0 is what a table with a blank among its ids makes of 7; rows that it lacks are said."""
+    labels, logits = simulated(k=3, n=6)
+    np.savez(tmp_path / "p.npz", logits=logits, labels=labels, sample_ids=np.arange(6))
+    (tmp_path / "m.csv").write_text("id,sex\n3.0,f\n1.0,m\n0.0,m\n2.0,f\n4.0,f\n")
+    found = read_predictions(tmp_path / "p.npz", columns=["sex"], meta=[tmp_path / "m.csv"])
+    assert found.columns["sex"].tolist() == ["m", "m", "f", "f", "f", None]
+    assert "1 row is not in m.csv" in found.notes
+
+
 def test_stacks_of_models_are_refused_with_a_way_out(tmp_path: Path) -> None:
     labels, logits = simulated(k=3, n=30)
     np.savez(tmp_path / "p.npz", logits=np.stack([logits, logits]), labels=labels)

@@ -364,6 +364,10 @@ def test_labels_of_a_table_are_whole_numbers_in_any_form_and_twins_are_said(tmp_
         said = []
         assert made("csv", tmp_path / "t", table=path, say=said.append).classes == classes
         assert any("NV, nv differ in case alone" in note for note in said) == (classes[0] == "NV")
+    rows = [[f"i{i}.png", ("A", "B", "a", "b")[i % 4]] for i in range(20)]
+    said = []
+    made("csv", tmp_path / "t", table=table(path, ["image", "label"], rows), say=said.append)
+    assert said[0].endswith("are kept as several classes; make them one with `rename=A=a`.")
 
 
 def test_folders_of_windows_are_folders_and_one_name_in_two_is_no_image(tmp_path):

@@ -6,7 +6,7 @@ A file is opened once (`open_rows`); each question of its meaning is a method he
 import difflib
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,7 +76,9 @@ PREFIXES = {
     "crossfit_logits": "crossfit_logit_",
 }
 # Names that say who or what a row shows, without blanks: no group unasked, for it may be a number.
-_LIKE_GROUPS = ("group", "patient", "patientid", "subject", "subjectid", "caseid", "lesion")
+_LIKE_GROUPS = (
+    *("group", "patient", "patientid", "subject", "subjectid", "caseid", "lesion", "lesionid"),
+)
 _FLAG_OF_SPLIT = re.compile(r"is[_ ]?(train|val|valid|validation|test)(ing)?", re.IGNORECASE)
 _SCORES = {"logits": "logits", "probs": "probabilities"}  # the first goes before the second
 _LONGEST_ID = 1000  # letters; a longer text is the content of a file, such as an image in base64
@@ -430,15 +432,13 @@ class ForeignRows:
         """A column whose name says that rows of one value are of one person or lesion."""
         asked = list(self.names.values())
         names = [name for source in self.sources for name in source if name not in asked]
-        return next((n for n in names if re.sub(r"[\s_-]", "", n).lower() in _LIKE_GROUPS), None)
+        return like_groups(names)
 
     def _like_splits(self) -> list[str]:
         """Columns whose values are words for splits, two or more, or that flag a split's rows."""
         asked = list(self.names.values())
         columns = ((n, own) for source in self.sources for n, own in source.items())
-        return [
-            n for n, own in columns if n not in asked and (_holds_splits(own) or _flags(n, own))
-        ]
+        return [n for n, own in columns if n not in asked and (holds_splits(own) or _flags(n, own))]
 
     def _one_a_row(self, array: np.ndarray, role: str) -> np.ndarray:
         column = _flat(array)
@@ -742,8 +742,8 @@ def _joined(rows: ForeignRows, table: Path, ids: np.ndarray, whole: bool) -> dic
             f"{table} shares no id with the predictions, e.g. {keys[0]!r}{near}: spell the ids "
             "alike."
         )
-    if missing and (near := nearly(missing, own)):
-        n = counted(len(missing), "row")
+    if missing:
+        n, near = counted(len(missing), "row"), nearly(missing, own)
         rows.note(f"{n} {verb(len(missing), 'is', 'are')} not in {table.name}{near}")
     # A manifest knows the order of its classes.
     if table.suffix.lower() == ".parquet" and "classes" in (known := read_metadata(table)):
@@ -849,7 +849,8 @@ def sorted_note(scores: np.ndarray, *, source: str, name: str) -> str:
     )
 
 
-def _holds_splits(column: np.ndarray) -> bool:
+def holds_splits(column: np.ndarray) -> bool:
+    """Whether a column of texts, (n,), has words for splits alone, two or more."""
     if column.ndim != 1 or column.dtype.kind not in "OUS" or not len(column):
         return False
     texts: set[str] = set()
@@ -860,6 +861,15 @@ def _holds_splits(column: np.ndarray) -> bool:
         if not texts <= SPLIT_WORDS.keys():
             return False
     return len(texts) > 1
+
+
+def like_groups(names: Iterable[str]) -> str | None:
+    """The first name that says that rows of one value are of one person or lesion.
+
+    >>> like_groups(["age", "Patient ID"])
+    'Patient ID'
+    """
+    return next((n for n in names if re.sub(r"[\s_-]", "", n).lower() in _LIKE_GROUPS), None)
 
 
 def _flags(name: str, column: np.ndarray) -> bool:

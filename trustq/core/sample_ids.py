@@ -94,15 +94,21 @@ def find_ids(wanted: Sequence[str], ids: np.ndarray, *, source: str) -> list[int
     [0, 1, None]
     >>> find_ids(["a.jpg", "a.png"], np.array(["a.jpg"]), source="answers.csv")
     [0, None]
+    >>> find_ids(["7", "8"], np.array(["8.0", "7.0"]), source="answers.csv")
+    [1, 0]
     """
     texts = plain_texts(ids)
     spelt = {text: row for row, text in enumerate(texts)}
     if all(text in spelt for text in wanted):
         return [spelt[text] for text in wanted]
     rows_of: dict[str, list[int]] = {}
-    for row, key in enumerate(id_keys(ids)):
+    there, keys = id_keys(ids), [id_key(text) for text in wanted]
+    # 7.0 is what a table with a blank among its numbers makes of 7.
+    own, theirs = _whole_numbers(keys), _whole_numbers(there)
+    if own is not None and theirs is not None:
+        keys, there = own, theirs
+    for row, key in enumerate(there):
         rows_of.setdefault(key, []).append(row)
-    keys = [id_key(text) for text in wanted]
     twins = _twins(wanted, keys)
     found: list[int | None] = []
     for text, key in zip(wanted, keys, strict=True):
@@ -113,6 +119,17 @@ def find_ids(wanted: Sequence[str], ids: np.ndarray, *, source: str) -> list[int
                 "the one that is meant."
             )
         found.append(rows[0] if rows else None)
+    return found
+
+
+def _whole_numbers(keys: Sequence[str]) -> list[str] | None:
+    """Ids that are all whole numbers as such, 7.0 as 7; None for others."""
+    found = []
+    for key in keys:
+        digits, dot, zeros = key.partition(".")
+        if not digits.isdecimal() or (dot and zeros.strip("0")):
+            return None
+        found.append(digits)
     return found
 
 

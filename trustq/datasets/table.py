@@ -8,6 +8,7 @@ import numpy as np
 
 from trustq.core.column_names import ID_COLUMNS, called, first_called
 from trustq.core.columns import Columns, read_table
+from trustq.core.foreign_rows import holds_splits, like_groups
 from trustq.core.sample_ids import id_key
 from trustq.core.words import (
     BLANK_WORDS,
@@ -112,9 +113,18 @@ def read_rows(
     others = {name: values for name, values in columns.items() if name not in names.values()}
     notes += _add_metadata(rows, others)
     if group_column is None and called(columns, "group_id") is None:
+        like = like_groups(others)
+        unused = "" if like is None else f", and {like} is not used"
         notes.append(
-            "Every row is its own group. If several show one subject, say which: `group_column`."
+            f"Every row is its own group{unused}. If several show one subject, say which: "
+            "`group_column`."
         )
+    if "split" not in names:
+        notes += [
+            f"{name} is not used. If it says the splits of rows, name it: `split_column`."
+            for name, values in others.items()
+            if holds_splits(values)
+        ]
     rows, left_out = _kept(rows, skip_missing=skip_missing, skip_unlabeled=skip_unlabeled)
     origin = {"file": path.name, "column": names["split"]} if "split" in names else {}
     return Rows(
@@ -200,9 +210,10 @@ def _labels(
         )
     folded = Counter(label.casefold() for label in known)
     if twins := [label for label in known if folded[label.casefold()] > 1]:
+        other = next(own for own in twins[1:] if own.casefold() == twins[0].casefold())
         notes.append(
             f"The labels {', '.join(twins)} differ in case alone and are kept as several classes; "
-            f"make them one with `rename={twins[0]}={twins[1]}`."
+            f"make them one with `rename={twins[0]}={other}`."
         )
     return labels, notes
 
