@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support import make_cache
 from support_deploy import Packaged
 from support_extract import Heard, tiny
 from trustq.cli import app
@@ -174,6 +175,21 @@ def test_a_folder_is_classified_with_what_was_left_out_and_how_many_are_left_to_
         "abstained": 0,
         "unlike training": 0,
     } in counts
+
+
+def test_a_penalty_is_refused_where_no_head_is_fitted_or_it_is_none() -> None:
+    cache = make_cache(n=60)
+    refuses(
+        InputError,
+        "`regularisation` is of a head that is fitted",
+        lambda: fit_packaged_head(cache, "backbone", regularisation=1.0),
+    )
+    for penalty in (0.0, -1.0, float("nan")):
+        refuses(
+            InputError,
+            "expected a number above 0",
+            lambda penalty=penalty: fit_packaged_head(cache, "linear", regularisation=penalty),
+        )
 
 
 def test_a_folder_in_the_place_of_the_answers_is_refused_before_images_are_read(

@@ -1,5 +1,6 @@
 """The head that is packaged: the network's own classifier, or a linear one fitted on features."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +46,14 @@ def fit_packaged_head(
     on validation rows, or `regularisation`. Raises `TrustqError` for a head that cannot be folded
     into a network, and where there is nothing to fit on.
     """
+    if regularisation is not None and not 0 < regularisation < math.inf:
+        raise InputError(f"`regularisation={regularisation:g}`: expected a number above 0.")
     if name == "backbone":
+        if regularisation is not None:
+            raise InputError(
+                "`regularisation` is of a head that is fitted, and the network's own classifier is "
+                "not: leave it out, or fit one, e.g. `head=linear`."
+            )
         return _own_classifier(cache, labels)
     if name not in HEADS:
         raise InputError(
