@@ -134,7 +134,9 @@ def test_columns_of_parquet_that_are_neither_numbers_nor_texts_are_left_out(
         FROM range(2) t(i)) TO {tables.literal(str(path))}"""
     )
     read = tables.read_table(path)
-    assert list(read) == ["name", "image", "list", "List2", "odd"]
+    # Fields of a struct are columns of their own.
+    assert list(read) == ["name", "image", "box.a", "list", "List2", "odd"]
+    assert read["box.a"].tolist() == [1, 1]
     assert read["name"].tolist() == ["ä", "ä"] and read["odd"].tolist() == [0, 1]
     assert read["image"].tolist() == ["0.jpg", "1.jpg"]
 
