@@ -186,6 +186,8 @@ def test_a_fault_of_a_frame_names_the_frame() -> None:
     frame = pandas.DataFrame({"labels": [0, 1], "x": [0.1, 0.2]})
     with pytest.raises(tq.TrustqError, match=r"^The frame has no columns prob_<class>"):
         tq.read_predictions(frame)
+    with pytest.raises(tq.TrustqError, match=r"it has labels, x\. Name the features that heads"):
+        tq.audit_labels(frame)
     with refused(
         "Cannot read from int: pass a path, a mapping of arrays (features=, labels=, ...) or a "
         "data frame."

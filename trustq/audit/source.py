@@ -13,7 +13,7 @@ from trustq.core.class_names import ClassPosition
 from trustq.core.counts import counted, verb
 from trustq.core.digest import digest_bytes, digest_file, digest_json
 from trustq.core.foreign_files import ForeignFile, is_array_file, read_foreign
-from trustq.core.foreign_rows import open_rows, rows_of
+from trustq.core.foreign_rows import images_among, open_rows, rows_of
 from trustq.core.leaks import in_sample_signs
 from trustq.core.sample_ids import find_ids, nearly
 from trustq.core.words import is_blank
@@ -323,7 +323,7 @@ def _read(
         raise InputError(
             f"{path} holds no {what}; audit its probabilities with `source=file`.", path=path
         )
-    return _of_predictions(file, names, normalize)
+    return _of_predictions(file, names, normalize, asked=source == "file")
 
 
 def _of_cache(cache: Cache) -> _Rows:
@@ -336,11 +336,20 @@ def _of_cache(cache: Cache) -> _Rows:
     return _Rows(cache, rows, cache.label[rows].astype(np.int64), nothing)
 
 
-def _of_predictions(file: ForeignFile, names: dict[str, str], normalize: str | None) -> _Rows:
+def _of_predictions(
+    file: ForeignFile, names: dict[str, str], normalize: str | None, *, asked: bool
+) -> _Rows:
     path = file.path
     known = {name: value for name, value in names.items() if name not in ("observed", "features")}
     is_open = file.is_table and not any(is_array_file(str(name)) for name in names.values())
     rows = rows_of(file, names=names) if is_open else open_rows(path, names=names)
+    if not (asked or rows.has_scores() or images_among(rows)):
+        raise InputError(
+            f"{path} has nothing that is features, probabilities or logits by its name; it has "
+            f"{rows.there()}. Name the features that heads are fitted on (`features`), or scores "
+            "out of fold (`probs`, `logits`).",
+            path=path,
+        )
     audited = rows.name_of("observed") if rows.find("observed") is not None else None
     if audited is None:
         found = read_predictions(path, names=known, normalize=normalize)
