@@ -1,6 +1,7 @@
 """What can be pasted after `make demo` runs: examples of the help, the README and the pages."""
 
 import contextlib
+import importlib
 import re
 import shlex
 import shutil
@@ -43,21 +44,22 @@ def clone(demo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers start, answer one question and stop; no browser opens."""
     uvicorn = pytest.importorskip("uvicorn")
-    serve = uvicorn.Server.run
+    server_module = importlib.import_module("trustq.deploy.server")
+    serve, listening = uvicorn.Server.run, server_module.listening
 
-    def ask(server: Any, sockets: Any = None) -> None:
-        if sockets is not None:  # the review's, which is asked when it waits
-            serve(server, sockets=sockets)
+    def ask(server: Any, sockets: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            serve(server, sockets)  # the review's, which is asked when it waits
             return
-        server.config.port = 0
-        thread = threading.Thread(target=serve, args=(server,))
+        thread = threading.Thread(target=serve, args=(server, sockets))
         thread.start()
-        while thread.is_alive() and not server.started:
-            time.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        _ask(f"http://127.0.0.1:{port}/api/health")
-        server.should_exit = True
-        thread.join()
+        try:
+            while thread.is_alive() and not server.started:
+                time.sleep(0.01)
+            _ask(f"http://127.0.0.1:{sockets[0].getsockname()[1]}/api/health")
+        finally:
+            server.should_exit = True
+            thread.join()
 
     def review(server: ReviewServer) -> None:
         _ask(server.address)
@@ -67,6 +69,7 @@ def asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("webbrowser.open", lambda address: True)
     monkeypatch.setattr(ReviewServer, "wait", review)
     monkeypatch.setattr(uvicorn.Server, "run", ask)
+    monkeypatch.setattr(server_module, "listening", lambda host, port: listening(host, 0))
 
 
 def _ask(address: str) -> None:
