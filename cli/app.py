@@ -85,6 +85,16 @@ class Command(PlainValues, TyperCommand):
                 else:
                     formatter.write_text(paragraph)
 
+    def _require_places(self, ctx: Any) -> None:
+        """Refuse a file where a folder is written and the reverse, before any work."""
+        from trustq.core.atomic_files import require_file_place, require_folder_place
+
+        for option in self.params:
+            place = ctx.params.get(option.name)
+            if option.param_type_name == "option" and option.name in ("out", "results") and place:
+                is_folder = option.metavar == "FOLDER"
+                (require_folder_place if is_folder else require_file_place)(Path(place))
+
     def _arguments(self) -> list[Any]:
         return [one for one in self.params if one.param_type_name == "argument"]
 
@@ -94,6 +104,7 @@ class Command(PlainValues, TyperCommand):
             print_remark(_asked(ctx))
         began = time.monotonic(), sum(os.times()[:4])
         try:
+            self._require_places(ctx)
             return super().invoke(ctx)
         except TrustqError as error:
             if VERBOSE.get():

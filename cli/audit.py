@@ -79,7 +79,7 @@ class Images:
         Path | None, typer.Option(help="Manifest of the images, for the sheet of candidates.")
     ] = None
     root: Annotated[
-        Path | None, typer.Option(help="Image folder; alone, images are found by their id.")
+        Path | None, typer.Option(help="Folder of images; alone, they are found by their id.")
     ] = None
     candidates: Annotated[int, typer.Option(min=1, help="Images on the sheet.")] = 60
 

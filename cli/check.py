@@ -8,7 +8,7 @@ import typer
 
 from trustq.core.counts import counted
 
-from .output import print_table
+from .output import print_note, print_table
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Gates:
         typer.Option("--packaged", help="Also check accuracy>=.85, macro_f1>=.80 and gap<=.10."),
     ] = False
     against: Annotated[
-        Path | None, typer.Option(help="Earlier results folder with the same test rows.")
+        Path | None, typer.Option(help="Folder of earlier results with the same test rows.")
     ] = None
     parity: Annotated[
         bool,
@@ -132,7 +132,7 @@ def _print(found: Any) -> None:
         rows = [vars(one) for one in getattr(found, name)]
         print_table([{key: _short(value) for key, value in row.items()} for row in rows])
     for note in found.notes:
-        typer.echo(f"Note: {note}.", err=True)
+        print_note(f"{note}.")
 
 
 def _short(value: Any) -> Any:

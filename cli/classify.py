@@ -27,21 +27,26 @@ def classify(
 ) -> None:
     """Write a table with tier, score, conditions and probabilities of every image of a folder.
 
-    Images that cannot be read are listed with the reason. Needs the serve extra and no torch.
-    Research only, not a medical device.
+    Images that cannot be read are listed with the reason. A stopped run goes on where it was when
+    the same command is given again. Needs the serve extra and no torch. Research only, not a
+    medical device.
 
     Example: trustq classify demo/model demo/images --out answers.csv
     """
-    from trustq.core.atomic_files import require_file_place
     from trustq.core.freed_memory import keep_freed_memory
     from trustq.deploy.classify import classify_folder, tier_counts, write_answers
     from trustq.deploy.model import load_model
 
-    require_file_place(out)
     keep_freed_memory(most_bytes=1 << 26)
     opened = load_model(model, variant=variant)
-    with progress("classify", "images") as report:
-        rows = classify_folder(opened, folder, progress=report, note=print_note)
+    kept = out.with_name(f"{out.name}.part")
+    try:
+        with progress("classify", "images") as report:
+            rows = classify_folder(opened, folder, kept=kept, progress=report, note=print_note)
+    except KeyboardInterrupt as stop:
+        typer.echo(f"Stopped. Answers so far are in {kept}; the same command goes on.", err=True)
+        raise typer.Exit(130) from stop
     write_answers(out, rows)
+    kept.unlink(missing_ok=True)
     print_table(tier_counts(rows))
     print_text(f"{out}: {counted(len(rows), 'image')}. {opened.about['texts']['disclaimer']}")

@@ -172,7 +172,7 @@ def prepare(
 @app.command()
 def describe(
     manifest: Annotated[Path, typer.Argument(help="A manifest, Parquet or CSV.")],
-    root: Annotated[Path | None, typer.Option(help="Data root, if the images have moved.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of images, if they have moved.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
     """Show what is in a manifest: rows by class and split, groups, blanks, and its images.
@@ -281,7 +281,7 @@ def measure(
     out: Annotated[
         Path | None, typer.Option(help="Manifest to write [default: the same file].")
     ] = None,
-    root: Annotated[Path | None, typer.Option(help="Data root, if the images have moved.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of images, if they have moved.")] = None,
     *,
     shown: Progress,
 ) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from trustq.core.counts import counted
 
-from .options import Progress
+from .options import Progress, seed_numbers
 from .output import print_text
 
 
@@ -36,11 +36,11 @@ class Place:
     """Where images are read, where the student runs and is written."""
 
     root: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Image folder [default: the manifest's].")
+        Path | None, typer.Option(help="Folder of images [default: the manifest's].")
     ] = None
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto"
     name: Annotated[str, typer.Option(help="Name for the students' folder.")] = ""
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for caches.")] = Path("cache")
+    out: Annotated[Path, typer.Option(help="Folder for caches.")] = Path("cache")
 
 
 def distil(
@@ -70,6 +70,7 @@ def distil(
     from trustq.data.manifest import read_manifest
     from trustq.extraction.distil import Distillation, distil, student_recipe
 
+    numbers = seed_numbers(seeds)
     asked = list(teaching.settings or ())
     if teaching.observed:
         asked.append(f"observed={teaching.observed}")
@@ -77,7 +78,7 @@ def distil(
         read_manifest(manifest, root=place.root),
         Distillation(teacher, teaching.view, teaching.alpha, teaching.temperature),
         recipe=student_recipe(student, name=place.name, settings=asked),
-        seeds=[int(seed) for seed in seeds.split(",")],
+        seeds=numbers,
         out=place.out,
         device=place.device,
     )

@@ -1,6 +1,7 @@
 """`trustq explain`: maps of a network's decisions, their stability, trust cells and failures."""
 
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ from trustq.core.counts import counted
 
 from .app import App
 from .options import listed
-from .output import print_table
+from .output import print_note, print_table, print_text
 
 app = App(
     no_args_is_help=True,
@@ -67,7 +68,7 @@ def stability(
     opened = _opened(caches)
     found = stability_table(opened, method=method, explain=explained, split=split)
     for note in found.notes:
-        typer.echo(f"Note: {note}.", err=True)
+        print_note(f"{note}.")
     if out is not None:
         from trustq.report.audit import write_rows
 
@@ -80,9 +81,9 @@ def stability(
         return
     print_table([{name: _shown(value) for name, value in row.items()} for row in found.means])
     blank = int(np.isnan(found.per_row[0]["overlap"]).sum()) if found.per_row else 0
-    typer.echo(
+    print_text(
         f"{counted(len(found.rows), 'row')} of {split}, maps by {found.method}"
-        + (f"; {blank:,} have a blank map, and no figure" if blank else "")
+        + (f"; {blank:,} have a blank map, and no overlap" if blank else "")
     )
     _safety()
 
@@ -150,7 +151,7 @@ def trust(
         seed=maps.seed,
     )
     for note in found.notes:
-        typer.echo(f"Note: {note}.", err=True)
+        print_note(f"{note}.")
     if results is not None:
         record_cells(opened, found, results)
     if json:
@@ -159,7 +160,7 @@ def trust(
     for title, rows in found.tables.items():
         typer.echo(f"\n{title}")
         print_table([{name: _shown(value) for name, value in row.items()} for row in rows])
-    typer.echo(f"\nDoes stability add anything to confidence? {found.verdict}")
+    print_text(f"\nDoes stability add anything to confidence? {found.verdict}")
     _safety()
 
 
@@ -187,7 +188,7 @@ class Images:
         Path | None, typer.Option(help="Manifest of the images, with their metadata.")
     ] = None
     root: Annotated[
-        Path | None, typer.Option(help="Image folder [default: as the manifest says].")
+        Path | None, typer.Option(help="Folder of images [default: as the manifest says].")
     ] = None
     training: Annotated[
         Path | None,
@@ -251,8 +252,8 @@ def failures(
     aspect = str(opened[0].preprocessing.get("resize", "squash"))
     written = write_failures(found, out, images=images, aspect=aspect, panels=not panels.no_panels)
     for note in found.notes:
-        typer.echo(f"Note: {note}.", err=True)
-    typer.echo(
+        print_note(f"{note}.")
+    print_text(
         f"{found.n_errors:,} of {found.n_rows:,} rows of {maps.split} are wrong; "
         f"{len(found.cases)} "
         f"cases\n{rule_verdict(found)}\nwrote {written[0]}, {written[1]}"
@@ -294,7 +295,7 @@ def sanity(
         typer.echo(f"\n{check.cache}, {check.method}, {counted(check.n, 'row')}")
         print_table([{k: _shown(v) for k, v in row.items()} for row in check.stage_rows])
         print_table([{k: _shown(v) for k, v in row.items()} for row in check.curve_rows])
-        typer.echo(check.verdict)
+        print_text(check.verdict)
     _safety()
 
 
@@ -315,7 +316,9 @@ def _columns(metadata: Path | None, by: str | None) -> dict[str, Any] | None:
 
 
 def _shown(value: Any) -> Any:
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+    if isinstance(value, float):
+        return None if isnan(value) else float(f"{value:.4g}")
+    return value
 
 
 def _safety() -> None:

@@ -10,7 +10,7 @@ import typer
 
 from trustq.core.counts import counted
 
-from .options import named
+from .options import named, seed_numbers
 from .output import print_note
 
 if TYPE_CHECKING:
@@ -68,16 +68,7 @@ class Recipe:
     @property
     def numbers(self) -> list[int]:
         """The seeds."""
-        from trustq.errors import InputError
-
-        try:
-            return [int(seed) for seed in self.seeds.split(",")]
-        except ValueError as error:
-            raise InputError(
-                f"--seeds {self.seeds}: expected whole numbers, e.g. --seeds 42,52.",
-                where="seeds",
-                found=self.seeds,
-            ) from error
+        return seed_numbers(self.seeds)
 
 
 @dataclass
@@ -85,11 +76,9 @@ class Reading:
     """How images are read and what is done where that fails."""
 
     root: Annotated[
-        Path | None, typer.Option(help="Where the images are [default: as the manifest says].")
+        Path | None, typer.Option(help="Folder of images [default: as the manifest says].")
     ] = None
-    stage: Annotated[
-        Path | None, typer.Option(help="Copy the images to this local folder first.")
-    ] = None
+    stage: Annotated[Path | None, typer.Option(help="Folder to copy the images to first.")] = None
     skip_unreadable: Annotated[
         bool,
         typer.Option(

@@ -9,6 +9,7 @@ import typer
 
 from trustq.core.counts import counted
 
+from .options import seed_numbers
 from .output import print_table, print_text
 
 
@@ -26,7 +27,7 @@ class Training:
     ] = None
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto"
     root: Annotated[
-        Path | None, typer.Option(help="Where the images are [default: as the manifest says].")
+        Path | None, typer.Option(help="Folder of images [default: as the manifest says].")
     ] = None
 
 
@@ -63,19 +64,11 @@ def loop(
     extract.noise=symmetric:0.2
     """
     from trustq.data.manifest import read_manifest
-    from trustq.errors import InputError
     from trustq.experiments.train_loop import train_loop
     from trustq.recipes import load_recipe
 
     chosen = load_recipe(training.recipe, settings=training.settings or [])
-    try:
-        wanted = [int(seed) for seed in training.seeds.split(",")]
-    except ValueError as error:
-        raise InputError(
-            f"seeds {training.seeds}: expected whole numbers, e.g. 42,52.",
-            where="seeds",
-            found=training.seeds,
-        ) from error
+    wanted = seed_numbers(training.seeds)
     try:
         run = train_loop(
             read_manifest(manifest, root=training.root),

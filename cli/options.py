@@ -135,6 +135,20 @@ def named(given: Any, *, besides: Iterable[str] = ()) -> dict[str, Any]:
     }
 
 
+def seed_numbers(text: str) -> list[int]:
+    """The whole numbers of a list that is one option."""
+    from trustq.errors import InputError
+
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError as error:
+        raise InputError(
+            f"--seeds {text}: expected whole numbers, e.g. --seeds 42,52.",
+            where="seeds",
+            found=text,
+        ) from error
+
+
 def listed(text: str | None, known: Sequence[str] = ()) -> list[str]:
     """The names in a list that is one option, none where it was not given."""
     from trustq.core.words import split_names

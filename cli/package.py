@@ -86,7 +86,7 @@ class Files:
         str, typer.Option(help="Licence line of the data [default: the data set's].")
     ] = ""
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the int8 images.")] = 0
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the model.")] = Path("model")
+    out: Annotated[Path, typer.Option(help="Folder of the model.")] = Path("model")
 
 
 def package(
@@ -99,21 +99,22 @@ def package(
     files: Files,
     shown: Progress,
     root: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Image folder [default: the manifest's].")
+        Path | None, typer.Option(help="Folder of images [default: the manifest's].")
     ] = None,
 ) -> None:
     """Write a folder with the network as ONNX, its triage and what it is worth on test rows.
 
     Temperature, cuts, abstention and the cut for unlike images are chosen on validation rows; the
     figures and the tiers' table are of test rows, with intervals. Logits on 100 real images must
-    equal the cache's within 1e-4. Needs the gpu, export and serve extras; serving needs no torch.
+    equal the cache's within 1e-4, or 1e-5 of the largest. Needs the gpu, export and serve extras;
+    serving needs no torch.
 
     Example: trustq package demo/cache/digits/digits/seed0.h5 --manifest demo/digits.parquet
     --positive 3,8 --out packaged/
     """
     from trustq.data.manifest import read_manifest
     from trustq.deploy.packaging import PackageSettings, package_model
-    from trustq.deploy.web_runtime import add_web_runtime
+    from trustq.deploy.web_runtime import add_web_runtime, web_runtime_files
 
     named = {
         "positive": tuple(listed(triage.positive)),
@@ -125,6 +126,7 @@ def package(
     settings = PackageSettings(
         **{name: value for name, value in given.items() if name not in ("web_runtime", "out")}
     )
+    web_runtime_files(files.web_runtime)  # refused before the work where it is none
     with stages() as tell:
         about = package_model(
             _only_cache(cache),

@@ -31,7 +31,7 @@ class Pilot:
     """What was measured before, and what labels cost."""
 
     results: Annotated[
-        Path | None, typer.Option("--from", help="Earlier results folder instead of a pilot.")
+        Path | None, typer.Option("--from", help="Folder of earlier results, instead of a pilot.")
     ] = None
     backbones: Annotated[
         int | None, typer.Option(help="Backbone seeds, where there are no caches yet [default: 1].")

@@ -25,7 +25,7 @@ class Images:
     ] = None
     root: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Image folder; alone, images are found by their id."),
+        typer.Option(help="Folder of images; alone, they are found by their id."),
     ] = None
 
 

@@ -136,13 +136,48 @@ def test_repair_by_self_confidence_beats_random_over_20_draws(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["extract", "none.parquet", "--out"],
+        ["distil", "none.h5", "--manifest", "none.parquet", "--out"],
+        ["package", "none.h5", "--manifest", "none.parquet", "--out"],
+        ["loop", "none.parquet", "--out"],
+        ["trust", "none.h5", "--out"],
+        ["audit", "labels", "none.h5", "--out"],
+        ["explain", "failures", "none.h5", "--out"],
+        ["repair", "none.h5", "--results"],
+    ],
+)
+def test_a_file_in_the_place_of_a_folder_is_refused_before_any_work(
+    tmp_path: Path, words: list[str]
+) -> None:
+    place = tmp_path / "file"
+    place.write_text("mine")
+    for out in (place, place / "below"):
+        shown = run(*words, out)
+        assert shown.exit_code == 1
+        assert shown.stderr == f"Error: {place} is a file; name a folder, or another place.\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["extract", "m.parquet"], ["loop", "m.parquet"], ["distil", "c.h5", "--manifest", "m"]],
+)
+def test_seeds_that_are_no_numbers_are_refused(words: list[str]) -> None:
+    for seeds in ("a", "", "0-2"):
+        shown = run(*words, "--seeds", seeds)
+        assert shown.exit_code == 1
+        assert f"--seeds {seeds}: expected whole numbers, e.g. --seeds 42,52." in shown.stderr
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["repair", "nothing.h5"], "Error: No cache matches nothing.h5."),
         (["repair", "{cache}", "--arms", "best"], "Error: Arm 'best': unknown score 'best'"),
         (["repair", "{cache}", "--noise", "loud"], "Error: Unknown label noise 'loud'"),
         (["repair", "{cache}", "--set", "fold=3"], "Error: setting 'fold=3': unknown key 'fold'"),
-        (["cache", "verify", "{text}"], "is no trustq cache"),
+        (["cache", "verify", "{text}"], "is not a trustq cache"),
         (["sql", "SELECT 1", "--results", "nowhere"], "nowhere holds no results: no such folder"),
         (["data", "prepare", "ham", "--out", "m.parquet"], "known are ham10000"),
     ],

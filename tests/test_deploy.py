@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,8 @@ runtime = pytest.importorskip("onnxruntime")
 
 import trustq as tq  # noqa: E402
 from trustq.core.digest import digest_bytes  # noqa: E402
+from trustq.data.manifest import write_manifest  # noqa: E402
+from trustq.deploy.answer import answer_for  # noqa: E402
 from trustq.deploy.classify import classify_folder, tier_counts  # noqa: E402
 from trustq.deploy.cuts import conditions_of, cut_at_sensitivity, positive_classes  # noqa: E402
 from trustq.deploy.graph import Tail, folded_head  # noqa: E402
@@ -35,7 +38,13 @@ from trustq.deploy.packaging import PackageSettings, package_model  # noqa: E402
 from trustq.deploy.quantise import to_int8  # noqa: E402
 from trustq.deploy.tier_table import tier_table  # noqa: E402
 from trustq.deploy.triage import RISK_TIERS, URGENCY_TIERS, Rules, decide  # noqa: E402
-from trustq.errors import DamagedFile, DishonestError, InputError, NotFound  # noqa: E402
+from trustq.errors import (  # noqa: E402
+    DamagedFile,
+    DishonestError,
+    InputError,
+    NotFound,
+    TrustqError,
+)
 from trustq.extraction import extract  # noqa: E402
 from trustq.metrics.probabilities import softmax  # noqa: E402
 from trustq.store import read_cache  # noqa: E402
@@ -201,6 +210,44 @@ def test_a_folder_in_the_place_of_the_answers_is_refused_before_images_are_read(
     assert found.stderr == f"Error: {tmp_path} is a folder; name a file in it, or another place.\n"
 
 
+def test_a_stopped_classification_goes_on_where_it_was(
+    packaged: Packaged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, kept = tmp_path / "photos", tmp_path / "answers.csv.part"
+    folder.mkdir()
+    for n, path in enumerate(paths_of(packaged, 5)):
+        shutil.copy(path, folder / f"{n}.png")
+    (folder / "broken.jpg").write_bytes(b"nothing")
+    model = tq.load_model(packaged.folder)
+    whole = classify_folder(model, folder)
+
+    def stop(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        classify_folder(model, folder, kept=kept, progress=stop)
+    kept.write_bytes(kept.read_bytes()[:-20])  # the third, as a kill leaves it
+    shutil.copy(paths_of(packaged, 1)[0], folder / "1.png")  # the second, another image now
+    asked = []
+
+    def heard(content: bytes, model: object) -> dict[str, object]:
+        asked.append(content)
+        return answer_for(content, model)
+
+    monkeypatch.setattr("trustq.deploy.classify.answer_for", heard)
+    notes: list[str] = []
+    found = classify_folder(model, folder, kept=kept, note=notes.append)
+    assert notes == [f"taken from {kept}: 1 answer of a run that was stopped"]
+    assert len(asked) == 5 and [found[0], *found[2:]] == [whole[0], *whole[2:]]
+    assert found[1] == whole[0] | {"image": "1.png"}
+    asked.clear()
+    assert classify_folder(model, folder, kept=kept) == found
+    assert asked == [b"nothing"]  # what cannot be read is tried again
+    classify_folder(tq.load_model(packaged.folder, variant="int8"), folder, kept=kept)
+    assert len(asked) == 1 + 6
+
+
 def test_a_folder_without_images_says_what_it_holds(packaged: Packaged, tmp_path: Path) -> None:
     model = tq.load_model(packaged.folder)
     (tmp_path / "a.heic").write_bytes(b"")
@@ -228,6 +275,57 @@ def test_distances_of_graph_and_formula_agree(packaged: Packaged) -> None:
     means = [rows[labels == c].mean(axis=0) for c in (0, 1)]
     full = np.min([np.einsum("ni,ij,nj->n", rows - m, inverse, rows - m) for m in means], axis=0)
     assert np.allclose(own.distances(rows) * 6, full, rtol=1e-6)
+
+
+def test_large_logits_may_differ_by_their_roundings(
+    packaged: Packaged, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = PackageSettings(positive=("bars",), variants=("float32",))
+    monkeypatch.setattr("trustq.deploy.packaging.PARITY", 0.0)  # as if these logits were large
+    package_model(packaged.cache, packaged.manifest, out=tmp_path / "a", settings=settings)
+    monkeypatch.setattr("trustq.deploy.packaging.RELATIVE_PARITY", -1.0)
+    refuses(
+        TrustqError,
+        "the graph's logits differ from the cache's by up to",
+        lambda: package_model(
+            packaged.cache, packaged.manifest, out=tmp_path / "b", settings=settings
+        ),
+    )
+    assert not list((tmp_path / "b").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        (PackageSettings(slices=("tone",)), "no column tone to slice by"),
+        (PackageSettings(cuts="mine"), "expected validation or field"),
+        (PackageSettings(sensitivities=(0.8, 0.9, 0.95)), "expected three that fall"),
+        (PackageSettings(coverage=2.0), "expected a share above 0 and up to 1"),
+        (PackageSettings(outlier_share=3.0), "expected from 0 to below 1"),
+    ],
+)
+def test_settings_are_refused_before_a_network_is_exported(
+    packaged: Packaged, tmp_path: Path, settings: PackageSettings, part: str
+) -> None:
+    asked = replace(settings, positive=("bars",))
+    out = tmp_path / "model"
+    refuses(
+        InputError,
+        part,
+        lambda: package_model(packaged.cache, packaged.manifest, out=out, settings=asked),
+    )
+    assert not out.exists()
+
+
+def test_a_web_runtime_that_is_none_is_refused_before_a_model_is_written(
+    packaged: Packaged, tmp_path: Path
+) -> None:
+    write_manifest(packaged.manifest, tmp_path / "m.parquet")
+    words = ("package", packaged.cache, "--manifest", tmp_path / "m.parquet", "--positive", "bars")
+    more = ("--out", tmp_path / "model", "--web-runtime", tmp_path / "none")
+    found = CliRunner().invoke(app, [str(word) for word in (*words, *more)])
+    assert found.exit_code == 1 and "no such file or folder" in found.stderr
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_frozen_network_with_a_fitted_head_is_folded(images: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Explanation commands on caches with maps: stability, trust, failures, sanity; their refusals."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ from trustq.explain.summaries import (
 )
 from trustq.explain.variants import row_maps
 from trustq.report.failure_page import write_failures
+from trustq.report.sanity_page import write_sanity
 from trustq.results import run_query
+from trustq.statistics.paired import Interval
 from trustq.store import Cache, read_cache, write_cache
 
 N, GRID, CHANNELS = 240, 4, 8
@@ -231,7 +234,25 @@ def test_trust_cells_are_printed_with_a_paired_answer(
     np.testing.assert_allclose(answer[0][:3], [added["difference"], *added["interval"]], rtol=1e-9)
     assert answer[0][3] == added["sign_flip"]["p_value"]
     text = run("explain", "trust", *paths, *asked)
-    assert "Does stability add anything to confidence?" in text.stdout
+    prose = text.stdout.partition("Does stability add anything to confidence?")
+    assert prose[1] and max(map(len, (prose[1] + prose[2]).splitlines())) <= 80
+
+
+def test_an_interval_that_there_is_none_of_is_blank(caches: list[Cache], tmp_path: Path) -> None:
+    ids = caches[0].sample_id[caches[0].split == "test"]
+    group = caches[0].group_id[caches[0].split == "test"]
+    assert (sizes := Counter(group)).most_common(1)[0][
+        1
+    ] > 1  # several rows, one group: no interval
+    one = sizes.most_common(1)[0][0]
+    lines = [f"{i},{'one' if g == one else 'rest'}" for i, g in zip(ids, group, strict=True)]
+    (tmp_path / "m.csv").write_text("\n".join(["sample_id,part", *lines]) + "\n")
+    paths = [cache.path for cache in caches]
+    asked = ("--over", "passes", "--metadata", tmp_path / "m.csv", "--by", "part")
+    found = run("explain", "trust", *paths, *asked)
+    assert found.exit_code == 0, found.output
+    rows = found.stdout.partition("by part, first network")[2]
+    assert "one " in rows and "nan" not in rows
 
 
 # --- failures ------------------------------------------------------------------------------------
@@ -341,7 +362,13 @@ def test_maps_that_change_with_weights_pass_and_those_that_do_not_are_worthless(
     assert not bad.depends_on_weights
     assert bad.verdict.startswith("These maps are worthless as explanations")
     result = run("explain", "sanity", caches[0].path, "--out", tmp_path / "s.html")
-    assert result.exit_code == 0 and "Maps change" in (tmp_path / "s.html").read_text()
+    page = (tmp_path / "s.html").read_text()
+    assert result.exit_code == 0 and "Maps change" in page and "verdict good" in page
+    # Maps that change, and mark nothing that the network uses, are no good ones either.
+    curves = tuple(replace(curve, interval=Interval(-1.0, 1.0)) for curve in good.curves)
+    blind = replace(good, curves=curves)
+    write_sanity([blind], tmp_path / "s.html")
+    assert "verdict good" not in (tmp_path / "s.html").read_text()
 
 
 # --- what cannot be ------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ def test_a_foreign_hdf5_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TrustqError) as caught:
         read_cache(path)
     assert str(caught.value) == (
-        f"{path} is no trustq cache (it does not begin with 'trustq.cache sealed xxh3_128=').\n"
+        f"{path} is not a trustq cache (it does not begin with 'trustq.cache sealed xxh3_128=').\n"
         "Features and logits from elsewhere come in with `trustq cache import`."
     )
 

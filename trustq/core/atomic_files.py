@@ -21,13 +21,13 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     path = Path(path)
     require_file_place(path)
-    with _explained(path):
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
     # The suffix stays, because writers choose the format by it.
     part = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
-        with _explained(path):
+        with explained(path):
             yield part
             with open(part, "rb+") as file:
                 os.fsync(file.fileno())
@@ -43,8 +43,16 @@ def require_file_place(path: Path) -> None:
         raise TrustqError(f"{path} is a folder; name a file in it, or another place.", path=path)
 
 
+def require_folder_place(path: Path) -> None:
+    """Raise `TrustqError` where a file stands in the place of a folder or above it."""
+    there = next((place for place in (Path(path), *Path(path).parents) if place.exists()), None)
+    if there is not None and not there.is_dir():
+        raise TrustqError(f"{there} is a file; name a folder, or another place.", path=there)
+
+
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
+    """Raise what the system says of a file that is written as a `TrustqError`."""
     try:
         yield
     except (OSError, RuntimeError) as error:

@@ -1,11 +1,15 @@
 """A table of answers for a folder of images."""
 
+import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from trustq.core.atomic_files import explained
 from trustq.core.counts import counted
+from trustq.core.digest import digest_bytes
 from trustq.core.label_sheets import write_sheet
 from trustq.data.image_files import ENDINGS
 from trustq.data.pillow_rgb import reason_of
@@ -20,6 +24,7 @@ def classify_folder(
     model: Model,
     folder: Path,
     *,
+    kept: Path | None = None,
     progress: Callable[[int, int], None] = lambda *_: None,
     note: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
@@ -27,7 +32,9 @@ def classify_folder(
 
     Images are decoded at full size, so that answers are those of server and page. A file that
     cannot be read has its reason in `error` and blanks elsewhere; files with other endings are left
-    out, which `note` is told. Raises `TrustqError` where the folder holds no image file.
+    out, which `note` is told. Rows are added to the file `kept` as they come; those that a stopped
+    run left there, of this model and of images that did not change, are not computed again. Raises
+    `TrustqError` where the folder holds no image file.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -53,9 +60,16 @@ def classify_folder(
             f"{', '.join(ENDINGS)} left out: {left_out}"
         )
     rows = []
-    for done, path in enumerate(files, start=1):
-        rows.append(_row(model, path, path.relative_to(folder)))
-        progress(done, len(files))
+    with _kept_rows(kept, model) as (known, keep):
+        marks = [_mark(path, folder) for path in files]
+        if again := sum(mark in known for mark in marks):
+            note(f"taken from {kept}: {counted(again, 'answer')} of a run that was stopped")
+        for done, (path, mark) in enumerate(zip(files, marks, strict=True), start=1):
+            row = known.get(mark) or _row(model, path, path.relative_to(folder))
+            if mark not in known and not row["error"]:
+                keep(mark, row)
+            rows.append(row)
+            progress(done, len(files))
     return rows
 
 
@@ -78,6 +92,44 @@ def tier_counts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def write_answers(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write rows as CSV, whole or not at all, without formulas for spreadsheets."""
     write_sheet(path, rows)
+
+
+_Mark = tuple[str, int, int]  # an image's path, bytes and time of change
+
+
+def _mark(path: Path, folder: Path) -> _Mark:
+    found = path.stat()
+    return path.relative_to(folder).as_posix(), found.st_size, found.st_mtime_ns
+
+
+@contextmanager
+def _kept_rows(
+    path: Path | None, model: Model
+) -> Iterator[tuple[dict[_Mark, dict[str, Any]], Callable[[_Mark, dict[str, Any]], None]]]:
+    """Rows that a file holds of a model, and what adds one: a line each, which a kill cuts off."""
+    known: dict[_Mark, dict[str, Any]] = {}
+    if path is None:
+        yield known, lambda mark, row: None
+        return
+    own = digest_bytes(json.dumps([model.variant, model.about], sort_keys=True).encode())
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            of, mark, row = json.loads(line)
+        except (ValueError, TypeError):  # cut off
+            continue
+        if of == own:
+            known[tuple(mark)] = row
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed below
+
+    def keep(mark: _Mark, row: dict[str, Any]) -> None:
+        with explained(path):
+            # A line end before the line: what a kill cut off stays a line of its own.
+            file.write(b"\n" + json.dumps([own, mark, row]).encode())
+
+    with file:
+        yield known, keep
 
 
 def _row(model: Model, path: Path, name: Path) -> dict[str, Any]:

@@ -27,20 +27,27 @@ def add_web_runtime(model: Path, source: Path | None) -> str:
     above is searched, and nothing is copied where it is not there. Raises `TrustqError` for a
     source that lacks a file.
     """
-    found = source or _installed(Path.cwd())
+    found, contents = web_runtime_files(source)
     if found is None:
         return (
             f"npm's {_PACKAGE} was not found, so the page sends photos to the server and does not "
             f"work offline. Fetch it with `npm pack {_PACKAGE}` and add it with `web_runtime=FILE` "
             "(`trustq serve` takes it, too)."
         )
-    contents = _of_archive(found) if found.is_file() else _of_folder(found)
     folder = model / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in contents.items():
         with replacing(folder / name) as part:
             part.write_bytes(content)
     return f"The page runs the model in the browser, by {_PACKAGE} of {found}."
+
+
+def web_runtime_files(source: Path | None) -> tuple[Path | None, dict[str, bytes]]:
+    """Where `add_web_runtime` finds the runtime, None where it does not, and its files by name."""
+    found = source or _installed(Path.cwd())
+    if found is None:
+        return None, {}
+    return found, _of_archive(found) if found.is_file() else _of_folder(found)
 
 
 def has_web_runtime(model: Path) -> bool:

@@ -136,7 +136,7 @@ def variants_over(
     """
     cache = caches[0]
     if over not in ("auto", *KINDS):
-        raise InputError(f"over={over}: expected auto, {', '.join(KINDS)}.", where="over")
+        raise InputError(f"`over={over}`: expected auto, {', '.join(KINDS)}.", where="over")
     for kind in KINDS if over == "auto" else (over,):
         found: list[Variants] = []
         if kind == "passes":
@@ -340,7 +340,7 @@ def split_rows(cache: Cache, split: str) -> np.ndarray:
         has = ", ".join(sorted(set(cache.split.tolist())))
         raise InputError(
             f"{cache.name} has no labelled rows of split {split!r}; it has {has}. Extract maps of "
-            f"those rows too, e.g. `only=val,{split}`."
+            f"those rows too with `trustq extract` and `only=val,{split}`, or choose another split."
         )
     return rows
 

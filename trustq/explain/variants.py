@@ -51,7 +51,9 @@ def row_maps(cache: Cache, *, method: str = "auto", explain: str = "predicted") 
     """
     if method not in ("auto", *METHODS):
         raise InputError(
-            f"method={method}: expected auto, {', '.join(METHODS)}.", where="method", found=method
+            f"`method={method}`: expected auto, {', '.join(METHODS)}.",
+            where="method",
+            found=method,
         )
     stored = stored_methods(cache)
     if method in ("auto", EXACT):

@@ -31,7 +31,7 @@ def write_sanity(checks: Sequence[SanityCheck], path: Path) -> None:
             "method": check.method,
             "n": check.n,
             "verdict": check.verdict,
-            "good": check.depends_on_weights,
+            "good": check.depends_on_weights and any(curve.is_better for curve in check.curves),
             "tables": [
                 _table(caption, rows)
                 for caption, rows in zip(

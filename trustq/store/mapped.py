@@ -27,7 +27,7 @@ def sealed_bytes(path: Path) -> np.ndarray:
         head = file.read(USER_BLOCK)
         if not head.startswith(SEAL):
             raise DamagedFile(
-                f"{path} is no trustq cache (it does not begin with {SEAL.decode()!r}).\n"
+                f"{path} is not a trustq cache (it does not begin with {SEAL.decode()!r}).\n"
                 "Features and logits from elsewhere come in with `trustq cache import`.",
                 path=path,
             )
