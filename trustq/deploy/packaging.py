@@ -254,8 +254,8 @@ def _float32(work: _Work, network: Any) -> dict[str, Any]:
         raise TrustqError(
             f"On {counted(len(rows), 'image')} the graph's logits differ from the cache's by up to "
             f"{difference:.2g}, more than {allowed:.2g}. Was the cache written on another device "
-            f"or in another precision ({work.cache.precision})? Send the images through the network "
-            "again with `trustq extract` and `with=CACHE`, and package that cache."
+            f"or in another precision ({work.cache.precision})? Send the images through the "
+            "network again with `trustq extract` and `with=CACHE`, and package that cache."
         )
     own = _exact(work, np.concatenate([work.validation, work.test]))
     about = _variant(work, path, own, work.tail.temperature)
