@@ -153,7 +153,7 @@ def labels(
 
     Example: trustq audit labels demo/cache/digits/digits/seed0.h5 --review 50 --out audit
     """
-    from trustq.audit import audit_labels, known_labels, open_source
+    from trustq.audit import AuditSource, audit_labels, known_labels, open_source
     from trustq.audit.set_issues import columns_of_rows, find_set_issues
     from trustq.report.audit import audit_page, audit_summary, record_audit
     from trustq.report.text import to_json
@@ -162,16 +162,17 @@ def labels(
     known_rows = known_labels(
         answers=known.answers, trust=known.trust, metadata=known.metadata or pictures.manifest
     )
-    opened = [
-        open_source(
+    opened: list[AuditSource] = []
+    for path in find_caches(sources):
+        one = open_source(
             path,
             names=arrays.names,
             normalize=arrays.normalize,
             known=known_rows,
+            beside=opened[0] if opened else None,
             **vars(models),
         )
-        for path in find_caches(sources)
-    ]
+        opened.append(one)
     audit = audit_labels(
         opened,
         score=listing.score,

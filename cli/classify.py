@@ -8,7 +8,7 @@ import typer
 from trustq.core.counts import counted
 
 from .options import NoProgress, Quiet
-from .output import print_note, print_table, print_text, progress
+from .output import print_note, print_table, print_text, progress, resumable
 
 
 def classify(
@@ -40,12 +40,11 @@ def classify(
     keep_freed_memory(most_bytes=1 << 26)
     opened = load_model(model, variant=variant)
     kept = out.with_name(f"{out.name}.part")
-    try:
-        with progress("classify", "images") as report:
-            rows = classify_folder(opened, folder, kept=kept, progress=report, note=print_note)
-    except KeyboardInterrupt as stop:
-        typer.echo(f"Stopped. Answers so far are in {kept}; the same command goes on.", err=True)
-        raise typer.Exit(130) from stop
+    with (
+        resumable(f"Answers so far are in {kept}; the same command goes on from there."),
+        progress("classify", "images") as report,
+    ):
+        rows = classify_folder(opened, folder, kept=kept, progress=report, note=print_note)
     write_answers(out, rows)
     kept.unlink(missing_ok=True)
     print_table(tier_counts(rows))

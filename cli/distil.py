@@ -9,7 +9,7 @@ import typer
 from trustq.core.counts import counted
 
 from .options import Progress, seed_numbers
-from .output import print_text
+from .output import print_text, resumable
 
 
 @dataclass
@@ -74,14 +74,17 @@ def distil(
     asked = list(teaching.settings or ())
     if teaching.observed:
         asked.append(f"observed={teaching.observed}")
-    made = distil(
-        read_manifest(manifest, root=place.root),
-        Distillation(teacher, teaching.view, teaching.alpha, teaching.temperature),
-        recipe=student_recipe(student, name=place.name, settings=asked),
-        seeds=numbers,
-        out=place.out,
-        device=place.device,
-    )
+    with resumable(
+        "The same command goes on after the last finished epoch; finished caches are kept."
+    ):
+        made = distil(
+            read_manifest(manifest, root=place.root),
+            Distillation(teacher, teaching.view, teaching.alpha, teaching.temperature),
+            recipe=student_recipe(student, name=place.name, settings=asked),
+            seeds=numbers,
+            out=place.out,
+            device=place.device,
+        )
     for one in made:
         accuracy = (
             "" if one.val_accuracy is None else f", validation accuracy {one.val_accuracy:.4f}"

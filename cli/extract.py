@@ -11,7 +11,7 @@ import typer
 from trustq.core.counts import counted
 
 from .options import named, seed_numbers
-from .output import print_note
+from .output import print_note, resumable
 
 if TYPE_CHECKING:
     from trustq.data.manifest import Manifest
@@ -206,7 +206,9 @@ def extract(
     values = dumped.given | place.given
     if not again.with_:
         values = training.given | values
-    try:
+    with resumable(
+        "The same command goes on after the last finished epoch; finished caches are kept."
+    ):
         # What is dumped again is read as a recipe's settings are, with their types and refusals.
         asked = load_recipe(training.recipe, values=values, settings=settings, part="extract")
         if again.with_:
@@ -220,13 +222,6 @@ def extract(
                 execution=reading.execution(place.device),
                 out=place.out,
             )
-    except KeyboardInterrupt as stop:
-        typer.echo(
-            "\nStopped. The same command goes on after the last finished epoch; finished caches "
-            "are kept.",
-            err=True,
-        )
-        raise typer.Exit(130) from stop
     _print(made, as_json=as_json)
 
 

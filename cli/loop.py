@@ -10,7 +10,7 @@ import typer
 from trustq.core.counts import counted
 
 from .options import seed_numbers
-from .output import print_table, print_text
+from .output import print_table, print_text, resumable
 
 
 @dataclass
@@ -69,7 +69,10 @@ def loop(
 
     chosen = load_recipe(training.recipe, settings=training.settings or [])
     wanted = seed_numbers(training.seeds)
-    try:
+    with resumable(
+        "The same command goes on after the last finished epoch; finished networks and purchases "
+        "are kept."
+    ):
         run = train_loop(
             read_manifest(manifest, root=training.root),
             recipe=chosen,
@@ -77,13 +80,6 @@ def loop(
             out=written.out,
             device=training.device,
         )
-    except KeyboardInterrupt as stop:
-        typer.echo(
-            "\nStopped. The same command goes on after the last finished epoch; finished networks "
-            "and purchases are kept.",
-            err=True,
-        )
-        raise typer.Exit(130) from stop
     run.save(written.out / "networks.parquet", split=written.split)
     means = run.means(split=written.split)
     paired = run.paired(split=written.split, against=written.against)

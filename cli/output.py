@@ -72,6 +72,16 @@ def write_or_print(text: str, out: Path | None) -> None:
 
 
 @contextmanager
+def resumable(kept: str) -> Iterator[None]:
+    """Say what is kept where Ctrl-C stops the block, and exit as it does."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        typer.echo(f"\nStopped. {kept}", err=True)
+        raise typer.Exit(130) from stop
+
+
+@contextmanager
 def stages() -> Iterator[Callable[[str, str, int, int], None]]:
     """A progress line for each stage of a work, one after the other.
 

@@ -11,7 +11,7 @@ from trustq.core.counts import counted
 
 from .app import print_remark
 from .options import FeatureArrays, Progress
-from .output import print_note, print_repair_table, progress
+from .output import print_note, print_repair_table, progress, resumable
 from .sweep_options import with_sweep_settings
 
 
@@ -64,7 +64,10 @@ def _repair(
         for path in find_caches(caches)
     ]
     outside = [open_cache(path) for path in find_caches(external or [])]
-    with progress("repair", "runs") as report:
+    with (
+        resumable(f"Runs so far stay in {written.results}; the same command goes on from there."),
+        progress("repair", "runs") as report,
+    ):
         run = run_repair(
             opened,
             recipe=chosen,

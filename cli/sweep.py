@@ -10,7 +10,7 @@ from trustq.core.counts import counted
 
 from .app import print_remark
 from .options import Progress
-from .output import print_note, print_table, progress, terminal_width
+from .output import print_note, print_table, progress, resumable, terminal_width
 
 _SHOWN_FAILURES = 5
 
@@ -108,22 +108,18 @@ def sweep(
 def _run(plan: Any, runs: Runs, results: Path) -> Any:
     from trustq.experiments import run_sweep
 
-    try:
-        with progress("sweep", "runs") as report:
-            return run_sweep(
-                plan,
-                results=results,
-                jobs=runs.jobs,
-                scheduler=runs.scheduler,
-                allow_leak=runs.allow_leak,
-                progress=report,
-            )
-    except KeyboardInterrupt:
-        typer.echo(
-            f"Stopped. Committed runs stay in {results}; the same command goes on from there.",
-            err=True,
+    with (
+        resumable(f"Committed runs stay in {results}; the same command goes on from there."),
+        progress("sweep", "runs") as report,
+    ):
+        return run_sweep(
+            plan,
+            results=results,
+            jobs=runs.jobs,
+            scheduler=runs.scheduler,
+            allow_leak=runs.allow_leak,
+            progress=report,
         )
-        raise typer.Exit(130) from None
 
 
 def _show_plan(plan: Any, results: Path, jobs: int, as_json: bool) -> None:

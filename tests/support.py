@@ -1,5 +1,6 @@
 """A small cache whose truth is known, for tests."""
 
+import dataclasses
 import logging
 import re
 from typing import Any, NamedTuple
@@ -58,6 +59,27 @@ def make_cache(
         "content_digest": f"in memory {seed}",
     }
     return Cache(**(values | fields))  # type: ignore[arg-type]
+
+
+def reordered(cache: Cache) -> Cache:
+    """The same cache with its classes from last to first, in capitals."""
+    k = len(cache.classes)
+
+    def of(index: np.ndarray) -> np.ndarray:
+        return np.where(index >= 0, k - 1 - index, -1).astype(np.int16)
+
+    return dataclasses.replace(
+        cache,
+        classes=tuple(name.upper() for name in cache.classes[::-1]),
+        label=of(cache.label),
+        observed=of(cache.observed),
+        logits=None if cache.logits is None else cache.logits[:, ::-1],
+        extra={
+            name: np.ascontiguousarray(value[..., ::-1]) if name.endswith("logits") else value
+            for name, value in cache.extra.items()
+        },
+        content_digest=f"{cache.content_digest} reordered",
+    )
 
 
 class Study(NamedTuple):

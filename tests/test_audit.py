@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support import make_cache
+from support import make_cache, reordered
 from support_cli import invoke
 
+import trustq as tq
 from trustq.audit import audit_labels, neighbours, open_source, source
 from trustq.audit.apply import apply_answers, read_answers
 from trustq.audit.effect import drop_effect
@@ -160,6 +161,46 @@ def test_seeds_vote(path, tmp_path):
             assert (votes == alone[0].votes[name] + alone[1].votes[name][other]).all()
     assert {2 * v for v in (0, 0.5, 1)} >= set(np.unique(both.votes["prune_by_class"]).tolist())
     assert "=2/2" in both.flags(int(both.order[0]))
+
+
+@pytest.mark.parametrize("source", ["head", "file"])
+def test_sources_in_another_class_order_are_audited_as_in_this_one(path, tmp_path, source):
+    cache = noisy_cache()
+    probs = np.random.default_rng(3).dirichlet(np.ones(3), len(cache))
+    for name, own in (("same", cache), ("other", reordered(cache))):
+        write_cache(tmp_path / f"{name}.h5", own)
+        rows = {"sample_ids": own.sample_id, "groups": own.group_id, "classes": own.classes}
+        scores = probs if own is cache else probs[:, ::-1]
+        labels = {"observed": own.observed, "labels": own.label}
+        np.savez(tmp_path / f"{name}.npz", probs=scores, **rows, **labels)
+    ending = "h5" if source == "head" else "npz"
+    first = open_source(tmp_path / f"same.{ending}", source=source)
+    audits = [
+        audit_labels([first, open_source(path, source=source, beside=first)])
+        for path in (tmp_path / f"{name}.{ending}" for name in ("same", "other"))
+    ]
+    same, other = audits
+    assert other.classes == same.classes == ("a", "b", "c")
+    assert (other.given == same.given).all() and (other.suggested == same.suggested).all()
+    np.testing.assert_allclose(other.quality, same.quality, atol=1e-6)
+    assert (other.sources[1].reference == same.sources[1].reference).all()
+    files = [tmp_path / f"{name}.{ending}" for name in ("same", "other")]
+    report = tq.audit_labels(*files, source=source)
+    assert report.issues["sample_id"].tolist() == same.sample_ids[same.order].tolist()
+    places = ["--out", tmp_path / "a", "--results", tmp_path / "r", "--source", source]
+    found = invoke("audit", ["labels", *files, *places])
+    assert found.exit_code == 0, found.output
+
+
+def test_sources_whose_ids_are_numbers_are_joined_in_either_form(tmp_path):
+    cache = noisy_cache()
+    rows = {"features": cache.features, "labels": cache.label, "groups": cache.group_id}
+    n = len(cache)
+    np.savez(tmp_path / "a.npz", sample_ids=np.arange(n), **rows)
+    np.savez(tmp_path / "b.npz", sample_ids=[f"{i}.0" for i in range(n)], **rows)
+    opened = [open_source(tmp_path / f"{name}.npz") for name in "ab"]
+    both, alone = audit_labels(opened), audit_labels(opened[:1])
+    np.testing.assert_allclose(both.quality, alone.quality, atol=1e-7)
 
 
 def test_sources_of_other_labels_or_rows_are_refused(path, tmp_path):

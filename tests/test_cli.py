@@ -171,6 +171,35 @@ def test_seeds_that_are_no_numbers_are_refused(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "work", "kept"),
+    [
+        (
+            ["distil", "c.h5", "--manifest", "m.parquet"],
+            "trustq.data.manifest.read_manifest",
+            "The same command goes on after the last finished epoch; finished caches are kept.",
+        ),
+        (
+            ["repair", "{cache}", "--results", "{results}"],
+            "trustq.experiments.run.run_group",
+            "Runs so far stay in {results}; the same command goes on from there.",
+        ),
+    ],
+)
+def test_ctrl_c_says_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], work: str, kept: str
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    write_cache(tmp_path / "c.h5", make_cache())
+    names = {"cache": str(tmp_path / "c.h5"), "results": str(tmp_path / "r")}
+    monkeypatch.setattr(work, interrupted)
+    shown = run(*(word.format(**names) for word in words))
+    assert shown.exit_code == 130
+    assert shown.stderr.endswith(f"\nStopped. {kept.format(**names)}\n")
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["repair", "nothing.h5"], "Error: No cache matches nothing.h5."),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import make_cache, refused
+from support import make_cache, refused, reordered
 from trustq.cli import app
 from typer.testing import CliRunner
 
@@ -284,3 +284,10 @@ def test_what_any_network_has_seen_the_set_has_seen() -> None:
 def test_the_setting_names_every_way_there_is() -> None:
     setting = next(s for s in declared(SweepRecipe) if s.name == "concat")
     assert setting.choices == HOW
+
+
+def test_caches_in_another_class_order_stand_side_by_side() -> None:
+    found = concat_caches([network(0), reordered(network(1))])
+    expected = concat_caches([network(0), network(1)])
+    assert found.classes == expected.classes
+    assert (found.label == expected.label).all() and (found.features == expected.features).all()

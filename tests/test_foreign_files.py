@@ -23,7 +23,8 @@ from trustq.audit import known_labels, open_source
 from trustq.core.class_names import read_labels
 from trustq.core.columns import read_table
 from trustq.core.columns import write_parquet as write_table
-from trustq.core.leaks import equal_rows, near_ids
+from trustq.core.leaks import equal_rows, near_ids, shared_ids
+from trustq.core.sample_ids import joined_keys
 from trustq.core.sql_text import literal
 from trustq.core.words import rejoined, split_names, split_pairs
 from trustq.datasets import prepare
@@ -754,6 +755,22 @@ def test_models_are_compared_and_calibrated_whatever_the_order_of_their_classes(
     ]
     assert figures[0] == figures[1] is not None
     assert a.in_order_of(("nv", "mel", "x")) is a
+
+
+def test_models_whose_ids_are_numbers_are_compared_in_either_form(tmp_path: Path) -> None:
+    labels, logits = simulated(k=3, n=90)
+    a = tmp_path / "a.csv"
+    lines = ["sample_id,label,logit_0,logit_1,logit_2"]
+    rows = [f"{label},{x},{y},{z}" for label, (x, y, z) in zip(labels, logits, strict=True)]
+    a.write_text("\n".join(lines + [f"{n},{row}" for n, row in enumerate(rows)]))
+    back = list(enumerate(rows))[::-1]
+    (tmp_path / "b.csv").write_text("\n".join(lines + [f"{n}.0,{row}" for n, row in back]))
+    found = compare_models({"A": read_predictions(a), "B": read_predictions(tmp_path / "b.csv")})
+    (pair,) = found.pairs
+    assert found.n == 90 and pair.figures["nll"].difference == 0
+    # Ids that are no numbers stay as they are.
+    assert joined_keys(np.array(["7", "a"]), np.array(["7.0", "a"])) == [["7", "a"], ["7.0", "a"]]
+    assert shared_ids(np.array(["7"]), np.array(["7.0"])) == ["7"]
 
 
 def test_a_file_of_an_unknown_kind_says_which_kinds_are_read(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import make_cache, refused
+from support import make_cache, refused, reordered
 from trustq.cli import app
 from typer.testing import CliRunner
 
@@ -355,6 +355,29 @@ def test_views_and_passes_may_lie_in_a_companion_of_fewer_rows() -> None:
     )
     for row, other in zip(whole.table.rows, split.table.rows, strict=True):
         assert row["value"] == pytest.approx(other["value"], nan_ok=True)
+
+
+@pytest.mark.parametrize("head", ["backbone", "linear"])
+def test_networks_in_another_class_order_are_judged_as_in_the_first_ones(
+    tmp_path: Path, head: str
+) -> None:
+    one, two = viewed_cache(), viewed_cache(seed=1)
+    for name, cache in (("one", one), ("two", two), ("other", reordered(two))):
+        write_cache(tmp_path / f"{name}.h5", cache)
+    same, other = (
+        judge(
+            open_judged([str(tmp_path / "one.h5"), str(tmp_path / f"{name}.h5")], head=head),
+            positive=["a"],
+            replicates=20,
+        )
+        for name in ("two", "other")
+    )
+    assert len(same.table.rows) == len(other.table.rows) > 0
+    for own, its in zip(same.table.rows, other.table.rows, strict=True):
+        assert own.keys() == its.keys()
+        for name, value in own.items():
+            close = isinstance(value, float)
+            assert its[name] == (pytest.approx(value, abs=1e-6, nan_ok=True) if close else value)
 
 
 def test_repair_judges_every_round_of_every_arm_on_the_views(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from trustq.api.frames import Source, Table, arrays_of, as_file, classes_of, index_of, spread
-from trustq.audit import LabelAudit, known_labels, open_source
+from trustq.audit import AuditSource, LabelAudit, known_labels, open_source
 from trustq.audit import audit_labels as audit_sources
 from trustq.audit.known import answers_of
 from trustq.audit.labels import AUTO
@@ -251,7 +251,7 @@ def audit_labels(
         trust=trust,
         metadata=None if metadata is None else Path(metadata),
     )
-    opened = []
+    opened: list[AuditSource] = []
     for one in sources:
         with as_file(one, names) as path:
             opened.append(
@@ -264,6 +264,7 @@ def audit_labels(
                     names=names,
                     normalize=normalize,
                     known=known,
+                    beside=opened[0] if opened else None,
                 )
             )
         if not isinstance(one, str | Path):

@@ -12,6 +12,8 @@ from trustq.core.counts import counted
 from trustq.core.digest import digest_json
 from trustq.core.generators import generator
 from trustq.core.rounding import steady
+from trustq.core.sample_ids import joined_keys
+from trustq.core.words import plain_texts
 from trustq.errors import InputError
 from trustq.heads.standardise import at_hand, taken
 from trustq.metrics.per_class import class_figures
@@ -329,11 +331,13 @@ def _places(first: AuditSource, other: AuditSource) -> np.ndarray:
             f"{other.cache.name} has classes {', '.join(other.cache.classes)}, {first.cache.name} "
             f"{', '.join(first.cache.classes)}: audit them apart."
         )
-    ours, theirs = first.sample_ids, other.sample_ids
-    order = np.argsort(theirs)
-    place = order[np.minimum(np.searchsorted(theirs[order], ours), len(theirs) - 1)]
-    if len(ours) != len(theirs) or (theirs[place] != ours).any():
-        shared = len(np.intersect1d(ours, theirs))
+    ours, theirs = joined_keys(first.sample_ids, other.sample_ids)
+    if len({*ours}) < len(ours) or len({*theirs}) < len(theirs):  # a.jpg and a.png are two
+        ours, theirs = plain_texts(first.sample_ids), plain_texts(other.sample_ids)
+    position = {key: row for row, key in enumerate(theirs)}
+    place = [position.get(key, -1) for key in ours]
+    if len(ours) != len(theirs) or -1 in place:
+        shared = len(ours) - place.count(-1)
         raise InputError(
             f"{other.cache.name} audits {counted(len(theirs), 'row')} and {first.cache.name} "
             f"{len(ours)}, {shared} of them shared: audit them apart."

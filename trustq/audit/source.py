@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from trustq.core.class_names import ClassPosition
+from trustq.core.class_names import ClassPosition, same_classes
 from trustq.core.counts import counted, verb
 from trustq.core.digest import digest_bytes, digest_file, digest_json
 from trustq.core.foreign_files import ForeignFile, is_array_file, read_foreign
@@ -42,7 +42,7 @@ from trustq.heads.out_of_fold import (
 )
 from trustq.heads.standardise import Standardised, require_finite, scale_of, taken
 from trustq.metrics.probabilities import log_softmax
-from trustq.store import Cache, crossfit_signs, import_cache, is_foreign, open_cache
+from trustq.store import Cache, crossfit_signs, import_cache, in_order_of, is_foreign, open_cache
 
 SOURCES = ("auto", "head", "crossfit", "file")
 # Rows by whose losses penalties are left out; those near the best are then compared by all rows.
@@ -139,6 +139,7 @@ def open_source(
     exposure: str | None = None,
     normalize: str | None = None,
     known: KnownLabels | None = None,
+    beside: AuditSource | None = None,
 ) -> AuditSource:
     """Read a cache, a file of embeddings, or out-of-fold probabilities (npz, CSV, Parquet).
 
@@ -147,8 +148,8 @@ def open_source(
     `crossfit` logits, or of the `file`, which are then out of fold as the caller states; `auto`
     takes the second where it is stored, else the first where there are features. `names` gives
     other names of arrays, `exposure` what a backbone of plain features has seen. Labels that are
-    `known` stand in the place of the given ones and are trusted. Raises
-    `TrustqError` for what is missing or does not fit.
+    `known` stand in the place of the given ones and are trusted. Classes are put in the order of
+    a source that it is audited `beside`. Raises `TrustqError` for what is missing or does not fit.
     """
     path, names = Path(path), dict(names or {})
     if source not in SOURCES:
@@ -170,6 +171,8 @@ def open_source(
     if (texts := text_file(head)) is not None and texts.is_file():
         asked["texts"] = digest_bytes(texts.read_bytes())  # a file may change under its name
     own = _read(path, source, names, exposure, normalize)
+    if beside is not None:
+        own = _in_order_of(own, beside.cache.classes)
     if known is not None:
         own = _with_known(own, known)
         asked["known"] = known.digest
@@ -242,6 +245,22 @@ def open_source(
         head_settings=fitted,
         settings=asked,
         notes=tuple(own.notes),
+    )
+
+
+def _in_order_of(own: _Rows, classes: tuple[str, ...]) -> _Rows:
+    """The same rows with their classes in another order; as they are for other classes."""
+    cache = in_order_of(own.cache, classes)
+    if cache is own.cache:
+        return own
+    places = same_classes(own.cache.classes, classes) or []
+    place = np.array([*places, -1])
+    return dataclasses.replace(
+        own,
+        cache=cache,
+        observed=place[own.observed],
+        reference=place[own.reference],
+        probs=None if own.probs is None else own.probs[:, np.argsort(places)],
     )
 
 

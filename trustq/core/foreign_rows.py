@@ -33,7 +33,7 @@ from trustq.core.foreign_files import (
     read_foreign,
     read_lines,
 )
-from trustq.core.sample_ids import find_rows, id_column, id_keys, nearly
+from trustq.core.sample_ids import find_rows, id_column, id_keys, joined_keys, nearly
 from trustq.core.words import (
     SPLIT_WORDS,
     decimal_points,
@@ -706,7 +706,7 @@ def _listed(rows: ForeignRows, ids: Path) -> dict[str, np.ndarray]:
             )
         lines = listed_columns[column]
     if own is not None:
-        mine, theirs = id_keys(own), id_keys(lines)
+        mine, theirs = joined_keys(own, lines)
         if mine != theirs:
             row = next(
                 (r for r, pair in enumerate(zip(mine, theirs, strict=False)) if pair[0] != pair[1]),

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from trustq.core.counts import counted, verb
-from trustq.core.sample_ids import id_keys, loose_keys
+from trustq.core.sample_ids import joined_keys, loose_keys
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, of the golden ratio: spreads bits over the word
 
@@ -49,8 +49,9 @@ def overlap(
 
 def shared_ids(a: np.ndarray, b: np.ndarray) -> list[str]:
     """Ids of `a` that `b` has too, as `a` spells them; blanks and file endings do not count."""
-    theirs = set(id_keys(b))
-    return [text for text, key in zip(a.tolist(), id_keys(a), strict=True) if key in theirs]
+    own, theirs = joined_keys(a, b)
+    there = set(theirs)
+    return [text for text, key in zip(a.tolist(), own, strict=True) if key in there]
 
 
 def near_ids(a: np.ndarray, b: np.ndarray) -> list[tuple[str, str]]:
@@ -66,11 +67,12 @@ def near_ids(a: np.ndarray, b: np.ndarray) -> list[tuple[str, str]]:
         return []
     once_b = {key for key, count in Counter(loose_b).items() if count == 1 and key in both}
     once = {key for key, count in Counter(loose_a).items() if count == 1 and key in once_b}
-    keys_b = set(id_keys(b))
+    keys_a, theirs = joined_keys(a, b)
+    keys_b = set(theirs)
     known = {key: str(text) for key, text in zip(loose_b, b.tolist(), strict=True) if key in once}
     return [
         (str(text), known[loose])
-        for text, key, loose in zip(a.tolist(), id_keys(a), loose_a, strict=True)
+        for text, key, loose in zip(a.tolist(), keys_a, loose_a, strict=True)
         if loose in once and key not in keys_b
     ]
 

@@ -45,6 +45,17 @@ def id_keys(ids: np.ndarray) -> list[str]:
     return list(map(id_key, texts)) if any("." in text for text in texts) else texts
 
 
+def joined_keys(*ids: np.ndarray) -> list[list[str]]:
+    """Ids of several tables as they are joined: `id_keys`, and 7.0 is 7 where all are numbers.
+
+    7.0 is what a table with a blank among its numbers makes of 7.
+
+    >>> joined_keys(np.array(["7", "8"]), np.array(["8.0", "7.0"]))
+    [['7', '8'], ['8', '7']]
+    """
+    return _numbers_alike([id_keys(own) for own in ids])
+
+
 def loose_keys(ids: np.ndarray) -> list[str]:
     """`loose_key` of every id, in one pass over all of them.
 
@@ -102,11 +113,7 @@ def find_ids(wanted: Sequence[str], ids: np.ndarray, *, source: str) -> list[int
     if all(text in spelt for text in wanted):
         return [spelt[text] for text in wanted]
     rows_of: dict[str, list[int]] = {}
-    there, keys = id_keys(ids), [id_key(text) for text in wanted]
-    # 7.0 is what a table with a blank among its numbers makes of 7.
-    own, theirs = _whole_numbers(keys), _whole_numbers(there)
-    if own is not None and theirs is not None:
-        keys, there = own, theirs
+    keys, there = _numbers_alike([[id_key(text) for text in wanted], id_keys(ids)])
     for row, key in enumerate(there):
         rows_of.setdefault(key, []).append(row)
     twins = _twins(wanted, keys)
@@ -120,6 +127,11 @@ def find_ids(wanted: Sequence[str], ids: np.ndarray, *, source: str) -> list[int
             )
         found.append(rows[0] if rows else None)
     return found
+
+
+def _numbers_alike(keys: list[list[str]]) -> list[list[str]]:
+    whole = [own for one in keys if (own := _whole_numbers(one)) is not None]
+    return whole if len(whole) == len(keys) else keys
 
 
 def _whole_numbers(keys: Sequence[str]) -> list[str] | None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from trustq.core.counts import counted
-from trustq.core.sample_ids import id_keys, nearly
+from trustq.core.sample_ids import joined_keys, nearly
 from trustq.errors import InputError
 from trustq.evaluation.bootstrap import FIGURES, REPLICATES, Comparison, compare_figures
 from trustq.evaluation.predictions import Predictions
@@ -210,7 +210,7 @@ def _common_rows(
                 "say that all files have the same rows in the same order (`same_rows`)."
             )
     # As everywhere, file endings do not count; where two ids of a file would be one, they do.
-    every = [id_keys(one.sample_ids) for one in models]
+    every = joined_keys(*(one.sample_ids for one in models))
     if any(len(set(keys)) < len(keys) for keys in every):
         every = [one.sample_ids.tolist() for one in models]
     test_ids = [

@@ -14,7 +14,7 @@ from trustq.heads import text_file
 from trustq.metrics.probabilities import softmax
 from trustq.recipes import SweepRecipe
 from trustq.repair.settings import require_sound
-from trustq.store import Cache, find_caches, is_cache, open_cache
+from trustq.store import Cache, find_caches, in_order_of, is_cache, open_cache
 from trustq.store.concat import stand_side_by_side
 
 BACKBONE = "backbone"
@@ -59,6 +59,9 @@ def open_judged(
             )
         caches = [open_cache(path) for path in paths]
         companions = [open_cache(path) for path in find_caches(views)] if views else []
+        first, *others = caches
+        caches = [first, *(in_order_of(one, first.classes) for one in others)]
+        companions = [in_order_of(one, first.classes) for one in companions]
         caches, companions = stand_side_by_side(caches, companions, how=concat)
         sweep = _sweep(caches, head, noise, draws, arm, budget)
         judged = judged_caches(

@@ -1,5 +1,6 @@
 """The cache: one HDF5 file of features and logits per recipe and backbone seed."""
 
+from trustq.store.class_order import in_order_of
 from trustq.store.exchange import crossfit_signs, import_cache
 from trustq.store.export import export_cache
 from trustq.store.format import EXPOSURES, Cache
@@ -24,6 +25,7 @@ __all__ = [
     "find_caches",
     "give_back",
     "import_cache",
+    "in_order_of",
     "is_cache",
     "is_foreign",
     "open_cache",

@@ -11,6 +11,7 @@ import numpy as np
 from trustq.core.counts import counted
 from trustq.core.digest import digest_json, digest_strings
 from trustq.errors import InputError
+from trustq.store.class_order import in_order_of
 from trustq.store.format import MANIFEST_COLUMNS, Cache
 from trustq.store.listing import open_cache
 
@@ -40,6 +41,7 @@ def concat_caches(caches: Sequence[Cache]) -> Cache:
     if len(caches) < 2:
         raise InputError("One cache alone has nothing to stand beside: name two or more.")
     first = caches[0]
+    caches = [in_order_of(cache, first.classes) for cache in caches]
     digests = [cache.content_digest for cache in caches]
     if len(set(digests)) < len(digests):
         raise InputError("One cache is named twice: its features would stand beside themselves.")
