@@ -20,6 +20,7 @@ from trustq.heads.kernels import (
     BEYOND,
     MOST_COLUMNS,
     TASK,
+    Rows,
     kernel_of,
     multiplied,
     padded,
@@ -118,8 +119,12 @@ def test_nothing_is_written_beside_what_is_asked_for(
 ) -> None:
     rng = np.random.default_rng(n)
     kernel = kernel_of(dtype, c)
-    lines, whole = kernel.passes(c) * kernel.columns, -(-n // kernel.lanes) * kernel.lanes
+    lines = kernel.passes(c) * kernel.columns
     rows = padded(rng.standard_normal((n, d)).astype(dtype))
+    sizes = {"n_rows": n, "n_axes": rows.shape[1], "itemsize": rows.itemsize, "lanes": kernel.lanes}
+    everything = Rows.of(np.arange(n), **sizes)
+    some = Rows.of(np.flatnonzero(rng.permutation(n) <= n // 2), **sizes)
+    whole = int(some.starts[-1] - (-some.counts[-1] // kernel.lanes) * kernel.lanes)
     guarded = []
 
     def lent(shape: tuple[int, ...], kind: Any, fill: float) -> np.ndarray:
@@ -140,7 +145,8 @@ def test_nothing_is_written_beside_what_is_asked_for(
     for name, array in own.items():
         entry[name] = array.ctypes.data
     entry["n_columns"], entry["n_passes"] = c, kernel.passes(c)
-    for loops, array in (("multiply", out), ("evaluate", targets)):
+    for loops, array, taken in (("multiply", out, everything), ("evaluate", targets, some)):
+        taken.tell(entry)
         entry["out"], entry["stride"] = array.ctypes.data, array.shape[1]
         kernels.run(loops, rows, [(kernel, entry)])
     assert out[:c, :n].all() and own["slopes"][:c, :d].all() and own["sums"].any()
@@ -224,13 +230,13 @@ def test_losses_and_gradients_are_those_of_the_formula(
     processor: tuple[int, int], dtype: type, n: int, d: int, k: int
 ) -> None:
     rng = np.random.default_rng(n)
-    shared = SharedFeatures(rng.standard_normal((n, d)), folds=rng.integers(3, size=n))
+    shared = SharedFeatures(rng.standard_normal((n, d)))
     shared.dtype = dtype
     centred = np.vstack([block.astype(float) for block in shared.by_row])
     evaluator = Evaluator(shared, dtype)
     soft = rng.dirichlet(np.ones(k), n).T * rng.integers(0, 3, n)
     hard = np.where(rng.integers(k, size=n) == np.arange(k)[:, None], 1.0, 0.0)
-    few = hard * (rng.random(n) < 0.3)  # solved on a copy of its rows
+    few = hard * (rng.random(n) < 0.3)
     sets = [soft, hard, few, hard * (np.sort(rng.integers(3, size=n)) != 1)]
     scales = [0.1, 1.0, 0.5, 40.0]
     points = [scale * rng.standard_normal((k, shared.n_axes + 1)) for scale in scales]

@@ -144,7 +144,7 @@ def one_set(file: Path, options: argparse.Namespace) -> tuple[float, list[str]]:
 
     def ours(penalty: float) -> Solutions:
         # What is made of the features is part of the time.
-        shared = SharedFeatures(features, folds=folds)
+        shared = SharedFeatures(features)
         fits = fit_multinomial(shared, label_sets, n_classes=k, weights=used, penalties=penalty)
         return list(zip(fits.coef, fits.intercept, strict=True))
 

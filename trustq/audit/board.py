@@ -208,7 +208,7 @@ def _path(
     with one_blas_thread():
         fits = fit_folds(
             training,
-            SharedFeatures(features, folds=training.fold),
+            SharedFeatures(features),
             np.tile(labels, (len(PENALTIES), 1)),
             make=[partial(make_head, "linear", n_classes=k, C=c) for c in PENALTIES],
             whole=True,

@@ -147,7 +147,7 @@ def _predicted(
 ) -> tuple[np.ndarray, np.ndarray, str]:
     """Logits (sets, rows, k) of heads on each kept set, the rows' labels, and where they are."""
     assert source.features is not None
-    shared = SharedFeatures(source.features, folds=None if len(test) else source.training.fold)
+    shared = SharedFeatures(source.features)
     if len(test):
         held_out = [np.zeros(kept.shape[1], dtype=bool)]
     else:

@@ -441,7 +441,7 @@ def fitted_out_of_fold(
     `features`, (n, d), are standardised, `observed` (n,) the labels to fit; the penalty is that of
     the lowest out-of-fold log loss. Raises `TrustqError` where no label can be judged.
     """
-    shared = SharedFeatures(features, folds=training.fold)
+    shared = SharedFeatures(features)
     classes = training.cache.classes
     texts: dict[str, Any] = {}
     if text_file(head) is not None:

@@ -4,54 +4,61 @@ Features are read once for all problems of a thread. Of k classes k - 1 have a c
 less that of the last: what the last adds is known of the others.
 """
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from trustq.core.scratch import room_for
+from trustq.core.scratch import aligned
 from trustq.heads.feature_cache import SharedFeatures
-from trustq.heads.kernels import TASK, Kernel, kernel_of, padded, run
-
-# Share of rows with weight below which a problem is solved alone on a copy of them: five folds at
-# once take half the time on all rows, one on four fifths of the rows saves a tenth.
-LEAST_SHARE = 0.6
+from trustq.heads.kernels import TASK, Kernel, Rows, kernel_of, padded, run
 
 
 class Task:
     """One problem as it is evaluated: what rows weigh, and arrays that are used over and over.
 
-    `targets` are (k, m), the weight of every class in every row of each piece of rows.
+    `targets` are (k, n), the weight of every class in every row of `pieces`. Rows without weight
+    are not touched.
     """
 
-    def __init__(
-        self, pieces: list[np.ndarray], targets: list[np.ndarray], *, dtype: Any, alone: bool
-    ) -> None:
-        self.pieces = pieces  # rows on the axes
-        self.alone = alone  # on rows of its own
-        self.weighs = [bool(own.any()) for own in targets]  # whether any row of a piece does
-        self.n_columns = len(targets[0]) - 1
+    def __init__(self, pieces: list[np.ndarray], targets: np.ndarray, *, dtype: Any) -> None:
+        self.n_columns = len(targets) - 1
         self.kernel: Kernel = kernel_of(dtype, self.n_columns)
         n_passes, columns = self.kernel.passes(self.n_columns), self.kernel.columns
         n_axes = pieces[0].shape[1]
-        self._weights = np.zeros((n_passes * columns, n_axes), dtype)
+        self._weights = _nothing((n_passes * columns, n_axes), dtype)
         self._offsets = np.zeros(self.n_columns, dtype)
-        self._slopes = np.zeros_like(self._weights)
+        self._slopes = _nothing(self._weights.shape, dtype)
         self._sums = np.zeros((self.n_columns + 1, self.kernel.lanes))
         self._total = np.zeros((self.n_columns, n_axes))
-        self._kept = []  # the arrays whose addresses are told
-        self.entries = np.zeros(len(pieces), TASK)
-        for entry, own in zip(self.entries, targets, strict=True):
-            whole = -(-own.shape[1] // self.kernel.lanes) * self.kernel.lanes
-            of_piece = np.zeros((len(own) + 1, whole), dtype)
-            of_piece[:-1, : own.shape[1]] = own
-            of_piece[-1, : own.shape[1]] = own.sum(axis=0)
-            self._kept.append(of_piece)
-            entry["out"], entry["stride"] = of_piece.ctypes.data, whole
+        self._kept: list[Any] = []  # the arrays whose addresses are told
+        self.entries: dict[int, np.ndarray] = {}  # of the pieces on which a row weighs something
+        mass = targets.sum(axis=0)
+        first = 0
+        for i, piece in enumerate(pieces):
+            own = slice(first, first + len(piece))
+            taken = np.flatnonzero(mass[own])
+            first = own.stop
+            if not len(taken):
+                continue
+            rows = Rows.of(
+                taken,
+                n_rows=len(piece),
+                n_axes=n_axes,
+                itemsize=piece.itemsize,
+                lanes=self.kernel.lanes,
+            )
+            of_piece = _nothing((self.n_columns + 2, len(rows.places)), dtype)
+            of_piece[:-1, rows.order] = targets[:, own][:, taken]
+            of_piece[-1, rows.order] = mass[own][taken]
+            self._kept += [rows, of_piece]
+            entry = np.zeros((), TASK)
+            rows.tell(entry)
+            entry["out"], entry["stride"] = of_piece.ctypes.data, of_piece.shape[1]
             entry["mass"] = of_piece[-1].ctypes.data
             entry["weights"], entry["slopes"] = self._weights.ctypes.data, self._slopes.ctypes.data
             entry["offsets"], entry["sums"] = self._offsets.ctypes.data, self._sums.ctypes.data
             entry["n_columns"], entry["n_passes"] = self.n_columns, n_passes
+            self.entries[i] = entry
 
     def begin(self, weights: np.ndarray) -> None:
         """Take (k, axes + 1) weights to be evaluated at."""
@@ -82,28 +89,12 @@ class Evaluator:
 
     def __init__(self, shared: SharedFeatures, dtype: type[np.floating]) -> None:
         self._dtype = dtype
-        self._n_rows, self._n_axes = shared.shape[0], shared.n_axes
+        self._n_axes = shared.n_axes
         self._pieces = [padded(block.astype(dtype, copy=False)) for block in shared.by_row]
 
     def task(self, targets: np.ndarray) -> Task:
         """What is evaluated for (k, n) targets, the weight of every class in every row."""
-        edges = np.cumsum([0, *map(len, self._pieces)])
-        parts = [targets[:, first:last] for first, last in pairwise(edges)]
-        weighs = [part.any(axis=0) for part in parts]
-        if sum(map(np.count_nonzero, weighs)) >= LEAST_SHARE * self._n_rows:
-            return Task(self._pieces, parts, dtype=self._dtype, alone=False)
-        kept = [np.flatnonzero(own) for own in weighs]
-        ends = np.cumsum(list(map(len, kept)))
-        whole = room_for((ends[-1], self._pieces[0].shape[1]), self._dtype)
-        for piece, rows, end in zip(self._pieces, kept, ends, strict=True):
-            whole[end - len(rows) : end] = piece[rows]
-        there = [i for i, rows in enumerate(kept) if len(rows)]
-        return Task(
-            [whole[ends[i] - len(kept[i]) : ends[i]] for i in there],
-            [parts[i][:, kept[i]] for i in there],
-            dtype=self._dtype,
-            alone=True,
-        )
+        return Task(self._pieces, targets, dtype=self._dtype)
 
     def evaluate(
         self, tasks: list[Task], weights: list[np.ndarray]
@@ -111,12 +102,15 @@ class Evaluator:
         """The losses at (k, axes + 1) weights of each task, and gradients by them, in float64."""
         for task, own in zip(tasks, weights, strict=True):
             task.begin(own)
-        common = [task for task in tasks if not task.alone]
-        for together in [*([task] for task in tasks if task.alone), common]:
-            for i, piece in enumerate(together[0].pieces if together else []):
-                # Rows without weight add nothing, and to add nothing changes no bit.
-                there = [task for task in together if task.weighs[i]]
-                run("evaluate", piece, [(task.kernel, task.entries[i]) for task in there])
-                for task in there:
-                    task.add_up()
+        for i, piece in enumerate(self._pieces):
+            there = [task for task in tasks if i in task.entries]
+            run("evaluate", piece, [(task.kernel, task.entries[i]) for task in there])
+            for task in there:
+                task.add_up()
         return [task.found(self._n_axes) for task in tasks]
+
+
+def _nothing(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    found = aligned(shape, dtype)
+    found[:] = 0
+    return found

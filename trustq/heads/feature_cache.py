@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache, cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import scipy
 from threadpoolctl import ThreadpoolController
 
 from trustq.core.counts import counted
-from trustq.core.scratch import lies_in_file, room_for, room_left
+from trustq.core.scratch import aligned, lies_in_file, room_for, room_left
 from trustq.errors import InputError
 from trustq.heads.kernels import kernel_of, multiplied
 from trustq.heads.standardise import Standardised, column_sums
@@ -38,17 +39,13 @@ class SharedFeatures:
     array, or rows that are standardised when they are asked for (`Standardised`). It is kept, not
     copied; what fits need of it is made when first asked for: for linear heads the centred rows,
     float32 (float64 below 65,536 entries), and their Gram matrix, for boosted ones their bins.
-    `folds`, (n,), says which rows are left out together: a fit without them then does not touch
-    them; it changes the order of sums, so last bits. Raises `TrustqError` for features that are no
-    finite matrix.
+    Raises `TrustqError` for features that are no finite matrix.
 
     >>> SharedFeatures(np.arange(6.0).reshape(3, 2)).shape
     (3, 2)
     """
 
-    def __init__(
-        self, features: np.ndarray | Standardised, *, folds: np.ndarray | None = None
-    ) -> None:
+    def __init__(self, features: np.ndarray | Standardised) -> None:
         if not isinstance(features, Standardised):
             features = np.asarray(features)
         if features.ndim != 2 or 0 in features.shape:
@@ -74,8 +71,7 @@ class SharedFeatures:
         self._idle_bins: list[tuple[tuple[int, bytes], Any]] = []  # the latest last
         self._inverses: dict[float, np.ndarray] = {}  # of the Gram matrix, by what is added to it
         self._inverting = threading.Lock()
-        self._order = None if folds is None else np.argsort(folds, kind="stable")
-        self.blocks = _blocks_of(len(features), None if folds is None else np.sort(folds))
+        self.blocks = _blocks_of(len(features))
 
     def prepare(self) -> None:
         """Make the rows and the axes now, before threads could make them twice."""
@@ -103,10 +99,6 @@ class SharedFeatures:
     def from_axes(self, coef: np.ndarray) -> np.ndarray:
         """Coefficients of the features from those of the rows' columns, (..., axes)."""
         return coef @ self.axes.T if self.is_turned else coef
-
-    def placed(self, by_row: np.ndarray) -> np.ndarray:
-        """What belongs to rows, (..., n), in the order in which `blocks` hold them."""
-        return by_row if self._order is None else by_row[..., self._order]
 
     @cached_property
     def by_row(self) -> list[np.ndarray]:
@@ -147,12 +139,6 @@ class SharedFeatures:
         return np.maximum(sizes[-LONGEST:], 0), directions
 
     @cached_property
-    def across(self) -> np.ndarray | None:
-        """The directions of `longest`, a row each, (m, axes)."""
-        directions = self.longest[1]
-        return None if directions is None else np.ascontiguousarray(directions.T)
-
-    @cached_property
     def long_rows(self) -> list[np.ndarray]:
         """Centred rows on the longest axes, a (rows, m) array a block."""
         directions = self.longest[1]
@@ -166,9 +152,10 @@ class SharedFeatures:
             return found
 
     def inverse(self, added: float) -> np.ndarray | None:
-        """Inverse of the Gram matrix with `added` on its diagonal, less what it is on `longest`.
+        """Directions of `longest` and, under them, an inverse along all others, (m + axes, axes).
 
-        What that leaves is semidefinite whatever these axes lack; None where they are all.
+        That of the Gram matrix with `added` on its diagonal, less what it is on these directions:
+        what is left is semidefinite whatever they lack. None where they are all.
         """
         if self.is_turned:
             return None
@@ -196,13 +183,20 @@ class SharedFeatures:
         inverse: Any = half.T  # row by row, complete above the diagonal
         _complete(inverse)
         along = directions / (sizes + added).astype(matrix.dtype)
+        found = aligned((len(sizes) + len(inverse), len(inverse)), self.dtype)
+        found[: len(sizes)] = directions.T
         for first in range(0, len(inverse), ROWS_AT_ONCE):
             band = slice(first, first + ROWS_AT_ONCE)
-            inverse[band] -= along[band] @ directions.T
-        return np.ascontiguousarray(inverse, dtype=self.dtype)
+            np.subtract(
+                inverse[band],
+                along[band] @ directions.T,
+                out=found[len(sizes) :][band],
+                casting="same_kind",
+            )
+        return found
 
     def rows(self, positions: np.ndarray) -> np.ndarray:
-        """Some rows on the axes, (positions, axes), positions ascending among `placed` ones."""
+        """Some rows on the axes, (positions, axes), positions ascending."""
         found = []
         for rows, block in zip(self.blocks, self.by_row, strict=True):
             first, last = np.searchsorted(positions, [rows.start, rows.stop])
@@ -303,7 +297,7 @@ class SharedFeatures:
         return np.maximum(sizes[-self.n_axes :], 0), axes[:, -self.n_axes :]
 
     def _centred(self, rows: slice, out: np.ndarray | None = None) -> np.ndarray:
-        own = self.features[rows if self._order is None else self._order[rows]]
+        own = self.features[rows]
         if out is None:
             out = np.empty(own.shape, self.dtype)
         # Subtracted in float64 and rounded in pieces, not in a copy of that type.
@@ -325,15 +319,10 @@ def _key_of(max_bin: int, used: np.ndarray) -> tuple[int, bytes]:
     return max_bin, np.packbits(used).tobytes()
 
 
-def _blocks_of(n: int, folds: np.ndarray | None) -> list[slice]:
-    """Slices of at most `ROWS_PER_BLOCK` rows that lie in one of the sorted folds."""
-    edges = [0, n] if folds is None else [0, *(np.flatnonzero(folds[1:] != folds[:-1]) + 1), n]
-    found = []
-    for first, last in zip(edges, edges[1:], strict=False):
-        inner = np.linspace(first, last, -(-(last - first) // ROWS_PER_BLOCK) + 1)
-        ends = inner.astype(int).tolist()
-        found += [slice(a, b) for a, b in zip(ends, ends[1:], strict=False)]
-    return found
+def _blocks_of(n: int) -> list[slice]:
+    """Slices of at most `ROWS_PER_BLOCK` rows, nearly equal."""
+    ends = np.linspace(0, n, -(-n // ROWS_PER_BLOCK) + 1).astype(int).tolist()
+    return [slice(a, b) for a, b in pairwise(ends)]
 
 
 def row_blocks(n: int) -> list[slice]:

@@ -7,12 +7,12 @@ the second cache while all problems take them in turn, each by itself: so each h
 
 import ctypes
 import threading
-from functools import cache
-from typing import Any, NamedTuple
+from functools import cache, lru_cache
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from trustq.core.scratch import room_for
+from trustq.core.scratch import aligned, room_for
 from trustq.heads.processor import shape_of
 
 MOST_COLUMNS = 6  # of one pass over rows: each vector of them is used so many times
@@ -22,14 +22,17 @@ BEYOND = 64  # numbers after a line of products, some of which are written
 
 _compiling = threading.Lock()
 
-# A task of a driver: addresses and sizes. `evaluate` reads all of them, `multiply` needs four.
+# A task of a driver: addresses and sizes. `evaluate` reads all of them, `multiply` needs seven.
 TASK = np.dtype(
     [
+        ("places", np.int64),  # of `Rows`, and
+        ("starts", np.int64),
+        ("counts", np.int64),
         ("weights", np.int64),  # (passes * columns, d)
         ("offsets", np.int64),  # (columns,), added to products
         ("out", np.int64),  # products, (passes * columns, stride); of `evaluate`: targets
         ("stride", np.int64),
-        ("mass", np.int64),  # (n,), what rows weigh
+        ("mass", np.int64),  # what rows weigh, at their places among `Rows`, as targets are
         ("slopes", np.int64),  # (passes * columns, d), added to
         ("sums", np.int64),  # (columns + 1, lanes) of doubles, added to: of residuals, and losses
         ("n_columns", np.int64),
@@ -62,6 +65,42 @@ def kernel_of(dtype: Any, n_columns: int) -> Kernel:
         return _compiled(np.dtype(dtype).name, -(-n_columns // n_passes))
 
 
+class Rows(NamedTuple):
+    """Rows that a task takes of a matrix, as the loops read them, block by block.
+
+    What belongs to the rows of a block begins where a vector does, so that what is read beyond them
+    belongs to none.
+    """
+
+    places: np.ndarray  # of each row's first number in the matrix
+    starts: np.ndarray  # (blocks,) where those of a block begin
+    counts: np.ndarray  # (blocks,)
+    order: np.ndarray  # (rows taken,) where each row's place is among them
+
+    @classmethod
+    def of(cls, taken: np.ndarray, *, n_rows: int, n_axes: int, itemsize: int, lanes: int) -> Self:
+        """Rows at ascending positions, at least one of `n_rows`."""
+        size = block_rows(n_axes, itemsize)
+        block = taken // size
+        counts = np.bincount(block, minlength=-(-n_rows // size))
+        ends = np.cumsum(-(-counts // lanes) * lanes)
+        starts = ends - -(-counts // lanes) * lanes
+        order = starts[block] + np.arange(len(taken)) - (np.cumsum(counts) - counts)[block]
+        places = np.full(ends[-1] + BEYOND, taken[0] * n_axes)
+        places[order] = taken * n_axes
+        return cls(places, starts, counts, order)
+
+    def tell(self, entry: np.ndarray) -> None:
+        """Write the addresses into an entry of a task."""
+        for field in ("places", "starts", "counts"):
+            entry[field] = getattr(self, field).ctypes.data
+
+
+@lru_cache(maxsize=16)
+def _all_rows(n_rows: int, n_axes: int, itemsize: int, lanes: int) -> Rows:
+    return Rows.of(np.arange(n_rows), n_rows=n_rows, n_axes=n_axes, itemsize=itemsize, lanes=lanes)
+
+
 @cache
 def _compiled(dtype: str, columns: int) -> Kernel:
     from trustq.heads.loops import Loops  # with llvmlite, which takes 30 ms to load
@@ -69,7 +108,7 @@ def _compiled(dtype: str, columns: int) -> Kernel:
     shape = shape_of(dtype)
     engine = Loops(dtype, shape, columns, TASK.names or ()).compiled()
     n, at = ctypes.c_int64, ctypes.c_void_p
-    loops = ctypes.CFUNCTYPE(None, at, n, n, n, at, n, at, n)  # others may run Python meanwhile
+    loops = ctypes.CFUNCTYPE(None, at, n, n, at, n, at, n)  # others may run Python meanwhile
     multiply, evaluate = (
         loops(engine.get_function_address(name)) for name in ("multiply", "evaluate")
     )
@@ -93,8 +132,9 @@ def run(loops: str, rows: np.ndarray, entries: list[tuple[Kernel, Any]]) -> None
     for kernel in {id(kernel): kernel for kernel, _ in entries}.values():
         tasks = np.array([entry for own, entry in entries if own is kernel], TASK)
         n_lines = kernel.columns * int(tasks["n_passes"].max())
-        scratch = np.zeros((n_lines, size + BEYOND), rows.dtype)
-        address = rows.ctypes.data, n, d, size, tasks.ctypes.data, len(tasks)
+        scratch = aligned((n_lines, size + BEYOND), rows.dtype)
+        scratch[:] = 0
+        address = rows.ctypes.data, d, -(-n // size), tasks.ctypes.data, len(tasks)
         getattr(kernel, loops)(*address, scratch.ctypes.data, scratch.shape[1])
 
 
@@ -111,10 +151,13 @@ def multiplied(
     for own in columns:
         loops = kernel or kernel_of(rows.dtype, len(own))
         n_passes = loops.passes(len(own))
-        weights = np.zeros((n_passes * loops.columns, d), rows.dtype)
+        weights = aligned((n_passes * loops.columns, d), rows.dtype)
+        weights[:] = 0
         weights[: len(own), : own.shape[1]] = own
         out = np.empty((len(weights), n + BEYOND), rows.dtype)
         entry = np.zeros((), TASK)
+        if n:
+            _all_rows(n, d, rows.itemsize, loops.lanes).tell(entry)
         entry["weights"], entry["out"] = weights.ctypes.data, out.ctypes.data
         entry["stride"], entry["n_passes"] = out.shape[1], n_passes
         entries.append((loops, entry))

@@ -1,7 +1,7 @@
 """Loops in machine code: columns times rows, a softmax, and back, for every task of every block."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 
@@ -11,13 +11,27 @@ from trustq.heads.processor import Shape
 # Rows side by side: where they lie 4 or 8 KB apart they share a few lines of the first cache, and
 # drove each other out. Five folds on 10,000 x 1,024 with two classes take .10 s so, .19 by 24.
 MOST_BESIDE = 4
+PART_BYTES = 3 << 10  # of a row there: with six columns and two rows 24 KB, which first caches hold
+
+
+class _Block(NamedTuple):
+    """What a task takes of a block of rows, as values of the machine code."""
+
+    rows: Any
+    places: Any  # of the n rows
+    first: Any  # of them, among all that the task takes
+    n: Any
+    d: Any
+    fields: dict[str, Any]
+    scratch: Any
+    stride: Any
 
 
 class Loops(Code):
     """The loops for problems of so many columns at a time.
 
-    `multiply` and `evaluate` take (rows, n, d, rows a block, tasks, n tasks, scratch, its stride);
-    `fields` of a task are addresses and whole numbers (`kernels.TASK`).
+    `multiply` and `evaluate` take (rows, d, blocks, tasks, n tasks, scratch, its stride); `fields`
+    of a task are addresses and whole numbers (`kernels.TASK`).
     """
 
     def __init__(self, dtype: str, shape: Shape, columns: int, fields: Sequence[str]) -> None:
@@ -31,88 +45,102 @@ class Loops(Code):
         self._make_driver("evaluate", self._evaluate)
 
     def _make_there(self) -> ir.Function:
-        """Of (rows, n, d, weights, out, stride): out[c, row] = weights[c] . rows[row].
+        """Of (rows, places, n, d, weights, out, stride): out[c, i] = weights[c] . row at places[i].
 
-        Rows up to the next whole vector are filled, and some beyond, with the last row's.
+        Some beyond n are filled, with rows whose places follow. Axes are taken in parts, of which
+        all columns and the rows beside stay in the first cache.
         """
         number = self.pointer
-        b, found = self.function("there", [number, INT, INT, number, number, INT])
-        rows, n, d, weights, out, stride = found.args
+        types = [number, INT.as_pointer(), INT, INT, number, number, INT]
+        b, found = self.function("there", types)
+        rows, places, n, d, weights, out, stride = found.args
         of_column = [_line(b, weights, c, d) for c in range(self._columns)]
         to_column = [_line(b, out, c, stride) for c in range(self._columns)]
-        last = b.sub(n, _whole(1))
-        whole = b.and_(d, _whole(-self.lanes))
-        is_left = self.last_lanes(b, b.sub(d, whole))
+        is_left = self.last_lanes(b, b.and_(d, _whole(self.lanes - 1)))
+        n_sums, part = self._rows * self._columns, PART_BYTES // self.bytes
 
-        def some_rows(first: Any, _: list[Any]) -> list[Any]:
-            own, next_rows = [], _line(b, rows, b.add(first, _whole(self._rows)), d)
-            for i in range(self._rows):
-                row = b.add(first, _whole(i))
-                own.append(_line(b, rows, b.select(b.icmp_signed("<", row, n), row, last), d))
+        def some_rows(first: Any, start: Any, stop: Any) -> list[Any]:
+            own, following = (
+                [_row(b, rows, places, b.add(first, _whole(i))) for i in range(j, j + self._rows)]
+                for j in (0, self._rows)
+            )
 
             def add(k: Any, totals: list[Any], lanes: Any = None) -> list[Any]:
-                columns = [self.load(b, b.gep(at, [k])) for at in of_column]
-                added: list[Any] = []
-                for i, at in enumerate(own):
+                # All rows first and then one column at a time: were all columns loaded first, 16
+                # registers would not hold them beside the sums, which would go through memory.
+                vectors = []
+                for at, next_at in zip(own, following, strict=True):
                     if lanes is None:
-                        self.ask_for(b, b.gep(_line(b, next_rows, i, d), [k]))
+                        self.ask_for(b, b.gep(next_at, [k]))
                     x = self.load(b, b.gep(at, [k]))
-                    x = x if lanes is None else b.select(lanes, x, self.constant(0.0))
-                    added += [
-                        self.fma(b, x, column, totals[len(added) + c])
-                        for c, column in enumerate(columns)
-                    ]
+                    vectors.append(x if lanes is None else b.select(lanes, x, self.constant(0.0)))
+                added = list(totals)
+                for c, at in enumerate(of_column):
+                    column = self.load(b, b.gep(at, [k]))
+                    for place, x in zip(range(c, n_sums, self._columns), vectors, strict=True):
+                        added[place] = self.fma(b, x, column, totals[place])
                 return added
 
-            nothing = [self.constant(0.0)] * (self._rows * self._columns)
-            totals = self.loop(b, _whole(0), whole, self.lanes, add, nothing)
+            whole = b.and_(stop, _whole(-self.lanes))  # every part but the last is whole
+            nothing = [self.constant(0.0)] * n_sums
+            totals = self.loop(b, start, whole, self.lanes, add, nothing)
             rest = b.sub(d, _whole(self.lanes))
             totals = self.where(
-                b, b.icmp_signed("<", whole, d), lambda: add(rest, totals, is_left), totals
+                b, b.icmp_signed("<", whole, stop), lambda: add(rest, totals, is_left), totals
             )
-            for start in range(0, len(totals), self.lanes):
-                part = totals[start : start + self.lanes]
-                sums = self.sums(b, part)
-                for j in range(len(part)):
-                    row, c = divmod(start + j, self._columns)
+            is_first = b.icmp_signed("==", start, _whole(0))
+            for place in range(0, n_sums, self.lanes):
+                some = totals[place : place + self.lanes]
+                sums = self.sums(b, some)
+                for j in range(len(some)):
+                    row, c = divmod(place + j, self._columns)
                     at = b.gep(to_column[c], [b.add(first, _whole(row))])
-                    b.store(b.extract_element(sums, ir.Constant(LANE, j)), at)
+                    before = b.select(is_first, ir.Constant(self.number, 0.0), b.load(at))
+                    b.store(b.fadd(before, b.extract_element(sums, ir.Constant(LANE, j))), at)
             return []
 
-        end = b.and_(b.add(n, _whole(self.lanes - 1)), _whole(-self.lanes))
-        self.loop(b, _whole(0), end, self._rows, some_rows)
+        def some_axes(start: Any, _: list[Any]) -> list[Any]:
+            left = b.sub(d, start)
+            stop = b.add(
+                start, b.select(b.icmp_signed("<", left, _whole(part)), left, _whole(part))
+            )
+            self.loop(b, _whole(0), n, self._rows, lambda i, _: some_rows(i, start, stop))
+            return []
+
+        self.loop(b, _whole(0), d, part, some_axes)
         b.ret_void()
         return found
 
     def _make_back(self) -> ir.Function:
-        """Of (rows, n, d, weights, stride, out): out[c] += sum of weights[c, row] * rows[row]."""
+        """Of (rows, places, n, d, weights, stride, out): out[c] += sum of weights[c, i] * row i."""
         number = self.pointer
-        b, found = self.function("back", [number, INT, INT, number, INT, number])
-        rows, n, d, weights, stride, out = found.args
+        types = [number, INT.as_pointer(), INT, INT, number, INT, number]
+        b, found = self.function("back", types)
+        rows, places, n, d, weights, stride, out = found.args
         of_column = [_line(b, weights, c, stride) for c in range(self._columns)]
         to_column = [_line(b, out, c, d) for c in range(self._columns)]
 
         def some_axes(first: Any, beside: int, lanes: Any = None) -> list[Any]:
-            places = [b.add(first, _whole(i * self.lanes)) for i in range(beside)]
+            axes = [b.add(first, _whole(i * self.lanes)) for i in range(beside)]
 
-            def add(row: Any, totals: list[Any]) -> list[Any]:
-                own = _line(b, rows, row, d)
-                vectors = [self.load(b, b.gep(own, [place])) for place in places]
+            def add(i: Any, totals: list[Any]) -> list[Any]:
+                own = _row(b, rows, places, i)
+                vectors = [self.load(b, b.gep(own, [axis])) for axis in axes]
                 added: list[Any] = []
                 for at in of_column:
-                    weight = self.spread(b, b.load(b.gep(at, [row])))
+                    weight = self.spread(b, b.load(b.gep(at, [i])))
                     added += [
-                        self.fma(b, x, weight, totals[len(added) + i])
-                        for i, x in enumerate(vectors)
+                        self.fma(b, x, weight, totals[len(added) + j])
+                        for j, x in enumerate(vectors)
                     ]
                 return added
 
             nothing = [self.constant(0.0)] * (beside * self._columns)
             totals = self.loop(b, _whole(0), n, 1, add, nothing)
-            for i, total in enumerate(totals):
+            for j, total in enumerate(totals):
                 if lanes is not None:
                     total = b.select(lanes, total, self.constant(0.0))
-                self.add_to(b, total, b.gep(to_column[i // beside], [places[i % beside]]))
+                self.add_to(b, total, b.gep(to_column[j // beside], [axes[j % beside]]))
             return []
 
         def last_axes(first: Any, _: list[Any]) -> list[Any]:
@@ -132,7 +160,7 @@ class Loops(Code):
         """Of (logits, stride, n, columns, offsets, targets, stride, mass, sums): residuals.
 
         Logits less that of the last class become the losses' derivatives by them; `sums` gets them
-        and the losses. Targets and mass are 0 up to the next whole vector.
+        and the losses. Up to the next whole vector targets and mass are 0, logits anything.
         """
         number = self.pointer
         types = [number, INT, INT, INT, number, number, INT, number, DOUBLE.as_pointer()]
@@ -146,8 +174,10 @@ class Loops(Code):
             def target(c: Any) -> Any:
                 return self.load(b, b.gep(_line(b, targets, c, targets_stride), [row]))
 
+            is_row = self.first_lanes(b, b.sub(n, row))
+
             def shifted(c: Any, top: list[Any]) -> list[Any]:
-                z = self.load(b, at_column(c))
+                z = b.select(is_row, self.load(b, at_column(c)), self.constant(0.0))
                 z = b.fadd(z, self.spread(b, b.load(b.gep(offsets, [c]))))
                 self.store(b, z, at_column(c))
                 return [self.larger(b, z, top[0])]
@@ -186,31 +216,30 @@ class Loops(Code):
         b.ret_void()
         return found
 
-    def _make_driver(self, name: str, body: Callable[..., None]) -> None:
+    def _make_driver(self, name: str, body: Callable[[ir.IRBuilder, _Block], None]) -> None:
         """`body` for every block of rows, task after task."""
-        number = self.pointer
-        types = [number, INT, INT, INT, INT.as_pointer(), INT, number, INT]
+        types = [self.pointer, INT, INT, INT.as_pointer(), INT, self.pointer, INT]
         b, found = self.function(name, types)
-        rows, n, d, size, tasks, n_tasks, scratch, stride = found.args
+        rows, d, n_blocks, tasks, n_tasks, scratch, stride = found.args
 
-        def of_block(i: Any, _: list[Any]) -> list[Any]:
-            first = b.mul(i, size)
-            left = b.sub(n, first)
-            m = b.select(b.icmp_signed("<", left, size), left, size)
-            own = _line(b, rows, first, d)
-
+        def of_block(block: Any, _: list[Any]) -> list[Any]:
             def of_task(t: Any, _: list[Any]) -> list[Any]:
                 fields = {}
                 for place, field in enumerate(self._fields):
                     at = b.add(b.mul(t, _whole(len(self._fields))), _whole(place))
                     fields[field] = b.load(b.gep(tasks, [at]))
-                body(b, own, first, m, d, fields, scratch, stride)
+                places, starts, counts = (
+                    b.inttoptr(fields[field], INT.as_pointer())
+                    for field in ("places", "starts", "counts")
+                )
+                first, n = (b.load(b.gep(each, [block])) for each in (starts, counts))
+                own = b.gep(places, [first])
+                body(b, _Block(rows, own, first, n, d, fields, scratch, stride))
                 return []
 
             self.loop(b, _whole(0), n_tasks, 1, of_task)
             return []
 
-        n_blocks = b.udiv(b.add(n, b.sub(size, _whole(1))), size)
         self.loop(b, _whole(0), n_blocks, 1, of_block)
         b.ret_void()
 
@@ -225,39 +254,37 @@ class Loops(Code):
 
         self.loop(b, _whole(0), fields["n_passes"], 1, body)
 
-    def _multiply(
-        self, b: Any, rows: Any, first: Any, m: Any, d: Any, fields: Any, scratch: Any, stride: Any
-    ) -> None:
-        weights, out = (b.inttoptr(fields[name], self.pointer) for name in ("weights", "out"))
+    def _multiply(self, b: ir.IRBuilder, at: _Block) -> None:
+        weights, out = (b.inttoptr(at.fields[name], self.pointer) for name in ("weights", "out"))
+        stride = at.fields["stride"]
 
         def there(column: Any) -> None:
-            to = b.gep(_line(b, out, column, fields["stride"]), [first])
-            own = _line(b, weights, column, d)
-            b.call(self._there, [rows, m, d, own, to, fields["stride"]])
+            to, own = _line(b, out, column, stride), _line(b, weights, column, at.d)
+            to = b.gep(to, [at.first])
+            b.call(self._there, [at.rows, at.places, at.n, at.d, own, to, stride])
 
-        self._each_pass(b, fields, there)
+        self._each_pass(b, at.fields, there)
 
-    def _evaluate(
-        self, b: Any, rows: Any, first: Any, m: Any, d: Any, fields: Any, scratch: Any, stride: Any
-    ) -> None:
+    def _evaluate(self, b: ir.IRBuilder, at: _Block) -> None:
         weights, offsets, targets, mass, slopes = (
-            b.inttoptr(fields[name], self.pointer)
+            b.inttoptr(at.fields[name], self.pointer)
             for name in ("weights", "offsets", "out", "mass", "slopes")
         )
-        sums = b.inttoptr(fields["sums"], DOUBLE.as_pointer())
+        sums = b.inttoptr(at.fields["sums"], DOUBLE.as_pointer())
+        rows = [at.rows, at.places, at.n, at.d]
 
         def there(column: Any) -> None:
-            to = _line(b, scratch, column, stride)
-            b.call(self._there, [rows, m, d, _line(b, weights, column, d), to, stride])
+            to, own = _line(b, at.scratch, column, at.stride), _line(b, weights, column, at.d)
+            b.call(self._there, [*rows, own, to, at.stride])
 
         def back(column: Any) -> None:
-            by_row, to = _line(b, scratch, column, stride), _line(b, slopes, column, d)
-            b.call(self._back, [rows, m, d, by_row, stride, to])
+            own, to = _line(b, at.scratch, column, at.stride), _line(b, slopes, column, at.d)
+            b.call(self._back, [*rows, own, at.stride, to])
 
-        self._each_pass(b, fields, there)
-        own = [b.gep(targets, [first]), fields["stride"], b.gep(mass, [first]), sums]
-        b.call(self._between, [scratch, stride, m, fields["n_columns"], offsets, *own])
-        self._each_pass(b, fields, back)
+        self._each_pass(b, at.fields, there)
+        told = [b.gep(targets, [at.first]), at.fields["stride"], b.gep(mass, [at.first]), sums]
+        b.call(self._between, [at.scratch, at.stride, at.n, at.fields["n_columns"], offsets, *told])
+        self._each_pass(b, at.fields, back)
 
 
 def _whole(value: int) -> ir.Constant:
@@ -268,3 +295,8 @@ def _line(b: ir.IRBuilder, matrix: Any, row: Any, stride: Any) -> Any:
     """Address of a row of a matrix."""
     row = _whole(row) if isinstance(row, int) else row
     return b.gep(matrix, [b.mul(row, stride)])
+
+
+def _row(b: ir.IRBuilder, rows: Any, places: Any, i: Any) -> Any:
+    """Address of the row whose place, counted in numbers, is the i-th."""
+    return b.gep(rows, [b.load(b.gep(places, [i]))])

@@ -37,6 +37,7 @@ class Code:
 
     def __init__(self, dtype: str, shape: Shape) -> None:
         self.dtype, self.lanes = dtype, shape.lanes
+        self.bytes = 4 if dtype == "float32" else 8  # of a number
         self.number = ir.FloatType() if dtype == "float32" else DOUBLE
         self.whole = ir.IntType(32 if dtype == "float32" else 64)  # of as many bits
         self.vector = ir.VectorType(self.number, self.lanes)
@@ -100,6 +101,11 @@ class Code:
         """Which lanes are the last n."""
         lanes = self._constant(INT, [self.lanes - i for i in range(self.lanes)])
         return b.icmp_signed("<=", lanes, self.spread(b, n))
+
+    def first_lanes(self, b: ir.IRBuilder, n: Any) -> Any:
+        """Which lanes are the first n."""
+        lanes = self._constant(INT, list(range(self.lanes)))
+        return b.icmp_signed("<", lanes, self.spread(b, n))
 
     # Memory.
 

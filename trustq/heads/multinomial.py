@@ -232,7 +232,7 @@ class _Problem:
     def begin(self, dtype: type[np.floating]) -> np.ndarray | None:
         """Set coordinates and start; targets of the present classes, or None where it is solved."""
         self.is_done = False
-        self._targets = targets = self._shared.placed(self._make_targets())
+        self._targets = targets = self._make_targets()
         of_class = targets.sum(axis=1)
         total = float(of_class.sum())
         self.present = of_class > 0
