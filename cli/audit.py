@@ -64,6 +64,14 @@ class Models:
     ] = "auto"
     head: Annotated[str, typer.Option(help="Head to fit on features.")] = "linear"
     folds: Annotated[int, typer.Option(help="Folds, by group.")] = 5
+    repeats: Annotated[
+        int | None,
+        typer.Option(
+            help="Divisions into folds, over which probabilities are averaged. [default: up to 4 "
+            "of linear heads on few rows, else 1]",
+            show_default=False,
+        ),
+    ] = None
     seed: Annotated[int, typer.Option(help="Seed of the folds.")] = 0
     exposure: Annotated[
         str | None,

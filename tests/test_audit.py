@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from support import make_cache, reordered
 from support_cli import invoke
 
@@ -21,9 +23,10 @@ from trustq.audit.folder import read_audit_folder
 from trustq.audit.neighbours import NeighbourSearch, nearest, outlier_score, reference_rows
 from trustq.audit.set_issues import columns_of_rows, find_set_issues
 from trustq.data.image_files import find_images
-from trustq.errors import TrustqError
+from trustq.data.splits import group_folds
+from trustq.errors import InputError, TrustqError
 from trustq.heads import fit_heads, standardise
-from trustq.heads.out_of_fold import TrainingRows, accept_out_of_fold
+from trustq.heads.out_of_fold import TrainingRows, accept_out_of_fold, fit_folds
 from trustq.report.audit import audit_page, class_rows, confusion_rows, issue_rows, record_audit
 from trustq.report.audit import write_audit as write
 from trustq.report.image_sheets import chosen_candidates, draw_candidates
@@ -455,6 +458,61 @@ def test_a_penalty_is_chosen_by_few_folds_and_fitted_on_all_rows(monkeypatch, tm
     assert found.head_settings == exact.head_settings
     np.testing.assert_array_equal(found.out_of_fold.logits, exact.out_of_fold.logits)
     assert found.out_of_fold.scorable.all()
+
+
+def test_few_rows_are_divided_several_times_and_no_division_knows_their_labels(
+    monkeypatch, tmp_path
+):
+    rng = np.random.default_rng(0)
+    labels, groups = rng.integers(0, 3, 300), np.repeat(np.arange(100), 3)
+    features = (rng.normal(size=(300, 8)) + np.eye(8)[labels]).astype("f4")
+    path = tmp_path / "x.npz"
+
+    def opened(labels, **asked):
+        np.savez(path, features=features, labels=labels, groups=groups)
+        return open_source(path, **asked)
+
+    folds = []
+
+    def watched(rows, *args, **more):
+        folds.append(rows.fold)
+        return fit_folds(rows, *args, **more)
+
+    monkeypatch.setattr(source, "fit_folds", watched)
+    many = opened(labels)
+    found, divisions = many.out_of_fold, np.array(folds[-4:])
+    assert ", 4 times 5 folds by group" in many.head and many.settings["repeats"] == 4
+    assert len(np.unique(divisions, axis=0)) == 4
+    np.testing.assert_array_equal(found.fold, divisions[0])
+    # The mean of what scikit-learn finds in each of these divisions.
+    scaled = (features - features.mean(axis=0)) / features.std(axis=0)
+    model = LogisticRegression(C=many.head_settings["C"], tol=1e-8, max_iter=1000)
+    expected = np.mean(
+        [
+            cross_val_predict(
+                model, scaled, labels, cv=PredefinedSplit(own), method="predict_proba"
+            )
+            for own in divisions
+        ],
+        axis=0,
+    )
+    np.testing.assert_allclose(found.probs, expected, atol=2e-3)
+    # A group's own labels change no bit of what is said of it, beside the penalty and the folds.
+    monkeypatch.setattr(source, "PENALTIES", (0.1,))
+    monkeypatch.setattr(
+        source, "group_folds", lambda labels, *args, **more: group_folds(0 * labels, *args, **more)
+    )
+    told = np.where(groups == 7, (labels + 1) % 3, labels)
+    before, after = (opened(own).out_of_fold.probs for own in (labels, told))
+    np.testing.assert_array_equal(after[groups == 7], before[groups == 7])
+    assert (after != before).any()
+    one = opened(labels, repeats=1)
+    assert one.head.endswith("C = 0.1, 5 folds by group")
+    monkeypatch.setattr(source, "REPEATED_ROWS", 700)
+    assert opened(labels).settings["repeats"] == 2
+    assert opened(labels, head="ridge").settings["repeats"] == 1
+    with pytest.raises(InputError, match="`repeats=0`: expected 1 or more divisions"):
+        opened(labels, repeats=0)
 
 
 def test_folds_whose_rows_no_other_knows_choose_no_penalty(monkeypatch):

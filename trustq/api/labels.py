@@ -218,6 +218,7 @@ def audit_labels(
     source: str = "auto",
     head: str = "linear",
     folds: int = 5,
+    repeats: int | None = None,
     seed: int = 0,
     names: dict[str, str] | None = None,
     normalize: str | None = None,
@@ -231,8 +232,9 @@ def audit_labels(
     A source is a cache, a file of embeddings or of out-of-fold probabilities, a data frame, or a
     mapping of arrays (`features` or `probs`, `labels`, and if there are any `sample_ids`, `groups`,
     `classes`); several are of the same rows (seeds) and vote. Heads are fitted out of fold by group
-    on features; with `source="file"` probabilities are taken for out of fold. The list is cut to
-    the `review` most suspicious labels, or where its estimated `precision` falls below this share.
+    on features, over `repeats` divisions into `folds` (None: up to 4 of linear heads on few rows);
+    with `source="file"` probabilities are taken for out of fold. The list is cut to the `review`
+    most suspicious labels, or where its estimated `precision` falls below this share.
     `names` maps arrays to other names. `answers` (a sheet, its frame, or labels by id) stand in the
     place of given labels; like rows that `trust` names (`column=value,value` of the table
     `metadata`) they are learned from and not listed. `unit="group"` lists one row of each group and
@@ -260,6 +262,7 @@ def audit_labels(
                     source=source,
                     head=head,
                     folds=folds,
+                    repeats=repeats,
                     seed=seed,
                     names=names,
                     normalize=normalize,

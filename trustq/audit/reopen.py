@@ -17,7 +17,8 @@ def reopen(audit: StoredAudit, **other: Any) -> AuditSource:
     file has changed since.
     """
     stored = audit.sources[0]
-    asked = {**stored["asked"], **other}
+    # Audits from before folds were divided several times did so once.
+    asked = {"repeats": 1, **stored["asked"], **other}
     path = Path(stored["path"])
     if asked.pop("known", None):  # the labels themselves are in the audit's rows
         rows = np.flatnonzero(audit.trusted)

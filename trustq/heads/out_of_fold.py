@@ -179,6 +179,24 @@ def fit_folds(
     return fits
 
 
+def averaged(
+    training: TrainingRows, divisions: Sequence[OutOfFold], observed: np.ndarray
+) -> OutOfFold:
+    """Mean probabilities over several divisions of the same rows into folds, each out of fold.
+
+    A row is scorable where one division could score it; `fold` is that of the first.
+    """
+    n_scored = np.sum([own.scorable for own in divisions], axis=0)
+    total = np.sum([np.where(own.scorable[:, None], own.probs, 0) for own in divisions], axis=0)
+    first = divisions[0]
+    unscored = n_scored == 0
+    probs = np.where(unscored[:, None], first.probs, total / np.maximum(n_scored, 1)[:, None])
+    logits = logits_from_probs(probs)
+    return _build(
+        training, logits, observed, first.fold, ~unscored, source=first.source, probs=probs
+    )
+
+
 def _heads(fit: FoldFit, folds: bool) -> list[Head]:
     heads = list(fit.fold_heads) if folds else []
     return heads + ([] if fit.head is None else [fit.head])
