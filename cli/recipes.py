@@ -18,11 +18,15 @@ def list_recipes(as_json: _Json = False) -> None:
 
     Example: trustq recipes list
     """
-    from trustq.recipes import packaged, packaged_sweeps
+    from trustq.recipes import has_sweep, packaged, packaged_sweeps
 
     sweeps = packaged_sweeps()
     rows = [
-        {"recipe": name, "sweep": "yes" if name in sweeps else "no", "title": title}
+        {
+            "recipe": name,
+            "sweep": "yes" if name in sweeps else "name caches" if has_sweep(name) else "no",
+            "title": title,
+        }
         for name, title in packaged().items()
     ]
     _print(rows, as_json)

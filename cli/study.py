@@ -81,7 +81,7 @@ def study(
                 "stage": one.name,
                 "state": one.state,
                 "seconds": None if one.seconds is None else round(one.seconds, 1),
-                "why": one.why.splitlines()[0] if one.why else "",
+                "why": one.why.splitlines()[0].removesuffix(":") if one.why else "",
             }
             for one in ended
         ]

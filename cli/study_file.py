@@ -103,11 +103,14 @@ def _chain(
     seeds = [int(seed) for seed in study.get("seeds", [0])]
     further = {name: tuple(map(str, options.get(name, ()))) for name in CHAIN}
 
-    def stage(name: str, words: list[str], inputs: list[str], outputs: list[str]) -> Stage:
+    def stage(
+        name: str, words: list[str], inputs: list[str], outputs: list[str], *, once: bool = False
+    ) -> Stage:
         after = () if name == "environment" else ("environment",)
         if "environment" in study.get("skip", []):
             after = ()
-        return Stage(name, (*words, *further[name]), tuple(inputs), tuple(outputs), after)
+        words = [*words, *further[name]]
+        return Stage(name, tuple(words), tuple(inputs), tuple(outputs), after, once=once)
 
     whole = "manifest.parquet"
     stages = [_environment(study)]
@@ -136,7 +139,7 @@ def _chain(
     stages.append(stage("report", words, ["results"], ["report.html"]))
     words = ["package", f"cache/*/study/seed{seeds[0]}.h5", "--manifest", manifest]
     words += ["--out", "model"]
-    stages.append(stage("package", words, ["cache", manifest], ["model"]))
+    stages.append(stage("package", words, ["cache", manifest], ["model"], once=True))
     return stages
 
 

@@ -71,7 +71,7 @@ def sweep(
     import json
 
     from trustq.errors import InputError
-    from trustq.recipes import load_sweep, packaged_sweeps
+    from trustq.recipes import load_sweep, packaged_sweeps, require_sweep
 
     if runs.show_recipes:
         known = [{"recipe": name, "title": title} for name, title in packaged_sweeps().items()]
@@ -84,6 +84,7 @@ def sweep(
         raise typer.BadParameter("name a recipe (--list shows the packaged ones).")
     from trustq.experiments import plan_sweep
 
+    require_sweep(recipe)
     plan = plan_sweep(
         load_sweep(recipe, values=values, settings=settings or []), results=told.results
     )

@@ -56,6 +56,28 @@ def test_only_what_changed_runs_again(tmp_path: Path) -> None:
     assert ran[7:] == ["a", "b", "c", "d"]
 
 
+def test_a_command_that_never_writes_over_finds_its_place_free(tmp_path: Path) -> None:
+    (tmp_path / "start").write_text("1")
+
+    def write(folder: Path) -> None:
+        if (folder / "model").exists():
+            raise TrustqError("model holds a model already.")
+        (folder / "model").mkdir()
+        (folder / "model" / "a").write_text((folder / "start").read_text())
+
+    stage = Stage("package", inputs=("start",), outputs=("model",), action=write, once=True)
+    for text in ("1", "2"):
+        (tmp_path / "start").write_text(text)
+        assert states(run_stages([stage], tmp_path)) == {"package": "ran"}
+        assert (tmp_path / "model" / "a").read_text() == text
+    (tmp_path / "model" / "mine").write_text("a note of mine")
+    assert states(run_stages([stage], tmp_path)) == {"package": "failed"}
+    assert (tmp_path / "model" / "mine").exists()
+    study = tmp_path / "study.toml"
+    study.write_text('[study]\ndata = "digits"\nrecipe = "digits"\n')
+    assert [one.name for one in read_study(study).stages if one.once] == ["package"]
+
+
 def test_stages_from_and_until_and_dry_runs(tmp_path: Path) -> None:
     (tmp_path / "start").write_text("1")
     ran: list[str] = []

@@ -26,6 +26,7 @@ from support_sweep import (
 from trustq.cli import app
 from typer.testing import CliRunner
 
+import trustq as tq
 from trustq.errors import TrustqError
 from trustq.experiments import estimate_seconds, plan_sweep, repair, run_sweep
 from trustq.experiments.parallel import LARGEST_CHUNK, _chunks
@@ -376,6 +377,26 @@ def test_packaged_sweeps_are_listed_and_expand() -> None:
     for name in packaged_sweeps():
         points = load_sweep(name)
         assert points and all(point.sweep.caches for point in points), name
+
+
+def test_a_recipe_without_a_sweep_is_not_run_as_the_default_one(tmp_path: Path) -> None:
+    write_cache(tmp_path / "c.h5", make_cache())
+    listed = {
+        row["recipe"]: row["sweep"] for row in json.loads(run("recipes", "list", "--json").stdout)
+    }
+    assert {listed[name] for name in packaged_sweeps()} == {"yes"}
+    assert (listed["digits"], listed["reference-study"]) == ("no", "name caches")
+    (tmp_path / "mine.toml").write_text("[extract]\nepochs = 2\n")
+    for name in ("digits", str(tmp_path / "mine.toml")):
+        said = f"Recipe {name} says how networks are trained and has no [sweep]"
+        with pytest.raises(TrustqError, match=re.escape(said)):
+            tq.sweep(name, caches=str(tmp_path / "c.h5"), results=tmp_path / "r")
+        done = run("sweep", name, "--set", f"caches={tmp_path / 'c.h5'}", "--dry-run")
+        assert done.exit_code == 1 and said in done.stderr
+    settings = (f"caches={tmp_path / 'c.h5'}", "noise=symmetric:0.2", "trusted=0.1")
+    named = (word for setting in settings for word in ("--set", setting))
+    points = run("sweep", "reference-study", *named, "--dry-run")
+    assert points.exit_code == 0, points.output
 
 
 def test_usage_without_a_recipe_is_2() -> None:

@@ -14,7 +14,7 @@ from trustq.api.frames import Source, Table, as_file
 from trustq.api.results import Results
 from trustq.experiments import plan_sweep, run_sweep
 from trustq.experiments import repair as run_repair
-from trustq.recipes import Recipe, load_recipe, load_sweep
+from trustq.recipes import Recipe, load_recipe, load_sweep, require_sweep
 from trustq.report.plan import plan_page, plan_summary
 from trustq.report.text import folded
 from trustq.store import Cache, find_caches
@@ -169,9 +169,11 @@ def sweep(
     one per core), or a Dask cluster at `scheduler`. A run that fails stands in `failures` and the
     others go on. `table` compares the arms of all points. Raises `TrustqError` as `repair` does.
     """
-    points = (
-        load_sweep(str(recipe), values=settings) if isinstance(recipe, str | Path) else list(recipe)
-    )
+    if isinstance(recipe, str | Path):
+        require_sweep(str(recipe))
+        points = load_sweep(str(recipe), values=settings)
+    else:
+        points = list(recipe)
     folder = Path(results)
     run = run_sweep(
         plan_sweep(points, results=folder),

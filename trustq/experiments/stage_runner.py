@@ -7,6 +7,7 @@ and of its inputs; a stage whose key and outputs are as recorded is not run agai
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,7 +35,9 @@ class Stage:
     """A step of a study: a trustq command's words, or a function; what it reads and writes.
 
     `inputs` and `outputs` are files and folders relative to the study's folder; `after` names
-    further stages that must have ended. A stage depends on those whose outputs it reads.
+    further stages that must have ended. A stage depends on those whose outputs it reads. A command
+    that never writes over what is there is `once`: what it wrote is removed before it runs again,
+    and what somebody changed since stays.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Stage:
     after: tuple[str, ...] = ()
     action: Callable[[Path], None] | None = None
     about: str = ""  # what an action depends on besides its inputs
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,8 @@ class _Course:
         state, why = self._state(stage, record)
         if state == "runs":
             self.tell(f"{stage.name}: runs, for {why}")
+            if stage.once and record is not None:
+                _remove_outputs(self.folder, record)
             self.ended[stage.name] = _run(stage, self.folder, why, self.tell)
             return
         if state == "unchanged" and not why:
@@ -162,6 +168,14 @@ def _why(stage: Stage, folder: Path, record: dict[str, Any] | None) -> str:
         if record["outputs"].get(path) != digest_path(folder / path):
             return f"{path} is missing or was changed"
     return ""
+
+
+def _remove_outputs(folder: Path, record: dict[str, Any]) -> None:
+    """Remove what a stage wrote, where it is as it was written."""
+    for path, digest in record["outputs"].items():
+        place = folder / path
+        if digest_path(place) == digest:
+            shutil.rmtree(place) if place.is_dir() else place.unlink()
 
 
 def _run(stage: Stage, folder: Path, why: str, tell: Callable[[str], None]) -> Ended:

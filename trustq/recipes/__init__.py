@@ -138,6 +138,27 @@ def packaged_sweeps() -> dict[str, str]:
     return {name: title for name, title in packaged().items() if _names_caches(load_sweep(name))}
 
 
+def has_sweep(recipe: str) -> bool:
+    """Whether a recipe says what to run on caches: it has a [sweep], or includes one.
+
+    >>> has_sweep("budget-curve"), has_sweep("ce-noisy")
+    (True, False)
+    """
+    written = _written(recipe)
+    return bool(written.parts["sweep"] or written.variants)
+
+
+def require_sweep(recipe: str) -> None:
+    """Raise `TrustqError` for a named recipe that says nothing of what to run on caches."""
+    if recipe and not has_sweep(recipe):
+        raise InputError(
+            f"Recipe {recipe} says how networks are trained and has no [sweep] to run on their "
+            f"caches. Name one that has, e.g. {', '.join(packaged_sweeps())}, or none, and the "
+            "settings.",
+            found=recipe,
+        )
+
+
 def _names_caches(points: list[Recipe]) -> bool:
     return all(point.sweep.caches for point in points)
 
