@@ -156,6 +156,8 @@ def review(
     try:
         images = ReviewImages(session.audit, manifest=pictures.manifest, root=pictures.root)
         merged = _merge(session, exchange)
+        if not merged and images:
+            _note_missing(session, images)
         wrote = _write(session, images, exchange, written, seed=shown.seed)
         told = written.summary or written.json
         if not (merged or wrote or told):
@@ -167,6 +169,17 @@ def review(
             typer.echo(to_json(review_summary(session)))
         else:
             print_text(review_page(session))
+
+
+def _note_missing(session: "ReviewSession", images: "ReviewImages") -> None:
+    """Say how many rows of the queue have no image to be judged by."""
+    rows = session.queue.tolist()
+    missing = [row for row in rows if not images.has(row)]
+    if missing:
+        print_note(
+            f"no image was found of {len(missing):,} of {len(rows):,} rows to review, e.g. "
+            f"{session.audit.sample_ids[missing[0]]}"
+        )
 
 
 def _merge(session: "ReviewSession", exchange: Exchange) -> bool:

@@ -744,7 +744,8 @@ def test_without_answers_nothing_is_changed(folder):
     [
         (
             "sample_id,answer\ns1,a\n",
-            "{path} has the columns sample_id, answer; expected sample_id and label.",
+            "{path} has the columns sample_id, answer; expected sample_id and label. Rename a "
+            "column to label.",
         ),
         (
             "sample_id,label\ns1,melanoma\ns1,naevus\n",

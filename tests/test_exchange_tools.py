@@ -245,6 +245,24 @@ def test_prodigy_doccano_and_cvat_skip_what_was_not_answered(tmp_path: Path) -> 
         ("a.csv", "sample_id,x\nimg_0001,1\n", "expected sample_id and label"),
         ("a.csv", "sample_id,label\nimg_9999,nevus\n", "'img_9999' is no row"),
         ("a.csv", "sample_id,label\nimg_0001,\n", "holds no answers"),
+        ("a.csv", "sample_id,label\n", "a.csv has column names and no row below them"),
+        ("a.csv", "Image;Dx\nimg_0001;nevus\n", "columns Image, Dx; .* Rename a column to label."),
+        (
+            "a.csv",
+            "file,dx\nimg_0001,nevus\n",
+            "Rename a column to sample_id and another to label.",
+        ),
+        (
+            "a.csv",
+            "sample_id,label\nimg_0001,nevi\n",
+            r"a.csv, img_0001: unknown class 'nevi' \(did you mean 'nevus'\?\)",
+        ),
+        (
+            "a.csv",
+            "sample_id,label\nimg_0001,nevus\nimg_0001.jpg,melanoma\n",
+            "a.csv: 'img_0001' is answered in two ways by a",
+        ),
+        ("a.csv", "id,label\nx/IMG_1,nevus\n", "differs in spelling alone .* 'x/IMG_1' and"),
     ],
 )
 def test_files_that_hold_no_answers_are_refused(
@@ -252,7 +270,7 @@ def test_files_that_hold_no_answers_are_refused(
 ) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(TrustqError, match=message):
-        read_answers_of(tmp_path / name, IDS)
+        read_answers_of(tmp_path / name, IDS, classes=NAMES)
 
 
 def test_a_review_goes_to_a_tool_and_its_answers_come_back(tmp_path: Path) -> None:
@@ -276,6 +294,25 @@ def test_a_review_goes_to_a_tool_and_its_answers_come_back(tmp_path: Path) -> No
     guessless = tmp_path / "plain.json"
     runner.invoke(app, ["review", str(folder), "--export", str(guessless)])
     assert "predictions" not in json.loads(guessless.read_text())[0]
+
+
+def test_one_answer_is_one_row_and_rows_without_an_image_are_said(tmp_path: Path) -> None:
+    folder, _ = make_audit(tmp_path)
+    review = open_review(folder)
+    first = str(review.audit.sample_ids[review.queue[0]])
+    n = sum(
+        not (tmp_path / "images" / f"{review.audit.sample_ids[row]}.png").exists()
+        for row in review.queue
+    )
+    review.close()
+    made = CliRunner().invoke(app, ["review", str(folder), "--out", str(tmp_path / "p.html")])
+    assert made.exit_code == 0, made.output
+    assert (
+        f"no image was found of {n} of {len(review.queue)} rows to review, e.g. img_" in made.stderr
+    )
+    (tmp_path / "a.csv").write_text(f"sample_id,label\n{first},nevus\n")
+    merged = CliRunner().invoke(app, ["review", str(folder), "--merge", str(tmp_path / "a.csv")])
+    assert merged.stdout.startswith("1 row answered by a; ")
 
 
 def test_a_vetting_packet_comes_back_as_answers(tmp_path: Path) -> None:

@@ -343,7 +343,11 @@ def test_only_answered_rows_are_repaired(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("row,label\n1,a\n", "{} has the columns row, label; expected sample_id and label."),
+        (
+            "row,label\n1,a\n",
+            "{} has the columns row, label; expected sample_id and label. Rename a column to "
+            "sample_id.",
+        ),
         (
             "sample_id,label\n1,\n",
             "{} holds no row with a label in its column label: fill it in, or leave it out.",

@@ -7,8 +7,8 @@ import numpy as np
 
 from trustq.audit.source import KnownLabels
 from trustq.core.class_names import listed
-from trustq.core.column_names import ID_COLUMNS, called, first_called
 from trustq.core.columns import read_table
+from trustq.core.label_sheets import sheet_columns
 from trustq.core.words import plain_text, plain_texts, split_names
 from trustq.errors import InputError
 
@@ -42,11 +42,7 @@ def known_labels(
 def answers_of(path: Path) -> dict[str, str]:
     """Labels by sample id of a sheet with `sample_id` and `label`; blanks are no answers."""
     table = read_table(path)
-    key, name = first_called(table, ID_COLUMNS), called(table, "label")
-    if key is None or name is None:
-        raise InputError(
-            f"{path} has the columns {', '.join(table)}; expected sample_id and label.", path=path
-        )
+    key, name = sheet_columns(table, ("label",), where=str(path))
     found: dict[str, str] = {}
     texts = zip(plain_texts(table[key]), plain_texts(table[name]), strict=True)
     for sample_id, label in texts:
@@ -72,12 +68,7 @@ def _trusted_ids(trust: str, metadata: Path | None) -> list[str]:
     if metadata is None:
         raise InputError(f"`trust={trust}` needs a table with that column: pass `metadata`.")
     table = read_table(Path(metadata))
-    key, name = first_called(table, ID_COLUMNS), called(table, column)
-    if key is None or name is None:
-        raise InputError(
-            f"{metadata} has the columns {', '.join(table)}; expected sample_id and {column}.",
-            path=Path(metadata),
-        )
+    key, name = sheet_columns(table, (column,), where=str(metadata))
     texts = np.array(plain_texts(table[name]))
     there = sorted(set(texts.tolist()))
     wanted = split_names(values, known=there)

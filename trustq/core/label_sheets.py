@@ -1,6 +1,6 @@
 """Label sheets: tables of `sample_id` and `label` that people filled in."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from trustq.core import columns as tables
 from trustq.core.atomic_files import replacing
 from trustq.core.class_names import ClassPosition, unknown_class
-from trustq.core.column_names import ID_COLUMNS, called, first_called
+from trustq.core.column_names import ID_COLUMNS, first_called
 from trustq.core.spreadsheets import csv_text
 from trustq.core.words import is_blank, plain_texts
 from trustq.errors import InputError
@@ -24,12 +24,7 @@ def read_sheet(
     is missing, no row holds a label, or a label is none of `classes`.
     """
     table = tables.read_table(path)
-    name, by = first_called(table, columns), first_called(table, ID_COLUMNS)
-    if by is None or name is None:
-        wanted = f"sample_id and {' or '.join(columns)}"
-        raise InputError(
-            f"{path} has the columns {', '.join(table)}; expected {wanted}.", path=path
-        )
+    by, name = sheet_columns(table, columns, where=str(path))
     answers: dict[str, list[int]] = {}
     find = ClassPosition(classes)
     ids, texts = plain_texts(table[by]), plain_texts(table[name])
@@ -55,6 +50,22 @@ def read_sheet(
     return answers
 
 
+def sheet_columns(there: Collection[str], names: Sequence[str], *, where: str) -> tuple[str, str]:
+    """The columns of ids and of what a sheet says, the first of `names` that is there.
+
+    Raises `TrustqError` where one is missing.
+    """
+    by, name = first_called(there, ID_COLUMNS), first_called(there, names)
+    if by is None or name is None:
+        wanted = " or ".join(names)
+        missing = ["sample_id"] * (by is None) + [wanted] * (name is None)
+        raise InputError(
+            f"{where} has the columns {', '.join(there)}; expected sample_id and {wanted}. Rename "
+            f"a column to {' and another to '.join(missing)}."
+        )
+    return by, name
+
+
 def write_sheet(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     """Write rows, at least one, as a CSV file, whole or not at all; columns are the first row's."""
     names = list(rows[0])
@@ -65,12 +76,7 @@ def write_sheet(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
 def read_numbers(path: Path, *, column: str) -> dict[str, float]:
     """A number above 0 by sample id; raises `TrustqError` where one is not, or an id has two."""
     table = tables.read_table(path)
-    by, name = first_called(table, ID_COLUMNS), called(table, column)
-    if by is None or name is None:
-        raise InputError(
-            f"{path} has the columns {', '.join(table)}; expected sample_id and {column}.",
-            path=path,
-        )
+    by, name = sheet_columns(table, (column,), where=str(path))
     numbers: dict[str, float] = {}
     ids = plain_texts(table[by])
     for row, (sample, text) in enumerate(zip(ids, table[name].tolist(), strict=True), 2):

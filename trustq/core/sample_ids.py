@@ -130,11 +130,11 @@ def find_ids(wanted: Sequence[str], ids: np.ndarray, *, source: str) -> list[int
 
 
 def _numbers_alike(keys: list[list[str]]) -> list[list[str]]:
-    whole = [own for one in keys if (own := _whole_numbers(one)) is not None]
+    whole = [own for one in keys if (own := whole_numbers(one)) is not None]
     return whole if len(whole) == len(keys) else keys
 
 
-def _whole_numbers(keys: Sequence[str]) -> list[str] | None:
+def whole_numbers(keys: Sequence[str]) -> list[str] | None:
     """Ids that are all whole numbers as such, 7.0 as 7; None for others."""
     found = []
     for key in keys:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from trustq.core.counts import counted, verb
 from trustq.review.session import ReviewSession
 from trustq.statistics.paired import share_interval
 
@@ -65,7 +66,8 @@ def review_page(session: ReviewSession) -> str:
     found = review_summary(session)
     precision = found["list_precision"]
     lines = [
-        f"{found['n_answered']} rows answered by {', '.join(found['raters']) or 'nobody yet'}; "
+        f"{counted(found['n_answered'], 'row')} answered by "
+        f"{', '.join(found['raters']) or 'nobody yet'}; "
         f"{found['n_listed_answered']} of {found['n_listed']} listed ones",
     ]
     if found["n_listed_judged"]:
@@ -74,7 +76,8 @@ def review_page(session: ReviewSession) -> str:
             f"{precision['value']:.2f} [{precision['lower']:.2f}, {precision['upper']:.2f}]"
         )
     if found["n_no_consensus"]:
-        lines.append(f"{found['n_no_consensus']} rows have no consensus yet")
+        n = found["n_no_consensus"]
+        lines.append(f"{counted(n, 'row')} {verb(n, 'has', 'have')} no consensus yet")
     lines += [found["estimate"], found["statement"]]
     for pair in found["agreement"]["pairs"]:
         lines.append(

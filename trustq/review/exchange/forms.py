@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trustq.core.atomic_files import replacing
-from trustq.core.class_names import ClassPosition
+from trustq.core.class_names import ClassPosition, unknown_class
 from trustq.core.columns import read_table
 from trustq.core.excel import read_excel
 from trustq.core.words import is_blank
@@ -92,7 +92,8 @@ def read_answers_of(
         raise
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
         raise DamagedFile(f"{path}: not a whole {form} file ({error}).", path=path) from error
-    answers = [_in_classes(answer, ClassPosition(classes), classes) for answer in answers]
+    find = ClassPosition(classes)
+    answers = [_in_classes(answer, find, classes, where=where) for answer in answers]
     found = [answer for answer in answers if answer.kind != "skip"]
     if not found:
         raise InputError(f"{path} ({form}) holds no answers: nothing in it is labelled.", path=path)
@@ -101,15 +102,23 @@ def read_answers_of(
     return found
 
 
-def _in_classes(answer: Answer, find: ClassPosition, classes: Sequence[str]) -> Answer:
+def _in_classes(
+    answer: Answer, find: ClassPosition, classes: Sequence[str], *, where: str
+) -> Answer:
     """An answer with its labels as the classes are spelt; without those that are words for none."""
     if not answer.labels or not classes:
         return answer
     labels = []
     for label in answer.labels:
         place = find(label)
-        if place is not None or not is_blank(label):
-            labels.append(label if place is None else classes[place])
+        if place is None and not is_blank(label):
+            raise InputError(
+                f"{where}, {answer.sample_id}: {unknown_class(label, classes)}.",
+                expected=classes,
+                found=label,
+            )
+        if place is not None:
+            labels.append(classes[place])
     return replace(answer, labels=tuple(dict.fromkeys(labels)), kind="label" if labels else "skip")
 
 
@@ -125,6 +134,8 @@ def form_of(path: Path) -> tuple[str, Any]:
         names = list(table)
         columns = [column.tolist() for column in table.values()]
         rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        if not rows:
+            raise InputError(f"{path} has column names and no row below them.", path=path)
         if {"annotation_id", "lead_time"} <= set(names):
             return "label-studio-csv", rows
         return "sheet", rows

@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from trustq.core.atomic_files import replacing
-from trustq.core.column_names import ID_COLUMNS, called, first_called
 from trustq.core.columns import write_parquet
-from trustq.core.label_sheets import write_sheet
+from trustq.core.label_sheets import sheet_columns, write_sheet
 from trustq.core.words import plain_text, split_names
 from trustq.errors import InputError
 from trustq.review.exchange.task import UNSURE, KnownIds, Task, answer_of, known_id, said_by
@@ -84,14 +83,9 @@ def _rows(task: Task) -> list[dict[str, Any]]:
 
 def read(rows: list[dict[str, Any]], ids: KnownIds, *, rater: str, where: str) -> list[Answer]:
     """Answers of the rows whose `label` is filled in; a lone "?" there is: cannot tell."""
-    titles = list(rows[0]) if rows else []
-    by, of_label = first_called(titles, ID_COLUMNS), called(titles, "label")
-    if by is None or of_label is None:
-        raise InputError(
-            f"{where} has the columns {', '.join(rows[0]) if rows else 'none'}; expected sample_id "
-            "and label."
-        )
-    answers = []
+    by, of_label = sheet_columns(list(rows[0]), ("label",), where=where)
+    answers: list[Answer] = []
+    said: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         row = {name.lower(): value for name, value in row.items()} | row
         label = "" if row[of_label] is None else str(row[of_label]).strip()
@@ -100,10 +94,13 @@ def read(rows: list[dict[str, Any]], ids: KnownIds, *, rater: str, where: str) -
         labels = _several(row.get("labels"), label, where)
         sample_id = known_id(row[by], None, ids, where=where)
         note = next((str(row[name]) for name in _NOTES if row.get(name)), "")
+        who, time = plain_text(row.get("rater")) or rater, plain_text(row.get("time"))
+        if said.setdefault((sample_id, who), labels) != labels and not time:
+            raise InputError(f"{where}: {sample_id!r} is answered in two ways by {who}.")
         answers.append(
             answer_of(
-                "sheet", sample_id, labels, rater=plain_text(row.get("rater")) or rater, note=note,
-                seconds=row.get("seconds"), time=row.get("time"),
+                "sheet", sample_id, labels, rater=who, note=note, seconds=row.get("seconds"),
+                time=time,
             )
         )  # fmt: skip
     return answers

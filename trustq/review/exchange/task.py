@@ -7,8 +7,10 @@ from pathlib import PurePath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import numpy as np
+
 from trustq.core.digest import digest_json
-from trustq.core.sample_ids import id_key
+from trustq.core.sample_ids import id_key, nearly, whole_numbers
 from trustq.core.words import plain_text
 from trustq.errors import InputError
 from trustq.review.journal import Answer
@@ -74,18 +76,31 @@ class KnownIds:
     >>> known = KnownIds(["IMD1.jpg", "IMD2.jpg", "IMD2.png"])
     >>> [known.find(text) for text in ("IMD1", "IMD1.PNG", "IMD2.png", "IMD2", "x")]
     ['IMD1.jpg', 'IMD1.jpg', 'IMD2.png', None, None]
+    >>> KnownIds(["7", "8"]).find("7.0")
+    '7'
     """
 
     def __init__(self, ids: Iterable[str]) -> None:
         self._exact = set(map(str, ids))
+        keys = list(map(id_key, self._exact))
+        numbers = whole_numbers(keys)
+        self._are_numbers = numbers is not None
         by_key: dict[str, list[str]] = {}
-        for own in self._exact:
-            by_key.setdefault(id_key(own), []).append(own)
+        for own, key in zip(self._exact, numbers or keys, strict=True):
+            by_key.setdefault(key, []).append(own)
         self._by_key = {key: same[0] for key, same in by_key.items() if len(same) == 1}
 
     def find(self, text: str) -> str | None:
         """The id of a row, or None."""
-        return text if text in self._exact else self._by_key.get(id_key(text))
+        if text in self._exact:
+            return text
+        key = id_key(text)
+        numbers = whole_numbers([key]) if self._are_numbers else None
+        return self._by_key.get(numbers[0] if numbers else key)
+
+    def nearly(self, text: str) -> str:
+        """What a message adds of a text that is nearly spelt as a row's id."""
+        return nearly([text], np.array(sorted(self._exact)))
 
 
 def known_id(named: Any, image: Any, ids: KnownIds, *, where: str) -> str:
@@ -103,9 +118,10 @@ def known_id(named: Any, image: Any, ids: KnownIds, *, where: str) -> str:
             for candidate in (text, PurePath(text).stem):
                 if (found := ids.find(candidate)) is not None:
                     return found
+    near = ids.nearly(plain_text(named if named is not None else image))
     raise InputError(
-        f"{where}: {named if named is not None else image!r} is no row of this audit. Is the file "
-        "of another one? Tasks that trustq wrote carry a sample_id."
+        f"{where}: {named if named is not None else image!r} is no row of this audit{near}. Is the "
+        "file of another one? Tasks that trustq wrote carry a sample_id."
     )
 
 
