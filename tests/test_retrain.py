@@ -25,6 +25,7 @@ from trustq.errors import TrustqError
 from trustq.experiments import repair
 from trustq.extraction import extract
 from trustq.recipes import load_recipe
+from trustq.report import repair_table
 from trustq.results import connect, run_query, save_repaired_labels
 from trustq.store import read_cache
 from trustq.store.format import SEEN_OBSERVED
@@ -131,6 +132,24 @@ def test_curves_place_a_network_trained_again_at_the_labels_it_cost(loop: Any) -
     rows = sorted(run_query(results, f"{bought} 'backbone'").rows)
     assert [arm for arm, _ in rows] == ["none", "oracle", "random"]
     assert set(rows) < set(run_query(results, f"{bought} 'head'").rows)
+
+
+def test_the_table_of_a_repair_holds_networks_trained_again(loop: Any) -> None:
+    _, _, results = loop
+    keys = [key for (key,) in run_query(results, "SELECT key FROM runs").rows]
+    records = repair_table(results, keys).records
+    found = {
+        (record["arm"], record["refit"]): record
+        for record in records
+        if record["head"] == "backbone" and record["split"] == "test"
+    }
+    assert set(found) == {("none", "backbone"), ("oracle", "backbone"), ("random", "backbone")}
+    again = found["oracle", "backbone"]
+    assert again["errors_found"] is None and again["n"] == 2
+    assert again["accuracy_gain_over_random"]["n"] == 2
+    heads = [r for r in records if (r["arm"], r["refit"]) == ("oracle", "head")]
+    assert heads and all(record["errors_found"] is not None for record in heads)
+    assert {record["bought"] for record in heads} == {again["bought"]}
 
 
 def test_a_table_warns_where_heads_and_networks_order_arms_differently(tmp_path: Path) -> None:

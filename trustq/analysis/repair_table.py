@@ -20,17 +20,23 @@ from trustq.statistics.power import sign_flip_floor
 from trustq.statistics.runs import compare_runs
 
 # One table an experiment; of arms that buy, one a way to buy: what buys nothing is in each of them.
-_WAY = tuple(name for name in PURCHASE if name != "budget")
+_WAY = (*(name for name in PURCHASE if name != "budget"), "refit")
 _SETTING = (*EXPERIMENT, *_WAY)
+# A network that was trained again on what an arm bought is a run of that arm and bought nothing
+# itself: what was found is in the results of the purchase.
+_OWN_PURCHASE = "coalesce(c.origin_digest, c.cache_digest) = c.cache_digest"
 _CELLS = f"""
 SELECT {", ".join(f"c.{name}" for name in _SETTING)}, arm, arm_title, budget,
        backbone_seed, draw_seed, cache_digest,
        leaky, in_sample, backbone_saw_rows, n_train, n_wrong_start, noise_rate, n_trusted,
        n_clean_validation, selection_digest, calibration_digest,
-       r.n_bought_total AS bought, r.n_flagged_total AS flagged,
-       r.errors_found_total AS errors_found, c.n_votes AS votes, c.spent, c.errors_findable,
+       CASE WHEN {_OWN_PURCHASE} THEN r.n_bought_total ELSE c.n_bought END AS bought,
+       CASE WHEN {_OWN_PURCHASE} THEN r.n_flagged_total ELSE c.n_bought END AS flagged,
+       CASE WHEN {_OWN_PURCHASE} THEN r.errors_found_total END AS errors_found,
+       c.n_votes AS votes, c.spent, c.errors_findable,
        c.action, c.score, key
-FROM runs c JOIN rounds r ON r.run = c.key AND r.round = c.n_rounds_done
+FROM runs c JOIN rounds r ON r.run = c.key
+    AND r.round = CASE WHEN {_OWN_PURCHASE} THEN c.n_rounds_done ELSE 0 END
 WHERE key IN (SELECT unnest(?)) ORDER BY ALL
 """
 # A run's figures at a place are one row: most runs have the same ones, whose names are one text.
@@ -166,7 +172,9 @@ def _arm_records(cells: list[Row], figures: Figures, evaluation: tuple[str, str]
             "n": len(by_seed),
             "bought": float(np.mean([cell["bought"] for cell in own])),
             "flagged": float(np.mean([cell["flagged"] for cell in own])),
-            "errors_found": float(np.mean([cell["errors_found"] for cell in own])),
+            "errors_found": None
+            if any(cell["errors_found"] is None for cell in own)
+            else float(np.mean([cell["errors_found"] for cell in own])),
             "errors_findable": float(np.mean([cell["errors_findable"] for cell in own])),
             "votes": float(np.mean([cell["votes"] for cell in own])),
             "spent": float(np.mean([cell["spent"] for cell in own])),
@@ -209,7 +217,7 @@ def _shown(records: list[Row]) -> list[Row]:
             "n": record["n"],
             "bought": round(record["bought"], 1),
             "taken": round(record["flagged"], 1),
-            "errors_found": round(record["errors_found"], 1),
+            "errors_found": record["errors_found"] and round(record["errors_found"], 1),
             "errors_findable": round(record["errors_findable"], 1),
             "votes": round(record["votes"], 1),
             "spent": round(record["spent"], 2),
