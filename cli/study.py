@@ -8,7 +8,7 @@ import typer
 
 from .app import print_remark
 from .options import Progress
-from .output import print_table
+from .output import print_table, resumable
 
 
 @dataclass
@@ -64,14 +64,15 @@ def study(
     from .study_file import read_study
 
     read = read_study(file, quick=stages_asked.quick)
-    ended = run_stages(
-        read.stages,
-        read.folder,
-        first=stages_asked.first,
-        last=stages_asked.last,
-        dry=stages_asked.dry_run,
-        tell=print_remark,
-    )
+    with resumable("Stages that ended are kept; the same command goes on from there."):
+        ended = run_stages(
+            read.stages,
+            read.folder,
+            first=stages_asked.first,
+            last=stages_asked.last,
+            dry=stages_asked.dry_run,
+            tell=print_remark,
+        )
     rows = [one.__dict__ for one in ended]
     if as_json:
         typer.echo(json.dumps({"folder": str(read.folder), "stages": rows}))

@@ -71,17 +71,19 @@ def read_study(path: Path, *, quick: int | None = None) -> Study:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not TOML: {error}.", path=path) from error
     _require_known(path, content, ("study", "options", "stages"), "table")
+    _require_kinds(path, content, {"study": dict, "options": dict, "stages": list})
     study = content.get("study", {})
     _require_known(path, study, tuple(_KEYS), "key of [study]")
-    for name, kind in _KEYS.items():
-        if name in study and not isinstance(study[name], kind):
-            raise InputError(f"{path}: {name} is {study[name]!r}, expected a {kind.__name__}.")
+    _require_kinds(path, study, _KEYS)
+    if any(type(seed) is not int or seed < 0 for seed in study.get("seeds", ())):
+        raise InputError(f"{path}: seeds is {study['seeds']!r}, expected whole numbers from 0.")
     if "data" not in study:
         raise InputError(f"{path}: [study] does not say its `data`, a data set or a manifest.")
     if quick is not None and quick < 10:
         raise InputError(f"`quick={quick}`: ten images or more are needed for splits.", found=quick)
     options = content.get("options", {})
     _require_known(path, options, CHAIN, "stage in [options]")
+    _require_kinds(path, options, dict.fromkeys(CHAIN, list))
     folder = path.parent / study.get("folder", path.stem)
     if quick is not None:
         folder = folder.with_name(f"{folder.name}-quick{quick}")
@@ -100,7 +102,7 @@ def _chain(
     data, recipe = study["data"], study.get("recipe", "")
     if recipe.endswith(".toml") and (path.parent / recipe).is_file():
         recipe = str((path.parent / recipe).resolve())  # stages run in the study's folder
-    seeds = [int(seed) for seed in study.get("seeds", [0])]
+    seeds = study.get("seeds") or [0]
     further = {name: tuple(map(str, options.get(name, ()))) for name in CHAIN}
 
     def stage(
@@ -192,22 +194,27 @@ def _version(name: str) -> str:
 
 
 def _further(path: Path, number: int, stated: dict[str, Any]) -> Stage:
-    keys = ("name", "run", "inputs", "outputs", "after")
-    _require_known(path, stated, keys, f"key of stage {number + 1}")
-    for key, kind in zip(keys, (str, list, list, list, list), strict=True):
-        if key in stated and not isinstance(stated[key], kind):
-            raise InputError(
-                f"{path}: {key} of stage {number + 1} is {stated[key]!r}, expected a "
-                f"{kind.__name__}."
-            )
+    kinds = {"name": str, "run": list, "inputs": list, "outputs": list, "after": list}
+    _require_kinds(path, {"stages": stated}, {"stages": dict})
+    _require_known(path, stated, tuple(kinds), f"key of stage {number + 1}")
+    _require_kinds(path, stated, kinds, of=f" of stage {number + 1}")
     missing = [key for key in ("name", "run", "outputs") if not stated.get(key)]
     if missing:
         raise InputError(f"{path}: stage {number + 1} lacks {', '.join(missing)}.")
     name = stated["name"]
     if not name.replace("-", "").replace("_", "").isalnum():
         raise InputError(f"{path}: {name!r} cannot name a stage; use letters, digits, - and _.")
-    texts = {key: tuple(map(str, stated.get(key, ()))) for key in keys[1:]}
+    texts = {key: tuple(map(str, stated.get(key, ()))) for key in list(kinds)[1:]}
     return Stage(name, texts["run"], texts["inputs"], texts["outputs"], texts["after"])
+
+
+def _require_kinds(path: Path, found: dict[str, Any], kinds: dict[str, type], of: str = "") -> None:
+    words = {str: "a text", list: 'a list, e.g. ["a", "b"]', dict: "a table"}
+    for name, kind in kinds.items():
+        if name in found and not isinstance(found[name], kind):
+            raise InputError(
+                f"{path}: {name}{of} is {found[name]!r}, expected {words[kind]}.", path=path
+            )
 
 
 def _require_known(path: Path, found: dict[str, Any], known: tuple[str, ...], what: str) -> None:

@@ -138,9 +138,17 @@ def test_a_study_file_says_what_is_wrong_with_it(tmp_path: Path) -> None:
         "[study": "is not TOML",
         "[study]\nseed = 1": "unknown key of [study] 'seed' (did you mean 'seeds'?)",
         "[study]\nrecipe = 'digits'": "does not say its `data`",
-        "[study]\ndata = 1": "data is 1, expected a str",
+        "[study]\ndata = 1": "data is 1, expected a text",
+        "study = 3": "study is 3, expected a table",
+        "stages = [3]\n[study]\ndata = 'digits'": "stages is 3, expected a table",
+        "[study]\ndata = 'digits'\nseeds = ['a']": "seeds is ['a'], expected whole numbers from 0",
+        "[study]\ndata = 'digits'\nseeds = [1.5]": "seeds is [1.5], expected whole numbers",
+        "[study]\ndata = 'digits'\n[options]\npackage = '--positive 3'": (
+            "package is '--positive 3', expected a list"
+        ),
         "[study]\ndata = 'digits'\n[options]\npack = []": "unknown stage in [options] 'pack'",
         "[study]\ndata = 'digits'\n[[stages]]\nname = 'x'": "stage 1 lacks run, outputs",
+        "[study]\ndata = 'digits'\n[[stages]]\nname = 'x'\nrun = 'sql'": "run of stage 1 is 'sql'",
     }
     for text, message in cases.items():
         file.write_text(text)
