@@ -432,6 +432,16 @@ def test_images_in_memory_and_damaged_ones(packaged: Packaged, tmp_path: Path) -
     refuses(DamagedFile, "cut.jpg could not be read as an image", lambda: model.predict([bad]))
 
 
+def test_a_grey_array_is_refused_by_its_own_shape(packaged: Packaged) -> None:
+    model = tq.load_model(packaged.folder)
+    refuses(
+        InputError,
+        "An image is (9, 8) of uint8; expected (h, w, 3) of uint8.",
+        lambda: model.predict(np.zeros((9, 8), np.uint8)),
+    )
+    refuses(InputError, "`images` is of type int; expected a path", lambda: model.predict(5))
+
+
 # Triage.
 
 

@@ -218,15 +218,15 @@ def _checked_file(folder: Path, name: str, digest: str) -> bytes:
 
 def _listed(images: Any) -> Iterator[Any]:
     one = isinstance(images, str | Path | bytes | bytearray | memoryview) or hasattr(images, "mode")
-    if isinstance(images, np.ndarray) and images.ndim == 3:
+    if isinstance(images, np.ndarray) and images.ndim in (2, 3):  # 2: refused as an image
         one = True
     if one:
         yield images
         return
     if not isinstance(images, Sequence | np.ndarray) and not hasattr(images, "__iter__"):
         raise InputError(
-            f"`images` is a {type(images).__name__}; expected a path, bytes, a Pillow image, an "
-            "(h, w, 3) array of uint8, or a sequence of these.",
+            f"`images` is of type {type(images).__name__}; expected a path, bytes, a Pillow "
+            "image, an (h, w, 3) array of uint8, or a sequence of these.",
             where="images",
         )
     yield from images
@@ -246,8 +246,8 @@ def _png(image: Any) -> bytes:
         image = Image.fromarray(image)
     if not isinstance(image, Image.Image):
         raise InputError(
-            f"An image is a {type(image).__name__}; expected a path, bytes, a Pillow image or an "
-            "(h, w, 3) array of uint8.",
+            f"An image is of type {type(image).__name__}; expected a path, bytes, a Pillow image "
+            "or an (h, w, 3) array of uint8.",
             where="images",
         )
     file = io.BytesIO()
