@@ -30,7 +30,7 @@ THREAD_BYTES = 1 << 25  # of a thread's stack and arrays; one that memory cannot
 # Evaluations after which a point is near enough for its Hessian to be of use: after 6 a cold fit
 # takes one less, and those that start beside it on clean labels two more.
 BLOCK_AFTER = 8
-BLOCK_WORTH = 5  # evaluations left below which it costs more than it saves
+BLOCK_WORTH = 8  # evaluations left below which it costs more than it saves
 BLOCK_LEFT = 25  # above, the point is too far from the minimum to know how it is bent there
 # The gradient at a start is taken for 0 before labels changed; what was left of it must not matter.
 LEFT_OF_CHANGE = 1e-2

@@ -99,8 +99,9 @@ class Preconditioner:
 
         `along` is (k - 1, m), the gradient along these axes without the last class.
         """
-        whole = np.vstack([along, -along.sum(axis=0)])
-        turned = self.turn.T @ np.column_stack([whole, of_intercepts])
+        whole = np.empty(self.scale.shape)
+        whole[:-1, :-1], whole[-1, :-1], whole[:, -1] = along, -along.sum(axis=0), of_intercepts
+        turned = self.turn.T @ whole
         found = turned * self.scale
         if self.block is not None:
             width = len(self.block) // (len(turned) - 1)

@@ -5,6 +5,7 @@ value and gradient; no state is shared, so that company changes no bits.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import scipy
@@ -146,16 +147,21 @@ class Minimiser:
             return -self._conditioned
         gradient = self._gradient.astype(self._moves.dtype)
         moves, changes = self._moves[:n], self._changes[:n]
-        order = (np.arange(n) + (self._n_pairs if self._n_pairs > MEMORY else 0)) % MEMORY
-        triangle = self._moves_changes[np.ix_(order, order)]  # below the diagonal it is stale
-        squares = self._changes_changes[np.ix_(order, order)]
+        triangle, squares = self._moves_changes[:n, :n], self._changes_changes[:n, :n]
+        along_gradient = moves @ gradient, changes @ gradient
+        order: Any = slice(None)  # of the places by age
+        if self._n_pairs > MEMORY:
+            order = (np.arange(n) + self._n_pairs) % MEMORY
+            by_age = order[:, None], order
+            triangle, squares = triangle[by_age], squares[by_age]
+        # Below its diagonal the triangle is stale.
         scale = triangle[-1, -1] / squares[-1, -1]
         solve = scipy.linalg.lapack.dtrtrs
-        along, _ = solve(triangle, (moves @ gradient)[order].astype(np.float64))
+        of_moves, of_changes = (own[order].astype(np.float64) for own in along_gradient)
+        along, _ = solve(triangle, of_moves)
         middle = triangle.diagonal() * along + scale * (squares @ along)
-        middle -= scale * (changes @ gradient)[order].astype(np.float64)
+        middle -= scale * of_changes
         middle, _ = solve(triangle, middle, trans=1)
-        of_moves, of_changes = np.empty(n), np.empty(n)
         of_moves[order], of_changes[order] = middle, scale * along
         direction = scale * self._conditioned
         direction += of_moves.astype(moves.dtype) @ moves
