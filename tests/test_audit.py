@@ -21,6 +21,7 @@ from trustq.audit.apply import apply_answers, read_answers
 from trustq.audit.effect import drop_effect
 from trustq.audit.folder import read_audit_folder
 from trustq.audit.neighbours import NeighbourSearch, nearest, outlier_score, reference_rows
+from trustq.audit.reopen import reopen
 from trustq.audit.set_issues import columns_of_rows, find_set_issues
 from trustq.data.image_files import find_images
 from trustq.data.splits import group_folds
@@ -460,9 +461,7 @@ def test_a_penalty_is_chosen_by_few_folds_and_fitted_on_all_rows(monkeypatch, tm
     assert found.out_of_fold.scorable.all()
 
 
-def test_few_rows_are_divided_several_times_and_no_division_knows_their_labels(
-    monkeypatch, tmp_path
-):
+def test_few_rows_are_divided_several_times(monkeypatch, tmp_path):
     rng = np.random.default_rng(0)
     labels, groups = rng.integers(0, 3, 300), np.repeat(np.arange(100), 3)
     features = (rng.normal(size=(300, 8)) + np.eye(8)[labels]).astype("f4")
@@ -497,22 +496,62 @@ def test_few_rows_are_divided_several_times_and_no_division_knows_their_labels(
         axis=0,
     )
     np.testing.assert_allclose(found.probs, expected, atol=2e-3)
-    # A group's own labels change no bit of what is said of it, beside the penalty and the folds.
+    one = opened(labels, repeats=1)
+    assert one.head.endswith(", 5 folds by group") and "repeats" not in one.settings
+    monkeypatch.setattr(source, "REPEATED_ROWS", 700)
+    assert opened(labels).settings["repeats"] == 2
+    assert "repeats" not in opened(labels, head="ridge").settings
+    for repeats in (0, 101):
+        with pytest.raises(InputError, match=f"`repeats={repeats}`: expected 1 to 100 divisions"):
+            opened(labels, repeats=repeats)
+    np.savez(path, probs=np.full((300, 3), 1 / 3), labels=labels)
+    with pytest.raises(InputError, match=r"`repeats=2` is how often heads are fitted, and here no"):
+        open_source(path, source="file", repeats=2)
+
+
+def test_no_division_knows_a_rows_own_label_and_one_that_knew_its_class_scores_it(
+    monkeypatch, tmp_path
+):
+    rng = np.random.default_rng(0)
+    labels, groups = rng.integers(0, 3, 300), np.repeat(np.arange(100), 3)
+    features = (rng.normal(size=(300, 8)) + np.eye(8)[labels]).astype("f4")
+    # Folds and penalty hang on the labels too: they are the same here whatever these say.
     monkeypatch.setattr(source, "PENALTIES", (0.1,))
     monkeypatch.setattr(
         source, "group_folds", lambda labels, *args, **more: group_folds(0 * labels, *args, **more)
     )
-    told = np.where(groups == 7, (labels + 1) % 3, labels)
-    before, after = (opened(own).out_of_fold.probs for own in (labels, told))
-    np.testing.assert_array_equal(after[groups == 7], before[groups == 7])
-    assert (after != before).any()
-    one = opened(labels, repeats=1)
-    assert one.head.endswith("C = 0.1, 5 folds by group")
-    monkeypatch.setattr(source, "REPEATED_ROWS", 700)
-    assert opened(labels).settings["repeats"] == 2
-    assert opened(labels, head="ridge").settings["repeats"] == 1
-    with pytest.raises(InputError, match="`repeats=0`: expected 1 or more divisions"):
-        opened(labels, repeats=0)
+    folds = []
+
+    def watched(rows, *args, **more):
+        folds.append(rows.fold)
+        return fit_folds(rows, *args, **more)
+
+    monkeypatch.setattr(source, "fit_folds", watched)
+
+    def opened(labels):
+        np.savez(tmp_path / "x.npz", features=features, labels=labels, groups=groups)
+        return open_source(tmp_path / "x.npz").out_of_fold
+
+    opened(labels)
+    together = np.array([own[::3, None] == own[None, ::3] for own in folds[-4:]])
+    # Of a class of two groups that share a fold in the first division alone, no head knows both.
+    one, other = np.argwhere(together[0] & ~together[1:].any(axis=0))[0]
+    thin = np.where((groups == one) | (groups == other), 3, labels)
+    found = opened(thin)
+    assert found.scorable.all() and (found.probs[groups == one, 3] > 0).all()
+    told = np.where(groups == one, labels, thin)
+    np.testing.assert_array_equal(opened(told).probs[groups == one], found.probs[groups == one])
+    assert (opened(told).probs != found.probs).any()
+    np.testing.assert_allclose(found.probs.sum(axis=1), 1)
+
+
+def test_an_audit_is_opened_again_as_often_divided_as_it_was(path, tmp_path):
+    for repeats, times in ((None, 4), (1, None), (2, 2)):
+        audit = audit_labels([open_source(path, repeats=repeats)])
+        write(audit, tmp_path / f"{repeats}")
+        again = reopen(read_audit_folder(tmp_path / f"{repeats}"))
+        assert again.settings.get("repeats") == times
+        np.testing.assert_array_equal(again.out_of_fold.probs, audit.sources[0].out_of_fold.probs)
 
 
 def test_folds_whose_rows_no_other_knows_choose_no_penalty(monkeypatch):

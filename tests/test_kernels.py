@@ -4,6 +4,7 @@ import ctypes
 import re
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -122,8 +123,8 @@ def test_nothing_is_written_beside_what_is_asked_for(
     lines = kernel.passes(c) * kernel.columns
     rows = padded(rng.standard_normal((n, d)).astype(dtype))
     sizes = {"n_rows": n, "n_axes": rows.shape[1], "itemsize": rows.itemsize, "lanes": kernel.lanes}
-    everything = Rows.of(np.arange(n), **sizes)
-    some = Rows.of(np.flatnonzero(rng.permutation(n) <= n // 2), **sizes)
+    everything, _ = Rows.of(np.arange(n), **sizes)
+    some, _ = Rows.of(np.flatnonzero(rng.permutation(n) <= n // 2), **sizes)
     whole = int(some.starts[-1] - (-some.counts[-1] // kernel.lanes) * kernel.lanes)
     guarded = []
 
@@ -251,6 +252,34 @@ def test_losses_and_gradients_are_those_of_the_formula(
         ((alone, by_weights),) = evaluator.evaluate([task], [point])
         assert alone == loss
         np.testing.assert_array_equal(by_weights, gradient)
+
+
+def test_rows_without_weight_are_not_read(processor: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    shared = SharedFeatures(rng.standard_normal((5000, 50)))
+    targets = (rng.integers(3, size=5000) == np.arange(3)[:, None]) * (rng.random(5000) < 0.7)
+    shared.by_row[0][:1000], targets[:, :1000] = np.nan, 0  # whole blocks, and single rows
+    shared.by_row[1][~targets[:, shared.blocks[1]].any(axis=0)] = np.nan
+    evaluator = Evaluator(shared, shared.dtype)
+    point = rng.standard_normal((3, 51))
+    ((loss, gradient),) = evaluator.evaluate([evaluator.task(targets.astype(float))], [point])
+    assert np.isfinite(loss) and np.isfinite(gradient).all()
+
+
+def test_places_of_rows_stay_while_they_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    lanes = shape_of("float64").lanes
+    places = weakref.ref(kernels._all_rows(100, 20, 8, lanes).places)
+
+    def run_after_others(*args: Any) -> None:
+        kernels._all_rows.cache_clear()  # as products of other shapes in another thread do
+        assert places() is not None
+        run(*args)
+
+    run = kernels.run
+    monkeypatch.setattr(kernels, "run", run_after_others)
+    rows = np.random.default_rng(0).standard_normal((100, 20))
+    np.testing.assert_allclose(multiplied(rows, [rows[:3]])[0], rows[:3] @ rows.T)
+    assert places() is None
 
 
 def test_a_point_beyond_all_numbers_gives_no_number_and_none_to_the_next() -> None:

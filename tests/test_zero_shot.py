@@ -8,12 +8,15 @@ import pytest
 from support import make_cache
 from support_cli import invoke
 
+from trustq.audit.folder import read_audit_folder
 from trustq.audit.labels import audit_labels
+from trustq.audit.reopen import reopen
 from trustq.audit.source import open_source
 from trustq.errors import InputError, NotFound
 from trustq.experiments import repair
 from trustq.heads import ZeroShotHead, make_head, read_text_features
 from trustq.recipes import Recipe, load_recipe
+from trustq.report.audit import write_audit
 from trustq.results import run_query
 from trustq.store import Cache, read_cache, write_cache
 
@@ -121,6 +124,15 @@ def test_an_audit_lists_the_labels_that_the_texts_doubt(tmp_path: Path) -> None:
     place = {str(name): i for i, name in enumerate(cache.sample_id.tolist())}
     rows = [place[str(name)] for name in audit.sample_ids.tolist()]
     assert np.abs(audit.quality - probs[rows, cache.label[rows]]).max() < 1e-6
+    with pytest.raises(InputError, match=r"`repeats=2` is how often heads are fitted, and here no"):
+        open_source(cache.path, head=head, repeats=2)
+    write_audit(audit, tmp_path / "audit")
+    stored = read_audit_folder(tmp_path / "audit")
+    again = reopen(stored).out_of_fold.probs
+    np.testing.assert_array_equal(again, audit.sources[0].out_of_fold.probs)
+    texts_of(cache, tmp_path / "t.npz", seed=3)
+    with pytest.raises(InputError, match="The texts of `head=zero_shot:.*t.npz` have changed"):
+        reopen(stored)
 
 
 def test_a_zero_shot_head_is_refused_without_texts_that_fit(tmp_path: Path) -> None:

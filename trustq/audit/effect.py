@@ -104,7 +104,7 @@ def _reopened(audit: StoredAudit) -> AuditSource:
             "again. Audit a cache or an npz with features.",
             path=path,
         )
-    return reopen(audit, source="head")
+    return reopen(audit, source="head", repeats=1)  # for its penalty
 
 
 def _test_rows(source: AuditSource) -> np.ndarray:

@@ -17,9 +17,8 @@ def reopen(audit: StoredAudit, **other: Any) -> AuditSource:
     file has changed since.
     """
     stored = audit.sources[0]
-    # Audits from before folds were divided several times did so once.
-    asked = {"repeats": 1, **stored["asked"], **other}
-    path = Path(stored["path"])
+    asked = {"repeats": 1, **stored["asked"], **other}  # which one that was made once does not name
+    path, texts = Path(stored["path"]), asked.pop("texts", None)
     if asked.pop("known", None):  # the labels themselves are in the audit's rows
         rows = np.flatnonzero(audit.trusted)
         ids, given = audit.sample_ids[rows].tolist(), audit.given[rows].tolist()
@@ -28,4 +27,10 @@ def reopen(audit: StoredAudit, **other: Any) -> AuditSource:
     source = open_source(path, **asked)
     if source.cache.content_digest != stored["content_digest"]:
         raise InputError(f"{path} has changed since it was audited: audit it again.", path=path)
+    if source.settings.get("texts") != texts:
+        raise InputError(
+            f"The texts of `head={asked['head']}` have changed since {path} was audited: audit it "
+            "again.",
+            path=path,
+        )
     return source

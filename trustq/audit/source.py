@@ -2,8 +2,10 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +53,11 @@ SOURCES = ("auto", "head", "crossfit", "file")
 # Of a loss .8 % above the best the standard error is then .3 %, of one 3 % above .5 %, on six sets.
 CHOSEN_BY = 3500
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # of a linear head; the lowest out-of-fold log loss is taken
-# Which rows share a fold moves what a list of few rows holds by more than all else that is chosen:
-# of 9,286 rows the share wrong of the first tenth by .01. So few rows are divided several times.
-MOST_REPEATS = 4
-REPEATED_ROWS = 40_000  # at most, over all divisions: 20,000 x 768 take a quarter more so
+# By chance of which rows share a fold, the share wrong of the first tenth of 9,286 rows moves by up
+# to .017. So few rows are divided several times.
+MANY_REPEATS = 4
+REPEATED_ROWS = 40_000  # at most, over all divisions
+MOST_REPEATS = 100
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ def open_source(
     `crossfit` logits, or of the `file`, which are then out of fold as the caller states; `auto`
     takes the second where it is stored, else the first where there are features. Rows are divided
     into `folds` as often as `repeats` says, and probabilities are means over these divisions; of
-    linear heads, where it is None, up to `MOST_REPEATS` times on few rows. `names` gives
+    linear heads, where it is None, up to `MANY_REPEATS` times on few rows. `names` gives
     other names of arrays, `exposure` what a backbone of plain features has seen. Labels that are
     `known` stand in the place of the given ones and are trusted. Classes are put in the order of
     a source that it is audited `beside`. Raises `TrustqError` for what is missing or does not fit.
@@ -172,12 +175,12 @@ def open_source(
         "source": source,
         "head": head,
         "folds": folds,
-        "repeats": repeats,
         "seed": seed,
         "names": names,
         "exposure": exposure,
         "normalize": normalize,
     }
+    _require_repeats(repeats)
     if (texts := text_file(head)) is not None and texts.is_file():
         asked["texts"] = digest_bytes(texts.read_bytes())  # a file may change under its name
     own = _read(path, source, names, exposure, normalize)
@@ -199,6 +202,12 @@ def open_source(
         raise InputError(
             f"{cache.name}: all {counted(len(rows), 'label')} to audit are of class "
             f"{cache.classes[observed[0]]}, so there is nothing to tell them from."
+        )
+    if (repeats or 1) > 1 and (own.probs is not None or stored or texts is not None):
+        raise InputError(
+            f"`repeats={repeats}` is how often heads are fitted, and here none are: leave it out.",
+            where="repeats",
+            found=repeats,
         )
     groups = np.unique(cache.group_id[rows], return_inverse=True)[1]
     features = None
@@ -240,18 +249,17 @@ def open_source(
             )
         if features is None:
             raise InputError(f"{cache.name} has no column of features, so no head can be fitted.")
-        repeats = asked["repeats"] = _repeats(repeats, head, len(rows))
+        n_divisions = _n_divisions(repeats, head, len(rows))
+        if n_divisions > 1:
+            asked["repeats"] = n_divisions
         others = [
-            group_folds(observed, groups, n_folds=folds, seed=_seed_of(seed, division))
-            for division in range(1, repeats)
+            partial(group_folds, observed, groups, n_folds=folds, seed=_seed_of(seed, division))
+            for division in range(1, n_divisions)
         ]
         made, fitted = fitted_out_of_fold(training, features, observed, head, others=others)
+        times = f"{n_divisions} times " if n_divisions > 1 else ""
         title = ", ".join([f"{head} heads", *(f"{k} = {v:g}" for k, v in fitted.items())])
-        title += (
-            f", {repeats} times {folds} folds by group"
-            if repeats > 1
-            else f", {folds} folds by group"
-        )
+        title += f", {times}{folds} folds by group"
         if texts is not None:
             title = f"zero-shot head of {texts.name}, which no label changes"
     return AuditSource(
@@ -455,12 +463,12 @@ def fitted_out_of_fold(
     observed: np.ndarray,
     head: str,
     *,
-    others: Sequence[np.ndarray] = (),
+    others: Sequence[Callable[[], np.ndarray]] = (),
 ) -> tuple[OutOfFold, dict[str, Any]]:
     """Heads fitted out of fold, with their settings; a linear one takes the best penalty.
 
     `features`, (n, d), are standardised, `observed` (n,) the labels to fit; the penalty is that of
-    the lowest out-of-fold log loss. With `others`, folds of other divisions, (n,) each,
+    the lowest out-of-fold log loss. With `others`, which make the folds of other divisions, (n,),
     probabilities are means over all. Raises `TrustqError` where no label can be judged.
     """
     shared = SharedFeatures(features)
@@ -515,30 +523,30 @@ def fitted_out_of_fold(
             settings = {"C": penalty}
         else:
             found = fit({})
-        assert found.out_of_fold is not None  # folds were asked for
-        _require_judged(found.out_of_fold.scorable)
-        divisions = [found.out_of_fold]
-        for fold in others:
+        made = found.out_of_fold
+        assert made is not None  # folds were asked for
+        if others:
             # Anew, for every head of another division knows some of the labels left out here.
-            again = fit(settings, dataclasses.replace(training, fold=fold)).out_of_fold
-            assert again is not None
-            divisions.append(again)
-    return (averaged(training, divisions, observed) if others else divisions[0]), settings
+            again = (fit(settings, dataclasses.replace(training, fold=own())) for own in others)
+            made = averaged(training, chain([found], again), observed)
+    _require_judged(made.scorable)
+    return made, settings
 
 
-def _repeats(asked: int | None, head: str, n_rows: int) -> int:
+def _require_repeats(asked: int | None) -> None:
+    if asked is not None and not 1 <= asked <= MOST_REPEATS:
+        raise InputError(
+            f"`repeats={asked}`: expected 1 to {MOST_REPEATS} divisions into folds.",
+            where="repeats",
+            found=asked,
+        )
+
+
+def _n_divisions(asked: int | None, head: str, n_rows: int) -> int:
     """Divisions of rows into folds: as many as asked, or several of few rows for linear heads."""
-    if asked is not None:
-        if asked < 1:
-            raise InputError(
-                f"`repeats={asked}`: expected 1 or more divisions into folds.",
-                where="repeats",
-                found=asked,
-            )
-        return asked
-    if head not in ("linear", "balanced"):
-        return 1
-    return max(1, min(MOST_REPEATS, REPEATED_ROWS // n_rows))
+    if asked is not None or head not in ("linear", "balanced"):
+        return asked or 1
+    return max(1, min(MANY_REPEATS, REPEATED_ROWS // n_rows))
 
 
 def _seed_of(seed: int, division: int) -> int:

@@ -43,8 +43,8 @@ def room_for(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         ) from error
 
 
-def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An array to fill that begins where a line of the processor's cache does.
+def aligned(shape: tuple[int, ...], dtype: Any, *, fill: float | None = None) -> np.ndarray:
+    """An array to fill, or of one number, that begins where a line of the processor's cache does.
 
     NumPy's begin at any 16 bytes, and half of the vectors read from such are of two lines each.
 
@@ -55,6 +55,8 @@ def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     whole = np.empty(n_bytes + LINE, np.uint8)
     first = -whole.ctypes.data % LINE
     found: np.ndarray = whole[first : first + n_bytes].view(dtype).reshape(shape)
+    if fill is not None:
+        found[:] = fill
     return found
 
 

@@ -25,9 +25,9 @@ class Task:
         self.kernel: Kernel = kernel_of(dtype, self.n_columns)
         n_passes, columns = self.kernel.passes(self.n_columns), self.kernel.columns
         n_axes = pieces[0].shape[1]
-        self._weights = _nothing((n_passes * columns, n_axes), dtype)
+        self._weights = aligned((n_passes * columns, n_axes), dtype, fill=0)
         self._offsets = np.zeros(self.n_columns, dtype)
-        self._slopes = _nothing(self._weights.shape, dtype)
+        self._slopes = aligned(self._weights.shape, dtype, fill=0)
         self._sums = np.zeros((self.n_columns + 1, self.kernel.lanes))
         self._total = np.zeros((self.n_columns, n_axes))
         self._kept: list[Any] = []  # the arrays whose addresses are told
@@ -40,16 +40,16 @@ class Task:
             first = own.stop
             if not len(taken):
                 continue
-            rows = Rows.of(
+            rows, order = Rows.of(
                 taken,
                 n_rows=len(piece),
                 n_axes=n_axes,
                 itemsize=piece.itemsize,
                 lanes=self.kernel.lanes,
             )
-            of_piece = _nothing((self.n_columns + 2, len(rows.places)), dtype)
-            of_piece[:-1, rows.order] = targets[:, own][:, taken]
-            of_piece[-1, rows.order] = mass[own][taken]
+            of_piece = aligned((self.n_columns + 2, len(rows.places)), dtype, fill=0)
+            of_piece[:-1, order] = targets[:, own][:, taken]
+            of_piece[-1, order] = mass[own][taken]
             self._kept += [rows, of_piece]
             entry = np.zeros((), TASK)
             rows.tell(entry)
@@ -108,9 +108,3 @@ class Evaluator:
             for task in there:
                 task.add_up()
         return [task.found(self._n_axes) for task in tasks]
-
-
-def _nothing(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    found = aligned(shape, dtype)
-    found[:] = 0
-    return found

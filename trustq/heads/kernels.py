@@ -75,11 +75,12 @@ class Rows(NamedTuple):
     places: np.ndarray  # of each row's first number in the matrix
     starts: np.ndarray  # (blocks,) where those of a block begin
     counts: np.ndarray  # (blocks,)
-    order: np.ndarray  # (rows taken,) where each row's place is among them
 
     @classmethod
-    def of(cls, taken: np.ndarray, *, n_rows: int, n_axes: int, itemsize: int, lanes: int) -> Self:
-        """Rows at ascending positions, at least one of `n_rows`."""
+    def of(
+        cls, taken: np.ndarray, *, n_rows: int, n_axes: int, itemsize: int, lanes: int
+    ) -> tuple[Self, np.ndarray]:
+        """Rows at ascending positions, at least one of `n_rows`, and where each is among them."""
         size = block_rows(n_axes, itemsize)
         block = taken // size
         counts = np.bincount(block, minlength=-(-n_rows // size))
@@ -88,17 +89,12 @@ class Rows(NamedTuple):
         order = starts[block] + np.arange(len(taken)) - (np.cumsum(counts) - counts)[block]
         places = np.full(ends[-1] + BEYOND, taken[0] * n_axes)
         places[order] = taken * n_axes
-        return cls(places, starts, counts, order)
+        return cls(places, starts, counts), order
 
     def tell(self, entry: np.ndarray) -> None:
         """Write the addresses into an entry of a task."""
         for field in ("places", "starts", "counts"):
             entry[field] = getattr(self, field).ctypes.data
-
-
-@lru_cache(maxsize=16)
-def _all_rows(n_rows: int, n_axes: int, itemsize: int, lanes: int) -> Rows:
-    return Rows.of(np.arange(n_rows), n_rows=n_rows, n_axes=n_axes, itemsize=itemsize, lanes=lanes)
 
 
 @cache
@@ -132,8 +128,7 @@ def run(loops: str, rows: np.ndarray, entries: list[tuple[Kernel, Any]]) -> None
     for kernel in {id(kernel): kernel for kernel, _ in entries}.values():
         tasks = np.array([entry for own, entry in entries if own is kernel], TASK)
         n_lines = kernel.columns * int(tasks["n_passes"].max())
-        scratch = aligned((n_lines, size + BEYOND), rows.dtype)
-        scratch[:] = 0
+        scratch = aligned((n_lines, size + BEYOND), rows.dtype, fill=0)
         address = rows.ctypes.data, d, -(-n // size), tasks.ctypes.data, len(tasks)
         getattr(kernel, loops)(*address, scratch.ctypes.data, scratch.shape[1])
 
@@ -147,17 +142,19 @@ def multiplied(
     """
     rows = padded(rows)
     n, d = rows.shape
-    entries, found, kept = [], [], []
+    entries, found = [], []
+    kept: list[Any] = []  # whose addresses are told
     for own in columns:
         loops = kernel or kernel_of(rows.dtype, len(own))
         n_passes = loops.passes(len(own))
-        weights = aligned((n_passes * loops.columns, d), rows.dtype)
-        weights[:] = 0
+        weights = aligned((n_passes * loops.columns, d), rows.dtype, fill=0)
         weights[: len(own), : own.shape[1]] = own
         out = np.empty((len(weights), n + BEYOND), rows.dtype)
         entry = np.zeros((), TASK)
         if n:
-            _all_rows(n, d, rows.itemsize, loops.lanes).tell(entry)
+            # Kept while they are read: the cache may forget them meanwhile, for another thread.
+            kept.append(_all_rows(n, d, rows.itemsize, loops.lanes))
+            kept[-1].tell(entry)
         entry["weights"], entry["out"] = weights.ctypes.data, out.ctypes.data
         entry["stride"], entry["n_passes"] = out.shape[1], n_passes
         entries.append((loops, entry))
@@ -165,6 +162,12 @@ def multiplied(
         kept.append(weights)
     run("multiply", rows, entries)
     return found
+
+
+@lru_cache(maxsize=16)
+def _all_rows(n_rows: int, n_axes: int, itemsize: int, lanes: int) -> Rows:
+    everything = np.arange(n_rows)
+    return Rows.of(everything, n_rows=n_rows, n_axes=n_axes, itemsize=itemsize, lanes=lanes)[0]
 
 
 def block_rows(n_axes: int, itemsize: int) -> int:

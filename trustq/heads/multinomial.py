@@ -505,7 +505,8 @@ def _at_once(shared: SharedFeatures, problems: list[_Problem], threads: int) -> 
 
 
 def _bytes_of_targets(shared: SharedFeatures, problem: _Problem) -> int:
-    return int(shared.shape[0] * (problem._n_classes + 1) * np.dtype(np.float64).itemsize)
+    # With the place of each row.
+    return int(shared.shape[0] * (problem._n_classes + 2) * np.dtype(np.float64).itemsize)
 
 
 def _next(waiting: deque[_Problem]) -> _Problem | None:

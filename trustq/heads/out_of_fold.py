@@ -5,7 +5,7 @@ themselves, or read them from a verified cache, or are told outright that the pr
 in-sample and mark them so.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import InitVar, dataclass
 from functools import cached_property
 
@@ -179,21 +179,31 @@ def fit_folds(
     return fits
 
 
-def averaged(
-    training: TrainingRows, divisions: Sequence[OutOfFold], observed: np.ndarray
-) -> OutOfFold:
+def averaged(training: TrainingRows, fits: Iterable[FoldFit], observed: np.ndarray) -> OutOfFold:
     """Mean probabilities over several divisions of the same rows into folds, each out of fold.
 
-    A row is scorable where one division could score it; `fold` is that of the first.
+    A class's is over the heads that knew it, whichever label the row has, and what a row is then
+    given sums to 1: so its own label has no part in it. A row is scorable where one of its heads
+    knew its class; `fold` and source are those of the first division.
     """
-    n_scored = np.sum([own.scorable for own in divisions], axis=0)
-    total = np.sum([np.where(own.scorable[:, None], own.probs, 0) for own in divisions], axis=0)
-    first = divisions[0]
-    unscored = n_scored == 0
-    probs = np.where(unscored[:, None], first.probs, total / np.maximum(n_scored, 1)[:, None])
+    first: OutOfFold | None = None
+    total = n_knew = np.zeros(0)
+    for fit in fits:
+        own = fit.out_of_fold
+        assert own is not None, "folds were asked for"
+        if first is None:
+            first, total, n_knew = own, np.zeros(own.probs.shape), np.zeros(own.probs.shape, int)
+        for f, head in zip(np.unique(own.fold), fit.fold_heads, strict=True):
+            knew = np.ix_(own.fold == f, head.seen_classes_)
+            total[knew] += own.probs[knew]
+            n_knew[knew] += 1
+    assert first is not None, "there is a division"
+    probs = np.divide(total, n_knew, out=total, where=n_knew > 0)
+    probs /= probs.sum(axis=1, keepdims=True)
+    scorable = n_knew[np.arange(len(observed)), observed] > 0
     logits = logits_from_probs(probs)
     return _build(
-        training, logits, observed, first.fold, ~unscored, source=first.source, probs=probs
+        training, logits, observed, first.fold, scorable, source=first.source, probs=probs
     )
 
 
