@@ -99,7 +99,7 @@ def board(
     wanted = tuple(dict.fromkeys((*scores, "self_confidence"))) if scores else ()
     found: list[BoardRow] = []
     for path in sources:
-        source = open_source(Path(path), names=names, normalize=normalize, repeats=1)
+        source = open_source(Path(path), names=names, normalize=normalize)
         title = Path(path).stem
         if (source.reference >= 0).all() and (source.reference != source.observed).any():
             found += _rows(title, [_given(source, wanted)], source.training.groups, wanted)
