@@ -8,8 +8,8 @@ import typer
 
 from . import audit_board, audit_consensus, audit_duplicates
 from .app import App
-from .options import FeatureArrays
-from .output import print_text
+from .options import FeatureArrays, Progress
+from .output import print_note, print_text, stages
 
 if TYPE_CHECKING:
     from trustq.audit.labels import LabelAudit
@@ -150,6 +150,7 @@ def labels(
     pictures: Images,
     known: Known,
     arrays: Arrays,
+    shown: Progress,
 ) -> None:
     """List the labels that look wrong, by models that did not see them.
 
@@ -161,7 +162,7 @@ def labels(
 
     Example: trustq audit labels demo/cache/digits/digits/seed0.h5 --review 50 --out audit
     """
-    from trustq.audit import AuditSource, audit_labels, known_labels, open_source
+    from trustq.audit import AuditSource, audit_labels, known_labels, of_source, open_source
     from trustq.audit.set_issues import columns_of_rows, find_set_issues
     from trustq.report.audit import audit_page, audit_summary, record_audit
     from trustq.report.text import to_json
@@ -171,23 +172,27 @@ def labels(
         answers=known.answers, trust=known.trust, metadata=known.metadata or pictures.manifest
     )
     opened: list[AuditSource] = []
-    for path in find_caches(sources):
-        one = open_source(
-            path,
-            names=arrays.names,
-            normalize=arrays.normalize,
-            known=known_rows,
-            beside=opened[0] if opened else None,
-            **vars(models),
+    paths = find_caches(sources)
+    with stages() as show:
+        for index, path in enumerate(paths):
+            one = open_source(
+                path,
+                names=arrays.names,
+                normalize=arrays.normalize,
+                known=known_rows,
+                beside=opened[0] if opened else None,
+                progress=of_source(show, index, len(paths)),
+                **vars(models),
+            )
+            opened.append(one)
+        audit = audit_labels(
+            opened,
+            score=listing.score,
+            review=listing.review,
+            precision=listing.precision,
+            unit=listing.unit,
+            progress=show,
         )
-        opened.append(one)
-    audit = audit_labels(
-        opened,
-        score=listing.score,
-        review=listing.review,
-        precision=listing.precision,
-        unit=listing.unit,
-    )
     table = known.metadata or pictures.manifest
     issues = find_set_issues(audit, columns=columns_of_rows(table, audit.sample_ids))
     written = _write(audit, listing.out, pictures, issues)
@@ -218,10 +223,9 @@ def _write(
         written.append(out / MONTAGE)
         sheet = draw_candidates(audit, images, written[-1], candidates=pictures.candidates)
         if sheet.missing:
-            typer.echo(
-                f"Note: {len(sheet.missing)} of {sheet.n} images could not be read, e.g. "
-                f"{sheet.missing[0]}.",
-                err=True,
+            print_note(
+                f"{len(sheet.missing)} of {sheet.n} images could not be read, e.g. "
+                f"{sheet.missing[0]}."
             )
     return written
 

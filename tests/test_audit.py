@@ -33,6 +33,7 @@ from trustq.report.audit import write_audit as write
 from trustq.report.image_sheets import chosen_candidates, draw_candidates
 from trustq.report.text import folded
 from trustq.results import run_query
+from trustq.scoring import neighbours as scoring_neighbours
 from trustq.store import write_cache
 
 
@@ -165,6 +166,35 @@ def test_seeds_vote(path, tmp_path):
             assert (votes == alone[0].votes[name] + alone[1].votes[name][other]).all()
     assert {2 * v for v in (0, 0.5, 1)} >= set(np.unique(both.votes["prune_by_class"]).tolist())
     assert "=2/2" in both.flags(int(both.order[0]))
+
+
+def test_an_audit_says_how_far_it_is_and_finds_the_same(path, monkeypatch):
+    monkeypatch.setattr(scoring_neighbours, "POINTS", 64)
+    told = []
+    report = tq.audit_labels(path, path, progress=lambda *step: told.append(step))
+    assert issue_rows(report.audit) == issue_rows(tq.audit_labels(path, path).audit)
+    stages = {}
+    for stage, unit, done, total in told:
+        stages.setdefault((stage, unit), []).append((done, total))
+    assert [*stages] == [
+        ("Fitting heads (1 of 2)", "fits"),
+        ("Fitting heads (2 of 2)", "fits"),
+        ("Finding neighbours (1 of 2)", "rows"),
+        ("Finding neighbours (2 of 2)", "rows"),
+    ]
+    for steps in stages.values():
+        done = [n for n, _ in steps]
+        assert done == sorted(done) and done[0] == 0 and len({*done}) > 2
+        assert all(n <= total for n, total in steps) and done[-1] == steps[-1][1]
+
+
+def test_the_command_shows_how_far_an_audit_is_unless_it_is_told_not_to(path, tmp_path):
+    asked = ["labels", path, "--out", tmp_path / "audit", "--results", tmp_path / "results"]
+    shown = invoke("audit", asked).stderr
+    assert "Fitting heads: 0 of 8 fits\n" in shown
+    assert "Finding neighbours: " in shown
+    for quiet in ("--quiet", "--no-progress"):
+        assert " of 8 fits" not in invoke("audit", [*asked, quiet]).stderr
 
 
 @pytest.mark.parametrize("source", ["head", "file"])

@@ -16,9 +16,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from support_extract import TINY, Heard, make_rows, tiny
 
+from trustq.analysis.compare_arms import compare_arms
+from trustq.analysis.pairs import Stored
+from trustq.analysis.significance import results_seed_tables, significance
 from trustq.core.columns import read_table
 from trustq.data.manifest import Manifest, write_manifest
 from trustq.errors import InputError
+from trustq.results import run_query
 from trustq.store import read_cache
 
 pytest.importorskip("torch")
@@ -104,6 +108,45 @@ def test_figures_are_the_networks_own(whole: tuple[LoopRun, Path]) -> None:
     }
     with pytest.raises(InputError, match="no arm 'entropy'; it has none, random, oracle"):
         run.paired(against="entropy")
+
+
+def test_arms_of_a_loop_are_compared_by_what_they_bought_in_all(
+    whole: tuple[LoopRun, Path],
+) -> None:
+    run, out = whole
+    table = run.table()
+    accuracy = {
+        (arm, n, seed): value
+        for arm, n, seed, value in zip(
+            *(table[name] for name in ("arm", "n_bought", "backbone_seed", "accuracy")),
+            strict=True,
+        )
+    }
+    stored = Stored(stage="uncalibrated")
+    for other, n in (("none", 0), ("oracle", 8)):
+        found = compare_arms(out / "results", "random", other, budget="8", stored=stored)
+        assert [network for network, _ in found.seeds] == [1, 2] and len({*found.seeds}) == 2
+        expected = [accuracy["random", 8, s] - accuracy[other, n, s] for s in (1, 2)]
+        assert found.figures["accuracy"].crossed.difference == pytest.approx(np.mean(expected))
+        tables = results_seed_tables(
+            out / "results",
+            arms=["random", other],
+            metrics=["accuracy"],
+            stage="uncalibrated",
+            where="budget IN ('0', '8')",
+        )
+        (row,) = significance(tables, metrics=["accuracy"])
+        assert (row.n, row.difference) == (2, pytest.approx(np.mean(expected)))
+    with pytest.raises(InputError, match="name a budget"):
+        compare_arms(out / "results", "random", "none", stored=stored)
+    spent = run_query(
+        out / "results", "SELECT DISTINCT arm, n_bought, n_trusted, draw_seed FROM runs"
+    )
+    clean = run.rounds[0].n_trusted
+    assert sorted(spent.rows) == [
+        ("none", 0, clean, 0),
+        *((arm, n, clean, 0) for arm in ("oracle", "random") for n in (4, 8)),
+    ]
 
 
 def test_a_second_run_makes_nothing_anew(whole: tuple[LoopRun, Path], manifest: Manifest) -> None:

@@ -1,6 +1,8 @@
 """Two arms of a results folder, compared in one call from their stored predictions."""
 
 import json
+import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -198,11 +200,13 @@ def _cells(answer: dict[str, Any], arm: str) -> list[dict[str, Any]]:
     for key in dict.fromkeys(own["key"].tolist()):
         rows = {name: column[own["key"] == key] for name, column in own.items()}
         run = run_of({name: rows[name][0] for name in RUN_COLUMNS})
-        if run in cells:
-            budgets = [str(cell["budget"][0]) for cell in (cells[run], rows)]
+        # Of networks that were trained again each budget has a cache of its own.
+        others = [cell for one, cell in cells.items() if one.title == run.title]
+        budgets = sorted({str(cell["budget"][0]) for cell in (*others, rows)}, key=_size)
+        if run in cells or len(budgets) > 1:
             what = (
-                f"of budgets {budgets[0]} and {budgets[1]}: name a budget"
-                if budgets[0] != budgets[1]
+                f"of budgets {' and '.join(budgets)}: name a budget"
+                if len(budgets) > 1
                 else f"{cells[run]['key']} and {key}: choose by a condition on runs"
             )
             raise InputError(
@@ -212,6 +216,11 @@ def _cells(answer: dict[str, Any], arm: str) -> list[dict[str, Any]]:
         cells[run] = {name: np.ma.getdata(column) for name, column in rows.items()}
         cells[run] |= {"key": key, "run": run}
     return list(cells.values())
+
+
+def _size(budget: str) -> tuple[float, str]:
+    found = re.match(r"\d+", budget)
+    return (float(found[0]) if found else math.inf, budget)
 
 
 def _paired(cells: list[list[dict[str, Any]]], names: tuple[str, str]) -> Pairing:

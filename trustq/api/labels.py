@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from trustq.api.frames import Source, Table, arrays_of, as_file, classes_of, index_of, spread
-from trustq.audit import AuditSource, LabelAudit, known_labels, open_source
+from trustq.audit import AuditSource, LabelAudit, Progress, known_labels, of_source, open_source
 from trustq.audit import audit_labels as audit_sources
 from trustq.audit.known import answers_of
 from trustq.audit.labels import AUTO
@@ -226,6 +226,7 @@ def audit_labels(
     trust: str | None = None,
     metadata: str | Path | None = None,
     unit: str = "row",
+    progress: Progress | None = None,
 ) -> LabelReport:
     """Which labels look wrong, by models that did not see them.
 
@@ -238,7 +239,8 @@ def audit_labels(
     `names` maps arrays to other names. `answers` (a sheet, its frame, or labels by id) stand in the
     place of given labels; like rows that `trust` names (`column=value,value` of the table
     `metadata`) they are learned from and not listed. `unit="group"` lists one row of each group and
-    label. Raises `TrustqError` for what is missing or does not fit.
+    label. `progress` is called with what is done, its unit, how much and of how much. Raises
+    `TrustqError` for what is missing or does not fit.
 
     >>> rng = np.random.default_rng(0)
     >>> labels = np.repeat([0, 1], 50)
@@ -254,7 +256,7 @@ def audit_labels(
         metadata=None if metadata is None else Path(metadata),
     )
     opened: list[AuditSource] = []
-    for one in sources:
+    for index, one in enumerate(sources):
         with as_file(one, names) as path:
             opened.append(
                 open_source(
@@ -268,12 +270,20 @@ def audit_labels(
                     normalize=normalize,
                     known=known,
                     beside=opened[0] if opened else None,
+                    progress=of_source(progress, index, len(sources)),
                 )
             )
         if not isinstance(one, str | Path):
             opened[-1].cache.path = None  # no file that anyone could open again
     return LabelReport(
-        audit_sources(opened, score=score, review=review, precision=precision, unit=unit),
+        audit_sources(
+            opened,
+            score=score,
+            review=review,
+            precision=precision,
+            unit=unit,
+            progress=progress,
+        ),
         metadata=None if metadata is None else Path(metadata),
     )
 

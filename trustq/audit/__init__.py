@@ -10,14 +10,16 @@ from trustq.core.lazy import lazy_names
 if TYPE_CHECKING:
     from trustq.audit.known import known_labels
     from trustq.audit.labels import LabelAudit, audit_labels
-    from trustq.audit.source import AuditSource, KnownLabels, open_source
+    from trustq.audit.source import AuditSource, KnownLabels, Progress, of_source, open_source
 
 __all__ = [
     "AuditSource",
     "KnownLabels",
     "LabelAudit",
+    "Progress",
     "audit_labels",
     "known_labels",
+    "of_source",
     "open_source",
 ]
 
@@ -27,8 +29,10 @@ __getattr__, __dir__ = lazy_names(
         "AuditSource": "trustq.audit.source",
         "KnownLabels": "trustq.audit.source",
         "LabelAudit": "trustq.audit.labels",
+        "Progress": "trustq.audit.source",
         "audit_labels": "trustq.audit.labels",
         "known_labels": "trustq.audit.known",
+        "of_source": "trustq.audit.source",
         "open_source": "trustq.audit.source",
     },
 )

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from trustq.audit.neighbours import K, NeighbourSearch, outlier_score, reference_rows
-from trustq.audit.source import AuditSource
+from trustq.audit.source import AuditSource, Progress, of_source
 from trustq.core.counts import counted
 from trustq.core.digest import digest_json
 from trustq.core.generators import generator
@@ -165,6 +165,7 @@ def audit_labels(
     review: int | None = None,
     precision: float | None = None,
     unit: str = "row",
+    progress: Progress | None = None,
 ) -> LabelAudit:
     """Rank the labels of one source, or of several caches (seeds) of the same rows.
 
@@ -174,8 +175,9 @@ def audit_labels(
     how many, never which: a list of flagged rows alone holds fewer wrong labels than as many of the
     lowest self-confidence. `score` is one that looks at labels, or "auto" (`default_score`). With
     `unit="group"` only the most suspicious row of each group and label is listed: an answer then
-    speaks for the lesion or patient, and counts are of these. Raises `TrustqError` for another,
-    where sources have other rows, classes or labels, and for both cuts at once.
+    speaks for the lesion or patient, and counts are of these. `progress` is told what is done, its
+    unit, how much and of how much. Raises `TrustqError` for another unit or score, where sources
+    have other rows, classes or labels, and for both cuts at once.
     """
     if not sources:
         raise InputError("There is nothing to audit: pass a cache or a file.")
@@ -204,7 +206,7 @@ def audit_labels(
     suggested = mean_probs.argmax(axis=1)
 
     looked = known & ((suggested != given) | (np.sum(list(votes.values()), axis=0) > 0))
-    found = _neighbours(sources, places, given, looked)
+    found = _neighbours(sources, places, given, looked, progress)
     if found.votes is not None:
         votes[NEIGHBOURS] = found.votes
     agreement = np.sum(list(votes.values()), axis=0) / (len(sources) * len(votes))
@@ -376,7 +378,11 @@ class _Found:
 
 
 def _neighbours(
-    sources: Sequence[AuditSource], places: list[np.ndarray], given: np.ndarray, looked: np.ndarray
+    sources: Sequence[AuditSource],
+    places: list[np.ndarray],
+    given: np.ndarray,
+    looked: np.ndarray,
+    progress: Progress | None,
 ) -> _Found:
     """Neighbours of the rows that are suspected at all, in the features of every source."""
     n, rows = len(given), np.flatnonzero(looked)
@@ -388,12 +394,16 @@ def _neighbours(
     votes = np.zeros(n, dtype=np.int64)
     agree, out, notes = [], [], []
     for index, (source, place) in enumerate(zip(sources, places, strict=True)):
+        reference = reference_rows(n, rng=generator(0, "outlier"))
+        both = np.union1d(rows, reference)
+        tell = None
+        if (own := of_source(progress, index, len(sources))) is not None:
+            tell = partial(own, "Finding neighbours", "rows")
+            tell(0, len(both))  # before the axes are chosen, which takes a while of many rows
         search = _search(source, place)
         if search.n_axes:
             notes.append(_searched(search))
-        reference = reference_rows(n, rng=generator(0, "outlier"))
-        both = np.union1d(rows, reference)
-        every = search.nearest(both)
+        every = search.nearest(both, progress=tell)
         del search  # may hold all rows
         found = every.take(np.searchsorted(both, rows))
         same = (given[found.rows] == given[rows, None]).mean(axis=1)

@@ -1,5 +1,6 @@
 """Neighbours in feature space: what they are labelled, and how far a row lies from all others."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,11 +51,18 @@ def nearest(features: Rows, groups: np.ndarray, *, rows: np.ndarray, k: int = K)
 
 
 def _by_products(
-    features: Rows, groups: np.ndarray, squares: np.ndarray, rows: np.ndarray, k: int
+    features: Rows,
+    groups: np.ndarray,
+    squares: np.ndarray,
+    rows: np.ndarray,
+    k: int,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Neighbours:
     k = min(k, len(features) - int(np.bincount(groups).max()))
     with one_blas_thread():
-        found, products = largest_products(features, groups, k=k, rows=rows, less=squares / 2)
+        found, products = largest_products(
+            features, groups, k=k, rows=rows, less=squares / 2, progress=progress
+        )
     return _ordered(found, squares[rows, None] - 2 * products)
 
 
@@ -96,13 +104,25 @@ class NeighbourSearch:
     def __len__(self) -> int:
         return len(self._features)
 
-    def nearest(self, rows: np.ndarray, *, k: int = K) -> Neighbours:
-        """Neighbours of some rows, (m,) of positions, as `nearest` has them."""
+    def nearest(
+        self,
+        rows: np.ndarray,
+        *,
+        k: int = K,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Neighbours:
+        """Neighbours of some rows, (m,) of positions, as `nearest` has them.
+
+        `progress` is told how many rows are done, of how many.
+        """
         if not self.n_axes:
-            return _by_products(self._features, self._groups, self._squares, rows, k)
-        parts = [rows[a : a + _QUERIES] for a in range(0, len(rows), _QUERIES)]
+            return _by_products(self._features, self._groups, self._squares, rows, k, progress)
+        found = []
         with one_blas_thread():
-            found = [self._on_axes(part, k) for part in parts]
+            for start in range(0, len(rows), _QUERIES):
+                found.append(self._on_axes(rows[start : start + _QUERIES], k))
+                if progress is not None:
+                    progress(min(start + _QUERIES, len(rows)), len(rows))
         return Neighbours(*(np.concatenate(each) for each in zip(*found, strict=True)))
 
     def _choose_axes(self) -> None:

@@ -48,6 +48,7 @@ from trustq.heads.standardise import Standardised, require_finite, scale_of, tak
 from trustq.metrics.probabilities import log_softmax
 from trustq.store import Cache, crossfit_signs, import_cache, in_order_of, is_foreign, open_cache
 
+Progress = Callable[[str, str, int, int], None]  # stage, its unit, how much, of how much
 SOURCES = ("auto", "head", "crossfit", "file")
 # Rows by whose losses penalties are left out; those near the best are then compared by all rows.
 # Of a loss .8 % above the best the standard error is then .3 %, of one 3 % above .5 %, on six sets.
@@ -150,6 +151,7 @@ def open_source(
     normalize: str | None = None,
     known: KnownLabels | None = None,
     beside: AuditSource | None = None,
+    progress: Progress | None = None,
 ) -> AuditSource:
     """Read a cache, a file of embeddings, or out-of-fold probabilities (npz, CSV, Parquet).
 
@@ -161,7 +163,8 @@ def open_source(
     linear heads, where it is None, up to `MANY_REPEATS` times on few rows. `names` gives
     other names of arrays, `exposure` what a backbone of plain features has seen. Labels that are
     `known` stand in the place of the given ones and are trusted. Classes are put in the order of
-    a source that it is audited `beside`. Raises `TrustqError` for what is missing or does not fit.
+    a source that it is audited `beside`. `progress` is told what is done, its unit, how much and of
+    how much. Raises `TrustqError` for what is missing or does not fit.
     """
     path, names = Path(path), dict(names or {})
     if source not in SOURCES:
@@ -256,7 +259,12 @@ def open_source(
             partial(group_folds, observed, groups, n_folds=folds, seed=_seed_of(seed, division))
             for division in range(1, n_divisions)
         ]
-        made, fitted = fitted_out_of_fold(training, features, observed, head, others=others)
+        tell = None
+        if progress is not None:
+            tell = partial(progress, "Fitting heads", "fits")
+        made, fitted = fitted_out_of_fold(
+            training, features, observed, head, others=others, progress=tell
+        )
         times = f"{n_divisions} times " if n_divisions > 1 else ""
         title = ", ".join([f"{head} heads", *(f"{k} = {v:g}" for k, v in fitted.items())])
         title += f", {times}{folds} folds by group"
@@ -273,6 +281,14 @@ def open_source(
         settings=asked,
         notes=tuple(own.notes),
     )
+
+
+def of_source(progress: Progress | None, index: int, n_sources: int) -> Progress | None:
+    """The same, told with each stage which of several sources it is of."""
+    if progress is None or n_sources == 1:
+        return progress
+    which = f" ({index + 1} of {n_sources})"
+    return lambda stage, unit, done, total: progress(stage + which, unit, done, total)
 
 
 def _in_order_of(own: _Rows, classes: tuple[str, ...]) -> _Rows:
@@ -464,13 +480,18 @@ def fitted_out_of_fold(
     head: str,
     *,
     others: Sequence[Callable[[], np.ndarray]] = (),
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[OutOfFold, dict[str, Any]]:
     """Heads fitted out of fold, with their settings; a linear one takes the best penalty.
 
     `features`, (n, d), are standardised, `observed` (n,) the labels to fit; the penalty is that of
     the lowest out-of-fold log loss. With `others`, which make the folds of other divisions, (n,),
-    probabilities are means over all. Raises `TrustqError` where no label can be judged.
+    probabilities are means over all. `progress` is told how many fits are done, of how many as far
+    as it is known: penalties near the best are fitted again. Raises `TrustqError` where no label
+    can be judged.
     """
+    tries = len(PENALTIES) if head in ("linear", "balanced") else 0
+    count = _Fits(progress, tries + 1, len(others))
     shared = SharedFeatures(features)
     classes = training.cache.classes
     texts: dict[str, Any] = {}
@@ -484,6 +505,7 @@ def fitted_out_of_fold(
 
     def fit(settings: dict[str, Any], rows: TrainingRows = training) -> FoldFit:
         found = fit_folds(rows, shared, observed[None], make=[lambda: make(settings)])[0]
+        count.one_more()
         return _forgetful(found)
 
     def fit_loosely(settings: dict[str, Any], start: FoldFit | None, tolerance: float) -> FoldFit:
@@ -496,6 +518,7 @@ def fitted_out_of_fold(
             start=None if start is None else list(start.fold_heads),
             tolerance=tolerance,
         )
+        count.one_more()
         return _forgetful(FoldFit(None, tuple(heads), None))
 
     def loss(own: FoldFit) -> float:
@@ -523,6 +546,7 @@ def fitted_out_of_fold(
             settings = {"C": penalty}
         else:
             found = fit({})
+        count.chosen()
         made = found.out_of_fold
         assert made is not None  # folds were asked for
         if others:
@@ -531,6 +555,26 @@ def fitted_out_of_fold(
             made = averaged(training, chain([found], again), observed)
     _require_judged(made.scorable)
     return made, settings
+
+
+class _Fits:
+    """Counts fits: those that choose the penalty, as many as expected or more, and the others."""
+
+    def __init__(self, tell: Callable[[int, int], None] | None, n_choice: int, others: int) -> None:
+        self._tell, self._choice, self._others, self._done = tell, n_choice, others, 0
+        self._say()
+
+    def one_more(self) -> None:
+        self._done += 1
+        self._say()
+
+    def chosen(self) -> None:
+        self._choice = self._done
+        self._say()
+
+    def _say(self) -> None:
+        if self._tell is not None:
+            self._tell(self._done, max(self._choice + self._others, self._done))
 
 
 def _require_repeats(asked: int | None) -> None:

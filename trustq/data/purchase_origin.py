@@ -46,6 +46,13 @@ PURCHASE_COLUMNS: dict[str, type | tuple[type, ...]] = {
     "training": str,
 }
 
+# Of several purchases, one after the other: what the first began from, and what adds up.
+_OF_START = (
+    *("cache_recipe", "cache_digest", "noise", "noise_process", "noise_unit", "noise_rate"),
+    *("trusted", "trusted_strata", "n_wrong_start", "n_trusted"),
+)
+_SUMMED = ("n_rounds", "n_rounds_done", "n_bought", "n_flagged", "n_votes", "spent")
+
 # Columns that files of labels and caches written before had under another name.
 _FORMERLY = {"errors_findable": "hits_possible"}
 
@@ -82,6 +89,24 @@ class Origin:
                     "labels again with `trustq export labels`."
                 )
         return cls({name: found[name] for name in PURCHASE_COLUMNS})
+
+    def after(self, earlier: "Origin | None", *, draw_seed: int) -> "Origin":
+        """All that was bought up to here, from the network that the `earlier` purchase began with.
+
+        Budgets are numbers of labels. `draw_seed` is that of the whole: each purchase has its own.
+        """
+        cell = {**self.cell, "draw_seed": draw_seed}
+        if earlier is None:
+            return Origin(cell)
+        before = earlier.cell
+        cell |= {name: before[name] for name in _OF_START}
+        cell |= {name: before[name] + self.cell[name] for name in _SUMMED}
+        cell |= {name: before[name] or self.cell[name] for name in ("leaky", "in_sample")}
+        cell["budget"] = str(int(before["budget"]) + int(self.cell["budget"]))
+        found = (before["errors_findable"], self.cell["errors_findable"])
+        if None not in found:
+            cell["errors_findable"] = min(sum(found), before["n_wrong_start"])
+        return Origin(cell)
 
 
 def file_origin(path: Path) -> Origin | None:

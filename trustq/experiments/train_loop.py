@@ -14,6 +14,7 @@ import numpy as np
 
 from trustq.core.columns import Columns, read_table, write_parquet
 from trustq.data.manifest import Manifest
+from trustq.data.purchase_origin import Origin, file_origin
 from trustq.errors import InputError
 from trustq.experiments.run import repair
 from trustq.extraction import Execution, Progress, extract
@@ -142,15 +143,23 @@ class _Loop:
         budget = budget_size(sweep.budgets[0], n_rows=n_rows, n_wrong=n_wrong)
         sizes = round_sizes(budget, sweep.rounds, sweep.schedule)
         bought = 0
+        before: Origin | None = None  # what was bought up to here
         for number, size in enumerate(sizes, start=1):
-            labels = self._bought(arm, seed, path, number, size)
+            labels = self._bought(arm, seed, path, number, size, before)
+            before = file_origin(labels)
             bought += _n_bought(labels)
             recipe = self._again(arm, number, labels, is_last=number == len(sizes))
             path = self._train(recipe.name, seed, recipe)
             yield _described(arm.text, number, seed, path, bought=bought)
 
-    def _bought(self, arm: Arm, seed: int, path: Path, number: int, size: int) -> Path:
-        """The file of labels after one purchase by the scores of one network."""
+    def _bought(
+        self, arm: Arm, seed: int, path: Path, number: int, size: int, before: Origin | None
+    ) -> Path:
+        """The file of labels after one purchase by the scores of one network.
+
+        It says all that was bought up to here, so that the network that is trained on it stands
+        beside the first one, and beside other arms after as many labels, in one draw.
+        """
         folder = self.out / "labels" / slug(arm.text) / f"round{number}"
         cache = read_cache(path)
         sweep = replace(
@@ -168,7 +177,11 @@ class _Loop:
         done = repair([cache], recipe=replace(self.recipe, sweep=sweep), results=results)
         # Always written: the same bytes come out again, and a half-made folder is made whole.
         (saved,) = save_repaired_labels(
-            results, folder, arm=arm.text, where=f"key = '{done.keys[0]}'"
+            results,
+            folder,
+            arm=arm.text,
+            where=f"key = '{done.keys[0]}'",
+            origin=lambda own: own.after(before, draw_seed=self.recipe.sweep.draw_seed),
         )
         return saved.path
 

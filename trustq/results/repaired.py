@@ -1,5 +1,6 @@
 """Labels as an arm left them, as files that a backbone can be trained on again."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,16 +35,22 @@ class RepairedLabels(NamedTuple):
 
 
 def save_repaired_labels(
-    results: Path, folder: Path, *, arm: str, where: str = ""
+    results: Path,
+    folder: Path,
+    *,
+    arm: str,
+    where: str = "",
+    origin: Callable[[Origin], Origin] | None = None,
 ) -> list[RepairedLabels]:
     """Write `<folder>/seed<S>.parquet` for each backbone seed: the labels that an arm left.
 
     Columns `sample_id`, `label` (NULL: the row was dropped), `trusted` and `bought_round`; the
     footer says which cell bought them, so that a network trained on them (`observed` of
     an extraction) is known as that arm with the backbone fitted again. `where` is a condition on
-    `runs`. Errors: no such arm, several cells of one seed, purchases from a part of the training
-    rows or of another target, rows that were weighed down, a network of which no recipe says how it
-    was trained.
+    `runs`, and `origin` makes what the footer says from the cell's own, where that was not the
+    first purchase. Errors: no such arm, several cells of one seed, purchases from a part of the
+    training rows or of another target, rows that were weighed down, a network of which no recipe
+    says how it was trained.
     """
     with connect(results, where=where) as connection:
         answer = connection.execute(_CELLS, [arm])
@@ -64,7 +71,7 @@ def save_repaired_labels(
                 "FROM labels WHERE run = ? ORDER BY sample_id",
                 [cell["key"]],
             ).fetchnumpy()
-            saved.append(_save(Path(folder), cell, rows))
+            saved.append(_save(Path(folder), cell, rows, origin))
     return saved
 
 
@@ -87,7 +94,12 @@ def _require_single(cells: list[dict[str, Any]], arm: str) -> None:
             )
 
 
-def _save(folder: Path, cell: dict[str, Any], rows: dict[str, Any]) -> RepairedLabels:
+def _save(
+    folder: Path,
+    cell: dict[str, Any],
+    rows: dict[str, Any],
+    told: Callable[[Origin], Origin] | None,
+) -> RepairedLabels:
     if cell["training"] is None:
         raise InputError(
             f"{cell['cache'] or 'A cache of the results'} does not say how its network was trained "
@@ -111,6 +123,7 @@ def _save(folder: Path, cell: dict[str, Any], rows: dict[str, Any]) -> RepairedL
     label = np.where(weight > 0, rows["current_label"], None)
     trusted = np.asarray(rows["trusted"], dtype=bool)
     origin = Origin.of({name: cell[name] for name in PURCHASE_COLUMNS}, where=cell["key"])
+    origin = origin if told is None else told(origin)
     path = folder / f"seed{cell['backbone_seed']}.parquet"
     columns = {
         "sample_id": rows["sample_id"],

@@ -1,5 +1,6 @@
 """Scores of rows among their neighbours in feature space: label agreement, k-centre, hybrid."""
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -113,13 +114,15 @@ def largest_products(
     k: int,
     rows: np.ndarray | None = None,
     less: np.ndarray | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Of each row the k rows of other groups with the largest product, and the products, (m, k).
 
     `points` is (n, d), or gives rows as float32 when they are asked for; `rows` (m,) of positions,
     by default all; `less`, (n,), is taken off the products with each point: half its square makes
     the largest product the least distance. Of equal products the first rows are taken. There must
-    be k rows of other groups.
+    be k rows of other groups. `progress` is told how many rows are done, of how many; of a block
+    that has met some of the points, so much.
 
     >>> points = np.array([[1.0, 0.0], [3.0, 0.0], [2.0, 1.0]])
     >>> largest_products(points, np.arange(3), k=1, rows=np.array([0]))[0].tolist()
@@ -136,6 +139,9 @@ def largest_products(
         for first in range(0, len(points), POINTS):
             span = slice(first, first + POINTS)
             best.meet(points[span], groups[span], first, None if less is None else less[span])
+            if progress is not None:
+                met = min(first + POINTS, len(points))
+                progress(start + len(own) * met // len(points), len(wanted))
         found[block], products[block] = best.rows, best.products
     return found, products
 
