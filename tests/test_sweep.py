@@ -9,11 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from support import make_cache
+from support import make_cache, reordered
 from support_sweep import (
     finish_sweep,
     kill_sweeps,
@@ -240,6 +241,75 @@ def test_bad_input_is_refused_before_anything_runs(caches: Path, tmp_path: Path)
         "sweeps."
     )
     assert not results.exists()
+
+
+@pytest.mark.parametrize("head", ["linear", "backbone"])
+def test_classes_in_another_order_and_case_change_no_number(tmp_path: Path, head: str) -> None:
+    numbers = {}
+    for name in ("same", "other"):
+        folder = tmp_path / name
+        for seed in (0, 1):
+            cache = make_cache(n=90, seed=seed, backbone_seed=seed)
+            cache = replace(
+                cache,
+                logits=cache.features[:, :3].copy(),
+                weights_digest=f"w{seed}",
+                content_digest=f"c{seed}",
+            )
+            outside = replace(
+                make_cache(n=30, seed=5 + seed, backbone_seed=seed),
+                dataset="outside",
+                logits=np.random.default_rng(seed).standard_normal((30, 3)).astype(np.float32),
+                weights_digest=f"w{seed}",
+                content_digest=f"o{seed}",
+                sample_id=np.array([f"o{i}" for i in range(30)]),
+                group_id=np.array([f"o{i}" for i in range(30)]),
+            )
+            moved = seed and name == "other"
+            write_cache(folder / f"seed{seed}.h5", reordered(cache) if moved else cache)
+            write_cache(folder / f"out{seed}.h5", reordered(outside) if moved else outside)
+        settings = [
+            f"caches={folder}/seed*.h5",
+            f"external={folder}/out*.h5",
+            f"head={head}",
+            "sweep.noise=symmetric:0.3",
+            f"arms={'none' if head == 'backbone' else 'none,self_confidence,random'}",
+            "budgets=8",
+        ]
+        for how, jobs in (("sweep", 1), ("pool", 2), ("repair", 0)):
+            results = tmp_path / f"{name}-{how}"
+            if jobs:
+                run = run_sweep(
+                    plan_sweep(load_sweep("", settings=settings), results=results),
+                    results=results,
+                    jobs=jobs,
+                )
+                assert not run.failures
+            else:
+                opened = [read_cache(folder / f"seed{seed}.h5") for seed in (0, 1)]
+                outside = [read_cache(folder / f"out{seed}.h5") for seed in (0, 1)]
+                recipe = load_recipe(settings=settings[2:], part="sweep")
+                repair(opened, recipe=recipe, results=results, externals=outside)
+            told = "c.arm, c.backbone_seed, c.draw_seed, f.split, f.eval_dataset, f.stage"
+            numbers[name, how] = [
+                run_query(
+                    results,
+                    f"""SELECT {told}, f.round, metric, class_name, value
+                        FROM metrics f JOIN runs c ON f.run = c.key ORDER BY ALL""",
+                ).rows,
+                run_query(
+                    results,
+                    f"""SELECT {told}, f.round, sample_id, label, predicted, probabilities
+                        FROM predictions f JOIN runs c ON f.run = c.key ORDER BY ALL""",
+                ).rows,
+                sorted(run_query(results, "SELECT DISTINCT classes FROM runs").rows),
+                sorted(run_query(results, "SELECT key FROM runs").rows) if name == "other" else [],
+            ]
+    first = numbers["same", "sweep"]
+    assert len(first[0]) > 100 and {row[4] for row in first[0]} == {"gauss", "outside"}
+    for (_, how), found in numbers.items():
+        assert found[:3] == first[:3], how
+    assert numbers["other", "sweep"][3] == numbers["other", "repair"][3]
 
 
 def test_results_of_a_newer_version_are_refused_and_left_alone(

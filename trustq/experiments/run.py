@@ -45,7 +45,7 @@ from trustq.repair.slices import Slices, find_slices
 from trustq.repair.views import ViewRows, split_companions, stored_views
 from trustq.results import committed_keys, join_tables, new_part, part_path, write_part
 from trustq.results.sample_columns import sample_columns
-from trustq.store import Cache
+from trustq.store import Cache, in_first_order, in_order_of
 from trustq.store.concat import stand_side_by_side
 from trustq.store.format import MANIFEST_COLUMNS
 from trustq.store.manifest_columns import manifest_columns
@@ -116,6 +116,7 @@ def repair(
     sweep = recipe.sweep
     require_sound(sweep)
     caches, externals = stand_side_by_side(caches, externals, how=sweep.concat)
+    caches = in_first_order(caches)
     for classes in {cache.classes for cache in caches} if not sweep.target else ():
         require_noise(sweep, classes)
     require_distinct(caches)
@@ -225,6 +226,7 @@ def run_group(
     """
     sweep = recipe.sweep
     companions, externals = companions_of(cache, externals, sweep)
+    companions = tuple(in_order_of(one, cache.classes) for one in companions)
     posed = pose(cache, externals, sweep=sweep)
     cache, own = posed.cache, posed.externals
     experiment = draw_experiment(cache, sweep=sweep, draw_seed=draw_seed, allow_leak=allow_leak)

@@ -20,7 +20,7 @@ from trustq.repair.metadata import fitted_rows
 from trustq.repair.relabelling import pose
 from trustq.repair.settings import group_cells, require_noise, require_sound
 from trustq.results import committed_cells
-from trustq.store import Cache, find_caches, open_cache
+from trustq.store import Cache, find_caches, in_first_order, open_cache
 from trustq.store.concat import stand_side_by_side
 
 
@@ -38,6 +38,7 @@ class Group:
     """Cells of one cache, draw and grid point that share round 0: the unit of work."""
 
     caches: tuple[Path, ...]  # one, or several whose features stand side by side
+    classes: tuple[str, ...]  # in the order of the data set's first cache
     cache_digest: str
     dataset: str
     backbone_seed: int
@@ -108,6 +109,7 @@ def plan_sweep(
         caches, externals = stand_side_by_side(
             found(sweep.caches), found(sweep.external), how=sweep.concat
         )
+        caches = in_first_order(caches)
         used += [*caches, *externals]
         _require_same_classes(caches)
         wanted = group_cells(sweep)
@@ -151,6 +153,7 @@ def _group(
 ) -> Group:
     return Group(
         caches=cache.files,
+        classes=cache.classes,
         cache_digest=cache.content_digest,
         dataset=cache.dataset,
         backbone_seed=cache.backbone_seed,

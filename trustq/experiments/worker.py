@@ -16,7 +16,7 @@ from trustq.errors import InputError, TrustqError
 from trustq.experiments.run import SharedOnce, run_group, write_samples
 from trustq.experiments.work_list import AskedCell, Group
 from trustq.results import committed_keys, join_tables, new_part, write_part
-from trustq.store import Cache
+from trustq.store import Cache, moved_to
 from trustq.store.concat import open_side_by_side
 
 SECONDS_PER_PART = 2.0  # runs are committed this often, so that small ones share a part
@@ -142,7 +142,7 @@ class _Waiting:
 
 
 def _opened(group: Group) -> Cache:
-    cache = open_side_by_side(group.caches)
+    cache = moved_to(open_side_by_side(group.caches), group.classes)
     if cache.content_digest != group.cache_digest:
         raise InputError(f"{group.cache} has changed since the sweep began. Run it again.")
     return cache

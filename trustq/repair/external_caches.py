@@ -9,7 +9,7 @@ from trustq.core.class_names import ClassPosition
 from trustq.core.counts import counted, verb
 from trustq.core.leaks import equal_rows, near_ids, near_names, shared_ids
 from trustq.errors import DishonestError, InputError
-from trustq.store import Cache
+from trustq.store import Cache, in_order_of
 
 
 def matching_externals(cache: Cache, externals: Sequence[Cache]) -> tuple[Cache, ...]:
@@ -91,5 +91,12 @@ def _relabelled(other: Cache, cache: Cache) -> Cache:
             f"{other.name} has classes that {cache.name} lacks: {', '.join(sorted(strange))}. "
             "Prepare its manifest with the same classes, or without these images."
         )
+    moved = in_order_of(other, cache.classes)
+    if moved.classes == cache.classes:
+        return moved
+    # Of some classes alone: what a head of the cache says of its rows is judged, and no logits that
+    # have other columns.
     position = np.array([*places, -1])
-    return dataclasses.replace(other, classes=cache.classes, label=position[other.label])
+    return dataclasses.replace(
+        other, classes=cache.classes, label=position[other.label], logits=None
+    )

@@ -570,7 +570,11 @@ class Loop:
 
     def _logits(self, head: Head | None, cache: Cache, rows: np.ndarray) -> np.ndarray:
         if head is None:
-            assert cache.logits is not None
+            if cache.logits is None:
+                raise InputError(
+                    f"{cache.name} holds no logits of the classes of {self.experiment.cache.name} "
+                    "for `head=backbone`."
+                )
             return np.asarray(cache.logits[rows], dtype=np.float64)
         if cache is self.experiment.cache:
             features = taken(self.experiment.features, rows)

@@ -1,6 +1,6 @@
 """The cache: one HDF5 file of features and logits per recipe and backbone seed."""
 
-from trustq.store.class_order import in_order_of
+from trustq.store.class_order import in_first_order, in_order_of, moved_to
 from trustq.store.exchange import crossfit_signs, import_cache
 from trustq.store.export import export_cache
 from trustq.store.format import EXPOSURES, Cache
@@ -25,9 +25,11 @@ __all__ = [
     "find_caches",
     "give_back",
     "import_cache",
+    "in_first_order",
     "in_order_of",
     "is_cache",
     "is_foreign",
+    "moved_to",
     "open_cache",
     "read_attributes",
     "read_cache",

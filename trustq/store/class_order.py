@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from trustq.core.class_names import same_classes
+from trustq.core.digest import digest_json
 from trustq.store.format import Cache
 
 
@@ -36,6 +37,23 @@ def in_order_of(cache: Cache, classes: Sequence[str]) -> Cache:
         logits=None if cache.logits is None else cache.logits[:, order],
         extra=_Ordered(cache.extra, order, place),
     )
+
+
+def in_first_order(caches: Sequence[Cache]) -> list[Cache]:
+    """Caches of one data set with the classes of its first, for experiments on all of them.
+
+    What is drawn depends on the order, so a cache that is moved has a content digest of its own.
+    """
+    first: dict[str, Cache] = {}
+    return [moved_to(one, first.setdefault(one.dataset, one).classes) for one in caches]
+
+
+def moved_to(cache: Cache, classes: Sequence[str]) -> Cache:
+    """`in_order_of`, with a content digest that tells the order where it is another one."""
+    moved = in_order_of(cache, classes)
+    if moved is cache:
+        return cache
+    return replace(moved, content_digest=digest_json([cache.content_digest, list(classes)]))
 
 
 class _Ordered(Mapping[str, np.ndarray]):
