@@ -18,13 +18,16 @@ from trustq.results import TABLES
 from trustq.scoring.confident import estimated_joint
 
 
+SLICE_TEXTS = ("stage", "metric", "slice_name", "slice_value")
+
+
 class Recorder:
     """Collects the rows of a group of cells, table by table."""
 
     def __init__(self, classes: tuple[str, ...]) -> None:
         self._names = np.array([*classes, None], dtype=object)  # -1 is no class
         self._blocks: dict[str, list[_Block]] = {}
-        self._rows: dict[str, list[dict[str, Any]]] = {"runs": [], "rounds": [], "metrics": []}
+        self._rows: dict[str, list[dict[str, Any]]] = {"runs": [], "rounds": []}
 
     def add(self, other: "Recorder") -> None:
         """Add all rows of another one."""
@@ -108,19 +111,17 @@ class Recorder:
     def add_slices(self, cell: str, state: Round, slices: Slices) -> None:
         """Add figures of slices of the last round's predictions."""
         for evaluated in state.evaluated:
-            self._rows["metrics"] += [
-                {
-                    "run": cell,
-                    "round": state.number,
-                    "is_final": True,
-                    "eval_dataset": evaluated.dataset,
-                    "split": evaluated.split,
-                    **_condition(evaluated),
-                    "class_name": None,
-                }
-                | row
-                for row in slice_rows(evaluated, slices)
-            ]
+            rows = list(slice_rows(evaluated, slices))
+            columns = {name: [row[name] for row in rows] for name in (*SLICE_TEXTS, "value", "n")}
+            if rows:
+                self._add_metrics(
+                    cell,
+                    state.number,
+                    evaluated,
+                    is_final=True,
+                    **{name: np.array(columns.pop(name), dtype=object) for name in SLICE_TEXTS},
+                    **{name: np.array(values) for name, values in columns.items()},
+                )
 
     def tables(self) -> dict[str, Columns]:
         """All rows as columns, ready to be written; blocks go as they are joined."""
@@ -168,50 +169,61 @@ class Recorder:
 
     def _add_figures(self, cell: str, number: int, is_final: bool, evaluated: Evaluated) -> None:
         for stage, figures in evaluated.figures.items():
-            self._rows["metrics"] += [
-                {
-                    "run": cell,
-                    "round": number,
-                    "is_final": is_final,
-                    "eval_dataset": evaluated.dataset,
-                    "split": evaluated.split,
-                    **_condition(evaluated),
-                    "stage": stage,
-                    "metric": metric,
-                    "class_name": None,
-                    "slice_name": None,
-                    "slice_value": None,
-                    "value": figure,
-                    "n": len(evaluated.labels),
-                }
-                for metric, figure in figures.items()
-            ]
+            self._add_metrics(
+                cell,
+                number,
+                evaluated,
+                is_final=is_final,
+                stage=stage,
+                metric=np.array(list(figures), dtype=object),
+                value=np.array(list(figures.values())),
+                n=len(evaluated.labels),
+            )
 
     def _add_class_figures(self, cell: str, number: int, evaluated: Evaluated) -> None:
         # No metric of a class has the name of one of all rows: a query that forgets the class
         # finds none, and never averages both.
-        names = self._names[:-1].tolist()
-        of_class = np.bincount(evaluated.labels, minlength=len(names)).tolist()
+        names = self._names[:-1]
+        of_class = np.bincount(evaluated.labels, minlength=len(names))
         for stage, logits in evaluated.logits.items():
-            self._rows["metrics"] += [
-                {
-                    "run": cell,
-                    "round": number,
-                    "is_final": True,
-                    "eval_dataset": evaluated.dataset,
-                    "split": evaluated.split,
-                    **_condition(evaluated),
-                    "stage": stage,
-                    "metric": metric,
-                    "class_name": name,
-                    "slice_name": None,
-                    "slice_value": None,
-                    "value": figure,
-                    "n": n,
-                }
-                for metric, figures in figures_by_class(evaluated.labels, logits).items()
-                for name, figure, n in zip(names, figures.tolist(), of_class, strict=True)
-            ]
+            figures = figures_by_class(evaluated.labels, logits)
+            self._add_metrics(
+                cell,
+                number,
+                evaluated,
+                is_final=True,
+                stage=stage,
+                metric=np.repeat(np.array(list(figures), dtype=object), len(names)),
+                class_name=np.tile(names, len(figures)),
+                value=np.concatenate(list(figures.values())),
+                n=np.tile(of_class, len(figures)),
+            )
+
+    def _add_metrics(
+        self,
+        cell: str,
+        number: int,
+        evaluated: Evaluated,
+        *,
+        class_name: np.ndarray | None = None,
+        slice_name: np.ndarray | None = None,
+        slice_value: np.ndarray | None = None,
+        **columns: Any,
+    ) -> None:
+        """Add figures of the predictions that were evaluated after a round."""
+        self._add_block(
+            "metrics",
+            cell,
+            round=number,
+            eval_dataset=evaluated.dataset,
+            split=evaluated.split,
+            condition=evaluated.condition,
+            severity=_severity(evaluated) or np.nan,
+            class_name=class_name,
+            slice_name=slice_name,
+            slice_value=slice_value,
+            **columns,
+        )
 
     def _add_predictions(self, cell: str, number: int, evaluated: Evaluated) -> None:
         for stage, logits in evaluated.logits.items():
@@ -250,11 +262,18 @@ def _joined(blocks: list[_Block]) -> Columns:
     joined: Columns = {}
     for name in list(blocks[0].columns):
         values = [block.columns.pop(name) for block in blocks]  # not held twice
-        if isinstance(values[0], np.ndarray):
-            joined[name] = np.concatenate(values)
+        is_array = [isinstance(value, np.ndarray) for value in values]
+        if not any(is_array):
+            kind = object if values[0] is None or isinstance(values[0], str) else None
+            joined[name] = np.repeat(np.array(values, dtype=kind), sizes)
             continue
-        kind = object if values[0] is None or isinstance(values[0], str) else None
-        joined[name] = np.repeat(np.array(values, dtype=kind), sizes)
+        if not all(is_array):  # what one block's rows share differs between another's
+            kind = next(value.dtype for value in values if isinstance(value, np.ndarray))
+            values = [
+                value if whole else np.full(n, value, kind)
+                for value, whole, n in zip(values, is_array, sizes, strict=True)
+            ]
+        joined[name] = np.concatenate(values)
     return joined
 
 
@@ -266,10 +285,6 @@ def _blank_where_negative(numbers: np.ndarray) -> np.ndarray:
 def _severity(evaluated: Evaluated) -> int:
     """Severity of the view that rows were seen in; 0 where it has none."""
     return (evaluated.condition and condition_of(evaluated.condition).severity) or 0
-
-
-def _condition(evaluated: Evaluated) -> dict[str, Any]:
-    return {"condition": evaluated.condition, "severity": _severity(evaluated) or None}
 
 
 def _columns(table: str, rows: list[dict[str, Any]]) -> Columns:

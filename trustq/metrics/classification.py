@@ -278,9 +278,10 @@ def class_aurocs(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
         # Mann-Whitney: twice the rank (ties share the middle one) of each row of the class. Only
         # those rows are looked up, n in all over the classes, which beats ranking every column; in
         # rising order, so that of a million rows neighbours in memory are looked up together.
-        own = np.sort(scores[labels == c, c])
+        own = scores[labels == c, c]
+        own.sort()
         twice_ranks = columns[c].searchsorted(own, "left") + columns[c].searchsorted(own, "right")
-        m = int(of_class[c])
+        m = len(own)
         # Looked-up positions count the class's own rows too: m^2 of the doubled pairs.
         areas[c] = (int(twice_ranks.sum()) - m * m) / (2 * m * (n - m))
     return areas

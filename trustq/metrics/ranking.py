@@ -39,7 +39,9 @@ def block_ends(ranked: np.ndarray) -> np.ndarray:
     >>> block_ends(np.array([0.9, 0.5, 0.5])).tolist()
     [1, 3]
     """
-    return np.append(np.flatnonzero(ranked[1:] != ranked[:-1]) + 1, len(ranked))
+    is_last = np.ones(len(ranked), dtype=bool)
+    np.not_equal(ranked[1:], ranked[:-1], out=is_last[:-1])
+    return is_last.nonzero()[0] + 1
 
 
 def _sorted_rows(codes: np.ndarray, rows: np.ndarray) -> np.ndarray:

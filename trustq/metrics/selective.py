@@ -222,8 +222,8 @@ def oracle_aurc_of_steps(steps: _Steps) -> float:
 def augrc_of_steps(steps: _Steps) -> float:
     """AUGRC, in [0, 1/2], lower is better."""
     # Errors kept against rows kept is a straight line inside a block, so trapezoids are exact.
-    errors = np.append(0, steps.errors)
-    twice_area = np.sum(np.diff(steps.kept, prepend=0) * (errors[1:] + errors[:-1]))
+    kept, errors = steps.kept, steps.errors
+    twice_area = kept[0] * errors[0] + (kept[1:] - kept[:-1]) @ (errors[1:] + errors[:-1])
     return float(twice_area / (2 * float(steps.kept[-1]) ** 2))
 
 

@@ -32,7 +32,8 @@ class Policy:
 
     def total(self, rows: np.ndarray) -> int:
         """Price of all units that hold one of the rows, (n,) of bool, as a whole number."""
-        return int(np.ceil(self.price[np.unique(self.unit[rows])].sum() - TOLERANCE))
+        is_bought = np.bincount(self.unit[rows], minlength=len(self.price)) > 0
+        return int(np.ceil(self.price[is_bought].sum() - TOLERANCE))
 
     def most_hits(self, wrong: np.ndarray, budget: int) -> int:
         """Wrong rows, of (n,) of bool, that a budget can buy at most.
