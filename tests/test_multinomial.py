@@ -276,6 +276,21 @@ def test_refits_stay_as_near_the_minimum_as_they_say(penalty: float) -> None:
     assert max(evaluations[1:]) <= evaluations[0] / 2
 
 
+def test_refits_of_a_short_fit_take_the_hessian_once_and_need_half_the_evaluations() -> None:
+    shared, sets, _ = drifting(d=203)
+    options = {"n_classes": 4, "penalties": 1e-3}
+    fits = fit_multinomial(shared, sets[0][None], **options)
+    refits = []
+    for labels in sets[1:]:
+        fits = fit_multinomial(shared, labels[None], start=fits, **options)
+        assert fits.memory[0] is not None
+        refits.append((fits.memory[0].preconditioner.block, int(fits.n_evaluations[0])))
+    cold = int(fit_multinomial(shared, sets[-1][None], **options).n_evaluations[0])
+    assert refits[0][0] is not None
+    assert all(block is refits[0][0] for block, _ in refits)
+    assert max(taken for _, taken in refits) <= cold / 2
+
+
 @pytest.mark.bits
 def test_a_refit_is_its_own_whatever_is_fitted_beside_it() -> None:
     shared, sets, weights = drifting(rounds=1)

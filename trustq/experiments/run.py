@@ -52,7 +52,7 @@ from trustq.store.manifest_columns import manifest_columns
 
 # Part of every cell's key: raised when a change of code changes a number, so that cells of an older
 # numerics are run again rather than mixed with new ones.
-NUMERICS = 11
+NUMERICS = 12
 
 
 @dataclass

@@ -286,13 +286,17 @@ class _Problem:
         is_new = minimiser.tell(value, gradient.ravel(), step.ravel())
         if minimiser.done:
             self._finish()
-        elif (
-            is_new
-            and not self._is_refined
-            and minimiser.n_evaluations >= BLOCK_AFTER
-            and BLOCK_WORTH < minimiser.evaluations_left <= BLOCK_LEFT
-        ):
+        elif is_new and not self._is_refined and self._block_is_due:
             self._refine(weights, value, gradient)
+
+    @property
+    def _block_is_due(self) -> bool:
+        """Whether the point is near enough for its Hessian to be of use, and that pays."""
+        if self.memory is not None:
+            # A re-fit begins beside its minimum, and those that follow have the block for nothing.
+            return True
+        left = self._minimiser.evaluations_left
+        return self._minimiser.n_evaluations >= BLOCK_AFTER and BLOCK_WORTH < left <= BLOCK_LEFT
 
     @property
     def stalled(self) -> bool:
@@ -392,7 +396,7 @@ class _Problem:
         self.n_evaluations += self._minimiser.n_evaluations
         mass = self._mass if len(self._mass) else self._targets.sum(axis=0)
         self.preconditioner = self.preconditioner.with_block(
-            self._shared, weights, mass=mass, ridge=self._ridge
+            self._shared, weights, mass=mass, ridge=self._ridge, is_refit=self.memory is not None
         )
         self._restart()
         step = self.preconditioner.step(gradient)

@@ -13,6 +13,7 @@ from trustq.heads.kernels import kernel_of, multiplied
 # What the Hessian of the longest axes may cost, in products of one evaluation: 38 axes of
 # 1,280 with seven classes. A third of it costs as many evaluations as it saves; more saves none.
 BLOCK_COST = 2
+REFIT_BLOCK_COST = 1  # of a fit that begins beside its minimum: as few evaluations, in less time
 LEAST_BLOCK = 128  # axes times classes, which cost nothing: all axes of few columns
 HESSIAN_ROWS = 2048  # at a time, for which products of all pairs of axes are made
 HESSIAN_PAIRS = 384  # of classes at a time
@@ -61,7 +62,13 @@ class Preconditioner:
         return cls(turn, scale, directions, rest, bend)
 
     def with_block(
-        self, features: SharedFeatures, weights: np.ndarray, *, mass: np.ndarray, ridge: float
+        self,
+        features: SharedFeatures,
+        weights: np.ndarray,
+        *,
+        mass: np.ndarray,
+        ridge: float,
+        is_refit: bool = False,
     ) -> Self:
         """The same with the true Hessian at `weights` on the longest axes, where it is definite.
 
@@ -69,7 +76,8 @@ class Preconditioner:
         evaluations in place of 51 with it, and one that starts beside it 6 in place of 27.
         """
         k, n = len(weights), features.shape[0]
-        wanted = max(math.isqrt(BLOCK_COST * 4 * features.n_axes // k), LEAST_BLOCK // k)
+        cost = REFIT_BLOCK_COST if is_refit else BLOCK_COST
+        wanted = max(math.isqrt(cost * 4 * features.n_axes // k), LEAST_BLOCK // k)
         width = min(self.scale.shape[1] - 1, wanted) + 1
         hessian = _hessian(features, weights, mass, width)
         of_intercepts = hessian[:, -1, :, -1]
