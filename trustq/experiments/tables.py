@@ -17,7 +17,6 @@ from trustq.repair.slices import Slices, slice_rows
 from trustq.results import TABLES
 from trustq.scoring.confident import estimated_joint
 
-
 SLICE_TEXTS = ("stage", "metric", "slice_name", "slice_value")
 
 
