@@ -73,7 +73,7 @@ class Recipe:
 
 @dataclass
 class Reading:
-    """How images are read and what is done where that fails."""
+    """How images are read, and what is done where that fails or another cache is there."""
 
     root: Annotated[
         Path | None, typer.Option(help="Folder of images [default: as the manifest says].")
@@ -91,12 +91,19 @@ class Reading:
             "--auto-batch", help="On out-of-memory halve the batch size and accumulate gradients."
         ),
     ] = False
+    replace: Annotated[
+        bool,
+        typer.Option(
+            "--replace",
+            help="Replace caches of another recipe or manifest that are in the place of new ones.",
+        ),
+    ] = False
 
     def execution(self, device: str) -> "Execution":
         """As the library takes it."""
         from trustq.extraction import Execution
 
-        return Execution(device, self.stage, self.skip_unreadable, self.auto_batch)
+        return Execution(device, self.stage, self.skip_unreadable, self.auto_batch, self.replace)
 
 
 @dataclass
@@ -233,7 +240,7 @@ def _goes_with_networks(setting: str) -> bool:
 def _require_alone(training: Recipe, reading: Reading, settings: list[str]) -> None:
     """Refuse what only a training takes."""
     other = [text for text in settings if not _goes_with_networks(text)]
-    copied = reading.stage or reading.skip_unreadable or reading.auto_batch
+    copied = reading.stage or reading.skip_unreadable or reading.auto_batch or reading.replace
     if training.recipe or training.given or other or training.seeds != "0" or copied:
         raise typer.BadParameter(
             "--with takes everything else from the caches; only --out, --name, --device, --engine, "

@@ -106,13 +106,13 @@ def _chain(
     further = {name: tuple(map(str, options.get(name, ()))) for name in CHAIN}
 
     def stage(
-        name: str, words: list[str], inputs: list[str], outputs: list[str], *, once: bool = False
+        name: str, words: list[str], inputs: list[str], outputs: list[str], **kind: bool
     ) -> Stage:
         after = () if name == "environment" else ("environment",)
         if "environment" in study.get("skip", []):
             after = ()
         words = [*words, *further[name]]
-        return Stage(name, tuple(words), tuple(inputs), tuple(outputs), after, once=once)
+        return Stage(name, tuple(words), tuple(inputs), tuple(outputs), after, **kind)
 
     whole = "manifest.parquet"
     stages = [_environment(study)]
@@ -129,23 +129,27 @@ def _chain(
         words = ["data", "sample", whole, "--images", str(quick), "--out", manifest]
         stages.append(stage("sample", words, [whole], [manifest]))
     words = ["extract", manifest, "--out", "cache", "--seeds", ",".join(map(str, seeds))]
-    words += ["--name", "study", *(["--recipe", recipe] if recipe else [])]
+    words += ["--name", "study", "--replace", *(["--recipe", recipe] if recipe else [])]
     stages.append(stage("extract", words, [manifest], ["cache"]))
-    caches = "cache/*/study/seed*.h5"
-    words = ["repair", caches, "--results", "results"]
-    stages.append(stage("repair", words, ["cache"], ["results"]))
-    words = ["audit", "labels", _audited(recipe, further["extract"], seeds)]
+    caches = _caches(seeds)  # and no others: seeds that the file no longer names are left
+    words = ["repair", *caches, "--results", "results"]
+    stages.append(stage("repair", words, ["cache"], ["results"], adds=True))
+    words = ["audit", "labels", *_audited(recipe, further["extract"], seeds)]
     words += ["--out", "audit", "--results", "audit-results"]
     stages.append(stage("audit", words, ["cache"], ["audit"]))
     words = ["report", "results", "--out", "report.html"]
     stages.append(stage("report", words, ["results"], ["report.html"]))
-    words = ["package", f"cache/*/study/seed{seeds[0]}.h5", "--manifest", manifest]
+    words = ["package", caches[0], "--manifest", manifest]
     words += ["--out", "model"]
     stages.append(stage("package", words, ["cache", manifest], ["model"], once=True))
     return stages
 
 
-def _audited(recipe: str, words: tuple[str, ...], seeds: list[int]) -> str:
+def _caches(seeds: list[int]) -> list[str]:
+    return [f"cache/*/study/seed{seed}.h5" for seed in seeds]
+
+
+def _audited(recipe: str, words: tuple[str, ...], seeds: list[int]) -> list[str]:
     """The caches that are audited: all seeds', or one's where each seed has labels of its own."""
     if "--noise" in words[:-1]:
         noise = words[words.index("--noise") + 1]
@@ -156,7 +160,7 @@ def _audited(recipe: str, words: tuple[str, ...], seeds: list[int]) -> str:
         except TrustqError:
             noise = "none"  # the stage that extracts says what is wrong with it
     is_drawn = noise != "none" or any("{seed}" in word for word in words)
-    return f"cache/*/study/seed{seeds[0] if is_drawn else '*'}.h5"
+    return _caches(seeds[:1] if is_drawn else seeds)
 
 
 def _environment(study: dict[str, Any]) -> Stage:

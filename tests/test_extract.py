@@ -270,6 +270,20 @@ def test_a_cache_that_is_there_is_left_and_one_of_another_recipe_refused(
     assert way_out == ("Give this run a name of its own with `name` or `out`, or delete that file.")
 
 
+def test_a_cache_of_another_recipe_is_replaced_where_that_is_asked_for(
+    manifest: Manifest, tmp_path: Path
+) -> None:
+    extract_one(manifest, tiny("epochs=1"), tmp_path, replace=True)
+    heard = Heard()
+    cache = extract_one(manifest, tiny("epochs=2"), tmp_path, replace=True, progress=heard)
+    assert cache.recipe["extract"]["epochs"] == 2
+    told = [line for line in heard.lines if "replaced" in line]
+    assert len(told) == 1 and told[0].endswith("; it has epochs 1, not 2); it is replaced.")
+    before = cache.path.stat().st_mtime_ns
+    extract_one(manifest, tiny("epochs=2"), tmp_path, replace=True)
+    assert cache.path.stat().st_mtime_ns == before
+
+
 def test_same_images_with_the_same_network_give_the_same_features(
     trained: Any, manifest: Manifest, tmp_path: Path
 ) -> None:

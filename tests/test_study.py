@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,12 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support_extract import make_rows
+from support_extract import TINY, make_rows
 from trustq.cli.study_file import read_study
 
+from trustq.data.manifest import write_manifest
 from trustq.data.sampling import sample_groups
 from trustq.errors import InputError, NotFound, TrustqError
 from trustq.experiments.stage_runner import Ended, Stage, digest_path, needs_of, run_stages
+from trustq.results import run_query
+from trustq.store import read_cache
 
 
 def copying(name: str, source: str, target: str, ran: list[str], text: str = "") -> Stage:
@@ -72,10 +76,103 @@ def test_a_command_that_never_writes_over_finds_its_place_free(tmp_path: Path) -
         assert (tmp_path / "model" / "a").read_text() == text
     (tmp_path / "model" / "mine").write_text("a note of mine")
     assert states(run_stages([stage], tmp_path)) == {"package": "failed"}
+    assert states(run_stages([stage], tmp_path)) == {"package": "failed"}
     assert (tmp_path / "model" / "mine").exists()
+    shutil.rmtree(tmp_path / "model")
+    for text in ("3", "4"):
+        (tmp_path / "start").write_text(text)
+        assert states(run_stages([stage], tmp_path)) == {"package": "ran"}
+    (tmp_path / "stages" / "package.json").unlink()  # killed before the record was written
+    assert states(run_stages([stage], tmp_path)) == {"package": "ran"}
     study = tmp_path / "study.toml"
     study.write_text('[study]\ndata = "digits"\nrecipe = "digits"\n')
     assert [one.name for one in read_study(study).stages if one.once] == ["package"]
+
+
+def test_what_adds_to_its_outputs_goes_on_and_begins_anew_with_other_inputs(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "cache").write_text("1")
+    stops = [True]
+
+    def add(folder: Path) -> None:
+        results = folder / "results"
+        results.mkdir(exist_ok=True)
+        (results / (folder / "cache").read_text()).write_text("run")
+        if stops[0]:
+            raise TrustqError("stopped half-way")
+
+    def there() -> list[str]:
+        return sorted(path.name for path in (tmp_path / "results").iterdir())
+
+    def run(about: str = "") -> str:
+        stage = Stage("repair", (), ("cache",), ("results",), action=add, about=about, adds=True)
+        return states(run_stages([stage], tmp_path))["repair"]
+
+    def trained_again(text: str) -> None:
+        (tmp_path / "cache").write_text(text)
+
+    assert run() == "failed" and there() == ["1"]
+    (tmp_path / "results" / "kept").write_text("")
+    assert run() == "failed" and there() == ["1", "kept"]  # what was made so far stays
+    trained_again("2")
+    assert run() == "failed" and there() == ["2"]
+    stops[0] = False
+    assert run() == "ran" and there() == ["2"]
+    (tmp_path / "results" / "kept").write_text("")
+    assert run("more draws") == "ran" and there() == ["2", "kept"]
+    trained_again("3")
+    assert run("more draws") == "ran" and there() == ["3"]
+    (tmp_path / "results" / "of somebody").write_text("")
+    trained_again("4")
+    assert run("more draws") == "ran" and there() == ["3", "4", "of somebody"]
+
+
+def test_results_that_were_there_before_a_stage_began_are_left(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("1")
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "mine").write_text("")
+
+    def fail(folder: Path) -> None:
+        raise TrustqError("stopped")
+
+    stage = Stage("repair", (), ("cache",), ("results",), action=fail, adds=True)
+    run_stages([stage], tmp_path)
+    (tmp_path / "cache").write_text("2")
+    run_stages([stage], tmp_path)
+    assert (tmp_path / "results" / "mine").is_file()
+
+
+def test_a_study_trains_again_with_other_options(images: Path, tmp_path: Path) -> None:
+    write_manifest(make_rows(images), tmp_path / "shapes.parquet")
+    file = tmp_path / "study.toml"
+    own = [setting for setting in TINY if not setting.startswith("epochs=")]
+    settings = [word for setting in own for word in ("--set", setting)]
+
+    def run(epochs: int, seeds: str) -> dict[str, str]:
+        file.write_text(
+            f"[study]\ndata = 'shapes.parquet'\nseeds = {seeds}\n"
+            "skip = ['audit', 'report', 'package']\n"
+            f"[options]\nextract = {[*settings, '--epochs', str(epochs)]}\n"
+            "repair = ['--noise', 'stored', '--arms', 'none', '--folds', '2']\n"
+        )
+        read = read_study(file)
+        return states(run_stages(read.stages, read.folder))
+
+    def trained() -> dict[int, int]:
+        return {
+            read_cache(path).backbone_seed: read_cache(path).recipe["extract"]["epochs"]
+            for path in (tmp_path / "study/cache").rglob("*.h5")
+        }
+
+    assert set(run(1, "[0, 1]").values()) == {"ran"}
+    assert set(run(2, "[1]").values()) == {"unchanged", "ran"}
+    # The seed that the file no longer names is kept, and is in no result.
+    assert trained() == {0: 1, 1: 2}
+    runs = "SELECT DISTINCT backbone_seed, cache_digest FROM runs"
+    ((seed, digest),) = run_query(tmp_path / "study/results", runs).rows
+    (path,) = (tmp_path / "study/cache").rglob("seed1.h5")
+    assert (seed, digest) == (1, read_cache(path).content_digest)
 
 
 def test_stages_from_and_until_and_dry_runs(tmp_path: Path) -> None:
@@ -166,17 +263,18 @@ def test_a_study_file_says_what_is_wrong_with_it(tmp_path: Path) -> None:
 
 
 def test_one_seed_is_audited_where_each_has_labels_of_its_own(tmp_path: Path) -> None:
-    def audited(recipe: str, options: str = "") -> str:
+    def audited(recipe: str, options: str = "") -> list[str]:
         file = tmp_path / "study.toml"
         text = (
             f"[study]\ndata = 'digits'\nrecipe = '{recipe}'\nseeds = [3, 4]\n[options]\n{options}"
         )
         file.write_text(text)
         (stage,) = (stage for stage in read_study(file).stages if stage.name == "audit")
-        return stage.command[2]
+        return [word for word in stage.command if word.endswith(".h5")]
 
     (tmp_path / "own.toml").write_text('[extract]\nnoise = "pair:0.3"\n')
-    each, one = "cache/*/study/seed*.h5", "cache/*/study/seed3.h5"
+    one = ["cache/*/study/seed3.h5"]
+    each = [*one, "cache/*/study/seed4.h5"]
     assert audited("lite0") == each
     assert audited("digits") == audited("own.toml") == one
     assert audited("digits", "extract = ['--noise', 'none']") == each

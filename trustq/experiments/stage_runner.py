@@ -37,7 +37,9 @@ class Stage:
     `inputs` and `outputs` are files and folders relative to the study's folder; `after` names
     further stages that must have ended. A stage depends on those whose outputs it reads. A command
     that never writes over what is there is `once`: what it wrote is removed before it runs again,
-    and what somebody changed since stays.
+    and what somebody changed since stays. One that `adds` to what is there goes on from it where it
+    was stopped or its command has changed; where its inputs have, what it wrote is of others, and
+    is removed likewise.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Stage:
     action: Callable[[Path], None] | None = None
     about: str = ""  # what an action depends on besides its inputs
     once: bool = False
+    adds: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,7 @@ class _Course:
         state, why = self._state(stage, record)
         if state == "runs":
             self.tell(f"{stage.name}: runs, for {why}")
-            if stage.once and record is not None:
-                _remove_outputs(self.folder, record)
+            _make_room(stage, self.folder, record, self.tell)
             self.ended[stage.name] = _run(stage, self.folder, why, self.tell)
             return
         if state == "unchanged" and not why:
@@ -170,12 +172,34 @@ def _why(stage: Stage, folder: Path, record: dict[str, Any] | None) -> str:
     return ""
 
 
-def _remove_outputs(folder: Path, record: dict[str, Any]) -> None:
-    """Remove what a stage wrote, where it is as it was written."""
-    for path, digest in record["outputs"].items():
+def _make_room(
+    stage: Stage, folder: Path, record: dict[str, Any] | None, tell: Callable[[str], None]
+) -> None:
+    """Remove what a stage wrote where it does not write over it, or wrote it of other inputs.
+
+    A note of what it began with stays until the next time: a stage that was killed has no record.
+    """
+    if not (stage.once or stage.adds):
+        return
+    note = folder / RECORDS / f".{stage.name}.begun.json"
+    inputs = {path: digest_path(folder / path) for path in stage.inputs}
+    begun = _read(note) or {"inputs": (record or {"inputs": inputs})["inputs"], "own": []}
+    own = []
+    for path in stage.outputs:
         place = folder / path
-        if digest_path(place) == digest:
-            shutil.rmtree(place) if place.is_dir() else place.unlink()
+        is_own = path in begun["own"]
+        if record is not None:  # it came to its end
+            is_own = digest_path(place) == record["outputs"].get(path)
+        if not place.exists():
+            own.append(path)
+        elif is_own:
+            own.append(path)
+            if stage.once or begun["inputs"] != inputs:
+                shutil.rmtree(place) if place.is_dir() else place.unlink()
+        elif stage.adds and begun["inputs"] != inputs:
+            tell(f"{path} was changed since {stage.name} wrote it: what is in it stays")
+    with replacing(note) as part:
+        part.write_text(json.dumps({"inputs": inputs, "own": own}) + "\n", encoding="utf-8")
 
 
 def _run(stage: Stage, folder: Path, why: str, tell: Callable[[str], None]) -> Ended:
@@ -279,12 +303,17 @@ def _command_digest(stage: Stage) -> str:
 
 
 def _record(folder: Path, stage: Stage) -> dict[str, Any] | None:
-    path = folder / RECORDS / f"{stage.name}.json"
+    found = _read(folder / RECORDS / f"{stage.name}.json")
+    return found if found is not None and "outputs" in found else None
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """A record with its inputs, None where there is none that is whole."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and "outputs" in found else None
+    return found if isinstance(found, dict) and "inputs" in found else None
 
 
 def _journal(folder: Path, event: dict[str, Any]) -> None:

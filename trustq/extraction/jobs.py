@@ -109,10 +109,27 @@ def only_one(target: Path, progress: Progress) -> Iterator[None]:
         lock.release()
 
 
-def already_there(target: Path, attributes: dict[str, Any], progress: Progress) -> bool:
-    """Whether it is there, from the same recipe, manifest and noise; another one is an error."""
+def already_there(
+    target: Path, attributes: dict[str, Any], progress: Progress, *, replaces: bool = False
+) -> bool:
+    """Whether it is there, from the same recipe, manifest and noise.
+
+    Another one is an error, unless it is to be replaced: then nothing that counts is there.
+    """
     if not target.exists():
         return False
+    if not (told := written_from_another(target, attributes)):
+        progress.say(f"{target} is there already, from the same recipe and manifest.")
+        return True
+    if replaces:
+        return False
+    raise InputError(
+        f"{told}.\nGive this run a name of its own with `name` or `out`, or delete that file."
+    )
+
+
+def written_from_another(target: Path, attributes: dict[str, Any]) -> str:
+    """What a cache that is there was made of otherwise, for people; blank where nothing."""
     found = read_attributes(target)
     # An older trustq had fewer settings; what it did is what the defaults of the new ones do.
     settings = resolved(Recipe(), "extract")["extract"] | found["recipe"].get("extract", {})
@@ -131,14 +148,11 @@ def already_there(target: Path, attributes: dict[str, Any], progress: Progress) 
     }
     differing = [name for name, same in parts.items() if not same]
     if not differing:
-        progress.say(f"{target} is there already, from the same recipe and manifest.")
-        return True
+        return ""
     expected, there = (digest_json(values[differing[0]]) for values in (attributes, found))
-    changed = _differing_settings(theirs, ours)
-    raise InputError(
+    return (
         f"{target} was written from another {' and '.join(differing)} ({differing[0]} digest "
-        f"{there[:8]}..., expected {expected[:8]}...{changed}).\n"
-        "Give this run a name of its own with `name` or `out`, or delete that file."
+        f"{there[:8]}..., expected {expected[:8]}...{_differing_settings(theirs, ours)})"
     )
 
 

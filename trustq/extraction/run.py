@@ -38,6 +38,7 @@ from trustq.extraction.jobs import (
     recipe_attribute,
     require_readable,
     torch_device,
+    written_from_another,
 )
 from trustq.extraction.launch import own_share
 from trustq.extraction.train.progress import Progress, StderrProgress
@@ -73,13 +74,15 @@ class Execution:
     `stage_to` is a local folder that images are copied to first. With `skip_unreadable` every image
     is decoded first; rows whose image cannot be are left out and recorded in the cache as
     `skipped`. With `auto_batch` a batch that does not fit into memory is halved, with more batches
-    a step, which the cache records.
+    a step, which the cache records. With `replace` caches of another recipe or manifest that lie in
+    the place of new ones are replaced, each when the new one is whole.
     """
 
     device: str = "auto"
     stage_to: Path | None = None
     skip_unreadable: bool = False
     auto_batch: bool = False
+    replace: bool = False
 
 
 def extract(
@@ -115,9 +118,15 @@ def extract(
     Augmentation.of_recipe(recipe.extract, seed=0)  # raises for what cannot be
     own_seeds, gpu = own_share(seeds, os.environ)
     folder = Path(out) / folder_name(manifest.dataset) / folder_name(recipe.name)
-    jobs = _training_jobs(
-        manifest, recipe, own_seeds, folder, progress, skipped=None, taught_by=taught_by
+    of_recipe = partial(
+        _training_jobs,
+        recipe=recipe,
+        folder=folder,
+        progress=progress,
+        taught_by=taught_by,
+        replaces=execution.replace,
     )
+    jobs = of_recipe(manifest, seeds=own_seeds, skipped=None)
     if not all(job.is_there for job in jobs):
         require_weights(recipe.extract)
         device = torch_device(execution.device, gpu)
@@ -127,10 +136,8 @@ def extract(
             require_trainable(manifest, recipe=recipe.extract)
             there = [job for job in jobs if job.is_there]
             seeds = [job.seed for job in jobs if not job.is_there]
-            jobs = there + _training_jobs(
-                manifest, recipe, seeds, folder, progress, skipped, taught_by
-            )
-        make = _Maker(manifest, device, progress, taught_by, auto_batch=execution.auto_batch)
+            jobs = there + of_recipe(manifest, seeds=seeds, skipped=skipped)
+        make = _Maker(manifest, device, progress, taught_by, execution)
         jobs = [job if job.is_there else make.alone(job) for job in jobs]
     for job in jobs:
         _clear_workings(job)
@@ -165,6 +172,7 @@ def _training_jobs(
     progress: Progress,
     skipped: "_Skipped | None",
     taught_by: TaughtBy | None,
+    replaces: bool,
 ) -> list["Job"]:
     jobs: list[Job] = []
     every = manifest
@@ -201,7 +209,9 @@ def _training_jobs(
             # What is left is another manifest; whose part it is, a second run must know.
             attributes["recipe"]["skipped_of"] = skipped.manifest
             extra = {"skipped/sample_id": skipped.sample_id, "skipped/reason": skipped.reason}
-        is_there = already_there(target, attributes, progress)
+        is_there = already_there(target, attributes, progress, replaces=replaces)
+        if replaces and not is_there and target.exists():
+            progress.say(f"{written_from_another(target, attributes)}; it is replaced.")
         for note in () if is_there or jobs else rows.notes:
             progress.say(note)
         jobs.append(Job(seed, target, rows, attributes, is_there, recipe.extract, extra=extra))
@@ -248,13 +258,16 @@ class _Maker:
     device: "torch.device"
     progress: Progress
     taught_by: TaughtBy | None
-    auto_batch: bool
+    execution: Execution
 
     def alone(self, job: Job) -> Job:
         """Make a job's cache, unless another process does meanwhile; the job as it is then."""
         with only_one(job.target, self.progress):
             # Another process may have made it while this one waited or looked at images.
-            if already_there(job.target, job.attributes, self.progress):
+            is_there = already_there(
+                job.target, job.attributes, self.progress, replaces=self.execution.replace
+            )
+            if is_there:
                 return replace(job, is_there=True)
             self._train_and_dump(job)
         return job
@@ -309,7 +322,7 @@ class _Maker:
         from trustq.extraction.train.memory import fitting
 
         settings = job.settings
-        if not self.auto_batch or settings.mode == "frozen":
+        if not self.execution.auto_batch or settings.mode == "frozen":
             return job
         fitted = fitting(settings, network, self.device)
         if fitted == settings:
