@@ -34,11 +34,13 @@ def classify(
     Example: trustq classify demo/model demo/images --out answers.csv
     """
     from trustq.core.freed_memory import keep_freed_memory
-    from trustq.deploy.classify import classify_folder, tier_counts, write_answers
+    from trustq.deploy.classify import classify_folder, one_answer, tier_counts, write_answers
     from trustq.deploy.model import load_model
 
     keep_freed_memory(most_bytes=1 << 26)
     opened = load_model(model, variant=variant)
+    if opened.warning:
+        print_note(opened.warning)
     kept = out.with_name(f"{out.name}.part")
     with (
         resumable(f"Answers so far are in {kept}; the same command goes on from there."),
@@ -48,4 +50,6 @@ def classify(
     write_answers(out, rows)
     kept.unlink(missing_ok=True)
     print_table(tier_counts(rows))
+    if only := one_answer(rows):
+        print_note(only)
     print_text(f"{out}: {counted(len(rows), 'image')}. {opened.about['texts']['disclaimer']}")

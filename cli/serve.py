@@ -98,6 +98,8 @@ def serve(
     port = socket.getsockname()[1]
     host = f"[{network.host}]" if ":" in network.host else network.host
     typer.echo(f"{service.model.about['name']} at {scheme}://{host}:{port}/", err=True)
+    if service.model.warning:
+        print_note(service.model.warning)
     typer.echo("Research only, not a medical device. Stop with Ctrl-C.", err=True)
     server = load_extra("uvicorn", "trustq serve").Server(config)
     for number in (signal.SIGINT, signal.SIGTERM):

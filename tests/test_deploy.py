@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from support import make_cache
 from support_deploy import Packaged
-from support_extract import Heard, tiny
+from support_extract import Heard, make_rows, tiny
 from trustq.cli import app
 from typer.testing import CliRunner
 
@@ -33,8 +33,10 @@ from trustq.deploy.cuts import conditions_of, cut_at_sensitivity, positive_class
 from trustq.deploy.graph import Tail, folded_head  # noqa: E402
 from trustq.deploy.head_fit import fit_packaged_head  # noqa: E402
 from trustq.deploy.image_checks import check_look, look_at, measured_rules  # noqa: E402
+from trustq.deploy.one_class import one_class  # noqa: E402
 from trustq.deploy.outliers import fit_outliers  # noqa: E402
 from trustq.deploy.packaging import PackageSettings, package_model  # noqa: E402
+from trustq.deploy.page_files import page_about  # noqa: E402
 from trustq.deploy.quantise import to_int8  # noqa: E402
 from trustq.deploy.tier_table import tier_table  # noqa: E402
 from trustq.deploy.triage import RISK_TIERS, URGENCY_TIERS, Rules, decide  # noqa: E402
@@ -184,6 +186,40 @@ def test_a_folder_is_classified_with_what_was_left_out_and_how_many_are_left_to_
         "abstained": 0,
         "unlike training": 0,
     } in counts
+
+
+def test_a_network_that_answers_one_class_to_everything_says_so(
+    packaged: Packaged, images: Path, tmp_path: Path
+) -> None:
+    manifest = make_rows(images)
+    recipe = tiny("learning_rate=0.0", "epochs=1", "classifier_start=zero")
+    (made,) = extract(manifest, recipe=recipe, seeds=[5], out=tmp_path, progress=Heard())
+    settings = PackageSettings(positive=("bars",), variants=("float32",))
+    about = package_model(made.path, manifest, out=tmp_path / "model", settings=settings)
+    told = about["notes"][0]
+    assert told == (
+        "The network answers bars to 12 of 12 test rows, and to 8 of the 8 whose label is another: "
+        "it tells the classes hardly apart, so its answers say nothing of an image. Train it "
+        "longer or with other settings before anyone uses it"
+    )
+    model = tq.load_model(tmp_path / "model")
+    assert model.warning == told and page_about(model)["warning"] == f"{told}. "
+    asked = ["classify", tmp_path / "model", images, "--out", tmp_path / "answers.csv"]
+    shown = " ".join(CliRunner().invoke(app, [str(word) for word in asked]).stderr.split())
+    assert f"Note: {told}" in shown
+    assert "Note: All 60 images are called bars. If the folder has others" in shown
+    good = tq.load_model(packaged.folder)
+    assert good.warning == page_about(good)["warning"] == ""
+
+
+def test_a_rare_class_that_is_found_sometimes_is_no_warning() -> None:
+    labels = np.array([0] * 98 + [1] * 20)
+    seen = np.zeros(118, dtype=int)
+    seen[-2:] = 1
+    assert one_class(seen, labels, ["nv", "mel"]) is None
+    seen[-2] = 0
+    found = one_class(seen, labels, ["nv", "mel"])
+    assert found is not None and found["n_others_given"] == 19
 
 
 def test_a_penalty_is_refused_where_no_head_is_fitted_or_it_is_none() -> None:

@@ -18,6 +18,7 @@ from trustq.deploy.model import Model
 from trustq.errors import NotFound
 
 FEW = 5  # other endings that are named
+ENOUGH = 10  # images of which one answer is worth a word
 
 
 def classify_folder(
@@ -87,6 +88,18 @@ def tier_counts(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         for tier, own in sorted(tiers.items(), key=lambda item: -len(item[1]))
     ]
+
+
+def one_answer(rows: list[dict[str, Any]]) -> str:
+    """That all images of a folder are called one class, for people; blank where they are not."""
+    called = {row["likeliest"] for row in rows if row["likeliest"]}
+    n = sum(row["likeliest"] != "" for row in rows)
+    if n < ENOUGH or len(called) > 1:
+        return ""
+    return (
+        f"All {counted(n, 'image')} are called {called.pop()}. If the folder has others, the model "
+        "does not tell them apart"
+    )
 
 
 def write_answers(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -16,6 +16,7 @@ from trustq.data.pillow_rgb import reason_of
 from trustq.data.preprocessing import Preprocessing
 from trustq.deploy.extras import load_extra
 from trustq.deploy.graph import INPUT, OUTPUTS
+from trustq.deploy.one_class import warning_of
 from trustq.deploy.triage import Rules
 from trustq.errors import DamagedFile, InputError, NotFound
 
@@ -98,6 +99,11 @@ class Model:
             block = self.preprocessing.network_input(pixels[start : start + _BATCH])
             blocks.append(self.session.run(list(OUTPUTS), {INPUT: block}))
         return Outputs(*(np.concatenate(parts) for parts in zip(*blocks, strict=True)))
+
+    @property
+    def warning(self) -> str:
+        """That the network answers one class to everything, where it does; else blank."""
+        return warning_of(self.about["variants"][self.variant].get("one_class"))
 
     def __repr__(self) -> str:
         return (

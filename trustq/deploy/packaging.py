@@ -42,6 +42,7 @@ from trustq.deploy.image_checks import look_at, measured_rules
 from trustq.deploy.licences import licence_line
 from trustq.deploy.model import ABOUT, FORMAT, FORMAT_VERSION, VARIANTS, Outputs, write_about
 from trustq.deploy.network_export import export_network, network_of
+from trustq.deploy.one_class import one_class, warning_of
 from trustq.deploy.outliers import fit_outliers
 from trustq.deploy.quantise import PERCENTILE, to_float16, to_int8
 from trustq.deploy.texts import read_texts
@@ -395,6 +396,9 @@ def _about(work: _Work, variants: dict[str, dict[str, Any]]) -> dict[str, Any]:
     for name, variant in variants.items():
         own = given[name].probabilities[n:]
         variant["figures"] = _figures(labels, own, groups, settings.seed)
+        variant["one_class"] = one_class(own.argmax(axis=1), labels, cache.classes)
+        if told := warning_of(variant["one_class"]):
+            work.notes.insert(0, told if name == "float32" else f"{name}: {told}")
         variant["tiers"] = _tiers(work, variant, Outputs(*(v[n:] for v in given[name])))
         if name != "float32":
             variant["beside_float32"] = _beside(labels, own, exact, groups, settings.seed)

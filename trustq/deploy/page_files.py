@@ -75,6 +75,7 @@ def page_about(model: Model) -> dict[str, Any]:
         "rules": about["variants"][model.variant]["rules"],
         "left_out": about["image_checks"]["left_out"],
         "texts": about["texts"],
+        "warning": f"{model.warning}. " if model.warning else "",
         "in_browser": has_web_runtime(model.path),
         "most_bytes": MOST_BYTES,
         "most_side": MOST_SIDE,

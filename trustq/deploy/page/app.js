@@ -13,8 +13,8 @@ let about, runModel, shown;
 async function start() {
   about = await (await fetch("/about.json")).json();
   by("name").textContent = about.name;
-  by("disclaimer-text").textContent = about.texts.disclaimer;
-  by("again").textContent = about.texts.disclaimer;
+  by("disclaimer-text").textContent = about.warning + about.texts.disclaimer;
+  by("again").textContent = about.warning + about.texts.disclaimer;
   by("privacy").textContent = about.in_browser
     ? "The photo stays on this device: the model runs in this page."
     : "The photo is sent to this server, which does not store it.";
