@@ -123,7 +123,11 @@ class Dumped:
         bool, typer.Option("--maps", help="Store the last feature map, for trustq explain.")
     ] = False
     explain: Annotated[
-        str | None, typer.Option(help="Explanations to store: gradcam,scorecam.")
+        str | None,
+        typer.Option(
+            help="Explanations to store: gradcam, scorecam (a forward pass for each channel), or "
+            "scorecam:64, by the 64 channels of the largest spread."
+        ),
     ] = None
     explain_class: Annotated[
         str | None, typer.Option(help="Class to explain: predicted, label, or a class name.")

@@ -31,6 +31,7 @@ from trustq.store import Cache, read_cache, verify_cache
 
 torch = pytest.importorskip("torch")
 timm = pytest.importorskip("timm")
+from trustq.extraction.dump import cache_dump  # noqa: E402
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:This process .* is multi-threaded"),
@@ -54,13 +55,15 @@ TINY = (
 class Quiet:
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.steps: dict[str, list[int]] = {}
 
     def say(self, text: str) -> None:
         self.said.append(text)
 
     @contextmanager
     def images(self, what: str, total: int) -> Iterator[Callable[[int, str], None]]:
-        yield lambda done, figure="": None
+        steps = self.steps.setdefault(what, [])
+        yield lambda done, figure="": steps.append(done)
 
 
 @pytest.fixture(scope="module")
@@ -305,6 +308,64 @@ def test_score_cam_is_the_channels_weighed_by_what_is_seen_through_them(
     np.testing.assert_allclose(stored, scaled(raw), atol=2e-3)
 
 
+def test_score_cam_of_some_channels_takes_those_of_the_largest_spread(
+    full: Cache, manifest: Manifest, tmp_path: Path
+) -> None:
+    heard = Quiet()
+    made = extract_with(
+        manifest,
+        [full.path],
+        out=tmp_path,
+        name="some",
+        settings={"explain": ("scorecam:5",), "explain_checks": 2},
+        progress=heard,
+    )
+    some = read_cache(made[0].path, manifest=manifest)
+    model, images = network_of(full), inputs_of(full, manifest)
+    classes = some.extra["explanations/class"].astype(int)
+    row = 4
+    with torch.no_grad():
+        channels = model.forward_features(images[row : row + 1])[0]
+        taken = np.argsort(-channels.flatten(1).var(dim=1).numpy())[:5]
+        scores = []
+        for channel in channels[taken.tolist()]:
+            large = torch.nn.functional.interpolate(
+                channel[None, None], size=(SIZE, SIZE), mode="bilinear"
+            )[0, 0]
+            mask = (large - large.min()) / (large.max() - large.min()).clamp_min(1e-8)
+            scores.append(model(images[row : row + 1] * mask)[0, classes[row]])
+        weights = torch.stack(scores).softmax(dim=0)
+        raw = (channels[taken.tolist()] * weights[:, None, None]).sum(dim=0).clamp_min(0).numpy()
+    stored = some.extra["explanations/scorecam/maps"][row].astype(float)
+    np.testing.assert_allclose(stored, scaled(raw), atol=2e-3)
+    assert json.loads(str(some.extra["explanations/scorecam/parameters"][0]))["channels"] == 5
+    # What it takes is told before, in forward passes and time, and how far it is while it lasts.
+    (told,) = [line for line in heard.said if "forward passes" in line]
+    assert told.startswith(f"scorecam takes 5 forward passes an image, {5 * N + 5 * 20:,} in all: ")
+    assert heard.steps["features of seed 1 and scorecam, masked"] == [
+        *range(5, 5 * N + 1, 5),
+        5 * N,
+    ]
+    assert heard.steps["testing scorecam, masked"][-1] <= 5 * 20
+
+
+def test_a_long_score_cam_says_how_it_would_be_shorter(
+    full: Cache, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_dump, "LONG", 0.0)
+    monkeypatch.setattr(cache_dump, "FEW_CHANNELS", 3)
+    heard = Quiet()
+    extract_with(
+        manifest,
+        [full.path],
+        out=tmp_path,
+        name="all",
+        settings={"explain": ("scorecam",)},
+        progress=heard,
+    )
+    assert any("`explain=scorecam:3` takes the 3 channels" in line for line in heard.said)
+
+
 def test_checks_of_explanations_begin_and_end_where_they_must(full: Cache) -> None:
     rows = full.extra["explanations/checked_rows"]
     assert len(rows) == 5 and len(set(rows.tolist())) == 5
@@ -388,6 +449,21 @@ def test_a_class_token_is_explained_where_gradients_reach(
         (
             ["explain=lime"],
             "There is no explanation 'lime'; there are gradcam, scorecam.",
+        ),
+        (
+            ["explain=scorecam:0"],
+            "explain has 'scorecam:0', expected gradcam, scorecam, or scorecam:N for the N "
+            "channels of the largest spread, e.g. scorecam:64.",
+        ),
+        (
+            ["explain=gradcam:64"],
+            "explain has 'gradcam:64', expected gradcam, scorecam, or scorecam:N for the N "
+            "channels of the largest spread, e.g. scorecam:64.",
+        ),
+        (
+            ["explain=scorecam,scorecam:4"],
+            "explain=scorecam,scorecam:4 names an explanation twice: store the second one under "
+            "another `name`.",
         ),
         (
             ["explain=gradcam", "mode=frozen"],

@@ -199,8 +199,8 @@ def test_a_network_that_answers_one_class_to_everything_says_so(
     told = about["notes"][0]
     assert told == (
         "The network answers bars to 12 of 12 test rows, and to 8 of the 8 whose label is another: "
-        "it tells the classes hardly apart, so its answers say nothing of an image. Train it "
-        "longer or with other settings before anyone uses it"
+        "its likeliest class says nothing of an image, and its accuracy is the share of bars. "
+        "Train it longer or with other settings before anyone uses it"
     )
     model = tq.load_model(tmp_path / "model")
     assert model.warning == told and page_about(model)["warning"] == f"{told}. "

@@ -10,6 +10,17 @@ def counted(n: int, what: str) -> str:
     return f"{n:,} {what}" + ("" if n == 1 else "es" if what.endswith("s") else "s")
 
 
+def duration(seconds: float) -> str:
+    """A time that something takes, to about two digits.
+
+    >>> duration(42), duration(400), duration(9000)
+    ('42 s', '7 minutes', '2.5 hours')
+    """
+    if seconds < 300:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
 def verb(n: int, of_one: str, of_more: str) -> str:
     """The form of a verb that goes with a number of things.
 

@@ -48,7 +48,7 @@ def warning_of(found: dict[str, Any] | None) -> str:
     return (
         f"The network answers {found['class']} to {found['n_given']:,} of "
         f"{counted(found['n'], 'test row')}, and to {found['n_others_given']:,} of the "
-        f"{found['n_others']:,} whose label is another: it tells the classes hardly apart, so its "
-        "answers say nothing of an image. Train it longer or with other settings before anyone "
-        "uses it"
+        f"{found['n_others']:,} whose label is another: its likeliest class says nothing of an "
+        f"image, and its accuracy is the share of {found['class']}. Train it longer or with other "
+        "settings before anyone uses it"
     )

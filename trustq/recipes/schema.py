@@ -362,7 +362,9 @@ class ExtractRecipe:
         True, "store the training rows' logits of each epoch, for scores of training dynamics"
     )
     explain: tuple[str, ...] = setting(
-        (), "explanations to store: gradcam; scorecam, a forward pass for each channel"
+        (),
+        "explanations to store: gradcam; scorecam, a forward pass for each channel, or scorecam:N, "
+        "for each of the N channels of the largest spread",
     )
     explain_class: str = setting(
         "predicted", "class that is explained: predicted, label, or the name of one"

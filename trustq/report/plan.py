@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from trustq.analysis.study_design import UNIT_NAMES, Plan
-from trustq.core.counts import counted
+from trustq.core.counts import counted, duration
 from trustq.results import Result, format_result
 
 Row = dict[str, Any]
@@ -142,7 +142,7 @@ def _accounts(plan: Plan) -> str:
 def _time(seconds: float) -> str:
     if math.isnan(seconds):
         return ""
-    return f", about {seconds:.0f} s" if seconds < 300 else f", about {seconds / 60:.0f} minutes"
+    return f", about {duration(seconds)}"
 
 
 def _number(value: float, digits: int) -> float | int | None:

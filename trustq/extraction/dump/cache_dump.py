@@ -3,7 +3,9 @@
 A cache's further passes (views, dropout) are streamed in turn, so that memory holds one block.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,19 +13,26 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from trustq.core.counts import duration
 from trustq.core.digest import canonical_json
 from trustq.core.generators import generator
 from trustq.data.manifest import Manifest
 from trustq.errors import InputError, TrustqError
 from trustq.extraction.dump.engines import OpenVinoNetwork, Outputs
-from trustq.extraction.dump.explanation_checks import faithfulness, randomised_maps
-from trustq.extraction.dump.explanations import Explained, Explainer, chosen_classes
+from trustq.extraction.dump.explanation_checks import MOST_STAGES, faithfulness, randomised_maps
+from trustq.extraction.dump.explanations import (
+    SCORE_BATCH,
+    Explained,
+    Explainer,
+    chosen_classes,
+)
 from trustq.extraction.dump.pooled_head import linear_classifier, norm_after_pooling
 from trustq.extraction.dump.views import (
     DropoutPasses,
     MovingPasses,
     View,
     averaged,
+    parse_explain,
     parse_pass_drop,
     resolve_views,
     turned,
@@ -39,7 +48,13 @@ from trustq.store.manifest_columns import packed_columns
 from trustq.store.write import Stream
 
 PRECISION = "float32"
+SCORE_CAM = "scorecam"
+LONG = 60.0  # seconds of scorecam from which a shorter way is told
+FEW_CHANNELS = 64
 _BLOCK = 64  # images a forward pass; fixed, for sums differ in their last bits with the batch
+
+
+Tell = Callable[[int], None] | None  # told of masked images that are done, since the last time
 
 
 @dataclass
@@ -88,6 +103,7 @@ class Further:
     has_maps: bool = False
     map_precision: str = "float16"
     explain: tuple[str, ...] = ()
+    channels: int = 0  # that scorecam takes, 0 for all
     explain_class: str = "predicted"
     checks: int = 0
 
@@ -110,16 +126,26 @@ class Further:
             with torch.inference_mode():
                 blank = torch.zeros(1, 3, size, size, device=next(model.parameters()).device)
                 grid = tuple(grid_of(network, model.forward_features(blank)).shape[1:])
+        explain = dict(map(parse_explain, recipe.explain))
         return cls(
             resolve_views(recipe.views),
             passes,
             grid,
             recipe.maps,
             recipe.map_precision,
-            recipe.explain,
+            tuple(explain),
+            explain.get(SCORE_CAM, 0),
             recipe.explain_class,
             recipe.explain_checks,
         )
+
+    def masked(self, view: View | None = None) -> int:
+        """Forward passes of masked images that scorecam takes of an image in a pass over all."""
+        if SCORE_CAM not in self.explain or (view and len(view.symmetries) > 1):
+            return 0
+        moved = not view and isinstance(self.passes, MovingPasses)
+        n_maps = 1 + (self.passes.n_passes if moved and self.passes else 0)
+        return n_maps * min(self.channels or self.grid[2], self.grid[2])
 
     @property
     def mapped(self) -> list[tuple[str, tuple[int | None, ...]]]:
@@ -196,6 +222,8 @@ def dump(
     n = len(manifest)
     if further.grid:
         feed.progress.say(_price(further, n))
+        if SCORE_CAM in further.explain:
+            feed.progress.say(_time_of_masks(network, feed, further, n))
     classes = _Classes(further.explain_class, job.rows.label, manifest.classes)
     what = f"features of seed {job.seed}"
     passes = _DumpPasses(network, manifest, feed, further, classes, what, engine)
@@ -250,17 +278,27 @@ class _DumpPasses:
         corruption = view.corruption if view else None
         images = self.feed.images(self.manifest, batches, corruption=corruption)
         label = f"{self.what}, {view.name}" if view else self.what
-        with self.feed.progress.images(label, n) as show:
+        masked = self.further.masked(view)  # which take nearly all of the time
+        label += " and scorecam, masked" if masked else ""
+        each = masked or 1
+        with self.feed.progress.images(label, each * n) as show:
+            n_masked = 0
+
+            def tell(n_more: int) -> None:
+                nonlocal n_masked
+                n_masked += n_more
+                show(n_masked, "")
+
             done = 0
-            for block in self._blocks(images, view):
+            for block in self._blocks(images, view, tell if masked else None):
                 _require_finite(self.manifest, block)
                 yield block
                 done += len(block.rows)
-                show(done, "")
+                show(each * done, "")
         if view and corruption and n and not images.n_changed:
             raise _unchanging(view, "it changed no pixel of any image")
 
-    def _blocks(self, images: ImageLoader, view: View | None) -> Iterator[_Block]:
+    def _blocks(self, images: ImageLoader, view: View | None, tell: Tell) -> Iterator[_Block]:
         if self.engine is not None:
             return _passes_by(self.engine, self.network, images, view=view)
         return _passes(
@@ -270,6 +308,7 @@ class _DumpPasses:
             view=view,
             further=self.further,
             explained=self.classes,
+            tell=tell,
         )
 
 
@@ -315,6 +354,7 @@ def _passes(
     view: View | None = None,
     further: Further | None = None,
     explained: _Classes | None = None,
+    tell: Tell = None,
 ) -> Iterator[_Block]:
     model: Any = network.model
     model.eval()
@@ -333,9 +373,10 @@ def _passes(
                 if further.has_maps:
                     grid = grid_of(network, last).float().cpu()
                     block.head |= norm_after_pooling(network, grid, block.features)
-            _add_maps(block, network, further, explained, inputs, last, view=view)
+            explainer = Explainer(network, channels=further.channels, tell=tell)
+            _add_maps(block, explainer, further, explained, inputs, last, view=view)
             if further.passes and not view:
-                _add_passes(block, network, further, explained, inputs, last, i)
+                _add_passes(block, explainer, further, explained, inputs, last, i)
             if view and block.logits is not None:
                 _add_members(block, further, view, outputs, inputs, last, i)
         yield block
@@ -392,7 +433,7 @@ def _add_members(
 
 def _add_maps(
     block: _Block,
-    network: Network,
+    explainer: Explainer,
     further: Further,
     classes: _Classes | None,
     inputs: torch.Tensor,
@@ -406,7 +447,7 @@ def _add_maps(
     symmetry = view.symmetries[0] if view else (False, False, False)
     prefix = f"views/{view.name}/" if view else ""
     if further.has_maps:
-        grid = turned_back(grid_of(network, last), symmetry)
+        grid = turned_back(grid_of(explainer.network, last), symmetry)
         block.further[f"{prefix}maps"] = further.as_stored(grid)
     if not further.explain or classes is None or block.logits is None:
         return
@@ -415,7 +456,7 @@ def _add_maps(
         block.further["explanations/class"] = chosen.cpu()
     seen = turned(inputs, symmetry)
     for method in further.explain:
-        found = _explain(Explainer(network), method, seen, chosen.to(seen.device))
+        found = _explain(explainer, method, seen, chosen.to(seen.device))
         maps = turned_back(found.maps[..., None], symmetry)[..., 0]
         _put_explained(block, f"{prefix}explanations/{method}", Explained(maps, found.scale))
 
@@ -427,7 +468,7 @@ def _explain(
         last: torch.Tensor = explainer.model.forward_features(images)
         return last
 
-    if method == "scorecam":
+    if method == SCORE_CAM:
         return explainer.score_cam(images, forward, classes)
     return explainer.grad_cam(forward, classes)
 
@@ -439,7 +480,7 @@ def _put_explained(block: _Block, path: str, found: Explained) -> None:
 
 def _add_passes(
     block: _Block,
-    network: Network,
+    explainer: Explainer,
     further: Further,
     classes: _Classes | None,
     inputs: torch.Tensor,
@@ -448,7 +489,7 @@ def _add_passes(
 ) -> None:
     """Logits of stochastic passes and, where these move it, the map and its explanations."""
     passes = further.passes
-    model: Any = network.model
+    model, network = explainer.model, explainer.network
     if isinstance(passes, DropoutPasses):
         with torch.inference_mode():
             block.further["passes/dropout/logits"] = (
@@ -457,7 +498,6 @@ def _add_passes(
         return
     assert passes is not None
     found: dict[str, list[torch.Tensor]] = {}
-    explainer = Explainer(network)
     chosen = None
     if further.explain and classes is not None and block.logits is not None:
         chosen = classes.of(block.rows, block.logits).to(inputs.device)
@@ -484,7 +524,7 @@ def _explain_pass(
     # A layer inside the network is reached by the pass itself, made again.
     forward = again if explainer.is_inside else lambda: moved
     for method in methods:
-        if method == "scorecam":
+        if method == SCORE_CAM:
             one = explainer.score_cam(images, forward, classes)
         else:
             one = explainer.grad_cam(forward, classes)
@@ -508,6 +548,7 @@ def _of_explanations(
             "layer": layer,
             "class": further.explain_class,
             "scaled_to": 1,
+            **({"channels": further.channels} if method == SCORE_CAM and further.channels else {}),
             "checked_rows": min(further.checks, len(manifest)),
         }
         found[f"explanations/{method}/parameters"] = np.array([canonical_json(stated)])
@@ -523,16 +564,38 @@ def _of_explanations(
         path = f"explanations/{method}/checks"
         feed.progress.say(f"testing {method} on {n:,} rows: faithfulness and layers drawn anew")
 
-        def explain(e: Explainer, i: torch.Tensor, c: torch.Tensor, m: str = method) -> Explained:
-            return _explain(e, m, i, c)
+        n_masked = further.masked() if method == SCORE_CAM else 0
+        with _told(feed, n * n_masked * (MOST_STAGES + 2)) as tell:
 
-        maps = explain(Explainer(network), inputs, chosen).maps.float().cpu()
-        for name, curve in faithfulness(network, inputs, maps, chosen, seed=0).items():
-            found[f"{path}/{name}"] = curve
-        stages, drawn = randomised_maps(network, inputs, chosen, explain=explain, seed=0)
+            def explain(
+                of: Network, i: torch.Tensor, c: torch.Tensor, m: str = method, t: Tell = tell
+            ) -> Explained:
+                return _explain(Explainer(of, channels=further.channels, tell=t), m, i, c)
+
+            maps = explain(network, inputs, chosen).maps.float().cpu()
+            for name, curve in faithfulness(network, inputs, maps, chosen, seed=0).items():
+                found[f"{path}/{name}"] = curve
+            stages, drawn = randomised_maps(network, inputs, chosen, explain=explain, seed=0)
         found[f"{path}/randomised"] = drawn
         found[f"{path}/stages"] = np.array(stages)
     return found
+
+
+@contextmanager
+def _told(feed: Feed, n_masked: int) -> Iterator[Tell]:
+    """Progress over masked images at the most, where there are some."""
+    if not n_masked:
+        yield None
+        return
+    with feed.progress.images("testing scorecam, masked", n_masked) as show:
+        done = 0
+
+        def tell(n_more: int) -> None:
+            nonlocal done
+            done += n_more
+            show(done, "")
+
+        yield tell
 
 
 def _price(further: Further, n: int) -> str:
@@ -544,9 +607,33 @@ def _price(further: Further, n: int) -> str:
         f"bytes an image with its views and passes, {size * n / 1e6:,.1f} MB for {n:,} images, of "
         f"which {size * min(n, _BLOCK) / 1e6:,.1f} MB in memory at a time"
     )
-    if "scorecam" in further.explain:
-        n_maps = sum(int(np.prod([length or 1 for length in rows])) for _, rows in further.mapped)
-        said += f"; scorecam takes {c * n_maps:,} forward passes an image"
+    return said
+
+
+def _time_of_masks(network: Network, feed: Feed, further: Further, n: int) -> str:
+    """What scorecam takes, by the time of a batch, and how it would take less."""
+    size, model = feed.preprocessing.size, network.model.eval()
+    masked = torch.zeros(SCORE_BATCH, 3, size, size, device=feed.device)
+    seconds = []
+    with torch.inference_mode():
+        for _ in range(3):  # the first one makes ready
+            started = time.monotonic()
+            model(masked)[0, 0].item()
+            seconds.append(time.monotonic() - started)
+    a_pass = min(seconds[1:]) / SCORE_BATCH
+    each = sum(map(further.masked, (None, *further.views)))
+    checked = (MOST_STAGES + 2) * min(further.checks, n) * (further.channels or further.grid[2])
+    total = each * n + checked
+    said = (
+        f"scorecam takes {each:,} forward passes an image, {total:,} in all: about "
+        f"{duration(total * a_pass)}"
+    )
+    taken = further.channels or further.grid[2]
+    if taken > FEW_CHANNELS and total * a_pass > LONG:
+        said += (
+            f". `explain=scorecam:{FEW_CHANNELS}` takes the {FEW_CHANNELS} channels of the largest "
+            f"spread alone: about {duration(total * a_pass * FEW_CHANNELS / taken)}"
+        )
     return said
 
 

@@ -17,7 +17,7 @@ from torch.nn.functional import conv2d, interpolate, pad
 
 from trustq.core.generators import generator
 from trustq.errors import InputError
-from trustq.extraction.dump.explanations import Explained, Explainer
+from trustq.extraction.dump.explanations import Explained
 from trustq.extraction.train.weights import Network
 
 STEPS = 16  # of deletion and insertion
@@ -25,7 +25,7 @@ MOST_FLIPS = 49  # steps of pixel flipping: the cells of a 7 x 7 map one by one
 MOST_STAGES = 8  # snapshots while layers are drawn anew
 _BATCH = 64
 
-Explain = Callable[[Explainer, torch.Tensor, torch.Tensor], Explained]
+Explain = Callable[[Network, torch.Tensor, torch.Tensor], Explained]
 
 
 def faithfulness(
@@ -81,7 +81,7 @@ def randomised_maps(
             "cannot be tested by randomisation. Leave `explain_checks` out."
         )
     ends = np.unique(np.linspace(1, len(layers), MOST_STAGES).round().astype(int)).tolist()
-    names, maps, done = ["as trained"], [explain(Explainer(own), images, classes).maps], 0
+    names, maps, done = ["as trained"], [explain(own, images, classes).maps], 0
     devices = [images.device] if images.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         torch.manual_seed(int(generator(seed, "randomised layers").integers(2**63)))
@@ -90,7 +90,7 @@ def randomised_maps(
                 layer.reset_parameters()
             done = end
             names.append(f"down to {layers[end - 1][0]}")
-            maps.append(explain(Explainer(own), images, classes).maps)
+            maps.append(explain(own, images, classes).maps)
     return names, torch.stack(maps).half().cpu().numpy()
 
 

@@ -2,8 +2,9 @@
 
 Grad-CAM is the map's channels weighed by the mean gradient of a class's logit, and where it speaks
 for the class (Selvaraju et al. 2017); Score-CAM weighs them by what the network says of the image
-seen through each channel alone (Wang et al. 2020). Both are stored at the map's own resolution,
-scaled to a largest value of 1, with the scale beside them.
+seen through each channel alone (Wang et al. 2020), or through some of the channels alone, those of
+the largest spread over the map, as Faster-Score-CAM takes them. Both are stored at the map's own
+resolution, scaled to a largest value of 1, with the scale beside them.
 """
 
 from collections.abc import Callable, Iterator
@@ -63,8 +64,11 @@ class Explainer:
     output, so the layer that is explained is the input of the last block's attention.
     """
 
-    def __init__(self, network: Network) -> None:
-        self._network = network
+    def __init__(
+        self, network: Network, *, channels: int = 0, tell: Callable[[int], None] | None = None
+    ) -> None:
+        """Score-CAM takes so many `channels`, 0 for all; `tell` is told of each masked batch."""
+        self.network, self._channels, self._tell = network, channels, tell
         self.model: Any = network.model
         self.is_inside = _reads_token(self.model)
         self.layer = "blocks[-1].norm1" if self.is_inside else "forward_features"
@@ -82,22 +86,34 @@ class Explainer:
         return _scaled(raw)
 
     def score_cam(self, images: torch.Tensor, forward: Forward, classes: torch.Tensor) -> Explained:
-        """Score-CAM of each image's class; one forward pass for each channel of each image."""
+        """Score-CAM of each image's class; one forward pass for each channel of each image.
+
+        Where some channels are taken alone, their scores alone share the weight.
+        """
         with torch.inference_mode():
             with self._capturing() as captured:
                 last = forward()
             grid = self._grid(captured[0] if self.is_inside else last)
             raw = []
             for image, of_image, target in zip(images, grid, classes, strict=True):
-                channels = of_image.permute(2, 0, 1)
-                scores = torch.cat(
-                    [
-                        self.model(image[None] * _masks(part, image.shape[-2:]))[:, target]
-                        for part in channels.split(SCORE_BATCH)
-                    ]
-                )
+                channels = self._chosen(of_image.permute(2, 0, 1))
+                parts = []
+                for part in channels.split(SCORE_BATCH):
+                    seen = image[None] * _masks(part, image.shape[-2:])
+                    parts.append(self.model(seen)[:, target])
+                    if self._tell is not None:
+                        self._tell(len(part))
+                scores = torch.cat(parts)
                 raw.append(torch.einsum("chw,c->hw", channels, scores.softmax(dim=0)))
             return _scaled(torch.stack(raw))
+
+    def _chosen(self, channels: torch.Tensor) -> torch.Tensor:
+        """The channels (c, h, w) that images are seen through, in their order."""
+        if not 0 < self._channels < len(channels):
+            return channels
+        spread = channels.float().flatten(1).var(dim=1, correction=0)
+        most = spread.argsort(descending=True, stable=True)[: self._channels]
+        return channels[most.sort().values]
 
     def _pass(self, forward: Forward) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.is_inside:
@@ -141,7 +157,7 @@ class Explainer:
                 parameter.requires_grad_(True)
 
     def _grid(self, activation: torch.Tensor) -> torch.Tensor:
-        return grid_of(self._network, activation)
+        return grid_of(self.network, activation)
 
 
 def _reads_token(model: Any) -> bool:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from trustq.core.generators import generator
+from trustq.core.words import whole_number
 from trustq.errors import InputError, NotFound, TrustqError
 from trustq.extraction.inputs.corruptions import CORRUPTIONS, FIRST, Corruption
 from trustq.recipes import ExtractRecipe
@@ -167,14 +168,39 @@ def parse_pass_drop(text: str) -> tuple[str, float]:
 METHODS = ("gradcam", "scorecam")
 
 
+def parse_explain(text: str) -> tuple[str, int]:
+    """An explanation and how many channels it takes, 0 for all; raises `TrustqError` for others.
+
+    >>> parse_explain("gradcam"), parse_explain("scorecam:64")
+    (('gradcam', 0), ('scorecam', 64))
+    """
+    method, colon, number = text.partition(":")
+    if method not in METHODS:
+        raise NotFound(
+            f"There is no explanation {method!r}; there are {', '.join(METHODS)}.",
+            expected=METHODS,
+            found=method,
+        )
+    n = whole_number(number) if colon else 0
+    if n is None or n < 0 or (colon and (n < 1 or method != "scorecam")):
+        raise InputError(
+            f"explain has {text!r}, expected gradcam, scorecam, or scorecam:N for the N channels "
+            "of the largest spread, e.g. scorecam:64.",
+            where="explain",
+            found=text,
+        )
+    return method, n
+
+
 def _require_explainable(recipe: ExtractRecipe) -> None:
-    for method in recipe.explain:
-        if method not in METHODS:
-            raise NotFound(
-                f"There is no explanation {method!r}; there are {', '.join(METHODS)}.",
-                expected=METHODS,
-                found=method,
-            )
+    methods = [parse_explain(text)[0] for text in recipe.explain]
+    if len(set(methods)) < len(methods):
+        raise InputError(
+            f"explain={','.join(recipe.explain)} names an explanation twice: store the second "
+            "one under another `name`.",
+            where="explain",
+            found=recipe.explain,
+        )
     if recipe.explain and recipe.mode == "frozen":
         raise InputError(
             f"explain={','.join(recipe.explain)} explains a class, and a frozen backbone has no "
