@@ -9,7 +9,7 @@ import typer
 from . import audit_board, audit_consensus, audit_duplicates
 from .app import App
 from .options import FeatureArrays, Progress
-from .output import print_note, print_text, stages
+from .output import print_note, print_text, stages, terminal_width
 
 if TYPE_CHECKING:
     from trustq.audit.labels import LabelAudit
@@ -314,7 +314,7 @@ def effect(
     if json:
         typer.echo(to_json(effect_summary(found)))
     else:
-        print_text(effect_page(found))
+        print_text(effect_page(found, width=terminal_width()))
 
 
 def _share(text: str) -> float:

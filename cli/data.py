@@ -1,5 +1,6 @@
 """`trustq data`: from published files to a manifest, and what is in one."""
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ from trustq.core.counts import counted
 
 from .app import App, print_remark
 from .options import Progress
-from .output import print_note, print_table, progress
+from .output import print_note, print_table, progress, terminal_width
 
 if TYPE_CHECKING:
     from trustq.data.manifest import Manifest
@@ -144,7 +145,11 @@ def prepare(
     if show_list:
         for key, adapter in datasets.find_adapters().items():
             state = "unverified" if adapter.unverified else ""
-            typer.echo(f"{key:<17}{state:<12}{adapter.description}")
+            text = f"{key:<17}{state:<12}{adapter.description}"
+            if width := terminal_width():  # a line each for other programs
+                head, about = text[:29], textwrap.wrap(adapter.description, max(width - 29, 20))
+                text = head + f"\n{' ' * 29}".join(about)
+            typer.echo(text)
         typer.echo("unverified: as described; no published file has been read with it.", err=True)
         return
     if name is None or place.out is None:

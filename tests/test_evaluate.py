@@ -48,6 +48,31 @@ def save(path, rows, **arrays):
     return path
 
 
+def test_a_class_that_is_never_predicted_has_a_dash_for_its_precision():
+    rng = np.random.default_rng(0)
+    labels = np.array([0] * 60 + [1] * 20 + [2] * 4)
+    logits = np.column_stack([5 + rng.random(84), rng.standard_normal((84, 2))])
+    page = evaluation_page(
+        evaluate(
+            Predictions(
+                source="test",
+                classes=("a", "b", "c"),
+                labels=labels,
+                logits=logits,
+                probs=None,
+                sample_ids=np.arange(84).astype(str),
+                has_ids=False,
+                groups=np.arange(84).astype(str),
+            )
+        )
+    )
+    lines = {line.split()[0]: line for line in page.splitlines() if line[:2] in ("a ", "b ", "c ")}
+    assert "nan" not in page
+    assert lines["b"].split()[2:6] == ["0.000", "[0.000,", "0.161]", "-"]
+    # None of the two that have no interval is alike in all rows: their classes are small.
+    assert "No interval: macro_auroc, macro_auprc, for a class has fewer than 10 rows." in page
+
+
 def test_figures_are_of_test_rows_and_the_temperature_of_validation_rows():
     rows = simulated()
     found = evaluate(rows, replicates=50).report

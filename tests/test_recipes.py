@@ -135,6 +135,18 @@ def test_settings_come_over_the_file_and_are_resolved(tmp_path: Path) -> None:
     assert plain["name"] == "mine" and plain["extract"]["batch_size"] == 32
 
 
+def test_a_setting_given_twice_in_two_ways_is_refused() -> None:
+    for text in ("epochs=2", "extract.epochs=2"):
+        with pytest.raises(TrustqError) as told:
+            load_recipe("", values={"epochs": 1}, settings=[text], part="extract")
+        assert str(told.value) == f"setting {text!r}: `epochs` says 1. Leave one of them out."
+    assert load_recipe("", values={"epochs": 2}, settings=["epochs=2"], part="extract")
+    with pytest.raises(TrustqError, match="`arms` says none,random. Leave one"):
+        load_sweep("", values={"arms": "none,random"}, settings=["arms=none"])
+    both = load_sweep("", values={"target": "a"}, settings=["target=a"])
+    assert [one.sweep.target for one in both] == ["a"]
+
+
 def test_a_command_means_its_own_part_where_both_have_the_key() -> None:
     for_extract = load_recipe(settings=["noise=none"], part="extract")
     for_repair = load_recipe(settings=["noise=none"], part="sweep")

@@ -38,8 +38,8 @@ def load_recipe(
 ) -> Recipe:
     """Read a recipe by packaged name or TOML path, then apply `key=value` settings.
 
-    `values` are settings of `part` as Python values (`a,b` for a list), applied before the texts of
-    `settings`.
+    `values` are settings of `part` as Python values (`a,b` for a list); one that the texts of
+    `settings` give another value is refused.
 
     A setting's key may name its part (`extract.epochs=3`). Without one it is of the part that has
     it; where both do (`noise`), of `part`. For `part="extract"` a `[sweep]` is left out.
@@ -67,7 +67,10 @@ def load_recipe(
         }
     for text in settings:
         owner, key, value, where = _setting(text, part)
-        parts[owner][key] = _checked(owner, key, value, where)
+        found = _checked(owner, key, value, where)
+        if owner == part and key in (values or {}):
+            _require_same(text, key, found, parts[owner][key])
+        parts[owner][key] = found
     return Recipe(
         name=written.name,
         extract=ExtractRecipe(**parts["extract"]),
@@ -80,7 +83,8 @@ def load_sweep(
 ) -> list[Recipe]:
     """Every point of a recipe's grid, each a recipe of its own; equal points once.
 
-    `values` are settings of `[sweep]` as Python values, applied before the texts of `settings`.
+    `values` are settings of `[sweep]` as Python values; one that the texts of `settings` give
+    another value is refused.
 
     In `[sweep]`, a list where one value is expected is an axis of a grid. `[[sweep.variants]]` are
     laid over `[sweep]` one after another, each with the grid of its own; a setting wins over both.
@@ -100,7 +104,10 @@ def load_sweep(
         if owner == "extract":
             extract[key] = _checked(owner, key, value, where)
         else:
-            given[key] = _axis(key, value, where)
+            found = _axis(key, value, where)
+            if key in (values or {}):
+                _require_same(text, key, found, given[key])
+            given[key] = found
     points = []
     for variant in written.variants or ({},):
         keys = written.parts["sweep"] | variant
@@ -283,6 +290,18 @@ def _setting(text: str, preferred: str | None) -> tuple[str, str, Any, str]:
     if get_origin(_fields(part).get(key)) is tuple and isinstance(value, str | int | float):
         value = _split(raw)
     return part, key, value, where
+
+
+def _require_same(text: str, key: str, value: Any, other: Any) -> None:
+    """Refuse a setting that is given twice, as a value and as a text: one would be ignored."""
+    if value != other:
+        each = other if isinstance(other, list | tuple) else [other]
+        texts = [",".join(map(str, one)) if isinstance(one, tuple) else str(one) for one in each]
+        raise InputError(
+            f"setting {text!r}: `{key}` says {', '.join(texts)}. Leave one of them out.",
+            where=key,
+            found=text,
+        )
 
 
 def _plain(part: str, key: str, value: Any) -> Any:

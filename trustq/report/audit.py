@@ -356,14 +356,14 @@ def effect_rows(found: DropEffect) -> list[Row]:
     return rows
 
 
-def effect_page(found: DropEffect) -> str:
-    """Before, after and at random, class by class and overall."""
+def effect_page(found: DropEffect, *, width: int | None = None) -> str:
+    """Before, after and at random, class by class and overall, in tables of so many columns."""
     lines = [
         f"{int(found.n_dropped.sum())} of {int(found.n_train.sum())} training labels dropped; "
         f"evaluated on {found.evaluated_on}; random: {len(found.random)} drops of as many labels "
         "of each class",
         "",
-        _table(effect_rows(found)),
+        _table(effect_rows(found), width),
         "",
     ]
     for measure in found.before.overall:
@@ -482,11 +482,12 @@ def _known_wrong(audit: LabelAudit) -> np.ndarray | None:
     return np.asarray((audit.reference != audit.given) & ~audit.trusted)
 
 
-def _table(rows: Sequence[Row]) -> str:
+def _table(rows: Sequence[Row], width: int | None = None) -> str:
     columns = list(rows[0])
     return format_result(
         Result(columns, [tuple(_readable(row.get(name)) for name in columns) for row in rows]),
         "table",
+        width=width,
     )
 
 

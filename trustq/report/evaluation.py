@@ -13,6 +13,7 @@ from trustq.core.counts import counted
 from trustq.core.safety import DISCLAIMER
 from trustq.core.spreadsheets import csv_text
 from trustq.evaluation.evaluate import Evaluation, curve_rows, error_rows
+from trustq.evaluation.influence import RANKED
 from trustq.evaluation.shift_stages import STAGES
 from trustq.metrics.calibration_error import CONVENTIONS
 from trustq.metrics.classification import ECE_BINS
@@ -192,7 +193,19 @@ def _without_interval(report: dict[str, Any]) -> str:
         and math.isnan(row["lower"])
         and not math.isnan(row["value"])
     ]
-    return f"{', '.join(bare)}, for all rows show the same" if bare else ""
+    # Averages over classes have none where a class has few rows, whatever the rows show.
+    figures = report["uncalibrated"]["figures"]
+    few = [name for name in bare if name in RANKED and figures[name]["value"] < 1]
+    alike = [name for name in bare if name not in few]
+    reasons = [
+        f"{', '.join(names)}, for {why}"
+        for names, why in (
+            (alike, "all rows show the same"),
+            (few, "a class has fewer than 10 rows"),
+        )
+        if names
+    ]
+    return "; ".join(reasons)
 
 
 def _errors(errors: dict[str, float]) -> str:
@@ -204,6 +217,8 @@ def _errors(errors: dict[str, float]) -> str:
 
 
 def _selection(name: str, pick: dict[str, float]) -> str:
+    if math.isnan(pick["risk"]):
+        return f"{name}: coverage 0, for no threshold reaches it (what these rows show, no promise)"
     return (
         f"{name}: coverage {pick['coverage']:.3f}, risk {pick['risk']:.4f}, "
         f"threshold {pick['threshold']:.4g} (what these rows show, no promise)"
@@ -214,15 +229,26 @@ def _class_lines(report: dict[str, Any]) -> list[str]:
     lines = [f"{'class':14}{'n':>6} {'recall':20} {'precision':20} {'f1':5} {'auroc':5} auprc"]
     for row in report["per_class"]:
         recall, precision = (
-            f"{row[name]:.3f} [{row[name + '_interval'].lower:.3f}, "
-            f"{row[name + '_interval'].upper:.3f}]"
+            _bounded(row[name], row[f"{name}_interval"].lower, row[f"{name}_interval"].upper)
             for name in ("recall", "precision")
         )
         lines.append(
-            f"{row['class'][:14]:14}{row['n']:6} {recall:20} {precision:20} {row['f1']:.3f} "
-            f"{row['auroc']:.3f} {row['auprc']:.3f}"
+            f"{row['class'][:14]:14}{row['n']:6} {recall:20} {precision:20} {_share(row['f1']):5} "
+            f"{_share(row['auroc']):5} {_share(row['auprc'])}"
         )
     return lines
+
+
+def _share(value: float) -> str:
+    """A share, a dash where there is none, as of rows of a class that is never predicted."""
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def _bounded(value: float, lower: float, upper: float) -> str:
+    """A share with its interval, alone where that is not known."""
+    if math.isnan(lower) or math.isnan(upper):
+        return _share(value)
+    return f"{value:.3f} [{lower:.3f}, {upper:.3f}]"
 
 
 def _guarantee_lines(report: dict[str, Any]) -> list[str]:
@@ -265,8 +291,8 @@ def _positive_lines(report: dict[str, Any]) -> list[str]:
         table = [["", "threshold", "sensitivity", "specificity"]]
         for name, point in at:
             low, high = point["sensitivity_interval"]
-            reached = f"{point['sensitivity']:.3f} [{low:.3f}, {high:.3f}]"
-            specificity = f"{point['specificity']:.3f}"
+            reached = _bounded(point["sensitivity"], low, high)
+            specificity = _share(point["specificity"])
             table.append([name, f"{point['threshold']:.4f}", reached, specificity])
         lines += aligned(table, right=True)
     sweep = ", ".join(
@@ -276,8 +302,7 @@ def _positive_lines(report: dict[str, Any]) -> list[str]:
     lines.append(f"  sensitivity / specificity at fixed thresholds: {sweep}")
     own = found["predicted"]
     shares = [
-        f"{name} {own[name]:.3f} [{own[f'{name}_interval'][0]:.3f}, "
-        f"{own[f'{name}_interval'][1]:.3f}]"
+        f"{name} {_bounded(own[name], *own[f'{name}_interval'])}"
         for name in ("sensitivity", "specificity")
     ]
     lines.append(
@@ -294,7 +319,7 @@ def _positive_lines(report: dict[str, Any]) -> list[str]:
         )
         table = [["", "gap", "by chance"]]
         for figure, gap in gaps["intervals"].items():
-            own_gap = f"{gap['value']:.3f} [{gap['lower']:.3f}, {gap['upper']:.3f}]"
+            own_gap = _bounded(gap["value"], gap["lower"], gap["upper"])
             table.append([figure, own_gap, f"{gap['by_chance']:.3f}"])
         lines += aligned(table, right=True)
     return lines
@@ -312,7 +337,7 @@ def _slice_lines(report: dict[str, Any]) -> list[str]:
 
 def _with_bounds(row: dict[str, Any], shown: Sequence[str]) -> list[str]:
     every = [row["figures"][figure] for figure in shown]
-    return [f"{own.value:.3f} [{own.lower:.3f}, {own.upper:.3f}]" for own in every]
+    return [_bounded(own.value, own.lower, own.upper) for own in every]
 
 
 def _group_lines(report: dict[str, Any]) -> list[str]:
