@@ -1350,3 +1350,61 @@ def test_labels_that_are_the_predictions_themselves_are_said(tmp_path: Path) -> 
     np.savez(tmp_path / "p.npz", probs=softmax(logits), labels=logits.argmax(axis=1))
     notes = tq.audit_labels(tmp_path / "p.npz").audit.notes
     assert any("or the labels are its own predictions" in note for note in notes)
+
+
+def test_numbers_with_leading_zeros_keep_them_and_are_not_pooled(tmp_path: Path) -> None:
+    labels, logits = simulated(k=3, n=60)
+    codes = np.array(["00", "01", "10"])
+    frame = pandas.DataFrame(softmax(logits), columns=[f"prob_{code}" for code in codes])
+    frame.insert(0, "label", codes[labels])
+    frame.to_csv(tmp_path / "p.csv", index=False)
+    right = (logits.argmax(axis=1) == labels).mean()
+    assert accuracy(tmp_path / "p.csv") == (right, tuple(codes))
+    frame.assign(label=np.array([0, 1, 10])[labels]).to_csv(tmp_path / "n.csv", index=False)
+    assert accuracy(tmp_path / "n.csv") == (right, tuple(codes))
+    assert read_labels(codes[labels], source="a").classes == tuple(codes)
+    assert read_labels(np.array(["01", "2.0"]), source="a").classes == ("01", "2")
+    for options in ({}, {"width": 2}, {"classes": ["p0", "p1"]}):
+        with pytest.raises(InputError, match="hold 0, 00, which may be one class or two"):
+            read_labels(np.array(["0", "00", "1"]), source="a", **options)
+
+
+def test_minus_one_and_one_alone_are_asked_for_beside_features(tmp_path: Path) -> None:
+    labels, logits = simulated(k=2, n=60)
+    np.savez(tmp_path / "f.npz", features=logits, labels=2 * labels - 1)
+    with pytest.raises(InputError, match="are -1 and 1, which are two classes"):
+        import_cache(tmp_path / "f.npz")
+
+
+def test_flags_are_of_the_class_that_the_columns_have_second(tmp_path: Path) -> None:
+    labels, logits = simulated(k=2, n=60)
+    probs = softmax(logits)
+    frame = pandas.DataFrame({"label": np.where(labels, "TRUE", "FALSE")})
+    right = (probs.argmax(axis=1) == labels).mean()
+    for columns in (("benign", "malignant"), ("malignant",)):
+        named = {f"prob_{name}": probs[:, int(name == "malignant")] for name in columns}
+        frame.assign(**named).to_csv(tmp_path / "p.csv", index=False)
+        found, classes = accuracy(tmp_path / "p.csv")
+        assert found == right and classes[1] == "malignant"
+    with pytest.raises(InputError, match="1 is yes by usage"):
+        read_labels(np.array(["TRUE", "FALSE"]), source="a", classes=["yes", "no"])
+
+
+def test_lists_in_torch_files_are_arrays_or_said(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    labels, logits = simulated(k=3, n=60)
+    rows, path = torch.tensor(logits, dtype=torch.float32), tmp_path / "t.pt"
+    groups = [None if i % 2 else f"L{i // 4}" for i in range(60)]
+    torch.save({"features": rows, "labels": labels.tolist(), "groups": groups}, path)
+    assert len(set(import_cache(path).group_id.tolist())) == 30 + 15
+    lists = {"features": list(rows), "labels": list(torch.tensor(labels)), "args": [1, {}]}
+    torch.save(lists, path)
+    cache = import_cache(path)
+    assert np.array_equal(cache.features, rows) and np.array_equal(cache.label, labels)
+    for size, message in ((20, "matrices"), (25, "not all alike.*torch.cat")):
+        torch.save({"features": list(rows.split(size)), "labels": labels.tolist()}, path)
+        with pytest.raises(InputError, match=f"features is a list.*{message}"):
+            import_cache(path)
+    torch.save({"features": rows, "labels": labels.tolist(), "groups": [["a"], []] * 30}, path)
+    with pytest.raises(InputError, match="groups is a list of values that are not all alike"):
+        import_cache(path)

@@ -8,7 +8,7 @@ and the usual words for a blank are no label.
 import difflib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -175,18 +175,23 @@ def by_number(titles: Sequence[str], *labels: np.ndarray) -> list[str]:
 
     Counted titles `p1, p2, p3` beside labels 0 to 2 stay, for there labels are positions.
 
+    Zeros before a number stay where the labels have them, or the title is nothing else.
+
     >>> by_number(["p3", "p1"], np.array([1, 3])), by_number(["p3", "p1"], np.array(["p3"]))
     (['3', '1'], ['p3', 'p1'])
+    >>> by_number(["p03", "p01"], np.array(["03"])), by_number(["03", "01"], np.array([3]))
+    (['03', '1'], ['03', '01'])
     """
     numbers = numbers_of(titles)
-    if numbers is None:
+    if numbers is None or all(re.fullmatch(r"-?\d+", title) for title in titles):
         return list(titles)
     texts = {text for own in labels if own.ndim == 1 for text in set(plain_texts(own))}
     values = {whole_number(text) for text in texts if not is_blank(text)} - {NO_LABEL}
     counted = all(b == a + 1 for a, b in pairwise(numbers))
     if not values or None in values or (counted and not values <= set(numbers)):
         return list(titles)
-    return list(map(str, numbers))
+    padded = [re.sub(r".*\D", "", title, flags=re.DOTALL) for title in titles]
+    return [own if own in texts else str(n) for own, n in zip(padded, numbers, strict=True)]
 
 
 def two_classes(
@@ -343,7 +348,7 @@ def _by_name(
     left = [text for text in texts if text not in named and not _is_none(text)]
     if not left:
         return [NO_LABEL if place is None else place for place in found], []
-    numbers = [whole_number(text) for text in left]
+    numbers = _position_numbers(left, len(classes))
     if find.numbers or named or any(number is None for number in numbers):
         strange = [text for text, number in zip(left, numbers, strict=True) if number is None]
         if find.numbers and not strange:
@@ -359,6 +364,7 @@ def _by_name(
             hint = ". If these are columns of classes, name the classes in their order (`classes`)"
         raise InputError(f"{source}: {name}: {shown}{hint}.")
     positions = [number for number in numbers if number is not None]
+    _spelt(left, source, name)
     _require_positions(positions, len(classes), source, name)
     if [own.casefold() for own in classes] in _YES_FIRST:
         raise InputError(
@@ -373,18 +379,22 @@ def _by_name(
             f"counted from 0, {classes[text]}: write {name} as names of classes."
         )
     notes = _counted_from_one(positions, classes, name) or _not_sorted(positions, classes, name)
-    return [NO_LABEL if _is_none(text) else int(whole_number(text) or 0) for text in texts], notes
+    place = dict(zip(left, positions, strict=True))
+    return [place.get(text, NO_LABEL) for text in texts], notes
+
+
+def _position_numbers(texts: Sequence[str], k: int) -> list[int | None]:
+    """Whole numbers that may be positions of k classes; of two classes flags are 0 and 1 too."""
+    numbers = [whole_number(text) for text in texts]
+    if k != 2:
+        return numbers
+    return [flag(t) if n is None else n for t, n in zip(texts, numbers, strict=True)]
 
 
 def _by_position(
     texts: Sequence[str], width: int, source: str, name: str
 ) -> tuple[list[int], list[str]]:
-    numbers = [whole_number(text) for text in texts]
-    if width == 2:
-        numbers = [
-            flag(text) if number is None else number
-            for text, number in zip(texts, numbers, strict=True)
-        ]
+    numbers = _position_numbers(texts, width)
     strange = [
         text
         for text, number in zip(texts, numbers, strict=True)
@@ -400,11 +410,9 @@ def _by_position(
             "columns of logits or probs is not known: name the classes in that order (`classes`)."
         )
     positions = sorted({n for n in numbers if n is not None} - {NO_LABEL})
-    if positions == [1] and NO_LABEL in numbers and width == 2:
-        raise InputError(
-            f"{source}: {name} are -1 and 1, which are two classes, or one and rows without a "
-            'label: name the classes in column order (`classes`: "-1", "1").'
-        )
+    if width == 2:
+        _require_two_classes(positions, numbers, f"{source}: {name}")
+    _spelt(texts, source, name)
     _require_positions(positions, width, source, name)
     notes = _counted_from_one(positions, tuple(map(str, range(width))), name)
     return [NO_LABEL if n is None else n for n in numbers], notes
@@ -457,7 +465,9 @@ def _by_value(
         values = sorted({n for n in numbers.values() if n is not None} - {NO_LABEL})
         if values and values[0] < 0:
             raise InputError(f"{source}: {name} hold {values[0]}, below 0; -1 is no label.")
-        classes = tuple(map(str, values))
+        _require_two_classes(values, numbers.values(), f"{source}: {name}")
+        spelt = _spelt(given, source, name)
+        classes = tuple(spelt.get(value, str(value)) for value in values)
         place = {value: i for i, value in enumerate(values)}
         found = []
         for text in texts:
@@ -480,6 +490,30 @@ def _by_value(
         if len(same) > 1
     ]
     return classes, [position.get(text, NO_LABEL) for text in texts], notes
+
+
+def _spelt(texts: Iterable[str], source: str, name: str) -> dict[int, str]:
+    """Whole numbers as labels write them: codes such as 007 keep their zeros.
+
+    Raises `TrustqError` where 7 is there too, which may be another class.
+    """
+    spelt: dict[int, str] = {}
+    for text in sorted(own for own in texts if own.isascii() and own.isdecimal()):
+        if spelt.setdefault(int(text), text) != text:
+            raise InputError(
+                f"{source}: {name} hold {listed([spelt[int(text)], text])}, which may be one class "
+                "or two: write one class in one way, or name the classes (`classes`)."
+            )
+    return spelt
+
+
+def _require_two_classes(values: Sequence[int], numbers: Iterable[int | None], what: str) -> None:
+    """Raise `TrustqError` for -1 and 1 alone, of which -1 may be a class or no label."""
+    if list(values) == [1] and NO_LABEL in numbers:
+        raise InputError(
+            f"{what} are -1 and 1, which are two classes, or one and rows without a label: name "
+            'the classes in column order (`classes`: "-1", "1").'
+        )
 
 
 def _is_none(text: str) -> bool:

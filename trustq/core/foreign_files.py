@@ -127,8 +127,8 @@ def read_foreign(
     elif kind == ".safetensors":
         found = _safetensors(path, wanted)
     elif kind in (".pt", ".pth"):
-        arrays = importlib.import_module(_TENSORS).read_tensors(path)
-        found = ForeignFile(path, arrays, False, list(arrays))
+        arrays, unread = importlib.import_module(_TENSORS).read_tensors(path)
+        found = ForeignFile(path, arrays, False, [*arrays, *unread], unread)
     elif kind == ".tar":
         arrays = _shard(path)
         found = ForeignFile(path, arrays, False, list(arrays))
