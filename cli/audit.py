@@ -21,6 +21,9 @@ app = App(
 )
 
 
+CANDIDATES = 60  # images on the sheet
+
+
 @dataclass
 class Listing:
     """How many labels are listed, by which score, and where to."""
@@ -89,7 +92,7 @@ class Images:
     root: Annotated[
         Path | None, typer.Option(help="Folder of images; alone, they are found by their id.")
     ] = None
-    candidates: Annotated[int, typer.Option(min=1, help="Images on the sheet.")] = 60
+    candidates: Annotated[int, typer.Option(min=1, help="Images on the sheet.")] = CANDIDATES
 
 
 @dataclass
@@ -162,12 +165,24 @@ def labels(
 
     Example: trustq audit labels demo/cache/digits/digits/seed0.h5 --review 50 --out audit
     """
-    from trustq.audit import AuditSource, audit_labels, known_labels, of_source, open_source
+    from trustq.audit import (
+        AuditSource,
+        audit_labels,
+        known_labels,
+        of_source,
+        open_source,
+        refuse_unused,
+    )
     from trustq.audit.set_issues import columns_of_rows, find_set_issues
     from trustq.report.audit import audit_page, audit_summary, record_audit
     from trustq.report.text import to_json
     from trustq.store import find_caches
 
+    if pictures.candidates != CANDIDATES and pictures.manifest is None and pictures.root is None:
+        raise typer.BadParameter(
+            f"--candidates {pictures.candidates}: the sheet is drawn from images, so name "
+            "--manifest or --root as well."
+        )
     known_rows = known_labels(
         answers=known.answers, trust=known.trust, metadata=known.metadata or pictures.manifest
     )
@@ -184,6 +199,7 @@ def labels(
                 progress=of_source(show, index, len(paths)),
                 **vars(models),
             )
+            refuse_unused(one, head=models.head, folds=models.folds, seed=models.seed)
             opened.append(one)
         audit = audit_labels(
             opened,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .options import Arrays, AsJson, Meta
+from .options import Arrays, AsJson, Meta, refuse_beside
 from .output import write_or_print
 
 if TYPE_CHECKING:
@@ -88,12 +88,18 @@ def compare(
         )
     of_files = {**arrays.names, "normalize": arrays.normalize, "same_rows": same_rows, "meta": meta}
     if arms:
-        _refuse([name for name, value in of_files.items() if value], "--arms")
+        drawn = vars(Drawing())
+        of_files |= {
+            name: getattr(drawing, name) != drawn[name] for name in ("intervals", "replicates")
+        }
+        refuse_beside([name for name, value in of_files.items() if value], "--arms")
+        if drawing.json:
+            refuse_beside(["format"] if of_results.format != OfResults().format else [], "--json")
         write_or_print(_arms(arms, of_results, drawing), out)
         return
     usual = vars(OfResults())
     given = [name for name, value in vars(of_results).items() if value != usual[name]]
-    _refuse([name for name in given if name != "results"], "files of predictions")
+    refuse_beside([name for name in given if name != "results"], "files of predictions")
     from trustq.evaluation.compare_models import compare_models, comparison_page
     from trustq.report.text import folded, to_json
 
@@ -106,15 +112,6 @@ def compare(
     )
     page = to_json(found.as_dict()) if drawing.json else folded(comparison_page(found))
     write_or_print(page, out)
-
-
-def _refuse(given: list[str], beside: str) -> None:
-    """Raise `TrustqError` for options that say nothing beside the others that were given."""
-    from trustq.errors import InputError
-
-    if given:
-        named = ", ".join(f"`{name}`" for name in given)
-        raise InputError(f"{named}: not used beside {beside}, so leave it out.")
 
 
 def _read(models: list[str], arrays: Arrays, meta: list[Path]) -> "dict[str, Predictions]":

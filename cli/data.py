@@ -209,7 +209,10 @@ def sample(
     from trustq.data.manifest import read_manifest, write_manifest
     from trustq.data.sampling import sample_groups
 
-    found = sample_groups(read_manifest(manifest), images, seed=seed)
+    whole = read_manifest(manifest)
+    found = sample_groups(whole, images, seed=seed)
+    if images > len(whole):
+        print_note(f"{manifest} has {counted(len(whole), 'image')}, which are all in the sample")
     write_manifest(found, out)
     typer.echo(f"{out}: {counted(len(found), 'image')}")
 

@@ -9,6 +9,7 @@ import typer
 from trustq.core.counts import counted
 
 from .app import App
+from .options import refuse_beside
 from .output import terminal_width, write_or_print
 
 if TYPE_CHECKING:
@@ -93,8 +94,13 @@ def significance(
     from trustq.errors import InputError
     from trustq.report.text import to_json
 
+    if written.json:
+        refuse_beside(["format"] if written.format != Written().format else [], "--json")
     wanted = [name.strip() for name in (compared.metrics or "").split(",") if name.strip()]
     if tables:
+        usual = vars(type(compared)()) | {"metrics": compared.metrics}
+        given = [name for name, value in vars(compared).items() if value != usual[name]]
+        refuse_beside(given, "files of seeds")
         read = _seed_tables(tables)
         wanted = wanted or default_metrics(read)
     elif compared.arms:
@@ -186,6 +192,8 @@ def table(
             expected=PRESETS,
             found=figures.preset,
         )
+    if form.json:
+        refuse_beside(["format"] if form.format else [], "--json")
     named = [name.strip() for name in figures.metrics.split(",") if name.strip()]
     found = main_table(
         results,

@@ -127,6 +127,14 @@ class Progress:
     no_progress: NoProgress = False
 
 
+def refuse_beside(given: Iterable[str], beside: str) -> None:
+    """Raise `TrustqError` for settings that say nothing beside the others that were given."""
+    from trustq.errors import InputError
+
+    if texts := [f"`{name}`" for name in given]:
+        raise InputError(f"{', '.join(texts)}: not used beside {beside}, so leave it out.")
+
+
 def named(given: Any, *, besides: Iterable[str] = ()) -> dict[str, Any]:
     """The options of a bundle that were given, by name."""
     values = {field.name: getattr(given, field.name) for field in fields(given)}

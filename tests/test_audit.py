@@ -331,6 +331,29 @@ def test_probabilities_alone_are_enough(tmp_path, kind):
     assert "taken for out of fold; in-sample ones" in " ".join(found.notes)
 
 
+def test_settings_of_heads_are_refused_where_none_is_fitted(tmp_path):
+    probs = np.tile([[0.8, 0.2], [0.1, 0.9]], (20, 1))
+    labels = np.tile([0, 1], 20)
+    labels[0] = 1
+    np.savez(tmp_path / "p.npz", probs=probs, labels=labels)
+    for name, value in (("head", "knn"), ("folds", 3), ("seed", 7)):
+        message = (
+            f"`{name}={value}` is of heads that are fitted here, and a file's scores are audited: "
+            "leave it out, or choose `source=head` where there are features."
+        )
+        with pytest.raises(InputError) as told:
+            tq.audit_labels(tmp_path / "p.npz", **{name: value})
+        assert str(told.value) == message
+        asked = ["labels", tmp_path / "p.npz", f"--{name}", value, "--out", tmp_path / "audit"]
+        found = invoke("audit", asked)
+        assert found.exit_code == 1 and f"--{name} {value} is of heads" in found.stderr
+        assert not (tmp_path / "audit").exists()
+    asked = ["labels", tmp_path / "p.npz", "--candidates", 5, "--out", tmp_path / "audit"]
+    found = invoke("audit", asked)
+    assert found.exit_code == 2 and "--candidates 5" in found.stderr
+    assert not (tmp_path / "audit").exists()
+
+
 def test_a_lone_labels_array_is_what_is_audited(tmp_path):
     probs = np.tile([[0.8, 0.2], [0.1, 0.9]], (20, 1))
     labels = np.tile([0, 1], 20)

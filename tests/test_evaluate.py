@@ -154,6 +154,8 @@ def test_calibration_on_noisy_labels_is_refused_or_corrected(tmp_path):
         ("compare", ["--budget", "5%", "--where", "x"], "`budget`, `where`: not used beside files"),
         ("compare", ["--arms", "a,b", "--same-rows"], "`same_rows`: not used beside --arms"),
         ("compare", ["--arms", "a,b", "--labels", "y"], "`labels`: not used beside --arms"),
+        ("compare", ["--arms", "a,b", "--replicates", 9], "`replicates`: not used beside --arms"),
+        ("compare", ["--arms", "a,b", "--json", "--format", "csv"], "`format`: not used beside"),
     ],
 )
 def test_options_that_would_be_ignored_are_refused(tmp_path, command, options, message):

@@ -325,6 +325,20 @@ def write_results(
     write_part(folder, written, part=new_part())
 
 
+def test_options_that_say_nothing_beside_others_are_refused(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.csv").write_text("seed,accuracy\n1,0.8\n2,0.7\n")
+    files = [f"A={tmp_path}/a.csv", f"B={tmp_path}/b.csv", "--metrics", "accuracy"]
+    for options, message in (
+        (["--arms", "x,y"], "--arms: not used beside files of seeds, so leave it out."),
+        (["--split", "val", "--where", "x"], "--split, --where: not used beside files of seeds"),
+        (["--json", "--format", "csv"], "--format: not used beside --json, so leave it out."),
+    ):
+        answer = invoke("export", ["significance", *files, *options])
+        assert answer.exit_code == 1 and message in answer.stderr
+    assert invoke("export", ["significance", *files, "--json"]).exit_code == 0
+
+
 def test_bad_tables_are_refused(tmp_path):
     (tmp_path / "a.csv").write_text("run,accuracy\n1,0.5\n")
     (tmp_path / "b.csv").write_text("seed,accuracy\n1,0.5\n1,0.6\n")

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from trustq.api.frames import Source, Table, arrays_of, as_file, classes_of, index_of, spread
-from trustq.audit import AuditSource, LabelAudit, Progress, known_labels, of_source, open_source
+from trustq.audit import (
+    AuditSource,
+    LabelAudit,
+    Progress,
+    known_labels,
+    of_source,
+    open_source,
+    refuse_unused,
+)
 from trustq.audit import audit_labels as audit_sources
 from trustq.audit.known import answers_of
 from trustq.audit.labels import AUTO
@@ -273,6 +281,7 @@ def audit_labels(
                     progress=of_source(progress, index, len(sources)),
                 )
             )
+        refuse_unused(opened[-1], head=head, folds=folds, seed=seed)
         if not isinstance(one, str | Path):
             opened[-1].cache.path = None  # no file that anyone could open again
     return LabelReport(

@@ -10,7 +10,14 @@ from trustq.core.lazy import lazy_names
 if TYPE_CHECKING:
     from trustq.audit.known import known_labels
     from trustq.audit.labels import LabelAudit, audit_labels
-    from trustq.audit.source import AuditSource, KnownLabels, Progress, of_source, open_source
+    from trustq.audit.source import (
+        AuditSource,
+        KnownLabels,
+        Progress,
+        of_source,
+        open_source,
+        refuse_unused,
+    )
 
 __all__ = [
     "AuditSource",
@@ -21,6 +28,7 @@ __all__ = [
     "known_labels",
     "of_source",
     "open_source",
+    "refuse_unused",
 ]
 
 __getattr__, __dir__ = lazy_names(
@@ -34,5 +42,6 @@ __getattr__, __dir__ = lazy_names(
         "known_labels": "trustq.audit.known",
         "of_source": "trustq.audit.source",
         "open_source": "trustq.audit.source",
+        "refuse_unused": "trustq.audit.source",
     },
 )

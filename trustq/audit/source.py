@@ -49,6 +49,7 @@ from trustq.metrics.probabilities import log_softmax
 from trustq.store import Cache, crossfit_signs, import_cache, in_order_of, is_foreign, open_cache
 
 Progress = Callable[[str, str, int, int], None]  # stage, its unit, how much, of how much
+HEAD, FOLDS = "linear", 5  # that are fitted where nobody says otherwise
 SOURCES = ("auto", "head", "crossfit", "file")
 # Rows by whose losses penalties are left out; those near the best are then compared by all rows.
 # Of a loss .8 % above the best the standard error is then .3 %, of one 3 % above .5 %, on six sets.
@@ -142,8 +143,8 @@ def open_source(
     path: Path,
     *,
     source: str = "auto",
-    head: str = "linear",
-    folds: int = 5,
+    head: str = HEAD,
+    folds: int = FOLDS,
     repeats: int | None = None,
     seed: int = 0,
     names: dict[str, str] | None = None,
@@ -281,6 +282,23 @@ def open_source(
         settings=asked,
         notes=tuple(own.notes),
     )
+
+
+def refuse_unused(source: AuditSource, *, head: str, folds: int, seed: int) -> None:
+    """Raise `TrustqError` for settings of heads where none was fitted: they would be ignored."""
+    made = source.out_of_fold.source
+    if made == "head":
+        return
+    given = {"head": (head, HEAD), "folds": (folds, FOLDS), "seed": (seed, 0)}
+    for name, (value, usual) in given.items():
+        if value != usual:
+            what = "the crossfit logits of the cache" if made == "crossfit" else "a file's scores"
+            raise InputError(
+                f"`{name}={value}` is of heads that are fitted here, and {what} are audited: leave "
+                "it out, or choose `source=head` where there are features.",
+                where=name,
+                found=value,
+            )
 
 
 def of_source(progress: Progress | None, index: int, n_sources: int) -> Progress | None:
