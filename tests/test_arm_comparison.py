@@ -156,7 +156,7 @@ def test_the_columns_of_classes_that_no_arm_predicts_are_known(tmp_path: Path) -
 
 def test_the_command_compares_the_first_arm_with_each_other(tmp_path: Path) -> None:
     write(tmp_path, arms=("entropy", "random", "none"))
-    options = ["--arms", "entropy,random,none", "--results", tmp_path, "--replicates", "200"]
+    options = ["--arms", "entropy,random,none", "--results", tmp_path]
     answer = invoke("compare", [*options, "--format", "csv", "--metrics", "accuracy,nll"])
     assert answer.exit_code == 0, answer.output
     rows = list(csv.DictReader(io.StringIO(answer.stdout)))
