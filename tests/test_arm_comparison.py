@@ -217,7 +217,7 @@ def test_one_seed_is_compared_over_groups_and_says_so(tmp_path: Path) -> None:
             "balanced_accuracy, macro_auroc, macro_auprc.",
         ),
         (
-            ["--arms", "entropy,none", "--format", "html", "--replicates", "10"],
+            ["--arms", "entropy,none", "--format", "html"],
             "format is 'html': expected one of markdown, csv, latex.",
         ),
     ],
