@@ -1,11 +1,13 @@
 """The batched logistic regression: scikit-learn's answer, whatever the data and the company."""
 
+import dataclasses
 import pickle
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,6 +93,58 @@ def test_folds_label_sets_and_penalties_match_scikit_learn() -> None:
     fits = fit_multinomial(features, label_sets, n_classes=4, penalties=penalties, weights=weights)
     assert fits.converged.all()
     assert_as_good_as_scikit_learn(fits, features, label_sets, weights, penalties)
+
+
+@pytest.mark.parametrize("n", [60, 300, 700])
+def test_few_rows_of_many_columns_match_scikit_learn(n: int) -> None:
+    features, labels, rng = problem(n, d=900)
+    label_sets = np.array([labels, np.roll(labels, 3), labels])
+    weights = np.ones((3, n))
+    weights[2] = rng.integers(3, size=n)
+    penalties = np.array([1e-3, 0.01, 1.0])
+    fits = fit_multinomial(features, label_sets, n_classes=4, penalties=penalties, weights=weights)
+    assert fits.converged.all()
+    assert_as_good_as_scikit_learn(fits, features, label_sets, weights, penalties)
+    again = fit_multinomial(
+        features, label_sets, n_classes=4, penalties=penalties, weights=weights, start=fits
+    )
+    assert (again.n_evaluations == 0).all()
+    # A start without a memory goes through the coordinates of the rows, and back.
+    forgetful = dataclasses.replace(fits, memory=(None,) * 3)
+    same = fit_multinomial(
+        features, label_sets, n_classes=4, penalties=penalties, weights=weights, start=forgetful
+    )
+    assert (same.n_evaluations <= 2).all()
+    np.testing.assert_allclose(same.logits(features), fits.logits(features), atol=2e-2)
+    np.testing.assert_allclose(same.objective, fits.objective, rtol=1e-7)
+
+
+@pytest.mark.parametrize("n", [60, 400])
+def test_rows_that_repeat_are_fitted_as_rows_of_twice_the_weight(n: int) -> None:
+    features, labels, _ = problem(n, d=2 * n + 100)
+    twice = np.vstack([features, features])
+    fits = fit_multinomial(twice, np.tile(labels, 2)[None], n_classes=4, penalties=0.01)
+    once = fit_multinomial(
+        features, labels[None], n_classes=4, penalties=0.01, weights=np.full((1, n), 2.0)
+    )
+    np.testing.assert_allclose(fits.objective, once.objective, rtol=1e-7)
+    np.testing.assert_allclose(fits.logits(features), once.logits(features), atol=2e-2)
+    alike = np.full((2 * n, twice.shape[1]), 3.0)  # which say nothing
+    shares = fit_multinomial(alike, np.tile(labels, 2)[None], n_classes=4)
+    probs = np.exp(shares.logits(alike[:1])[0])
+    np.testing.assert_allclose(probs / probs.sum(), [np.bincount(labels) / n], rtol=1e-6)
+
+
+@pytest.mark.parametrize("n", [60, 400])
+def test_axes_of_few_rows_are_orthonormal_and_as_long_as_the_rows_are(n: int) -> None:
+    features, _, _ = problem(n, d=600)
+    features[:, 3] *= 100
+    shared = SharedFeatures(features.astype(np.float32))
+    centred = features - features.mean(axis=0)
+    np.testing.assert_allclose(shared.axes.T @ shared.axes, np.eye(n - 1), atol=1e-6)
+    lengths = np.linalg.svd(centred, compute_uv=False)[: n - 1]
+    along = np.linalg.norm(centred @ shared.axes, axis=0)
+    np.testing.assert_allclose(along[::-1], lengths, rtol=1e-5)
 
 
 def test_float32_is_never_worse_than_scikit_learn() -> None:
@@ -392,30 +446,34 @@ def test_a_step_is_the_inverse_of_what_shares_say_on_long_axes_and_definite() ->
 
 
 @pytest.mark.bits
-@pytest.mark.parametrize("d", [40, 203])
-def test_folds_do_not_touch_what_they_leave_out_and_no_company_changes_their_bits(d: int) -> None:
-    features, labels, rng = problem(n=2500, d=d, k=7)
-    folds = rng.integers(5, size=2500)
+@pytest.mark.parametrize(
+    ("n", "d", "penalty"), [(2500, 40, 1.0), (2500, 203, 1.0), (700, 900, 0.01)]
+)
+def test_folds_do_not_touch_what_they_leave_out_and_no_company_changes_their_bits(
+    n: int, d: int, penalty: float
+) -> None:
+    features, labels, rng = problem(n=n, d=d, k=7)
+    folds = rng.integers(5, size=n)
     used = (folds != np.arange(5)[:, None]).astype(float)
-    used = np.vstack([used, np.ones(2500)])
+    used = np.vstack([used, np.ones(n)])
     label_sets = np.array([labels] * 6)
     shared = SharedFeatures(features.astype(np.float32))
-    together = fit_multinomial(shared, label_sets, n_classes=7, weights=used, threads=1)
+    options: Any = {"n_classes": 7, "penalties": penalty}
+    together = fit_multinomial(shared, label_sets, **options, weights=used, threads=1)
     for own, objective in zip(used > 0, together.objective, strict=True):
-        apart = fit_multinomial(features[own].astype(np.float32), labels[None, own], n_classes=7)
+        apart = fit_multinomial(features[own].astype(np.float32), labels[None, own], **options)
         # What is left of a fit is estimated: up to sixteen times the tolerance, 1e-8, was seen.
         assert objective == pytest.approx(apart.objective[0], rel=1.6e-7)
     for i in range(6):
-        alone = fit_multinomial(shared, labels[None], n_classes=7, weights=used[[i]])
+        alone = fit_multinomial(shared, labels[None], **options, weights=used[[i]])
         np.testing.assert_array_equal(alone.coef[0], together.coef[i])
-        other = np.where(used[i] > 0, labels, rng.integers(7, size=2500))
-        told = fit_multinomial(shared, other[None], n_classes=7, weights=used[[i]])
+        other = np.where(used[i] > 0, labels, rng.integers(7, size=n))
+        told = fit_multinomial(shared, other[None], **options, weights=used[[i]])
         np.testing.assert_array_equal(told.coef[0], together.coef[i])
-    changed = np.where(rng.random(2500) < 0.01, 0, labels)
-    warm = fit_multinomial(
-        shared, np.array([changed] * 6), n_classes=7, weights=used, start=together
-    )
-    cold = fit_multinomial(shared, np.array([changed] * 6), n_classes=7, weights=used)
+    changed = np.where(rng.random(n) < 0.01, 0, labels)
+    again = np.array([changed] * 6)
+    warm = fit_multinomial(shared, again, **options, weights=used, start=together)
+    cold = fit_multinomial(shared, again, **options, weights=used)
     np.testing.assert_allclose(warm.objective, cold.objective, rtol=1.6e-7)
 
 

@@ -5,7 +5,7 @@
 
 The second form compares five folds and the choice of the penalty on every file that is named (npz
 with features and labels, and split and groups where there are some; else two that the data sets
-hold), the worst set first.
+hold), the worst set first; with `--rows 500` on so many rows of each.
 
 Every solution, ours and the peers', is scored by one float64 objective and gradient norm that
 neither wrote. A peer that warns of convergence voids its ratio. Rows are appended to
@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--labels", default="noisy,clean")
     parser.add_argument("--penalties", default="1,0.01")
     parser.add_argument("--peer-threads", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=0, help="of a set, by chance; 0: all")
     parser.add_argument("--only", default="", help="grid, boosted, lightgbm or sets: that alone")
     options = parser.parse_args()
     if options.only == "sets":
@@ -137,6 +138,9 @@ def one_set(file: Path, options: argparse.Namespace) -> tuple[float, list[str]]:
     """The least ratio of a peer's processor seconds to ours, and the table's rows."""
     features, labels, held_out, truth, folds = read_set(file)
     k = int(max(labels.max(), truth.max())) + 1
+    if options.rows:
+        some = np.random.default_rng(0).permutation(len(labels))[: options.rows]
+        features, labels, folds = features[some], labels[some], folds[some]
     used = np.array([folds != f for f in range(N_FOLDS)])
     label_sets = np.broadcast_to(labels, used.shape)
     name = f"{file.stem}, {len(labels):,} x {features.shape[1]:,} x {k}"
@@ -180,7 +184,7 @@ def one_set(file: Path, options: argparse.Namespace) -> tuple[float, list[str]]:
             gap = objectives[key] / least - 1
             rows.append(
                 f"| {name} | five folds, C = {penalty:g} | {key} | "
-                f"{statistics.median(times):.2f} | {ratio:.1f} | {gap:.0e} |"
+                f"{statistics.median(times):.3f} | {ratio:.1f} | {gap:.0e} |"
             )
     rows += choices(name, features, labels, held_out, truth, k)
     return min(ratios, default=1.0), rows

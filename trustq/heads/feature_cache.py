@@ -17,13 +17,16 @@ from trustq.core.counts import counted
 from trustq.core.scratch import aligned, lies_in_file, room_for, room_left
 from trustq.errors import InputError
 from trustq.heads.kernels import kernel_of, multiplied
+from trustq.heads.row_space import RowSpace, row_products
 from trustq.heads.standardise import Standardised, column_sums
 
 ROWS_PER_BLOCK = 4096  # float32 sums run over so many rows, float64 ones over the blocks
 KEPT_BINS = 1 << 27  # entries of binned rows that are kept for later fits, a byte each
 EXACT_SIZE = 1 << 16  # features with fewer entries are solved in float64, which costs nothing there
 LONGEST = 64  # axes of the Gram matrix that are known one by one
-TURNED = 2 * LONGEST  # up to so many columns rows are turned to the axes, which costs little there
+TURNED = 2 * LONGEST  # up to so many rows or columns rows are turned to the axes: it costs little
+FEW_ROWS = 4 * TURNED  # and, where columns are more, so many rows
+SHORTEST = 1e-12  # squared length of an axis, of the longest one's, that is more than rounding
 OVERSAMPLED = 16  # directions beside the longest, and
 ROUNDS = 4  # products with the Gram matrix that find them: what they lack costs steps, not truth
 ROWS_AT_ONCE = 256  # of a matrix that is worked on in place
@@ -80,12 +83,15 @@ class SharedFeatures:
     @property
     def n_axes(self) -> int:
         """Columns of `by_row`."""
-        return min(self.shape)
+        if self._row_space is not None:
+            return self._row_space.coordinates.shape[1]
+        return self.axes.shape[1] if self.is_turned else self.shape[1]
 
     @property
     def is_turned(self) -> bool:
         """Whether rows lie on the axes of their Gram matrix, which is then diagonal."""
-        return self.shape[1] <= TURNED or self.shape[1] > self.shape[0]
+        n, d = self.shape
+        return d <= TURNED or n < d and n <= FEW_ROWS
 
     @property
     def axes(self) -> np.ndarray:
@@ -94,18 +100,38 @@ class SharedFeatures:
 
     def to_axes(self, coef: np.ndarray) -> np.ndarray:
         """Coefficients of the rows' columns from those of the features, (..., d)."""
+        if self._row_space is not None:
+            return self._row_space.into(coef)
         return coef @ self.axes if self.is_turned else coef
 
     def from_axes(self, coef: np.ndarray) -> np.ndarray:
         """Coefficients of the features from those of the rows' columns, (..., axes)."""
+        if self._row_space is not None:
+            return self._row_space.out_of(coef)
         return coef @ self.axes.T if self.is_turned else coef
 
     @cached_property
+    def _row_space(self) -> RowSpace | None:
+        """What rows span, where they are fewer than columns and more than are turned."""
+        n, d = self.shape
+        if d <= n or self.is_turned:
+            return None
+        with one_blas_thread():
+            return RowSpace(self._centred(slice(0, n)))
+
+    @cached_property
     def by_row(self) -> list[np.ndarray]:
-        """Centred rows, turned to their axes where `is_turned`, a (rows, axes) array a block."""
+        """Centred rows, a (rows, axes) array a block.
+
+        Turned to their axes where `is_turned`, in the space that they span where they are fewer
+        than columns.
+        """
         with one_blas_thread():
             whole = room_for((self.shape[0], self.n_axes), self.dtype)
             found = [whole[rows] for rows in self.blocks]
+            if self._row_space is not None:
+                whole[:] = self._row_space.coordinates
+                return found
             turn = self.axes.astype(self.dtype) if self.is_turned else None
             for rows, block in zip(self.blocks, found, strict=True):
                 if turn is None:
@@ -276,7 +302,7 @@ class SharedFeatures:
 
     @cached_property
     def _gram(self) -> np.ndarray:
-        d = self.shape[1]
+        d = self.shape[1] if self.is_turned else self.n_axes
         gram = np.zeros((d, d))
         with one_blas_thread():
             # Rows that are not turned are at hand, and would be made twice.
@@ -288,13 +314,15 @@ class SharedFeatures:
 
     @cached_property
     def _spectrum(self) -> tuple[np.ndarray, np.ndarray]:
+        n, d = self.shape
         with one_blas_thread():
+            if d > n:  # n rows span at most n directions: along the others nothing can be learned
+                return _spectrum_of_few(self._centred(slice(0, n)))
             # As exact as the products that are made with them; float64 takes twice the time. What
             # the axes lack in being orthogonal, 1e-6, is met squared at the minimum.
             found = scipy.linalg.eigh(self._gram, driver="evd", check_finite=False)
         sizes, axes = (each.astype(np.float64) for each in found)
-        # n rows span at most n directions; along the others nothing can be learned.
-        return np.maximum(sizes[-self.n_axes :], 0), axes[:, -self.n_axes :]
+        return np.maximum(sizes, 0), axes
 
     def _centred(self, rows: slice, out: np.ndarray | None = None) -> np.ndarray:
         own = self.features[rows]
@@ -303,6 +331,18 @@ class SharedFeatures:
         # Subtracted in float64 and rounded in pieces, not in a copy of that type.
         np.subtract(own, self.center, out=out, casting="same_kind")
         return out
+
+
+def _spectrum_of_few(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Squared lengths of the axes of (n, d) rows, d > n, ascending, and the axes, (d, axes)."""
+    # In float64: where axes are short, the square root of rounding is seen in them.
+    sizes, turn = scipy.linalg.eigh(row_products(rows), driver="evd", check_finite=False)
+    known = sizes > SHORTEST * sizes[-1]
+    known[-1] = True  # rows that are all alike have no axis that is one: any
+    sizes, turn = sizes[known], turn[:, known]
+    axes = rows.T.astype(np.float64) @ turn
+    axes /= np.sqrt(np.maximum(sizes, np.finfo(np.float64).tiny))
+    return np.maximum(sizes, 0), axes
 
 
 def _complete(symmetric: np.ndarray) -> None:
