@@ -84,7 +84,7 @@ class SharedFeatures:
     def n_axes(self) -> int:
         """Columns of `by_row`."""
         if self._row_space is not None:
-            return self._row_space.coordinates.shape[1]
+            return int(self._row_space.coordinates.shape[1])
         return self.axes.shape[1] if self.is_turned else self.shape[1]
 
     @property
