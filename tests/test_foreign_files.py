@@ -1408,3 +1408,28 @@ def test_lists_in_torch_files_are_arrays_or_said(tmp_path: Path) -> None:
     torch.save({"features": rows, "labels": labels.tolist(), "groups": [["a"], []] * 30}, path)
     with pytest.raises(InputError, match="groups is a list of values that are not all alike"):
         import_cache(path)
+
+
+def test_stated_classes_that_contradict_those_of_the_file_are_refused(tmp_path: Path) -> None:
+    labels, logits = simulated(k=3, n=60)
+    names = np.array(["akiec", "bcc", "nv"])
+    frame = pandas.DataFrame(logits, columns=[f"logit_{name}" for name in names])
+    frame.insert(0, "label", names[labels])
+    frame.to_csv(tmp_path / "p.csv", index=False)
+    right = (logits.argmax(axis=1) == labels).mean()
+    found = accuracy(tmp_path / "p.csv", names={"classes": ["nv", "bcc", "akiec"]})
+    assert found == (right, tuple(names))
+    for stated in (["akiec", "bcc"], ["akiec", "bcc", "nv", "mel"]):
+        with pytest.raises(InputError, match="name every column, or none"):
+            read_predictions(tmp_path / "p.csv", names={"classes": stated})
+        with pytest.raises(InputError, match="name every column, or none"):
+            tq.evaluate({"logits": frame.iloc[:, 1:], "labels": labels, "classes": stated})
+    np.savez(tmp_path / "p.npz", logits=logits, labels=labels, classes=names)
+    with pytest.raises(InputError, match="in the order akiec, bcc, nv, and they are given as nv,"):
+        accuracy(tmp_path / "p.npz", names={"classes": ["nv", "bcc", "akiec"]})
+    assert accuracy(tmp_path / "p.npz", names={"classes": ["x", "y", "z"]})[1] == ("x", "y", "z")
+
+
+def test_a_frame_that_is_not_collected_is_refused_without_a_warning() -> None:
+    with pytest.raises(InputError, match="Cannot read from LazyFrame"):
+        tq.evaluate(polars.DataFrame({"label": [0], "prob_0": [1.0]}).lazy())

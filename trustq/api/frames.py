@@ -150,7 +150,8 @@ def _opened(data: Any, **options: Any) -> Any:
 
     try:
         opened = nw.from_native(data, eager_only=True, **options)
-        getattr(opened, "schema", None)
+        if isinstance(opened, nw.DataFrame):  # others may have to work it out, and polars warns
+            _ = opened.schema
     except nw.exceptions.DuplicateError as error:
         raise InputError(_TWO_OF_ONE_NAME) from error
     return opened
@@ -447,8 +448,8 @@ def classes_of(
         return _second_of_two(titles[0], labels, given)
     if given is None:
         return by_number(titles, *labels)
-    if named := set(given) & set(titles):
-        if len(named) < len(titles):
+    if set(given) & set(titles):
+        if set(given) != set(titles):
             raise InputError(
                 f"The columns of {kind} are of {listed(titles)}, and the classes are called "
                 f"{listed(given)}: name every column, or none."

@@ -296,14 +296,29 @@ class ForeignRows:
         return any(kind in self.names or self._has_matrix(kind) for kind in ("logits", "probs"))
 
     def classes(self) -> list[str] | None:
-        """The class names that the caller or the file states, in their order."""
+        """The class names that the caller or the file states, in their order.
+
+        Raises `TrustqError` where both name the same ones in two orders, for numbers of labels and
+        columns of scores would change their class.
+        """
         asked = self.names.get("classes")
-        if asked is not None and not (isinstance(asked, str) and self.has(asked)):
-            names = split_names(asked)
-            if isinstance(asked, str) and len(names) < 2:
-                self.column(asked, "classes")
-            return names
-        array = self.find("classes")
+        if asked is None or (isinstance(asked, str) and self.has(asked)):
+            return self._own_classes(self.find("classes"))
+        names = split_names(asked)
+        if isinstance(asked, str) and len(names) < 2:
+            self.column(asked, "classes")
+        usual = self._usual("classes")
+        own = self._own_classes(None if usual is None else usual[1])
+        is_other = own is not None and own != names and sorted(own) == sorted(names)
+        if is_other and not self.file.is_table:  # tables name their columns
+            raise InputError(
+                f"{self.path} names its classes in the order {listed(own or [])}, and they are "
+                f"given as {listed(names)}: leave them out (`classes`), or give them in its order."
+            )
+        return names
+
+    def _own_classes(self, array: np.ndarray | None) -> list[str] | None:
+        """The class names that the file states, in an array or beside its arrays."""
         if array is not None and not self.file.is_table:
             return plain_texts(np.asarray(array).reshape(-1))
         known = self.file.metadata
@@ -488,7 +503,7 @@ class ForeignRows:
             return Scores(kind, array, checked_classes(stated, source=self.source, width=width))
         if stated is None:
             titles = by_number(titles, *self._label_columns())
-        if stated is None or set(stated) <= set(titles):
+        if stated is None or set(stated) == set(titles):
             return Scores(kind, array, checked_classes(titles, source=self.source, width=width))
         if set(stated) & set(titles):
             raise InputError(
