@@ -26,6 +26,8 @@ EXACT_SIZE = 1 << 16  # features with fewer entries are solved in float64, which
 LONGEST = 64  # axes of the Gram matrix that are known one by one
 TURNED = 2 * LONGEST  # up to so many rows or columns rows are turned to the axes: it costs little
 FEW_ROWS = 4 * TURNED  # and, where columns are more, so many rows
+# Rows to columns, above which the space that rows span saves less than it takes to find and to keep.
+SPANNING = 0.75
 SHORTEST = 1e-12  # squared length of an axis, of the longest one's, that is more than rounding
 OVERSAMPLED = 16  # directions beside the longest, and
 ROUNDS = 4  # products with the Gram matrix that find them: what they lack costs steps, not truth
@@ -84,7 +86,7 @@ class SharedFeatures:
     def n_axes(self) -> int:
         """Columns of `by_row`."""
         if self._row_space is not None:
-            return int(self._row_space.coordinates.shape[1])
+            return self._row_space.rank
         return self.axes.shape[1] if self.is_turned else self.shape[1]
 
     @property
@@ -112,9 +114,9 @@ class SharedFeatures:
 
     @cached_property
     def _row_space(self) -> RowSpace | None:
-        """What rows span, where they are fewer than columns and more than are turned."""
+        """What rows span, where they are far fewer than columns and more than are turned."""
         n, d = self.shape
-        if d <= n or self.is_turned:
+        if n > SPANNING * d or self.is_turned:
             return None
         with one_blas_thread():
             return RowSpace(self._centred(slice(0, n)))
@@ -130,7 +132,7 @@ class SharedFeatures:
             whole = room_for((self.shape[0], self.n_axes), self.dtype)
             found = [whole[rows] for rows in self.blocks]
             if self._row_space is not None:
-                whole[:] = self._row_space.coordinates
+                self._row_space.coordinates(whole)
                 return found
             turn = self.axes.astype(self.dtype) if self.is_turned else None
             for rows, block in zip(self.blocks, found, strict=True):
@@ -302,12 +304,13 @@ class SharedFeatures:
 
     @cached_property
     def _gram(self) -> np.ndarray:
-        d = self.shape[1] if self.is_turned else self.n_axes
-        gram = np.zeros((d, d))
         with one_blas_thread():
             # Rows that are not turned are at hand, and would be made twice.
-            blocks = map(self._centred, self.blocks) if self.is_turned else self.by_row
+            blocks = map(self._centred, self.blocks) if self.is_turned else iter(self.by_row)
+            first = next(blocks)
+            gram: np.ndarray = first.T @ first
             for block in blocks:
+                gram = gram.astype(np.float64, copy=False)
                 gram += block.T @ block
         # Kept as exact as the products are: of as many columns as rows it is as large as they are.
         return gram.astype(self.dtype, copy=False)
@@ -336,7 +339,9 @@ class SharedFeatures:
 def _spectrum_of_few(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Squared lengths of the axes of (n, d) rows, d > n, ascending, and the axes, (d, axes)."""
     # In float64: where axes are short, the square root of rounding is seen in them.
-    sizes, turn = scipy.linalg.eigh(row_products(rows), driver="evd", check_finite=False)
+    sizes, turn = scipy.linalg.eigh(
+        row_products(rows), driver="evd", lower=True, overwrite_a=True, check_finite=False
+    )
     known = sizes > SHORTEST * sizes[-1]
     known[-1] = True  # rows that are all alike have no axis that is one: any
     sizes, turn = sizes[known], turn[:, known]
