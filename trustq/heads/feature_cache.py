@@ -26,7 +26,7 @@ EXACT_SIZE = 1 << 16  # features with fewer entries are solved in float64, which
 LONGEST = 64  # axes of the Gram matrix that are known one by one
 TURNED = 2 * LONGEST  # up to so many rows or columns rows are turned to the axes: it costs little
 FEW_ROWS = 4 * TURNED  # and, where columns are more, so many rows
-# Rows to columns, above which the space that rows span saves less than it takes to find and to keep.
+# Rows to columns, above which the space that rows span saves less than it takes to find and keep.
 SPANNING = 0.75
 SHORTEST = 1e-12  # squared length of an axis, of the longest one's, that is more than rounding
 OVERSAMPLED = 16  # directions beside the longest, and
