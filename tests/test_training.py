@@ -418,7 +418,9 @@ def test_another_column_to_sample_by_is_another_training(
     for n in (45, 45, 30):
         domain = np.array(["drawn"] * n + ["photo"] * (60 - n), dtype=object)
         mixed = replace(manifest, columns={**manifest.columns, "domain": domain})
-        jobs += _training_jobs(mixed, recipe, [0], tmp_path, Heard(), skipped=None, taught_by=None)
+        jobs += _training_jobs(
+            mixed, recipe, [0], tmp_path, Heard(), skipped=None, taught_by=None, replaces=False
+        )
     same, again, other = (job.attributes["recipe"] for job in jobs)
     assert same == again and same != other
 
