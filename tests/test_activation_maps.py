@@ -287,25 +287,31 @@ def test_residual_branches_are_dropped_and_put_back(full: Cache, manifest: Manif
     assert len({float(moved.sum()) for moved, _ in found}) == 4
 
 
-def test_score_cam_is_the_channels_weighed_by_what_is_seen_through_them(
-    full: Cache, manifest: Manifest
-) -> None:
-    model, images = network_of(full), inputs_of(full, manifest)
-    classes = full.extra["explanations/class"].astype(int)
-    row = 4
+def score_cam(model: Any, image: Any, of_class: int, n_channels: int | None = None) -> np.ndarray:
+    """Score-CAM of one image, by channels of the largest spread, written apart from ours."""
     with torch.no_grad():
-        channels = model.forward_features(images[row : row + 1])[0]
+        channels = model.forward_features(image)[0]
+        taken = np.argsort(-channels.flatten(1).var(dim=1).numpy())[:n_channels]
+        channels = channels[taken.tolist()]
         scores = []
         for channel in channels:
             large = torch.nn.functional.interpolate(
                 channel[None, None], size=(SIZE, SIZE), mode="bilinear"
             )[0, 0]
             mask = (large - large.min()) / (large.max() - large.min()).clamp_min(1e-8)
-            scores.append(model(images[row : row + 1] * mask)[0, classes[row]])
+            scores.append(model(image * mask)[0, of_class])
         weights = torch.stack(scores).softmax(dim=0)
-        raw = (channels * weights[:, None, None]).sum(dim=0).clamp_min(0).numpy()
+        return scaled((channels * weights[:, None, None]).sum(dim=0).clamp_min(0).numpy())
+
+
+def test_score_cam_is_the_channels_weighed_by_what_is_seen_through_them(
+    full: Cache, manifest: Manifest
+) -> None:
+    images, row = inputs_of(full, manifest), 4
+    of_class = int(full.extra["explanations/class"][row])
+    expected = score_cam(network_of(full), images[row : row + 1], of_class)
     stored = full.extra["explanations/scorecam/maps"][row].astype(float)
-    np.testing.assert_allclose(stored, scaled(raw), atol=2e-3)
+    np.testing.assert_allclose(stored, expected, atol=2e-3)
 
 
 def test_score_cam_of_some_channels_takes_those_of_the_largest_spread(
@@ -321,23 +327,11 @@ def test_score_cam_of_some_channels_takes_those_of_the_largest_spread(
         progress=heard,
     )
     some = read_cache(made[0].path, manifest=manifest)
-    model, images = network_of(full), inputs_of(full, manifest)
-    classes = some.extra["explanations/class"].astype(int)
-    row = 4
-    with torch.no_grad():
-        channels = model.forward_features(images[row : row + 1])[0]
-        taken = np.argsort(-channels.flatten(1).var(dim=1).numpy())[:5]
-        scores = []
-        for channel in channels[taken.tolist()]:
-            large = torch.nn.functional.interpolate(
-                channel[None, None], size=(SIZE, SIZE), mode="bilinear"
-            )[0, 0]
-            mask = (large - large.min()) / (large.max() - large.min()).clamp_min(1e-8)
-            scores.append(model(images[row : row + 1] * mask)[0, classes[row]])
-        weights = torch.stack(scores).softmax(dim=0)
-        raw = (channels[taken.tolist()] * weights[:, None, None]).sum(dim=0).clamp_min(0).numpy()
+    images, row = inputs_of(full, manifest), 4
+    of_class = int(some.extra["explanations/class"][row])
+    expected = score_cam(network_of(full), images[row : row + 1], of_class, 5)
     stored = some.extra["explanations/scorecam/maps"][row].astype(float)
-    np.testing.assert_allclose(stored, scaled(raw), atol=2e-3)
+    np.testing.assert_allclose(stored, expected, atol=2e-3)
     assert json.loads(str(some.extra["explanations/scorecam/parameters"][0]))["channels"] == 5
     # What it takes is told before, in forward passes and time, and how far it is while it lasts.
     (told,) = [line for line in heard.said if "forward passes" in line]

@@ -210,32 +210,18 @@ class Recorder:
         **columns: Any,
     ) -> None:
         """Add figures of the predictions that were evaluated after a round."""
-        self._add_block(
-            "metrics",
-            cell,
-            round=number,
-            eval_dataset=evaluated.dataset,
-            split=evaluated.split,
-            condition=evaluated.condition,
-            severity=_severity(evaluated) or np.nan,
-            class_name=class_name,
-            slice_name=slice_name,
-            slice_value=slice_value,
-            **columns,
-        )
+        names = {"class_name": class_name, "slice_name": slice_name, "slice_value": slice_value}
+        self._add_evaluated("metrics", cell, number, evaluated, **names, **columns)
 
     def _add_predictions(self, cell: str, number: int, evaluated: Evaluated) -> None:
         for stage, logits in evaluated.logits.items():
             probs = softmax(logits)
-            self._add_block(
+            self._add_evaluated(
                 "predictions",
                 cell,
-                round=number,
-                eval_dataset=evaluated.dataset,
-                split=evaluated.split,
+                number,
+                evaluated,
                 stage=stage,
-                condition=evaluated.condition,
-                severity=_severity(evaluated) or np.nan,
                 sample_id=evaluated.sample_id,
                 group_id=evaluated.group_id,
                 label=self._names[evaluated.labels],
@@ -244,6 +230,21 @@ class Recorder:
                 probabilities=probs,
                 logits=logits,
             )
+
+    def _add_evaluated(
+        self, table: str, cell: str, number: int, evaluated: Evaluated, **columns: Any
+    ) -> None:
+        """Add rows that say of which evaluation after which round they are."""
+        self._add_block(
+            table,
+            cell,
+            round=number,
+            eval_dataset=evaluated.dataset,
+            split=evaluated.split,
+            condition=evaluated.condition,
+            severity=_severity(evaluated) or np.nan,
+            **columns,
+        )
 
     def _add_block(self, table: str, cell: str, **columns: Any) -> None:
         """Add rows to a table: arrays of equal length, and what is the same in all of them."""

@@ -24,8 +24,8 @@ ROWS_PER_BLOCK = 4096  # float32 sums run over so many rows, float64 ones over t
 KEPT_BINS = 1 << 27  # entries of binned rows that are kept for later fits, a byte each
 EXACT_SIZE = 1 << 16  # features with fewer entries are solved in float64, which costs nothing there
 LONGEST = 64  # axes of the Gram matrix that are known one by one
-TURNED = 2 * LONGEST  # up to so many rows or columns rows are turned to the axes: it costs little
-FEW_ROWS = 4 * TURNED  # and, where columns are more, so many rows
+TURNED = 2 * LONGEST  # up to so many columns rows are turned to the axes, which costs little there
+FEW_ROWS = 4 * TURNED  # up to so many rows of more columns likewise, by products of the rows
 # Rows to columns, above which the space that rows span saves less than it takes to find and keep.
 SPANNING = 0.75
 SHORTEST = 1e-12  # squared length of an axis, of the longest one's, that is more than rounding
