@@ -135,6 +135,15 @@ def test_rows_that_repeat_are_fitted_as_rows_of_twice_the_weight(n: int) -> None
     np.testing.assert_allclose(probs / probs.sum(), [np.bincount(labels) / n], rtol=1e-6)
 
 
+@pytest.mark.parametrize(("n", "d"), [(1500, 203), (700, 900), (300, 900)])
+def test_columns_that_never_vary_get_no_coefficient_not_even_of_rounding(n: int, d: int) -> None:
+    features, labels, _ = problem(n, d)
+    features[:, 50:90] = 0  # such as units that never fire
+    fits = fit_multinomial(features.astype(np.float32), labels[None], n_classes=4, penalties=[0.01])
+    assert (fits.coef[:, :, 50:90] == 0).all()
+    assert (fits.coef[:, :, :50] != 0).all()
+
+
 @pytest.mark.parametrize("n", [60, 400])
 def test_axes_of_few_rows_are_orthonormal_and_as_long_as_the_rows_are(n: int) -> None:
     features, _, _ = problem(n, d=600)

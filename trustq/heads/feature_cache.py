@@ -26,8 +26,6 @@ EXACT_SIZE = 1 << 16  # features with fewer entries are solved in float64, which
 LONGEST = 64  # axes of the Gram matrix that are known one by one
 TURNED = 2 * LONGEST  # up to so many columns rows are turned to the axes, which costs little there
 FEW_ROWS = 4 * TURNED  # up to so many rows of more columns likewise, by products of the rows
-# Rows to columns, above which the space that rows span saves less than it takes to find and keep.
-SPANNING = 0.75
 SHORTEST = 1e-12  # squared length of an axis, of the longest one's, that is more than rounding
 OVERSAMPLED = 16  # directions beside the longest, and
 ROUNDS = 4  # products with the Gram matrix that find them: what they lack costs steps, not truth
@@ -114,9 +112,9 @@ class SharedFeatures:
 
     @cached_property
     def _row_space(self) -> RowSpace | None:
-        """What rows span, where they are far fewer than columns and more than are turned."""
+        """What rows span, where they are fewer than columns and more than are turned."""
         n, d = self.shape
-        if n > SPANNING * d or self.is_turned:
+        if n >= d or self.is_turned:
             return None
         with one_blas_thread():
             return RowSpace(self._centred(slice(0, n)))
@@ -164,6 +162,9 @@ class SharedFeatures:
             inner = (basis.T @ (gram @ basis)).astype(np.float64)
             sizes, turn = np.linalg.eigh(inner)
             directions = basis @ turn[:, -LONGEST:].astype(self.dtype)
+            # Columns that never vary (units that never fire) have no part in them: what rounding
+            # leaves would make steps too small for normal numbers, which take ten times as long.
+            directions[gram.diagonal() == 0] = 0
         return np.maximum(sizes[-LONGEST:], 0), directions
 
     @cached_property
