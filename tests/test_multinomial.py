@@ -95,9 +95,9 @@ def test_folds_label_sets_and_penalties_match_scikit_learn() -> None:
     assert_as_good_as_scikit_learn(fits, features, label_sets, weights, penalties)
 
 
-@pytest.mark.parametrize("n", [60, 300, 650, 800])
+@pytest.mark.parametrize("n", [60, 300, 1100])
 def test_few_rows_of_many_columns_match_scikit_learn(n: int) -> None:
-    features, labels, rng = problem(n, d=900)
+    features, labels, rng = problem(n, d=1300)
     label_sets = np.array([labels, np.roll(labels, 3), labels])
     weights = np.ones((3, n))
     weights[2] = rng.integers(3, size=n)
@@ -119,7 +119,7 @@ def test_few_rows_of_many_columns_match_scikit_learn(n: int) -> None:
     np.testing.assert_allclose(same.objective, fits.objective, rtol=1e-7)
 
 
-@pytest.mark.parametrize("n", [60, 400])
+@pytest.mark.parametrize("n", [60, 400, 600])
 def test_rows_that_repeat_are_fitted_as_rows_of_twice_the_weight(n: int) -> None:
     features, labels, _ = problem(n, d=2 * n + 100)
     twice = np.vstack([features, features])
@@ -135,7 +135,7 @@ def test_rows_that_repeat_are_fitted_as_rows_of_twice_the_weight(n: int) -> None
     np.testing.assert_allclose(probs / probs.sum(), [np.bincount(labels) / n], rtol=1e-6)
 
 
-@pytest.mark.parametrize(("n", "d"), [(1500, 203), (700, 900), (300, 900)])
+@pytest.mark.parametrize(("n", "d"), [(1500, 203), (1100, 1300), (300, 900)])
 def test_columns_that_never_vary_get_no_coefficient_not_even_of_rounding(n: int, d: int) -> None:
     features, labels, _ = problem(n, d)
     features[:, 50:90] = 0  # such as units that never fire
@@ -456,7 +456,7 @@ def test_a_step_is_the_inverse_of_what_shares_say_on_long_axes_and_definite() ->
 
 @pytest.mark.bits
 @pytest.mark.parametrize(
-    ("n", "d", "penalty"), [(2500, 40, 1.0), (2500, 203, 1.0), (700, 1000, 0.01)]
+    ("n", "d", "penalty"), [(2500, 40, 1.0), (2500, 203, 1.0), (1100, 1300, 0.01)]
 )
 def test_folds_do_not_touch_what_they_leave_out_and_no_company_changes_their_bits(
     n: int, d: int, penalty: float

@@ -17,7 +17,7 @@ from trustq.core.counts import counted
 from trustq.core.scratch import aligned, lies_in_file, room_for, room_left
 from trustq.errors import InputError
 from trustq.heads.kernels import kernel_of, multiplied
-from trustq.heads.row_space import RowSpace, row_products
+from trustq.heads.row_space import row_basis, row_products
 from trustq.heads.standardise import Standardised, column_sums
 
 ROWS_PER_BLOCK = 4096  # float32 sums run over so many rows, float64 ones over the blocks
@@ -25,7 +25,7 @@ KEPT_BINS = 1 << 27  # entries of binned rows that are kept for later fits, a by
 EXACT_SIZE = 1 << 16  # features with fewer entries are solved in float64, which costs nothing there
 LONGEST = 64  # axes of the Gram matrix that are known one by one
 TURNED = 2 * LONGEST  # up to so many columns rows are turned to the axes, which costs little there
-FEW_ROWS = 4 * TURNED  # up to so many rows of more columns likewise, by products of the rows
+FEW_ROWS = 8 * TURNED  # up to so many rows of more columns likewise, by products of the rows
 SHORTEST = 1e-12  # squared length of an axis, of the longest one's, that is more than rounding
 OVERSAMPLED = 16  # directions beside the longest, and
 ROUNDS = 4  # products with the Gram matrix that find them: what they lack costs steps, not truth
@@ -83,9 +83,7 @@ class SharedFeatures:
     @property
     def n_axes(self) -> int:
         """Columns of `by_row`."""
-        if self._row_space is not None:
-            return self._row_space.rank
-        return self.axes.shape[1] if self.is_turned else self.shape[1]
+        return self.shape[1] if self._basis is None else self._basis.shape[1]
 
     @property
     def is_turned(self) -> bool:
@@ -100,24 +98,22 @@ class SharedFeatures:
 
     def to_axes(self, coef: np.ndarray) -> np.ndarray:
         """Coefficients of the rows' columns from those of the features, (..., d)."""
-        if self._row_space is not None:
-            return self._row_space.into(coef)
-        return coef @ self.axes if self.is_turned else coef
+        return coef if self._basis is None else coef @ self._basis
 
     def from_axes(self, coef: np.ndarray) -> np.ndarray:
         """Coefficients of the features from those of the rows' columns, (..., axes)."""
-        if self._row_space is not None:
-            return self._row_space.out_of(coef)
-        return coef @ self.axes.T if self.is_turned else coef
+        return coef if self._basis is None else coef @ self._basis.T
 
     @cached_property
-    def _row_space(self) -> RowSpace | None:
-        """What rows span, where they are fewer than columns and more than are turned."""
+    def _basis(self) -> np.ndarray | None:
+        """Directions of the columns of `by_row`, (d, axes); None where they are the features'."""
         n, d = self.shape
-        if n >= d or self.is_turned:
+        if self.is_turned:
+            return self.axes
+        if n >= d:
             return None
         with one_blas_thread():
-            return RowSpace(self._centred(slice(0, n)))
+            return row_basis(self._centred(slice(0, n)))
 
     @cached_property
     def by_row(self) -> list[np.ndarray]:
@@ -126,13 +122,10 @@ class SharedFeatures:
         Turned to their axes where `is_turned`, in the space that they span where they are fewer
         than columns.
         """
+        turn = None if self._basis is None else self._basis.astype(self.dtype)
         with one_blas_thread():
             whole = room_for((self.shape[0], self.n_axes), self.dtype)
             found = [whole[rows] for rows in self.blocks]
-            if self._row_space is not None:
-                self._row_space.coordinates(whole)
-                return found
-            turn = self.axes.astype(self.dtype) if self.is_turned else None
             for rows, block in zip(self.blocks, found, strict=True):
                 if turn is None:
                     self._centred(rows, out=block)
