@@ -42,10 +42,11 @@ def consensus(
 
     Example: trustq audit consensus demo/raters.csv demo/cache/digits/digits/seed0.h5
     """
-    from trustq.core.label_sheets import write_sheet
+    from trustq.core.label_sheets import require_csv, write_sheet
     from trustq.report.text import to_json
     from trustq.review.raters import rater_consensus, read_ratings
 
+    require_csv(out)
     answers, opened = _opened(answers, source, seed)
     known = opened.out_of_fold.scorable
     found = rater_consensus(

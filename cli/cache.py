@@ -109,7 +109,7 @@ def verify(
 @app.command()
 def concat(
     caches: Annotated[list[str], typer.Argument(help="Cache files, folders or patterns.")],
-    out: Annotated[Path, typer.Option(help="The cache to write.")],
+    out: Annotated[Path, typer.Option(help="The cache to write, ending in .h5.")],
 ) -> None:
     """Write one cache whose features are those of several, column beside column.
 
@@ -122,6 +122,7 @@ def concat(
     from trustq.store import find_caches, write_cache
     from trustq.store.concat import open_side_by_side
 
+    _require_new(out)
     opened = open_side_by_side(find_caches(caches), at_least=2)
     written = write_cache(out, opened)
     typer.echo(

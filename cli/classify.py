@@ -34,9 +34,11 @@ def classify(
     Example: trustq classify demo/model demo/images --out answers.csv
     """
     from trustq.core.freed_memory import keep_freed_memory
+    from trustq.core.label_sheets import require_csv
     from trustq.deploy.classify import classify_folder, one_answer, tier_counts, write_answers
     from trustq.deploy.model import load_model
 
+    require_csv(out)
     keep_freed_memory(most_bytes=1 << 26)
     opened = load_model(model, variant=variant)
     if opened.warning:

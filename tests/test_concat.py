@@ -12,7 +12,7 @@ from trustq.cli import app
 from typer.testing import CliRunner
 
 from trustq.analysis.study_design import plan_sweep as plan_study
-from trustq.errors import DishonestError
+from trustq.errors import DishonestError, TrustqError
 from trustq.experiments import plan_sweep, repair, run_sweep
 from trustq.recipes import load_recipe, load_sweep
 from trustq.recipes.schema import SweepRecipe, declared
@@ -223,12 +223,14 @@ def test_other_rows_labels_splits_and_groups_are_refused() -> None:
     few = _rows(two, slice(0, 290))
     with refused(
         f"{two.name} lacks 10 rows of {one.name}, e.g. s0290: caches side by side need the same "
-        "rows, so extract them from one manifest."
+        "rows, so extract them from one manifest, or import them with it (`trustq cache import`, "
+        "`meta`)."
     ):
         concat_caches([one, few])
     with refused(
         f"{one.name} holds 10 rows that {two.name} lacks, e.g. s0290: caches side by side need the "
-        "same rows, so extract them from one manifest."
+        "same rows, so extract them from one manifest, or import them with it (`trustq cache "
+        "import`, `meta`)."
     ):
         concat_caches([few, one])
     for name in ("label", "split", "group_id"):
@@ -236,7 +238,7 @@ def test_other_rows_labels_splits_and_groups_are_refused() -> None:
         values[7] = values[np.flatnonzero(values != values[7])[0]]
         with refused(
             f"{two.name} and {one.name} differ in {name} of 1 row, e.g. s0007: extract them from "
-            "one manifest."
+            "one manifest, or import them with it (`trustq cache import`, `meta`)."
         ):
             concat_caches([one, dataclasses.replace(two, **{name: values})])
     with refused("One cache alone has nothing to stand beside: name two or more."):
@@ -254,7 +256,7 @@ def test_other_rows_labels_splits_and_groups_are_refused() -> None:
         stand_side_by_side([one, two], [elsewhere(one)], how="all")
 
 
-def _rows(cache: Cache, kept: slice) -> Cache:
+def _rows(cache: Cache, kept: slice | np.ndarray) -> Cache:
     names = ("sample_id", "split", "group_id", "label", "observed", "trusted", "seen", "features")
     return dataclasses.replace(cache, **{name: getattr(cache, name)[kept] for name in names})
 
@@ -291,3 +293,34 @@ def test_caches_in_another_class_order_stand_side_by_side() -> None:
     expected = concat_caches([network(0), network(1)])
     assert found.classes == expected.classes
     assert (found.label == expected.label).all() and (found.features == expected.features).all()
+
+
+def test_rows_join_by_id_as_everywhere_and_features_stand_beside_others_alone() -> None:
+    one, two = network(0), network(1)
+    with_endings = np.char.add(two.sample_id[::-1], ".jpg")
+    order = np.arange(len(two))[::-1]
+    other = dataclasses.replace(_rows(two, order), sample_id=with_endings)
+    joined = concat_caches([one, other])
+    np.testing.assert_array_equal(joined.features, concat_caches([one, two]).features)
+    copy = dataclasses.replace(_rows(one, order), content_digest="another file")
+    with refused(
+        f"{one.name} and {copy.name} have the same features, which would stand beside themselves: "
+        "name caches of several networks."
+    ):
+        concat_caches([one, copy])
+    twice = dataclasses.replace(
+        _rows(one, slice(0, 2)), sample_id=np.array(["a", "a.jpg"]), content_digest="a"
+    )
+    with pytest.raises(TrustqError, match="lacks 1 row of"):
+        concat_caches([twice, dataclasses.replace(_rows(two, slice(0, 1)), sample_id=np.array(["a"]))])
+
+
+def test_a_cache_is_written_side_by_side_in_place_of_no_other_file(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{seed}.h5" for seed in (0, 1)]
+    for seed, path in enumerate(paths):
+        write_cache(path, network(seed))
+    before = paths[0].read_bytes()
+    for out, said in ((paths[0], "is there already"), (tmp_path / "x.npz", "ends in .h5")):
+        done = run_cli("cache", "concat", *paths, "--out", out)
+        assert done.exit_code == 1 and said in done.output
+    assert paths[0].read_bytes() == before

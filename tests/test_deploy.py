@@ -165,7 +165,7 @@ def test_a_folder_is_classified_with_what_was_left_out_and_how_many_are_left_to_
     shutil.copy(paths_of(packaged, 1)[0], tmp_path / "a.png")
     Image.new("RGB", (64, 64)).save(tmp_path / "black.png")
     (tmp_path / "broken.jpg").write_bytes(b"nothing")
-    for name in ("b.HEIC", "c.heic", "d.gif", ".hidden", "e"):
+    for name in ("b.HEIC", "c.heic", "d.gif", ".hidden", "._a.png", "e"):
         (tmp_path / name).write_bytes(b"")
     notes: list[str] = []
     rows = classify_folder(tq.load_model(packaged.folder), tmp_path, note=notes.append)
@@ -289,7 +289,7 @@ def test_a_folder_without_images_says_what_it_holds(packaged: Packaged, tmp_path
     (tmp_path / "a.heic").write_bytes(b"")
     for folder, why in (
         (tmp_path, r"it has 1 file: \.heic \(1\)\. Name the folder that does, or save"),
-        (tmp_path / "a.heic", "is not a folder"),
+        (tmp_path / "a.heic", r"a\.heic is not a folder"),
         (tmp_path / "none", "no such folder"),
     ):
         with pytest.raises(NotFound, match=why):

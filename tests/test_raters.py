@@ -113,6 +113,43 @@ def test_a_review_and_a_table_hold_the_same_answers(tmp_path: Path) -> None:
         read_ratings(table)
 
 
+def test_answers_of_nobody_or_of_nothing_are_refused_and_no_column_is_made_up(
+    tmp_path: Path,
+) -> None:
+    table = tmp_path / "answers.csv"
+
+    def read(*rows: str, head: str = "image,rater,label") -> Ratings:
+        table.write_text("\n".join([head, *rows]) + "\n")
+        return read_ratings(table)
+
+    for row, lacks in ((",ann,nv", "image"), ("a,,nv", "rater")):
+        with refused(
+            f"{table}, row 3: {lacks} is blank and label is nv: fill it in, also where one cell "
+            "stands for several rows."
+        ):
+            read("a,bob,mel", row)
+    assert read("a,bob,mel", ",,") == {("bob", "a"): "mel"}
+    assert read("a,1,mel", "b,1.0,mel") == {("1", "a"): "mel", ("1", "b"): "mel"}
+    with refused(
+        f"{table}: raters 'Ann' and 'ann' differ in case alone: spell them alike if they are one, "
+        "and apart if they are two."
+    ):
+        read("a,Ann,mel", "b,ann,mel")
+    with refused(
+        f"{table} has no column rater; it has image, annotator, label. A table of answers has one "
+        "row an answer, with sample_id, rater, label: rename its columns, and where each rater has "
+        "a column write them below each other."
+    ):
+        read("a,ann,mel", head="image,annotator,label")
+    ratings = {(rater, "IMG_1"): "nv" for rater in ("ann", "bob")}
+    probs = np.array([[0.8, 0.1, 0.1]])
+    with refused(
+        "The answers share no id with the model's rows, e.g. 'IMG_1' and 'img_01' (1 differs in "
+        "spelling alone from ids that are there, e.g. 'IMG_1' and 'img_01'): spell the ids alike."
+    ):
+        rater_consensus(ratings, sample_ids=["img_01"], probs=probs, classes=CLASSES)
+
+
 def test_the_command_writes_a_sheet_that_audit_apply_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +168,11 @@ def test_the_command_writes_a_sheet_that_audit_apply_reads(
     by_audit = ["audit", "consensus", "answers.csv", "audit", "--out", "same.csv"]
     assert run(app, by_audit).exit_code == 0  # its folder says what the rows are of
     assert Path("same.csv").read_text() == Path("consensus.csv").read_text()
+    by_hand = ["audit", "apply", "audit", "--accept-suggestions", "--out"]
+    for command in (by_audit[:-1], by_hand):
+        done = run(app, [*command, "same.xlsx"])
+        assert "same.xlsx: the table is written as CSV; call it same.csv." in done.output
+        assert not Path("same.xlsx").exists()
     done = run(app, ["audit", "apply", "audit", "--answers", "consensus.csv"])
     assert done.exit_code == 0, done.output
 

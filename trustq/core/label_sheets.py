@@ -66,8 +66,23 @@ def sheet_columns(there: Collection[str], names: Sequence[str], *, where: str) -
     return by, name
 
 
+def require_csv(path: Path) -> None:
+    """Raise `TrustqError` for a file to write whose ending is of another kind than CSV.
+
+    >>> require_csv(Path("labels.csv"))
+    """
+    if path.suffix.lower() not in (".csv", ""):
+        raise InputError(
+            f"{path}: the table is written as CSV; call it {path.stem}.csv.", path=path
+        )
+
+
 def write_sheet(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write rows, at least one, as a CSV file, whole or not at all; columns are the first row's."""
+    """Write rows, at least one, as a CSV file, whole or not at all; columns are the first row's.
+
+    Raises `TrustqError` as `require_csv` does.
+    """
+    require_csv(path)
     names = list(rows[0])
     with replacing(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
         file.write(csv_text(names, ([row[name] for name in names] for row in rows)))

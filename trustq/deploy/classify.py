@@ -33,19 +33,21 @@ def classify_folder(
 
     Images are decoded at full size, so that answers are those of server and page. A file that
     cannot be read has its reason in `error` and blanks elsewhere; files with other endings are left
-    out, which `note` is told. Rows are added to the file `kept` as they come; those that a stopped
+    out, which `note` is told, and hidden ones ignored. Rows are added to the file `kept` as they come; those that a stopped
     run left there, of this model and of images that did not change, are not computed again. Raises
     `TrustqError` where the folder holds no image file.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        problem = "is not a folder" if folder.exists() else "no such folder"
-        raise NotFound(f"{folder}: {problem}. Name the folder that holds the images.", path=folder)
+        problem = " is not a folder" if folder.exists() else ": no such folder"
+        raise NotFound(f"{folder}{problem}. Name the folder that holds the images.", path=folder)
     files, others = [], Counter[str]()
     for path in sorted(folder.rglob("*")):
+        if path.name.startswith("."):  # such as what macOS writes beside a file
+            continue
         if path.suffix.lower() in ENDINGS:
             files.append(path)
-        elif path.is_file() and not path.name.startswith("."):
+        elif path.is_file():
             others[path.suffix.lower() or "none"] += 1
     left_out = ", ".join(f"{ending} ({n:,})" for ending, n in others.most_common(FEW))
     if not files:

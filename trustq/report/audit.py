@@ -15,6 +15,7 @@ from trustq.audit.labels import OUTLIER, LabelAudit
 from trustq.audit.set_issues import COLUMNS, KINDS, SetIssue, issue_counts
 from trustq.core.atomic_files import replacing
 from trustq.core.counts import counted
+from trustq.core.label_sheets import require_csv
 from trustq.core.safety import DISCLAIMER
 from trustq.core.spreadsheets import csv_text
 from trustq.report.text import folded
@@ -295,7 +296,11 @@ def audit_summary(audit: LabelAudit, issues: Sequence[SetIssue] | None = None) -
 
 
 def write_cleaned(cleaned: Cleaned, path: Path) -> None:
-    """Write the cleaned list as CSV, one column for each of `Cleaned.columns`."""
+    """Write the cleaned list as CSV, one column for each of `Cleaned.columns`.
+
+    Raises `TrustqError` for a file whose ending is of another kind.
+    """
+    require_csv(Path(path))
     columns = cleaned.columns
     rows = zip(*(column.tolist() for column in columns.values()), strict=True)
     write_rows(Path(path), [dict(zip(columns, row, strict=True)) for row in rows], columns)

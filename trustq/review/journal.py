@@ -144,7 +144,9 @@ def read_journal(path: Path) -> list[Answer]:
             answers.append(Answer(**{**fields, "labels": tuple(fields["labels"])}))
         except (ValueError, TypeError, KeyError, RecursionError):
             raise InputError(
-                f"{path}, line {number}: not an answer: {line[:80]!r}.", path=path
+                f"{path}, line {number}: not an answer of a review of trustq: {line[:80]!r}. Save "
+                "answers of another tool as a table, e.g. CSV.",
+                path=path,
             ) from None
     return answers
 

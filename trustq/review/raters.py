@@ -11,8 +11,8 @@ import numpy as np
 from trustq.core.class_names import ClassPosition
 from trustq.core.column_names import ID_COLUMNS, called, first_called
 from trustq.core.columns import read_table
-from trustq.core.sample_ids import find_ids
-from trustq.core.words import is_blank, plain_texts
+from trustq.core.sample_ids import find_ids, nearly
+from trustq.core.words import is_blank, plain_numbers, plain_texts
 from trustq.errors import InputError, NotFound
 from trustq.review.journal import read_journal, standing
 
@@ -52,28 +52,36 @@ def read_ratings(path: Path) -> Ratings:
     """Labels by rater and sample id: of a review's answers.jsonl, or a table with a row an answer.
 
     The table has the columns sample_id, rater and label; blank labels are no answers. Answers that
-    name no label, or several, are left out. Raises `TrustqError` for another file, and for a rater
-    who gives one row two labels.
+    name no label, or several, are left out. Raises `TrustqError` for another file, for a label of
+    no rater or no id, for raters that differ in case alone, and for one who gives a row two labels.
     """
     path = Path(path)
     if path.suffix == ".jsonl":
         kept = standing(read_journal(path)).items()
         return {key: answer.labels[0] for key, answer in kept if len(answer.labels) == 1}
     table = read_table(path)
-    found = {"sample_id": first_called(table, ID_COLUMNS)}
-    found |= {name: called(table, name) for name in COLUMNS[1:]}
-    table |= {role: table[name] for role, name in found.items() if name is not None}
-    if missing := [name for name in COLUMNS if name not in table]:
+    names = [first_called(table, ID_COLUMNS), *(called(table, name) for name in COLUMNS[1:])]
+    if None in names:
         raise NotFound(
-            f"{path} has no column {missing[0]}; it has {', '.join(table)}. A table of answers has "
-            f"one row an answer, with {', '.join(COLUMNS)}.",
+            f"{path} has no column {COLUMNS[names.index(None)]}; it has {', '.join(table)}. A "
+            f"table of answers has one row an answer, with {', '.join(COLUMNS)}: rename its "
+            "columns, and where each rater has a column write them below each other.",
             path=path,
             expected=COLUMNS,
         )
+    ids, raters, labels = (plain_texts(table[str(name)]) for name in names)
+    raters = _named_raters(raters, source=str(path))
     ratings: Ratings = {}
-    for sample_id, rater, label in zip(*(plain_texts(table[n]) for n in COLUMNS), strict=True):
+    for row, (sample_id, rater, label) in enumerate(zip(ids, raters, labels, strict=True), 2):
         if not label:
             continue
+        if not sample_id or not rater:
+            lacks = str(names[1] if sample_id else names[0])
+            raise InputError(
+                f"{path}, row {row}: {lacks} is blank and {names[2]} is {label}: fill it in, also "
+                "where one cell stands for several rows.",
+                path=path,
+            )
         key = rater, sample_id
         if ratings.setdefault(key, label) != label:
             raise InputError(
@@ -82,6 +90,23 @@ def read_ratings(path: Path) -> Ratings:
                 path=path,
             )
     return ratings
+
+
+def _named_raters(names: Sequence[str], *, source: str) -> list[str]:
+    """Raters as they are told apart: 1.0 is 1 where all are numbers.
+
+    Raises `TrustqError` for two that differ in case alone, of which one may be the other.
+    """
+    found = [name or "" for name in plain_numbers([name or None for name in names])]
+    seen: dict[str, str] = {}
+    for name in found:
+        if (other := seen.setdefault(name.casefold(), name)) != name:
+            raise InputError(
+                f"{source}: raters {other!r} and {name!r} differ in case alone: spell them alike "
+                "if they are one, and apart if they are two.",
+                path=source,
+            )
+    return found
 
 
 def rater_consensus(
@@ -95,8 +120,8 @@ def rater_consensus(
 
     `ratings` has a label by rater and sample id; `probs`, (n, k), are out-of-fold probabilities of
     the rows `sample_ids` over `classes`. Raters and the model are weighed by how well each agrees
-    with the others. Raises `TrustqError` where no row has answers of two raters, and for a label
-    that is not one of the classes. Goh, Tkachenko and Mueller (2022).
+    with the others. Raises `TrustqError` where no row has answers of two raters, where no id is one
+    of the model's, and for a label that is not one of the classes. Goh, Tkachenko and Mueller (2022).
 
     >>> ratings = {("ann", "a"): "nv", ("bob", "a"): "mel", ("ann", "b"): "nv", ("bob", "b"): "nv"}
     >>> probs = np.array([[0.9, 0.1], [0.2, 0.8]])
@@ -111,6 +136,12 @@ def rater_consensus(
     places = find_ids(spelt, np.asarray(sample_ids), source="The answers")
     row_of = dict(zip(spelt, places, strict=True))
     rows = sorted({row for row in places if row is not None})
+    if spelt and not rows:
+        ids = np.asarray(sample_ids)
+        raise InputError(
+            f"The answers share no id with the model's rows, e.g. {spelt[0]!r} and {ids.tolist()[0]!r}"
+            f"{nearly(spelt, ids)}: spell the ids alike."
+        )
     place = {row: at for at, row in enumerate(rows)}
     names = sorted({rater for rater, _ in columns})
     given = np.full((len(rows), len(names)), np.nan)

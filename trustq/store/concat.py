@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from trustq.core.counts import counted
 from trustq.core.digest import digest_json, digest_strings
+from trustq.core.sample_ids import find_ids, nearly
 from trustq.errors import InputError
 from trustq.store.class_order import in_order_of
 from trustq.store.format import MANIFEST_COLUMNS, Cache
@@ -17,16 +19,20 @@ from trustq.store.listing import open_cache
 
 HOW = ("none", "all", "seed")
 _SAME = ("split", "group_id", "label")
+_ONE_MANIFEST = (
+    "extract them from one manifest, or import them with it (`trustq cache import`, `meta`)"
+)
 
 
 def concat_caches(caches: Sequence[Cache]) -> Cache:
     """One cache whose features are those of several, column beside column; logits are left out.
 
-    Rows are those of the first, found in the others by sample id. Views that all of them have are
+    Rows are those of the first, found in the others by sample id as everywhere (`a.jpg` is a, 7.0
+    is 7). Views that all of them have are
     joined as well; what the backbones have seen of a row is what any of them has, and its observed
     label is that of those that were trained on one. Columns keep their scale, for heads
-    standardise each. Errors: fewer than two caches, the same cache twice, other rows, classes,
-    splits, groups, labels or observed labels.
+    standardise each. Errors: fewer than two caches, the same cache or features twice, other rows,
+    classes, splits, groups, labels or observed labels.
 
     >>> import dataclasses
     >>> from trustq.store.format import Cache
@@ -46,6 +52,7 @@ def concat_caches(caches: Sequence[Cache]) -> Cache:
     if len(set(digests)) < len(digests):
         raise InputError("One cache is named twice: its features would stand beside themselves.")
     places = [_places(first, cache) for cache in caches]
+    _refuse_same_features(caches, places)
     digest = digest_json(["concat", digests])
     exposures = {cache.exposure for cache in caches}
     observed, trusted = _trained_on(caches, places)
@@ -198,24 +205,43 @@ def _pixels(cache: Cache) -> dict[str, Any]:
     return {name: value for name, value in cache.preprocessing.items() if name != "view"}
 
 
+def _refuse_same_features(caches: Sequence[Cache], places: Sequence[np.ndarray]) -> None:
+    """Raise `TrustqError` where two caches, of whatever name, have the same features."""
+    for (one, its), (other, own) in combinations(zip(caches, places, strict=True), 2):
+        # A sweep that plans has none of them yet.
+        if one.features.shape != other.features.shape or not one.features.size:
+            continue
+        # Of others a few rows say so.
+        if all(
+            np.array_equal(one.features[its[:n]], other.features[own[:n]]) for n in (100, len(its))
+        ):
+            raise InputError(
+                f"{one.name} and {other.name} have the same features, which would stand beside "
+                "themselves: name caches of several networks."
+            )
+
+
 def _places(first: Cache, cache: Cache) -> np.ndarray:
     """Where the rows of the first cache are in another, which has the same."""
-    order = np.argsort(cache.sample_id)
-    at = np.searchsorted(cache.sample_id, first.sample_id, sorter=order)
-    place = order[np.minimum(at, len(order) - 1)]
-    if not np.array_equal(cache.sample_id[place], first.sample_id):
-        missing = first.sample_id[cache.sample_id[place] != first.sample_id]
+    found = find_ids(first.sample_id.tolist(), cache.sample_id, source=cache.name)
+    taken: set[int] = set()
+    missing = [
+        own
+        for own, row in zip(first.sample_id.tolist(), found, strict=True)
+        if row is None or row in taken or taken.add(row)  # type: ignore[func-returns-value]
+    ]
+    if missing:
         raise InputError(
             f"{cache.name} lacks {counted(len(missing), 'row')} of {first.name}, e.g. "
-            f"{missing[0]}: caches side by side need the same rows, so extract them from one "
-            "manifest."
+            f"{missing[0]}{nearly(missing, cache.sample_id)}: caches side by side need the same "
+            f"rows, so {_ONE_MANIFEST}."
         )
-    if len(cache) > len(first):
-        further = np.setdiff1d(cache.sample_id, first.sample_id)
+    place = np.array(found, dtype=np.intp)
+    if len(taken) < len(cache):
+        further = np.delete(cache.sample_id, place)
         raise InputError(
             f"{cache.name} holds {counted(len(further), 'row')} that {first.name} lacks, e.g. "
-            f"{further[0]}: caches side by side need the same rows, so extract them from one "
-            "manifest."
+            f"{further[0]}: caches side by side need the same rows, so {_ONE_MANIFEST}."
         )
     if cache.classes != first.classes:
         raise InputError(
@@ -228,9 +254,9 @@ def _places(first: Cache, cache: Cache) -> np.ndarray:
             raise InputError(
                 f"{cache.name} and {first.name} differ in {name} of "
                 f"{counted(int(differ.sum()), 'row')}, e.g. {first.sample_id[np.argmax(differ)]}: "
-                "extract them from one manifest."
+                f"{_ONE_MANIFEST}."
             )
-    return np.asarray(place)
+    return place
 
 
 def _trained_on(
