@@ -312,7 +312,9 @@ def test_rows_join_by_id_as_everywhere_and_features_stand_beside_others_alone() 
         _rows(one, slice(0, 2)), sample_id=np.array(["a", "a.jpg"]), content_digest="a"
     )
     with pytest.raises(TrustqError, match="lacks 1 row of"):
-        concat_caches([twice, dataclasses.replace(_rows(two, slice(0, 1)), sample_id=np.array(["a"]))])
+        concat_caches(
+            [twice, dataclasses.replace(_rows(two, slice(0, 1)), sample_id=np.array(["a"]))]
+        )
 
 
 def test_a_cache_is_written_side_by_side_in_place_of_no_other_file(tmp_path: Path) -> None:

@@ -33,9 +33,9 @@ def classify_folder(
 
     Images are decoded at full size, so that answers are those of server and page. A file that
     cannot be read has its reason in `error` and blanks elsewhere; files with other endings are left
-    out, which `note` is told, and hidden ones ignored. Rows are added to the file `kept` as they come; those that a stopped
-    run left there, of this model and of images that did not change, are not computed again. Raises
-    `TrustqError` where the folder holds no image file.
+    out, which `note` is told, and hidden ones ignored. Rows are added to the file `kept` as they
+    come; those that a stopped run left there, of this model and of images that did not change, are
+    not computed again. Raises `TrustqError` where the folder holds no image file.
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -121,7 +121,8 @@ def rater_consensus(
     `ratings` has a label by rater and sample id; `probs`, (n, k), are out-of-fold probabilities of
     the rows `sample_ids` over `classes`. Raters and the model are weighed by how well each agrees
     with the others. Raises `TrustqError` where no row has answers of two raters, where no id is one
-    of the model's, and for a label that is not one of the classes. Goh, Tkachenko and Mueller (2022).
+    of the model's, and for a label that is not one of the classes. Goh, Tkachenko and Mueller
+    (2022).
 
     >>> ratings = {("ann", "a"): "nv", ("bob", "a"): "mel", ("ann", "b"): "nv", ("bob", "b"): "nv"}
     >>> probs = np.array([[0.9, 0.1], [0.2, 0.8]])
@@ -137,10 +138,10 @@ def rater_consensus(
     row_of = dict(zip(spelt, places, strict=True))
     rows = sorted({row for row in places if row is not None})
     if spelt and not rows:
-        ids = np.asarray(sample_ids)
+        own = np.asarray(sample_ids)
         raise InputError(
-            f"The answers share no id with the model's rows, e.g. {spelt[0]!r} and {ids.tolist()[0]!r}"
-            f"{nearly(spelt, ids)}: spell the ids alike."
+            f"The answers share no id with the model's rows, e.g. {spelt[0]!r} and "
+            f"{own.tolist()[0]!r}{nearly(spelt, own)}: spell the ids alike."
         )
     place = {row: at for at, row in enumerate(rows)}
     names = sorted({rater for rater, _ in columns})
