@@ -22,6 +22,7 @@ from typer.core import TyperCommand, TyperGroup
 from typer.models import OptionInfo
 
 import trustq
+from trustq.core.prose import say
 from trustq.errors import TrustqError
 
 from .hints import RUNNING, in_options
@@ -37,13 +38,13 @@ QUIET: ContextVar[bool] = ContextVar("QUIET", default=False)
 
 def print_error(error: TrustqError) -> None:
     """Print an error in options of the command that runs, on stderr."""
-    typer.echo(f"Error: {in_options(str(error))}", err=True)
+    say(f"Error: {in_options(str(error))}")
 
 
 def print_remark(text: str) -> None:
     """Print what is not the answer on stderr, in options of the command, unless --quiet."""
     if not QUIET.get():
-        typer.echo(in_options(text), err=True)
+        say(in_options(text))
 
 
 # What values are called in help where an option does not say it: by the first word, by the type.
@@ -108,7 +109,7 @@ class Command(PlainValues, TyperCommand):
             return super().invoke(ctx)
         except TrustqError as error:
             if VERBOSE.get():
-                typer.echo("".join(traceback.format_exception(error)), err=True)
+                print("".join(traceback.format_exception(error)), file=sys.stderr)
             print_error(error)
             raise typer.Exit(1) from error
         finally:
@@ -136,7 +137,14 @@ def _write_example(text: str, formatter: Any) -> None:
 
 
 class Group(PlainValues, TyperGroup):
-    """A group of commands."""
+    """A group of commands, which say so where Ctrl-C stops them, and exit as it does."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            say("\nStopped. Every file written so far is whole; the same command starts over.")
+            raise typer.Exit(130) from stop
 
 
 class App(typer.Typer):

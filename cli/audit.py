@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from trustq.core.prose import say
+
 from . import audit_board, audit_consensus, audit_duplicates
 from .app import App
 from .options import FeatureArrays, Progress
@@ -214,7 +216,7 @@ def labels(
     written = _write(audit, listing.out, pictures, issues)
     record_audit(audit, listing.results)
     for path in written:
-        typer.echo(f"wrote {path}", err=True)
+        say(f"wrote {path}")
     if listing.json:
         typer.echo(to_json(audit_summary(audit, issues)))
     else:
@@ -296,7 +298,7 @@ def apply(
         off_topic=off_topic,
     )
     write_cleaned(cleaned, out)
-    typer.echo(f"wrote {out}", err=True)
+    say(f"wrote {out}")
     if json:
         typer.echo(to_json(cleaned_summary(cleaned)))
     else:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from trustq.core.prose import say
+
 from .output import print_text
 
 
@@ -101,7 +103,7 @@ def board(
     )
     if out is not None:
         write_rows(out, [asdict(row) for row in rows])
-        typer.echo(f"wrote {out}", err=True)
+        say(f"wrote {out}")
     if json:
         typer.echo(to_json([asdict(row) for row in rows]))
     else:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trustq.core.counts import counted
+from trustq.core.prose import say
 
 from .options import Progress
 from .output import print_note, print_table, stages
@@ -97,7 +98,7 @@ def duplicates(
             )
         )
     for path in written:
-        typer.echo(f"wrote {path}", err=True)
+        say(f"wrote {path}")
     if output.as_json:
         typer.echo(json.dumps(_summary(found) | {"agreement": found.agreement}, indent=2))
         return

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from trustq.core.counts import counted
+from trustq.core.prose import say
 
 from .app import App, print_error
 from .output import print_note, print_table
@@ -125,11 +126,10 @@ def concat(
     _require_new(out)
     opened = open_side_by_side(find_caches(caches), at_least=2)
     written = write_cache(out, opened)
-    typer.echo(
+    say(
         f"{out}: {counted(len(written), 'row')}, "
         f"{counted(written.features.shape[1], 'feature')} of {opened.backbone}, "
-        f"{written.exposure}",
-        err=True,
+        f"{written.exposure}"
     )
 
 
@@ -223,9 +223,7 @@ def import_file(
         if note:
             print_note(str(note))
     if cache.exposure == "unknown":
-        typer.echo(
-            "Warning: exposure unknown; every table made from this cache will say so.", err=True
-        )
+        say("Warning: exposure unknown; every table made from this cache will say so.")
     _describe(out, cache)
 
 
@@ -249,9 +247,7 @@ def export_file(
     read = read_cache(cache)
     left_out = export_cache(out, read)
     if left_out:
-        typer.echo(
-            f"Left out, for they have not one row a sample: {', '.join(left_out)}.", err=True
-        )
+        say(f"Left out, for they have not one row a sample: {', '.join(left_out)}.")
     _describe(out, read)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from trustq.core.counts import counted
+from trustq.core.prose import say
 
 from .output import print_note, print_table
 
@@ -114,13 +115,13 @@ def check(
             from trustq.analysis.check_history import add_check
 
             for text in add_check(told.history, found):
-                typer.echo(text, err=True)
+                say(text)
     record["passed"] = passed
     if told.json:
         typer.echo(to_json(record))
     else:
         typer.echo(f"{'passed' if passed else 'FAILED'}")
-        typer.echo(SAFETY[0], err=True)
+        say(SAFETY[0])
     if not passed:
         raise typer.Exit(1)
 

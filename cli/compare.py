@@ -100,8 +100,9 @@ def compare(
     usual = vars(OfResults())
     given = [name for name, value in vars(of_results).items() if value != usual[name]]
     refuse_beside([name for name in given if name != "results"], "files of predictions")
+    from trustq.core.prose import folded
     from trustq.evaluation.compare_models import compare_models, comparison_page
-    from trustq.report.text import folded, to_json
+    from trustq.report.text import to_json
 
     found = compare_models(
         _read(models or [], arrays, meta or []),

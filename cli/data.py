@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trustq.core.counts import counted
+from trustq.core.prose import say
 
 from .app import App, print_remark
 from .options import Progress
@@ -150,7 +151,7 @@ def prepare(
                 head, about = text[:29], textwrap.wrap(adapter.description, max(width - 29, 20))
                 text = head + f"\n{' ' * 29}".join(about)
             typer.echo(text)
-        typer.echo("unverified: as described; no published file has been read with it.", err=True)
+        say("unverified: as described; no published file has been read with it.")
         return
     if name is None or place.out is None:
         raise typer.BadParameter("Name a data set (see --list) and the manifest: NAME --out FILE.")
@@ -279,7 +280,7 @@ def target(
     write_manifest(chosen, out)
     if len(chosen) < len(found):
         n_left_out = len(found) - len(chosen)
-        typer.echo(f"Rows left out for want of {column}: {n_left_out:,}.", err=True)
+        say(f"Rows left out for want of {column}: {n_left_out:,}.")
     _print_description(chosen, out)
 
 

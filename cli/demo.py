@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from trustq.core.prose import say
+
 from .output import print_repair_table, print_result, progress
 
 
@@ -22,7 +24,7 @@ def demo(
     from trustq.api.demo import TABLE_SQL, run_demo
 
     started = time.monotonic()
-    made = run_demo(out, say=lambda text: typer.echo(text, err=True), progress=progress)
+    made = run_demo(out, say=say, progress=progress)
     typer.echo("\nFrozen features: the honest place to try any noise\n")
     print_repair_table(made.frozen)
     typer.echo("\nFine-tuned on the noisy labels: the features saw the rows that are repaired\n")

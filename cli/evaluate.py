@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from trustq.core.prose import say
+
 from .hints import in_options
 from .options import AsJson, OfClass, Slicing, SplitArrays, listed
 from .output import print_text
@@ -129,7 +131,7 @@ def evaluate(
     )
     if output.out is not None:
         for path in write_evaluation(found, output.out, of_class=output.of_class, ece=ece):
-            typer.echo(f"wrote {path}", err=True)
+            say(f"wrote {path}")
     if output.json:
         typer.echo(to_json(found.report))
     else:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from trustq.core.counts import counted
+from trustq.core.prose import say
 
 from .app import App
 from .options import listed
@@ -73,7 +74,7 @@ def stability(
         from trustq.report.audit import write_rows
 
         write_rows(out, stability_rows(found))
-        typer.echo(f"wrote {out}", err=True)
+        say(f"wrote {out}")
     if results is not None:
         record_stability(opened, results, method=method, explain=explained, split=split)
     if json:
@@ -287,7 +288,7 @@ def sanity(
         from trustq.report.sanity_page import write_sanity
 
         write_sanity(found, out)
-        typer.echo(f"wrote {out}", err=True)
+        say(f"wrote {out}")
     if json:
         typer.echo(to_json([check.record for check in found]))
         return
@@ -324,4 +325,4 @@ def _shown(value: Any) -> Any:
 def _safety() -> None:
     from trustq.core.safety import SAFETY
 
-    typer.echo(" ".join(SAFETY[:2]), err=True)
+    say(" ".join(SAFETY[:2]))

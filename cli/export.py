@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trustq.core.counts import counted
+from trustq.core.prose import say
 
 from .app import App
 from .options import refuse_beside
@@ -210,7 +211,7 @@ def table(
 
 def _write_or_show(text: str, form: Written | TableForm) -> None:
     """Write or print a table; its notes are folded but in the formats that programs read."""
-    from trustq.report.text import folded
+    from trustq.core.prose import folded
 
     is_page = not form.json and form.format in (None, "markdown", "table")
     write_or_print(folded(text) if is_page else text, form.out)
@@ -280,7 +281,7 @@ def db(
     from trustq.results import save_database
 
     save_database(results, out)
-    typer.echo(f"{out} written", err=True)
+    say(f"{out} written")
 
 
 @app.command()

@@ -9,12 +9,14 @@ from typing import Any
 
 import typer
 
+from trustq.core.prose import say
+
 from .app import PROGRESS, QUIET, print_remark
 
 
 def print_text(text: str) -> None:
     """Print a page; prose is broken between words at 80 columns, or fewer of a narrow terminal."""
-    from trustq.report.text import WIDTH, folded
+    from trustq.core.prose import WIDTH, folded
 
     typer.echo(folded(text, min(WIDTH, terminal_width() or WIDTH)))
 
@@ -77,7 +79,7 @@ def resumable(kept: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        typer.echo(f"\nStopped. {kept}", err=True)
+        say(f"\nStopped. {kept}")
         raise typer.Exit(130) from stop
 
 
@@ -115,16 +117,16 @@ def progress(what: str, unit: str) -> Iterator[Callable[..., None]]:
     if not sys.stderr.isatty():
         started, last = time.monotonic(), [-1]
 
-        def say(done: int, total: int, failed: int = 0) -> None:
+        def tell(done: int, total: int, failed: int = 0) -> None:
             tenth = 10 * done // max(total, 1)
             if tenth > last[0]:
                 last[0] = tenth
                 seconds = time.monotonic() - started
                 left = f", {seconds * (total - done) / done:.0f} s left" if tenth else ""
                 left += f", {failed} failed" if failed else ""
-                typer.echo(f"{what}: {done:,} of {total:,} {unit}{left}", err=True)
+                say(f"{what}: {done:,} of {total:,} {unit}{left}")
 
-        yield say
+        yield tell
         return
     from rich.console import Console
     from rich.progress import (

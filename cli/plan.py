@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from trustq.core.prose import say
+
 from .output import print_text
 
 
@@ -71,7 +73,7 @@ def plan(
     )
     opened = [open_cache(path) for path in find_caches(caches)] if caches else []
     if opened and pilot.results is None:
-        typer.echo(f"running a pilot of {pilot.pilot_draws} draws ...", err=True)
+        say(f"running a pilot of {pilot.pilot_draws} draws ...")
     found = plan_sweep(
         chosen,
         opened,

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from trustq.core.prose import say
+
 
 def report(
     results: Annotated[Path, typer.Argument(help="Folder of result tables.")] = Path("results"),
@@ -40,7 +42,7 @@ def report(
         path = out or Path(f"{checklist}.html")
         write_checklist(found, path)
         typer.echo(count_said(found))
-        typer.echo(f"{path} written", err=True)
+        say(f"{path} written")
         return
     if statements or record or where:
         raise typer.BadParameter("--statements, --record and --where go with --checklist.")
@@ -48,4 +50,4 @@ def report(
     from trustq.report.page import write_report
 
     write_report(results, out)
-    typer.echo(f"{out} written", err=True)
+    say(f"{out} written")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from trustq.core.counts import counted, verb
+from trustq.core.prose import say
 
 from .app import App
 
@@ -25,7 +26,7 @@ def compact(results: _Folder = Path("results")) -> None:
     from trustq.results import compact as merge
 
     merged = merge(results, fewest=2)
-    typer.echo(f"{merged} parts were merged in {results}", err=True)
+    say(f"{merged} parts were merged in {results}")
 
 
 @app.command()
@@ -42,7 +43,7 @@ def clean(
     from trustq.results import clean as delete
 
     deleted = delete(results, grace_seconds=grace)
-    typer.echo(f"{deleted} parts were deleted from {results}", err=True)
+    say(f"{deleted} parts were deleted from {results}")
 
 
 @app.command()

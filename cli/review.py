@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from trustq.core.counts import counted
+from trustq.core.prose import say
 
 from .output import print_note, print_text
 
@@ -188,7 +189,7 @@ def _merge(session: "ReviewSession", exchange: Exchange) -> bool:
 
     for path in exchange.merge or []:
         n = merge_answers(session, path, rater=exchange.rater)
-        typer.echo(f"{path}: {counted(n, 'new answer')}", err=True)
+        say(f"{path}: {counted(n, 'new answer')}")
     return bool(exchange.merge)
 
 
@@ -206,13 +207,13 @@ def _write(
 
     if written.out is not None:
         write_one_file(session, images, written.out)
-        typer.echo(f"wrote {written.out}", err=True)
+        say(f"wrote {written.out}")
     if exchange.export is not None:
         _export(session, images, exchange.export, exchange)
     if written.packet is not None:
         made = write_packet(session, images, written.packet, per_class=written.per_class, seed=seed)
         for path in made:
-            typer.echo(f"wrote {path}", err=True)
+            say(f"wrote {path}")
     return any(path is not None for path in (written.out, exchange.export, written.packet))
 
 
@@ -234,7 +235,7 @@ def _export(
 
     tasks = session.tasks(image_of, guess=exchange.with_guess, rater=exchange.rater)
     for written in write_exchange(tasks, path, form=form, classes=session.audit.classes):
-        typer.echo(f"wrote {written}", err=True)
+        say(f"wrote {written}")
 
 
 def _serve(session: "ReviewSession", images: "ReviewImages", shown: Session) -> None:
@@ -245,7 +246,7 @@ def _serve(session: "ReviewSession", images: "ReviewImages", shown: Session) -> 
     server = ReviewServer(session, images)
     server.start()
     n = len(session.queue)
-    typer.echo(f"{counted(n, 'label')} to review at\n{server.address}\nStop with Ctrl-C.", err=True)
+    say(f"{counted(n, 'label')} to review at\n{server.address}\nStop with Ctrl-C.")
     if shown.port not in (None, 0, server.port):
         print_note(f"port {shown.port} is taken, so the page is on port {server.port}")
     if shown.browser:

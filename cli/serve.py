@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from trustq.core.prose import say
+
 from .options import Quiet
 from .output import print_note
 
@@ -97,10 +99,10 @@ def serve(
         print_note("Photos are sent to this server: the model folder has no runtime for browsers.")
     port = socket.getsockname()[1]
     host = f"[{network.host}]" if ":" in network.host else network.host
-    typer.echo(f"{service.model.about['name']} at {scheme}://{host}:{port}/", err=True)
+    say(f"{service.model.about['name']} at {scheme}://{host}:{port}/")
     if service.model.warning:
         print_note(service.model.warning)
-    typer.echo("Research only, not a medical device. Stop with Ctrl-C.", err=True)
+    say("Research only, not a medical device. Stop with Ctrl-C.")
     server = load_extra("uvicorn", "trustq serve").Server(config)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))

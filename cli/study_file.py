@@ -130,7 +130,7 @@ def _chain(
         stages.append(stage("sample", words, [whole], [manifest]))
     words = ["extract", manifest, "--out", "cache", "--seeds", ",".join(map(str, seeds))]
     words += ["--name", "study", "--replace", *(["--recipe", recipe] if recipe else [])]
-    stages.append(stage("extract", words, [manifest], ["cache"]))
+    stages.append(stage("extract", words, [manifest], ["cache"], adds=True))
     caches = _caches(seeds)  # and no others: seeds that the file no longer names are left
     words = ["repair", *caches, "--results", "results"]
     stages.append(stage("repair", words, ["cache"], ["results"], adds=True))

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from trustq.core.counts import counted
+from trustq.core.prose import say
 
 from .app import print_remark
 from .options import Progress
@@ -160,11 +161,10 @@ def _show_plan(plan: Any, results: Path, jobs: int, as_json: bool) -> None:
         return
     print_table(cells)
     workers = jobs or joblib.cpu_count()
-    typer.echo(
+    say(
         f"{counted(len(cells), 'run')}, about {seconds:.0f} s of one core, "
         f"{seconds / workers:.0f} s on "
-        f"{workers}",
-        err=True,
+        f"{workers}"
     )
 
 

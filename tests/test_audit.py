@@ -23,6 +23,7 @@ from trustq.audit.folder import read_audit_folder
 from trustq.audit.neighbours import NeighbourSearch, nearest, outlier_score, reference_rows
 from trustq.audit.reopen import reopen
 from trustq.audit.set_issues import columns_of_rows, find_set_issues
+from trustq.core.prose import folded
 from trustq.data.image_files import find_images
 from trustq.data.splits import group_folds
 from trustq.errors import InputError, TrustqError
@@ -31,7 +32,6 @@ from trustq.heads.out_of_fold import TrainingRows, accept_out_of_fold, fit_folds
 from trustq.report.audit import audit_page, class_rows, confusion_rows, issue_rows, record_audit
 from trustq.report.audit import write_audit as write
 from trustq.report.image_sheets import chosen_candidates, draw_candidates
-from trustq.report.text import folded
 from trustq.results import run_query
 from trustq.scoring import neighbours as scoring_neighbours
 from trustq.store import write_cache

@@ -183,6 +183,16 @@ def test_seeds_that_are_no_numbers_are_refused(words: list[str]) -> None:
             "trustq.experiments.run.run_group",
             "Runs so far stay in {results}; the same command goes on from there.",
         ),
+        (
+            ["audit", "labels", "{cache}"],
+            "trustq.audit.source.fitted_out_of_fold",
+            "Every file written so far is whole; the same command starts over.",
+        ),
+        (
+            ["evaluate", "{cache}"],
+            "trustq.evaluation.predictions.read_predictions",
+            "Every file written so far is whole; the same command starts over.",
+        ),
     ],
 )
 def test_ctrl_c_says_what_is_kept(

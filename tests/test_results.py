@@ -3,8 +3,10 @@
 import itertools
 import json
 import multiprocessing
+import os
 import re
 import shutil
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -456,6 +458,28 @@ def test_a_small_part_is_read_once(tmp_path: Path) -> None:
     again = files.open(part_address("runs", "p1"))
     again.seek(4)
     assert (first.read(len(whole)), again.read(8)) == (whole, whole[4:12])
+
+
+def test_ctrl_c_while_parts_are_read_is_no_error_of_the_database(
+    filled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trustq.results.part_files import _Placed
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def seek(self: _Placed, place: int, whence: int = 0) -> int:
+        os.kill(os.getpid(), signal.SIGINT)  # in Python code that DuckDB calls
+        signal.pthread_sigmask(signal.SIG_BLOCK, [])  # a call by which the handler has run
+        return place
+
+    try:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(_Placed, "seek", seek)
+            with connect(filled, threads=1) as connection:
+                connection.execute("SELECT * FROM metrics").fetchall()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_query_of_runs_alone_gives_the_rows_that_the_table_gives(tmp_path: Path) -> None:

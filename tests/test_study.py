@@ -175,6 +175,32 @@ def test_a_study_trains_again_with_other_options(images: Path, tmp_path: Path) -
     assert (seed, digest) == (1, read_cache(path).content_digest)
 
 
+def test_a_study_of_another_data_set_keeps_no_cache_of_the_former(
+    images: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "study.toml"
+    settings = [word for setting in TINY for word in ("--set", setting)]
+    told: list[str] = []
+
+    def run(name: str) -> dict[str, str]:
+        write_manifest(make_rows(images, dataset=name), tmp_path / f"{name}.parquet")
+        file.write_text(
+            f"[study]\ndata = '{name}.parquet'\nskip = ['audit', 'report', 'package']\n"
+            f"[options]\nextract = {settings}\n"
+            "repair = ['--noise', 'stored', '--arms', 'none', '--folds', '2']\n"
+        )
+        read = read_study(file)
+        return states(run_stages(read.stages, read.folder, tell=told.append))
+
+    for name in ("before", "after"):
+        assert set(run(name).values()) <= {"ran", "unchanged"}
+        folders = [path.name for path in (tmp_path / "study/cache").iterdir()]
+        assert [folder for folder in folders if not folder.startswith(".")] == [name]
+        found = run_query(tmp_path / "study/results", "SELECT DISTINCT dataset FROM runs").rows
+        assert found == [(name,)]
+    assert told.count("cache was made of other inputs and is removed") == 1
+
+
 def test_stages_from_and_until_and_dry_runs(tmp_path: Path) -> None:
     (tmp_path / "start").write_text("1")
     ran: list[str] = []

@@ -12,11 +12,11 @@ from trustq.analysis.study_design import Plan, Question
 from trustq.analysis.study_design import plan_sweep as plan_study
 from trustq.api.frames import Source, Table, as_file
 from trustq.api.results import Results
+from trustq.core.prose import folded
 from trustq.experiments import plan_sweep, run_sweep
 from trustq.experiments import repair as run_repair
 from trustq.recipes import Recipe, load_recipe, load_sweep, require_sweep
 from trustq.report.plan import plan_page, plan_summary
-from trustq.report.text import folded
 from trustq.store import Cache, find_caches
 from trustq.store import import_cache as import_file
 from trustq.store import open_cache as open_file

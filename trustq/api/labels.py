@@ -25,6 +25,7 @@ from trustq.audit.labels import AUTO
 from trustq.audit.set_issues import COLUMNS, SetIssue, columns_of_rows, find_set_issues
 from trustq.core.class_names import read_labels
 from trustq.core.foreign_rows import sorted_note
+from trustq.core.prose import folded
 from trustq.core.words import is_no_group, plain_texts
 from trustq.errors import InputError
 from trustq.metrics.probabilities import checked_labels, checked_probs
@@ -38,7 +39,6 @@ from trustq.report.audit import (
     set_issue_rows,
     write_audit,
 )
-from trustq.report.text import folded
 from trustq.scoring import score_of
 from trustq.scoring.confident import find_label_issues as flagged_by
 

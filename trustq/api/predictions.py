@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from trustq.api.frames import Source, Table, as_file, several
+from trustq.core.prose import folded
 from trustq.data.noise import parse_noise
 from trustq.errors import InputError
 from trustq.evaluation.compare_models import ModelComparison, compare_models, comparison_page
@@ -13,7 +14,6 @@ from trustq.evaluation.evaluate import evaluate as evaluated
 from trustq.evaluation.predictions import Predictions
 from trustq.evaluation.predictions import read_predictions as read_file
 from trustq.report.evaluation import evaluation_page, write_evaluation
-from trustq.report.text import folded
 
 
 def read_predictions(

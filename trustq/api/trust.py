@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from trustq.api.frames import Source, Table, as_file, several
+from trustq.core.prose import folded
 from trustq.evaluation.predictions import Predictions
 from trustq.evaluation.trust_sources import SOURCES
 from trustq.experiments.trust import TrustRun, judge, judged_predictions
 from trustq.experiments.trust_inputs import open_judged
 from trustq.experiments.trust_tables import record_trust
-from trustq.report.text import folded
 from trustq.report.trust import notebook_files, trust_text, write_trust
 
 

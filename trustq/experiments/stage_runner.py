@@ -195,6 +195,8 @@ def _make_room(
         elif is_own:
             own.append(path)
             if stage.once or begun["inputs"] != inputs:
+                if stage.adds:
+                    tell(f"{path} was made of other inputs and is removed")
                 shutil.rmtree(place) if place.is_dir() else place.unlink()
         elif stage.adds and begun["inputs"] != inputs:
             tell(f"{path} was changed since {stage.name} wrote it: what is in it stays")

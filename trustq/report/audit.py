@@ -16,9 +16,9 @@ from trustq.audit.set_issues import COLUMNS, KINDS, SetIssue, issue_counts
 from trustq.core.atomic_files import replacing
 from trustq.core.counts import counted
 from trustq.core.label_sheets import require_csv
+from trustq.core.prose import folded
 from trustq.core.safety import DISCLAIMER
 from trustq.core.spreadsheets import csv_text
-from trustq.report.text import folded
 from trustq.results import Result, connect, format_result, new_part, write_part
 from trustq.statistics.paired import share_interval
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from trustq.core.atomic_files import replacing
 from trustq.core.counts import counted
+from trustq.core.prose import WIDTH, folded
 from trustq.core.safety import DISCLAIMER
 from trustq.core.spreadsheets import csv_text
 from trustq.evaluation.evaluate import Evaluation, curve_rows, error_rows
@@ -21,7 +22,7 @@ from trustq.metrics.ece_conventions import ECE_CONVENTIONS, chosen_conventions
 from trustq.metrics.per_class import class_positions, positive_score
 from trustq.metrics.selective import risk_coverage_curve, thin_curve
 from trustq.report.plots import COLOURS, new_canvas, save_plot
-from trustq.report.text import WIDTH, aligned, folded, to_json
+from trustq.report.text import aligned, to_json
 from trustq.statistics.paired import share_interval
 
 _SHOWN = {

@@ -1,14 +1,12 @@
-"""JSON that any reader takes, and prose and tables of text that fit a terminal."""
+"""JSON that any reader takes, and tables of text that fit a terminal."""
 
 import json
 import math
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
+from trustq.core.prose import WIDTH
 from trustq.core.text_tables import column_blocks
-
-WIDTH = 80  # columns of a terminal, which fold longer lines
 
 
 def to_json(value: Any) -> str:
@@ -20,35 +18,6 @@ def to_json(value: Any) -> str:
     }
     """
     return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False)
-
-
-def folded(text: str, width: int = WIDTH) -> str:
-    """A page whose lines of prose are broken between words where they are wider than a terminal.
-
-    Rows of tables, in which two blanks or a bar stand between cells, and commands stay as they are.
-
-    >>> print(folded("  one two three\\n| a | b | c |\\na    b    c    d", width=9))
-      one two
-      three
-    | a | b | c |
-    a    b    c    d
-    """
-    lines: list[str] = []
-    for line in text.split("\n"):
-        own = line.lstrip(" ")
-        if len(line) <= width or "  " in own or own.startswith(("|", "trustq ", ".venv/")):
-            lines.append(line)
-            continue
-        indent = line[: len(line) - len(own)]
-        lines += textwrap.wrap(
-            own,
-            width,
-            initial_indent=indent,
-            subsequent_indent=indent,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-    return "\n".join(lines)
 
 
 def aligned(

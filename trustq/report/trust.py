@@ -9,6 +9,7 @@ from typing import Any
 
 from trustq.core.atomic_files import replacing
 from trustq.core.counts import counted
+from trustq.core.prose import folded
 from trustq.core.safety import DISCLAIMER
 from trustq.core.spreadsheets import csv_text
 from trustq.evaluation.conditions import CLEAN, KINDS
@@ -16,7 +17,7 @@ from trustq.evaluation.trust_figures import LEVELS, LOWER, METRICS
 from trustq.evaluation.trust_sources import SOURCES
 from trustq.evaluation.trust_table import BASELINE, JUDGED_BY
 from trustq.experiments.trust import TrustRun
-from trustq.report.text import aligned, folded, to_json
+from trustq.report.text import aligned, to_json
 from trustq.report.trust_plots import CAPTIONS, draw_trust
 
 SHOWN = ("accuracy", "balanced_accuracy", "macro_auroc", "ece", "augrc", "failure_auroc")

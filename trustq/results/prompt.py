@@ -114,7 +114,5 @@ def _answer(folder: Path, query: str, joined: dict[str, Any]) -> None:
         print(format_result(answer, width=get_terminal_size().columns))
     except TrustqError as error:
         print(f"Error: {error}")
-    except (KeyboardInterrupt, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and str(error) != "Query interrupted":
-            raise
-        print("Stopped.")  # what DuckDB makes of Ctrl-C is a RuntimeError
+    except KeyboardInterrupt:
+        print("Stopped.")

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -64,7 +64,8 @@ class Result(NamedTuple):
 class Opened:
     """A results folder that was opened: `with` gives its DuckDB connection and closes it after.
 
-    An error that leaves the block names the damaged part where there is one.
+    An error that leaves the block names the damaged part where there is one. Until it is closed
+    Ctrl-C is heeded, which DuckDB may take for an error of the Python code that it reads parts by.
     """
 
     def __init__(self, folder: Path, *, threads: int | None = None) -> None:
@@ -76,6 +77,9 @@ class Opened:
         self.connection.execute("SET parquet_metadata_cache = true")
         self.files.register(self.connection)
         self._folder = folder
+        self._closing = ExitStack()
+        self._closing.callback(self.connection.close)
+        self._closing.enter_context(heeded(self.connection.interrupt))
 
     def __enter__(self) -> duckdb.DuckDBPyConnection:
         return self.connection
@@ -86,13 +90,7 @@ class Opened:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.connection.close()
-        if isinstance(error, Exception):
-            self._explain(error)
-
-    def _explain(self, error: Exception) -> None:
-        if isinstance(error, RuntimeError) and str(error) == "Query interrupted":
-            raise KeyboardInterrupt from error  # what DuckDB makes of Ctrl-C
+        self._closing.__exit__(kind, error, trace)
         if isinstance(error, duckdb.Error) and (found := self.damage()):
             raise found from error
 
@@ -193,7 +191,7 @@ class _Asked:
     def opened(self, of: str) -> Iterator[tuple[Opened, str]]:
         """The folder opened for the statement; what DuckDB says of it is a `TrustqError`."""
         opened = connect(self.folder, tables=self.tables, metadata=self.metadata, of=of)
-        with opened as connection, heeded(connection.interrupt):
+        with opened as connection:
             statement = _readable(connection, self.sql, self.parameters)
             try:
                 yield opened, statement
@@ -313,7 +311,7 @@ def save_database(folder: Path, path: Path) -> None:
     folder = Path(folder)
     check_folder(folder)
     opened = Opened(folder)
-    with replacing(Path(path)) as part, opened as connection, heeded(connection.interrupt):
+    with replacing(Path(path)) as part, opened as connection:
         try:
             _create_views(opened)
             connection.execute(f"ATTACH {literal(str(part))} AS target")

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
+from trustq.core.prose import say
+
 PLAIN_SECONDS = 10.0  # between two lines where there is no terminal
 
 Step = Callable[[int, str], None]  # images done so far, and a figure such as "loss 0.71"
@@ -26,7 +28,7 @@ class StderrProgress:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        print(text, file=sys.stderr, flush=True)
+        say(text)
 
     @contextmanager
     def images(self, what: str, total: int) -> Iterator[Step]:
