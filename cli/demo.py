@@ -8,7 +8,7 @@ import typer
 
 from trustq.core.prose import say
 
-from .output import print_repair_table, print_result, progress
+from .output import print_repair_table, print_result, progress, resumable
 
 
 def demo(
@@ -24,7 +24,8 @@ def demo(
     from trustq.api.demo import TABLE_SQL, run_demo
 
     started = time.monotonic()
-    made = run_demo(out, say=say, progress=progress)
+    with resumable("Finished caches and runs are kept; the same command goes on from there."):
+        made = run_demo(out, say=say, progress=progress)
     typer.echo("\nFrozen features: the honest place to try any noise\n")
     print_repair_table(made.frozen)
     typer.echo("\nFine-tuned on the noisy labels: the features saw the rows that are repaired\n")
