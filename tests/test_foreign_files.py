@@ -1433,3 +1433,97 @@ def test_stated_classes_that_contradict_those_of_the_file_are_refused(tmp_path: 
 def test_a_frame_that_is_not_collected_is_refused_without_a_warning() -> None:
     with pytest.raises(InputError, match="Cannot read from LazyFrame"):
         tq.evaluate(polars.DataFrame({"label": [0], "prob_0": [1.0]}).lazy())
+
+
+def test_one_column_that_is_never_below_a_half_may_be_the_confidence_of_the_answer(
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(2, size=60)
+    second = np.clip(0.5 + (labels - 0.5) * 0.6 + rng.normal(size=60) * 0.2, 0.01, 0.99)
+    said = (
+        "probs is .5 or more in every row: if it is the confidence of whichever class was "
+        "predicted, and not the probability of 1, every figure is wrong: save 1 - p where the "
+        "other class was predicted"
+    )
+    for probs, is_told in ((np.maximum(second, 1 - second), True), (second, False)):
+        np.savez(tmp_path / "p.npz", probs=probs, labels=labels)
+        assert (said in read_predictions(tmp_path / "p.npz").notes) == is_told
+
+
+def test_numbers_as_texts_may_be_in_the_order_of_texts_which_is_said(tmp_path: Path) -> None:
+    for k, is_told in ((13, True), (10, False)):
+        labels, logits = simulated(k=k)
+        texts = labels.astype(str)
+        write_table(tmp_path / "p.parquet", {"labels": texts, "logits": logits})
+        np.savez(tmp_path / "p.npz", logits=logits, labels=texts)
+        np.savez(tmp_path / "b.npz", logits=logits, labels=texts.astype("S"))
+        for name in ("p.npz", "b.npz", "p.parquet"):
+            notes = " ".join(read_predictions(tmp_path / name).notes)
+            assert ("are numbers written as texts" in notes) == is_told
+        np.savez(tmp_path / "p.npz", logits=logits, labels=labels)
+        assert "as texts" not in " ".join(read_predictions(tmp_path / "p.npz").notes)
+        probs = softmax(logits)
+        if is_told:
+            with pytest.warns(UserWarning, match="are numbers written as texts"):
+                tq.label_quality(labels.astype(str), probs)
+        order = sorted(range(k), key=str)
+        named = tq.label_quality(
+            labels.astype(str), probs[:, order], classes=[str(j) for j in order]
+        )
+        assert np.array_equal(named, tq.label_quality(labels, probs))
+
+
+def test_labels_in_a_column_a_class_are_told_how_to_become_one(tmp_path: Path) -> None:
+    labels, logits = simulated(k=3, n=60)
+    names = ["MEL", "NV", "BCC"]
+    scores = {"image": [f"i{row}" for row in range(60)]}
+    scores |= {name: logits[:, j].tolist() for j, name in enumerate(names)}
+    marks = {"image": scores["image"]}
+    marks |= {name: (labels == j).astype(float).tolist() for j, name in enumerate(names)}
+    pandas.DataFrame(scores).to_csv(tmp_path / "scores.csv", index=False)
+    pandas.DataFrame(marks).to_csv(tmp_path / "truth.csv", index=False)
+    said = (
+        r"If the columns MEL, NV, BCC mark the class of a row by 1, write one column of the "
+        r"classes' names: in pandas, table\[names\].idxmax\(axis=1\)\."
+    )
+    asked: dict[str, Any] = {"meta": [tmp_path / "truth.csv"]}
+    for labelled in ({}, {"labels": "MEL,NV,BCC"}):
+        with pytest.raises(InputError, match=said):
+            read_predictions(tmp_path / "scores.csv", names={"logits": names, **labelled}, **asked)
+    truth = pandas.DataFrame(marks).set_index("image").idxmax(axis=1).rename("label")
+    truth.to_csv(tmp_path / "truth.csv")
+    found = accuracy(tmp_path / "scores.csv", names={"logits": names}, **asked)
+    assert found == (float((logits.argmax(axis=1) == labels).mean()), tuple(names))
+
+
+def test_percents_are_told_apart_from_logits(tmp_path: Path) -> None:
+    labels, logits = simulated(k=3, n=60)
+    percents = 100 * softmax(logits)
+    for name, array in (("probs", percents), ("probs", percents[:, 2]), ("logits", percents)):
+        np.savez(
+            tmp_path / "p.npz", labels=labels if array.ndim == 2 else labels == 2, **{name: array}
+        )
+        if name == "probs":
+            with pytest.raises(InputError, match="divide percents by 100"):
+                read_predictions(tmp_path / "p.npz")
+        else:
+            notes = read_predictions(tmp_path / "p.npz").notes
+            assert any("sum to 100 in every row: if they are percents" in note for note in notes)
+
+
+def test_names_of_columns_without_their_signs_are_renamed_by_the_stated_classes(
+    tmp_path: Path,
+) -> None:
+    labels, logits = simulated(k=3, n=60)
+    names = ["Nevus, Reed", "Melanoma (in situ)", "SCC"]
+    of_r = ["Nevus..Reed", "Melanoma..in.situ.", "SCC"]
+    columns: dict[str, Any] = {"label": np.array(names)[labels]}
+    columns |= {f"logit_{name}": logits[:, j] for j, name in enumerate(of_r)}
+    pandas.DataFrame(columns).to_csv(tmp_path / "p.csv", index=False)
+    with pytest.raises(InputError, match=r"is that class, name the classes in their order"):
+        read_predictions(tmp_path / "p.csv")
+    right = float((logits.argmax(axis=1) == labels).mean())
+    assert accuracy(tmp_path / "p.csv", names={"classes": names}) == (right, tuple(names))
+    with pytest.raises(InputError, match="name every column, or none"):
+        read_predictions(tmp_path / "p.csv", names={"classes": [names[1], names[0], "SCC"]})

@@ -23,7 +23,7 @@ from trustq.audit import audit_labels as audit_sources
 from trustq.audit.known import answers_of
 from trustq.audit.labels import AUTO
 from trustq.audit.set_issues import COLUMNS, SetIssue, columns_of_rows, find_set_issues
-from trustq.core.class_names import read_labels
+from trustq.core.class_names import read_labels, sorted_as_texts
 from trustq.core.foreign_rows import sorted_note
 from trustq.core.prose import folded
 from trustq.core.words import is_no_group, plain_texts
@@ -330,7 +330,7 @@ class _Rows:
         n, k = self.probs.shape
         found = read_labels(given, source="The input", classes=classes, width=k)
         for note in found.notes:
-            if "counted from 1" in note:
+            if "counted from 1" in note or note == sorted_as_texts("labels"):
                 warnings.warn(note, stacklevel=3)
         if missing := int((found.indices < 0).sum()):
             raise InputError(

@@ -82,6 +82,8 @@ def read_labels(
     elif width is not None:
         found, notes = _by_position(texts, width, source, name)
         known = tuple(map(str, range(width)))
+        if width > 10 and any(isinstance(value, str | bytes) for value in distinct):
+            notes = [*notes, sorted_as_texts(name)]
     else:
         known, found, notes = _by_value(texts, source, name)
     indices = np.array(found, dtype=np.int64)[places]
@@ -89,6 +91,15 @@ def read_labels(
     if missing:
         notes = [*notes, f"{missing} of {len(indices)} rows have no {_one(name)}"]
     return Labels(indices, known, tuple(notes))
+
+
+def sorted_as_texts(name: str) -> str:
+    """A note for numbers written as texts, which encoders and folders sort as 0, 1, 10, 2."""
+    return (
+        f"{name} are numbers written as texts, and are taken for positions: if the columns are in "
+        "the order in which encoders and folders sort such texts (0, 1, 10, 2), most labels are "
+        "others: name the classes in column order (`classes`)"
+    )
 
 
 def checked_classes(
@@ -125,6 +136,7 @@ class ClassPosition:
         self.exact = {name: place for place, name in enumerate(classes)}
         self.numbers = _unambiguous([whole_number(name) for name in classes])
         self.folded = _unambiguous([_folded(name) for name in classes])
+        self.lettered = _unambiguous([letters_of(name) for name in classes])
         if {"true", "false"} == set(self.folded):
             self.numbers = {1: self.folded["true"], 0: self.folded["false"]}
 
@@ -258,6 +270,15 @@ def _folded(text: str) -> str:
     return (text if text.isascii() else unicodedata.normalize("NFC", text)).casefold()
 
 
+def letters_of(name: str) -> str:
+    """Letters and digits of a name alone, which R and other tools keep in names of columns.
+
+    >>> letters_of("Melanoma (in situ)"), letters_of("Melanoma..in.situ.")
+    ('melanomainsitu', 'melanomainsitu')
+    """
+    return re.sub(r"[\W_]+", "", _folded(name))
+
+
 def _unambiguous(keys: Sequence[object]) -> dict[object, int]:
     places: dict[object, list[int]] = {}
     for place, key in enumerate(keys):
@@ -360,6 +381,10 @@ def _by_name(
         shown = unknown_class((strange or left)[0], classes)
         numbered = len(classes) > 1 and all(re.fullmatch(r"\D{0,6}\d+", own) for own in classes)
         hint = ""
+        if (place := find.lettered.get(letters_of((strange or left)[0]))) is not None:
+            hint = (
+                f". If {classes[place]} is that class, name the classes in their order (`classes`)"
+            )
         if not named and numbered:  # columns called p0, p1, which say no class
             hint = ". If these are columns of classes, name the classes in their order (`classes`)"
         raise InputError(f"{source}: {name}: {shown}{hint}.")

@@ -16,6 +16,7 @@ from trustq.core.class_names import (
     Labels,
     by_number,
     checked_classes,
+    letters_of,
     listed,
     numbers_of,
     read_labels,
@@ -130,7 +131,8 @@ class ForeignRows:
         if name in self.file.unread:
             return self.file.require(name, what)
         wanted = f"{name} for {what}" if what else name
-        raise InputError(f"{self.path} has no {wanted}; it has {self.there()}.")
+        marked = self._marked(what)
+        raise InputError(f"{self.path} has no {wanted}; it has {self.there()}.{marked}")
 
     def has(self, name: str) -> bool:
         """Whether there is an array or column of that name."""
@@ -340,6 +342,7 @@ class ForeignRows:
             kind = "column" if self.file.is_table else "array"
             raise InputError(
                 f"{self.path} has no {kind} {role}; it has {self.there()}. Name it (`{role}`)."
+                f"{self._marked(role)}"
             )
         column, own = self._by_feature(role, column, classes)
         if classes is None and own is not None and width in (None, len(own)):
@@ -348,6 +351,18 @@ class ForeignRows:
         for note in found.notes:
             self.note(note)
         return found
+
+    def _marked(self, role: str) -> str:
+        """What a message on missing labels adds where each class has a column of 0 and 1."""
+        tables = self.sources if role in ("labels", "observed") and self.file.is_table else []
+        for table in tables:
+            found = [name for name, column in table.items() if _holds_marks(column)]
+            if len(found) > 1:
+                return (
+                    f" If the columns {listed(found, 5)} mark the class of a row by 1, write one "
+                    "column of the classes' names: in pandas, table[names].idxmax(axis=1)."
+                )
+        return ""
 
     def sample_ids(self, n: int) -> list[str] | None:
         """Unique ids of the rows, or None where the file has none."""
@@ -482,6 +497,12 @@ class ForeignRows:
                 "the logits are at least 0 and sum to 1 in every row: if they are probabilities, "
                 "name them as probs, for otherwise confidence is far too low"
             )
+        if kind == "logits" and _are_shares(array, whole=100):
+            self.note(
+                "the logits are at least 0 and sum to 100 in every row: if they are percents, "
+                "divide them by 100 and name them as probs, for otherwise confidence is far too "
+                "high"
+            )
         titles = self._titles(kind)
         stated = self.classes()
         if array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1):
@@ -505,7 +526,8 @@ class ForeignRows:
             titles = by_number(titles, *self._label_columns())
         if stated is None or set(stated) == set(titles):
             return Scores(kind, array, checked_classes(titles, source=self.source, width=width))
-        if set(stated) & set(titles):
+        are_alike = list(map(letters_of, stated)) == list(map(letters_of, titles))
+        if set(stated) & set(titles) and not are_alike:
             raise InputError(
                 f"{self.path}: the columns are of {listed(titles)}, and the classes are called "
                 f"{listed(stated)}: name every column, or none."
@@ -530,8 +552,8 @@ class ForeignRows:
         if kind == "probs" and not ((scores >= 0) & (scores <= 1)).all():
             raise InputError(
                 f"{self.path}: {kind} is one column and lies in [{scores.min():g}, "
-                f"{scores.max():g}]; expected the probability of the second class, in [0, 1]. "
-                "Other scores are logits."
+                f"{scores.max():g}]; expected the probability of the second class, in [0, 1]: "
+                "divide percents by 100; other scores are logits."
             )
         other = np.zeros_like(scores) if kind == "logits" else 1 - scores
         classes = None if stated is None else checked_classes(stated, source=self.source, width=2)
@@ -543,6 +565,12 @@ class ForeignRows:
             positive = title
             classes = (classes[1 - classes.index(title)], title)
         self.note(f"{kind} is one column: it is taken for the class {positive}, the second of two")
+        if kind == "probs" and len(scores) >= 20 and (scores >= 0.5).all():
+            self.note(
+                f"{kind} is .5 or more in every row: if it is the confidence of whichever class "
+                f"was predicted, and not the probability of {positive}, every figure is wrong: "
+                "save 1 - p where the other class was predicted"
+            )
         return Scores(kind, np.stack([other, scores], axis=1), classes)
 
     def _titles(self, role: str) -> list[str] | None:
@@ -830,12 +858,12 @@ def _fields(columns: Collection[str], name: str) -> list[str]:
     return [column for column in columns if column.startswith(f"{name}.")]
 
 
-def _are_shares(scores: np.ndarray) -> bool:
-    """Whether rows of two or more scores are at least 0 and sum to 1, as probabilities do."""
+def _are_shares(scores: np.ndarray, whole: int = 1) -> bool:
+    """Whether rows of two or more scores are at least 0 and sum to 1, or to another whole."""
     if scores.ndim != 2 or scores.shape[1] < 2 or len(scores) < 2 or scores.dtype.kind not in "fiu":
         return False
     for part in (scores[:100], scores):  # of others a few rows say so
-        if not ((part >= 0).all() and (np.abs(part.sum(axis=1) - 1) < 1e-3).all()):
+        if not ((part >= 0).all() and (np.abs(part.sum(axis=1) / whole - 1) < 1e-3).all()):
             return False
     return True
 
@@ -892,6 +920,17 @@ def _flags(name: str, column: np.ndarray) -> bool:
     if not _FLAG_OF_SPLIT.fullmatch(name) or column.ndim != 1:
         return False
     return {flag(text) for text in set(plain_texts(column))} == {0, 1}
+
+
+def _holds_marks(column: np.ndarray) -> bool:
+    """Whether a column is of 0 and 1 alone, and has both, as one of one-hot labels has."""
+    if column.ndim != 1:
+        return False
+    for part in (column[:100], column):  # of others a few rows say so
+        marks = {flag(text) for text in set(plain_texts(part))}
+        if None in marks:
+            return False
+    return len(marks) == 2
 
 
 def _alike_but_in_case(texts: Sequence[str]) -> tuple[str, str] | None:

@@ -79,10 +79,13 @@ def checked_probs(probs: np.ndarray, *, numbers: np.ndarray | None = None) -> np
     probs = _checked_rows(probs, "probs", numbers)
     low, high = probs.min(), probs.max()
     if low < 0 or high > 1 + ROW_SUM_TOLERANCE:
-        raise InputError(
-            f"probs lies in [{low:g}, {high:g}], expected [0, 1]: "
-            "pass probabilities, or pass these numbers as logits."
+        are_percents = low >= 0 and np.abs(probs.sum(axis=1) - 100).max() < 1
+        way_out = (
+            "divide percents by 100"
+            if are_percents
+            else ("pass probabilities, or pass these numbers as logits")
         )
+        raise InputError(f"probs lies in [{low:g}, {high:g}], expected [0, 1]: {way_out}.")
     sums = probs.sum(axis=1)
     worst = int(np.argmax(np.abs(sums - 1)))
     if abs(sums[worst] - 1) > ROW_SUM_TOLERANCE:
