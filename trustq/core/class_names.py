@@ -381,9 +381,9 @@ def _by_name(
         shown = unknown_class((strange or left)[0], classes)
         numbered = len(classes) > 1 and all(re.fullmatch(r"\D{0,6}\d+", own) for own in classes)
         hint = ""
-        if (place := find.lettered.get(letters_of((strange or left)[0]))) is not None:
+        if (near := find.lettered.get(letters_of((strange or left)[0]))) is not None:
             hint = (
-                f". If {classes[place]} is that class, name the classes in their order (`classes`)"
+                f". If {classes[near]} is that class, name the classes in their order (`classes`)"
             )
         if not named and numbered:  # columns called p0, p1, which say no class
             hint = ". If these are columns of classes, name the classes in their order (`classes`)"
