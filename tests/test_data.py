@@ -402,7 +402,7 @@ TABLE_FAULTS = {
     "default column": (
         {},
         "{table} has no column 'label'; its columns are image, dx, lesion, age, part. "
-        "Did you mean 'age'?",
+        "Did you mean 'age'? Name it (`label_column`).",
     ),
     "duplicate": (
         {**NAMES, "id_column": "lesion"},
@@ -421,7 +421,9 @@ TABLE_FAULTS = {
     ),
     "split": (
         {**NAMES, "split_column": "lesion"},
-        "{table}: split 'L1', 'L2' in rows 1, 2, 3 is not one of train, val, test, external.",
+        "{table}: lesion 'L1', 'L2' in rows 1 (x/1), 2 (x/2.png) and 3 (x/3) is not one of "
+        "train, val, test, external: write one of these, or give the column another name, and "
+        "splits are made.",
     ),
     "group in two splits": (
         {**NAMES, "group_column": "dx", "split_column": "part"},
@@ -449,12 +451,43 @@ def test_a_column_named_like_one_of_the_manifest_is_kept_under_another_name(tabl
 
 
 def test_a_path_that_leaves_the_root_is_refused(table):
-    write_csv(table, TABLE, [*TABLE_ROWS, ("../in/x/3", "nv", "L3", "", "val")])
+    write_csv(table, TABLE, [*TABLE_ROWS, ("../out/x/3", "nv", "L3", "", "val")])
     with refused(
-        f"{table}: path '../in/x/3.tif' in row 4 leaves the data root; paths are relative to it "
+        f"{table}: path '../out/x/3' in row 4 leaves the data root; paths are relative to it "
         "and contain no '..'."
     ):
         prepare_table(table, **NAMES)
+
+
+def test_paths_below_the_root_are_written_as_every_table_writes_them(table):
+    root = table.parent / "in"
+    for path in (root / "x" / "3", "../in/x/3", "./x/../x/3"):
+        write_csv(table, ("path", "label"), [(path, "nv")])
+        found = prepare_table(table)  # its path is its id
+        assert column(found, "path") == ["x/3.tif"]
+        assert column(found, "sample_id") == [str(path)]
+
+
+def test_a_photo_is_told_from_a_mask_of_its_name(table):
+    root = table.parent / "in"
+    for name, value in (("masks/9.png", 0), ("photos/9.jpg", 200), ("copies/9.jpg", 200)):
+        (root / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8), value).save(root / name)
+    write_csv(table, ("image", "label"), [("9.jpg", "nv")])
+    assert column(prepare_table(table), "path") == ["copies/9.jpg"]  # two copies are one image
+    write_csv(table, ("image", "label"), [("9", "nv")])
+    with refused(
+        f"{table}: 9 may be copies/9.jpg or masks/9.png under {root}: write its folder and ending "
+        "in the table, or name the one folder as `root`."
+    ):
+        prepare_table(table)
+    Image.new("L", (8, 8), 9).save(root / "photos" / "9.png")
+    write_csv(table, ("image", "label"), [("photos/9", "nv")])
+    with refused(
+        f"{table}: photos/9 may be photos/9.jpg or photos/9.png under {root}: write its folder and "
+        "ending in the table, or name the one folder as `root`."
+    ):
+        prepare_table(table)
 
 
 # Digits

@@ -617,9 +617,41 @@ def test_what_cannot_be_combined_is_refused(three):
         combine([one, one])
     other = type(two)(two.columns, ("b", "a", "c"), two.root)
     with refused(
-        "two has the classes b, a, c and one a, b. Prepare both with one `target`, e.g. condition."
+        "two has the classes b, a, c and one a, b. Name two first, which has all of them, or leave "
+        "out or rename c (`trustq data prepare`, `drop`, `rename`)."
     ):
         combine([one, other])
+    other = type(two)(two.columns, ("a", "c"), two.root)
+    with refused(
+        "two has the classes a, c and one a, b. Prepare both with one `target`, e.g. condition, or "
+        "leave out or rename c (`trustq data prepare`, `drop`, `rename`)."
+    ):
+        combine([one, other])
+    named = type(two)({**two.columns, "dataset": one.columns["dataset"]}, two.classes, two.root)
+    with refused(
+        "`external=one`: 2 manifests are of a data set called one, as the table or folder that "
+        "they were prepared from: rename that of one, and prepare it again."
+    ):
+        combine([one, named], external=["one"])
+    ids = {"sample_id": one.columns["sample_id"]}
+    ids["image_digest"] = np.array([f"d{row}" for row in range(60)], dtype=object)
+    named = type(two)({**two.columns, **ids}, two.classes, two.root)
+    with refused(
+        "two and one call two images one0. Give the images of one other names, or its rows ids of "
+        "their own in a table (`trustq data prepare csv`)."
+    ):
+        combine([one, named])
+
+
+def test_a_data_set_that_lacks_classes_of_the_first_is_combined_with_it(three):
+    one, two, _ = three
+    rows = two.subset(np.arange(0, 60, 2))
+    some = type(two)(rows.columns, ("A",), two.root)
+    some.columns["label"] = np.full(30, "A", dtype=object)
+    said = []
+    found = combine([one, some], say=said.append)
+    assert found.classes == ("a", "b") and column(found, "label")[60:] == ["a"] * 30
+    assert said == ["Classes of two are called as in one: A as a.", "two has no rows of b."]
 
 
 def test_classes_in_another_case_are_combined_under_the_names_of_the_first(three):
@@ -632,7 +664,7 @@ def test_classes_in_another_case_are_combined_under_the_names_of_the_first(three
     assert column(found, "label")[60:] == column(two, "label")
     assert said == ["Classes of two are called as in one: B as b, A as a."]
     apart = type(two)({**two.columns}, ("a", "b", "B"), two.root)
-    with pytest.raises(TrustqError, match=r"^two has the classes a, b, B and one a, b\. Prepare"):
+    with pytest.raises(TrustqError, match=r"^two has the classes a, b, B and one a, b\. Name two"):
         combine([one, apart])
 
 

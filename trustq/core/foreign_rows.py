@@ -353,16 +353,8 @@ class ForeignRows:
         return found
 
     def _marked(self, role: str) -> str:
-        """What a message on missing labels adds where each class has a column of 0 and 1."""
-        tables = self.sources if role in ("labels", "observed") and self.file.is_table else []
-        for table in tables:
-            found = [name for name, column in table.items() if _holds_marks(column)]
-            if len(found) > 1:
-                return (
-                    f" If the columns {listed(found, 5)} mark the class of a row by 1, write one "
-                    "column of the classes' names: in pandas, table[names].idxmax(axis=1)."
-                )
-        return ""
+        is_label = role in ("labels", "observed") and self.file.is_table
+        return next(filter(None, map(marked_columns, self.sources)), "") if is_label else ""
 
     def sample_ids(self, n: int) -> list[str] | None:
         """Unique ids of the rows, or None where the file has none."""
@@ -915,11 +907,20 @@ def like_groups(names: Iterable[str]) -> str | None:
     return next((n for n in names if re.sub(r"[\s_-]", "", n).lower() in _LIKE_GROUPS), None)
 
 
-def _flags(name: str, column: np.ndarray) -> bool:
-    """Whether a column such as `is_test` says of each row whether it is of a split."""
-    if not _FLAG_OF_SPLIT.fullmatch(name) or column.ndim != 1:
-        return False
-    return {flag(text) for text in set(plain_texts(column))} == {0, 1}
+def marked_columns(table: Mapping[str, np.ndarray]) -> str:
+    """What a message on missing labels adds where each class has a column of 0 and 1.
+
+    >>> marked_columns({"a": np.array([0, 1]), "b": np.array([1, 0]), "c": np.array([3, 4])})
+    " If the columns a, b mark the class of a row by 1, write one column of the classes' names: \
+in pandas, table[names].idxmax(axis=1)."
+    """
+    found = [name for name, column in table.items() if _holds_marks(column)]
+    if len(found) < 2:
+        return ""
+    return (
+        f" If the columns {listed(found, 5)} mark the class of a row by 1, write one column of the "
+        "classes' names: in pandas, table[names].idxmax(axis=1)."
+    )
 
 
 def _holds_marks(column: np.ndarray) -> bool:
@@ -931,6 +932,13 @@ def _holds_marks(column: np.ndarray) -> bool:
         if None in marks:
             return False
     return len(marks) == 2
+
+
+def _flags(name: str, column: np.ndarray) -> bool:
+    """Whether a column such as `is_test` says of each row whether it is of a split."""
+    if not _FLAG_OF_SPLIT.fullmatch(name) or column.ndim != 1:
+        return False
+    return {flag(text) for text in set(plain_texts(column))} == {0, 1}
 
 
 def _alike_but_in_case(texts: Sequence[str]) -> tuple[str, str] | None:

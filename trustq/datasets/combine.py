@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from trustq.core.class_names import same_classes
+from trustq.core.class_names import ClassPosition
 from trustq.data.manifest import IMAGE_DIGEST, SPLITS, Manifest, make_manifest
 from trustq.data.splits import split_by_group
 from trustq.datasets import FRACTIONS
@@ -29,13 +29,13 @@ def combine(
     """Rows of several manifests as one, in their order.
 
     Rows are split by group, stratified by label and domain together; rows of the data sets named in
-    `external`, and those that are external in their own manifest, stay so. With `keep_splits`
-    every row keeps its split. The classes must be the same set. A group name in two manifests is
-    taken for one group. Classes that differ from those of the first manifest in case alone are
-    called as there. The data root is the folder that all images are under; a metadata column
-    that some lack is blank there. `merge_duplicates` is a table of pairs, of one data set or of
-    two, whose groups become one. Raises `TrustqError` for other classes, an id or an image that is
-    in two manifests, a group that is external and not, and an unknown data set.
+    `external`, and those that are external in their own manifest, stay so. With `keep_splits` every
+    row keeps its split. The classes are those of the first; others may lack some. A group name in
+    two manifests is taken for one group. Classes that differ from those of the first manifest in
+    case alone are called as there. The data root is the folder that all images are under; a
+    metadata column that some lack is blank there. `merge_duplicates` is a table of pairs, of one
+    data set or of two, whose groups become one. Raises `TrustqError` for other classes, an id or an
+    image that is in two manifests, a group that is external and not, and an unknown data set.
     """
     say = say or (lambda sentence: None)
     if len(manifests) < 2:
@@ -76,13 +76,17 @@ def combine(
 
 
 def _named_as(first: Manifest, other: Manifest, say: Callable[[str], None]) -> Manifest:
-    """A manifest whose classes are spelt as those of the first, where they are the same."""
-    places = same_classes(other.classes, first.classes)
-    if places is None or set(other.classes) == set(first.classes):
+    """A manifest whose classes are those of the first, where each of its own is one of them."""
+    find = ClassPosition(first.classes)
+    named = {
+        name: first.classes[place] for name in other.classes if (place := find(name)) is not None
+    }
+    if len(set(named.values())) < len(other.classes):
         return other
-    named = dict(zip(other.classes, (first.classes[place] for place in places), strict=True))
-    pairs = [f"{own} as {new}" for own, new in named.items() if own != new]
-    say(f"Classes of {other.dataset} are called as in {first.dataset}: {', '.join(pairs)}.")
+    if pairs := [f"{own} as {new}" for own, new in named.items() if own != new]:
+        say(f"Classes of {other.dataset} are called as in {first.dataset}: {', '.join(pairs)}.")
+    if lacks := [name for name in first.classes if name not in named.values()]:
+        say(f"{other.dataset} has no rows of {', '.join(lacks)}.")
     labels = np.array([named[label] for label in other.columns["label"].tolist()], dtype=object)
     return replace(other, columns={**other.columns, "label": labels}, classes=first.classes)
 
@@ -92,19 +96,49 @@ def _require_combinable(
 ) -> None:
     first = manifests[0]
     for other in manifests[1:]:
-        if set(other.classes) != set(first.classes):
-            raise InputError(
-                f"{other.dataset} has the classes {', '.join(other.classes)} and {first.dataset} "
-                f"{', '.join(first.classes)}. Prepare both with one `target`, e.g. condition."
-            )
+        if set(other.classes) == set(first.classes):
+            continue
+        further = ", ".join(name for name in other.classes if name not in first.classes)
+        way_out = (
+            f"Name {other.dataset} first, which has all of them"
+            if set(first.classes) < set(other.classes)
+            else "Prepare both with one `target`, e.g. condition"
+        )
+        raise InputError(
+            f"{other.dataset} has the classes {', '.join(other.classes)} and {first.dataset} "
+            f"{', '.join(first.classes)}. {way_out}, or leave out or rename {further} "
+            "(`trustq data prepare`, `drop`, `rename`)."
+        )
     strange = [name for name in external if name not in names]
     if strange:
         raise InputError(
             f"`external={','.join(strange)}`: no such data set; there are {', '.join(names)}.",
             expected=names,
         )
+    if twice := [name for name in external if names.count(name) > 1]:
+        raise InputError(
+            f"`external={','.join(twice)}`: {names.count(twice[0])} manifests are of a data set "
+            f"called {twice[0]}, as the table or folder that they were prepared from: rename that "
+            "of one, and prepare it again.",
+        )
+    _refuse_same_ids(manifests)
     _refuse_shared(manifests, "sample_id", "sample")
     _refuse_shared(manifests, IMAGE_DIGEST, "image")
+
+
+def _refuse_same_ids(manifests: Sequence[Manifest]) -> None:
+    """Raise `TrustqError` where two manifests give one id to two images."""
+    seen: dict[str, tuple[str | None, str]] = {}
+    for manifest in manifests:
+        ids, digests = manifest.columns["sample_id"].tolist(), manifest.image_digests
+        for sample_id, digest in zip(ids, digests, strict=True):
+            known, other = seen.setdefault(sample_id, (digest, manifest.dataset))
+            if None not in (known, digest) and known != digest:
+                raise InputError(
+                    f"{manifest.dataset} and {other} call two images {sample_id}. Give the images "
+                    "of one other names, or its rows ids of their own in a table (`trustq data "
+                    "prepare csv`)."
+                )
 
 
 def _stacked(manifests: Sequence[Manifest], root: Path) -> dict[str, np.ndarray]:

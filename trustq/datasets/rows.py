@@ -38,10 +38,10 @@ class Rows:
     notes: tuple[str, ...] = ()
 
 
-def column(columns: Columns, name: str, *, source: str) -> np.ndarray:
+def column(columns: Columns, name: str, *, source: str, hint: str = "") -> np.ndarray:
     """A column by its name, else by its name without case and outer blanks where one has it.
 
-    `TrustqError` names the nearest one where it is missing.
+    `TrustqError` names the nearest one where it is missing, and ends in `hint`.
 
     >>> column({" DX": np.array(["nv"])}, "dx", source="a.csv").tolist()
     ['nv']
@@ -51,7 +51,7 @@ def column(columns: Columns, name: str, *, source: str) -> np.ndarray:
     close = difflib.get_close_matches(name, list(columns), n=1, cutoff=0.5)
     nearest = f" Did you mean {close[0]!r}?" if close else ""
     raise NotFound(
-        f"{source} has no column {name!r}; its columns are {', '.join(columns)}.{nearest}",
+        f"{source} has no column {name!r}; its columns are {', '.join(columns)}.{nearest}{hint}",
         path=source,
     )
 
@@ -300,10 +300,12 @@ class ImagesByName:
 
     def __init__(self, paths: Iterable[str]) -> None:
         self._exact: dict[str, str] = {}
+        self._every: dict[str, list[str]] = defaultdict(list)
         alike: dict[str, set[str]] = defaultdict(set)
         for path in paths:
             whole = os.path.splitext(path)[0]
             name = whole.rsplit("/", 1)[-1]
+            self._every[name].append(path)
             self._exact.setdefault(name, path)
             self._exact.setdefault(whole, path)
             alike[name.casefold()].add(name)
@@ -317,6 +319,10 @@ class ImagesByName:
         if name in self._exact:
             return self._exact[name]
         return self._exact.get(self._alike.get(name.casefold(), ""))
+
+    def every(self, name: str) -> list[str]:
+        """The paths of all images of a name, in any folder and of any ending; see `get`."""
+        return self._every.get(name) or self._every.get(self._alike.get(name.casefold(), ""), [])
 
     def values(self) -> Collection[str]:
         """The path that each name stands for."""

@@ -1,5 +1,7 @@
 """Any table, CSV or Parquet, with a path and a label in each row."""
 
+import filecmp
+import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +10,7 @@ import numpy as np
 
 from trustq.core.column_names import ID_COLUMNS, called, first_called
 from trustq.core.columns import Columns, read_table
-from trustq.core.foreign_rows import holds_splits, like_groups
+from trustq.core.foreign_rows import holds_splits, like_groups, marked_columns
 from trustq.core.sample_ids import id_key
 from trustq.core.words import (
     BLANK_WORDS,
@@ -19,7 +21,7 @@ from trustq.core.words import (
     splits_note,
 )
 from trustq.data.groups import own_where_blank
-from trustq.data.manifest import IMAGE_DIGEST, REQUIRED
+from trustq.data.manifest import IMAGE_DIGEST, REQUIRED, SPLITS
 from trustq.datasets.rows import (
     IMAGE_SUFFIXES,
     ImagesByName,
@@ -34,6 +36,7 @@ from trustq.datasets.rows import (
 )
 from trustq.errors import InputError, NotFound
 
+_NAMED_BY = {"sample_id": "id_column", "label": "label_column"}
 # What a column of images may be called where none is named, the first that is there.
 IMAGE_COLUMNS = (*ID_COLUMNS, "image_name", "img_id", "filename", "file_name", "file")
 
@@ -54,15 +57,16 @@ def read_rows(
 ) -> Rows:
     """Rows of a table, whose columns are named as in a manifest or by the options.
 
-    The id is in `sample_id` or else the first of `IMAGE_COLUMNS` that is there, the path in `path`
-    or else the id's column. Paths are relative to `root`; an image that is not there is looked for
-    by its name in folders of any depth. Without `group_id` every row is its own group, and so is a
-    row whose group is blank or a word for a blank; without `split` rows are split later; `domain`
-    is taken where it is there. Every other column is kept as metadata, under `table_<name>` where
-    the manifest has a column of that name. The data set is called as the file. Classes are in
-    sorted order. `skip_unlabeled` leaves out rows without a label, `skip_missing` those without an
-    image, and `metadata_only` keeps the latter. `rename` gives labels other names. Raises
-    `TrustqError` for a missing column, naming the nearest, and that names rows.
+    The id is in `sample_id` or else the first of `IMAGE_COLUMNS` that is there or the path, the
+    path in `path` or else the id's column. Paths are relative to `root`, or name images below it;
+    an image that is not there is looked for by its name in folders of any depth. Without `group_id`
+    every row is its own group, and so is a row whose group is blank or a word for a blank; without
+    `split` rows are split later; `domain` is taken where it is there. Every other column is kept as
+    metadata, under `table_<name>` where the manifest has a column of that name. The data set is
+    called as the file. Classes are in sorted order. `skip_unlabeled` leaves out rows without a
+    label, `skip_missing` those without an image, and `metadata_only` keeps the latter. `rename`
+    gives labels other names. Raises `TrustqError` for a missing column, naming the nearest, and
+    that names rows.
     """
     if table is None:
         raise InputError("csv needs `table`: the CSV or Parquet file with paths and labels.")
@@ -77,7 +81,13 @@ def read_rows(
         "split": split_column,
     }
     names = _column_names(columns, asked)
-    rows = {name: texts(column(columns, of, source=source).tolist()) for name, of in names.items()}
+    rows = {}
+    for role, of in names.items():
+        hint = ""
+        if role in _NAMED_BY and called(columns, of) is None:
+            hint = "" if asked[role] else f" Name it (`{_NAMED_BY[role]}`)."
+            hint += marked_columns(columns) if role == "label" else ""
+        rows[role] = texts(column(columns, of, source=source, hint=hint).tolist())
     ids = rows["sample_id"].tolist()
     rows["label"], notes = _labels(
         rows["label"],
@@ -94,10 +104,19 @@ def read_rows(
         )
     rows["group_id"] = own_where_blank(_plain_groups(rows["group_id"]), rows["sample_id"])
     if "split" in rows:
-        blank = [row for row, split in enumerate(rows["split"].tolist()) if split is None]
         notes += splits_note(rows["split"])
-        rows["split"] = read_splits(rows["split"])[0].astype(object)
-        rows["split"][blank] = None  # named by the check of the manifest
+        known, unknown = read_splits(rows["split"])
+        if unknown:
+            strange = [row for row, split in enumerate(known.tolist()) if split in unknown]
+            said = ", ".join(repr(word) if word else "blank" for word in unknown[:5])
+            raise InputError(
+                f"{source}: {names['split']} {said} in {named_rows(strange, ids)} is not one of "
+                f"{', '.join(SPLITS)}: write one of these, or give the column another name, and "
+                "splits are made.",
+                path=source,
+                expected=SPLITS,
+            )
+        rows["split"] = known.astype(object)
     rows["path"] = _paths(
         root,
         rows["path"],
@@ -149,8 +168,8 @@ def _column_names(columns: Columns, asked: Mapping[str, str | None]) -> dict[str
     def there(name: str) -> str | None:
         return called(columns, name)
 
-    own_id = first_called(columns, ("sample_id", *IMAGE_COLUMNS)) or "sample_id"
-    id_name = asked["sample_id"] or own_id
+    own_id = first_called(columns, ("sample_id", *IMAGE_COLUMNS))
+    id_name = asked["sample_id"] or own_id or asked["path"] or there("path") or "sample_id"
     names = {
         "sample_id": id_name,
         "path": asked["path"] or there("path") or id_name,
@@ -234,16 +253,16 @@ def _paths(
     spelt = {id_key(path.replace("\\", "/")) for path in given.tolist() if path is not None}
     counts = Counter(map(_name, spelt))
     for path in given.tolist():
-        found = _there(root, path)
-        if found is None and path is not None and not metadata_only and ".." not in path:
+        found = [] if path is None else _there(root, path)
+        if not found and path is not None and not metadata_only and not _leaves(root, path):
             by_name = by_name or images_by_name(root)
-            found = by_name.get(_name(path)) if counts[_name(path)] == 1 else None
-        paths.append(found)
+            found = by_name.every(_name(path)) if counts[_name(path)] == 1 else []
+        paths.append(_the_one(root, path, found, source) if path and found else None)
     absent = [row for row, path in enumerate(paths) if path is None and given[row] is not None]
     if skip_missing and len(absent) < len(paths):
         return texts(paths)
     # A path that leaves the root, or a blank, is told by the check of the manifest.
-    refused = [row for row in absent if ".." not in given[row] and not given[row].startswith("/")]
+    refused = [row for row in absent if not _leaves(root, given[row])]
     if refused and not metadata_only:
         more = "" if skip_missing else "leave rows without one out (`skip_missing`), or "
         raise NotFound(
@@ -278,14 +297,37 @@ def _name(path: str) -> str:
     return name.rsplit(".", 1)[0] if name.lower().endswith(IMAGE_SUFFIXES) else name
 
 
-def _there(root: Path, path: str | None) -> str | None:
-    # Published tables often hold the image's name without its ending.
-    if path is None:
-        return None
+def _leaves(root: Path, path: str) -> bool:
+    """Whether a path names a file outside a folder."""
+    return os.path.relpath(root / path, root).startswith("..")
+
+
+def _there(root: Path, path: str) -> list[str]:
+    """The images at a path, relative to `root`: as it is given, or with an ending."""
     if "\\" in path and not (root / path).exists():  # as Windows writes folders
         path = path.replace("\\", "/")
+    if (path.startswith("/") or ".." in path) and not _leaves(root, path):
+        path = os.path.relpath(root / path, root).replace(os.sep, "/")
+    # Published tables often hold the image's name without its ending.
     endings = ("",) if path.lower().endswith(IMAGE_SUFFIXES) else IMAGE_SUFFIXES
-    return next((path + ending for ending in endings if (root / (path + ending)).is_file()), None)
+    return [path + ending for ending in endings if (root / (path + ending)).is_file()]
+
+
+def _the_one(root: Path, path: str, found: list[str], source: str) -> str:
+    """Of images that a path may name the one of its ending, or one of several copies.
+
+    Raises `TrustqError` for several that differ, such as a photo and its mask.
+    """
+    name = path.replace("\\", "/").rsplit("/", 1)[-1].casefold()
+    one, *others = [own for own in found if own.rsplit("/", 1)[-1].casefold() == name] or found
+    for other in others:
+        if not filecmp.cmp(root / one, root / other, shallow=False):
+            raise InputError(
+                f"{source}: {path} may be {one} or {other} under {root}: write its folder and "
+                "ending in the table, or name the one folder as `root`.",
+                path=source,
+            )
+    return one
 
 
 def _kept(rows: Columns, *, skip_missing: bool, skip_unlabeled: bool) -> tuple[Columns, list[str]]:
