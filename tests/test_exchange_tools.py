@@ -1,5 +1,6 @@
 """Answers go out to other tools and come back equal; their own files are read as they mean them."""
 
+import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -134,6 +135,21 @@ def test_cvat_holds_one_raters_tags_and_fiftyone_one_label_a_sample(tmp_path: Pa
         write_exchange(tasks(answers()), tmp_path / "c.json", form="fiftyone", classes=NAMES)
 
 
+def test_labels_of_fiftyone_without_classes_are_names_and_sheets_end_as_tables_do(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "labels.json"
+    for classes in ({}, {"classes": None}, {"classes": ["melanoma", "nevus"]}):
+        for target in ("nevus", {"label": "nevus", "confidence": 0.9}):
+            path.write_text(json.dumps({"labels": {"img_0001": target}, **classes}))
+            (answer,) = read_answers_of(path, IDS, classes=NAMES)
+            assert (answer.sample_id, answer.labels) == ("img_0001", ("nevus",))
+    with gzip.open(tmp_path / "a.csv.gz", "wt") as file:
+        file.write("sample_id,label\nimg_0001,nevus\n")
+    (answer,) = read_answers_of(tmp_path / "a.csv.gz", IDS, classes=NAMES)
+    assert answer.labels == ("nevus",)
+
+
 def test_label_studio_is_read_as_it_means_it(tmp_path: Path) -> None:
     def task(name: str, *annotations: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -235,7 +251,7 @@ def test_prodigy_doccano_and_cvat_skip_what_was_not_answered(tmp_path: Path) -> 
     [
         ("a.json", "{", "could not be read"),
         ("a.json", "[]", "holds no answers"),
-        ("a.json", '{"a": 1}', "neither a sheet nor a file of label-studio"),
+        ("a.json", '{"a": 1}', "neither a sheet nor .* Save it as a table"),
         ("a.json", '[{"data": {"image": "other.jpg"}}]', "'other.jpg' is no row of this audit"),
         ("a.json", '[{"data": 3}]', "not a whole label-studio file"),
         ("a.json", "[" * 100_000, "could not be read"),

@@ -80,9 +80,10 @@ def review_page(session: ReviewSession) -> str:
         lines.append(f"{counted(n, 'row')} {verb(n, 'has', 'have')} no consensus yet")
     lines += [found["estimate"], found["statement"]]
     for pair in found["agreement"]["pairs"]:
-        lines.append(
-            f"{' and '.join(pair['raters'])}: Cohen's kappa {pair['kappa']:.2f} over {pair['n']}"
-        )
+        kappa = f"Cohen's kappa {pair['kappa']:.2f}"
+        if np.isnan(pair["kappa"]):  # of no row, or of one label throughout
+            kappa = "no Cohen's kappa"
+        lines.append(f"{' and '.join(pair['raters'])}: {kappa} over {pair['n']}")
     if found["agreement"]["pairs"] and not np.isnan(found["agreement"]["alpha"]):
         lines.append(f"Krippendorff's alpha of all raters: {found['agreement']['alpha']:.2f}")
     if any(pair["n"] for pair in found["agreement"]["pairs"]):

@@ -44,8 +44,11 @@ def write(tasks: Sequence[Task], classes: Sequence[str]) -> str:
 
 
 def read(found: Any, ids: KnownIds, *, rater: str, where: str) -> list[Answer]:
-    """Labels by sample, as indices of the classes or as names; null was not labelled."""
-    classes, answers = found["classes"], []
+    """Labels by sample, as indices of the classes, or as names; null was not labelled.
+
+    Where the file names no classes, each label is a name.
+    """
+    classes, answers = found.get("classes") or [], []
     for key, target in found["labels"].items():
         if isinstance(target, dict):  # with attributes
             target = target.get("label")
@@ -59,9 +62,9 @@ def read(found: Any, ids: KnownIds, *, rater: str, where: str) -> list[Answer]:
 
 def _named(target: Any, classes: Sequence[str], where: str) -> str:
     """A class by its name or its place; no place below 0, which Python counts from the end."""
-    place = None if target in classes else whole_number(plain_text(target))
+    place = whole_number(plain_text(target)) if classes and target not in classes else None
     if place is None:
-        return str(target)
+        return plain_text(target)
     if not 0 <= place < len(classes):
         raise InputError(
             f"{where}: a label is {place}, and the {counted(len(classes), 'class')} of the file "

@@ -8,8 +8,7 @@ from typing import Any
 
 from trustq.core.atomic_files import replacing
 from trustq.core.class_names import ClassPosition, unknown_class
-from trustq.core.columns import read_table
-from trustq.core.excel import read_excel
+from trustq.core.columns import TABLES, read_table
 from trustq.core.words import is_blank
 from trustq.errors import DamagedFile, InputError, TrustqError
 from trustq.review.exchange import argilla, cvat, fiftyone, label_studio, lines, sheet
@@ -129,8 +128,8 @@ def form_of(path: Path) -> tuple[str, Any]:
         raise InputError(f"{path}: no such file.", path=path)
     if path.stat().st_size > _BIGGEST:
         raise InputError(f"{path} is larger than {_BIGGEST >> 20} MB.", path=path)
-    if ending in (".csv", ".tsv", ".parquet", ".xlsx"):
-        table = read_excel(path) if ending == ".xlsx" else read_table(path)
+    if path.name.lower().endswith(TABLES):
+        table = read_table(path)
         names = list(table)
         columns = [column.tolist() for column in table.values()]
         rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
@@ -152,7 +151,7 @@ def form_of(path: Path) -> tuple[str, Any]:
             return form, [json.loads(line) for line in text.split("\n") if line.strip()]
         if ending == ".json":
             found = json.loads(text)
-            if isinstance(found, dict) and {"classes", "labels"} <= set(found):
+            if isinstance(found, dict) and isinstance(found.get("labels"), dict):
                 return "fiftyone", found
             if isinstance(found, dict) and isinstance(found.get("samples"), list):
                 return "fiftyone-dataset", found
@@ -163,7 +162,8 @@ def form_of(path: Path) -> tuple[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DamagedFile(f"{path} could not be read ({error}).", path=path) from error
     raise InputError(
-        f"{path}: neither a sheet nor a file of {', '.join(FORMS[:6])}, by its content.",
+        f"{path}: neither a sheet nor a file of {', '.join(FORMS[:6])}, by its content. Save it as "
+        "a table (CSV) of sample_id and label.",
         path=path,
     )
 
