@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .options import Arrays, AsJson, Meta, refuse_beside
-from .output import write_or_print
+from .output import form_of, write_or_print
 
 if TYPE_CHECKING:
     from trustq.evaluation.predictions import Predictions
@@ -35,7 +35,13 @@ class OfResults:
     metrics: Annotated[
         str | None, typer.Option(help="Figures of --arms, e.g. accuracy,aurc [default: all].")
     ] = None
-    format: Annotated[str, typer.Option(help="Of --arms: markdown, csv or latex.")] = "markdown"
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="Of --arms: markdown, csv or latex [default: by the ending of --out, else "
+            "markdown]."
+        ),
+    ] = None
 
 
 @dataclass
@@ -94,8 +100,9 @@ def compare(
         }
         refuse_beside([name for name, value in of_files.items() if value], "--arms")
         if drawing.json:
-            refuse_beside(["format"] if of_results.format != OfResults().format else [], "--json")
-        write_or_print(_arms(arms, of_results, drawing), out)
+            refuse_beside(["format"] if of_results.format else [], "--json")
+        form = "json" if drawing.json else form_of(of_results.format, out, "markdown")
+        write_or_print(_arms(arms, of_results, drawing, form), out, form)
         return
     usual = vars(OfResults())
     given = [name for name, value in vars(of_results).items() if value != usual[name]]
@@ -111,8 +118,9 @@ def compare(
         replicates=drawing.replicates,
         intervals=drawing.intervals,
     )
-    page = to_json(found.as_dict()) if drawing.json else folded(comparison_page(found))
-    write_or_print(page, out)
+    form = "json" if drawing.json else form_of(None, out, "text")
+    page = to_json(found.as_dict()) if form == "json" else folded(comparison_page(found))
+    write_or_print(page, out, form if form == "json" else "text")
 
 
 def _read(models: list[str], arrays: Arrays, meta: list[Path]) -> "dict[str, Predictions]":
@@ -135,7 +143,7 @@ def _read(models: list[str], arrays: Arrays, meta: list[Path]) -> "dict[str, Pre
     return read
 
 
-def _arms(arms: str, of_results: OfResults, drawing: Drawing) -> str:
+def _arms(arms: str, of_results: OfResults, drawing: Drawing, form: str) -> str:
     from dataclasses import asdict
 
     from trustq.analysis.compare_arms import arm_table, compare_arms, format_arm_table
@@ -157,6 +165,6 @@ def _arms(arms: str, of_results: OfResults, drawing: Drawing) -> str:
         compare_arms(of_results.results, chosen[0], other, seed=drawing.seed, **options)
         for other in chosen[1:]
     ]
-    if drawing.json:
+    if form == "json":
         return to_json([asdict(row) for row in arm_table(found)])
-    return format_arm_table(found, of_results.format)
+    return format_arm_table(found, form)

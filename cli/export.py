@@ -11,7 +11,7 @@ from trustq.core.prose import say
 
 from .app import App
 from .options import refuse_beside
-from .output import terminal_width, write_or_print
+from .output import form_of, terminal_width, write_or_print
 
 if TYPE_CHECKING:
     from trustq.analysis.significance import SeedTable
@@ -55,7 +55,12 @@ class Compared:
 class Written:
     """How the table is written."""
 
-    format: Annotated[str, typer.Option(help="markdown, csv or latex.")] = "markdown"
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="markdown, csv or latex [default: by the ending of --out, else markdown]."
+        ),
+    ] = None
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False
     out: Annotated[Path | None, typer.Option(help="File to write instead of printing.")] = None
 
@@ -96,7 +101,7 @@ def significance(
     from trustq.report.text import to_json
 
     if written.json:
-        refuse_beside(["format"] if written.format != Written().format else [], "--json")
+        refuse_beside(["format"] if written.format else [], "--json")
     wanted = [name.strip() for name in (compared.metrics or "").split(",") if name.strip()]
     if tables:
         usual = vars(type(compared)()) | {"metrics": compared.metrics}
@@ -121,8 +126,9 @@ def significance(
             "None=no-repair.csv), or arms of a results folder (--arms self_confidence,none)."
         )
     rows = significance(read, metrics=wanted, seed=seed)
-    as_json = to_json([asdict(row) for row in rows]) if written.json else ""
-    _write_or_show(as_json or format_significance(rows, written.format), written)
+    form = "json" if written.json else form_of(written.format, written.out, "markdown")
+    as_json = to_json([asdict(row) for row in rows]) if form == "json" else ""
+    _write_or_show(as_json or format_significance(rows, form), written.out, form)
 
 
 def _seed_tables(given: list[str]) -> "list[SeedTable]":
@@ -166,7 +172,8 @@ class TableForm:
     format: Annotated[
         str | None,
         typer.Option(
-            help="markdown, csv, latex or table [default: table on a terminal, else markdown]."
+            help="markdown, csv, latex or table [default: by the ending of --out, else table on a "
+            "terminal, else markdown]."
         ),
     ] = None
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False
@@ -204,17 +211,17 @@ def table(
         where=figures.where,
     )
     width = None if form.out else terminal_width()
-    shape = form.format or ("markdown" if width is None else "table")
-    shown = "" if form.json else format_main_table(found, shape, width=width)
-    _write_or_show(shown or to_json(table_records(found)), form)
+    usual = "markdown" if width is None else "table"
+    shape = "json" if form.json else form_of(form.format, form.out, usual)
+    shown = "" if shape == "json" else format_main_table(found, shape, width=width)
+    _write_or_show(shown or to_json(table_records(found)), form.out, shape)
 
 
-def _write_or_show(text: str, form: Written | TableForm) -> None:
+def _write_or_show(text: str, out: Path | None, form: str) -> None:
     """Write or print a table; its notes are folded but in the formats that programs read."""
     from trustq.core.prose import folded
 
-    is_page = not form.json and form.format in (None, "markdown", "table")
-    write_or_print(folded(text) if is_page else text, form.out)
+    write_or_print(folded(text) if form in ("markdown", "table") else text, out, form)
 
 
 @app.command()

@@ -62,13 +62,37 @@ def print_repair_table(table: Any) -> None:
     print_text(table.footer)
 
 
-def write_or_print(text: str, out: Path | None) -> None:
-    """Write a text to a file, whole or not at all, or print it where there is none."""
+# What a text is that goes into a file of an ending; of others nothing is known.
+_BY_ENDING = {".csv": "csv", ".json": "json", ".tex": "latex", ".md": "markdown"}
+_NO_TEXT = (".parquet", ".xlsx", ".xls", ".h5", ".npz", ".npy", ".pdf", ".png", ".duckdb", ".db")
+
+
+def form_of(asked: str | None, out: Path | None, usual: str) -> str:
+    """The form of a text: as asked, else what the ending of its file says, else the usual one."""
+    return asked or _BY_ENDING.get(out.suffix.lower() if out else "", usual)
+
+
+def write_or_print(text: str, out: Path | None, form: str = "text") -> None:
+    """Write a text to a file, whole or not at all, or print it where there is none.
+
+    Raises `TrustqError` for a file that by its ending holds no text, or CSV, JSON or LaTeX where
+    the `form` is another.
+    """
     from trustq.core.atomic_files import replacing
+    from trustq.errors import InputError
 
     if out is None:
         typer.echo(text)  # not folded: tables, JSON and CSV have one row a line
         return
+    ending = out.suffix.lower()
+    its = _BY_ENDING.get(ending, form)
+    if ending in _NO_TEXT or (its != form and its != "markdown"):
+        endings = {own: ending for ending, own in _BY_ENDING.items()}
+        raise InputError(
+            f"{out}: the answer is written as {form}; call it "
+            f"{out.stem}{endings.get(form, '.txt')}.",
+            path=out,
+        )
     with replacing(out) as part:
         part.write_text(text + "\n", encoding="utf-8")
 

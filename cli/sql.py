@@ -1,5 +1,6 @@
 """`trustq sql`: ask the result tables."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -78,8 +79,9 @@ def sql(
         if query is not None:
             raise typer.BadParameter("give a query or --file, not both.")
         query = _read(file)
-    parameters = dict(_parameter(text) for text in param or [])
-    joined = {"tables": dict(map(_table, tables.table or [])), "metadata": tables.metadata or []}
+    parameters = _once("--param", map(_parameter, param or []))
+    named = _once("--table", map(_table, tables.table or []))
+    joined: dict[str, Any] = {"tables": named, "metadata": tables.metadata or []}
     format = _format(format, out)
     if query is None:
         if out is not None:
@@ -90,7 +92,7 @@ def sql(
     else:
         answer = run_query(tables.results, query, parameters, **joined)
         text = format_result(answer, format, width=None if out else terminal_width())
-        write_or_print(text, out)
+        write_or_print(text, out, format)
 
 
 def _format(format: str | None, out: Path | None) -> str:
@@ -111,6 +113,15 @@ def _read(file: Path) -> str:
         return file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: the query could not be read ({error}).", path=file) from error
+
+
+def _once(option: str, pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Pairs of an option by their names; raises for a name that is given two values."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if found.setdefault(name, value) != value:
+            raise typer.BadParameter(f"{option} {name} is given twice: leave one out.")
+    return found
 
 
 def _table(text: str) -> tuple[str, Path]:

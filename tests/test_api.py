@@ -648,3 +648,30 @@ def test_one_name_stands_for_a_list_of_it(tmp_path: Path) -> None:
     other = data | {"sample_ids": [f"o{i}" for i in range(60)], "probs": probs[::-1, ::-1]}
     assert len(tq.evaluate(read, external=other, replicates=20).report["external"]) == 1
     assert len(tq.trust(read, slices="sex", sources="softmax", replicates=20).metrics) > 0
+
+
+def test_columns_of_pyarrow_name_classes() -> None:
+    rng = np.random.default_rng(0)
+    names = ["nv", "mel", "bkl"]
+    labels = rng.integers(3, size=60)
+    probs = rng.dirichlet(np.ones(3), size=60)
+    probs[np.arange(60), labels] += 1
+    probs /= probs.sum(axis=1, keepdims=True)
+    right = tq.label_quality(labels, probs)
+    pyarrow = pytest.importorskip("pyarrow")
+    table = pyarrow.table({name: probs[:, j] for j, name in enumerate(names)})
+    texts = np.array(names)[labels]
+    assert np.array_equal(tq.label_quality(texts, table), right)
+
+
+def test_bytes_of_hdf5_are_texts_and_parts_are_told_to_be_joined() -> None:
+    labels, names = np.arange(30) % 3, np.array(["nv", "mel", "bkl"])
+    probs = np.eye(3)[labels] * 0.8 + 0.2 / 3
+    stored = np.array([name.encode() for name in names[labels]], dtype=object)
+    data = {"labels": stored, "probs": probs, "classes": names}
+    assert tq.evaluate(data, replicates=20).metrics["value"][0] == 1.0
+    parts = [labels[:20], labels[20:]]
+    with refused(
+        "labels is a list of parts of several lengths: join them by np.concatenate or torch.cat."
+    ):
+        tq.evaluate({"labels": parts, "probs": probs}, replicates=20)

@@ -290,6 +290,28 @@ def test_a_file_that_cannot_be_joined_says_why(results: Path, tmp_path: Path) ->
         refused = run(results, "SELECT 1", *words).exception
         assert isinstance(refused, TrustqError) and said in str(refused), (words, refused)
     assert run(results, "SELECT 1", "--table", "x").exit_code == 2
+    (tmp_path / "e.csv").write_text("sample_id,x\nA 1,1\n")
+    stranger = run(results, "SELECT x FROM samples", "--metadata", f"{tmp_path}/e.csv").exception
+    assert str(stranger) == (
+        f"{tmp_path}/e.csv shares no id with the samples, e.g. 'A 1' and 'a': spell the ids alike."
+    )
+    folder = run(results, "SELECT 1", "--table", f"x={tmp_path}").exception
+    assert str(folder) == f"{tmp_path} is a folder; name the file in it."
+    for option, values in (("--table", ("x=a.csv", "x=b.csv")), ("--param", ("x=1", "x=2"))):
+        words = [word for value in values for word in (option, value)]
+        twice = run(results, "SELECT 1", *words)
+        assert twice.exit_code == 2
+        assert f"{option} x is given twice: leave one out." in twice.output
+
+
+@pytest.mark.parametrize("ending", [".xlsx", ".csv"])
+def test_a_text_goes_into_no_file_that_says_it_is_another(
+    results: Path, tmp_path: Path, ending: str
+) -> None:
+    out = tmp_path / f"a{ending}"
+    refused = run(results, "SELECT 1", "--format", "lines", "--out", str(out)).exception
+    assert str(refused) == f"{out}: the answer is written as lines; call it a.txt."
+    assert not out.exists()
 
 
 def test_a_misspelt_table_is_told_beside_all_there_are_where_the_answer_is_a_file(

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import duckdb
 import numpy as np
 
-from trustq.core.class_names import ClassPosition, by_number, listed, two_classes
+from trustq.core.class_names import ClassPosition, by_number, letters_of, listed, two_classes
 from trustq.core.column_names import begins, called
 from trustq.core.columns import write_parquet
 from trustq.core.foreign_rows import PREFIXES, Names
 from trustq.core.sql_text import first_line
-from trustq.core.words import flag, is_blank, plain_texts, split_names
+from trustq.core.words import flag, is_blank, plain_text, plain_texts, split_names
 from trustq.errors import InputError, MissingExtra, TrustqError
 
 if TYPE_CHECKING:
@@ -253,6 +253,11 @@ def array_of(values: Any, name: str) -> np.ndarray:
     try:
         array = np.asarray(_of_torch(values) if hasattr(values, "detach") else values)
     except (RuntimeError, TypeError, ValueError) as error:  # torch: gradients, other devices
+        if isinstance(values, list | tuple) and len({np.shape(own) for own in values}) > 1:
+            raise InputError(
+                f"{name} is a list of parts of several lengths: join them by np.concatenate or "
+                "torch.cat."
+            ) from error
         raise InputError(f"{name} is not an array: {str(error).rstrip('.')}.") from error
     if not array.ndim:
         raise InputError(
@@ -449,6 +454,8 @@ def classes_of(
     if given is None:
         return by_number(titles, *labels)
     if set(given) & set(titles):
+        if list(map(letters_of, given)) == list(map(letters_of, titles)):
+            return given
         if set(given) != set(titles):
             raise InputError(
                 f"The columns of {kind} are of {listed(titles)}, and the classes are called "
@@ -474,7 +481,11 @@ def _titles(scores: Any) -> list[str] | None:
     Raises `TrustqError` for one column called 0: pandas calls so what has no name.
     """
     name = getattr(scores, "name", None)
-    names = list(scores.columns) if hasattr(scores, "columns") else [name]
+    names = [name]
+    if is_frame(scores):  # whose own columns may be the values, as pyarrow's are
+        names = list(_opened(scores).columns)
+    elif hasattr(scores, "columns"):
+        names = list(scores.columns)
     if len(names) == 1 and isinstance(names[0], int) and names[0] == 0:
         raise InputError(
             "The scores are one column called 0, which may be class 0 or no name: call it by its "
@@ -557,7 +568,7 @@ def _plain(array: np.ndarray) -> np.ndarray:
             return array.astype(np.float64)
         except (TypeError, ValueError):
             return array.astype(str)
-    return np.array(["" if value is None else str(value) for value in array.ravel().tolist()])
+    return np.array(list(map(plain_text, array.ravel().tolist())))
 
 
 def _column(values: Any) -> np.ndarray:

@@ -503,7 +503,7 @@ class ForeignRows:
             raise InputError(
                 f"{self.path}: {kind} has shape {array.shape}; expected one row per sample and one "
                 "column per class: of several models or passes, save one's, or the mean of their "
-                "probabilities."
+                "probabilities; parts (batches) are joined by np.concatenate."
             )
         if not array.shape[1]:
             raise InputError(f"{self.path}: {kind} has no columns, expected one per class.")

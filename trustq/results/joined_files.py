@@ -73,13 +73,14 @@ def samples_with(
     """The select of `samples` with the columns of the tables that were joined.
 
     `held` are the columns that it has already, and their types. Raises `TrustqError` for a sample
-    that may be several rows of a table.
+    that may be several rows of a table, and for a table that has the id of none.
     """
     columns = {name: f"s.{quoted(name)}" for name in held}
     source = f"({select}) s"
     twins = _alike(connection, f"(SELECT DISTINCT sample_id FROM ({select}))", "sample_id")
     for number, table in enumerate(joined):
         theirs, on = table.columns, f"{_key('sample_id')} = {_key('trustq_id')}"
+        _require_shared(connection, select, table)
         if twins is not None or table.has_twins:
             _find_rows(connection, select, table)
             source += f" LEFT JOIN {table.name}_rows r{number} ON s.sample_id = r{number}.sample_id"
@@ -94,6 +95,22 @@ def samples_with(
                 columns[mine] = f"coalesce({columns[mine]}, TRY_CAST({other} AS {held[mine]}))"
     listed = ", ".join(f"{source} AS {quoted(name)}" for name, source in columns.items())
     return f"SELECT {listed} FROM {source}"
+
+
+def _require_shared(connection: duckdb.DuckDBPyConnection, select: str, table: Joined) -> None:
+    """Raise `TrustqError` where a table has the id of no sample."""
+    ids, theirs = f"SELECT sample_id FROM ({select})", f"SELECT trustq_id FROM {table.name}"
+    found = connection.execute(
+        f"SELECT (SELECT any_value(sample_id) FROM ({ids})), "
+        f"(SELECT any_value(trustq_id) FROM ({theirs})), EXISTS (FROM ({ids}) WHERE "
+        f"{_key('sample_id')} IN (SELECT {_key('trustq_id')} FROM ({theirs})))"
+    ).fetchone()
+    if found is not None and None not in found and not found[2]:
+        raise InputError(
+            f"{table.path} shares no id with the samples, e.g. {found[1]!r} and {found[0]!r}: "
+            "spell the ids alike.",
+            path=table.path,
+        )
 
 
 def _alike(connection: duckdb.DuckDBPyConnection, table: str, by: str) -> Any:
@@ -127,6 +144,8 @@ def _find_rows(connection: duckdb.DuckDBPyConnection, select: str, table: Joined
 
 def _read_file(connection: duckdb.DuckDBPyConnection, path: Path, name: str) -> None:
     """Make a table of a file: Parquet by DuckDB, others as all commands read them, then typed."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; name the file in it.", path=path)
     if not path.is_file():
         raise NotFound(f"{path}: no such file.", path=path)
     if path.name.lower().endswith(".parquet"):
