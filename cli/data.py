@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from trustq.core.counts import counted
-from trustq.core.prose import say
+from trustq.core.prose import WIDTH, say
 
 from .app import App, print_remark
 from .options import Progress
@@ -392,7 +392,7 @@ def _print_description(manifest: "Manifest", path: Path) -> None:
     mixed = counts.mixed_groups
     n_images = _n_images(manifest)
     there = "all" if n_images == counts.n_rows else f"{n_images:,} of {counts.n_rows:,}"
-    lines = {
+    facts = {
         "splits": _origin(manifest.split_origin),
         "blanks": ", ".join(f"{name} {n:,}" for name, n in counts.blanks.items()) or "none",
         "mixed groups": ", ".join([*mixed[:5], *["..."][: len(mixed) > 5]])
@@ -400,8 +400,11 @@ def _print_description(manifest: "Manifest", path: Path) -> None:
         "data root": f"{manifest.root} ({there} images are there)",
     }
     typer.echo("")
-    for name, text in lines.items():
-        typer.echo(f"{name + ':':<14}{text}")
+    for name, text in facts.items():
+        lines = textwrap.wrap(text, WIDTH - 14, break_long_words=False, break_on_hyphens=False) or [
+            ""
+        ]
+        typer.echo(f"{name + ':':<14}" + f"\n{' ' * 14}".join(lines))
 
 
 def _origin(origin: dict[str, Any]) -> str:

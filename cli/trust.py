@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from trustq.core.prose import say
+
 from .hints import in_options
 from .options import AsJson, OfClass, Progress, Slicing, SplitArrays, listed
 from .output import print_note, print_text, progress
@@ -148,7 +150,7 @@ def trust(
         )
     if output.out is not None:
         for path in write_trust(run, output.out, of_class=output.of_class):
-            print_note(f"wrote {path}")
+            say(f"wrote {path}")
     if output.results is not None:
         added = record_trust(run, output.results)
         print_note(f"table {run.key[:8]} {'added to' if added else 'is in'} {output.results}")

@@ -188,6 +188,30 @@ def test_slices_gaps_and_conditions_are_reported():
         assert part in page
 
 
+@pytest.mark.parametrize("skill", [0.1, 1.5])
+def test_legends_lie_on_no_curve(tmp_path, monkeypatch, skill):
+    rng = np.random.default_rng(0)
+    labels = (rng.random(300) < 0.1).astype(int)
+    margins = skill * (2 * labels - 1) + rng.normal(size=300)
+    logits = np.stack([-margins, margins], axis=1)
+    drawn = {}
+    monkeypatch.setattr(
+        "trustq.report.evaluation.save_plot", lambda figure, path: drawn.update({path.name: figure})
+    )
+    found = evaluate(simulated(k=2, labels=labels, logits=logits), replicates=5)
+    write_evaluation(found, tmp_path / "out", of_class="b")
+    for name in ("reliability.png", "precision_recall.png", "risk_coverage.png"):
+        figure = drawn[name]
+        figure.draw_without_rendering()
+        axes = figure.axes[0]
+        box = axes.get_legend().get_window_extent()
+        for line in axes.get_lines():
+            path = line.get_path().interpolated(9)
+            points = line.get_transform().transform(path.vertices)
+            if len(points) > 20:  # neither chance nor the diagonal
+                assert not any(box.contains(*point) for point in points), name
+
+
 @pytest.mark.parametrize("of_class", [None, "b"])
 def test_everything_is_written_and_errors_are_sorted(tmp_path, of_class):
     found = evaluate(simulated(), replicates=20)

@@ -21,7 +21,7 @@ from trustq.metrics.classification import ECE_BINS
 from trustq.metrics.ece_conventions import ECE_CONVENTIONS, chosen_conventions
 from trustq.metrics.per_class import class_positions, positive_score
 from trustq.metrics.selective import risk_coverage_curve, thin_curve
-from trustq.report.plots import COLOURS, new_canvas, save_plot
+from trustq.report.plots import COLOURS, draw_legend, new_canvas, save_plot
 from trustq.report.text import aligned, to_json
 from trustq.statistics.paired import share_interval
 
@@ -449,7 +449,7 @@ def _draw_reliability(found: Evaluation, path: Path) -> None:
     axes.set_xlabel("confidence: mean largest probability of the bin")
     axes.set_ylabel("share right, with 95 % interval")
     axes.set_title(f"Reliability, {ECE_BINS} bins of equal width: {found.report['source']}")
-    axes.legend(frameon=False, loc="upper left")
+    draw_legend(axes)
     save_plot(figure, path)
 
 
@@ -484,7 +484,7 @@ def _draw_risk_coverage(found: Evaluation, path: Path) -> None:
     axes.set_xlabel("coverage: share of rows answered, most confident first")
     axes.set_ylabel("selective risk: share of answers that are wrong")
     axes.set_title(f"What confidence is worth: {found.report['source']}")
-    axes.legend(frameon=False, loc="upper left")
+    draw_legend(axes)
     save_plot(figure, path)
 
 
@@ -553,5 +553,5 @@ def _draw_precision_recall(found: Evaluation, chosen: list[int], title: str, pat
     axes.set_xlabel("recall")
     axes.set_ylabel("precision")
     axes.set_title(f"Precision and recall of {title} ({truth.sum()} of {len(truth)} rows)")
-    axes.legend(frameon=False, loc="lower left")
+    draw_legend(axes)
     save_plot(figure, path)

@@ -87,7 +87,7 @@ def _reliability(run: TrustRun, path: Path, _: str | None) -> bool:
     axes.set_xlabel("confidence: mean largest probability of the bin")
     axes.set_ylabel("share right, with 95 % interval")
     axes.set_title(f"Reliability of {member}, {ECE_BINS} bins of equal width")
-    axes.legend(frameon=False, loc="upper left")
+    draw_legend(axes)
     save_plot(figure, path)
     return True
 
@@ -266,7 +266,7 @@ def _precision_recall(run: TrustRun, path: Path, of_class: str | None) -> bool:
     axes.set_xlabel("recall")
     axes.set_ylabel("precision")
     axes.set_title(f"Precision and recall of {title} ({truth.sum()} of {len(truth)} rows)")
-    axes.legend(frameon=False, fontsize=7)
+    draw_legend(axes)
     save_plot(figure, path)
     return True
 
