@@ -392,19 +392,17 @@ def _print_description(manifest: "Manifest", path: Path) -> None:
     mixed = counts.mixed_groups
     n_images = _n_images(manifest)
     there = "all" if n_images == counts.n_rows else f"{n_images:,} of {counts.n_rows:,}"
+    blanks = ", ".join(f"{name} {n:,}" for name, n in counts.blanks.items()) or "none"
     facts = {
         "splits": _origin(manifest.split_origin),
-        "blanks": ", ".join(f"{name} {n:,}" for name, n in counts.blanks.items()) or "none",
+        "blanks": f"\n{' ' * 14}".join(textwrap.wrap(blanks, WIDTH - 14)),
         "mixed groups": ", ".join([*mixed[:5], *["..."][: len(mixed) > 5]])
         + (f" ({len(mixed)} with more than one label)" if mixed else "none"),
         "data root": f"{manifest.root} ({there} images are there)",
     }
     typer.echo("")
     for name, text in facts.items():
-        lines = textwrap.wrap(text, WIDTH - 14, break_long_words=False, break_on_hyphens=False) or [
-            ""
-        ]
-        typer.echo(f"{name + ':':<14}" + f"\n{' ' * 14}".join(lines))
+        typer.echo(f"{name + ':':<14}{text}")
 
 
 def _origin(origin: dict[str, Any]) -> str:

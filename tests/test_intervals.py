@@ -19,7 +19,7 @@ from trustq.evaluation.influence import influences
 from trustq.metrics.classification import summarise
 from trustq.metrics.per_class import class_figures, macro_auprc
 from trustq.metrics.probabilities import softmax
-from trustq.statistics.intervals import grouped_share_interval
+from trustq.statistics.intervals import grouped_share_interval, leaving_out
 from trustq.statistics.paired import share_interval, sign_flip_test
 from trustq.statistics.runs import compare_runs
 
@@ -153,6 +153,47 @@ def test_the_printed_macro_f1_lies_in_its_interval_with_a_class_never_true():
     row = figure_intervals(labels, probs=probs, seed=0, figures=("macro_f1",))["macro_f1"]
     assert row.value == summarise(labels, probs=probs).figures["macro_f1"]
     assert row.lower < row.value < row.upper
+
+
+def related_hits(rng, sizes, share, alike):
+    """Rows that are hits, by groups of these sizes, of which each has a share of its own."""
+    own = rng.beta(share * (1 - alike) / alike, (1 - share) * (1 - alike) / alike, len(sizes))
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    return rng.random(len(groups)) < own[groups], groups
+
+
+def test_shares_cover_where_one_group_has_most_rows():
+    rng = np.random.default_rng(0)
+    held = []
+    for _ in range(400):
+        bounds = grouped_share_interval(
+            *related_hits(rng, np.append(60, np.ones(24, int)), 0.9, 0.2)
+        )
+        held.append(bounds.lower <= 0.9 <= bounds.upper)
+    assert np.mean(held) > 0.92  # .68 where the largest group counts as any other
+
+
+def test_figures_cover_where_one_group_has_most_rows():
+    rng = np.random.default_rng(1)
+    held = []
+    for _ in range(200):
+        hits, groups = related_hits(rng, np.append(60, np.ones(24, int)), 0.9, 0.2)
+        labels = rng.integers(2, size=len(hits))
+        probs = np.where(np.eye(2, dtype=bool)[np.where(hits, labels, 1 - labels)], 0.8, 0.2)
+        row = figure_intervals(labels, probs=probs, groups=groups, seed=0, figures=("accuracy",))
+        held.append(row["accuracy"].lower <= 0.9 <= row["accuracy"].upper)
+    assert np.mean(held) > 0.92  # .65 without
+
+
+def test_influence_of_groups_of_one_size_is_as_it_is():
+    influence = np.random.default_rng(0).normal(size=8)
+    assert leaving_out(influence, np.full(8, 1 / 8)) == pytest.approx(influence, rel=1e-15)
+    hits = np.array([3.0, 5.0, 0.0, 7.0])
+    rows = np.array([4.0, 9.0, 2.0, 7.0])
+    share = hits.sum() / rows.sum()
+    own = (hits - share * rows) / rows.sum()
+    without = (hits.sum() - hits) / (rows.sum() - rows)
+    assert leaving_out(own, rows / rows.sum()) == pytest.approx(0.75 * (share - without))
 
 
 def test_rows_of_one_group_are_worth_what_their_spread_says():

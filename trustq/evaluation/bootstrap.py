@@ -32,6 +32,7 @@ from trustq.statistics.intervals import (
     Spread,
     calibration_bounds,
     calibration_difference_bounds,
+    leaving_out,
     positive_bounds,
     share_bounds,
     spread_of,
@@ -500,7 +501,13 @@ class PredictionInfluence:
         return self._summed(self.influences[name].rows)
 
     def _summed(self, rows: np.ndarray) -> np.ndarray:
-        return np.bincount(self.codes, weights=rows, minlength=self.n_groups) / len(rows)
+        sums = np.bincount(self.codes, weights=rows, minlength=self.n_groups) / len(rows)
+        return leaving_out(sums, self._sizes)
+
+    @cached_property
+    def _sizes(self) -> np.ndarray:
+        """Share of rows of each group."""
+        return np.bincount(self.codes, minlength=self.n_groups) / len(self.codes)
 
     def _spread(self, contrast: list[tuple[float, "PredictionInfluence"]], name: str) -> Spread:
         """Spread of a figure, or of a difference of arms, over other groups."""

@@ -9,7 +9,7 @@ from trustq.core.generators import generator
 from trustq.errors import InputError
 from trustq.evaluation.bootstrap import group_codes
 from trustq.metrics.per_class import equalised_odds_gaps, slice_name
-from trustq.statistics.intervals import Spread, share_bounds
+from trustq.statistics.intervals import ratio_bounds
 
 MIN_ROWS = 10  # of either outcome, for a group to be part of a gap
 FIGURES = ("sensitivity", "specificity", "f1")
@@ -114,15 +114,10 @@ def _ratio(above: np.ndarray, below: np.ndarray, level: float) -> tuple[float, f
     """A ratio of sums over units, in [0, 1], with Wilson's interval of what its spread is worth."""
     there = below > 0
     above, below = above[there], below[there]
-    n, total = len(below), float(below.sum())
-    if not n:
+    if not len(below):
         return math.nan, math.nan, math.nan
-    value = float(above.sum()) / total
-    parts = (above - value * below) / total
-    variance = float((parts**2).sum()) * n / max(n - 1, 1)
-    if variance > 0:  # related rows may look alike by chance: no less than single rows would show
-        variance = max(variance, value * (1 - value) / total)
-    bounds = share_bounds(value, Spread(variance, max(n - 1, 1)), n, level)
+    bounds = ratio_bounds(above, below, level)
+    value = float(above.sum()) / float(below.sum())
     return value, bounds.lower, bounds.upper
 
 
