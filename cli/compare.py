@@ -64,8 +64,8 @@ def compare(
         list[str] | None,
         typer.Argument(
             metavar="[NAME=FILE...]",
-            help="The first is compared with each other; NAME=FILE:ARRAY picks an array of an npz. "
-            "None: the --arms of --results.",
+            help="The first is compared with each other; NAME=FILE:ARRAY picks an array of it, or "
+            "the columns of a table by their prefix. None: the --arms of --results.",
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="File to write instead of printing.")] = None,
@@ -137,7 +137,7 @@ def _read(models: list[str], arrays: Arrays, meta: list[Path]) -> "dict[str, Pre
             raise InputError(f"Two models are called {name}: give each a name of its own.")
         path, _, array = file.rpartition(":")
         own = arrays.names
-        if path.endswith(".npz"):
+        if path.endswith(".npz") or (Path(path).is_file() and not Path(file).exists()):
             file, own = path, own | {"probs": array}
         read[name] = read_predictions(Path(file), names=own, meta=meta, normalize=arrays.normalize)
     return read

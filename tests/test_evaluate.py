@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import make_cache
+from support import make_cache, refused
 from support_cli import invoke
 
+from trustq.core.columns import write_parquet
 from trustq.errors import TrustqError
 from trustq.evaluation.compare_models import NO_SIGN_FLIP, compare_models, comparison_page
 from trustq.evaluation.evaluate import evaluate
@@ -329,6 +330,46 @@ def test_models_are_joined_by_id_whatever_their_order():
     fewer = compare_models({"A": a, "B": b.take(np.arange(200))}, replicates=20)
     assert fewer.n == 200
     assert fewer.notes[0] == ("rows that not all models have were left out: 100 of A, 0 of B")
+
+
+def test_rows_that_have_ids_are_the_same_rows_by_these_and_near_ids_are_told():
+    a = simulated(split=None)
+    order = np.lexsort((np.random.default_rng(0).random(300), a.labels))  # labels agree
+    b = a.take(order)
+    a = b.take(np.lexsort((b.sample_ids, b.labels)))
+    row = int((a.sample_ids != b.sample_ids).argmax())
+    moved, other = b.sample_ids[row], int((a.sample_ids == b.sample_ids[row]).argmax())
+    with refused(
+        f"`same_rows`: {moved} is row {row + 1} of B and row {other + 1} of A. Leave `same_rows` "
+        "out, and rows are joined by id; or leave the ids out of one file, where they name other "
+        "things."
+    ):
+        compare_models({"A": a, "B": b}, same_rows=True, replicates=20)
+    renamed = replace(b, sample_ids=np.char.add("other", b.sample_ids))
+    assert compare_models({"A": a, "B": renamed}, same_rows=True, replicates=20).n == 300
+    numbers = replace(b, sample_ids=np.arange(300).astype(str))
+    padded = replace(b, sample_ids=np.array([f"{row:03d}" for row in range(300)]))
+    found = compare_models({"A": numbers, "B": padded}, replicates=20)
+    assert found.notes[0] == (
+        "rows that not all models have were left out: 100 of A, 100 of B (100 differ in spelling "
+        "alone from ids that are there, e.g. '0' and '000')"
+    )
+
+
+def test_two_models_of_one_table_are_compared(tmp_path):
+    rows = simulated(split=None)
+    table = {"sample_id": rows.sample_ids, "label": rows.labels.astype(str)}
+    for name, scores in (("a", rows.of_rows()), ("b", rows.of_rows()[:, ::-1])):
+        table |= {f"{name}_{j}": scores[:, j] for j in range(3)}
+    write_parquet(tmp_path / "both.parquet", table)
+    answer = invoke(
+        "compare",
+        [*(f"{n}={tmp_path}/both.parquet:{n}_" for n in "ab"), "--json", "--replicates", "20"],
+    )
+    figures = json.loads(answer.stdout)["pairs"][0]["figures"]["accuracy"]
+    right = (rows.logits.argmax(axis=1) == rows.labels).mean()
+    turned = (rows.logits[:, ::-1].argmax(axis=1) == rows.labels).mean()
+    assert (figures["a"], figures["b"]) == (pytest.approx(right), pytest.approx(turned))
 
 
 def test_compare_judges_the_test_rows_that_evaluate_judges():

@@ -1527,3 +1527,42 @@ def test_names_of_columns_without_their_signs_are_renamed_by_the_stated_classes(
     assert accuracy(tmp_path / "p.csv", names={"classes": names}) == (right, tuple(names))
     with pytest.raises(InputError, match="name every column, or none"):
         read_predictions(tmp_path / "p.csv", names={"classes": [names[1], names[0], "SCC"]})
+
+
+def test_features_of_a_prefix_are_its_numbered_columns_and_nothing_else(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    columns: dict[str, Any] = {f"feature_{j}": rng.normal(size=30) for j in range(3)}
+    columns |= {"feature_label": np.arange(30) % 3, "label": np.arange(30) % 3}
+    pandas.DataFrame(columns).to_csv(tmp_path / "f.csv", index=False)
+    found = import_cache(tmp_path / "f.csv")
+    assert found.features.shape == (30, 3)
+    assert "no features, for they do not end in a number: feature_label" in found.recipe["notes"]
+    named = {"feature_area": columns["feature_0"], "feature_edge": columns["feature_1"]}
+    pandas.DataFrame({**named, "label": columns["label"]}).to_csv(tmp_path / "f.csv", index=False)
+    assert import_cache(tmp_path / "f.csv").features.shape == (30, 2)
+
+
+@pytest.mark.parametrize(
+    "cell", ["[0.25 0.75]", "(0.25, 0.75)", '{"a": 0.25, "b": 0.75}', "0.25;0.75", "0.25 -0.75"]
+)
+def test_several_numbers_in_one_cell_say_how_they_are_written(tmp_path: Path, cell: str) -> None:
+    frame = pandas.DataFrame({"label": [0, 1], "probs": [cell, cell]})
+    frame.to_csv(tmp_path / "p.csv", index=False)
+    with pytest.raises(InputError, match=r"probs holds several values in one cell, .* JSON list"):
+        read_predictions(tmp_path / "p.csv")
+    frame["probs"] = "[0.25, 0.75]"
+    frame.to_csv(tmp_path / "p.csv", index=False)
+    assert len(read_predictions(tmp_path / "p.csv")) == 2
+
+
+def test_a_list_of_ids_has_them_in_the_column_that_is_named(tmp_path: Path) -> None:
+    np.save(tmp_path / "img_emb_0.npy", np.random.default_rng(0).normal(size=(4, 3)))
+    table = pandas.DataFrame(
+        {"image_path": ["a.jpg", "b.jpg", "c.jpg", "d.jpg"], "label": [0, 1, 0, 1]}
+    )
+    write_table(tmp_path / "m.parquet", {name: own.to_numpy(object) for name, own in table.items()})
+    options: dict[str, Any] = {"ids": tmp_path / "m.parquet"}
+    with pytest.raises(InputError, match=r"has no column of ids; .*: name it \(`sample_ids`\)"):
+        import_cache(tmp_path / "img_emb_0.npy", **options)
+    found = import_cache(tmp_path / "img_emb_0.npy", names={"sample_ids": "image_path"}, **options)
+    assert found.sample_id.tolist() == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]

@@ -82,6 +82,7 @@ _LIKE_GROUPS = (
 )
 _FLAG_OF_SPLIT = re.compile(r"is[_ ]?(train|val|valid|validation|test)(ing)?", re.IGNORECASE)
 _SCORES = {"logits": "logits", "probs": "probabilities"}  # the first goes before the second
+_SEVERAL = re.compile(r"[\[({]|\d[\s;|]+[-\d]")  # a list, a dict, or numbers side by side
 _LONGEST_ID = 1000  # letters; a longer text is the content of a file, such as an image in base64
 # What metadata call class names, or the places of classes.
 _NUMBERED = ("id2label", "class_to_idx")
@@ -225,6 +226,8 @@ class ForeignRows:
                 if role in columns:
                     return [role]
                 usual = [name for name in columns if name.startswith(prefix)]
+                if role == "features":
+                    usual = self._numbered(usual, prefix, role)
                 return usual or _fields(columns, role)
             if (there := self._in_any_case(columns, role, role)) is not None:
                 return [there]
@@ -253,17 +256,24 @@ class ForeignRows:
         """Columns that begin with a prefix and are of no other role: of p, p0 and not patient."""
         others = {self.name_of(other) for other in ROLES if other not in PREFIXES}
         found = [n for n in self.sources[0] if n.startswith(prefix) and n not in others]
+        kept = self._numbered(found, prefix, role)
+        if kept == found or role == "features":
+            return kept
+        odd = [name for name in found if name not in kept]
+        raise InputError(
+            f"{self.path}: some columns that begin with {prefix} end in a number and some do not "
+            f"({listed(odd, 5)}): list those of the {role}, `{role}=a,b,c`."
+        )
+
+    def _numbered(self, found: list[str], prefix: str, role: str) -> list[str]:
+        """Of columns of one prefix the numbered ones, where two are: of f, f0 and f1, not flag."""
         numbered = [name for name in found if name[len(prefix) :].lstrip(" _.-").isdecimal()]
         odd = [name for name in found if name not in numbered]
         if len(numbered) < 2 or not odd:
             return found
         if role == "features":
             self.note(f"no features, for they do not end in a number: {listed(odd, 5)}")
-            return numbered
-        raise InputError(
-            f"{self.path}: some columns that begin with {prefix} end in a number and some do not "
-            f"({listed(odd, 5)}): list those of the {role}, `{role}=a,b,c`."
-        )
+        return numbered
 
     def scores(self) -> Scores:
         """Logits or probabilities with the classes of their columns.
@@ -724,7 +734,9 @@ def rows_of(
 
 def _listed(rows: ForeignRows, ids: Path) -> dict[str, np.ndarray]:
     """Ids in row order: a text file of one per line, or a table, whose other columns come too."""
-    own = rows.id_column()
+    asked = rows.names.get("sample_ids")
+    by = asked if isinstance(asked, str) else None
+    own = None if by is not None and not rows.has(by) else rows.id_column()
     if not ids.is_file():
         raise InputError(f"{ids}: no such file.")
     if ids.suffix.lower() == ".txt":
@@ -733,11 +745,11 @@ def _listed(rows: ForeignRows, ids: Path) -> dict[str, np.ndarray]:
     else:
         listed_columns = dict(read_table(ids))
         rows.notes += table_notes(ids)
-        column = first_called(listed_columns, ID_COLUMNS)
+        column = id_column(listed_columns, by)
         if column is None:
             raise InputError(
-                f"{ids} has no column of ids; it has {', '.join(listed_columns)}: "
-                f"call it one of {', '.join(ID_COLUMNS)}."
+                f"{ids} has no column of ids; it has {', '.join(listed_columns)}: name it "
+                f"(`sample_ids`), or call it one of {', '.join(ID_COLUMNS)}."
             )
         lines = listed_columns[column]
     if own is not None:
@@ -1002,6 +1014,13 @@ def _numbers(column: np.ndarray, source: str, name: str) -> np.ndarray:
         pointed = decimal_points(column.tolist())
         if pointed is not None:
             return _numbers(np.array(pointed, dtype=object), source, name)
+        several = next((text for text in column.tolist() if _SEVERAL.search(str(text))), None)
+        if several is not None:
+            raise InputError(
+                f"{source}: {name} holds several values in one cell, {str(several)[:40]!r}...: "
+                "write a number a column, scores as prob_<class> or logit_<class>, or all as a "
+                "JSON list, [0.25, 0.75]."
+            ) from error
         raise InputError(
             f"{source}: {name} holds something that is no number ({error}): write numbers as "
             "0.25, and nothing for a blank."

@@ -103,7 +103,8 @@ def compare_models(
             )
     dropped = [f"{own.sum() - len(rows[0]):,} of {name}" for name, own in judged.items()]
     if any(own.sum() != len(rows[0]) for own in judged.values()):
-        notes.append(f"rows that not all models have were left out: {', '.join(dropped)}")
+        near = next(filter(None, (_spelt_otherwise(first, one) for one in others)), "")
+        notes.append(f"rows that not all models have were left out: {', '.join(dropped)}{near}")
     groups = next((one.groups for one in joined if one.groups is not None), None)
     if groups is not None:
         notes = [note for note in notes if not note.startswith("no groups")]
@@ -199,6 +200,7 @@ def _common_rows(
                 f"{name} {len(one)}" for name, one in zip(names, models, strict=True)
             )
             raise InputError(f"`same_rows` needs as many rows in every file: {counts}.")
+        _refuse_other_order(names, models)
         shared_rows = np.flatnonzero(np.logical_and.reduce(list(judged)))
         if not len(shared_rows):
             raise InputError("The models share no test row: their splits differ.")
@@ -235,6 +237,31 @@ def _common_rows(
         position = {key: row for row, key in enumerate(keys)}
         found.append(np.array([position[key] for key in order]))
     return found
+
+
+def _spelt_otherwise(a: Predictions, b: Predictions) -> str:
+    """What a note adds of ids of one model that another nearly has, such as 7 and 007."""
+    if not (a.has_ids and b.has_ids):
+        return ""
+    own, theirs = joined_keys(a.sample_ids, b.sample_ids)
+    there = set(theirs)
+    strangers = [i for i, key in zip(a.sample_ids.tolist(), own, strict=True) if key not in there]
+    return nearly(strangers, b.sample_ids)
+
+
+def _refuse_other_order(names: Sequence[str], models: Sequence[Predictions]) -> None:
+    """Raise `TrustqError` where an id stands in other rows of two models said to have the same."""
+    known = [(name, one) for name, one in zip(names, models, strict=True) if one.has_ids]
+    keys = joined_keys(*(one.sample_ids for _, one in known))
+    for (name, one), own in zip(known[1:], keys[1:], strict=True):
+        row_of = {key: row for row, key in enumerate(keys[0])}
+        moved = next((row for row, key in enumerate(own) if row_of.get(key, row) != row), None)
+        if moved is not None:
+            raise InputError(
+                f"`same_rows`: {one.sample_ids[moved]} is row {moved + 1} of {name} and row "
+                f"{row_of[own[moved]] + 1} of {known[0][0]}. Leave `same_rows` out, and rows are "
+                "joined by id; or leave the ids out of one file, where they name other things."
+            )
 
 
 def _check_same_truth(
