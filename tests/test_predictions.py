@@ -372,3 +372,13 @@ def test_a_frame_of_scores_under_another_name_is_read_by_its_columns():
         "The columns of p are of c, a, b, and the classes are called a, b, c: leave out "
         "`classes`, or give them in the order of the columns."
     )
+
+
+def test_labels_that_are_always_the_largest_score_may_be_predictions(tmp_path) -> None:
+    rng = np.random.default_rng(0)
+    probs = rng.dirichlet(np.ones(3), size=60)
+    said = "the label has the largest score in every row"
+    for labels, is_told in ((probs.argmax(axis=1), True), (rng.integers(3, size=60), False)):
+        np.savez(tmp_path / "p.npz", probs=probs, labels=labels)
+        notes = read_predictions(tmp_path / "p.npz").notes
+        assert any(note.startswith(said) for note in notes) == is_told

@@ -1003,6 +1003,12 @@ def _is_wide(array: np.ndarray) -> bool:
     return array.dtype.itemsize // letter >= _LONGEST_ID
 
 
+def _is_odd_list(value: object) -> bool:
+    """Whether a cell holds several numbers otherwise than as a JSON list."""
+    cell = np.array([value, None], dtype=object)
+    return _SEVERAL.search(str(value)) is not None and of_text_lists(cell) is cell
+
+
 def _numbers(column: np.ndarray, source: str, name: str) -> np.ndarray:
     if isinstance(column, np.ma.MaskedArray):
         return np.ma.filled(column.astype(np.float64), np.nan)
@@ -1014,7 +1020,7 @@ def _numbers(column: np.ndarray, source: str, name: str) -> np.ndarray:
         pointed = decimal_points(column.tolist())
         if pointed is not None:
             return _numbers(np.array(pointed, dtype=object), source, name)
-        several = next((text for text in column.tolist() if _SEVERAL.search(str(text))), None)
+        several = next(filter(_is_odd_list, column.tolist()), None)
         if several is not None:
             raise InputError(
                 f"{source}: {name} holds several values in one cell, {str(several)[:40]!r}...: "

@@ -197,6 +197,11 @@ def read_predictions(
         rows.note(f"rows were normalized ({normalize})")
     numbers = kept + 1  # rows of the file, of which those without a label are left out here
     array = _checked(path, kind, array, numbers)
+    if len(kept) >= 50 and (array.argmax(axis=1) == labels.indices[kept]).all():
+        rows.note(
+            "the label has the largest score in every row: if labels are what a model predicted "
+            "and not the truth, name the column of the truth (`labels`)"
+        )
     ids = rows.sample_ids(n)
     groups = rows.groups(n, ids)
     split, unknown = rows.split(n)
