@@ -475,9 +475,8 @@ def base() -> dict[str, object]:
             "e.npz",
             base(),
             {"ids": "none.csv"},
-            "{folder}/none.csv has no column of ids; it has x: name it (`sample_ids`), or call it one "
-            "of sample_ids, "
-            "sample_id, image_id, image, isic_id, id.",
+            "{folder}/none.csv has no column of ids; it has x: name it (`sample_ids`), or call it "
+            "one of sample_ids, sample_id, image_id, image, isic_id, id.",
         ),
         (
             "e.npz",
