@@ -19,6 +19,7 @@ from trustq.calibration.temperature import (
     TemperatureScaling,
 )
 from trustq.errors import TrustqError
+from trustq.evaluation.predictions import read_predictions
 from trustq.metrics.classification import summarise
 from trustq.metrics.probabilities import log_softmax, logits_from_probs, softmax
 
@@ -49,6 +50,20 @@ def test_temperature_equals_a_scipy_search(scale):
     )
     found = TemperatureScaling().fit(logits, labels).temperature_
     assert np.log(found) == pytest.approx(best.x, abs=1e-6)  # a search on values ends at sqrt(eps)
+
+
+@pytest.mark.parametrize("stored", [np.float64, np.float32, np.float16, 7, 5, 4])
+def test_temperature_of_probabilities_is_that_of_the_network_however_they_are_stored(
+    stored, tmp_path
+):
+    # scikit-learn takes some for logits: findings/sklearn-temperature-of-rounded-probabilities.sh.
+    logits, labels = simulated(n=3000, k=5, scale=3.0)
+    probs = softmax(logits)
+    probs = probs.round(stored) if isinstance(stored, int) else probs.astype(stored)
+    np.savez(tmp_path / "p.npz", probs=probs, labels=labels)
+    found = read_predictions(tmp_path / "p.npz")
+    scaler = TemperatureScaling().fit(logits_from_probs(found.probs), found.labels)
+    assert 2.7 < scaler.temperature_ < 4  # 4 digits: zeros count as 1e-12
 
 
 @pytest.mark.parametrize("scale", [0.02, 0.5, 1.0, 3.0, 200.0])

@@ -29,6 +29,15 @@ def binned(right, values, edges):
     return total / len(values), worst, debiased / len(values)
 
 
+def test_a_class_that_nobody_has_or_predicts_changes_no_top_label_error():
+    # netcal judges another probability of two classes: findings/netcal-ece-of-two-classes.sh.
+    labels, probs = simulated(k=2, temperature=0.5)
+    found = calibration_errors(labels, probs)
+    more = calibration_errors(labels, np.column_stack([probs, np.zeros(len(probs))]))
+    changed = {name for name in found if more[name] != pytest.approx(found[name], abs=1e-12)}
+    assert changed == {"ece_classwise"}
+
+
 @pytest.mark.parametrize("decimals", [1, 12])
 def test_binned_errors_equal_loops_over_their_bins(decimals):
     labels, probs = simulated(temperature=0.5)

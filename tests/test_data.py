@@ -290,6 +290,22 @@ def test_folder_takes_images_of_any_depth_and_case(tmp_path):
     ]
 
 
+def test_a_class_called_train_and_a_table_beside_folders_change_no_labels(tmp_path):
+    # imagefolder loses rows or labels: findings/datasets-a-class-called-train.sh and
+    # findings/datasets-metadata-in-place-of-labels.sh.
+    names = ["bus/1.png", "car/1.png", "car/a-test-1.png", "train/1.png"]
+    write_images(*(tmp_path / "in" / name for name in names))
+    (tmp_path / "in/metadata.csv").write_text("file_name,age\nbus/1.png,40\n")
+    said = []
+    found = prepare("folder", root=tmp_path / "in", out=tmp_path / "m.parquet", say=said.append)
+    assert column(found, "path") == names
+    assert column(found, "label") == ["bus", "car", "car", "train"]
+    assert said[1:] == [
+        "Taken for a class and not for a split, for folders of other names stand beside: train.",
+        "Files ignored, being no image of a class folder: 1.",
+    ]
+
+
 def test_folder_keeps_endings_where_ids_would_repeat(tmp_path):
     write_images(tmp_path / "in/a/1.jpg", tmp_path / "in/a/1.png", tmp_path / "in/b/1.png")
     found = prepare("folder", root=tmp_path / "in", out=tmp_path / "m.parquet")

@@ -135,6 +135,18 @@ def test_pixels_inside_the_graph_are_normalized_as_outside(packaged: Packaged) -
     assert np.abs(found - model.run(pixels).logits).max() < 1e-4
 
 
+def test_int8_answers_are_those_of_each_image_alone(packaged: Packaged) -> None:
+    # A dynamic scale is that of the batch: findings/onnxruntime-int8-by-batch.sh.
+    session = runtime.InferenceSession(
+        str(packaged.folder / "model-int8.onnx"), providers=["CPUExecutionProvider"]
+    )
+    images = np.random.default_rng(0).standard_normal((5, 3, 32, 32)).astype(np.float32)
+    images[-1] *= 100
+    whole = session.run(["logits"], {"image": images})[0]
+    apart = [session.run(["logits"], {"image": images[i : i + 1]})[0] for i in range(5)]
+    assert np.abs(whole - np.concatenate(apart)).max() < 1e-5
+
+
 def test_smaller_variants_are_smaller_and_close(packaged: Packaged) -> None:
     variants = packaged.about["variants"]
     sizes = {name: variant["bytes"] for name, variant in variants.items()}

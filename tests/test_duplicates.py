@@ -143,6 +143,17 @@ def test_planted_copies_of_real_images_are_found_and_few_others(tmp_path):
     assert len(right) >= 58 and wrong == []
 
 
+def test_radiographs_of_sixteen_bits_are_told_apart(tmp_path):
+    # To imagehash any two are white: findings/imagehash-sixteen-bit-greys.sh.
+    for seed in range(6):
+        grey = np.asarray(blotch(seed).convert("L")).astype(np.uint16) * 14 + 300
+        Image.fromarray(grey).save(tmp_path / f"{seed}.png")
+    hashes = fingerprint_images([tmp_path / f"{seed}.png" for seed in range(6)]).hashes[:, 0]
+    bits = np.unpackbits(hashes.view(np.uint8), axis=1)
+    apart = (bits[:, None] != bits).sum(axis=2) + 256 * np.eye(6)
+    assert apart.min() > 60
+
+
 def test_equal_bytes_are_found_between_two_data_sets(tmp_path):
     for name, seeds in (("one", range(4)), ("two", range(3, 8))):
         planted(tmp_path / name, [blotch(seed) for seed in seeds], altered=[])

@@ -237,6 +237,25 @@ def test_hugging_face_parquet_names_its_classes_and_images_are_no_ids(tmp_path: 
     assert cache.features.shape == (90, 2) and cache.sample_id[1] == "1.jpg"
 
 
+def test_each_parquet_file_has_the_class_names_that_it_states(tmp_path: Path) -> None:
+    # datasets takes those of the first: findings/datasets-class-names-of-the-first-file.sh.
+    truth, logits = simulated(k=3, n=90)
+    names = ["akiec", "mel", "nv"]
+    for file, order in (("a", [0, 1, 2]), ("b", [2, 0, 1])):
+        own = [names[j] for j in order]
+        stated = {"info": {"features": {"label": {"names": own, "_type": "ClassLabel"}}}}
+        columns = {"label": np.argsort(order)[truth]}
+        columns |= {f"logit_{name}": logits[:, j] for j, name in enumerate(names)}
+        write_parquet(tmp_path / "plain.parquet", columns)
+        duckdb.sql(
+            f"""COPY (FROM '{tmp_path}/plain.parquet') TO '{tmp_path}/{file}.parquet' (
+            FORMAT parquet, KV_METADATA {{huggingface: {literal(json.dumps(stated))}}})"""
+        )
+    first, second = (read_predictions(tmp_path / f"{file}.parquet") for file in "ab")
+    assert first.classes == second.classes == tuple(names)
+    assert np.array_equal(first.labels, truth) and np.array_equal(second.labels, truth)
+
+
 def test_medmnist_layout_is_stacked_by_split(tmp_path: Path) -> None:
     labels, logits = simulated(k=3, n=60)
     parts = {"train": slice(0, 30), "val": slice(30, 45), "test": slice(45, 60)}
@@ -287,6 +306,62 @@ def test_files_of_extractors_give_the_same_cache(tmp_path: Path) -> None:
         assert np.array_equal(cache.features, features), name
         assert np.array_equal(cache.label, labels), name
         assert name == "b.safetensors" or cache.sample_id.tolist() == ids, name
+
+
+def test_rows_without_a_label_stay_so_in_hdf5(tmp_path: Path) -> None:
+    # HDF5 makes -1 a 0 in unsigned bytes: findings/h5py-no-label-becomes-class-0.sh.
+    labels, logits = simulated(k=3, n=60)
+    labels[:5] = -1
+    with h5py.File(tmp_path / "l.h5", "w") as file:
+        file["features"], file["labels"] = logits, labels.astype(np.int8)
+    cache = import_cache(tmp_path / "l.h5")
+    assert np.array_equal(cache.label, labels)
+    write_cache(tmp_path / "seed0.h5", cache)
+    assert np.array_equal(open_cache(tmp_path / "seed0.h5").label, labels)
+    with h5py.File(tmp_path / "seed0.h5") as file:
+        assert {file[name].dtype.kind for name in ("label", "observed")} == {"i"}
+
+
+@pytest.mark.parametrize("name", ["f.npz", "x_features.npy"])
+def test_brain_floats_that_numpy_saved_say_how_to_save_them(name: str, tmp_path: Path) -> None:
+    # They come back as void: findings/numpy-bfloat16-is-void.sh.
+    labels, logits = simulated(k=3, n=60)
+    void = (logits.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16).view("V2")
+    np.savez(tmp_path / "f.npz", features=void, labels=labels)
+    np.save(tmp_path / "x_features.npy", void)
+    np.save(tmp_path / "x_labels.npy", labels)
+    message = "has type |V2, bytes that say no number, as numpy saves bfloat16 and other types of "
+    with pytest.raises(InputError, match=re.escape(message) + "ml_dtypes: save it as float32[.]$"):
+        import_cache(tmp_path / name)
+
+
+def test_probabilities_that_safetensors_shuffled_are_refused(tmp_path: Path) -> None:
+    # It saves an array's memory as it lies: findings/safetensors-values-by-column.sh.
+    labels, logits = simulated(k=3, n=60)
+    probs = softmax(logits).astype(np.float32)
+
+    def write(memory: np.ndarray, shape: tuple[int, ...]) -> Path:
+        entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, memory.nbytes]}
+        ends = [memory.nbytes, memory.nbytes + labels.nbytes]
+        own = {"dtype": "I64", "shape": [60], "data_offsets": ends}
+        text = json.dumps({"probs": entry, "labels": own}).encode()
+        path = tmp_path / "p.safetensors"
+        content = memory.tobytes() + labels.astype("<i8").tobytes()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + content)
+        return path
+
+    found = read_predictions(write(probs, probs.shape))
+    assert found.probs is not None and np.array_equal(found.probs, probs)
+    path = write(probs.T, probs.shape)
+    message = (
+        f"{path} holds the values of probs column by column, as safetensors 0.8 saves arrays that "
+        "are not contiguous: save them anew, np.ascontiguousarray(probs), and the other arrays too."
+    )
+    for options in ({}, {"normalize": "l1"}):
+        with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+            read_predictions(path, **options)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        open_source(path)
 
 
 def test_torch_tensors_are_read_without_pickles(tmp_path: Path) -> None:

@@ -357,6 +357,23 @@ def test_boosted_heads_fitted_side_by_side_are_those_fitted_alone(name: str) -> 
         )
 
 
+@pytest.mark.parametrize("k", [3, 7])
+def test_lightgbm_steps_farther_than_xgboost_at_one_learning_rate(k: int) -> None:
+    # By 2 (k - 1) / k: findings/lightgbm-steps-farther-than-xgboost.sh; so defaults differ.
+    pytest.importorskip("lightgbm")
+    labels = np.random.default_rng(0).integers(k, size=1000)
+    features = (labels == 0)[:, None].astype(np.float32)
+    same = {"trees": 1, "max_depth": 1, "reg_lambda": 0.0, "min_child_weight": 0.0}
+    same |= {"subsample": 1.0, "colsample_bytree": 1.0, "n_classes": k}
+    rates = {"xgboost": 0.1, "lightgbm": 0.1 * k / (2 * (k - 1))}
+    steps = []
+    for name, rate in rates.items():
+        head = make_head(name, learning_rate=rate, **same).fit(features, labels)  # type: ignore[arg-type]
+        logits = head.predict_logits(np.array([[0.0], [1.0]], dtype=np.float32))
+        steps.append(np.ptp(logits[1] - logits[0]))
+    assert steps[1] == pytest.approx(steps[0], rel=1e-3)
+
+
 def test_validation_rows_stop_the_lightgbm_head() -> None:
     pytest.importorskip("lightgbm")
     cache = make_cache(n=480, separation=1)

@@ -244,6 +244,13 @@ def test_log_loss_is_that_of_the_values_whatever_their_float_type():
     assert len(set(found.values())) == 1 and found[np.float16] > 13
 
 
+@pytest.mark.parametrize("precision", [np.float32, np.float64])
+def test_large_logits_are_ranked_as_they_are(precision):
+    # torchmetrics ranks their float32 sigmoid: findings/torchmetrics-auroc-of-large-logits.sh.
+    logits = np.array([[0.0, 18.0], [0.0, 20.0], [0.0, 25.0], [0.0, 30.0]], dtype=precision)
+    assert summarise(np.array([0, 0, 1, 1]), logits=logits).figures["macro_auroc"] == 1.0
+
+
 def test_a_class_without_rows_is_left_out_of_macro_auroc_and_named():
     # torchmetrics counts it as 0: findings/torchmetrics-auroc-of-an-absent-class.sh.
     probs = np.array([[0.8, 0.1, 0.1], [0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.3, 0.6, 0.1]])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import duckdb
 import numpy as np
+import polars
 import pytest
 import typer
 from hypothesis import given, settings
@@ -359,6 +360,21 @@ def test_files_of_one_s_own_are_read_as_every_command_reads_them(
     query = "SELECT sample_id, sex FROM samples ORDER BY 1"
     joined = ["--metadata", str(path), "--format", "csv"]
     assert run(results, query, *joined).stdout == "sample_id,sex\na,f\nb,m\n"
+
+
+def test_nan_of_a_table_is_found_whoever_wrote_its_statistics(
+    results: Path, tmp_path: Path
+) -> None:
+    # DuckDB passes over it in a file of others: findings/duckdb-nan-in-parquet.sh.
+    polars.DataFrame({"auroc": [float("nan"), 0.5, 0.9]}).write_parquet(tmp_path / "p.parquet")
+    (tmp_path / "p.csv").write_text("auroc\nnan\n.5\n.9\n")
+    query = (
+        "SELECT count(*) FILTER (isnan(auroc)) AS a, (SELECT count(*) FROM t WHERE isnan(auroc)) "
+        "AS b, (SELECT count(*) FROM t WHERE auroc > .95) AS c FROM t"
+    )
+    for name in ("p.parquet", "p.csv"):
+        answer = run(results, query, "--table", f"t={tmp_path / name}", "--format", "csv")
+        assert answer.stdout == "a,b,c\n1,1,1\n", name
 
 
 def test_a_column_is_a_number_or_a_day_where_every_cell_is(results: Path, tmp_path: Path) -> None:

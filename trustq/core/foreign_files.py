@@ -250,6 +250,8 @@ def _numpy(
             if isinstance(loaded, np.ndarray):
                 if kind != ".npy":
                     raise ValueError("it is one array")
+                if loaded.dtype.kind == "V":
+                    raise InputError(f"{path} {_unreadable(loaded)}.", path=path)
                 arrays = {"features": loaded}
                 return _beside(path, loaded) if siblings else ForeignFile(path, arrays, False, [])
             if kind != ".npz":
@@ -370,7 +372,17 @@ def _take(found: ForeignFile, name: str, array: np.ndarray) -> None:
     if array.dtype.kind in "biufSUO":
         found.arrays[name] = array
     else:
-        found.unread[name] = f"has type {array.dtype}, expected numbers or texts"
+        found.unread[name] = _unreadable(array)
+
+
+def _unreadable(array: np.ndarray) -> str:
+    """Why an array of another kind than numbers or texts is not read."""
+    if array.dtype.kind == "V" and array.dtype.names is None:
+        return (
+            f"has type {array.dtype}, bytes that say no number, as numpy saves bfloat16 and other "
+            "types of ml_dtypes: save it as float32"
+        )
+    return f"has type {array.dtype}, expected numbers or texts"
 
 
 def require_room(unpacked: int, packed: int, *, source: str, name: str) -> None:
@@ -536,7 +548,28 @@ def _safetensors(path: Path, wanted: Callable[[str], bool]) -> ForeignFile:
     except (SafetensorError, OSError, TypeError, ValueError, KeyError, AttributeError) as error:
         said = str(error)[:200].partition(", expected one of")[0]
         raise InputError(f"{path} could not be read as safetensors: {said}.", path=path) from error
+    for name, array in found.arrays.items():
+        if _lies_by_column(array):
+            raise InputError(
+                f"{path} holds the values of {name} column by column, as safetensors 0.8 saves "
+                f"arrays that are not contiguous: save them anew, np.ascontiguousarray({name}), "
+                "and the other arrays too.",
+                path=path,
+                where=name,
+            )
     return found
+
+
+def _lies_by_column(array: np.ndarray) -> bool:
+    """Whether rows are probabilities by column and none as they are, for the first hundred.
+
+    Of features and logits nothing tells it.
+    """
+    if array.ndim != 2 or array.dtype.kind != "f" or not len(array) > array.shape[1] > 1:
+        return False
+    by_column = array.reshape(array.shape[::-1]).T
+    sums, others = (own[:100].sum(axis=1, dtype=np.float64) for own in (by_column, array))
+    return bool(np.abs(sums - 1).max() < 1e-3 < np.abs(others - 1).max())
 
 
 def _bfloat16(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
