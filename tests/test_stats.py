@@ -204,6 +204,14 @@ def test_effect_size_interval_covers_the_true_effect():
     assert covered == pytest.approx(0.95, abs=0.03)
 
 
+@pytest.mark.parametrize("n", [15, 20, 30, 50])
+def test_effect_sizes_of_many_seeds_have_an_interval(n):
+    rng = np.random.default_rng(0)
+    for mean in (0.3, 1.0, 3.0) * 50:
+        found = effect_size(rng.normal(mean, 1, n))
+        assert found.lower < found.value < found.upper
+
+
 def test_effect_size_does_not_depend_on_units_and_turns_with_the_sign():
     differences = np.array([0.3, -0.1, 0.4, 0.2, 0.25])
     once, scaled, turned = (effect_size(f * differences) for f in (1, 1000, -1))

@@ -304,7 +304,10 @@ def _told_apart(settings: Sequence[tuple[Any, ...]]) -> list[int]:
     return told
 
 
-OVER_SEEDS = "95 % percentile bootstrap over seeds alone"
+OVER_SEEDS = (
+    "95 % percentile bootstrap over seeds alone, too narrow for few (of 5 it holds the true mean "
+    "in 84 % of studies, of 10 in 90)"
+)
 OVER_RUNS = "95 %, Student's, of the variance of networks and of draws that they share"
 
 

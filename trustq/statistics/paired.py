@@ -287,7 +287,9 @@ def _noncentrality(t: float, df: int, tail: float) -> float:
         return t * math.sqrt(float(2 * scipy.special.gammaincinv(df / 2, of_sd)) / df)
 
     def excess(at: float) -> float:
-        return float(scipy.special.nctdtr(df, at, t)) - tail
+        share = float(scipy.special.nctdtr(df, at, t))
+        # NaN where it is 0 or 1 but for rounding.
+        return (float(at < t) if math.isnan(share) else share) - tail
 
     # The distribution function falls in the noncentrality; widen until it is passed.
     reach = 5.0 + abs(t)
