@@ -9,7 +9,7 @@ import typer
 from trustq.core.counts import counted
 from trustq.core.prose import say
 
-from .output import print_note, print_table
+from .output import print_note, print_table, print_text
 
 
 @dataclass
@@ -128,7 +128,7 @@ def check(
 
 def _print(found: Any) -> None:
     said = ", ".join(f"{name} {value}" for name, value in found.setup.items() if value is not None)
-    typer.echo(f"{counted(found.n_runs, 'run')}, {counted(found.n_rows, 'row')}: {said}")
+    print_text(f"{counted(found.n_runs, 'run')}, {counted(found.n_rows, 'row')}: {said}")
     for name in ("gates", "changes"):
         rows = [vars(one) for one in getattr(found, name)]
         print_table([{key: _short(value) for key, value in row.items()} for row in rows])

@@ -8,7 +8,6 @@ import typer
 
 from trustq.core.prose import say
 
-from .hints import in_options
 from .options import AsJson, OfClass, Slicing, SplitArrays, listed
 from .output import print_text
 
@@ -135,7 +134,7 @@ def evaluate(
     if output.json:
         typer.echo(to_json(found.report))
     else:
-        print_text(in_options(evaluation_page(found, ece=ece)))
+        print_text(evaluation_page(found, ece=ece))
 
 
 def _folds(calibrate: str | None) -> int | None:

@@ -12,13 +12,14 @@ import typer
 from trustq.core.prose import say
 
 from .app import PROGRESS, QUIET, print_remark
+from .hints import in_options
 
 
 def print_text(text: str) -> None:
-    """Print a page; prose is broken between words at 80 columns, or fewer of a narrow terminal."""
+    """Print a page in options of the command, broken at 80 columns or a narrower terminal's."""
     from trustq.core.prose import WIDTH, folded
 
-    typer.echo(folded(text, min(WIDTH, terminal_width() or WIDTH)))
+    typer.echo(folded(in_options(text), min(WIDTH, terminal_width() or WIDTH)))
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:

@@ -7,6 +7,8 @@ import typer
 
 from trustq.core.prose import say
 
+from .output import print_text
+
 
 def report(
     results: Annotated[Path, typer.Argument(help="Folder of result tables.")] = Path("results"),
@@ -41,7 +43,7 @@ def report(
         found = fill(checklist, results, statements=statements, files=record or [], where=where)
         path = out or Path(f"{checklist}.html")
         write_checklist(found, path)
-        typer.echo(count_said(found))
+        print_text(count_said(found))
         say(f"{path} written")
         return
     if statements or record or where:

@@ -8,7 +8,6 @@ import typer
 
 from trustq.core.prose import say
 
-from .hints import in_options
 from .options import AsJson, OfClass, Progress, Slicing, SplitArrays, listed
 from .output import print_note, print_text, progress
 
@@ -157,4 +156,4 @@ def trust(
     if output.json:
         typer.echo(to_json(notebook_files(run)))
     else:
-        print_text(in_options(trust_text(run)))
+        print_text(trust_text(run))

@@ -231,3 +231,12 @@ def test_bad_input_is_a_paragraph_and_exit_1(
     assert shown.exit_code == 1, shown.output
     assert message in shown.stderr
     assert "Traceback" not in shown.output
+
+
+def test_pages_name_the_options_of_their_command_within_80_columns(tmp_path: Path) -> None:
+    shown = run("plan", "reference-study", "--backbones", "5")
+    assert "an earlier results folder with --from, to have them in the metric." in shown.stdout
+    assert "Smallest effect at 80% power: none alone, none as the first of the family" in (
+        shown.stdout
+    )
+    assert max(map(len, shown.stdout.splitlines())) <= 80

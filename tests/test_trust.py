@@ -439,6 +439,8 @@ def test_files_hold_what_the_table_holds(tmp_path: Path) -> None:
     after = run.table.value("blur-1", "temperature", "risk_at_coverage_0.7")["value"]
     assert summary["after"]["operating_points"]["0.7"]["risk"] == after
     page = paths["trust.html"].read_text("utf-8")
+    # Panels side by side scroll on a phone, where they were a few pixels high.
+    assert 'class="wide"' in page and "figure.wide { overflow-x: auto; }" in page
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org", "")
     assert "Which source wins where" in trust_text(run)
 

@@ -94,7 +94,7 @@ def compare_models(
         _check_same_truth(names[0], name, first, one, joined[0], own)
     notes = list(dict.fromkeys(note for one in models.values() for note in one.notes))
     if any(one.split is not None for one in models.values()):
-        kept = [f"{own.sum()} of {len(own)} of {name}" for name, own in judged.items()]
+        kept = [f"{own.sum():,} of {len(own):,} of {name}" for name, own in judged.items()]
         notes.append(f"test rows are compared, and no others: {', '.join(kept)}")
         unknown = [name for name, one in models.items() if one.split is None]
         if unknown:

@@ -262,7 +262,9 @@ def _splits(cache: Cache, sweep: SweepRecipe, notes: list[str]) -> np.ndarray:
     split = np.where(cache.split == "external", "external", "").astype("<U8")
     part = split_by_group(cache.label[unseen], cache.group_id[unseen], seed=UNSEEN_SPLIT_SEED)
     split[unseen] = np.array(["train", "val", "test"])[part]
-    notes.append(f"{len(unseen)} of {len(cache)} rows are unseen and were split anew, 70/15/15.")
+    notes.append(
+        f"{len(unseen):,} of {len(cache):,} rows are unseen and were split anew, 70/15/15."
+    )
     return split
 
 

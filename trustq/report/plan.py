@@ -98,7 +98,7 @@ def _way_out(plan: Plan) -> str:
 
 def _effect(plan: Plan, standardised: float) -> str:
     if math.isinf(standardised):
-        return "none, however large"
+        return "none"
     if math.isnan(plan.sd):
         return f"{standardised:.2f} sd"
     return f"{standardised * plan.sd:.4f} ({standardised:.2f} sd)"
