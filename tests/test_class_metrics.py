@@ -211,7 +211,8 @@ def test_bad_input_is_refused():
         ),
         (
             lambda: age_bands(np.array([30, 200])),
-            "Age '200' is not a number of years from 0 to 130.",
+            "Age '200' is not a number of years from 0 to 130: write years as a number and nothing "
+            "for a blank, or take the column's own values (`slices`).",
         ),
         (
             lambda: slice_figures(both, np.array(["a"]), probs=probs[:3], seed=0),

@@ -1641,3 +1641,34 @@ def test_a_list_of_ids_has_them_in_the_column_that_is_named(tmp_path: Path) -> N
         import_cache(tmp_path / "img_emb_0.npy", **options)
     found = import_cache(tmp_path / "img_emb_0.npy", names={"sample_ids": "image_path"}, **options)
     assert found.sample_id.tolist() == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "npz", "parquet", "npy", "safetensors", "xlsx"])
+def test_a_pointer_or_a_page_in_place_of_a_file_is_told(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"p.{ending}"
+    for text, said in (
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:a\n", "git lfs pull fetches it"),
+        ("<!DOCTYPE html><html></html>\n", "is a web page and not the file: download it again"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError, match=said):
+            read_predictions(path)
+
+
+def test_arrays_of_fields_rows_of_labels_and_huge_numbers_are_refused(tmp_path: Path) -> None:
+    labels, logits = simulated(k=3, n=30)
+    fields = np.zeros(30, dtype=[("label", "i8"), ("probs", "f8", (3,))])
+    np.save(tmp_path / "p.npy", fields)
+    np.savez(tmp_path / "p.npz", probs=fields, labels=labels)
+    for name in ("p.npy", "p.npz"):
+        with pytest.raises(InputError, match="has the fields label, probs: save each as an array"):
+            read_predictions(tmp_path / name)
+    np.save(tmp_path / "p.npy", logits.astype(complex))
+    with pytest.raises(InputError, match="has type complex128, expected numbers or texts"):
+        read_predictions(tmp_path / "p.npy", names={"logits": "features"})
+    np.savez(tmp_path / "p.npz", logits=logits, labels=labels[None])
+    with pytest.raises(InputError, match=r"one row of all: save labels.reshape\(-1\)"):
+        read_predictions(tmp_path / "p.npz")
+    np.savez(tmp_path / "p.npz", logits=logits, labels=labels.astype(np.uint64) + 2**63)
+    with pytest.raises(InputError, match="the 3 classes are counted from 0 to 2"):
+        read_predictions(tmp_path / "p.npz")

@@ -382,3 +382,13 @@ def test_labels_that_are_always_the_largest_score_may_be_predictions(tmp_path) -
         np.savez(tmp_path / "p.npz", probs=probs, labels=labels)
         notes = read_predictions(tmp_path / "p.npz").notes
         assert any(note.startswith(said) for note in notes) == is_told
+
+
+def test_values_of_a_slice_in_two_cases_are_told(tmp_path) -> None:
+    frame = pandas.DataFrame({"label": [0, 1], "prob_0": [0.5, 0.4], "prob_1": [0.5, 0.6]})
+    frame["sex"] = ["Male", "male "]
+    frame.to_csv(tmp_path / "p.csv", index=False)
+    assert (
+        "'Male' and 'male' of sex differ in case alone and are taken for two: spell them alike if "
+        "they are one"
+    ) in read_predictions(tmp_path / "p.csv", columns=["sex"]).notes

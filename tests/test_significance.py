@@ -389,3 +389,19 @@ def test_bad_tables_are_refused(tmp_path):
     ):
         answer = invoke("export", ["significance", *arguments])
         assert (answer.exit_code, answer.stderr) == (1, f"Error: {message}\n")
+
+
+def test_shares_and_percents_are_not_compared_and_seeds_are_found_in_any_case(
+    tmp_path: Path,
+) -> None:
+    for name, scale, head in (("a", 1, "seed"), ("b", 100, "Seed")):
+        rows = "".join(f"{seed},{scale * (0.8 + seed / 100)}\n" for seed in range(4))
+        (tmp_path / f"{name}.csv").write_text(f"{head},test_accuracy\n{rows}")
+    tables = [read_seed_table(tmp_path / f"{name}.csv", arm=name) for name in "ab"]
+    with pytest.raises(TrustqError) as error:
+        significance(tables, metrics=["test_accuracy"])
+    assert str(error.value) == (
+        "test_accuracy of b lies above 1, as percents do, and that of a does not: write both as "
+        "shares."
+    )
+    assert tables[1].figures["test_accuracy"][0] == 80

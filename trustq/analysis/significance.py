@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from trustq.analysis.pairs import RUN_COLUMNS, Run, pair_runs, run_of
+from trustq.core.column_names import called
 from trustq.core.columns import read_table
 from trustq.core.spreadsheets import csv_text
 from trustq.errors import InputError, NotFound
@@ -88,7 +89,7 @@ def significance(
     sd, 95 % percentile bootstrap over seeds alone (10,000 replicates, which with so few units is
     for reproducing tables) and exact sign-flip p with its floor. Both have Hedges' g and P(a > b).
     `p_holm` is over all rows of the answer: they are the family. Errors: an evaluation with one
-    arm, a metric or seed that is not there.
+    arm, a metric or seed that is not there, percents beside shares.
 
     >>> a = SeedTable("repair", "test", {"accuracy": {1: 0.8, 2: 0.7, 3: 0.9}})
     >>> b = SeedTable("none", "test", {"accuracy": {1: 0.7, 2: 0.5, 3: 0.6}})
@@ -106,9 +107,23 @@ def significance(
             raise InputError(
                 f"{first.arm} has no other arm{where} to be compared with: pass at least two."
             )
+        for metric in metrics:
+            _require_one_scale(metric, [first, *others])
         rows += [_compared(first, other, metric, seed) for metric in metrics for other in others]
     adjusted = holm(np.array([row["p_value"] for row in rows]))
     return [Significance(**row, p_holm=float(p)) for row, p in zip(rows, adjusted, strict=True)]
+
+
+def _require_one_scale(metric: str, tables: Sequence[SeedTable]) -> None:
+    """Raise `TrustqError` where a share such as accuracy is in percents in one table alone."""
+    found = {t.arm: list(own.values()) for t in tables if (own := t.figures.get(metric))}
+    shares = [arm for arm, values in found.items() if max(values) <= 1]
+    percents = [arm for arm, values in found.items() if min(values) > 1]
+    if metric.lower().endswith((*METRICS, "auroc", "auc")) and shares and percents:
+        raise InputError(
+            f"{metric} of {percents[0]} lies above 1, as percents do, and that of {shares[0]} does "
+            "not: write both as shares."
+        )
 
 
 def read_seed_table(path: Path, *, arm: str, evaluation: str = "") -> SeedTable:
@@ -117,14 +132,15 @@ def read_seed_table(path: Path, *, arm: str, evaluation: str = "") -> SeedTable:
     Columns that hold no number are left out, and so are blanks. Errors: no `seed`, or one twice.
     """
     columns = read_table(path)
-    if "seed" not in columns:
+    by = called(columns, "seed")
+    if by is None:
         raise NotFound(
             f"{path} has no column seed; it has {', '.join(columns)}: "
             "a seed table has one row per seed.",
             path=path,
             expected=columns,
         )
-    seeds = [_number(value) for value in columns.pop("seed").tolist()]
+    seeds = [_number(value) for value in columns.pop(by).tolist()]
     if any(seed is None or seed != int(seed) for seed in seeds) or len(set(seeds)) < len(seeds):
         raise InputError(f"{path}: seed must hold whole numbers, each once.", path=path)
     figures = {}

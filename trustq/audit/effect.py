@@ -70,7 +70,10 @@ def drop_effect(
         is_training = source.cache.split[source.training.rows] == "train"
     suspects = _suspects(audit, source, is_training, max_per_class)
     if not len(suspects):
-        raise InputError(f"The list of {audit.folder} has no training label to drop.")
+        raise InputError(
+            f"The list of {audit.folder} has no training label to drop, of at most a share of "
+            f"{max_per_class:g} of each class (`max_per_class`)."
+        )
     kept = [is_training, is_training & ~np.isin(np.arange(len(is_training)), suspects)]
     kept += [_random_drop(source, is_training, suspects, seed, draw) for draw in range(draws)]
     logits, labels, where = _predicted(source, np.array(kept), test)

@@ -300,6 +300,11 @@ def _flat(column: np.ndarray, source: str, name: str) -> np.ndarray:
             raise InputError(f"{source}: {name} holds lists of several lengths.") from error
     while column.ndim > 1 and column.shape[-1] == 1:
         column = column[..., 0]
+    if column.ndim == 2 and column.shape[0] == 1:
+        raise InputError(
+            f"{source}: {name} has shape {column.shape}, one row of all: save {name}.reshape(-1), "
+            "and matrices with rows of samples (MATLAB's are transposed)."
+        )
     if column.ndim > 2 or (column.ndim == 2 and column.dtype.kind not in "biuf"):
         raise InputError(
             f"{source}: {name} has shape {column.shape}; expected one label per row, (n,)."
@@ -342,7 +347,7 @@ def _distinct(column: np.ndarray, source: str, name: str) -> tuple[np.ndarray, l
     if column.dtype.kind in "biuf" and not isinstance(column, np.ma.MaskedArray):
         if column.dtype.kind in "iu" and len(column):
             low, high = int(column.min()), int(column.max())
-            if high - low < 1_000_000:  # counting is faster than sorting
+            if high - low < 1_000_000 and high < 2**63:  # counting is faster than sorting
                 counts = np.zeros(high - low + 1, dtype=bool)
                 shifted = (column.astype(np.int64) - low).astype(np.intp)
                 counts[shifted] = True

@@ -125,6 +125,7 @@ def read_table(path: Path) -> Columns:
         raise InputError(f"{path} is a folder; name the file in it.", path=path)
     if not path.is_file():
         raise NotFound(f"{path}: no such file.", path=path)
+    require_content(path)
     name = path.name.lower()
     if name.endswith(".parquet"):
         return _read_parquet(path)
@@ -135,6 +136,19 @@ def read_table(path: Path) -> Columns:
     raise InputError(
         f"{path}: expected a {', '.join(TABLES[:-1])} or {TABLES[-1]} file.", path=path
     )
+
+
+def require_content(path: Path) -> None:
+    """Raise `TrustqError` for a file that stands for another: Git LFS's pointer, or a web page."""
+    with open(path, "rb") as file:
+        start = file.read(64).lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        raise InputError(
+            f"{path} is Git LFS's pointer to the file and not the file: git lfs pull fetches it.",
+            path=path,
+        )
+    if start.startswith((b"<!doctype html", b"<html")):
+        raise InputError(f"{path} is a web page and not the file: download it again.", path=path)
 
 
 def unread_columns(path: Path) -> dict[str, str]:

@@ -26,7 +26,14 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from trustq.core.column_names import called, first_called
-from trustq.core.columns import TABLES, read_metadata, read_table, table_notes, unread_columns
+from trustq.core.columns import (
+    TABLES,
+    read_metadata,
+    read_table,
+    require_content,
+    table_notes,
+    unread_columns,
+)
 from trustq.core.words import SPLIT_WORDS, plain_texts
 from trustq.errors import DamagedFile, InputError, NotFound, TrustqError
 
@@ -120,6 +127,7 @@ def read_foreign(
         raise InputError(f"{path} is a folder; name the file in it.", path=path)
     if not path.is_file():
         raise NotFound(f"{path}: no such file.", path=path)
+    require_content(path)
     if kind in TABLES:
         found = _table(path, kind)
     elif kind in (".h5", ".hdf5"):
@@ -253,6 +261,9 @@ def _numpy(
                 if loaded.dtype.kind == "V":
                     raise InputError(f"{path} {_unreadable(loaded)}.", path=path)
                 arrays = {"features": loaded}
+                _take(taken := ForeignFile(path, {}, False, []), "features", loaded)
+                if taken.unread:
+                    raise InputError(f"{path} {taken.unread['features']}.", path=path)
                 return _beside(path, loaded) if siblings else ForeignFile(path, arrays, False, [])
             if kind != ".npz":
                 raise ValueError("it holds several arrays")
@@ -371,6 +382,11 @@ def _take(found: ForeignFile, name: str, array: np.ndarray) -> None:
     """Add an array of numbers or texts; of another kind the reason that it is not read."""
     if array.dtype.kind in "biufSUO":
         found.arrays[name] = array
+    elif array.dtype.names:
+        found.unread[name] = (
+            f"has the fields {', '.join(array.dtype.names)}: save each as an array, e.g. "
+            "np.savez('fields.npz', **{name: array[name] for name in array.dtype.names})"
+        )
     else:
         found.unread[name] = _unreadable(array)
 

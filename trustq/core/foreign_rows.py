@@ -428,7 +428,7 @@ class ForeignRows:
         blank = set[str]()
         if not is_long(column, 8):  # longer than any word for a blank
             blank = {text for text in set(texts) if len(text) < 8 and is_no_group(text)}
-        if two := _alike_but_in_case(texts):
+        if two := alike_but_in_case(texts):
             self.note(
                 f"groups {two[0]!r} and {two[1]!r} differ in case alone and are taken for two: "
                 "spell them alike if they are one"
@@ -953,8 +953,12 @@ def _flags(name: str, column: np.ndarray) -> bool:
     return {flag(text) for text in set(plain_texts(column))} == {0, 1}
 
 
-def _alike_but_in_case(texts: Sequence[str]) -> tuple[str, str] | None:
-    """Two of the names that differ in case alone, where there are such."""
+def alike_but_in_case(texts: Sequence[str]) -> tuple[str, str] | None:
+    """Two of the names that differ in case alone, where there are such.
+
+    >>> alike_but_in_case(["male", "f", "Male"])
+    ('Male', 'male')
+    """
     seen: dict[str, str] = {}
     for name in sorted(set(texts)):
         if seen.setdefault(name.casefold(), name) != name:

@@ -10,7 +10,14 @@ import numpy as np
 from trustq.core.class_names import ClassPosition, Labels, read_labels, same_classes
 from trustq.core.counts import counted, verb
 from trustq.core.foreign_files import ForeignFile, matrix
-from trustq.core.foreign_rows import ForeignRows, Names, Scores, open_rows, rows_of
+from trustq.core.foreign_rows import (
+    ForeignRows,
+    Names,
+    Scores,
+    alike_but_in_case,
+    open_rows,
+    rows_of,
+)
 from trustq.core.words import is_blank, plain_texts
 from trustq.errors import InputError, TrustqError
 from trustq.metrics.probabilities import (
@@ -209,6 +216,12 @@ def read_predictions(
         counts = ", ".join(f"{w or 'blank'} {np.count_nonzero(split == w)}" for w in unknown)
         rows.note(f"rows of no known split ({counts}) are neither judged nor calibrated on")
     more = {name: rows.column(name) for name in columns}
+    for name, own in more.items():
+        if own.dtype.kind in "OUS" and (two := alike_but_in_case(plain_texts(own))):
+            rows.note(
+                f"{two[0]!r} and {two[1]!r} of {name} differ in case alone and are taken for two: "
+                "spell them alike if they are one"
+            )
     others = _conditions(rows, conditions, scores)
     for name, own in {**more, **others}.items():
         if len(own) != n:

@@ -115,7 +115,10 @@ def age_bands(ages: np.ndarray) -> tuple[np.ndarray, list[str]]:
     numbers = [_number(text) for text in known]
     for name, number in zip(known, numbers, strict=True):
         if name != UNKNOWN and (number is None or not 0 <= number <= 130):
-            raise InputError(f"Age {name!r} is not a number of years from 0 to 130.")
+            raise InputError(
+                f"Age {name!r} is not a number of years from 0 to 130: write years as a number and "
+                "nothing for a blank, or take the column's own values (`slices`)."
+            )
     return _binned(numbers, ["<30", "30-50", "50-70", "70+"], lambda x: _bin(x, AGE_EDGES))
 
 

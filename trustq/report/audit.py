@@ -374,9 +374,10 @@ def effect_page(found: DropEffect, *, width: int | None = None) -> str:
     for measure in found.before.overall:
         before, after = (of.overall[measure] for of in (found.before, found.after))
         drawn = np.array([of.overall[measure] for of in found.random])
+        spread = f" (sd {_sd(drawn):.4f})" if len(drawn) > 1 else ""
         lines.append(
             f"{measure}: {before:.4f} before, {after:.4f} after ({after - before:+.4f}), "
-            f"{drawn.mean():.4f} at random (sd {_sd(drawn):.4f})"
+            f"{drawn.mean():.4f} at random{spread}"
         )
     lines += ["", "One network and one list: draws of the random control are no trainings."]
     return "\n".join([*lines, DISCLAIMER])
