@@ -44,6 +44,7 @@ _TENSORS = "trustq.extraction.tensor_files"
 # Splits as prefixes of names, as in `train_labels` of MedMNIST's files.
 _SPLIT_PREFIXES = tuple(SPLIT_WORDS)
 _MAPPED = 1 << 24  # bytes from which a matrix that lies in a file as it is is mapped, not read
+_READ = "biufSUO"  # kinds of arrays: numbers, texts, and objects that may be texts
 _LARGE = 1 << 30  # bytes below which no size is absurd
 # The words that name an array within the name of an npy file, and the array each is.
 _NPY_WORDS = {
@@ -258,12 +259,9 @@ def _numpy(
             if isinstance(loaded, np.ndarray):
                 if kind != ".npy":
                     raise ValueError("it is one array")
-                if loaded.dtype.kind == "V":
+                if loaded.dtype.kind not in _READ:
                     raise InputError(f"{path} {_unreadable(loaded)}.", path=path)
                 arrays = {"features": loaded}
-                _take(taken := ForeignFile(path, {}, False, []), "features", loaded)
-                if taken.unread:
-                    raise InputError(f"{path} {taken.unread['features']}.", path=path)
                 return _beside(path, loaded) if siblings else ForeignFile(path, arrays, False, [])
             if kind != ".npz":
                 raise ValueError("it holds several arrays")
@@ -380,19 +378,19 @@ def _mapped(raw: Any, dtype: np.dtype[Any], shape: tuple[int, ...], at: int) -> 
 
 def _take(found: ForeignFile, name: str, array: np.ndarray) -> None:
     """Add an array of numbers or texts; of another kind the reason that it is not read."""
-    if array.dtype.kind in "biufSUO":
+    if array.dtype.kind in _READ:
         found.arrays[name] = array
-    elif array.dtype.names:
-        found.unread[name] = (
-            f"has the fields {', '.join(array.dtype.names)}: save each as an array, e.g. "
-            "np.savez('fields.npz', **{name: array[name] for name in array.dtype.names})"
-        )
     else:
         found.unread[name] = _unreadable(array)
 
 
 def _unreadable(array: np.ndarray) -> str:
     """Why an array of another kind than numbers or texts is not read."""
+    if array.dtype.names:
+        return (
+            f"has the fields {', '.join(array.dtype.names)}: save each as an array, e.g. "
+            "np.savez('fields.npz', **{name: array[name] for name in array.dtype.names})"
+        )
     if array.dtype.kind == "V" and array.dtype.names is None:
         return (
             f"has type {array.dtype}, bytes that say no number, as numpy saves bfloat16 and other "
