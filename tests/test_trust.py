@@ -488,6 +488,73 @@ def test_slices_of_one_group_are_left_out_and_named(tmp_path: Path) -> None:
     assert row["value"] == pytest.approx(plain, abs=1e-12) and row["n"] == kept.sum()
 
 
+def clean_and_blurred(labels, probs, blurred, groups=None, replicates=200):
+    cells = []
+    for name, own in (("clean", Outputs.of_probs(probs)), ("blur-1", Outputs.of_probs(blurred))):
+        cells.append(Cell(name, "softmax", "a", Source(own, own.rank)))
+    return trust_table(
+        TrustRows(labels, tuple("abc"), groups=groups),
+        cells,
+        conditions=[condition_of("clean"), condition_of("blur-1")],
+        replicates=replicates,
+    )
+
+
+def test_ranking_figures_cover_where_one_group_has_most_rows() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.append(np.zeros(90, int), np.arange(1, 61))
+    held: dict[str, list[bool]] = {}
+    truth: dict[str, float] = {}
+    for study in range(201):
+        codes = groups if study else np.arange(20_000)  # the truth first
+        n = len(codes)
+        labels, own = rng.integers(3, size=n), rng.normal(size=(2, codes.max() + 1))
+        both = []
+        for strength, shift in ((2.0, own[0]), (1.2, own.sum(axis=0) / 2**0.5)):
+            scores = rng.normal(size=(n, 3))
+            scores[np.arange(n), labels] += strength + 0.8 * shift[codes]
+            both.append(np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True))
+        table = clean_and_blurred(labels, *both, codes, replicates=20 if study else 2)
+        for name in ("macro_auroc", "macro_auprc", "shift_auroc"):
+            row = table.value("blur-1", "softmax", name)
+            if study:
+                held.setdefault(name, []).append(row["lower"] <= truth[name] <= row["upper"])
+            else:
+                truth[name] = row["value"]
+    for name, of_studies in held.items():
+        assert np.mean(of_studies) > 0.9, name  # .75 to .8 where the largest counts as any other
+
+
+def test_what_no_draw_changes_has_no_interval() -> None:
+    labels = np.arange(60) % 3
+    probs = np.where(np.eye(3, dtype=bool)[labels], 0.9, 0.05)
+    blurred = probs.copy()
+    blurred[:9] = probs[:9, [1, 2, 0]]
+    table = clean_and_blurred(labels, probs, blurred)
+    assert table.value("clean", "softmax", "risk_at_0.7")["value"] == 0
+    for name in ("risk_at_0.7", "accuracy", "brier", "coverage_at_0.5"):
+        row = table.value("clean", "softmax", name)
+        assert np.isnan(row["lower"]) and np.isnan(row["upper"]), name
+    row = table.value("blur-1", "softmax", "risk_at_0.7")
+    assert row["lower"] < row["value"] == 0.15 < row["upper"]
+    # Noise lifts the calibration error of draws, so that their percentiles lie beside the truth.
+    ece = table.value("blur-1", "softmax", "ece")
+    assert ece["delta"] != 0 and np.isnan([ece["lower"], ece["delta_lower"]]).all()
+
+
+def test_the_page_says_where_few_groups_decide(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(150) % 3
+    logits = 2 * np.eye(3)[labels] + rng.normal(size=(150, 3))
+    pages = []
+    for name, groups in (("even", np.arange(150) // 3), ("one", np.arange(150) * (labels > 0))):
+        np.savez(tmp_path / f"{name}.npz", logits=logits, labels=labels, groups=groups)
+        run = judge(open_judged([str(tmp_path / f"{name}.npz")]), replicates=50)
+        pages.append(" ".join(trust_text(run).split()))
+    assert "The largest group has" not in pages[0]
+    assert "The largest group has 33% of the rows, and all are worth 8.7 groups" in pages[1]
+
+
 def test_rows_of_one_group_are_judged_without_a_test(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3

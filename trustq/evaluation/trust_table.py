@@ -31,7 +31,7 @@ from trustq.evaluation.trust_figures import (
 )
 from trustq.evaluation.trust_sources import Outputs, Source
 from trustq.metrics.probabilities import checked_labels
-from trustq.statistics.intervals import spread_of
+from trustq.statistics.intervals import leaving_out, spread_of
 from trustq.statistics.paired import check_level, check_replicates, holm
 
 ALL = "all"  # the slice of all rows
@@ -39,6 +39,7 @@ BASELINE = "softmax"
 JUDGED_BY = "augrc"  # what decides which source wins
 FEW_GROUPS = 2  # a slice of fewer groups shows no spread and is left out
 WORST = 10
+ROUNDING = 1e-12  # a difference below it is one of rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +82,8 @@ class TrustTable:
     conditions: tuple[Condition, ...]
     sources: tuple[str, ...]
     left_out: tuple[str, ...]  # slices of too few groups
+    worth: float  # groups of one size that would be as many: 1 / sum of squared shares of rows
+    largest: float  # share of rows of the largest group
 
     def value(self, condition: str, source: str, metric: str) -> dict[str, Any] | None:
         """The row of one figure of all rows; None where it is not there."""
@@ -137,9 +140,10 @@ def trust_table(
     """Judge cells on rows and slices of rows, with intervals over groups.
 
     Replicates draw groups, the same for all cells; their percentiles bound figures and paired
-    differences to the clean condition, and percentiles of ECE are left out for figures, for noise
-    lifts them above the truth. Intervals of macro-AUROC, macro-AUPRC and shift_auroc are Student's,
-    from the influence of each group. `progress` is told rows of cells judged and all of these.
+    differences to the clean condition. ECE has none, for noise lifts it more in a draw, nor what is
+    the same in all draws, such as a risk of 0, for no spread shows. Intervals of macro-AUROC,
+    macro-AUPRC and shift_auroc are Student's, from the influence of each group. `progress` is told
+    rows of cells judged and all of these.
     Errors: no clean cells, cells of other rows.
 
     >>> from trustq.evaluation.conditions import condition_of
@@ -196,6 +200,7 @@ def trust_table(
                 wins = judged.wins()
     n_tests = sum(row["p"] is not None for row in wins)
     sources = tuple(dict.fromkeys(cell.source for cell in cells))
+    sizes = np.bincount(codes) / n
     family = (
         f"{counted(n_tests, 'test')}: {JUDGED_BY.upper()} of each other source against {BASELINE}, "
         f"under each condition, on all rows; paired over {counted(n_groups, 'group')}, Student's t "
@@ -209,6 +214,8 @@ def trust_table(
         tuple(one for one in conditions if any(cell.condition == one.name for cell in cells)),
         sources,
         tuple(left_out),
+        1 / float((sizes**2).sum()),
+        float(sizes.max()),
     )
 
 
@@ -436,7 +443,9 @@ class _Slice:
         return np.asarray(score >= cell.threshold[self.place.rows])
 
     def _summed(self, rows: np.ndarray) -> np.ndarray:
-        return np.bincount(self.codes, weights=rows, minlength=self.n_groups) / len(rows)
+        sizes = np.bincount(self.codes, minlength=self.n_groups) / len(rows)
+        sums = np.bincount(self.codes, weights=rows, minlength=self.n_groups) / len(rows)
+        return leaving_out(sums, sizes)
 
     def _bounds(
         self, key: tuple[str, str], names: Sequence[str]
@@ -452,8 +461,10 @@ class _Slice:
             base = np.stack([clean[name] for name in drawn])
             deltas_low, deltas_high = _percentiles(values - base, self.level)
         for i, name in enumerate(drawn):
-            of_value = (float(low[i]), float(high[i])) if name != "ece" else (math.nan, math.nan)
-            found[name] = (*of_value, float(deltas_low[i]), float(deltas_high[i]))
+            found[name] = (
+                *(float(low[i]), float(high[i])),
+                *(float(deltas_low[i]), float(deltas_high[i])),
+            )
         influence, base_of = self.influence[key], self.influence.get((CLEAN, key[1]), {})
         for name in (*RANKED, "shift_auroc"):
             if name not in names:
@@ -486,7 +497,11 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _percentiles(drawn: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper percentiles of each row of (figures, r), of the numbers that are there."""
+    """Lower and upper percentiles of each row of (figures, r), of the numbers that are there.
+
+    NaN where both are the same: what no draw changes, as the risk of rows without an error, shows
+    no spread, and is not known without error.
+    """
     r = drawn.shape[1]
     low, high = _quantiles(drawn, level)
     for i in np.flatnonzero(np.isnan(drawn).any(axis=1)):
@@ -495,6 +510,8 @@ def _percentiles(drawn: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarra
         low[i], high[i] = (
             (math.nan, math.nan) if few else map(float, np.ravel(_quantiles(known[None], level)))
         )
+    alike = high - low <= ROUNDING
+    low[alike] = high[alike] = math.nan
     return low, high
 
 

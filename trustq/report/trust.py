@@ -20,6 +20,7 @@ from trustq.experiments.trust import TrustRun
 from trustq.report.text import aligned, to_json
 from trustq.report.trust_plots import CAPTIONS, draw_trust
 
+FEW_GROUPS = 20  # of one size: percentiles of fewer hold the truth in less than 90 % of studies
 SHOWN = ("accuracy", "balanced_accuracy", "macro_auroc", "ece", "augrc", "failure_auroc")
 _POSITIVE = ("sens_at_95_spec", "sensitivity_clean_threshold", "specificity_clean_threshold")
 _SEPARATORS = {"clean": "Clean", "corruption": "Corruptions", "shift": "Shifts"}
@@ -341,8 +342,14 @@ def _how(run: TrustRun) -> list[str]:
         )
     lines.append(
         f"Intervals: 95 %, {run.replicates:,} paired replicates over groups (seed {run.seed}); of "
-        "macro-AUROC, macro-AUPRC and shift detection from the influence of groups."
+        "macro-AUROC, macro-AUPRC and shift detection from the influence of groups; ECE has none."
     )
+    if run.table.worth < FEW_GROUPS:
+        lines.append(
+            f"The largest group has {run.table.largest:.0%} of the rows, and all are worth "
+            f"{run.table.worth:.1f} groups of one size: intervals of replicates, and p, come out "
+            "too small with so few."
+        )
     return lines
 
 
