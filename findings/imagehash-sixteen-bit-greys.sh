@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # imagehash turns an image into 8 bits by Pillow's convert("L"), which cuts 16-bit greys off at 255:
-# 12-bit radiographs of which all pixels lie above are white, and all hashes of the two are equal. Copies are searched for by these distances; of the same pictures in 8 bits they are 32 to 38.
+# 12-bit radiographs of which all pixels lie above are white, and all hashes of the two are equal.
+# Copies are searched for by these distances; of the same pictures in 8 bits they are 32 to 38.
 # Seen with imagehash 4.3.2 and pillow 13.0.0: distances 0, 0, 0, 0 of 64 bits.
 set -euo pipefail
 W=$(mktemp -d); trap 'rm -rf "$W"' EXIT; cd "$W"
