@@ -185,6 +185,20 @@ def test_figures_cover_where_one_group_has_most_rows():
     assert np.mean(held) > 0.92  # .65 without
 
 
+def test_shares_near_1_cover_where_groups_are_very_unequal():
+    rng = np.random.default_rng(2)
+    held = []
+    for _ in range(400):
+        sizes = np.minimum(60, np.ceil(1 / (1 - rng.random(60)))).astype(int)
+        hits, groups = related_hits(rng, sizes, 0.95, 0.5)
+        bounds = grouped_share_interval(hits, groups)
+        labels = rng.integers(2, size=len(hits))
+        probs = np.where(np.eye(2, dtype=bool)[np.where(hits, labels, 1 - labels)], 0.8, 0.2)
+        row = figure_intervals(labels, probs=probs, groups=groups, seed=0, figures=("accuracy",))
+        held.append([one.lower <= 0.95 <= one.upper for one in (bounds, row["accuracy"])])
+    assert (np.mean(held, axis=0) > 0.93).all()  # .88 with the residuals of these groups alone
+
+
 def test_influence_of_groups_of_one_size_is_as_it_is():
     influence = np.random.default_rng(0).normal(size=8)
     assert leaving_out(influence, np.full(8, 1 / 8)) == pytest.approx(influence, rel=1e-15)

@@ -35,6 +35,7 @@ from trustq.statistics.intervals import (
     leaving_out,
     positive_bounds,
     share_bounds,
+    share_spread,
     spread_of,
 )
 from trustq.statistics.paired import Interval, check_level, check_replicates
@@ -442,6 +443,10 @@ class PredictionInfluence:
         if self.rests_on_few(name):
             return value, math.nan, math.nan
         spread = self._spread([(1.0, self)], name)
+        if name == "accuracy":
+            rows = np.bincount(self.codes, minlength=self.n_groups)
+            residuals = np.bincount(self.codes, self.influences[name].rows, self.n_groups)
+            spread = share_spread(value, residuals, rows)
         if name == "accuracy" or (name in SHARES and spread.variance > 0):
             return value, *share_bounds(value, spread, self.n_groups, level)
         if name in ("aurc", "augrc") and value == 0:

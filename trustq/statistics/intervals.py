@@ -112,12 +112,34 @@ def ratio_bounds(hits: np.ndarray, rows: np.ndarray, level: float) -> Interval:
     """Wilson's interval of the share of rows that are hits, from both by group, (g,), rows > 0."""
     n_groups, total = len(rows), float(rows.sum())
     share = float(hits.sum()) / total
-    spread = spread_of(leaving_out((hits - share * rows) / total, rows / total))
-    if spread.variance > 0:  # related rows may look alike by chance: no less than single ones show
-        spread = spread._replace(variance=max(spread.variance, share * (1 - share) / total))
+    spread = share_spread(share, hits - share * rows, rows)
     if total == n_groups:  # single rows are binomial
         spread = spread._replace(freedom=n_groups - 1)
     return share_bounds(share, spread, n_groups, level)
+
+
+def share_spread(share: float, residuals: np.ndarray, rows: np.ndarray) -> Spread:
+    """Spread of a share of rows, from hits less the share of rows and rows, by group, (g,).
+
+    Where few rows miss, the large groups often have no miss, and their own residuals then hide what
+    they vary by. So the variance is at least what groups of these sizes would have if rows of all
+    of them were as alike as rows show on average; with groups of one size both are the same.
+    """
+    n_groups, total = len(rows), float(rows.sum())
+    spread = spread_of(leaving_out(residuals / total, rows / total))
+    if spread.variance <= 0:
+        return spread
+    binary = share * (1 - share)
+    alike = 0.0  # correlation of two rows of one group; related rows may look unrelated by chance
+    many = rows > 1
+    if many.any():
+        seen = float((residuals[many] ** 2 / rows[many]).sum()) / binary * n_groups / (n_groups - 1)
+        alike = (seen - int(many.sum())) / float((rows[many] - 1).sum())
+        alike = min(max(alike, 0.0), 1.0)
+    expected = binary * (total + alike * (float((rows**2).sum()) - total)) / total**2
+    # How alike rows are is known from groups that count by their rows, not by their squares.
+    modelled = Spread(expected, spread_of(residuals / np.sqrt(rows)).freedom)
+    return max(spread, modelled, key=lambda one: one.quantile(0.95) ** 2 * one.variance)
 
 
 def positive_bounds(value: float, spread: Spread, level: float) -> Interval:
