@@ -675,3 +675,19 @@ def test_bytes_of_hdf5_are_texts_and_parts_are_told_to_be_joined() -> None:
         "labels is a list of parts of several lengths: join them by np.concatenate or torch.cat."
     ):
         tq.evaluate({"labels": parts, "probs": probs}, replicates=20)
+
+
+def test_pages_call_data_in_memory_by_what_they_are() -> None:
+    labels = np.arange(40) % 2
+    probs = np.where(np.eye(2)[labels] == 1, 0.8, 0.2)
+    arrays = {"labels": labels, "probs": probs}
+    frame = pandas.DataFrame({"label": labels, "prob_0": probs[:, 0], "prob_1": probs[:, 1]})
+    for data, name in ((arrays, "mapping of arrays"), (frame, "data frame")):
+        found = tq.evaluate(data, replicates=20)
+        assert found.page.startswith(f"{name}: 40 rows") and found.report["source"] == name
+        judged = tq.trust(data, sources=["softmax"], replicates=20)
+        assert judged.page.startswith(f"{name}: 40 rows")
+
+
+def test_a_table_in_a_notebook_has_a_dash_for_no_number() -> None:
+    assert "<td>-</td>" in Table({"lower": np.array([np.nan])})._repr_html_()

@@ -681,24 +681,29 @@ def test_a_head_on_a_frozen_cache_is_judged_on_its_test_rows_and_views(tmp_path)
     }
     cache = write_cache(tmp_path / "frozen.h5", replace(own, logits=None, extra=extra)).path
 
-    def judged(head):
-        asked = ["--head", head, "--calibrate", "cv:2", "--conditions", "noise-3", "--json"]
+    def judged(head, *calibrate):
+        asked = ["--head", head, *calibrate, "--conditions", "noise-3", "--json"]
         result = invoke("evaluate", [cache, *asked, "--replicates", 50])
         assert result.exit_code == 0, result.output
         return json.loads(result.stdout)
 
     train, test = own.split == "train", own.split == "test"
     most = np.bincount(own.label[train]).argmax()
-    found = judged("majority")
+    found = judged("majority", "--calibrate", "cv:2")
     shares = found["uncalibrated"]["figures"]["accuracy"]["value"]
     assert shares == pytest.approx((own.label[test] == most).mean())
     assert found["n"] == test.sum()
     assert found["conditions"]["noise-3"]["accuracy"]["difference"] == 0
-    learned = judged("linear")
+    learned = judged("linear", "--calibrate", "cv:2")
     own_accuracy = learned["uncalibrated"]["figures"]["accuracy"]["value"]
     shifted = learned["conditions"]["noise-3"]["accuracy"]
     assert own_accuracy > 0.9 and shifted["value"] < 0.6
     assert shifted["difference"] == pytest.approx(shifted["value"] - own_accuracy)
+    # Validation rows of the cache calibrate, as they do in a file of predictions.
+    plain = judged("linear")
+    assert plain["n"] == test.sum() and plain["uncalibrated"] == learned["uncalibrated"]
+    assert plain["calibrator"]["fitted_on"] == "validation rows"
+    assert plain["calibrator"]["n"] == (own.split == "val").sum()
 
 
 def test_tables_of_a_page_fit_a_terminal() -> None:

@@ -1,6 +1,7 @@
 """Data frames in and out: pandas, polars and every other frame that narwhals knows."""
 
 import html
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
@@ -398,8 +399,20 @@ def as_file(data: Source, names: Names | None = None) -> Iterator[Path]:
             yield path
         except TrustqError as error:
             text = str(error).replace(str(path), f"the {path.stem}")
+            text = text.replace(path.name, f"the {path.stem}")
             error.args, error.path = (text[:1].upper() + text[1:],), None
             raise
+
+
+def source_name(data: Source, read: str) -> str:
+    """What pages call the data: as it was read where it is a file, else by what it is.
+
+    >>> source_name("rows.csv", "rows.csv"), source_name({"labels": [0]}, "mapping.npz")
+    ('rows.csv', 'mapping of arrays')
+    """
+    if isinstance(data, str | Path):
+        return read
+    return "mapping of arrays" if isinstance(data, Mapping) else "data frame"
 
 
 def _name_classes(arrays: dict[str, np.ndarray], data: Mapping[str, Any], names: Names) -> None:
@@ -589,7 +602,7 @@ def _shown(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, float | np.floating):
-        return f"{value:.4g}"
+        return "-" if math.isnan(value) else f"{value:.4g}"
     return str(value)
 
 

@@ -1,10 +1,11 @@
 """Predictions of any model: read, evaluated, compared."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trustq.api.frames import Source, Table, as_file, several
+from trustq.api.frames import Source, Table, as_file, several, source_name
 from trustq.core.prose import folded
 from trustq.data.noise import parse_noise
 from trustq.errors import InputError
@@ -40,7 +41,7 @@ def read_predictions(
     (2, ('0', '1'))
     """
     with as_file(source, names) as path:
-        return read_file(
+        read = read_file(
             path,
             names=names,
             columns=several(columns),
@@ -49,6 +50,7 @@ def read_predictions(
             normalize=normalize,
             target=target,
         )
+    return replace(read, source=source_name(source, read.source))
 
 
 class EvaluationReport:

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from trustq.api.frames import Source, Table, as_file, several
+from trustq.api.frames import Source, Table, as_file, several, source_name
 from trustq.core.prose import folded
 from trustq.evaluation.predictions import Predictions
 from trustq.evaluation.trust_sources import SOURCES
@@ -122,6 +123,8 @@ def trust(
                 conditions=several(conditions),
                 **of_caches,
             )
+        if len(files) == 1:
+            judged = replace(judged, dataset=source_name(one[0], judged.dataset))
     return TrustReport(
         judge(
             judged,

@@ -60,8 +60,8 @@ EVERY_MEMBER = "all"  # what sources over all networks and heads are of
 class Judged:
     """What is judged: members on the same rows, and what these rows are.
 
-    `validation_labels` are of the members' held-out clean rows; `columns` metadata of the judged
-    rows; `made_of` says what the table came from, for its key.
+    `validation_labels` and `validation_ids` are of the members' held-out clean rows; `columns`
+    metadata of the judged rows; `made_of` says what the table came from, for its key.
     """
 
     members: tuple[Member, ...]
@@ -75,6 +75,7 @@ class Judged:
     made_of: tuple[str, ...]
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    validation_ids: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -445,8 +446,8 @@ def judged_caches(
             if held_out is not None:
                 held.append(held_out)
     assert judged is not None
-    place = _positions(first, judged[0])
-    labels_of = _positions(first, judged[1])
+    place = positions_in(first, judged[0])
+    labels_of = positions_in(first, judged[1])
     return Judged(
         members=tuple(members),
         held_out=tuple(held),
@@ -461,6 +462,7 @@ def judged_caches(
             digest_json(dataclasses.asdict(sweep)),
         ),
         notes=tuple(dict.fromkeys(notes)),
+        validation_ids=judged[1] if held else None,
     )
 
 
@@ -668,7 +670,8 @@ def _test_rows(cache: Cache) -> np.ndarray:
     raise InputError(f"{cache.name} has no labelled test rows to judge.")
 
 
-def _positions(cache: Cache, ids: np.ndarray) -> np.ndarray:
+def positions_in(cache: Cache, ids: np.ndarray) -> np.ndarray:
+    """Rows of a cache that have these ids, all of which it holds."""
     order = np.argsort(cache.sample_id)
     return np.asarray(order[np.searchsorted(cache.sample_id, ids, sorter=order)])
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +10,13 @@ from trustq.core.sample_ids import id_keys, read_joinable
 from trustq.errors import InputError, NotFound
 from trustq.evaluation.conditions import CLEAN
 from trustq.evaluation.predictions import Predictions, read_predictions
-from trustq.experiments.trust import Judged, judged_caches, judged_predictions, with_columns
+from trustq.experiments.trust import (
+    Judged,
+    judged_caches,
+    judged_predictions,
+    positions_in,
+    with_columns,
+)
 from trustq.heads import text_file
 from trustq.metrics.probabilities import softmax
 from trustq.recipes import SweepRecipe
@@ -96,8 +103,9 @@ def head_predictions(
 ) -> Predictions:
     """Predictions of a head fitted on a cache's clean training labels, with its views.
 
-    They are of the test rows, for `trustq.evaluation.evaluate`; `folds` there calibrate. Raises
-    `TrustqError` for a file that is no cache, and as `judged_caches` does.
+    They are of the test rows, for `trustq.evaluation.evaluate`, and of the clean validation rows,
+    which calibrate there; `columns` and views are of test rows. Raises `TrustqError` for a file
+    that is no cache, and as `judged_caches` does.
     """
     if not is_cache(path):
         raise InputError(f"{path} is no cache, so there are no features to fit `head={head}` on.")
@@ -107,20 +115,34 @@ def head_predictions(
     )
     if columns:
         judged = with_columns(judged, _joined(judged, columns, meta))
-    member = judged.members[0]
-    logits = member.logits[CLEAN]
-    shifted = {name: softmax(own) for name, own in member.logits.items() if name != CLEAN}
+    tested = judged.members[0].logits
+    logits, labels, ids = tested[CLEAN], judged.labels, judged.sample_ids
+    if judged.held_out:
+        assert judged.validation_labels is not None and judged.validation_ids is not None
+        logits = np.concatenate([logits, judged.held_out[0].logits[CLEAN]])
+        labels = np.concatenate([labels, judged.validation_labels])
+        ids = np.concatenate([ids, judged.validation_ids])
+    n = len(judged.labels)
+
+    def padded(values: np.ndarray, nothing: Any) -> np.ndarray:
+        """Values of test rows, with nothing for validation rows."""
+        none = np.full((len(ids) - n, *values.shape[1:]), nothing, dtype=values.dtype)
+        return np.concatenate([values, none])
+
     return Predictions(
         source=Path(path).name,
         classes=judged.classes,
-        labels=judged.labels,
+        labels=labels,
         logits=logits,
         probs=None,
-        sample_ids=judged.sample_ids,
+        sample_ids=ids,
         has_ids=True,
-        groups=judged.groups,
-        columns=judged.columns,
-        conditions=shifted,
+        groups=cache.group_id[positions_in(cache, ids)],
+        split=np.repeat(["test", "val"], [n, len(ids) - n]),
+        columns={name: padded(own.astype(object), None) for name, own in judged.columns.items()},
+        conditions={
+            name: padded(softmax(own), np.nan) for name, own in tested.items() if name != CLEAN
+        },
         notes=(*judged.notes, _about(head)),
     )
 
