@@ -862,3 +862,30 @@ def test_real_fitzpatrick17k_has_the_published_counts(published):
     assert len(set(rows.columns["native"].tolist())) == 114
     assert Counter(rows.columns["qc"].tolist())["3 Wrongly labelled"] == 17
     assert len(rows.notes) == 1  # nothing differs, nothing is unmapped, nothing conflicts
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["images/1.jpg", "labels/1.txt"],
+        ["images/train/1.jpg", "images/val/2.jpg", "labels/train/1.txt", "labels/val/2.txt"],
+        ["train/images/1.jpg", "train/labels/1.txt", "valid/images/2.jpg", "valid/labels/2.txt"],
+        ["images/1.jpg", "images/2.jpg"],
+        ["images/1.jpg", "masks/1.png"],
+    ],
+)
+def test_a_set_of_boxes_is_no_set_of_the_one_class_images(tmp_path, files):
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_bytes(b"x")
+    with pytest.raises(TrustqError, match=r"images in folders called images, as sets of boxes"):
+        make("folder", tmp_path)
+
+
+def test_images_of_no_bytes_are_refused(tmp_path):
+    for name in "abcd":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.jpg").write_bytes(b"x" * (name == "a"))
+    says = "3 images of 0 bytes, b/1.jpg, c/1.jpg, d/1.jpg: copy again or remove what is empty."
+    with refused(f"{tmp_path}: {says}"):
+        make("folder", tmp_path)

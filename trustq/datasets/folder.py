@@ -2,12 +2,12 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from trustq.core.counts import verb
+from trustq.core.counts import counted, verb
 from trustq.core.words import SPLIT_WORDS
 from trustq.datasets.rows import IMAGE_SUFFIXES, Rows, renamed, texts
 from trustq.errors import InputError
@@ -39,12 +39,15 @@ def read_rows(
     splits = {name: split for name in folders if (split := SPLIT_WORDS.get(name.lower()))}
     if len(splits) < 2 or len(splits) < len(folders):
         splits = {}
+    if len(folders) > 1:
+        _refuse_boxes(root, folders)
     paths, labels, n_ignored = _images_of_classes(root, folders, are_splits=bool(splits))
     if not paths:
         raise InputError(
             f"{root}: the folders {', '.join(folders)} are splits, and hold no folders of classes.",
             path=root,
         )
+    _refuse_empty(root, paths)
     ids = [os.path.splitext(path)[0] for path in paths]
     if len(set(ids)) < len(ids):
         ids = paths
@@ -57,6 +60,7 @@ def read_rows(
         notes.insert(0, _ALONE)
     if not splits:
         notes += _layout(root, folders, paths)
+    _refuse_boxes(root, set(labels))
     if n_ignored:
         notes.append(f"Files ignored, being no image of a class folder: {n_ignored}.")
     return Rows(
@@ -75,6 +79,28 @@ def read_rows(
         split_origin={"folders": sorted(splits)} if splits else {},
         notes=tuple(notes),
     )
+
+
+def _refuse_boxes(root: Path, classes: Collection[str]) -> None:
+    """Raise `TrustqError` where images lie as in sets of boxes, such as YOLO's: in images/."""
+    names = {name.lower() for name in classes}
+    if "images" in names and names <= {"images", "labels", "annotations", "masks"}:
+        raise InputError(
+            f"{root} has its images in folders called images, as sets of boxes (YOLO, COCO) have, "
+            "so no folder is the class of an image: put them into one folder per class, or list "
+            "paths and classes in a table and prepare that.",
+            path=root,
+        )
+
+
+def _refuse_empty(root: Path, paths: list[str]) -> None:
+    empty = [path for path in paths if not os.path.getsize(root / path)]
+    if empty:
+        raise InputError(
+            f"{root}: {counted(len(empty), 'image')} of 0 bytes, {', '.join(empty[:3])}"
+            f"{', ...' if len(empty) > 3 else ''}: copy again or remove what is empty.",
+            path=root,
+        )
 
 
 def _layout(root: Path, folders: list[str], paths: list[str]) -> list[str]:
