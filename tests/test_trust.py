@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from trustq.errors import TrustqError
 from trustq.evaluation.bootstrap_sums import AreaSums
 from trustq.evaluation.conditions import condition_of, ordered_conditions
+from trustq.evaluation.predictions import read_predictions
 from trustq.evaluation.trust_figures import DrawnAreas, DrawnRows, source_figures
 from trustq.evaluation.trust_sources import Member, Outputs, Source, ensemble_sources
 from trustq.evaluation.trust_table import Cell, TrustRows, trust_table
@@ -486,6 +487,28 @@ def test_slices_of_one_group_are_left_out_and_named(tmp_path: Path) -> None:
     )
     plain = source_figures(Source(probs, probs.rank), judged.labels[kept])["augrc"]
     assert row["value"] == pytest.approx(plain, abs=1e-12) and row["n"] == kept.sum()
+
+
+def test_a_note_says_where_two_tables_have_other_values_of_a_column(tmp_path: Path) -> None:
+    cache = viewed_cache()
+    path = write_cache(tmp_path / "c.h5", dataclasses.replace(cache, content_digest="")).path
+    test = cache.sample_id[cache.split == "test"].tolist()
+    own = np.where(np.arange(len(test)) % 2, "f", "m").tolist()
+    other = [{"f": "m", "m": "f"}[sex] for sex in own[:3]] + ["", *own[4:]]
+    for name, values in (("first", own), ("second", other)):
+        lines = [f"{i},{sex}" for i, sex in zip(test, values, strict=True)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["sample_id,sex", *lines]) + "\n")
+    says = "sex is read from the first table that has it; that of another differs in 3 rows"
+    meta = [tmp_path / "first.csv", tmp_path / "second.csv"]
+    judged = open_judged([str(path)], columns=["sex"], meta=meta)
+    assert says in judged.notes and judged.columns["sex"].tolist() == own
+    np.savez(
+        tmp_path / "p.npz", probs=np.full((len(test), 2), 0.5), labels=[0] * len(test), ids=test
+    )
+    asked = {"columns": ["sex"], "names": {"sample_ids": "ids"}}
+    read = read_predictions(tmp_path / "p.npz", meta=meta, **asked)
+    assert says in read.notes and read.columns["sex"].tolist() == own
+    assert says not in read_predictions(tmp_path / "p.npz", meta=meta[:1], **asked).notes
 
 
 def clean_and_blurred(labels, probs, blurred, groups=None, replicates=200):

@@ -42,6 +42,7 @@ from trustq.core.words import (
     is_long,
     is_no_group,
     is_plain,
+    n_others,
     plain_numbers,
     plain_texts,
     read_splits,
@@ -126,9 +127,15 @@ class ForeignRows:
 
     def column(self, name: str, what: str = "") -> np.ndarray:
         """An array or column by its own name; raises `TrustqError` where it is not there."""
-        for source in self.sources:
-            if name in source:
-                return self._per_row(name, source[name])
+        there = [source[name] for source in self.sources if name in source]
+        if there:
+            for other in there[1:]:
+                if n := n_others(there[0], other):
+                    self.note(
+                        f"{name} is read from the first table that has it; that of another differs "
+                        f"in {counted(n, 'row')}"
+                    )
+            return self._per_row(name, there[0])
         if name in self.file.unread:
             return self.file.require(name, what)
         wanted = f"{name} for {what}" if what else name
@@ -177,13 +184,7 @@ class ForeignRows:
         if role not in ("labels", "split") or array.ndim != 1:
             return
         for other, values in self._named(role):
-            if values is array or values.shape != array.shape:
-                continue
-            texts, theirs = plain_texts(array), plain_texts(values)
-            if set(texts).isdisjoint(theirs):  # numbers, say, and names
-                continue
-            n = sum(a != b and "" not in (a, b) for a, b in zip(texts, theirs, strict=True))
-            if n:
+            if values is not array and (n := n_others(array, values)):
                 where = f"the {other} of a joined table" if other == name else other
                 self.note(f"{role} are read from {name}; {where} differs in {counted(n, 'row')}")
 

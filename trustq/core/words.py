@@ -90,6 +90,22 @@ def plain_texts(column: np.ndarray) -> list[str]:
     return [plain_text(value) for value in column.tolist()]
 
 
+def n_others(column: np.ndarray, other: np.ndarray) -> int:
+    """In how many rows two columns of one thing hold other values, where neither is blank.
+
+    0 where they share no value at all, as numbers and names, which are two forms of one thing.
+
+    >>> n_others(np.array(["a", "b", ""]), np.array(["a", "a", "b"]))
+    1
+    """
+    if column.ndim != 1 or column.shape != other.shape:
+        return 0
+    texts, theirs = plain_texts(column), plain_texts(other)
+    if set(texts).isdisjoint(theirs):
+        return 0
+    return sum(a != b and "" not in (a, b) for a, b in zip(texts, theirs, strict=True))
+
+
 def is_plain(column: np.ndarray) -> bool:
     """Whether a column is of numpy's texts without a blank in any, so that it stays as it is.
 

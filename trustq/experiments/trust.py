@@ -686,8 +686,3 @@ def _require_same(first: Cache, cache: Cache) -> None:
 
 def _member_name(cache: Cache) -> str:
     return f"seed {cache.backbone_seed}"
-
-
-def with_columns(judged: Judged, columns: dict[str, np.ndarray]) -> Judged:
-    """The same with metadata columns of the judged rows, (n,) each."""
-    return dataclasses.replace(judged, columns=judged.columns | columns)

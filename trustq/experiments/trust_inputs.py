@@ -1,12 +1,15 @@
 """What a trust table judges, opened from files: caches of networks, or predictions."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from trustq.core.counts import counted
 from trustq.core.sample_ids import id_keys, read_joinable
+from trustq.core.words import n_others
 from trustq.errors import InputError, NotFound
 from trustq.evaluation.conditions import CLEAN
 from trustq.evaluation.predictions import Predictions, read_predictions
@@ -15,7 +18,6 @@ from trustq.experiments.trust import (
     judged_caches,
     judged_predictions,
     positions_in,
-    with_columns,
 )
 from trustq.heads import text_file
 from trustq.metrics.probabilities import softmax
@@ -78,7 +80,7 @@ def open_judged(
             conditions=conditions,
             allow_leak=allow_leak,
         )
-        return with_columns(judged, _joined(judged, columns, meta)) if columns else judged
+        return _joined(judged, columns, meta) if columns else judged
     if any(are_caches) or len(paths) > 1:
         raise InputError(
             f"{len(paths)} files, {sum(are_caches)} of them caches: give caches alone, or one file "
@@ -114,7 +116,7 @@ def head_predictions(
         [cache], sweep=_sweep([cache], head, "none", 1, "none", BUDGET), conditions=conditions
     )
     if columns:
-        judged = with_columns(judged, _joined(judged, columns, meta))
+        judged = _joined(judged, columns, meta)
     tested = judged.members[0].logits
     logits, labels, ids = tested[CLEAN], judged.labels, judged.sample_ids
     if judged.held_out:
@@ -221,15 +223,15 @@ def _sweep(
     return sweep
 
 
-def _joined(judged: Judged, columns: Sequence[str], meta: Sequence[Path]) -> dict[str, np.ndarray]:
-    """Columns of the tables for the judged rows, by id, None where no table has the row."""
+def _joined(judged: Judged, columns: Sequence[str], meta: Sequence[Path]) -> Judged:
+    """The same with columns of the tables for the judged rows, None where no table has the row."""
     if not meta:
         raise InputError(
             f"Slices by {', '.join(columns)} need a table that holds them, for caches hold none: "
             "name the manifest, or another table with sample_id (`meta=FILE`)."
         )
     tables = [read_joinable(Path(path)) for path in meta]
-    ids = judged.sample_ids
+    ids, notes = judged.sample_ids, list(judged.notes)
     found = {}
     for name in columns:
         owners = [table for table in tables if name in table.columns]
@@ -244,14 +246,20 @@ def _joined(judged: Judged, columns: Sequence[str], meta: Sequence[Path]) -> dic
         n_found = 0
         for table in owners:
             column = np.ma.asarray(table.columns[name]).tolist()
-            for place, row in enumerate(table.rows(ids)):
-                if row is not None and values[place] is None:
-                    values[place] = column[row]
-                    n_found += 1
+            places = table.rows(ids)
+            own = np.array([None if row is None else column[row] for row in places], dtype=object)
+            if n := n_others(values, own):
+                notes.append(
+                    f"{name} is read from the first table that has it; that of another differs in "
+                    f"{counted(n, 'row')}"
+                )
+            n_found += sum(row is not None for row in places)
+            blank = np.array([value is None for value in values.tolist()])
+            values[blank] = own[blank]
         if not n_found:
             raise InputError(
                 f"No table with {name!r} has any of the judged rows, e.g. {id_keys(ids)[0]!r}: "
                 "name the manifest that the cache was extracted from, or a table like it."
             )
         found[name] = values
-    return found
+    return replace(judged, columns=judged.columns | found, notes=tuple(notes))
