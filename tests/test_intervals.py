@@ -199,6 +199,17 @@ def test_shares_near_1_cover_where_groups_are_very_unequal():
     assert (np.mean(held, axis=0) > 0.93).all()  # .88 with the residuals of these groups alone
 
 
+def test_rows_with_a_miss_are_worth_no_more_than_there_are():
+    rng = np.random.default_rng(3)
+    groups, held = np.repeat(np.arange(6), 5), []
+    hits = np.arange(30) > 0
+    assert grouped_share_interval(hits, groups).lower < share_interval(29, 30).lower  # .87 > .83
+    for _ in range(400):
+        bounds = grouped_share_interval(*related_hits(rng, np.full(6, 5), 0.95, 0.1))
+        held.append(bounds.lower <= 0.95 <= bounds.upper)
+    assert np.mean(held) > 0.93
+
+
 def test_influence_of_groups_of_one_size_is_as_it_is():
     influence = np.random.default_rng(0).normal(size=8)
     assert leaving_out(influence, np.full(8, 1 / 8)) == pytest.approx(influence, rel=1e-15)

@@ -34,6 +34,7 @@ from trustq.statistics.intervals import (
     calibration_difference_bounds,
     leaving_out,
     positive_bounds,
+    rows_bounds,
     share_bounds,
     share_spread,
     spread_of,
@@ -442,12 +443,13 @@ class PredictionInfluence:
             return found.value, found.lower, found.upper
         if self.rests_on_few(name):
             return value, math.nan, math.nan
-        spread = self._spread([(1.0, self)], name)
         if name == "accuracy":
             rows = np.bincount(self.codes, minlength=self.n_groups)
             residuals = np.bincount(self.codes, self.influences[name].rows, self.n_groups)
             spread = share_spread(value, residuals, rows)
-        if name == "accuracy" or (name in SHARES and spread.variance > 0):
+            return value, *rows_bounds(value, spread, self.n_groups, level)
+        spread = self._spread([(1.0, self)], name)
+        if name in SHARES and spread.variance > 0:
             return value, *share_bounds(value, spread, self.n_groups, level)
         if name in ("aurc", "augrc") and value == 0:
             # As many errors as there may be at most, all ranked first.

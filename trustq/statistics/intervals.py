@@ -70,11 +70,24 @@ def share_bounds(share: float, spread: Spread, n_groups: int, level: float) -> I
     >>> round(bounds.lower, 3), bounds.upper
     (0.907, 1.0)
     """
-    t = spread.quantile(level)
     worth = float(n_groups)
     if spread.variance > 0:
         inside = min(max(share, 1 / (n_groups + 2)), 1 - 1 / (n_groups + 2))
         worth = inside * (1 - inside) / spread.variance
+    return _wilson(share, worth, spread.quantile(level))
+
+
+def rows_bounds(share: float, spread: Spread, n_groups: int, level: float) -> Interval:
+    """`share_bounds` of a share of rows, whose spread (`share_spread`) is worth at most the rows.
+
+    >>> round(rows_bounds(0.95, Spread(0.95 * 0.05 / 20, 19), 5, 0.95).lower, 3)
+    0.746
+    """
+    worth = share * (1 - share) / spread.variance if spread.variance > 0 else float(n_groups)
+    return _wilson(share, worth, spread.quantile(level))
+
+
+def _wilson(share: float, worth: float, t: float) -> Interval:
     middle = (share + t * t / (2 * worth)) / (1 + t * t / worth)
     half = t / (1 + t * t / worth) * math.sqrt(share * (1 - share) / worth + (t / (2 * worth)) ** 2)
     return Interval(min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half)))
@@ -115,7 +128,7 @@ def ratio_bounds(hits: np.ndarray, rows: np.ndarray, level: float) -> Interval:
     spread = share_spread(share, hits - share * rows, rows)
     if total == n_groups:  # single rows are binomial
         spread = spread._replace(freedom=n_groups - 1)
-    return share_bounds(share, spread, n_groups, level)
+    return rows_bounds(share, spread, n_groups, level)
 
 
 def share_spread(share: float, residuals: np.ndarray, rows: np.ndarray) -> Spread:
