@@ -10,6 +10,7 @@ import pytest
 from support import make_cache, refused
 from support_cli import invoke
 
+import trustq as tq
 from trustq.core.columns import write_parquet
 from trustq.errors import TrustqError
 from trustq.evaluation.compare_models import NO_SIGN_FLIP, compare_models, comparison_page
@@ -757,3 +758,18 @@ def test_a_title_with_a_long_name_is_within_its_picture(tmp_path: Path) -> None:
     save_plot(figure, tmp_path / "a.png")
     box = axes.title.get_window_extent()
     assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 and axes.title.get_fontsize() > 4
+
+
+def test_a_note_says_where_few_errors_decide_how_good_a_ranking_is() -> None:
+    labels = np.arange(300) % 3
+    probs = np.where(np.eye(3, dtype=bool)[labels], 0.8, 0.1)
+
+    def notes(n_wrong, groups=None):
+        own = probs.copy()
+        own[:n_wrong] = probs[:n_wrong, [1, 2, 0]]
+        rows = {"labels": labels, "probs": own} | ({} if groups is None else {"groups": groups})
+        return " ".join(tq.evaluate(rows, replicates=20).report["notes"])
+
+    assert "there are errors in 14 rows only: intervals of macro-AUROC" in notes(14)
+    assert "there are errors in 5 groups only" in notes(50, np.arange(300) // 10)
+    assert "errors in" not in notes(15) and "errors in" not in notes(0)

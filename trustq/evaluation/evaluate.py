@@ -8,6 +8,7 @@ import numpy as np
 
 from trustq.calibration.registry import make_calibrator
 from trustq.calibration.temperature import NoiseAwareTemperature
+from trustq.core.counts import counted
 from trustq.data.splits import group_folds
 from trustq.errors import InputError, NotFound
 from trustq.evaluation.bootstrap import (
@@ -61,6 +62,9 @@ NO_CALIBRATION = (
     "there are no validation rows, and a calibrator is never fitted on the rows it is judged on: "
     "add a split column, `calibrate_on=FILE` or `folds=5`"
 )
+# Wrong rows, or groups of these: with fewer, intervals of macro-AUROC and macro-AUPRC of nearly
+# perfect models held the truth in 30 to 90 % of simulated studies, with more in 94 to 97 %.
+FEW_WRONG = 15
 RISK, DELTA = 0.05, 0.1  # of the selections and the guarantee that are shown
 COVERAGES = (0.9, 0.8, 0.7)
 
@@ -159,6 +163,7 @@ def evaluate(
         )
         outside = (held_out.labels, calibrated)
     notes = [*test.notes, *test.floor_notes(), *_shared_groups(test, validation), *_few_rows(test)]
+    notes += _few_wrong(test, before.wrong)
     if validation is not None:
         notes += suspicions(validation, test, "the calibration rows", "the test rows")
     of_classes = class_figures(test.labels, before.probs, groups=test.groups)
@@ -285,6 +290,18 @@ def _few_rows(test: Predictions) -> list[str]:
             )
             break
     return notes
+
+
+def _few_wrong(test: Predictions, wrong: np.ndarray) -> list[str]:
+    """A note where a nearly perfect ranking rests on too few wrong rows for its interval."""
+    what = "row" if test.groups is None else "group"
+    n = len(np.unique(np.flatnonzero(wrong) if test.groups is None else test.groups[wrong]))
+    if not 0 < n < FEW_WRONG:
+        return []
+    return [
+        f"there are errors in {counted(n, what)} only: intervals of macro-AUROC and macro-AUPRC, "
+        "if any, lie too high, and hold the truth less often than 95 %"
+    ]
 
 
 def _stage(name: str, labels: np.ndarray, given: dict[str, Any]) -> Stage:
