@@ -48,8 +48,9 @@ class Triage:
     cuts: Annotated[
         str,
         typer.Option(
-            metavar="validation|field",
-            help="Cuts chosen on validation rows, or the ones that published apps use.",
+            metavar="validation|assured|field",
+            help="Cuts that reach these on validation rows, that new rows will reach with 95 % "
+            "confidence, or those of published apps.",
         ),
     ] = "validation"
     coverage: Annotated[

@@ -1,5 +1,10 @@
-"""How the cuts of a triage are chosen: on validation rows, for asked sensitivities."""
+"""How the cuts of a triage are chosen: on validation rows, for asked sensitivities.
 
+Of cuts that reach a sensitivity on validation rows about half have less of it on new ones, for no
+better reason than chance: `assured_cut` leaves room for that.
+"""
+
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,12 +14,14 @@ from trustq.core.counts import counted
 from trustq.data.taxonomy import CONDITIONS, label_key, read_taxonomy
 from trustq.deploy.triage import MALIGNANT
 from trustq.errors import InputError
+from trustq.metrics.risk_guarantee import one_row_per_group
 from trustq.statistics.intervals import grouped_share_interval
 
 # Cuts of the field's app, for who wants its answers; ours are chosen on validation rows.
 FIELD_RISK_CUTS = (0.3, 0.6)
 FIELD_URGENCY_CUTS = (0.157, 0.295, 0.5)
 SENSITIVITIES = (0.95, 0.90, 0.80)  # asked of routine, priority and urgent
+ASSURED = 0.95  # how often new rows reach the sensitivity of an assured cut
 COVERAGE = 0.9  # share of validation rows that the model answers for
 OUTLIER_SHARE = 0.01  # share of validation rows that count as unlike
 
@@ -90,6 +97,62 @@ def cut_at_sensitivity(
     >>> cut.threshold, cut.sensitivity, cut.specificity
     (0.9, 0.5, 1.0)
     """
+    positive = _asked_of(positive, asked)
+    ranked = np.sort(scores[positive])[::-1]
+    needed = int(np.ceil(asked * len(ranked) - 1e-9))
+    return measured_cut(float(ranked[needed - 1]), scores, positive, asked=asked, groups=groups)
+
+
+def assured_cut(
+    scores: np.ndarray,
+    positive: np.ndarray,
+    *,
+    asked: float,
+    groups: np.ndarray | None = None,
+    seed: int = 0,
+) -> Cut:
+    """The highest cut that new rows will reach the asked sensitivity at, with 95 % confidence.
+
+    `scores` is (n,), `positive` (n,) of flags. Below it lie so few of the positive rows that as few
+    would be seen in at most 5 % of samples, were the sensitivity less: an exact binomial tail, for
+    independent rows like these. With `groups`, (n,), one positive row of each is drawn from `seed`,
+    and the promise is about a random row of a random group. Raises `TrustqError` as
+    `cut_at_sensitivity`, and where there are too few for that sensitivity. Wilks (1941).
+
+    >>> scores, positive = np.linspace(0, 1, 201), np.arange(201) > 100
+    >>> assured_cut(scores, positive, asked=0.9).sensitivity
+    0.96
+    """
+    from scipy.stats import binom
+
+    positive = _asked_of(positive, asked)
+    rows = np.flatnonzero(positive)
+    if groups is not None:
+        rows = rows[one_row_per_group(groups[rows], len(rows), seed)]
+    ranked = np.sort(scores[rows])
+    # How many of so many rows may lie up to the cut, itself the last of them.
+    tail = binom.cdf(np.arange(len(rows)), len(rows), 1 - asked)
+    place = int(np.searchsorted(tail, 1 - ASSURED))
+    if place == 0 or asked == 1:
+        few = "" if asked == 1 else f"; it takes {_least_rows(asked):,}"
+        unit = "row" if groups is None else "group"
+        raise InputError(
+            f"{counted(len(rows), unit)} of the classes that must not be missed cannot assure a "
+            f"sensitivity of {asked:g} with 95 % confidence{few}. Ask for less "
+            "(`sensitivities=0.9,0.8,0.7`), or choose cuts that hold on these rows alone "
+            "(`cuts=validation`).",
+            found=len(rows),
+        )
+    return measured_cut(float(ranked[place - 1]), scores, positive, asked=asked, groups=groups)
+
+
+def _least_rows(asked: float) -> int:
+    """Positive rows that assure a sensitivity where none of them is missed."""
+    return math.ceil(math.log(1 - ASSURED) / math.log(asked))
+
+
+def _asked_of(positive: np.ndarray, asked: float) -> np.ndarray:
+    """The flags, where there are rows of both kinds and the sensitivity is one."""
     if not 0 < asked <= 1:
         raise InputError(
             f"A sensitivity of {asked} was asked for, expected above 0 and up to 1: "
@@ -103,9 +166,7 @@ def cut_at_sensitivity(
             "classes that must not be missed; cuts need rows of both kinds. Use a larger "
             "validation split, or the field's own cuts: `cuts=field`."
         )
-    ranked = np.sort(scores[positive])[::-1]
-    needed = int(np.ceil(asked * len(ranked) - 1e-9))
-    return measured_cut(float(ranked[needed - 1]), scores, positive, asked=asked, groups=groups)
+    return positive
 
 
 def measured_cut(
