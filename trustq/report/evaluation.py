@@ -21,7 +21,7 @@ from trustq.metrics.classification import ECE_BINS
 from trustq.metrics.ece_conventions import ECE_CONVENTIONS, chosen_conventions
 from trustq.metrics.per_class import class_positions, positive_score
 from trustq.metrics.selective import risk_coverage_curve, thin_curve
-from trustq.report.plots import COLOURS, draw_legend, new_canvas, save_plot
+from trustq.report.plots import COLOURS, draw_legend, frame_precision_recall, new_canvas, save_plot
 from trustq.report.text import aligned, to_json
 from trustq.statistics.paired import share_interval
 
@@ -547,11 +547,5 @@ def _draw_precision_recall(found: Evaluation, chosen: list[int], title: str, pat
             linewidth=1.5,
             label=f"{stage.name}, average precision {area:.3f}",
         )
-    axes.axhline(truth.mean(), color="#777777", linestyle=":", linewidth=1, label="chance")
-    axes.set_xlim(0, 1.01)
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel("recall")
-    axes.set_ylabel("precision")
-    axes.set_title(f"Precision and recall of {title} ({truth.sum()} of {len(truth)} rows)")
-    draw_legend(axes)
+    frame_precision_recall(axes, truth, title)
     save_plot(figure, path)

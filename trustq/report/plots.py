@@ -183,6 +183,20 @@ def arm_style(index: int) -> dict[str, Any]:
     }
 
 
+def frame_precision_recall(axes: Any, truth: Any, title: str) -> None:
+    """What curves of precision and recall have about them: chance, axes, names, a legend.
+
+    `truth` is (n,) of flags, `title` what is to be found.
+    """
+    axes.axhline(truth.mean(), color="#777777", linestyle=":", linewidth=1, label="chance")
+    axes.set_xlim(0, 1.01)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("recall")
+    axes.set_ylabel("precision")
+    axes.set_title(f"Precision and recall of {title} ({truth.sum()} of {len(truth)} rows)")
+    draw_legend(axes)
+
+
 def draw_legend(axes: Any) -> None:
     """A legend below the axes, where it covers no line and stays as large as the labels."""
     _, names = axes.get_legend_handles_labels()

@@ -14,7 +14,13 @@ from trustq.experiments.trust import TrustRun
 from trustq.metrics.classification import ECE_BINS
 from trustq.metrics.per_class import class_positions
 from trustq.metrics.selective import risk_coverage_curve, thin_curve
-from trustq.report.plots import arm_style, draw_legend, new_canvas, save_plot
+from trustq.report.plots import (
+    arm_style,
+    draw_legend,
+    frame_precision_recall,
+    new_canvas,
+    save_plot,
+)
 from trustq.statistics.paired import share_interval
 
 SHOWN = ("accuracy", "ece", "augrc")  # the figures of severity lines, bars of shifts and of slices
@@ -260,13 +266,7 @@ def _precision_recall(run: TrustRun, path: Path, of_class: str | None) -> bool:
             linewidth=1.4,
             label=f"{name}, average precision {area:.3f}",
         )
-    axes.axhline(truth.mean(), color="#777777", linestyle=":", linewidth=1, label="chance")
-    axes.set_xlim(0, 1.01)
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel("recall")
-    axes.set_ylabel("precision")
-    axes.set_title(f"Precision and recall of {title} ({truth.sum()} of {len(truth)} rows)")
-    draw_legend(axes)
+    frame_precision_recall(axes, truth, title)
     save_plot(figure, path)
     return True
 
