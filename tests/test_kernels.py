@@ -212,7 +212,7 @@ def test_processors_of_arm_have_32_registers_whatever_the_system_tells(
 
 def test_the_compiler_is_loaded_by_who_fits_alone() -> None:
     code = "import sys, trustq.heads; assert 'llvmlite' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def losses(

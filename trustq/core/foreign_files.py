@@ -391,7 +391,7 @@ def _unreadable(array: np.ndarray) -> str:
             f"has the fields {', '.join(array.dtype.names)}: save each as an array, e.g. "
             "np.savez('fields.npz', **{name: array[name] for name in array.dtype.names})"
         )
-    if array.dtype.kind == "V" and array.dtype.names is None:
+    if array.dtype.kind == "V":
         return (
             f"has type {array.dtype}, bytes that say no number, as numpy saves bfloat16 and other "
             "types of ml_dtypes: save it as float32"

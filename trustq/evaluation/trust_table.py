@@ -460,11 +460,8 @@ class _Slice:
         if clean and key[0] != CLEAN:
             base = np.stack([clean[name] for name in drawn])
             deltas_low, deltas_high = _percentiles(values - base, self.level)
-        for i, name in enumerate(drawn):
-            found[name] = (
-                *(float(low[i]), float(high[i])),
-                *(float(deltas_low[i]), float(deltas_high[i])),
-            )
+        bounds = (each.tolist() for each in (low, high, deltas_low, deltas_high))
+        found |= dict(zip(drawn, zip(*bounds, strict=True), strict=True))
         influence, base_of = self.influence[key], self.influence.get((CLEAN, key[1]), {})
         for name in (*RANKED, "shift_auroc"):
             if name not in names:
